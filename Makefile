@@ -1,0 +1,68 @@
+# make train   makes .venv, installs what is locked, trains the default experiment and tests it
+# make test    the same with the test tools, and runs the whole test suite
+#
+# TORCH=cpu, TORCH=cu130, … picks another build of torch than the platform's default, and is remembered in .venv.
+# PYTHON=python3.12 picks the Python that .venv is made from.
+
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?= $(shell cat $(VENV)/torch-backend 2>/dev/null)
+STAMP   = $(TORCH:%=-%)
+BIN     = $(VENV)/bin
+# A uv of one's own is used where there is one; else .venv gets its own.
+UV      = $(or $(shell command -v uv 2>/dev/null),$(BIN)/uv)
+# Bytecode is compiled now: without it, each start takes three times as long.
+INSTALL = VIRTUAL_ENV=$(abspath $(VENV)) $(UV) pip install --compile-bytecode
+
+.PHONY: train test test-long lint lock clean
+
+train: $(VENV)/installed$(STAMP)
+	$(BIN)/python -m src.train
+
+test: $(VENV)/installed-dev$(STAMP)
+	$(BIN)/python -m pytest
+
+test-long: $(VENV)/installed-dev$(STAMP)
+	$(BIN)/python -m pytest -m "long or not long"
+
+lint: $(VENV)/installed-dev$(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The locks hold versions and hashes for every platform, and no address of an index.
+lock: $(VENV)/python
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header pyproject.toml -o requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --all-extras \
+		-c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11; name another: make train PYTHON=python3.12"; exit 2; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) -m venv failed; Debian and Ubuntu have it in python3-venv"; exit 2; }
+	@test -x "$(UV)" || $(BIN)/python -m pip install --quiet uv
+	@touch $@
+
+# $(1) the lock, $(2) what of this repository. Another build of torch has other hashes: then the versions alone hold.
+define install
+	@echo "installing what $(1) names; the first time, some gigabytes are downloaded"
+	@if [ -z "$(TORCH)" ]; then \
+		$(INSTALL) --require-hashes -r $(1) && $(INSTALL) --quiet --no-deps -e .; \
+	else \
+		sed -e '/^ *--hash/d' -e 's/ *\\$$//' $(1) > $(VENV)/constraints.txt && \
+		$(INSTALL) --torch-backend=$(TORCH) --reinstall-package torch --reinstall-package torchvision \
+			-c $(VENV)/constraints.txt -e '$(2)' && \
+		echo $(TORCH) > $(VENV)/torch-backend; \
+	fi
+	@touch $@
+endef
+
+$(VENV)/installed$(STAMP): $(VENV)/python requirements.lock pyproject.toml
+	$(call install,requirements.lock,.)
+
+$(VENV)/installed-dev$(STAMP): $(VENV)/installed$(STAMP) requirements-dev.lock
+	$(call install,requirements-dev.lock,.[dev])

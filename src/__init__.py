@@ -1,0 +1,1 @@
+"""Kindling: a Lightning experiment template. `python -m src` lists the commands."""

@@ -1,0 +1,1 @@
+"""Callbacks and the metrics file: what watches a training from the side."""

@@ -1,0 +1,76 @@
+"""What a training prints: a bar on a terminal, one line an epoch into a file or a pipe."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichModelSummary, RichProgressBar
+
+from src.data.spec import Spec
+
+
+def progress() -> tuple[list[Callback], bool]:
+    """The callbacks that show the progress, as suits standard output, and whether that is a terminal."""
+    if sys.stdout.isatty():
+        return [Bar(), Summary(max_depth=2)], True
+    return [EpochLines()], False
+
+
+class Summary(RichModelSummary):
+    """Lightning's rich summary, without the rows of what has no parameters."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # One input is passed through in eval mode, for the shapes and the operations of each layer.
+        spec = cast(Spec, pl_module.spec)
+        pl_module.example_input_array = torch.zeros(1, *spec.in_shape, device=pl_module.device)
+        super().on_fit_start(trainer, pl_module)
+
+    @staticmethod
+    def summarize(summary_data: list[tuple[str, list[str]]], *args: Any, **kwargs: Any) -> None:
+        columns = dict(summary_data)
+        rows = [i for i, count in enumerate(columns["Params"]) if count.strip() != "0"]
+        kept = [(name, [values[i] for i in rows]) for name, values in summary_data]
+        RichModelSummary.summarize(kept, *args, **kwargs)
+
+
+class Bar(RichProgressBar):
+    """Lightning's rich bar, with the monitored value and no version number."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        shown = super().get_metrics(trainer, pl_module)
+        shown.pop("v_num", None)
+        monitor = getattr(pl_module, "monitor", None)
+        if monitor in trainer.callback_metrics:
+            shown[monitor] = f"{trainer.callback_metrics[monitor].item():.4g}"
+        return shown
+
+
+class EpochLines(Callback):
+    """Prints one line for each epoch: its number, losses and metrics, and the seconds it took."""
+
+    def __init__(self) -> None:
+        self.started = 0.0
+        self.epoch: int | None = None  # the one under way
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._print(trainer)
+        self.epoch = trainer.current_epoch
+        self.started = time.perf_counter()
+
+    # Callbacks are told of an epoch's end before the module is, which logs the training metrics only then.
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._print(trainer)
+
+    def _print(self, trainer: Trainer) -> None:
+        if self.epoch is None or not trainer.is_global_zero:
+            return
+        metrics = trainer.callback_metrics
+        names = sorted(name for name in metrics if name.partition("/")[2] in ("loss", "accuracy", "mae"))
+        values = "  ".join(f"{name} {metrics[name].item():.4f}" for name in names)
+        seconds = time.perf_counter() - self.started
+        print(f"epoch {self.epoch + 1}/{trainer.max_epochs}  {values}  ({seconds:.1f} s)", flush=True)
+        self.epoch = None

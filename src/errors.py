@@ -1,0 +1,24 @@
+"""The one error that stands for a mistake in what the user gave. Raised everywhere, printed by src/command.py."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class InputError(Exception):
+    """Something the user gave cannot work.
+
+    A command prints the lines as they are, without a traceback, and ends with status 2. Each line
+    names the file or key, the value, and the remedy.
+    """
+
+    def __init__(self, lines: str | Sequence[str]) -> None:
+        self.lines = [lines] if isinstance(lines, str) else list(lines)
+        super().__init__("\n".join(self.lines))
+
+
+def did_you_mean(given: str, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """The hint `; did you mean 'width'?` for the nearest of the names, or nothing when none is near."""
+    near = difflib.get_close_matches(given, sorted(names), n=1, cutoff=cutoff)
+    return f"; did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,67 @@
+"""Measure a run again: its checkpoint, on the validation or the test split of its data.
+
+python -m src.evaluate RUN [--split val|test]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from src.command import Parser, run_command
+from src.run import Run, load_run, read_json, shown, write_json
+
+if TYPE_CHECKING:
+    from src.data.base import Stage
+
+
+def evaluate(run: Run, stages: tuple[Stage, ...] = ("val", "test")) -> dict[str, float]:
+    """Compute the metrics anew from the checkpoint and the data, and save them beside those of the training.
+
+    Raises:
+        InputError: when the run's checkpoint is missing or damaged.
+    """
+    import torch
+
+    from src import parts
+    from src.quiet import quiet
+    from src.train import build_trainer, measure
+
+    quiet()
+    torch.set_num_threads(parts.values(run.config).threads or 1)
+    task, data = run.task, run.data()
+    trainer = build_trainer(run.config, None, task, run.spec)
+    metrics: dict[str, float] = {}
+    for stage in stages:
+        metrics |= measure(trainer, task, data, stage)
+    path = run.path / "evaluation.json"
+    saved = read_json(path) if path.exists() else {}
+    write_json(path, {**saved, **metrics})
+    return metrics
+
+
+def main(argv: list[str]) -> dict[str, float]:
+    parser = Parser("evaluate", "RUN [--split val|test]", "Measure a run's best checkpoint again.")
+    parser.add_argument("run", metavar="RUN", help="a folder in logs/, a .ckpt file, 'latest' or '<config>/latest'")
+    parser.add_argument("--split", choices=("val", "test"), help="only this split; both when left out")
+    flags = parser.read(argv)
+    run = load_run(flags.run)
+
+    from src import parts
+    from src.train import table
+
+    parts.check(run.config)
+    metrics = evaluate(run, (flags.split,) if flags.split else ("val", "test"))
+    table(metrics)
+    trained = {name: value for name, value in run.metrics.items() if name in metrics}
+    differing = [name for name, value in trained.items() if value != metrics[name]]
+    print(f"\nrun        {shown(run.path)}")
+    for name in differing:
+        print(f"differs    {name}: {metrics[name]!r} now, {trained[name]!r} at the end of training")
+    if trained and not differing:
+        print("identical  to the last digit with what training ended with")
+    print(f"saved      {shown(run.path / 'evaluation.json')}")
+    return metrics
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,51 @@
+"""A small convolutional net, for images of any size."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from src.errors import InputError
+
+
+class CNN(nn.Module):
+    """Blocks of convolution, batch normalization, ReLU and pooling, then a linear head.
+
+    Each block halves height and width as long as they are above 4 pixels.
+
+    Args:
+        in_shape: `(channels, height, width)` of one image.
+        num_outputs: number of classes or of target values.
+        channels: output channels of each block.
+        dropout: share of the flattened features that is dropped in training.
+
+    Raises:
+        InputError: when the input is no image.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        num_outputs: int,
+        channels: tuple[int, ...] = (32, 64),
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if len(in_shape) != 3:
+            raise InputError(
+                f"net: CNN needs images (channels, height, width), and the data is {in_shape}; try net=mlp"
+            )
+        depth, height, width = in_shape
+        layers: list[nn.Module] = []
+        for next_depth in channels:
+            layers += [nn.Conv2d(depth, next_depth, 3, padding=1, bias=False), nn.BatchNorm2d(next_depth), nn.ReLU()]
+            if min(height, width) > 4:
+                layers.append(nn.MaxPool2d(2))
+                height, width = height // 2, width // 2
+            depth = next_depth
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout))
+        self.head = nn.Linear(depth * height * width, num_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, channels, height, width)` to `(B, num_outputs)`."""
+        logits: Tensor = self.head(self.body(x))
+        return logits

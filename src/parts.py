@@ -1,0 +1,389 @@
+"""From a config to objects: find each `_target_`, check its arguments against its signature, build it.
+
+This is the second pass over what the user gave. The constructor's signature is the schema: any argument that a
+target accepts may be set, whether or not a YAML file mentions it, and anything else is refused. `check` reports
+all mistakes at once and constructs nothing; `build` constructs one part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import os
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+from src.annotations import describe, element, expected_part, validate
+from src.config import Config, get
+from src.errors import InputError, did_you_mean
+
+# Where a `_target_` may come from. Add your own installed package here, and its classes work in every config.
+ALLOWED = ("src", "torch", "torchvision", "lightning", "torchmetrics")
+
+# What the part of each section has to be.
+KINDS = {
+    "data": "src.data.base.DataModule",
+    "net": "torch.nn.Module",
+    "task": "lightning.pytorch.LightningModule",
+    "trainer": "lightning.pytorch.Trainer",
+    "callbacks": "lightning.pytorch.callbacks.Callback",
+    "logger": "lightning.pytorch.loggers.Logger",
+}
+# The arguments that a part is given by name, where its signature has them, so that a config leaves them out.
+OF_SPEC = ("spec", "in_shape", "num_outputs")
+GIVEN = {
+    "data": ("seed",),
+    "net": OF_SPEC,
+    "task": (*OF_SPEC, "net"),
+    "trainer": (),
+    "callbacks": ("monitor", "mode"),
+    "logger": ("save_dir", "name", "version"),
+}
+# The trainer's arguments that have a section of their own, or that the run decides.
+ELSEWHERE = {
+    "trainer.callbacks": "use the section 'callbacks', which gives each a name",
+    "trainer.logger": "use the section 'logger'; metrics.csv and TensorBoard are always written",
+    "trainer.default_root_dir": "a run's directory is made by the command, under logs/",
+}
+# A scheduler's arguments that follow from the length of the training and from what the task monitors.
+OF_SCHEDULE = ("total_steps", "T_max", "mode")
+
+
+@dataclass
+class Values:
+    """The sections that are plain values, and their types and defaults."""
+
+    seed: int = 0
+    threads: int | None = None
+    name: str | None = None
+    tags: list[str] = dataclasses.field(default_factory=list)
+
+
+def values(config: Config) -> Values:
+    """The config's plain values, their defaults filled in (`threads`: the machine's cores, at most 8)."""
+    filled = Values(**{key: value for key, value in resolve(config).items() if key in Values.__annotations__})
+    if filled.threads is None:
+        filled.threads = min(
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8
+        )
+    return filled
+
+
+def check(config: Config) -> None:
+    """Check every section against the signatures that it names. Constructs nothing, touches no data.
+
+    Raises:
+        InputError: with one line for each unknown, mistyped or missing argument and each wrong target.
+    """
+    report = _Report(config)
+    resolved = resolve(config, report=report)
+    hints = get_type_hints(Values)
+    for key, annotation in hints.items():
+        if key in resolved and resolved[key] is not _UNRESOLVED:
+            _check_value(resolved[key], key, annotation, (), report)
+    seed, threads = resolved.get("seed"), resolved.get("threads")
+    if type(seed) is int and not 0 <= seed < 2**32:
+        report("seed", f"expected a number from 0 to {2**32 - 1}, got {seed}")
+    if type(threads) is int and threads < 1:
+        report("threads", f"expected at least 1, got {threads}")
+
+    for section, kind in KINDS.items():
+        node = resolved.get(section)
+        if section in ("callbacks", "logger"):
+            if not isinstance(node, dict | None):
+                report(section, f"expected named parts, each with its '_target_', got {node!r}")
+                continue
+            for name, part in (node or {}).items():
+                if part is not None:  # null switches off what a file has switched on
+                    _check_part(part, f"{section}.{name}", _load(kind), GIVEN[section], report)
+            continue
+        if section == "trainer" and isinstance(node, dict | None):
+            node = {"_target_": KINDS["trainer"], **(node or {})}
+        _check_part(node, section, _load(kind), GIVEN[section], report)
+    if report.lines:
+        raise InputError(report.lines)
+
+
+def build(config: Config, key: str, **given: Any) -> Any:
+    """Build the part under a dotted key.
+
+    Args:
+        config: a config that `check` has accepted.
+        key: `net`, or `callbacks.early_stopping`.
+        given: arguments offered by name to the part, and to the parts within it, where they accept them. A
+            `spec` among them also gives the values of `${spec.…}` in the config.
+
+    Raises:
+        InputError: where a library's constructor refuses the values.
+    """
+    spec = given.get("spec")
+    node = get(resolve(config, spec), key)
+    if key == "trainer":
+        node = {"_target_": KINDS["trainer"], **(node or {})}
+    return _build_part(node, key, given, config)
+
+
+def resolve(config: Config, spec: Any = None, report: _Report | None = None) -> dict[str, Any]:
+    """The config's values with their references (`${oc.env:HOME}`, `${spec.num_outputs}`) replaced.
+
+    Without a spec, references to it stay behind as `Later`. With a report, errors are added to it instead of
+    being raised.
+    """
+    from src.data.spec import Spec
+
+    names = [field.name for field in dataclasses.fields(Spec)]
+    of_spec = dataclasses.asdict(spec) if spec is not None else {name: f"{_LATER}{name}" for name in names}
+    tree = OmegaConf.create({**config.values, "spec": of_spec})
+
+    def walk(value: Any, node: Any, path: str) -> Any:
+        if isinstance(value, dict):
+            return {key: walk(value[key], lambda key=key: node()[key], f"{path}.{key}".lstrip(".")) for key in value}
+        if isinstance(value, list):
+            return [walk(item, lambda i=i: node()[i], f"{path}.{i}") for i, item in enumerate(value)]
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        try:
+            found = node()
+        except OmegaConfBaseException as error:
+            message = str(error).partition("\n")[0].rpartition("interpolation: ")[2].strip('"')
+            if isinstance(error, InterpolationKeyError) and "${spec." in value:
+                wrong = value.partition("${spec.")[2].partition("}")[0]
+                message = f"the data's spec has no '{wrong}'{did_you_mean(wrong, names)}"
+            if report is None:
+                raise InputError(f"{path}: {value}: {message} ({config.origin(path)})") from None
+            report(path, f"{value}: {message}")
+            return _UNRESOLVED
+        if isinstance(found, str) and _LATER in found:
+            return _UNRESOLVED
+        return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+
+    return {key: walk(value, lambda key=key: tree[key], key) for key, value in config.values.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Targets
+
+
+def locate(path: str) -> Any:
+    """The class or function that a dotted path names.
+
+    Raises:
+        ValueError: with the reason, when there is none or it lies outside the allowed packages.
+    """
+    allowed = f"the allowed packages ({', '.join(ALLOWED)}); to allow another, add it to ALLOWED in src/parts.py"
+    if not isinstance(path, str) or path.partition(".")[0] not in ALLOWED:
+        raise ValueError(f"{path!r} is outside {allowed}")
+    found = _load(path)
+    module = getattr(found, "__module__", None) or ""
+    if not (inspect.isclass(found) or inspect.isroutine(found)):
+        raise ValueError(f"{path!r} is {_a(type(found).__name__)}, not a class")
+    if module.partition(".")[0] not in ALLOWED:
+        raise ValueError(f"{path!r} comes from '{module}', outside {allowed}")
+    return found
+
+
+def _load(path: str) -> Any:
+    steps = path.split(".")
+    found: Any = importlib.import_module(steps[0])
+    for i, step in enumerate(steps[1:], 1):
+        if hasattr(found, step):
+            found = getattr(found, step)
+            continue
+        if not inspect.ismodule(found):
+            raise ValueError(f"'{'.'.join(steps[:i])}' has no '{step}'{did_you_mean(step, dir(found))}")
+        name = ".".join(steps[: i + 1])
+        try:
+            found = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name and not f"{found.__name__}.".startswith(f"{error.name}."):
+                raise ValueError(f"importing '{name}' failed: {error}") from error
+            inside = [module.name for module in pkgutil.iter_modules(getattr(found, "__path__", []))]
+            names = [other for other in dir(found) if not other.startswith("_")] + inside
+            raise ValueError(f"'{'.'.join(steps[:i])}' has no '{step}'{did_you_mean(step, names)}") from None
+        except Exception as error:
+            raise ValueError(f"importing '{name}' failed: {type(error).__name__}: {error}") from error
+    return found
+
+
+def parameters(target: Any) -> dict[str, inspect.Parameter]:
+    """The arguments that a class or function accepts by name, annotations resolved.
+
+    `**kwargs` are followed to where they are passed on: from a class to its bases, and from a function (such as
+    torchvision's `resnet18`) to the class that it returns.
+    """
+    if inspect.isclass(target):
+        chain = [cls.__dict__["__init__"] for cls in target.__mro__[:-1] if "__init__" in cls.__dict__]
+        found: dict[str, inspect.Parameter] = {}
+        for init in chain or [target.__new__]:
+            own, passes_on = _own_parameters(init, skip_self=True)
+            found = {**own, **found}
+            if not passes_on:
+                break
+        return found
+    own, passes_on = _own_parameters(target, skip_self=False)
+    result = returned(target)
+    if passes_on and inspect.isclass(result):
+        # What the function fills in by itself need not be given.
+        own = {**{name: p.replace(default=None) for name, p in parameters(result).items()}, **own}
+    return own
+
+
+def _own_parameters(function: Any, skip_self: bool) -> tuple[dict[str, inspect.Parameter], bool]:
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):
+        return {}, False
+    try:
+        hints = get_type_hints(function)
+    except Exception:  # an annotation that only its author's type checker can read
+        hints = {}
+    found = list(signature.parameters.values())[1 if skip_self else 0 :]
+    named = {
+        p.name: p.replace(annotation=hints.get(p.name, Any))
+        for p in found
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+    return named, any(p.kind is p.VAR_KEYWORD for p in found)
+
+
+def returned(target: Any) -> Any:
+    """What calling a target makes: the class itself, or the class that a function says it returns."""
+    if inspect.isclass(target):
+        return target
+    try:
+        return get_type_hints(target).get("return")
+    except Exception:
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Checking and building
+
+
+class _Unresolved:
+    """Stands for a value that is not known yet, or that has been reported as wrong already."""
+
+
+_UNRESOLVED = _Unresolved()
+_LATER = "\0spec."
+
+
+class _Report:
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.lines: list[str] = []
+
+    def __call__(self, key: str, text: str) -> None:
+        self.lines.append(f"{key}: {text} ({self.config.origin(key)})")
+
+
+def _check_part(
+    node: Any, key: str, kind: Any, given: Sequence[str], report: _Report, partial: bool = False, positional: int = 0
+) -> None:
+    if isinstance(node, _Unresolved):
+        return
+    if not isinstance(node, dict) or "_target_" not in node:
+        report(key, f"expected a part with a '_target_', got {'null' if node is None else repr(node)}")
+        return
+    try:
+        target = locate(node["_target_"])
+        _check_kind(target, node["_target_"], kind)
+    except ValueError as error:
+        report(f"{key}._target_", str(error))
+        return
+    accepted = parameters(target)
+    title = target.__name__
+    for name, value in node.items():
+        if name == "_target_":
+            continue
+        if f"{key}.{name}" in ELSEWHERE:
+            report(f"{key}.{name}", f"not set here: {ELSEWHERE[f'{key}.{name}']}")
+        elif name not in accepted:
+            hint = did_you_mean(str(name), accepted) or f" (it accepts: {', '.join(accepted) or 'none'})"
+            report(f"{key}.{name}", f"{title} has no argument '{name}'{hint}")
+        elif value == "???":
+            report(f"{key}.{name}", f"{title} needs it, and it is not set; add {key}.{name}=…")
+        else:
+            _check_value(value, f"{key}.{name}", accepted[name].annotation, given, report)
+    filled = {*list(accepted)[:positional], *given, *(OF_SCHEDULE if partial else ())}
+    for name, parameter in accepted.items():
+        if parameter.default is parameter.empty and name not in node and name not in filled:
+            report(f"{key}.{name}", f"{title} needs it, and it is not set; add {key}.{name}=…")
+
+
+def _check_kind(target: Any, path: str, kind: Any) -> None:
+    result = returned(target)
+    if kind is None and inspect.isclass(target):
+        return
+    if not inspect.isclass(result) or (kind is not None and not issubclass(result, kind)):
+        expected = _a(kind.__name__) if kind is not None else "a class"
+        raise ValueError(f"'{path}' is no {expected.partition(' ')[2]}; {expected} is expected here")
+
+
+def _check_value(value: Any, key: str, annotation: Any, given: Sequence[str], report: _Report) -> None:
+    if isinstance(value, _Unresolved):
+        return
+    if isinstance(value, dict) and "_target_" in value:
+        kind, partial, positional = expected_part(annotation)
+        within = tuple(name for name in given if name in OF_SPEC)
+        _check_part(value, key, kind, within, report, partial, positional)
+    elif isinstance(value, dict | list) and _holds_parts(value):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, item in items:
+            _check_value(item, f"{key}.{name}", element(annotation), given, report)
+    else:
+        try:
+            validate(value, annotation)
+        except ValueError:
+            report(key, f"expected {describe(annotation)}, got {value!r}")
+
+
+def _holds_parts(value: Any) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(item, _Unresolved | dict) and (isinstance(item, _Unresolved) or "_target_" in item)
+               for item in items)  # fmt: skip
+
+
+def _build_part(node: Any, key: str, given: Mapping[str, Any], config: Config, partial: bool = False) -> Any:
+    target = locate(node["_target_"])
+    accepted = parameters(target)
+    arguments = {
+        name: _build_value(value, f"{key}.{name}", accepted[name].annotation, given, config)
+        for name, value in node.items()
+        if name != "_target_"
+    }
+    if partial:
+        return functools.partial(target, **arguments)
+    arguments = {**{name: value for name, value in given.items() if name in accepted}, **arguments}
+    if target.__module__.startswith("src."):
+        return target(**arguments)
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        return target(**arguments)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        message = str(error).partition("\n")[0]
+        raise InputError(f"{key}: {target.__name__}: {message} ({config.origin(key)})") from error
+
+
+def _build_value(value: Any, key: str, annotation: Any, given: Mapping[str, Any], config: Config) -> Any:
+    if isinstance(value, dict) and "_target_" in value:
+        _, partial, _ = expected_part(annotation)
+        within = {name: item for name, item in given.items() if name in OF_SPEC}
+        return _build_part(value, key, within, config, partial)
+    if isinstance(value, dict) and _holds_parts(value):
+        return {k: _build_value(v, f"{key}.{k}", element(annotation), given, config) for k, v in value.items()}
+    if isinstance(value, list) and _holds_parts(value):
+        return [_build_value(v, f"{key}.{i}", element(annotation), given, config) for i, v in enumerate(value)]
+    return validate(value, annotation)
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"

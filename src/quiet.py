@@ -1,0 +1,27 @@
+"""What the libraries print that nobody here can act on: silenced by message, one by one, each with its reason."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+MESSAGES = (
+    # Lightning asks torch's own pytree in the old way; only Lightning can change it.
+    r".*isinstance\(treespec, LeafSpec\)` is deprecated",
+    # Data that lies in memory is served fastest by the main process; src.benchmark tells where workers would help.
+    r".*does not have many workers which may be a bottleneck",
+    # The values of an epoch are logged whatever the interval is.
+    r".*is smaller than the logging interval Trainer\(log_every_n_steps",
+    # A handful of validation samples need not hold every class; the metric's value stays defined.
+    r"No (positive|negative) samples in targets",
+    # Raised when a trainer is given a folder that the run has made for it.
+    r"Checkpoint directory .* exists and is not empty",
+)
+
+
+def quiet() -> None:
+    """Silence them in this process, and Lightning's notes about hardware and other products."""
+    for message in MESSAGES:
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,326 @@
+"""A run: one directory under logs/ with everything that one training left behind.
+
+from src.run import load_run
+run = load_run("logs/digits/2026-11-21_13-24-00")     # or "latest", "digits/latest", a checkpoint file
+run.task(x)                                            # raw input in, logits out
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from src.config import PARTS, ROOT, VALUES, Config, flatten
+from src.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+
+    from src.data.base import DataModule
+    from src.data.spec import Spec
+
+LOGS = ROOT / "logs"
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn", "hydra-core")
+
+
+class Run:
+    """One training's directory.
+
+    Args:
+        path: the directory.
+        checkpoint: the file that `task` is loaded from; the best one when left out.
+    """
+
+    def __init__(self, path: Path, checkpoint: Path | None = None) -> None:
+        self.path = path
+        self._checkpoint = checkpoint
+
+    def __repr__(self) -> str:
+        return f"Run({shown(self.path)})"
+
+    @classmethod
+    def claim(cls, name: str) -> Run:
+        """Make the directory of a new run of a config: `logs/<name>/<time>`, nobody else's.
+
+        Processes that a distributed training starts on the same machine are told the directory of the first.
+        """
+        told = os.environ.get("KINDLING_RUN")
+        if told and int(os.environ.get("LOCAL_RANK", "0")) > 0:
+            return cls(Path(told))
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+        folder = LOGS / name
+        folder.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = folder / (stamp if number == 1 else f"{stamp}_{number}")
+            try:
+                path.mkdir()  # exclusive: of two runs that try at once, one gets it
+            except FileExistsError:
+                number += 1
+                continue
+            os.environ["KINDLING_RUN"] = str(path)
+            return cls(path)
+
+    def discard(self) -> None:
+        """Remove the directory of a run that never made a step."""
+        for path in sorted(self.path.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        self.path.rmdir()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    # -----------------------------------------------------------------------------------------------------------
+    # What a training writes
+
+    def begin(self, config: Config, facts: dict[str, Any]) -> None:
+        """Write config.yaml and meta.json, before the first step."""
+        header = f"# {config.name}: the whole config of this run; python -m src.evaluate {shown(self.path)}\n"
+        ordered = {key: config.values[key] for key in (*VALUES, *PARTS) if key in config.values}
+        text = yaml.safe_dump({"config": config.name, **ordered}, sort_keys=False, allow_unicode=True)
+        write(self.path / "config.yaml", header + text)
+        commit, changed, diff = git_state()
+        if diff:
+            write(self.path / "diff.patch", diff)
+        meta = {
+            "command": " ".join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "git": {"commit": commit, "dirty": changed},
+            "packages": packages(),
+            "python": platform.python_version(),
+            "hardware": hardware(),
+            **facts,
+            "exit": "running",
+        }
+        write_json(self.path / "meta.json", meta)
+        self._write_summary(config, {}, "running")
+
+    def finish(self, config: Config, metrics: dict[str, float], facts: dict[str, Any], reason: str) -> None:
+        """Write the final numbers, and how the run ended."""
+        if metrics:
+            write_json(self.path / "metrics.json", metrics)
+        meta = {**read_json(self.path / "meta.json"), **facts, "exit": reason}
+        write_json(self.path / "meta.json", meta)
+        self._write_summary(config, metrics, reason)
+
+    def _write_summary(self, config: Config, metrics: dict[str, float], status: str) -> None:
+        meta = read_json(self.path / "meta.json")
+        summary = {
+            "config_name": config.name,
+            "status": status,
+            "started": meta["started"],
+            "seconds": meta.get("seconds"),
+            "parameters": meta.get("parameters"),
+            "monitor": meta.get("monitor"),
+            "mode": meta.get("mode"),
+            "config": flatten(config.values),
+            "metrics": metrics,
+        }
+        write_json(self.path / "run.json", summary)
+
+    # -----------------------------------------------------------------------------------------------------------
+    # What others read
+
+    @cached_property
+    def checkpoint(self) -> dict[str, Any]:
+        """The checkpoint's content: tensors and plain values, loaded to the CPU.
+
+        Raises:
+            InputError: when the file is missing, damaged, or not one of Kindling's.
+        """
+        import torch
+
+        path = self._checkpoint
+        if path is None:
+            found = [self.checkpoints / name for name in ("best.ckpt", "last.ckpt")]
+            path = next((file for file in found if file.exists()), found[0])
+        try:
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise InputError(
+                f"{shown(path)}: no such checkpoint; the run may have ended before its first epoch"
+            ) from None
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{shown(path)}: not a readable checkpoint: {reason}") from error
+        if not isinstance(content, dict) or "kindling" not in content:
+            raise InputError(f"{shown(path)}: a checkpoint of another program: it holds no config and no spec")
+        return content
+
+    @cached_property
+    def config(self) -> Config:
+        """The config, from config.yaml, or from the checkpoint where a checkpoint is all there is."""
+        path = self.path / "config.yaml"
+        if self._checkpoint is None or path.exists():
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            name, origin = values.pop("config"), shown(path)
+        else:
+            content = self.checkpoint["kindling"]
+            name, values, origin = content["name"], content["config"], shown(self._checkpoint)
+        return Config(name, values, dict.fromkeys(flatten(values), origin))
+
+    @cached_property
+    def spec(self) -> Spec:
+        """What the task knows of its data."""
+        from src.data.spec import Spec
+
+        values = self.checkpoint["kindling"]["spec"]
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return Spec(**plain)
+
+    @cached_property
+    def task(self) -> LightningModule:
+        """The trained task in eval mode, on the CPU: `run.task(x)` takes raw input."""
+        task = build_task(self.config, self.spec)
+        task.load_state_dict(self.checkpoint["state_dict"])
+        return task.eval()
+
+    def data(self) -> DataModule:
+        """The run's data, ready to use."""
+        return build_data(self.config)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The final numbers, as training wrote them."""
+        path = self.path / "metrics.json"
+        return read_json(path) if path.exists() else {}
+
+
+def load_run(name: str | Path) -> Run:
+    """Find a run.
+
+    Args:
+        name: a run's directory, a checkpoint file, `latest`, or `<config>/latest`.
+
+    Raises:
+        InputError: when there is none, with the nearest that there is.
+    """
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix == ".ckpt":
+        return Run(path.resolve().parent.parent if path.resolve().parent.name == "checkpoints" else path.parent, path)
+    for folder in (path, LOGS / path, ROOT / path):
+        if (folder / "config.yaml").is_file():
+            return Run(folder.resolve())
+    runs = sorted(LOGS.glob("*/*/config.yaml"), key=lambda file: file.parent.name)
+    if path.name == "latest" and str(path) in ("latest", f"{path.parent.name}/latest"):
+        of = path.parent.name
+        found = [file for file in runs if not of or file.parent.parent.name == of]
+        if found:
+            return Run(found[-1].parent)
+        known = ", ".join(sorted({file.parent.parent.name for file in runs})) or "none"
+        raise InputError(f"{name}: no run yet{f' of {of}' if of else ''}; there are runs of: {known}")
+    names = [f"{file.parent.parent.name}/{file.parent.name}" for file in runs]
+    hint = did_you_mean(str(name).removeprefix("logs/"), names)
+    raise InputError(
+        f"{name}: no such run{hint} (a run is a folder in logs/, a .ckpt file, 'latest' or '<config>/latest')"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Building what a config describes
+
+
+def build_data(config: Config) -> DataModule:
+    """The config's data, downloaded where it must be, and split."""
+    from src import parts
+
+    data: DataModule = parts.build(config, "data", seed=parts.values(config).seed)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def build_task(config: Config, spec: Spec) -> LightningModule:
+    """The config's task around its net, untrained."""
+    from src import parts
+
+    given = {"spec": spec, "in_shape": spec.in_shape, "num_outputs": spec.num_outputs}
+    task: LightningModule = parts.build(config, "task", net=parts.build(config, "net", **given), **given)
+    return task
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Files and facts
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write plain values as JSON; numbers that JSON does not know (NaN, inf) become null."""
+
+    def known(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: known(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [known(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    write(path, json.dumps(known(values), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def shown(path: Path) -> str:
+    """A path as a user would type it: relative to the repository where it lies within."""
+    path = path.absolute()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def git_state() -> tuple[str | None, bool, str]:
+    """The commit, whether tracked files differ from it, and how."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    try:
+        diff = git("diff", "HEAD", "--no-ext-diff", "--", ".")
+        return git("rev-parse", "HEAD").strip(), bool(diff), diff
+    except (OSError, subprocess.CalledProcessError):
+        return None, False, ""
+
+
+def packages() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    import torch
+
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
+    return {"machine": platform.machine(), "system": platform.platform(), "cores": os.cpu_count(), "gpus": gpus}
+
+
+def as_floats(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Tensors as floats, in a stable order."""
+    return {name: float(metrics[name]) for name in sorted(metrics)}

@@ -1,0 +1,1 @@
+"""Tasks: each a complete LightningModule, a net with its preprocessing, loss, optimizer and metrics."""

@@ -1,0 +1,125 @@
+"""Classification: one class out of several, for images and tables alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
+
+from src.data.base import Batch
+from src.data.spec import Spec
+from src.errors import InputError
+from src.nets.standardize import Standardize
+from src.tasks.meter import Meter
+from src.tasks.optimizers import configure
+
+
+class Classification(LightningModule):
+    """Raw input in, logits out; trained on a loss over logits and class numbers.
+
+    Args:
+        net: maps standardized input `(B, *in_shape)` to logits `(B, num_outputs)`.
+        spec: what is known of the data; filled in.
+        optimizer: any `torch.optim.Optimizer`, built over the net's parameters.
+        scheduler: any scheduler; what follows from the length of the training is filled in.
+        loss: takes logits `(B, num_outputs)` and class numbers `(B,)`.
+        metrics: further torchmetrics by name, taking the same.
+        decay_all: False exempts biases and norms from weight decay.
+        monitor: what picks the best checkpoint, stops early and steers schedules and studies.
+        mode: whether less or more of it is better.
+
+    Raises:
+        InputError: when the data are of the other kind.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        spec: Spec,
+        optimizer: Callable[[Any], Optimizer] = AdamW,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        loss: nn.Module | None = None,
+        metrics: dict[str, Metric] | None = None,
+        decay_all: bool = True,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
+    ) -> None:
+        super().__init__()
+        if not spec.classes:
+            raise InputError(
+                f"task: Classification needs classes, and the data has values ({spec.target}); try task=regression"
+            )
+        self.spec = spec
+        self.preprocess = Standardize(spec.mean, spec.std, dims=len(spec.in_shape))
+        self.net = net
+        self.loss = loss or nn.CrossEntropyLoss()
+        self.optimizer, self.scheduler, self.decay_all = optimizer, scheduler, decay_all
+        self.monitor, self.mode = monitor, mode
+        classes, extra = spec.num_outputs, metrics or {}
+        self.train_meter = Meter("train", {"accuracy": MulticlassAccuracy(classes, average="micro")})
+        self.val_meter = Meter("val", {**_metrics(classes), **extra})
+        self.test_meter = Meter("test", {**_metrics(classes), **extra})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raw input `(B, *shape)` to logits `(B, num_outputs)`."""
+        logits: Tensor = self.net(self.preprocess(x))
+        return logits
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        logits = self(batch.x)
+        loss: Tensor = self.loss(logits, batch.y)
+        self.train_meter.update(loss, logits, batch.y)
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        logits = self(batch.x)
+        self.val_meter.update(self.loss(logits, batch.y), logits, batch.y)
+
+    def test_step(self, batch: Batch, _: int) -> None:
+        logits = self(batch.x)
+        self.test_meter.update(self.loss(logits, batch.y), logits, batch.y)
+
+    def predict_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
+        """Columns: `index`, `target` and `prediction` `(B,)`, `probability` `(B, num_outputs)`."""
+        probability = self(batch.x).softmax(dim=1)
+        return {
+            "index": batch.index,
+            "target": batch.y,
+            "prediction": probability.argmax(dim=1),
+            "probability": probability,
+        }
+
+    def on_train_epoch_end(self) -> None:
+        self.log_dict(self.train_meter.compute())
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.val_meter.compute())
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self.test_meter.compute())
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return configure(self, self.optimizer, self.scheduler, self.monitor, self.mode, self.decay_all)
+
+
+def _metrics(classes: int) -> dict[str, Metric]:
+    return {
+        "accuracy": MulticlassAccuracy(classes, average="micro"),
+        "precision": MulticlassPrecision(classes, average="macro"),
+        "recall": MulticlassRecall(classes, average="macro"),
+        "f1": MulticlassF1Score(classes, average="macro"),
+        "auroc": MulticlassAUROC(classes, average="macro"),
+    }

@@ -1,0 +1,137 @@
+"""Regression: one or several numbers, predicted and measured in the target's own unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, R2Score
+
+from src.data.base import Batch
+from src.data.spec import Spec
+from src.errors import InputError
+from src.nets.standardize import Standardize
+from src.tasks.meter import Meter
+from src.tasks.optimizers import configure
+
+
+class Regression(LightningModule):
+    """Raw input in, values in the target's unit out; the loss is taken on standardized values.
+
+    The metrics stand beside those of the trivial predictor, which always says the training targets' mean.
+
+    Args:
+        net: maps standardized input `(B, *in_shape)` to standardized values `(B, num_outputs)`.
+        spec: what is known of the data; filled in.
+        optimizer: any `torch.optim.Optimizer`, built over the net's parameters.
+        scheduler: any scheduler; what follows from the length of the training is filled in.
+        loss: takes standardized predictions and targets, each `(B, num_outputs)`.
+        metrics: further torchmetrics by name, taking predictions and targets in the target's unit.
+        decay_all: False exempts biases and norms from weight decay.
+        monitor: what picks the best checkpoint, stops early and steers schedules and studies.
+        mode: whether less or more of it is better.
+
+    Raises:
+        InputError: when the data are of the other kind.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        spec: Spec,
+        optimizer: Callable[[Any], Optimizer] = AdamW,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        loss: nn.Module | None = None,
+        metrics: dict[str, Metric] | None = None,
+        decay_all: bool = True,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
+    ) -> None:
+        super().__init__()
+        if spec.classes:
+            raise InputError(
+                f"task: Regression needs values, and the data has {len(spec.classes)} classes; try task=classification"
+            )
+        self.spec = spec
+        self.preprocess = Standardize(spec.mean, spec.std, dims=len(spec.in_shape))
+        self.scale = Standardize(spec.target_mean, spec.target_std, dims=1)
+        self.net = net
+        self.loss = loss or nn.MSELoss()
+        self.optimizer, self.scheduler, self.decay_all = optimizer, scheduler, decay_all
+        self.monitor, self.mode = monitor, mode
+        extra = metrics or {}
+        self.train_meter = Meter("train", {"mae": MeanAbsoluteError()})
+        self.val_meter = Meter("val", {**_metrics(), **extra})
+        self.test_meter = Meter("test", {**_metrics(), **_of_mean_predictor(spec.target_mean), **extra})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raw input `(B, *shape)` to values `(B, num_outputs)` in the target's unit."""
+        return self.scale.inverse(self.net(self.preprocess(x)))
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        values = self(batch.x)
+        loss: Tensor = self.loss(self.scale(values), self.scale(batch.y))
+        self.train_meter.update(loss, values, batch.y)
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        values = self(batch.x)
+        self.val_meter.update(self.loss(self.scale(values), self.scale(batch.y)), values, batch.y)
+
+    def test_step(self, batch: Batch, _: int) -> None:
+        values = self(batch.x)
+        self.test_meter.update(self.loss(self.scale(values), self.scale(batch.y)), values, batch.y)
+
+    def predict_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
+        """Columns: `index` `(B,)`, `target` and `prediction` `(B, num_outputs)`."""
+        return {"index": batch.index, "target": batch.y, "prediction": self(batch.x)}
+
+    def on_train_epoch_end(self) -> None:
+        self.log_dict(self.train_meter.compute())
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.val_meter.compute())
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self.test_meter.compute())
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return configure(self, self.optimizer, self.scheduler, self.monitor, self.mode, self.decay_all)
+
+
+class MeanPredictor(Metric):
+    """A metric of the predictor that always says the training targets' mean."""
+
+    def __init__(self, metric: Metric, mean: tuple[float, ...]) -> None:
+        super().__init__()
+        self.metric = metric
+        self.mean: Tensor
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+
+    def update(self, _: Tensor, targets: Tensor) -> None:
+        self.metric.update(self.mean.expand_as(targets), targets)
+
+    def compute(self) -> Tensor:
+        value: Tensor = self.metric.compute()
+        return value
+
+    def reset(self) -> None:
+        self.metric.reset()
+        super().reset()
+
+
+def _metrics() -> dict[str, Metric]:
+    return {"mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False), "r2": R2Score()}
+
+
+def _of_mean_predictor(mean: tuple[float, ...]) -> dict[str, Metric]:
+    return {
+        "mean_predictor_mae": MeanPredictor(MeanAbsoluteError(), mean),
+        "mean_predictor_rmse": MeanPredictor(MeanSquaredError(squared=False), mean),
+    }

@@ -1,0 +1,225 @@
+"""Train an experiment: fit it, test the best checkpoint, and leave a run in logs/.
+
+    python -m src.train [CONFIG] [key=value ...] [--init RUN]
+
+The heavy imports stand inside the functions, so that help and first mistakes are told before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from src.command import Parser, run_command, split_words
+from src.config import VALUES, Config, compose
+from src.errors import InputError
+from src.run import Run, as_floats, build_data, build_task, load_run, read_json, shown
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+
+    from src.data.base import Stage
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training returns.
+
+    Attributes:
+        run: its directory.
+        metrics: the final numbers of the best checkpoint, by name: `test/accuracy`.
+        score: the best value of what the task monitors.
+        seconds: from the first line of `fit` to its last.
+    """
+
+    run: Run
+    metrics: dict[str, float]
+    score: float | None
+    seconds: float
+
+
+def fit(config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), init: Run | None = None) -> Result:
+    """Train a config and measure its best checkpoint. May be called any number of times in one process.
+
+    Args:
+        config: a config that `src.parts.check` has accepted.
+        run: a directory of its own, from `Run.claim`.
+        stages: what to measure at the end; search trials and folds leave out `test`.
+        init: a run whose weights to begin with, where names and shapes agree.
+
+    Raises:
+        InputError: when the data or a constructor refuses a value; nothing was trained then.
+    """
+    import torch
+    from lightning.pytorch import seed_everything
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    from src import parts
+    from src.callbacks.tensorboard import TensorBoard
+    from src.quiet import quiet
+
+    started = time.perf_counter()
+    quiet()
+    values = parts.values(config)
+    # The run records what was filled in, so that another machine repeats it; references stay references.
+    filled = {key: value for key, value in dataclasses.asdict(values).items() if config.values.get(key) is None}
+    config = config.replaced(filled, origin="a default")
+    torch.set_num_threads(values.threads or 1)
+    data = build_data(config)
+    seed_everything(values.seed, verbose=False)
+    task = build_task(config, data.spec)
+    taken = take_weights(task, init) if init else None
+    trainer = build_trainer(config, run, task, data.spec)
+    parameters = sum(parameter.numel() for parameter in task.parameters())
+    if trainer.is_global_zero:
+        run.begin(config, {
+            **{key: config.values.get(key) for key in VALUES}, "split_hash": data.split_hash(),
+            "parameters": parameters, "monitor": task.monitor, "mode": task.mode, "init": taken,
+        })  # fmt: skip
+    sizes = ", ".join(f"{len(index):,} {stage}" for stage, index in data.indices.items())
+    print(f"{config.name}: {type(task.net).__name__} with {parameters:,} parameters on {trainer.strategy.root_device}, "
+          f"{values.threads} threads; {sizes}")  # fmt: skip
+
+    metrics: dict[str, float] = {}
+    loggers = trainer.loggers
+    reason = "failed"
+    try:
+        trainer.fit(task, datamodule=data)
+        best = run.checkpoints / "best.ckpt"
+        if best.exists():
+            task.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+        for stage in stages:
+            metrics |= measure(trainer, task, data, stage)
+        for logger in loggers[1:]:  # metrics.csv is of epochs; metrics.json holds these
+            logger.log_metrics({name: value for name, value in metrics.items() if name.startswith("test/")},
+                               step=trainer.global_step)  # fmt: skip
+        reason = "finished"
+    except (KeyboardInterrupt, SystemExit):
+        reason = "interrupted"
+        raise
+    finally:
+        for logger in loggers:
+            logger.close() if isinstance(logger, TensorBoard) else logger.finalize("success")
+        seconds = round(time.perf_counter() - started, 3)
+        if trainer.is_global_zero:
+            run.finish(config, metrics, {"seconds": seconds, "epochs": trainer.current_epoch}, reason)
+    score = (
+        trainer.checkpoint_callback.best_model_score
+        if isinstance(trainer.checkpoint_callback, ModelCheckpoint)
+        else None
+    )
+    return Result(run, metrics, None if score is None else float(score), seconds)
+
+
+def build_trainer(config: Config, run: Run | None, task: LightningModule, spec: Any) -> Trainer:
+    """The config's Trainer; with a run, its checkpoints and loggers write there."""
+    from src import parts
+    from src.callbacks.checkpoint import Checkpoint
+    from src.callbacks.metrics_file import MetricsFile
+    from src.callbacks.progress import progress
+    from src.callbacks.seeding import Seeding
+    from src.callbacks.tensorboard import TensorBoard
+
+    callbacks: list[Callback] = []
+    loggers: list[Any] = []
+    on_terminal = False
+    if run is not None:
+        monitored: dict[str, Any] = {"monitor": task.monitor, "mode": task.mode}
+        named = config.values.get("callbacks") or {}
+        callbacks = [parts.build(config, f"callbacks.{name}", **monitored) for name, part in named.items() if part]
+        callbacks += [Seeding(parts.values(config).seed), Checkpoint(run.checkpoints, config, spec, **monitored)]
+        shown_by, on_terminal = progress()
+        callbacks += shown_by
+        loggers = [MetricsFile(run.path / "metrics.csv"),
+                   TensorBoard(run.path, name="", version="", default_hp_metric=False)]  # fmt: skip
+        extra = config.values.get("logger") or {}
+        loggers += [
+            parts.build(config, f"logger.{name}", save_dir=run.path, name=config.name, version=run.path.name)
+            for name, part in extra.items() if part
+        ]  # fmt: skip
+    trainer: Trainer = parts.build(
+        config, "trainer", callbacks=callbacks, logger=loggers or False, default_root_dir=run.path if run else None,
+        enable_checkpointing=run is not None, enable_progress_bar=on_terminal, enable_model_summary=on_terminal,
+        # The order and its share for each process are the data module's; all samples count once.
+        num_sanity_val_steps=0, use_distributed_sampler=False,
+    )  # fmt: skip
+    return trainer
+
+
+def measure(trainer: Trainer, task: LightningModule, data: Any, stage: Stage) -> dict[str, float]:
+    """The metrics of one stage with the task's present weights; nothing is logged."""
+    trainer.loggers = []
+    if stage == "val":
+        (metrics,) = trainer.validate(task, dataloaders=data.val_dataloader(), verbose=False)
+    else:
+        (metrics,) = trainer.test(task, dataloaders=data.loader(stage), verbose=False)
+    return as_floats(metrics)
+
+
+def take_weights(task: LightningModule, init: Run) -> dict[str, Any]:
+    """Copy from another run the weights whose names and shapes agree; says which do not."""
+    theirs, ours = init.checkpoint["state_dict"], task.state_dict()
+    fits = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
+    # The statistics of the data are this run's own.
+    fits = {name: value for name, value in fits.items() if name.startswith("net.")}
+    if not fits:
+        raise InputError(f"--init {shown(init.path)}: not one of its {len(theirs)} tensors fits this net")
+    task.load_state_dict(fits, strict=False)
+    left = [name for name in ours if name.startswith("net.") and name not in fits]
+    print(f"init: took {len(fits)} tensors of the net from {shown(init.path)}")
+    for name in left:
+        there = f"{tuple(theirs[name].shape)} there" if name in theirs else "missing there"
+        print(f"init: not taken: {name} ({tuple(ours[name].shape)} here, {there})")
+    return {"run": shown(init.path), "taken": sorted(fits), "left": left}
+
+
+def table(metrics: dict[str, float]) -> None:
+    """Print the metrics, a row each, a column for each stage."""
+    from rich.console import Console
+    from rich.table import Table
+
+    stages = [stage for stage in ("train", "val", "test") if any(name.startswith(f"{stage}/") for name in metrics)]
+    names = list(dict.fromkeys(name.partition("/")[2] for name in metrics))
+    printed = Table("metric", *stages, box=None, pad_edge=False, header_style="bold")
+    for column in printed.columns[1:]:
+        column.justify = "right"
+    for name in names:
+        printed.add_row(
+            name, *(f"{metrics[key]:.4f}" if (key := f"{stage}/{name}") in metrics else "" for stage in stages)
+        )
+    Console().print(printed)
+
+
+def main(argv: list[str]) -> Result:
+    parser = Parser(
+        "train", "[CONFIG] [key=value ...] [--init RUN]", "Train an experiment and test it.", with_configs=True
+    )
+    parser.add_argument("words", nargs="*", metavar="CONFIG, key=value", help="a config's name, and values to change")
+    parser.add_argument("--init", metavar="RUN", help="begin with another run's weights")
+    flags = parser.read(argv)
+    config = compose(*split_words(flags.words))
+    init = load_run(flags.init) if flags.init else None
+
+    from src import parts
+
+    parts.check(config)
+    run = Run.claim(config.name)
+    try:
+        result = fit(config, run, init=init)
+    except InputError:
+        if not run.checkpoints.exists():
+            run.discard()
+        raise
+    table(result.metrics)
+    meta = read_json(run.path / "meta.json")
+    print(f"\nrun        {shown(run.path)} ({meta['epochs']} epochs, {result.seconds:.1f} s)")
+    print("curves     tensorboard --logdir logs")
+    print(f"again      python -m src.evaluate {shown(run.path)}")
+    return result
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,40 @@
+"""The evaluate command gives what training ended with, to the last digit, and sees a changed weight."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from src.run import load_run
+from tests.conftest import call, train
+
+
+def test_the_numbers_are_those_of_the_training(capsys: pytest.CaptureFixture[str]) -> None:
+    result = train("digits")
+    assert call("evaluate", "latest") == result.metrics
+    assert "identical  to the last digit" in capsys.readouterr().out
+    assert json.loads((result.run.path / "evaluation.json").read_text()) == result.metrics
+    (result.run.path / "evaluation.json").unlink()
+    only = call("evaluate", "digits/latest", "--split", "test")
+    assert only == {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+
+
+def test_a_changed_weight_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    result = train("digits")
+    path = result.run.checkpoints / "best.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["net.head.bias"][3] += 0.5
+    torch.save(content, path)
+    metrics = call("evaluate", "latest")
+    assert metrics["test/loss"] != result.metrics["test/loss"]  # type: ignore[index]
+    output = capsys.readouterr().out
+    assert f"differs    test/loss: {metrics['test/loss']!r} now, {result.metrics['test/loss']!r}" in output  # type: ignore[index]
+    assert "identical" not in output
+
+
+def test_the_last_checkpoint_can_be_named() -> None:
+    run = train("digits").run
+    call("evaluate", str(run.checkpoints / "last.ckpt"))
+    assert load_run(run.checkpoints / "last.ckpt").checkpoint["epoch"] == 1

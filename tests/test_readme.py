@@ -1,0 +1,82 @@
+"""Every command and every Python block of the README runs as written."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from src.config import CONFIGS, ROOT
+from src.errors import InputError
+from tests.conftest import LITTLE, call, train
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    (python -m src\S* ?.*?)(?:\s+#.*)?$", README, flags=re.MULTILINE)
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) > 10
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_runs(line: str, logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = shlex.split(line)[2:]
+    verb = words[0].removeprefix("src.")
+    argv = words[1:]
+    if any("latest" in word for word in argv):
+        train("digits")
+    if "--help" in argv:
+        with pytest.raises(SystemExit) as ended:
+            call(verb, *argv)
+        assert ended.value.code == 0
+        return
+    if verb == "train" and not any(word.startswith("trainer=") for word in argv):
+        argv = [*argv, *LITTLE]
+    call(verb, *argv)
+    assert "run        " in capsys.readouterr().out
+
+
+def test_the_mistake_is_told_as_shown() -> None:
+    shown = re.search(r"^    \$ python -m src\.train (.*)\n((?:    .+\n)+)", README, flags=re.MULTILINE)
+    assert shown
+    with pytest.raises(InputError) as caught:
+        call("train", *shlex.split(shown[1]))
+    assert caught.value.lines == [line.strip() for line in shown[2].splitlines()]
+
+
+def test_the_python_blocks_run(capsys: pytest.CaptureFixture[str]) -> None:
+    train("digits")
+    for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
+        exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[-1].startswith("tensor([")
+
+
+def test_the_yaml_shown_is_the_file() -> None:
+    shown = re.search(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    assert shown
+    assert yaml.safe_load(shown[1]) == yaml.safe_load((CONFIGS / "digits.yaml").read_text())
+
+
+def test_make_targets_and_paths_exist() -> None:
+    for target in set(re.findall(r"\bmake ([a-z-]+)", README)):
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README) + re.findall(r"`((?:src|configs)/[\w/.]+)`", README):
+        assert (ROOT / path).exists(), path
+    for module in re.findall(r"`(src\.[\w.]+)\.[A-Z]\w+`", README):
+        importlib.import_module(module)
+
+
+def test_the_environment_can_be_made_by_another_torch() -> None:
+    done = subprocess.run(["make", "-n", "train", "TORCH=cpu", "VENV=/nowhere"], cwd=ROOT, capture_output=True, text=True,
+                          check=True)  # fmt: skip
+    assert "--torch-backend=cpu" in done.stdout
+    done = subprocess.run(
+        ["make", "-n", "train", "VENV=/nowhere"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "--compile-bytecode --require-hashes -r requirements.lock" in done.stdout
