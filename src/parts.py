@@ -41,7 +41,7 @@ OF_SPEC = ("spec", "in_shape", "num_outputs")
 GIVEN = {
     "data": ("seed",),
     "net": OF_SPEC,
-    "task": (*OF_SPEC, "net"),
+    "task": (*OF_SPEC, "net", "augment"),
     "trainer": (),
     "callbacks": ("monitor", "mode"),
     "logger": ("save_dir", "name", "version"),

@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +28,7 @@ from src.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
 
-    from src.data.base import DataModule
+    from src.data.base import BatchTransform, DataModule
     from src.data.spec import Spec
 
 LOGS = ROOT / "logs"
@@ -177,11 +177,7 @@ class Run:
         """What the task knows of its data."""
         from src.data.spec import Spec
 
-        values = self.checkpoint["kindling"]["spec"]
-        plain: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        return Spec(**plain)
+        return Spec.from_plain(self.checkpoint["kindling"]["spec"])
 
     @cached_property
     def task(self) -> LightningModule:
@@ -245,12 +241,14 @@ def build_data(config: Config) -> DataModule:
     return data
 
 
-def build_task(config: Config, spec: Spec) -> LightningModule:
-    """The config's task around its net, untrained."""
+def build_task(config: Config, spec: Spec, augment: Sequence[BatchTransform] = ()) -> LightningModule:
+    """The config's task around its net, untrained; `augment` are the data's transforms of training batches."""
     from src import parts
 
     given = {"spec": spec, "in_shape": spec.in_shape, "num_outputs": spec.num_outputs}
-    task: LightningModule = parts.build(config, "task", net=parts.build(config, "net", **given), **given)
+    task: LightningModule = parts.build(
+        config, "task", net=parts.build(config, "net", **given), augment=augment, **given
+    )
     return task
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from src.command import Parser, run_command, split_words
 from src.config import VALUES, Config, compose
 from src.errors import InputError
-from src.run import Run, as_floats, build_data, build_task, load_run, read_json, shown
+from src.run import Run, as_floats, build_data, build_task, load_run, read_json, shown, write
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -70,11 +70,12 @@ def fit(config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), ini
     torch.set_num_threads(values.threads or 1)
     data = build_data(config)
     seed_everything(values.seed, verbose=False)
-    task = build_task(config, data.spec)
+    task = build_task(config, data.spec, data.augment)
     taken = take_weights(task, init) if init else None
     trainer = build_trainer(config, run, task, data.spec)
     parameters = sum(parameter.numel() for parameter in task.parameters())
     if trainer.is_global_zero:
+        write(run.path / "split.csv", data.split_csv())
         run.begin(config, {
             **{key: config.values.get(key) for key in VALUES}, "split_hash": data.split_hash(),
             "parameters": parameters, "monitor": task.monitor, "mode": task.mode, "init": taken,
@@ -83,6 +84,8 @@ def fit(config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), ini
     print(f"{config.name}: {type(task.net).__name__} with {parameters:,} parameters on {trainer.strategy.root_device}, "
           f"{values.threads} threads; {sizes}")  # fmt: skip
 
+    for note in data.notes:
+        print(note)
     metrics: dict[str, float] = {}
     loggers = trainer.loggers
     reason = "failed"

@@ -26,7 +26,7 @@ class Summary(RichModelSummary):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # One input is passed through in eval mode, for the shapes and the operations of each layer.
         spec = cast(Spec, pl_module.spec)
-        pl_module.example_input_array = torch.zeros(1, *spec.in_shape, device=pl_module.device)
+        pl_module.example_input_array = torch.zeros(1, *spec.raw_shape, device=pl_module.device)
         super().on_fit_start(trainer, pl_module)
 
     @staticmethod

@@ -1,17 +1,20 @@
 """The one base class for data: split, statistics, order and loaders, the same for every source.
 
-A subclass says where its samples come from (`load`, and `prepare_data` for a download). What would be wrong
+A subclass says where its samples come from (`load`, and `download` where they are fetched). What would be wrong
 everywhere if it were wrong once is done here: the split, the statistics of the training split, the order of the
 batches, and the random draws of the transforms.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,12 +22,14 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from src.data.spec import Spec
+from src.config import ROOT
+from src.data.spec import Column, Spec
 from src.errors import InputError
 from src.seeds import derive
 
 Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
+DATA = ROOT / "data"
 
 
 class Batch(NamedTuple):
@@ -43,25 +48,40 @@ class Batch(NamedTuple):
     at: tuple[int, int]
 
 
+class Source(Protocol):
+    """Raw inputs by sample number. A tensor `(N, *shape)` is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """A batch `(B, *shape)` for an index tensor `(B,)`; one sample, at its own size, for an int."""
+
+
 @dataclass
 class Samples:
     """Everything a source holds, before the split.
 
     Attributes:
-        x: inputs, `(N, *shape)`, in memory.
+        x: raw inputs, `N` of them.
         y: class numbers `(N,)` int64, or values `(N, num_outputs)` float32.
         classes: the classes' names; empty for regression.
-        features: the columns' names of a table; empty for images.
+        columns: the names of a table's features; empty for images.
         target: what is predicted, with its unit.
-        official: the sample numbers of a split that the source itself defines, by stage.
+        official: the sample numbers of splits that the source itself defines, by stage.
+        groups: a group's number for each sample `(N,)`; no group comes to lie in two splits.
+        time: a number for each sample `(N,)`; the split goes by it, the oldest for training.
+        name: what a person calls a sample: its path, or its row.
     """
 
-    x: Tensor
+    x: Source
     y: Tensor
     classes: tuple[str, ...] = ()
-    features: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     target: str = ""
     official: dict[Stage, Tensor] = field(default_factory=dict)
+    groups: Tensor | None = None
+    time: Tensor | None = None
+    name: Callable[[int], str] = str
 
 
 class DataModule(LightningDataModule):
@@ -75,8 +95,11 @@ class DataModule(LightningDataModule):
             measured on the same samples.
         seed: of the order of the training batches and of the transforms' draws; filled in from the config.
         num_workers: processes that prepare batches; 0 prepares them in the main process.
-        train_transforms: torchvision v2 transforms, applied to each training sample with a draw of its own.
-        test_transforms: the same for validation and test.
+        train_transforms: torchvision v2 transforms, applied to each training sample with a draw of its own, and
+            the batch transforms of src/augment.py.
+        test_transforms: torchvision v2 transforms for validation and test.
+        sampler: `balanced` draws training samples so that all classes come equally often.
+        duplicates: what to do when a sample of one split stands, identical, in another as well.
     """
 
     def __init__(
@@ -88,6 +111,8 @@ class DataModule(LightningDataModule):
         num_workers: int = 0,
         train_transforms: list[nn.Module] | None = None,
         test_transforms: list[nn.Module] | None = None,
+        sampler: Literal["shuffle", "balanced"] = "shuffle",
+        duplicates: Literal["drop", "warn", "error", "ignore"] = "warn",
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -99,28 +124,68 @@ class DataModule(LightningDataModule):
         self.split_seed = split_seed
         self.seed = seed
         self.num_workers = num_workers
-        self.transforms: dict[Stage, nn.Module | None] = {
-            "train": nn.Sequential(*train_transforms) if train_transforms else None,
-            "val": nn.Sequential(*test_transforms) if test_transforms else None,
-            "test": nn.Sequential(*test_transforms) if test_transforms else None,
+        self.balanced = sampler == "balanced"
+        self.duplicates = duplicates
+        train, test = train_transforms or [], test_transforms or []
+        # What works on whole batches runs on the training device, after preprocessing; see src/augment.py.
+        self.augment = [transform for transform in train if isinstance(transform, BatchTransform)]
+        if wrong := [transform for transform in test if isinstance(transform, BatchTransform)]:
+            raise InputError(f"data.test_transforms: {type(wrong[0]).__name__} is for training alone")
+        per_sample = [transform for transform in train if not isinstance(transform, BatchTransform)]
+        self.transforms: dict[Stage, nn.Sequential | None] = {
+            "train": nn.Sequential(*per_sample) if per_sample else None,
+            "val": nn.Sequential(*test) if test else None,
+            "test": nn.Sequential(*test) if test else None,
         }
+        self.notes: list[str] = []  # what a user should be told of the data
         self._samples: Samples | None = None
+
+    def download(self) -> None:
+        """Fetch what is missing into data/. Called by one process at a time."""
 
     @abstractmethod
     def load(self) -> Samples:
-        """All samples of the source. Called once in each process, after `prepare_data`."""
+        """All samples of the source. Called once in each process, after `download`."""
+
+    def describe(self, samples: Samples, train: Tensor) -> Spec:
+        """The spec; whatever it fits, it fits on the training samples, numbers `(N,)`, alone."""
+        first = self.datasets["test"][(0, 0, train[:1])].x[0]
+        table = first.ndim == 1
+        mean, std = mean_and_std(samples.x, train)
+        columns = tuple(Column(name, mean=m, std=s) for name, m, s in zip(samples.columns, mean, std, strict=True)) \
+            if table else ()  # fmt: skip
+        return Spec(
+            in_shape=tuple(first.shape),
+            kind="table" if table else "image",
+            columns=columns,
+            mean=(0.0,) if table else mean,
+            std=(1.0,) if table else std,
+            **of_target(samples, train),
+        )
+
+    # Lightning calls this on one process of each machine, and the commands call it themselves.
+    def prepare_data(self) -> None:
+        self.download()
 
     # Lightning calls this in every process and for every stage; the second call finds the work done.
     def setup(self, stage: str | None = None) -> None:
         if self._samples is not None:
             return
+        from src.data.split import check_classes, find_duplicates, split_samples
+
         samples = self.load()
         self.indices = split_samples(samples, self.split, self.split_seed)
+        check_classes(samples, self.indices)
+        find_duplicates(samples, self.indices, self.duplicates, self.notes)
         self.datasets = {
             stage: BatchDataset(samples, self.transforms[stage], self.seed if stage == "train" else None)
             for stage in STAGES
         }
-        self.spec = self._describe(samples)
+        self.spec = self.describe(samples, self.indices["train"])
+        if self.balanced and not samples.classes:
+            raise InputError("data.sampler: 'balanced' needs classes, and the data has values")
+        if self.balanced:
+            self.notes.append("sampler: balanced, each class equally often in training")
         self._samples = samples
 
     @property
@@ -137,9 +202,20 @@ class DataModule(LightningDataModule):
             digest.update(stage.encode() + self.indices[stage].numpy().tobytes())
         return digest.hexdigest()
 
+    def split_csv(self) -> str:
+        """The split as CSV: each sample's number, its name and where it lies."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["index", "name", "split"])
+        for stage in STAGES:
+            writer.writerows([i, self.samples.name(i), stage] for i in self.indices[stage].tolist())
+        return text.getvalue()
+
     def loader(self, stage: Stage) -> DataLoader[Batch]:
         """The batches of one stage. Only training shuffles."""
-        order = BatchOrder(self.indices[stage], self.batch_size, self.seed if stage == "train" else None)
+        training = stage == "train"
+        labels = self.samples.y[self.indices[stage]] if training and self.balanced else None
+        order = BatchOrder(self.indices[stage], self.batch_size, self.seed if training else None, labels)
         return DataLoader(
             self.datasets[stage],
             sampler=order,
@@ -163,27 +239,19 @@ class DataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Batch]:
         return self.loader("test")
 
-    def _describe(self, samples: Samples) -> Spec:
-        """The spec; all its statistics are of the training split alone."""
-        train = self.indices["train"]
-        first = self.datasets["test"][(0, 0, train[:1])].x[0]
-        mean, std = mean_and_std(samples.x[train])
-        classes = samples.classes
-        counts = torch.bincount(samples.y[train], minlength=len(classes)).tolist() if classes else ()
-        target_mean, target_std = ((), ()) if classes else mean_and_std(samples.y[train])
-        return Spec(
-            in_shape=tuple(first.shape),
-            num_outputs=len(classes) or samples.y.shape[1],
-            kind="image" if first.ndim == 3 else "table",
-            classes=classes,
-            class_counts=tuple(counts),
-            features=samples.features,
-            target=samples.target,
-            mean=mean,
-            std=std,
-            target_mean=target_mean,
-            target_std=target_std,
-        )
+
+class BatchTransform(nn.Module):
+    """A random transform of whole training batches on the training device; src/augment.py has them.
+
+    Attributes:
+        mixes: whether targets are blended; class numbers reach it as shares of the classes, `(B, classes)`.
+    """
+
+    mixes = False
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardized inputs `(B, …)` and targets `(B, …)` to those that the net and the loss receive."""
+        raise NotImplementedError
 
 
 class BatchDataset(Dataset[Batch]):
@@ -195,22 +263,24 @@ class BatchDataset(Dataset[Batch]):
         seed: makes each sample's draw a function of (seed, epoch, sample); None where nothing is random.
     """
 
-    def __init__(self, samples: Samples, transform: nn.Module | None, seed: int | None) -> None:
+    def __init__(self, samples: Samples, transform: nn.Sequential | None, seed: int | None) -> None:
         self.samples = samples
         self.transform = transform
         self.seed = seed
 
     def __getitem__(self, request: tuple[int, int, Tensor]) -> Batch:
         epoch, batch, index = request
-        x = self.samples.x[index]
-        if self.transform is not None:
-            x = torch.stack([self._transformed(sample, epoch, int(i)) for sample, i in zip(x, index, strict=True)])
+        if self.transform is None:
+            x = self.samples.x[index]
+        else:
+            x = torch.stack([self._transformed(epoch, i) for i in index.tolist()])
         return Batch(x, self.samples.y[index], index, (epoch, batch))
 
-    def _transformed(self, sample: Tensor, epoch: int, i: int) -> Tensor:
+    def _transformed(self, epoch: int, i: int) -> Tensor:
+        assert self.transform is not None
         if self.seed is not None:
             torch.default_generator.manual_seed(derive(self.seed, epoch, i))
-        transformed: Tensor = self.transform(sample)  # type: ignore[misc]
+        transformed: Tensor = self.transform(self.samples.x[i])
         return transformed
 
 
@@ -224,12 +294,14 @@ class BatchOrder(Sampler[tuple[int, int, Tensor]]):
         indices: the sample numbers, `(N,)`.
         batch_size: samples in a batch.
         seed: shuffles each epoch in its own way; None keeps the order as it is.
+        labels: the samples' classes `(N,)`, to draw each class equally often, with replacement.
     """
 
-    def __init__(self, indices: Tensor, batch_size: int, seed: int | None) -> None:
+    def __init__(self, indices: Tensor, batch_size: int, seed: int | None, labels: Tensor | None = None) -> None:
         self.indices = indices
         self.batch_size = batch_size
         self.seed = seed
+        self.labels = labels
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -244,88 +316,60 @@ class BatchOrder(Sampler[tuple[int, int, Tensor]]):
     def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
         indices, batches = self.indices, len(self)
         if self.seed is not None:
-            shuffled = np.random.default_rng(derive(self.seed, self.epoch)).permutation(len(indices))
-            indices = indices[torch.from_numpy(shuffled)]
+            indices = indices[self._drawn(np.random.default_rng(derive(self.seed, self.epoch)))]
         for batch in range(batches):
             start = batch * self.batch_size
             end = None if batch == batches - 1 else start + self.batch_size
             yield self.epoch, batch, indices[start:end]
 
+    def _drawn(self, random: np.random.Generator) -> Tensor:
+        if self.labels is None:
+            return torch.from_numpy(random.permutation(len(self.indices)))
+        counts = torch.bincount(self.labels).double()
+        share = (1 / counts / (counts > 0).sum())[self.labels]
+        return torch.from_numpy(random.choice(len(share), size=len(share), p=(share / share.sum()).numpy()))
 
-def split_samples(samples: Samples, split: Sequence[float], seed: int) -> dict[Stage, Tensor]:
-    """Deal the samples out to training, validation and test; stratified by class, official splits kept.
 
-    Raises:
-        InputError: when the shares or counts cannot be had from this many samples.
+def of_target(samples: Samples, train: Tensor) -> dict[str, Any]:
+    """The fields of a spec that follow from the targets of the training samples."""
+    y = samples.y[train]
+    if samples.classes:
+        counts = torch.bincount(y, minlength=len(samples.classes)).tolist()
+        return {"num_outputs": len(samples.classes), "classes": samples.classes, "class_counts": tuple(counts),
+                "target": samples.target}  # fmt: skip
+    mean, std = mean_and_std(y, torch.arange(len(y)))
+    return {"num_outputs": y.shape[1], "target": samples.target, "target_mean": mean, "target_std": std}
+
+
+def mean_and_std(x: Source, index: Tensor, chunk: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel or feature over some samples `(N, C, …)`.
+
+    In chunks and in double precision; missing values (NaN) are left out. A constant channel has a standard
+    deviation of 1, so that dividing by it changes nothing.
     """
-    from sklearn.model_selection import train_test_split
-
-    total = len(samples.y)
-    indices = dict(samples.official)
-    taken = torch.zeros(total, dtype=torch.bool)
-    for index in indices.values():
-        taken[index] = True
-    free = torch.nonzero(~taken).flatten().numpy()
-    missing = [stage for stage in STAGES if stage not in indices]
-    counts = _split_counts(split, missing, len(free))
-    labels = samples.y.numpy() if samples.classes else None
-    # The last stage is cut off first, so that a longer training set leaves the test set as it is.
-    for stage in reversed(missing[1:]):
-        size = counts[stage]
-        if size == 0:
-            indices[stage] = torch.empty(0, dtype=torch.int64)
-            continue
-        stratify = labels[free] if labels is not None else None
-        try:
-            free, cut = train_test_split(free, test_size=size, random_state=seed, stratify=stratify)
-        except ValueError as error:
-            raise InputError(f"data.split: {list(split)} does not fit {total} samples: {error}") from None
-        indices[stage] = torch.from_numpy(np.sort(cut))
-    if missing:
-        indices[missing[0]] = torch.from_numpy(np.sort(free[: counts[missing[0]]]))
-    return {stage: indices[stage] for stage in STAGES}
-
-
-def _split_counts(split: Sequence[float], stages: Sequence[Stage], total: int) -> dict[Stage, int]:
-    shares = {stage: split[STAGES.index(stage)] for stage in stages}
-    problem = f"data.split: {list(split)}"
-    if any(share < 0 for share in shares.values()) or sum(shares.values()) <= 0:
-        raise InputError(f"{problem}: expected three shares such as [0.7, 0.15, 0.15], or three counts, none negative")
-    if all(share <= 1 for share in split):
-        if len(stages) == len(STAGES) and abs(sum(split) - 1) > 1e-6:
-            raise InputError(f"{problem}: the shares add up to {sum(split):g}, not to 1")
-        whole = sum(shares.values())
-        counts = {stage: round(total * share / whole) for stage, share in shares.items()}
-        counts[stages[0]] = total - sum(counts[stage] for stage in stages[1:])
-        return counts
-    if any(share != int(share) for share in shares.values()):
-        raise InputError(f"{problem}: shares and counts are mixed; give three of one kind")
-    counts = {stage: int(share) for stage, share in shares.items()}
-    if sum(counts.values()) > total:
-        raise InputError(f"{problem}: asks for {sum(counts.values())} samples, and the source has {total}")
-    return counts
-
-
-def mean_and_std(x: Tensor, chunk: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel or feature of `(N, C, …)`, in chunks and in double precision.
-
-    A constant channel has a standard deviation of 1, so that dividing by it changes nothing.
-    """
-    count, total, squares = (
-        0,
-        torch.zeros(x.shape[1], dtype=torch.float64),
-        torch.zeros(x.shape[1], dtype=torch.float64),
-    )
-    for start in range(0, len(x), chunk):
-        part = x[start : start + chunk]
-        values = part.double().flatten(2) if part.ndim > 2 else part.double().unsqueeze(-1)  # N, C, pixels
-        count += values.shape[0] * values.shape[2]
-        total += values.sum(dim=(0, 2))
-        squares += values.square().sum(dim=(0, 2))
-    mean = total / max(count, 1)
-    std = (squares / max(count, 1) - mean.square()).clamp(min=0).sqrt()
+    count, total, squares = (torch.zeros(1, dtype=torch.float64) for _ in range(3))
+    for start in range(0, len(index), chunk):
+        part = index[start : start + chunk]
+        values = x[part].double()
+        values = values.flatten(2) if values.ndim > 2 else values.unsqueeze(-1)  # N, C, pixels
+        count = count + (~values.isnan()).sum(dim=(0, 2))
+        total = total + values.nansum(dim=(0, 2))
+        squares = squares + values.square().nansum(dim=(0, 2))
+    mean = total / count.clamp(min=1)
+    std = (squares / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
     std = torch.where(std < 1e-8 * mean.abs().clamp(min=1e-4), torch.ones_like(std), std)
     return tuple(mean.float().tolist()), tuple(std.float().tolist())
+
+
+def data_path(path: str | Path) -> Path:
+    """A path from a config: `~` is the home folder, and relative ones start at the repository."""
+    return ROOT / Path(path).expanduser()
+
+
+def counted(names: Sequence[str], most: int = 5) -> str:
+    """`a, b, c and 7 more`."""
+    shown = ", ".join(str(name) for name in names[:most])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
 def _as_it_is(batch: Any) -> Any:

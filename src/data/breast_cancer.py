@@ -21,6 +21,6 @@ class BreastCancer(DataModule):
             x=torch.from_numpy(table.data).float(),
             y=torch.from_numpy(table.target).long(),
             classes=tuple(str(name) for name in table.target_names),
-            features=tuple(str(name) for name in table.feature_names),
+            columns=tuple(str(name) for name in table.feature_names),
             target="diagnosis",
         )

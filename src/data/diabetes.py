@@ -20,6 +20,6 @@ class Diabetes(DataModule):
         return Samples(
             x=torch.from_numpy(table.data).float(),
             y=torch.from_numpy(table.target).float().unsqueeze(1),
-            features=tuple(table.feature_names),
+            columns=tuple(table.feature_names),
             target="disease progression after one year (points)",
         )

@@ -3,7 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Column:
+    """One feature of a table, as it was in the training split.
+
+    In a batch, a number stands as it is (missing: NaN), a boolean as 0 or 1, and a category as the place of its
+    level in `levels` (missing, or not seen in training: -1).
+
+    Attributes:
+        name: the column's header.
+        kind: what it holds.
+        levels: a category's levels, in order.
+        mean, std: of the numbers that are there.
+        missing: whether any was missing, so that an indicator tells the net of it.
+    """
+
+    name: str
+    kind: Literal["number", "boolean", "category"] = "number"
+    levels: tuple[str, ...] = ()
+    mean: float = 0.0
+    std: float = 1.0
+    missing: bool = False
+
+    @property
+    def width(self) -> int:
+        """The number of values that the net receives for it."""
+        return len(self.levels) + 1 if self.kind == "category" else 1 + self.missing
 
 
 @dataclass(frozen=True)
@@ -19,9 +47,9 @@ class Spec:
         kind: `image` or `table`.
         classes: the classes' names; empty for regression.
         class_counts: training samples of each class; empty for regression.
-        features: the columns' names; empty for images.
+        columns: the features of a table; empty for images.
         target: what is predicted (a column's name, say), with its unit where one is known.
-        mean, std: of each channel or feature of the raw input, over the training split.
+        mean, std: of each channel of raw images, over the training split.
         target_mean, target_std: of each target value over the training split; empty for classification.
     """
 
@@ -30,9 +58,23 @@ class Spec:
     kind: Literal["image", "table"]
     classes: tuple[str, ...] = ()
     class_counts: tuple[int, ...] = ()
-    features: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
     target: str = ""
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     target_mean: tuple[float, ...] = ()
     target_std: tuple[float, ...] = ()
+
+    @property
+    def raw_shape(self) -> tuple[int, ...]:
+        """What a batch holds for one sample, before preprocessing."""
+        return (len(self.columns),) if self.columns else self.in_shape
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> Spec:
+        """The spec that `dataclasses.asdict` made plain values of."""
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        columns = tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in plain.pop("columns"))
+        return cls(columns=columns, **plain)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule
@@ -19,10 +19,10 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from src.data.base import Batch
+from src.data.base import Batch, BatchTransform
 from src.data.spec import Spec
 from src.errors import InputError
-from src.nets.standardize import Standardize
+from src.nets.preprocess import preprocess
 from src.tasks.meter import Meter
 from src.tasks.optimizers import configure
 
@@ -37,6 +37,7 @@ class Classification(LightningModule):
         scheduler: any scheduler; what follows from the length of the training is filled in.
         loss: takes logits `(B, num_outputs)` and class numbers `(B,)`.
         metrics: further torchmetrics by name, taking the same.
+        augment: random transforms of training batches, after preprocessing; filled in from the data.
         decay_all: False exempts biases and norms from weight decay.
         monitor: what picks the best checkpoint, stops early and steers schedules and studies.
         mode: whether less or more of it is better.
@@ -53,6 +54,7 @@ class Classification(LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         loss: nn.Module | None = None,
         metrics: dict[str, Metric] | None = None,
+        augment: Sequence[BatchTransform] = (),
         decay_all: bool = True,
         monitor: str = "val/loss",
         mode: Literal["min", "max"] = "min",
@@ -63,7 +65,9 @@ class Classification(LightningModule):
                 f"task: Classification needs classes, and the data has values ({spec.target}); try task=regression"
             )
         self.spec = spec
-        self.preprocess = Standardize(spec.mean, spec.std, dims=len(spec.in_shape))
+        self.preprocess = preprocess(spec)
+        self.augment = nn.ModuleList(augment)
+        self.mixes = any(transform.mixes for transform in augment)
         self.net = net
         self.loss = loss or nn.CrossEntropyLoss()
         self.optimizer, self.scheduler, self.decay_all = optimizer, scheduler, decay_all
@@ -79,8 +83,12 @@ class Classification(LightningModule):
         return logits
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        logits = self(batch.x)
-        loss: Tensor = self.loss(logits, batch.y)
+        x = self.preprocess(batch.x)
+        y = nn.functional.one_hot(batch.y, self.spec.num_outputs).to(x.dtype) if self.mixes else batch.y
+        for transform in self.augment:
+            x, y = transform(x, y)
+        logits = self.net(x)
+        loss: Tensor = self.loss(logits, y)
         self.train_meter.update(loss, logits, batch.y)
         return loss
 

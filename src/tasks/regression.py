@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,10 +13,10 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, R2Score
 
-from src.data.base import Batch
+from src.data.base import Batch, BatchTransform
 from src.data.spec import Spec
 from src.errors import InputError
-from src.nets.standardize import Standardize
+from src.nets.preprocess import Standardize, preprocess
 from src.tasks.meter import Meter
 from src.tasks.optimizers import configure
 
@@ -33,6 +33,7 @@ class Regression(LightningModule):
         scheduler: any scheduler; what follows from the length of the training is filled in.
         loss: takes standardized predictions and targets, each `(B, num_outputs)`.
         metrics: further torchmetrics by name, taking predictions and targets in the target's unit.
+        augment: random transforms of training batches, after preprocessing; filled in from the data.
         decay_all: False exempts biases and norms from weight decay.
         monitor: what picks the best checkpoint, stops early and steers schedules and studies.
         mode: whether less or more of it is better.
@@ -49,6 +50,7 @@ class Regression(LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         loss: nn.Module | None = None,
         metrics: dict[str, Metric] | None = None,
+        augment: Sequence[BatchTransform] = (),
         decay_all: bool = True,
         monitor: str = "val/loss",
         mode: Literal["min", "max"] = "min",
@@ -59,8 +61,9 @@ class Regression(LightningModule):
                 f"task: Regression needs values, and the data has {len(spec.classes)} classes; try task=classification"
             )
         self.spec = spec
-        self.preprocess = Standardize(spec.mean, spec.std, dims=len(spec.in_shape))
+        self.preprocess = preprocess(spec)
         self.scale = Standardize(spec.target_mean, spec.target_std, dims=1)
+        self.augment = nn.ModuleList(augment)
         self.net = net
         self.loss = loss or nn.MSELoss()
         self.optimizer, self.scheduler, self.decay_all = optimizer, scheduler, decay_all
@@ -75,9 +78,12 @@ class Regression(LightningModule):
         return self.scale.inverse(self.net(self.preprocess(x)))
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        values = self(batch.x)
-        loss: Tensor = self.loss(self.scale(values), self.scale(batch.y))
-        self.train_meter.update(loss, values, batch.y)
+        x, y = self.preprocess(batch.x), self.scale(batch.y)
+        for transform in self.augment:
+            x, y = transform(x, y)
+        outputs = self.net(x)
+        loss: Tensor = self.loss(outputs, y)
+        self.train_meter.update(loss, self.scale.inverse(outputs), batch.y)
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:

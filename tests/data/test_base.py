@@ -28,7 +28,7 @@ class Blobs(DataModule):
         y = torch.arange(200) % 4 == 3
         x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 10.0])
         official: dict[Any, Tensor] = {"test": torch.arange(180, 200)} if self.official else {}
-        return Samples(x=x, y=y.long(), classes=("a", "b"), official=official)
+        return Samples(x=x, y=y.long(), classes=("a", "b"), columns=("one", "two"), official=official)
 
 
 def ready(**options: Any) -> Blobs:
@@ -89,8 +89,10 @@ def test_a_split_that_cannot_be_is_refused(split: tuple[float, float, float], te
 def test_statistics_are_of_the_training_split_alone() -> None:
     data = ready()
     train = data.samples.x[data.indices["train"]]
-    assert data.spec.mean == pytest.approx(train.mean(0).tolist(), abs=1e-5)
-    assert data.spec.std == pytest.approx(train.std(0, unbiased=False).tolist(), rel=1e-5)
+    assert [column.mean for column in data.spec.columns] == pytest.approx(train.mean(0).tolist(), abs=1e-5)
+    assert [column.std for column in data.spec.columns] == pytest.approx(
+        train.std(0, unbiased=False).tolist(), rel=1e-5
+    )
     moved = Blobs()
     original = moved.load
     held_out = torch.cat([data.indices["val"], data.indices["test"]])
@@ -107,7 +109,7 @@ def test_statistics_are_of_the_training_split_alone() -> None:
 
 def test_statistics_of_images_are_by_channel_and_constants_divide_by_one() -> None:
     x = torch.stack([torch.arange(16.0).reshape(4, 4), torch.full((4, 4), 7.0)]).repeat(5, 1, 1, 1)
-    mean, std = mean_and_std(x.to(torch.uint8), chunk=2)
+    mean, std = mean_and_std(x.to(torch.uint8), torch.arange(5), chunk=2)
     assert mean == (7.5, 7.0)
     assert std == pytest.approx((np.arange(16).std(), 1.0), rel=1e-6)
 

@@ -8,7 +8,7 @@ import torch
 from src.errors import InputError
 from src.nets.cnn import CNN
 from src.nets.mlp import MLP
-from src.nets.standardize import Standardize
+from src.nets.preprocess import Standardize
 
 
 @pytest.mark.parametrize("in_shape", [(5,), (1, 8, 8), (3, 7, 5)])

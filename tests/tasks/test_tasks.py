@@ -11,15 +11,16 @@ from torch import nn
 from torchmetrics import MeanAbsoluteError
 
 from src.data.base import Batch
-from src.data.spec import Spec
+from src.data.spec import Column, Spec
 from src.tasks import meter as meter_module
 from src.tasks.classification import Classification
 from src.tasks.meter import Meter
 from src.tasks.optimizers import configure
 from src.tasks.regression import Regression
 
-CLASSES = Spec(in_shape=(4,), num_outputs=3, kind="table", classes=("a", "b", "c"), mean=(0.0,) * 4, std=(1.0,) * 4)
-VALUES = Spec(in_shape=(4,), num_outputs=1, kind="table", mean=(0.0,) * 4, std=(1.0,) * 4, target_mean=(50.0,),
+COLUMNS = tuple(Column(name) for name in "abcd")
+CLASSES = Spec(columns=COLUMNS, in_shape=(4,), num_outputs=3, kind="table", classes=("a", "b", "c"))
+VALUES = Spec(columns=COLUMNS, in_shape=(4,), num_outputs=1, kind="table", target_mean=(50.0,),
               target_std=(10.0,))  # fmt: skip
 
 

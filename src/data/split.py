@@ -1,0 +1,193 @@
+"""Which sample lies in which split, and whether the splits are what they should be."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.data.base import STAGES, Samples, Stage, counted
+from src.errors import InputError
+
+Indices = dict[Stage, Tensor]
+
+
+def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indices:
+    """Deal the samples out to training, validation and test.
+
+    Official splits are kept. What is left is stratified by class; or goes by group, so that none lies on both sides;
+    or by time, the oldest to training.
+
+    Raises:
+        InputError: when the shares or counts cannot be had from these samples.
+    """
+    total = len(samples.y)
+    indices = dict(samples.official)
+    taken = torch.zeros(total, dtype=torch.bool)
+    for index in indices.values():
+        taken[index] = True
+    free = torch.nonzero(~taken).flatten().numpy()
+    missing = [stage for stage in STAGES if stage not in indices]
+    counts = _counts(split, missing, len(free)) if missing else {}
+    if samples.time is not None:
+        free = free[np.argsort(samples.time.numpy()[free], kind="stable")]
+    # The last stage is cut off first, so that a longer training set leaves the test set as it is.
+    for stage in reversed(missing[1:]):
+        free, cut = _cut(samples, free, counts[stage], seed, f"data.split: {list(split)}")
+        indices[stage] = torch.from_numpy(np.sort(cut))
+    if missing:
+        count = counts[missing[0]]
+        if samples.groups is None and count < len(free):  # of the oldest, training takes the newest
+            free = free[len(free) - count :] if samples.time is not None else free[:count]
+        indices[missing[0]] = torch.from_numpy(np.sort(free))
+    for stage in STAGES:
+        if stage != "test" and len(indices[stage]) == 0:
+            name = {"train": "training", "val": "validation"}[stage]
+            raise InputError(f"data.split: {list(split)} leaves no {name} samples out of {total:,}")
+    return {stage: indices[stage] for stage in STAGES}
+
+
+def _cut(samples: Samples, free: Any, count: int, seed: int, problem: str) -> tuple[Any, Any]:
+    """The free samples parted in those that stay and those that are cut off."""
+    if count == 0:
+        return free, free[:0]
+    if samples.time is not None:
+        return free[:-count], free[-count:]
+    from sklearn.model_selection import GroupShuffleSplit, train_test_split
+
+    try:
+        if samples.groups is not None:
+            groups = samples.groups.numpy()[free]
+            parting = GroupShuffleSplit(1, test_size=count / len(free), random_state=seed)
+            stay, cut = next(parting.split(free, groups=groups))
+            return free[stay], free[cut]
+        stratify = samples.y.numpy()[free] if samples.classes else None
+        stay, cut = train_test_split(free, test_size=count, random_state=seed, stratify=stratify)
+        return stay, cut
+    except ValueError as error:
+        if samples.classes and samples.groups is None:
+            few = [f"{name} ({n})" for name, n in _class_counts(samples, torch.from_numpy(free)) if 0 < n < 3]
+            if few:
+                raise InputError(f"{problem} needs 3 samples of each class, one for each split; fewer have: "
+                                 f"{counted(few)}; add samples or remove the class") from None  # fmt: skip
+        raise InputError(f"{problem} does not fit {len(free):,} samples: {error}") from None
+
+
+def _counts(split: Sequence[float], stages: Sequence[Stage], total: int) -> dict[Stage, int]:
+    shares = {stage: split[STAGES.index(stage)] for stage in stages}
+    problem = f"data.split: {list(split)}"
+    if any(share < 0 for share in shares.values()) or sum(shares.values()) <= 0:
+        raise InputError(f"{problem}: expected three shares such as [0.7, 0.15, 0.15], or three counts, none negative")
+    if all(share <= 1 for share in split):
+        if len(stages) == len(STAGES) and abs(sum(split) - 1) > 1e-6:
+            raise InputError(f"{problem}: the shares add up to {sum(split):g}, not to 1")
+        whole = sum(shares.values())
+        counts = {stage: round(total * share / whole) for stage, share in shares.items()}
+        counts[stages[0]] = total - sum(counts[stage] for stage in stages[1:])
+        return counts
+    if any(share != int(share) for share in shares.values()):
+        raise InputError(f"{problem}: shares and counts are mixed; give three of one kind")
+    counts = {stage: int(share) for stage, share in shares.items()}
+    if sum(counts.values()) > total:
+        raise InputError(f"{problem}: asks for {sum(counts.values())} samples, and the source has {total}")
+    return counts
+
+
+def _class_counts(samples: Samples, index: Tensor) -> list[tuple[str, int]]:
+    counts = torch.bincount(samples.y[index], minlength=len(samples.classes)).tolist()
+    return list(zip(samples.classes, counts, strict=True))
+
+
+def check_classes(samples: Samples, indices: Indices) -> None:
+    """Refuse classes that training cannot learn.
+
+    Raises:
+        InputError: when there is one class only, or when training lacks a class that validation or test has.
+    """
+    if not samples.classes:
+        return
+    if len(samples.classes) < 2:
+        raise InputError(f"data: all samples are of one class, '{samples.classes[0]}'; at least two are needed")
+    trained = dict(_class_counts(samples, indices["train"]))
+    for stage in ("val", "test"):
+        lacking = [name for name, count in _class_counts(samples, indices[stage]) if count and not trained[name]]
+        if lacking:
+            raise InputError(f"data: classes in {stage} that training has no sample of: {counted(lacking)}; "
+                             f"add training samples, or remove them from {stage}")  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Duplicates
+
+
+def find_duplicates(samples: Samples, indices: Indices, then: str, notes: list[str]) -> None:
+    """Look for identical samples in different splits; note them, drop them from training, or refuse them.
+
+    Raises:
+        InputError: when there are some and `then` is `error`.
+    """
+    if then == "ignore":
+        return
+    keys = content_keys(samples)
+    split_of = np.full(len(keys), -1, dtype=np.int8)
+    for place, stage in enumerate(STAGES):
+        split_of[indices[stage].numpy()] = place
+    order = np.argsort(keys, kind="stable")
+    order = order[split_of[order] >= 0]
+    starts = np.flatnonzero(np.r_[True, keys[order][1:] != keys[order][:-1]]) if len(order) else np.array([], dtype=int)
+    lowest = np.minimum.reduceat(split_of[order], starts) if len(starts) else starts
+    highest = np.maximum.reduceat(split_of[order], starts) if len(starts) else starts
+    ends = np.r_[starts[1:], len(order)]
+    leaks = []  # (a sample, its twin in a later split)
+    in_training: list[int] = []
+    for group in np.flatnonzero(lowest != highest):
+        members = order[starts[group] : ends[group]]
+        first = members[split_of[members] == lowest[group]]
+        others = members[split_of[members] != lowest[group]]
+        leaks += [(int(first[0]), int(other)) for other in others]
+        if lowest[group] == 0:
+            in_training += first.tolist()
+    if not leaks:
+        return
+
+    def where(i: int) -> str:
+        return f"{samples.name(i)} ({STAGES[split_of[i]]})"
+
+    examples = "; ".join(f"{where(one)} = {where(other)}" for one, other in leaks[:3])
+    text = f"{len(leaks):,} samples stand identical in another split: {examples}"
+    if then == "error":
+        raise InputError(f"data: {text}; data.duplicates=drop removes them from training")
+    if then == "drop" and in_training:
+        keep = torch.ones(len(keys), dtype=torch.bool)
+        keep[torch.tensor(in_training)] = False
+        indices["train"] = indices["train"][keep[indices["train"]]]
+        notes.append(f"duplicates: {text}; {len(in_training):,} dropped from training")
+    else:
+        notes.append(f"duplicates: {text}; data.duplicates=drop removes them from training")
+
+
+def content_keys(samples: Samples) -> Any:
+    """A 64-bit key of each sample's content, `(N,)`; equal content has equal keys.
+
+    Sources that lie in files say their keys themselves (`content_keys`).
+    """
+    own = getattr(samples.x, "content_keys", None)
+    if own is not None:
+        return own()
+    weights: Any = None
+    keys = np.empty(len(samples.x), dtype=np.uint64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the sums wrap around, as is meant
+        for start in range(0, len(keys), 8192):
+            index = torch.arange(start, min(start + 8192, len(keys)))
+            rows = samples.x[index].contiguous().flatten(1).numpy().view(np.uint8)
+            rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8))).view(np.uint64)
+            if weights is None:
+                weights = np.random.default_rng(0).integers(0, 2**64, rows.shape[1], dtype=np.uint64) | np.uint64(1)
+            mixed = rows ^ (rows >> np.uint64(31))
+            keys[start : start + len(rows)] = (mixed * weights).sum(axis=1, dtype=np.uint64)
+    return keys

@@ -1,0 +1,83 @@
+"""The preprocessing that a task owns: raw values to standardized ones, on the training device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from src.data.spec import Column, Spec
+
+
+def preprocess(spec: Spec) -> nn.Module:
+    """The module that turns a raw batch of these data into what the net receives."""
+    return EncodeTable(spec.columns) if spec.columns else Standardize(spec.mean, spec.std, dims=len(spec.in_shape))
+
+
+class Standardize(nn.Module):
+    """`(x - mean) / std` for each channel or feature; its numbers are buffers, saved with the weights.
+
+    Args:
+        mean: of each channel or feature, in the raw input's unit.
+        std: likewise; none is zero.
+        dims: number of dimensions of one input without the batch: 3 for images, 1 for rows of a table.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], dims: int) -> None:
+        super().__init__()
+        shape = (-1,) + (1,) * (dims - 1)
+        self.register_buffer("mean", torch.tensor(mean).reshape(shape))
+        self.register_buffer("std", torch.tensor(std).reshape(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, …)` uint8 or float to float of the same shape."""
+        return (x - self.mean) / self.std
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """The way back: standardized values in the raw unit."""
+        return x * self.std + self.mean
+
+
+class EncodeTable(nn.Module):
+    """Rows of numbers and level places to what a net can take.
+
+    Numbers are standardized, and a missing one becomes the mean, 0; where the training split had missing ones, an
+    indicator follows. A category becomes one value for each level and a last one for what is missing or was never
+    seen in training.
+
+    Args:
+        columns: the features, as the training split had them.
+    """
+
+    mean: Tensor
+    std: Tensor
+    numbers: Tensor
+    indicated: Tensor
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        super().__init__()
+        places = {kind: [i for i, c in enumerate(columns) if (c.kind == "category") == kind] for kind in (True, False)}
+        numbers = [columns[i] for i in places[False]]
+        self.register_buffer("mean", torch.tensor([column.mean for column in numbers]))
+        self.register_buffer("std", torch.tensor([column.std for column in numbers]))
+        self.register_buffer("numbers", torch.tensor(places[False], dtype=torch.int64), persistent=False)
+        indicated = [i for i, column in enumerate(columns) if column.missing and column.kind != "category"]
+        self.register_buffer("indicated", torch.tensor(indicated, dtype=torch.int64), persistent=False)
+        self.categories = [(i, len(columns[i].levels)) for i in places[True]]
+        self.only_numbers = len(numbers) == len(columns) and not indicated
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, columns)` to `(B, sum of the columns' widths)`."""
+        if self.only_numbers:
+            return torch.nan_to_num((x - self.mean) / self.std, nan=0.0)
+        encoded = [torch.nan_to_num((x[:, self.numbers] - self.mean) / self.std, nan=0.0)]
+        encoded.append(x[:, self.indicated].isnan().to(x.dtype))
+        for place, levels in self.categories:
+            level = torch.nan_to_num(x[:, place], nan=-1.0).long()
+            level = torch.where((level < 0) | (level >= levels), levels, level)
+            encoded.append(nn.functional.one_hot(level, levels + 1).to(x.dtype))
+        return torch.cat(encoded, dim=1)
