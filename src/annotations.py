@@ -18,9 +18,9 @@ import operator
 import pathlib
 import types
 from collections.abc import Callable
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 _SCALARS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null",
@@ -50,7 +50,7 @@ def validate(value: Any, annotation: Any) -> Any:
     if isinstance(converted, list) and _tensor_in(annotation):
         import torch
 
-        return torch.tensor(converted)
+        return torch.tensor(converted, dtype=torch.float32)
     return converted
 
 
@@ -78,7 +78,13 @@ def expected_part(annotation: Any) -> tuple[Any, bool, int]:
             count = len(given) if isinstance(given, list) else 1
             return (result if inspect.isclass(result) else None), True, count
         origin = get_origin(member) or member
-        if inspect.isclass(origin) and origin not in _SCALARS and origin not in _CONTAINERS and origin is not type:
+        if (
+            inspect.isclass(origin)
+            and origin is not Any
+            and origin not in _SCALARS
+            and origin not in _CONTAINERS
+            and origin is not type
+        ):
             return origin, False, 0
     return None, False, 0
 
@@ -89,6 +95,11 @@ def element(annotation: Any) -> Any:
         if get_origin(member) in _CONTAINERS:
             return next((arg for arg in reversed(get_args(member)) if arg is not ...), Any)
     return Any
+
+
+# What YAML can write where a list or a mapping of parts is expected: none.
+_NO_LIST = Annotated[list[Any], Field(max_length=0)]
+_NO_MAPPING = Annotated[dict[str, Any], Field(max_length=0)]
 
 
 class _Nothing:
@@ -124,7 +135,8 @@ def _readable(annotation: Any) -> Any:
     if (origin or annotation) in _CONTAINERS:
         base: Any = _CONTAINERS[origin or annotation]
         inner = tuple(... if arg is ... else _readable(arg) for arg in args)
-        inner = tuple(Any if arg is _NOTHING else arg for arg in inner)
+        if _NOTHING in inner:  # a list of parts, which may be empty
+            return _NO_LIST if base is list else _NO_MAPPING
         return base[inner if len(inner) > 1 else inner[0]] if inner else base
     if _is_tensor(annotation):
         return list[Any]
@@ -161,6 +173,8 @@ def _words(annotation: Any) -> list[str]:
     if inspect.isclass(annotation) and issubclass(annotation, enum.Enum):
         return ["one of " + ", ".join(repr(member.value) for member in annotation)]
     base = origin or annotation
+    if annotation in (_NO_LIST, _NO_MAPPING):
+        return ["parts, each with a '_target_'"]
     if base is dict:
         return ["a mapping"]
     if base is tuple and args and ... not in args:

@@ -6,8 +6,6 @@ workers. Each draws from torch's generator, which is seeded for each batch (src/
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -32,9 +30,9 @@ class MixUp(BatchTransform):
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs `(B, …)` and targets `(B, …)`."""
-        share = _beta(self.alpha)
+        share = _beta(self.alpha, x)
         other = torch.randperm(len(x), device=x.device)
-        return torch.lerp(x[other], x, share), _blend(y, other, share)
+        return _blend(x, other, share), _blend(y, other, share)
 
 
 class CutMix(BatchTransform):
@@ -54,16 +52,18 @@ class CutMix(BatchTransform):
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Images `(B, C, H, W)` and targets `(B, …)`."""
-        _, _, height, width = x.shape
-        side = math.sqrt(1 - _beta(self.alpha))
-        row, column = torch.rand(2).tolist()
-        top, bottom = (_clip(row * height + half * side * height, height) for half in (-0.5, 0.5))
-        left, right = (_clip(column * width + half * side * width, width) for half in (-0.5, 0.5))
-        other = torch.randperm(len(x), device=x.device)
-        x = x.clone()
-        x[:, :, top:bottom, left:right] = x[other, :, top:bottom, left:right]
-        share = 1 - (bottom - top) * (right - left) / (height * width)
-        return x, _blend(y, other, share)
+        B, _, H, W = x.shape
+        side = (1 - _beta(self.alpha, x)).sqrt()
+        row, column = torch.rand(2, B, device=x.device)
+        top, bottom = ((H * (row + half * side)).clamp(0, H).round() for half in (-0.5, 0.5))
+        left, right = ((W * (column + half * side)).clamp(0, W).round() for half in (-0.5, 0.5))
+        rows, columns = torch.arange(H, device=x.device), torch.arange(W, device=x.device)
+        inside = ((rows >= top[:, None]) & (rows < bottom[:, None]))[:, None, :, None] & (
+            (columns >= left[:, None]) & (columns < right[:, None])
+        )[:, None, None, :]  # B, 1, H, W
+        other = torch.randperm(B, device=x.device)
+        share = 1 - (bottom - top) * (right - left) / (H * W)
+        return torch.where(inside, x[other], x), _blend(y, other, share)
 
 
 def _positive(alpha: float, name: str) -> float:
@@ -72,14 +72,12 @@ def _positive(alpha: float, name: str) -> float:
     return alpha
 
 
-def _beta(alpha: float) -> float:
-    # Drawn on the CPU, whatever the device: a number that the host needs costs no synchronization there.
-    return float(torch.distributions.Beta(alpha, alpha).sample())
+def _beta(alpha: float, x: Tensor) -> Tensor:
+    """A draw from Beta(alpha, alpha) for each sample, `(B,)`."""
+    concentration = torch.tensor(alpha, device=x.device)
+    return torch.distributions.Beta(concentration, concentration).sample((len(x),))
 
 
-def _clip(place: float, size: int) -> int:
-    return min(max(round(place), 0), size)
-
-
-def _blend(y: Tensor, other: Tensor, share: float) -> Tensor:
-    return torch.lerp(y[other], y, share)
+def _blend(x: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    """`share` of each sample, and the rest of another."""
+    return torch.lerp(x[other], x, share.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype))

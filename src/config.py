@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -29,8 +31,8 @@ COMMAND_LINE = "command line"
 # A config has these sections and no others: some are built from a `_target_`, the rest are plain values.
 PARTS = ("data", "net", "task", "trainer", "callbacks", "logger")
 VALUES = ("name", "tags", "seed", "threads")
-# Every option of these groups describes the same class. Swapping one replaces the option's own values, while the
-# experiment's (its number of epochs, say) stay, and give way to those that the new option sets itself.
+# Every option of these groups describes the same class. When one is swapped, what the experiment sets (its number of
+# epochs, say) stays, and gives way only to what the new option's own file says.
 SAME_CLASS = ("trainer",)
 
 
@@ -123,15 +125,27 @@ def compose(name: str = "digits", words: Sequence[str] = ()) -> Config:
 
 def _compose_files(name: str, swaps: Mapping[str, str], files: list[tuple[str, Path]]) -> dict[str, Any]:
     """The merged values of the experiment's files, with swapped groups put in the place of the old choice."""
-    with warnings.catch_warnings(), initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with warnings.catch_warnings(), initialize_config_dir(str(CONFIGS), version_base="1.3"), _plain_errors(name):
         # The experiment's own values follow its parts', which is the default; `_self_` would only say so.
         warnings.filterwarnings("ignore", message=".*Defaults list is missing `_self_`")
         values = _plain(hydra_compose(name))
         for group, option in swaps.items():
             new = _plain(hydra_compose(f"{group}/{option}"))[group]
-            own = _read_yaml(next(path for section, path in files if not section), []).get(group)
-            values[group] = {**(own or {}), **new} if group in SAME_CLASS else new
+            if group in SAME_CLASS:
+                experiment = _read_yaml(files[-1][1], []).get(group) or {}
+                own = _read_yaml(CONFIGS / group / f"{option}.yaml", [])
+                new = {**new, **experiment, **{key: new[key] for key in own if key != "defaults"}}
+            values[group] = new
     return dict(values)
+
+
+@contextmanager
+def _plain_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OmegaConfBaseException, HydraException) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"configs/{name}.yaml: its parts do not fit together: {reason}") from None
 
 
 def _dropped(key: str, swaps: Mapping[str, str]) -> bool:
@@ -263,7 +277,11 @@ def _files(name: str, section: str, swaps: Mapping[str, str], errors: list[str])
     path = CONFIGS / section / f"{name}.yaml"
     shown = path.relative_to(CONFIGS.parent).as_posix()
     files: list[tuple[str, Path]] = []
-    for entry in _read_yaml(path, errors).get("defaults") or []:
+    entries = _read_yaml(path, errors).get("defaults") or []
+    if not isinstance(entries, list):
+        errors.append(f"{shown}: defaults: expected a list such as '- data: digits', got {entries!r}")
+        return [(section, path)]
+    for entry in entries:
         if entry == "_self_":
             continue
         if isinstance(entry, dict) and len(entry) == 1 and not section:
@@ -274,6 +292,8 @@ def _files(name: str, section: str, swaps: Mapping[str, str], errors: list[str])
                 errors.append(error)
             else:
                 files += _files(str(option), str(group), {}, errors)
+        elif entry == name:
+            errors.append(f"{shown}: defaults: names itself")
         elif isinstance(entry, str) and (CONFIGS / section / f"{entry}.yaml").is_file():
             files += _files(entry, section, swaps, errors)
         else:

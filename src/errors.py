@@ -14,7 +14,9 @@ class InputError(Exception):
     """
 
     def __init__(self, lines: str | Sequence[str]) -> None:
-        self.lines = [lines] if isinstance(lines, str) else list(lines)
+        # A data loader's worker hands on an error as text, its traceback first.
+        lines = lines.rpartition("src.errors.InputError: ")[2].splitlines() if isinstance(lines, str) else lines
+        self.lines = list(lines)
         super().__init__("\n".join(self.lines))
 
 

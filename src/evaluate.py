@@ -39,6 +39,15 @@ def evaluate(run: Run, stages: tuple[Stage, ...] = ("val", "test")) -> dict[str,
     return metrics
 
 
+def _compare_split(run: Run) -> None:
+    """Say so when the data is split in another way than it was in training: test samples may have been trained on."""
+    path = run.path / "meta.json"
+    trained = read_json(path).get("split_hash") if path.exists() else None
+    if trained and trained != run.data().split_hash():
+        print("WARNING    the split is another one than in training: the data or data.split have changed since; "
+              "what is measured may have been trained on")  # fmt: skip
+
+
 def main(argv: list[str]) -> dict[str, float]:
     parser = Parser("evaluate", "RUN [--split val|test]", "Measure a run's best checkpoint again.")
     parser.add_argument("run", metavar="RUN", help="a folder in logs/, a .ckpt file, 'latest' or '<config>/latest'")
@@ -50,11 +59,12 @@ def main(argv: list[str]) -> dict[str, float]:
     from src.train import table
 
     parts.check(run.config)
+    _compare_split(run)
     metrics = evaluate(run, (flags.split,) if flags.split else ("val", "test"))
     table(metrics)
     trained = {name: value for name, value in run.metrics.items() if name in metrics}
     differing = [name for name, value in trained.items() if value != metrics[name]]
-    print(f"\nrun        {shown(run.path)}")
+    print(f"\nrun        {shown(run.path)} ({run.checkpoint_file.name})")
     for name in differing:
         print(f"differs    {name}: {metrics[name]!r} now, {trained[name]!r} at the end of training")
     if trained and not differing:

@@ -91,8 +91,8 @@ def check(config: Config) -> None:
     seed, threads = resolved.get("seed"), resolved.get("threads")
     if type(seed) is int and not 0 <= seed < 2**32:
         report("seed", f"expected a number from 0 to {2**32 - 1}, got {seed}")
-    if type(threads) is int and threads < 1:
-        report("threads", f"expected at least 1, got {threads}")
+    if type(threads) is int and not 1 <= threads <= 1024:
+        report("threads", f"expected a number from 1 to 1024, got {threads}")
 
     for section, kind in KINDS.items():
         node = resolved.get(section)
@@ -140,7 +140,7 @@ def resolve(config: Config, spec: Any = None, report: _Report | None = None) -> 
 
     names = [field.name for field in dataclasses.fields(Spec)]
     of_spec = dataclasses.asdict(spec) if spec is not None else {name: f"{_LATER}{name}" for name in names}
-    tree = OmegaConf.create({**config.values, "spec": of_spec})
+    tree = OmegaConf.create({**dataclasses.asdict(Values()), **config.values, "spec": of_spec})
 
     def walk(value: Any, node: Any, path: str) -> Any:
         if isinstance(value, dict):
@@ -161,6 +161,11 @@ def resolve(config: Config, spec: Any = None, report: _Report | None = None) -> 
             report(path, f"{value}: {message}")
             return _UNRESOLVED
         if isinstance(found, str) and _LATER in found:
+            if path.partition(".")[0] not in ("net", "task"):
+                line = f"{value}: the data's spec is known to net and task alone"
+                if report is None:
+                    raise InputError(f"{path}: {line} ({config.origin(path)})")
+                report(path, line)
             return _UNRESOLVED
         return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
 
@@ -223,6 +228,8 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
         found: dict[str, inspect.Parameter] = {}
         for init in chain or [target.__new__]:
             own, passes_on = _own_parameters(init, skip_self=True)
+            if found or init is not chain[0]:  # a base's: what the class fills in by itself need not be given
+                own = {name: p if p.default is not p.empty else p.replace(default=None) for name, p in own.items()}
             found = {**own, **found}
             if not passes_on:
                 break
@@ -230,7 +237,6 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
     own, passes_on = _own_parameters(target, skip_self=False)
     result = returned(target)
     if passes_on and inspect.isclass(result):
-        # What the function fills in by itself need not be given.
         own = {**{name: p.replace(default=None) for name, p in parameters(result).items()}, **own}
     return own
 
@@ -361,14 +367,18 @@ def _build_part(node: Any, key: str, given: Mapping[str, Any], config: Config, p
     }
     if partial:
         return functools.partial(target, **arguments)
+    if not {"monitor", "mode"} <= accepted.keys():  # a mode of something else
+        given = {name: value for name, value in given.items() if name not in ("monitor", "mode")}
     arguments = {**{name: value for name, value in given.items() if name in accepted}, **arguments}
-    if target.__module__.startswith("src."):
-        return target(**arguments)
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    # In a module of this repository, a TypeError is more likely to be a mistake there than in the values.
+    refusals: tuple[type[Exception], ...] = (ValueError, MisconfigurationException, ImportError)
+    if not target.__module__.startswith("src."):
+        refusals += (TypeError,)
     try:
         return target(**arguments)
-    except (ValueError, TypeError, MisconfigurationException) as error:
+    except refusals as error:
         message = str(error).partition("\n")[0]
         raise InputError(f"{key}: {target.__name__}: {message} ({config.origin(key)})") from error
 

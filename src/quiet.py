@@ -8,7 +8,7 @@ import warnings
 MESSAGES = (
     # Lightning asks torch's own pytree in the old way; only Lightning can change it.
     r".*isinstance\(treespec, LeafSpec\)` is deprecated",
-    # Data that lies in memory is served fastest by the main process; src.benchmark tells where workers would help.
+    # Data that lies in memory is served fastest by the main process, and files have workers by their config.
     r".*does not have many workers which may be a bottleneck",
     # The values of an epoch are logged whatever the interval is.
     r".*is smaller than the logging interval Trainer\(log_every_n_steps",

@@ -61,7 +61,10 @@ class Run:
             return cls(Path(told))
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
         folder = LOGS / name
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{shown(folder)}: the runs' folder cannot be made: {error.strerror}") from None
         number = 1
         while True:
             path = folder / (stamp if number == 1 else f"{stamp}_{number}")
@@ -70,6 +73,8 @@ class Run:
             except FileExistsError:
                 number += 1
                 continue
+            except OSError as error:
+                raise InputError(f"{shown(path)}: the run's directory cannot be made: {error.strerror}") from None
             os.environ["KINDLING_RUN"] = str(path)
             return cls(path)
 
@@ -134,6 +139,14 @@ class Run:
     # -----------------------------------------------------------------------------------------------------------
     # What others read
 
+    @property
+    def checkpoint_file(self) -> Path:
+        """The file that `task` is loaded from: the one that was named, else the best, else the last."""
+        if self._checkpoint is not None:
+            return self._checkpoint
+        best, last = self.checkpoints / "best.ckpt", self.checkpoints / "last.ckpt"
+        return last if last.exists() and not best.exists() else best
+
     @cached_property
     def checkpoint(self) -> dict[str, Any]:
         """The checkpoint's content: tensors and plain values, loaded to the CPU.
@@ -143,10 +156,7 @@ class Run:
         """
         import torch
 
-        path = self._checkpoint
-        if path is None:
-            found = [self.checkpoints / name for name in ("best.ckpt", "last.ckpt")]
-            path = next((file for file in found if file.exists()), found[0])
+        path = self.checkpoint_file
         try:
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
@@ -165,8 +175,13 @@ class Run:
         """The config, from config.yaml, or from the checkpoint where a checkpoint is all there is."""
         path = self.path / "config.yaml"
         if self._checkpoint is None or path.exists():
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-            name, origin = values.pop("config"), shown(path)
+            try:
+                values = yaml.safe_load(path.read_text(encoding="utf-8"))
+                name, origin = values.pop("config"), shown(path)
+            except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+                reason = " ".join(str(error).split())
+                raise InputError(f"{shown(path)}: not a run's config: {reason}; the checkpoint holds it too: "
+                                 f"name {shown(self.checkpoints / 'best.ckpt')} instead") from None  # fmt: skip
         else:
             content = self.checkpoint["kindling"]
             name, values, origin = content["name"], content["config"], shown(self._checkpoint)
@@ -183,7 +198,13 @@ class Run:
     def task(self) -> LightningModule:
         """The trained task in eval mode, on the CPU: `run.task(x)` takes raw input."""
         task = build_task(self.config, self.spec)
-        task.load_state_dict(self.checkpoint["state_dict"])
+        try:
+            task.load_state_dict(self.checkpoint["state_dict"])
+        except RuntimeError as error:
+            reason = " ".join(str(error).partition(":\n")[2].split()) or str(error)
+            raise InputError(
+                f"{shown(self.path)}: the checkpoint does not fit the net of its config: {reason}"
+            ) from None
         return task.eval()
 
     def data(self) -> DataModule:
@@ -277,7 +298,12 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("not an object")
+    except (UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"{shown(path)}: not readable: {error}; remove it") from None
     return values
 
 

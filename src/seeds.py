@@ -13,5 +13,7 @@ import struct
 
 def derive(*numbers: int) -> int:
     """A 63-bit seed that is a function of the given integers (and of their order), in about 1 µs."""
-    digest = hashlib.blake2b(struct.pack(f"<{len(numbers)}q", *numbers), digest_size=8).digest()
+    digest = hashlib.blake2b(
+        struct.pack(f"<{len(numbers)}q", *(number % 2**63 for number in numbers)), digest_size=8
+    ).digest()
     return int.from_bytes(digest, "little") >> 1

@@ -54,6 +54,7 @@ def fit(config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), ini
         InputError: when the data or a constructor refuses a value; nothing was trained then.
     """
     import torch
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import seed_everything
     from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -72,6 +73,9 @@ def fit(config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), ini
     seed_everything(values.seed, verbose=False)
     task = build_task(config, data.spec, data.augment)
     taken = take_weights(task, init) if init else None
+    for name in ("monitor", "mode", "net"):
+        if not hasattr(task, name):
+            raise InputError(f"task: {type(task).__name__} has no '{name}'; a task has net, monitor and mode")
     trainer = build_trainer(config, run, task, data.spec)
     parameters = sum(parameter.numel() for parameter in task.parameters())
     if trainer.is_global_zero:
@@ -84,13 +88,15 @@ def fit(config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), ini
     print(f"{config.name}: {type(task.net).__name__} with {parameters:,} parameters on {trainer.strategy.root_device}, "
           f"{values.threads} threads; {sizes}")  # fmt: skip
 
-    for note in data.notes:
+    for note in [*data.notes, *getattr(task, "notes", [])]:
         print(note)
     metrics: dict[str, float] = {}
     loggers = trainer.loggers
     reason = "failed"
     try:
         trainer.fit(task, datamodule=data)
+        if not list(run.checkpoints.glob("*.ckpt")):  # too short a training for one
+            trainer.save_checkpoint(run.checkpoints / "last.ckpt")
         best = run.checkpoints / "best.ckpt"
         if best.exists():
             task.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
@@ -100,10 +106,14 @@ def fit(config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), ini
             logger.log_metrics({name: value for name, value in metrics.items() if name.startswith("test/")},
                                step=trainer.global_step)  # fmt: skip
         reason = "finished"
+    except MisconfigurationException as error:
+        raise InputError(f"trainer: {' '.join(str(error).split())}") from error
     except (KeyboardInterrupt, SystemExit):
         reason = "interrupted"
         raise
     finally:
+        for note in data.final_notes():
+            print(note)
         for logger in loggers:
             logger.close() if isinstance(logger, TensorBoard) else logger.finalize("success")
         seconds = round(time.perf_counter() - started, 3)
@@ -155,11 +165,12 @@ def build_trainer(config: Config, run: Run | None, task: LightningModule, spec: 
 def measure(trainer: Trainer, task: LightningModule, data: Any, stage: Stage) -> dict[str, float]:
     """The metrics of one stage with the task's present weights; nothing is logged."""
     trainer.loggers = []
-    if stage == "val":
-        (metrics,) = trainer.validate(task, dataloaders=data.val_dataloader(), verbose=False)
-    else:
-        (metrics,) = trainer.test(task, dataloaders=data.loader(stage), verbose=False)
-    return as_floats(metrics)
+    if len(data.indices[stage]) == 0:
+        return {}
+    measured = (trainer.validate if stage == "val" else trainer.test)(
+        task, dataloaders=data.loader(stage), verbose=False
+    )
+    return as_floats(measured[0]) if measured else {}  # nothing where limit_…_batches is 0
 
 
 def take_weights(task: LightningModule, init: Run) -> dict[str, Any]:

@@ -59,6 +59,51 @@ def mistakes(verb: str, *argv: str) -> list[str]:
     return caught.value.lines
 
 
+@pytest.fixture(scope="session")
+def small_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, object]]]:
+    """A folder whose data/ holds a little of what the configs would download, in the real formats; and what
+    torchvision has to believe of it."""
+    from PIL import Image
+    from sklearn.datasets import load_diabetes, load_digits
+    from sklearn.datasets import load_iris
+    from torchvision import datasets
+
+    from tests import make_cifar, make_mnist
+
+    root = tmp_path_factory.mktemp("small")
+    iris = load_iris()
+    rows = zip(iris.data.tolist(), iris.target_names[iris.target], strict=True)
+    lines = [",".join([*map(str, x), str(species)]) for x, species in rows]
+    (root / "iris.csv").write_text("\n".join(["sepal length,sepal width,petal length,petal width,species", *lines]))
+    for name in ("MNIST", "FashionMNIST"):
+        make_mnist.write(root / "data" / name / "raw", 600, 300)
+    images, digits = load_digits(return_X_y=True)
+    for i, (image, digit) in enumerate(zip(images[:120], digits[:120], strict=True)):
+        folder = root / "cards" / f"digit {digit}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image.reshape(8, 8) * 15.9).astype("uint8")).resize((16, 16)).save(folder / f"{i}.png")
+    diabetes = load_diabetes(scaled=False)
+    rows = [
+        ",".join(map(str, [*values, target])) for values, target in zip(diabetes.data, diabetes.target, strict=True)
+    ]
+    (root / "houses.csv").write_text("\n".join([",".join([*diabetes.feature_names, "price"]), *rows]) + "\n")
+    return root, {known.__name__: make_cifar.write(root / "data", known, 1000, 200)
+                  for known in (datasets.CIFAR10, datasets.CIFAR100)}  # fmt: skip
+
+
+@pytest.fixture
+def small_data(small_files: tuple[Path, dict[str, dict[str, object]]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """For tests that train any config: relative paths of its data lead into this folder, which holds a data/."""
+    root, believed = small_files
+    monkeypatch.setattr("src.data.base.ROOT", root)
+    monkeypatch.setattr("src.data.image_folder.DATA", root / "data")
+    monkeypatch.setenv("HOME", str(root))
+    for name, attributes in believed.items():
+        for attribute, value in attributes.items():
+            monkeypatch.setattr(f"torchvision.datasets.{name}.{attribute}", value)
+    return root
+
+
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """A copy of the repository, for processes that write into it."""

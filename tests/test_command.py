@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from src.config import configs, groups
 from tests.conftest import mistakes
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -29,8 +30,8 @@ def test_first_mistakes_import_no_torch_and_leave_nothing(command: Command, repo
     done = command("-c", NO_TORCH.format("src.train"), "digit", "data=digit")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        "digit: no such config; did you mean 'digits'? (configs/ has: breast_cancer, diabetes, digits)",
-        "data=digit: no such option; did you mean 'digits'? (configs/data/ has: breast_cancer, diabetes, digits) "
+        f"digit: no such config; did you mean 'digits'? (configs/ has: {', '.join(configs())})",
+        f"data=digit: no such option; did you mean 'digits'? (configs/data/ has: {', '.join(groups()['data'])}) "
         "(command line)",
     ]
     assert not (repository / "logs").exists()
@@ -50,6 +51,7 @@ def test_the_commands_are_listed(command: Command) -> None:
     done = command("-m", "src")
     assert done.stdout.splitlines() == [
         "python -m src.evaluate   Measure a run again: its checkpoint, on the validation or the test split of its data.",
+        "python -m src.look       Look at the data as the net will see it, before training: a summary, and pictures in a folder.",
         "python -m src.train      Train an experiment: fit it, test the best checkpoint, and leave a run in logs/.",
     ]
 

@@ -59,6 +59,12 @@ def test_swapping_the_trainer_keeps_what_the_experiment_sets(configs: Path) -> N
     assert compose("a", ["trainer=debug"]).values["trainer"] == {"max_epochs": 9, "limit": 3}
 
 
+def test_a_trainer_option_says_only_what_its_own_file_says(configs: Path) -> None:
+    (configs / "trainer" / "gpu.yaml").write_text("defaults:\n  - default\naccelerator: gpu\n")
+    trainer = compose("a", ["trainer=gpu"]).values["trainer"]
+    assert trainer == {"max_epochs": 9, "default_only": 1, "accelerator": "gpu"}
+
+
 def test_a_group_that_the_experiment_does_not_name_can_be_added(configs: Path) -> None:
     (configs / "net" / "mlp.yaml").write_text("_target_: src.MLP\n")
     assert compose("a", ["net=mlp"]).values["net"] == {"_target_": "src.MLP"}
@@ -125,6 +131,16 @@ def test_mistakes_in_files_name_the_file(configs: Path) -> None:
 def test_a_yaml_error_names_file_and_line(configs: Path) -> None:
     (configs / "data" / "one.yaml").write_text("x: 1\ny: [1, 2\nz: 3\n")
     assert lines("a") == ["configs/data/one.yaml:3: not valid YAML: expected ',' or ']', but got ':'"]
+
+
+def test_defaults_that_cannot_be(configs: Path) -> None:
+    (configs / "data" / "one.yaml").write_text("defaults:\n  - one\n")
+    assert lines("a") == ["configs/data/one.yaml: defaults: names itself"]
+    (configs / "data" / "one.yaml").write_text("defaults: two\n")
+    assert lines("a") == ["configs/data/one.yaml: defaults: expected a list such as '- data: digits', got 'two'"]
+    (configs / "data" / "one.yaml").write_text("x: 1\n")
+    (configs / "a.yaml").write_text("defaults:\n  - data: one\ndata: [1]\n")
+    assert lines("a")[0].startswith("configs/a.yaml: its parts do not fit together: ")
 
 
 def test_a_value_is_no_section(configs: Path) -> None:

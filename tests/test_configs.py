@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 
 from src import train as train_module
 from src.config import CONFIGS, ROOT, configs, first_comment, groups
+from src.errors import InputError
 from src.evaluate import evaluate
 from src.run import Run, load_run
 from tests.conftest import checked, train
@@ -23,13 +24,19 @@ GOLDEN: dict[str, list[float]] = {'digits': [2.38022, 2.11184, 1.43262, 1.03606,
                    0.430956, 0.423444, 0.410989, 0.442661, 0.354211, 0.351454, 0.322121, 0.345504, 0.261844,
                    0.335439, 0.283887]}  # fmt: skip
 
+# What a config needs besides its name to be trained here: files in `small_data`, or less to compute.
+WORDS: dict[str, tuple[str, ...]] = {"cifar10": ("data.batch_size=16",), "cifar100": ("data.batch_size=16",),
+                                    "image_folder": ("data.root=~/cards",),
+                                    "table": ("data.path=houses.csv", "data.target=price")}  # fmt: skip
 
+
+@pytest.mark.usefixtures("small_data")
 @pytest.mark.parametrize("name", configs())
 def test_a_config_trains_and_evaluates_to_the_same_numbers(name: str) -> None:
-    result = train(name)
+    result = train(name, *WORDS.get(name, ()))
     assert all(value == value for value in result.metrics.values())  # no NaN
     run = load_run(result.run.path)
-    x = run.data().samples.x[:3]
+    x = run.data().samples.x[torch.arange(3)]
     assert run.task(x).shape == (3, run.spec.num_outputs)
     assert evaluate(run) == result.metrics
 
@@ -45,6 +52,11 @@ def test_a_config_says_what_it_is(path: Path) -> None:
 def test_every_option_of_a_group_is_used_or_composes(group: str, option: str) -> None:
     used = f"- {group}: {option}\n" in "".join(path.read_text() for path in CONFIGS.glob("*.yaml"))
     assert used or checked("digits", f"{group}={option}")
+
+
+def test_a_data_set_is_found_by_its_nearest_name() -> None:
+    with pytest.raises(InputError, match=r"^data=mnst: no such option; did you mean 'mnist'\? \(configs/data/ has: "):
+        checked("digits", "data=mnst")
 
 
 def test_no_address_of_an_index() -> None:

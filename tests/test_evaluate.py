@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from src.run import load_run
-from tests.conftest import call, train
+from tests.conftest import call, mistakes, train
 
 
 def test_the_numbers_are_those_of_the_training(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,3 +38,33 @@ def test_the_last_checkpoint_can_be_named() -> None:
     run = train("digits").run
     call("evaluate", str(run.checkpoints / "last.ckpt"))
     assert load_run(run.checkpoints / "last.ckpt").checkpoint["epoch"] == 1
+
+
+def test_another_split_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    run = train("digits").run
+    path = run.path / "config.yaml"
+    path.write_text(
+        path.read_text().replace(
+            "_target_: src.data.digits.Digits", "_target_: src.data.digits.Digits\n  split_seed: 5"
+        )
+    )
+    call("evaluate", "latest")
+    assert "WARNING    the split is another one than in training" in capsys.readouterr().out
+
+
+def test_broken_files_are_named() -> None:
+    run = train("digits").run
+    path = run.path / "config.yaml"
+    text = path.read_text()
+    path.write_text("")
+    shown = str(run.checkpoints / "best.ckpt")
+    (line,) = mistakes("evaluate", "latest")
+    assert line.startswith(f"{path}: not a run's config: ")
+    assert line.endswith(f"; the checkpoint holds it too: name {shown} instead")
+    path.write_text(text.replace("src.nets.cnn.CNN", "src.nets.cnn.CNN\n  channels: [8]"))
+    (line,) = mistakes("evaluate", "latest")
+    assert line.startswith(f"{run.path}: the checkpoint does not fit the net of its config: ")
+    path.write_text(text)
+    (run.path / "metrics.json").write_text("{")
+    (line,) = mistakes("evaluate", "latest")
+    assert line.startswith(f"{run.path / 'metrics.json'}: not readable: ")

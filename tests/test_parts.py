@@ -59,8 +59,12 @@ def lines(*words: str, name: str = "digits") -> list[str]:
          "(command line)"),
         ("callbacks=[]", "callbacks: expected named parts, each with its '_target_', got [] (command line)"),
         ("seed=-1", "seed: expected a number from 0 to 4294967295, got -1 (command line)"),
-        ("threads=0", "threads: expected at least 1, got 0 (command line)"),
+        ("threads=0", "threads: expected a number from 1 to 1024, got 0 (command line)"),
         ("tags=a", "tags: expected a list of texts, got 'a' (command line)"),
+        ("trainer.max_epochs=${spec.num_outputs}",
+         "trainer.max_epochs: ${spec.num_outputs}: the data's spec is known to net and task alone (command line)"),
+        ("data.train_transforms=[foo]",
+         "data.train_transforms: expected parts, each with a '_target_' or null, got ['foo'] (command line)"),
         ("data.batch_size=${oc.env:NO_SUCH_NAME}",
          "data.batch_size: ${oc.env:NO_SUCH_NAME}: Environment variable 'NO_SUCH_NAME' not found (command line)"),
         ("net.dropout=${spec.num_output}",
@@ -141,6 +145,30 @@ def test_a_refusal_of_a_library_is_one_line() -> None:
     assert caught.value.lines == ["trainer: Trainer: No supported gpu backend found! (configs/trainer/gpu.yaml)"]
 
 
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("net.dropout=2", "net: CNN: dropout probability has to be between 0 and 1, but got 2.0 (command line)"),
+        ("net.channels=[0]", "net: CNN: expected at least 1 channel in each block, got [0] (command line)"),
+    ],
+)
+def test_a_refusal_of_a_constructor_is_one_line(word: str, line: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parts.build(checked("digits", word), "net", spec=SPEC, in_shape=SPEC.in_shape, num_outputs=7)
+    assert caught.value.lines == [line]
+
+
+def test_an_extra_that_is_not_installed_is_named() -> None:
+    with pytest.raises(InputError) as caught:
+        parts.build(checked("digits", "logger.mine._target_=lightning.pytorch.loggers.CometLogger"), "logger.mine")
+    assert caught.value.lines[0].startswith("logger.mine: CometLogger: ")
+
+
+def test_a_mode_of_something_else_is_left_alone() -> None:
+    finder = checked("digits", "callbacks.find._target_=lightning.pytorch.callbacks.BatchSizeFinder")
+    assert parts.build(finder, "callbacks.find", monitor="val/loss", mode="min")._mode == "power"
+
+
 def test_references_are_resolved_when_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIZE", "32")
     config = checked("digits", "data.batch_size=${oc.decode:${oc.env:SIZE}}", "net.dropout=${task.loss.label_smoothing}",
@@ -148,3 +176,4 @@ def test_references_are_resolved_when_used(monkeypatch: pytest.MonkeyPatch) -> N
     assert config.values["data"]["batch_size"] == "${oc.decode:${oc.env:SIZE}}"
     assert parts.resolve(config)["data"]["batch_size"] == 32
     assert parts.resolve(config)["net"]["dropout"] == 0.5
+    assert parts.resolve(checked("digits", "name=run-${seed}"))["name"] == "run-0"

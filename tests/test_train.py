@@ -136,11 +136,60 @@ def test_another_runs_weights_are_taken_where_they_fit(capsys: pytest.CaptureFix
         ["task.scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "task.scheduler.max_lr=0.01"],
         ["task.scheduler._target_=torch.optim.lr_scheduler.StepLR", "task.scheduler.step_size=1"],
         ["task.scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau", "task.scheduler.patience=0"],
+        [
+            "task.scheduler._target_=torch.optim.lr_scheduler.CyclicLR",
+            "task.scheduler.base_lr=0.001",
+            "task.scheduler.max_lr=0.01",
+            "task.optimizer._target_=torch.optim.SGD",
+        ],
+        ["trainer.max_epochs=null", "trainer.max_steps=5"],
+        ["task.optimizer._target_=torch.optim.LBFGS", "task.scheduler=null"],
+        ["task.loss.weight=[1,1,1,1,1,1,1,1,1,1]"],
         ["task.scheduler=null", "task.decay_all=false", "task.optimizer._target_=torch.optim.SGD"],
     ],
 )
 def test_any_optimizer_and_scheduler(words: list[str]) -> None:
     assert train("digits", *words).metrics["val/loss"] > 0
+
+
+def test_what_is_not_there_is_not_measured() -> None:
+    assert {name.partition("/")[0] for name in train("digits", "data.split=[0.8,0.2,0]").metrics} == {"val"}
+    assert {name.partition("/")[0] for name in train("digits", "trainer.limit_test_batches=0").metrics} == {"val"}
+
+
+def test_a_training_without_a_step_can_be_loaded() -> None:
+    train("digits", "trainer.max_epochs=0")
+    assert load_run("latest").checkpoint_file.name == "last.ckpt"
+    call("evaluate", "latest")
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("task.monitor=val/acuracy", "task.monitor: no metric 'val/acuracy'; did you mean 'val/accuracy'? (there are: "
+         "val/loss, val/accuracy, val/auroc, val/f1, val/precision, val/recall)"),
+        ("task.metrics.loss._target_=torchmetrics.MeanMetric",
+         "task.metrics.loss: the name is taken by the loss; choose another"),
+        ("task.metrics.f1._target_=torchmetrics.MeanMetric",
+         "task.metrics.f1: the name is taken by a metric of the task; choose another"),
+        ("task.scheduler.T_max=0", "task.scheduler.T_max: expected at least 1, got 0"),
+        ("trainer.overfit_batches=-3", "trainer: Trainer: You have passed invalid value -3 for overfit_batches, it has to be in "
+         "[0.0, 1.0] or an int. (command line)"),
+        ("task._target_=lightning.pytorch.LightningModule",
+         "task: LightningModule has no 'monitor'; a task has net, monitor and mode"),
+    ],
+)  # fmt: skip
+def test_what_only_a_constructor_can_tell_is_one_line(word: str, line: str, logs: Path) -> None:
+    assert mistakes("train", "digits", word) == [line]
+    assert folders(logs) == []
+
+
+def test_logs_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("src.run.LOGS", tmp_path / "file")
+    assert mistakes("train", "digits") == [
+        f"{tmp_path / 'file' / 'digits'}: the runs' folder cannot be made: Not a directory"
+    ]
 
 
 def test_early_stopping_is_told_what_to_watch() -> None:

@@ -147,11 +147,23 @@ class DataModule(LightningDataModule):
     def load(self) -> Samples:
         """All samples of the source. Called once in each process, after `download`."""
 
+    def dataset(self, samples: Samples, stage: Stage) -> BatchDataset:
+        """The samples as one stage reads them."""
+        return BatchDataset(samples, self.transforms[stage], self.seed if stage == "train" else None)
+
+    def statistics(self, samples: Samples, train: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel or feature over the training samples."""
+        return mean_and_std(samples.x, train)
+
+    def final_notes(self) -> list[str]:
+        """What is known of the data only after training."""
+        return []
+
     def describe(self, samples: Samples, train: Tensor) -> Spec:
         """The spec; whatever it fits, it fits on the training samples, numbers `(N,)`, alone."""
         first = self.datasets["test"][(0, 0, train[:1])].x[0]
         table = first.ndim == 1
-        mean, std = mean_and_std(samples.x, train)
+        mean, std = self.statistics(samples, train)
         columns = tuple(Column(name, mean=m, std=s) for name, m, s in zip(samples.columns, mean, std, strict=True)) \
             if table else ()  # fmt: skip
         return Spec(
@@ -177,16 +189,23 @@ class DataModule(LightningDataModule):
         self.indices = split_samples(samples, self.split, self.split_seed)
         check_classes(samples, self.indices)
         find_duplicates(samples, self.indices, self.duplicates, self.notes)
-        self.datasets = {
-            stage: BatchDataset(samples, self.transforms[stage], self.seed if stage == "train" else None)
-            for stage in STAGES
-        }
+        self.datasets = {stage: self.dataset(samples, stage) for stage in STAGES}
         self.spec = self.describe(samples, self.indices["train"])
+        self._compare_shapes()
         if self.balanced and not samples.classes:
             raise InputError("data.sampler: 'balanced' needs classes, and the data has values")
         if self.balanced:
             self.notes.append("sampler: balanced, each class equally often in training")
         self._samples = samples
+
+    def _compare_shapes(self) -> None:
+        """Training and test transforms have to end in one shape."""
+        if self.transforms["train"] is None and self.transforms["test"] is None:
+            return
+        train = tuple(self.datasets["train"][(0, 0, self.indices["train"][:1])].x.shape[1:])
+        if train != self.spec.raw_shape:
+            raise InputError(f"data.train_transforms give {train} and test samples are {self.spec.raw_shape}; "
+                             "make data.test_transforms (or data.size) end in the same shape")  # fmt: skip
 
     @property
     def samples(self) -> Samples:
@@ -208,14 +227,16 @@ class DataModule(LightningDataModule):
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["index", "name", "split"])
         for stage in STAGES:
-            writer.writerows([i, self.samples.name(i), stage] for i in self.indices[stage].tolist())
+            for some in torch.split(self.indices[stage], 4096):  # a list of all would take more memory than a table
+                writer.writerows([i, self.samples.name(i), stage] for i in some.tolist())
         return text.getvalue()
 
     def loader(self, stage: Stage) -> DataLoader[Batch]:
         """The batches of one stage. Only training shuffles."""
         training = stage == "train"
         labels = self.samples.y[self.indices[stage]] if training and self.balanced else None
-        order = BatchOrder(self.indices[stage], self.batch_size, self.seed if training else None, labels)
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        order = BatchOrder(self.indices[stage], self.batch_size, self.seed if training else None, labels, rank, ranks)
         return DataLoader(
             self.datasets[stage],
             sampler=order,
@@ -273,8 +294,22 @@ class BatchDataset(Dataset[Batch]):
         if self.transform is None:
             x = self.samples.x[index]
         else:
-            x = torch.stack([self._transformed(epoch, i) for i in index.tolist()])
+            x = self._stacked([self._transformed(epoch, i) for i in index.tolist()])
+        unreadable = getattr(self.samples.x, "unreadable", None)
+        if unreadable is not None and bool(unreadable[index].any()):
+            readable = ~unreadable[index]
+            x, index = x[readable], index[readable]
+            if not len(index):
+                raise InputError("data: not one picture of a whole batch can be read")
         return Batch(x, self.samples.y[index], index, (epoch, batch))
+
+    def _stacked(self, transformed: list[Tensor]) -> Tensor:
+        shapes = {tuple(sample.shape): None for sample in transformed}
+        if len(shapes) > 1:
+            raise InputError(f"data transforms give samples of different shapes: {counted(list(map(str, shapes)))}; "
+                             "end them with one that sets the size, such as torchvision.transforms.v2.Resize with "
+                             "size=[64,64]")  # fmt: skip
+        return torch.stack(transformed)
 
     def _transformed(self, epoch: int, i: int) -> Tensor:
         assert self.transform is not None
@@ -295,13 +330,24 @@ class BatchOrder(Sampler[tuple[int, int, Tensor]]):
         batch_size: samples in a batch.
         seed: shuffles each epoch in its own way; None keeps the order as it is.
         labels: the samples' classes `(N,)`, to draw each class equally often, with replacement.
+        rank, ranks: which share of the samples this process takes. In training all shares are equally long, so that
+            no process waits for another's batch; otherwise each sample is in exactly one.
     """
 
-    def __init__(self, indices: Tensor, batch_size: int, seed: int | None, labels: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        indices: Tensor,
+        batch_size: int,
+        seed: int | None,
+        labels: Tensor | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
         self.indices = indices
         self.batch_size = batch_size
         self.seed = seed
         self.labels = labels
+        self.rank, self.ranks = rank, ranks
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -309,7 +355,9 @@ class BatchOrder(Sampler[tuple[int, int, Tensor]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        count = len(self.indices)
+        count = len(self.indices) // self.ranks
+        if self.seed is None:
+            count += self.rank < len(self.indices) % self.ranks
         single = self.seed is not None and count % self.batch_size == 1 and count > 1
         return -(-count // self.batch_size) - (single and self.batch_size > 1)
 
@@ -317,6 +365,9 @@ class BatchOrder(Sampler[tuple[int, int, Tensor]]):
         indices, batches = self.indices, len(self)
         if self.seed is not None:
             indices = indices[self._drawn(np.random.default_rng(derive(self.seed, self.epoch)))]
+        if self.ranks > 1:
+            equal = len(indices) // self.ranks * self.ranks
+            indices = indices[self.rank : equal if self.seed is not None else None : self.ranks]
         for batch in range(batches):
             start = batch * self.batch_size
             end = None if batch == batches - 1 else start + self.batch_size
@@ -341,20 +392,27 @@ def of_target(samples: Samples, train: Tensor) -> dict[str, Any]:
     return {"num_outputs": y.shape[1], "target": samples.target, "target_mean": mean, "target_std": std}
 
 
-def mean_and_std(x: Source, index: Tensor, chunk: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_and_std(x: Source, index: Tensor, numbers: int = 1 << 19) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel or feature over some samples `(N, C, …)`.
 
-    In chunks and in double precision; missing values (NaN) are left out. A constant channel has a standard
-    deviation of 1, so that dividing by it changes nothing.
+    In double precision, and in chunks of so many numbers; missing values (NaN) are left out. A constant channel has a
+    standard deviation of 1, so that dividing by it changes nothing.
     """
     count, total, squares = (torch.zeros(1, dtype=torch.float64) for _ in range(3))
+    chunk = max(1, numbers // max(1, x[index[:1]].numel()))
     for start in range(0, len(index), chunk):
-        part = index[start : start + chunk]
-        values = x[part].double()
-        values = values.flatten(2) if values.ndim > 2 else values.unsqueeze(-1)  # N, C, pixels
-        count = count + (~values.isnan()).sum(dim=(0, 2))
-        total = total + values.nansum(dim=(0, 2))
-        squares = squares + values.square().nansum(dim=(0, 2))
+        part = x[index[start : start + chunk]]
+        part = part.flatten(2) if part.ndim > 2 else part.unsqueeze(-1)  # N, C, pixels
+        if part.dtype is torch.uint8:  # whole numbers add up exactly, and fast
+            wide = part.transpose(0, 1).flatten(1).int()  # C, N x pixels
+            count = count + wide.shape[1]
+            total = total + wide.sum(dim=1)
+            squares = squares + (wide * wide).sum(dim=1)
+        else:
+            values = part.double()
+            count = count + (~values.isnan()).sum(dim=(0, 2))
+            total = total + values.nansum(dim=(0, 2))
+            squares = squares + values.square().nansum(dim=(0, 2))
     mean = total / count.clamp(min=1)
     std = (squares / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
     std = torch.where(std < 1e-8 * mean.abs().clamp(min=1e-4), torch.ones_like(std), std)

@@ -57,24 +57,41 @@ def _cut(samples: Samples, free: Any, count: int, seed: int, problem: str) -> tu
         return free, free[:0]
     if samples.time is not None:
         return free[:-count], free[-count:]
-    from sklearn.model_selection import GroupShuffleSplit, train_test_split
+    if samples.groups is not None:
+        cut = _whole_groups(samples.groups.numpy()[free], count, seed, problem)
+        return free[~cut], free[cut]
+    from sklearn.model_selection import train_test_split
 
     try:
-        if samples.groups is not None:
-            groups = samples.groups.numpy()[free]
-            parting = GroupShuffleSplit(1, test_size=count / len(free), random_state=seed)
-            stay, cut = next(parting.split(free, groups=groups))
-            return free[stay], free[cut]
         stratify = samples.y.numpy()[free] if samples.classes else None
         stay, cut = train_test_split(free, test_size=count, random_state=seed, stratify=stratify)
         return stay, cut
     except ValueError as error:
-        if samples.classes and samples.groups is None:
+        if samples.classes:
             few = [f"{name} ({n})" for name, n in _class_counts(samples, torch.from_numpy(free)) if 0 < n < 3]
             if few:
                 raise InputError(f"{problem} needs 3 samples of each class, one for each split; fewer have: "
                                  f"{counted(few)}; add samples or remove the class") from None  # fmt: skip
         raise InputError(f"{problem} does not fit {len(free):,} samples: {error}") from None
+
+
+def _whole_groups(groups: Any, count: int, seed: int, problem: str) -> Any:
+    """Which samples to cut off, `(N,)` bool: groups in random order, each that still fits into the count."""
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(sizes) < 2:
+        raise InputError(f"{problem} needs a group for each split, and there are too few; split without groups, or "
+                         f"add some")  # fmt: skip
+    taken = np.zeros(len(sizes), dtype=bool)
+    left = count
+    for number in np.random.default_rng(seed).permutation(len(sizes)):
+        if sizes[number] <= left:
+            taken[number] = True
+            left -= sizes[number]
+    if not taken.any():
+        taken[sizes.argmin()] = True  # more than was asked for, and better than nothing
+    if taken.all():
+        taken[sizes.argmax()] = False
+    return taken[group]
 
 
 def _counts(split: Sequence[float], stages: Sequence[Stage], total: int) -> dict[Stage, int]:
@@ -132,38 +149,46 @@ def find_duplicates(samples: Samples, indices: Indices, then: str, notes: list[s
     """
     if then == "ignore":
         return
+    # In whole columns of numbers, none longer than needed: a table may have millions of rows, and as many twins.
     keys = content_keys(samples)
     split_of = np.full(len(keys), -1, dtype=np.int8)
     for place, stage in enumerate(STAGES):
         split_of[indices[stage].numpy()] = place
     order = np.argsort(keys, kind="stable")
     order = order[split_of[order] >= 0]
-    starts = np.flatnonzero(np.r_[True, keys[order][1:] != keys[order][:-1]]) if len(order) else np.array([], dtype=int)
-    lowest = np.minimum.reduceat(split_of[order], starts) if len(starts) else starts
-    highest = np.maximum.reduceat(split_of[order], starts) if len(starts) else starts
-    ends = np.r_[starts[1:], len(order)]
-    leaks = []  # (a sample, its twin in a later split)
-    in_training: list[int] = []
-    for group in np.flatnonzero(lowest != highest):
-        members = order[starts[group] : ends[group]]
-        first = members[split_of[members] == lowest[group]]
-        others = members[split_of[members] != lowest[group]]
-        leaks += [(int(first[0]), int(other)) for other in others]
-        if lowest[group] == 0:
-            in_training += first.tolist()
-    if not leaks:
+    keys = keys[order]
+    new = np.ones(len(order), dtype=bool)  # where a sample's content is not that of the one before it
+    np.not_equal(keys[1:], keys[:-1], out=new[1:])
+    del keys
+    if new.all():
         return
+    starts = np.flatnonzero(new)
+    lowest = np.minimum.reduceat(split_of[order], starts)
+    twins = np.cumsum(new) - 1  # the number of each sample's group of twins
+    leaking = split_of[order] != lowest[twins]
+    if not leaking.any():
+        return
+    places = np.flatnonzero(leaking)
+    leaks = []  # (a sample, its twin in a later split)
+    for place in places[np.argsort(order[places], kind="stable")][:3]:
+        group = twins[place]
+        end = starts[group + 1] if group + 1 < len(starts) else len(order)
+        members = order[starts[group] : end]
+        leaks.append((int(members[split_of[members] == lowest[group]][0]), int(order[place])))
+    mixed = np.zeros(len(starts), dtype=bool)
+    mixed[twins[places]] = True
+    in_training = order[mixed[twins] & (split_of[order] == 0)]
 
     def where(i: int) -> str:
         return f"{samples.name(i)} ({STAGES[split_of[i]]})"
 
     examples = "; ".join(f"{where(one)} = {where(other)}" for one, other in leaks[:3])
-    text = f"{len(leaks):,} samples stand identical in another split: {examples}"
+    text = f"{len(places):,} samples stand identical in another split: {examples}"
     if then == "error":
         raise InputError(f"data: {text}; data.duplicates=drop removes them from training")
-    if then == "drop" and in_training:
-        keep = torch.ones(len(keys), dtype=torch.bool)
-        keep[torch.tensor(in_training)] = False
+    if then == "drop" and len(in_training):
+        keep = torch.ones(len(split_of), dtype=torch.bool)
+        keep[torch.from_numpy(in_training)] = False
         indices["train"] = indices["train"][keep[indices["train"]]]
         notes.append(f"duplicates: {text}; {len(in_training):,} dropped from training")
     else:
@@ -182,9 +207,12 @@ def content_keys(samples: Samples) -> Any:
     keys = np.empty(len(samples.x), dtype=np.uint64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the sums wrap around, as is meant
-        for start in range(0, len(keys), 8192):
-            index = torch.arange(start, min(start + 8192, len(keys)))
-            rows = samples.x[index].contiguous().flatten(1).numpy().view(np.uint8)
+        for start in range(0, len(keys), 2048):
+            index = torch.arange(start, min(start + 2048, len(keys)))
+            content = samples.x[index].flatten(1)
+            if samples.columns:  # rows of a table often agree by chance; a twin has the same target, too
+                content = torch.cat([content, samples.y[index].to(content.dtype).reshape(len(content), -1)], dim=1)
+            rows = content.contiguous().numpy().view(np.uint8)
             rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8))).view(np.uint64)
             if weights is None:
                 weights = np.random.default_rng(0).integers(0, 2**64, rows.shape[1], dtype=np.uint64) | np.uint64(1)

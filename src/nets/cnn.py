@@ -34,6 +34,8 @@ class CNN(nn.Module):
             raise InputError(
                 f"net: CNN needs images (channels, height, width), and the data is {in_shape}; try net=mlp"
             )
+        if min(channels, default=1) < 1:
+            raise ValueError(f"expected at least 1 channel in each block, got {list(channels)}")
         depth, height, width = in_shape
         layers: list[nn.Module] = []
         for next_depth in channels:

@@ -27,6 +27,8 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if min(hidden, default=1) < 1:
+            raise ValueError(f"expected hidden layers of at least 1, got {list(hidden)}")
         width = math.prod(in_shape)
         layers: list[nn.Module] = [nn.Flatten()]
         for next_width in hidden:

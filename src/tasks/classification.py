@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from src.data.base import Batch, BatchTransform
+from src.data.base import Batch, BatchTransform, counted
 from src.data.spec import Spec
 from src.errors import InputError
 from src.nets.preprocess import preprocess
@@ -36,6 +37,7 @@ class Classification(LightningModule):
         optimizer: any `torch.optim.Optimizer`, built over the net's parameters.
         scheduler: any scheduler; what follows from the length of the training is filled in.
         loss: takes logits `(B, num_outputs)` and class numbers `(B,)`.
+        class_weights: `balanced` weighs each class in the loss by the inverse of its share of the training split.
         metrics: further torchmetrics by name, taking the same.
         augment: random transforms of training batches, after preprocessing; filled in from the data.
         decay_all: False exempts biases and norms from weight decay.
@@ -53,6 +55,7 @@ class Classification(LightningModule):
         optimizer: Callable[[Any], Optimizer] = AdamW,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         loss: nn.Module | None = None,
+        class_weights: Literal["balanced"] | None = None,
         metrics: dict[str, Metric] | None = None,
         augment: Sequence[BatchTransform] = (),
         decay_all: bool = True,
@@ -70,11 +73,19 @@ class Classification(LightningModule):
         self.mixes = any(transform.mixes for transform in augment)
         self.net = net
         self.loss = loss or nn.CrossEntropyLoss()
+        self.notes: list[str] = []  # what a user should be told
+        if class_weights is not None:
+            weights = _weigh(self.loss, spec).tolist()
+            shown = [f"{name} {weight:.3g}" for name, weight in zip(spec.classes, weights, strict=True)]
+            self.notes.append(f"class weights in the loss: {counted(shown, most=10)}")
         self.optimizer, self.scheduler, self.decay_all = optimizer, scheduler, decay_all
         self.monitor, self.mode = monitor, mode
         classes, extra = spec.num_outputs, metrics or {}
+        if taken := sorted(set(_metrics(classes)) & set(extra)):
+            raise InputError(f"task.metrics.{taken[0]}: the name is taken by a metric of the task; choose another")
         self.train_meter = Meter("train", {"accuracy": MulticlassAccuracy(classes, average="micro")})
         self.val_meter = Meter("val", {**_metrics(classes), **extra})
+        self.val_meter.has(monitor)
         self.test_meter = Meter("test", {**_metrics(classes), **extra})
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,6 +132,14 @@ class Classification(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return configure(self, self.optimizer, self.scheduler, self.monitor, self.mode, self.decay_all)
+
+
+def _weigh(loss: nn.Module, spec: Spec) -> Tensor:
+    if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss | nn.MultiMarginLoss):
+        raise InputError(f"task.class_weights: {type(loss).__name__} takes no weights; use torch.nn.CrossEntropyLoss")
+    counts = torch.tensor(spec.class_counts, dtype=torch.float32)
+    loss.weight = counts.sum() / (len(counts) * counts)
+    return loss.weight
 
 
 def _metrics(classes: int) -> dict[str, Metric]:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
+from src.errors import InputError, did_you_mean
+
 # Collected outputs are handed to the metrics when they reach this many numbers: rarely enough to cost nothing in
 # a step, often enough to keep memory bounded.
 HELD = 1 << 20
@@ -24,11 +26,21 @@ class Meter(nn.Module):
 
     def __init__(self, stage: str, metrics: dict[str, Metric]) -> None:
         super().__init__()
+        if "loss" in metrics:
+            raise InputError("task.metrics.loss: the name is taken by the loss; choose another")
         self.stage = stage
         self.loss = MeanMetric()
         self.metrics = MetricCollection(dict(metrics), compute_groups=False)
         self.held: list[tuple[Tensor, Tensor, Tensor]] = []
         self.held_numbers = 0
+
+    def has(self, name: str) -> None:
+        """Refuse a name, such as a task's `monitor`, that this meter does not give."""
+        names = [f"{self.stage}/{metric}" for metric in ("loss", *self.metrics)]
+        if name.startswith(f"{self.stage}/") and name not in names:
+            raise InputError(
+                f"task.monitor: no metric '{name}'{did_you_mean(name, names)} (there are: {', '.join(names)})"
+            )
 
     def update(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
         """Take a batch: its mean loss `()`, its outputs `(B, …)` and targets `(B, …)`."""

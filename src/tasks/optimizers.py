@@ -26,8 +26,8 @@ def configure(
     """The optimizer over the task's net, and the scheduler over the optimizer.
 
     A scheduler's `total_steps` (OneCycle) and `T_max` (cosine) are filled in from the length of the training, and a
-    plateau's direction from what the task monitors, where the config leaves them out. A scheduler that counts
-    `total_steps` advances with each step, every other with each epoch.
+    plateau's direction from what the task monitors, where the config leaves them out. OneCycle and cyclic schedules
+    advance with each step, every other with each epoch.
 
     Args:
         task: the module whose net is trained.
@@ -48,25 +48,30 @@ def configure(
         ]
     try:
         made = optimizer(groups)
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"task.optimizer: {_name(optimizer)}: {error}") from None
     if scheduler is None:
         return made
 
     accepted = inspect.signature(scheduler).parameters
     given = getattr(scheduler, "keywords", {})
-    lengths = {"total_steps": task.trainer.estimated_stepping_batches, "T_max": _epochs(task), "mode": mode}
+    lengths: dict[str, Any] = {"total_steps": task.trainer.estimated_stepping_batches, "T_max": _epochs(task)}
+    if "threshold_mode" in accepted:  # a plateau's; a cyclic schedule means something else by its mode
+        lengths["mode"] = mode
     if "epochs" in given:  # OneCycle's other way of saying how long
         del lengths["total_steps"]
+    for name in ("T_max", "T_0", "step_size", "total_steps"):
+        if (length := given.get(name)) is not None and length < 1:
+            raise InputError(f"task.scheduler.{name}: expected at least 1, got {length}")
     try:
         schedule = scheduler(
             made, **{name: lengths[name] for name in lengths if name in accepted and name not in given}
         )
-    except ValueError as error:
+    except (ValueError, TypeError, ZeroDivisionError) as error:
         raise InputError(f"task.scheduler: {_name(scheduler)}: {error}") from None
     steps: LRSchedulerConfigType = {
         "scheduler": schedule,
-        "interval": "step" if "total_steps" in accepted else "epoch",
+        "interval": "step" if "total_steps" in accepted or "step_size_up" in accepted else "epoch",
     }
     if isinstance(schedule, ReduceLROnPlateau):
         steps["monitor"] = monitor
@@ -78,8 +83,10 @@ def _epochs(task: LightningModule) -> int:
     epochs = task.trainer.max_epochs
     if epochs is not None and epochs > 0:
         return epochs
-    steps = task.trainer.estimated_stepping_batches
-    return max(1, -(-int(steps) // max(1, int(task.trainer.num_training_batches)))) if steps != float("inf") else 1
+    # By now the loaders need not have been made yet.
+    batches = len(task.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+    steps = min(task.trainer.estimated_stepping_batches, 10**9)
+    return max(1, -(-int(steps) // max(1, batches)))
 
 
 def _name(partial: Callable[..., Any]) -> str:

@@ -69,8 +69,11 @@ class Regression(LightningModule):
         self.optimizer, self.scheduler, self.decay_all = optimizer, scheduler, decay_all
         self.monitor, self.mode = monitor, mode
         extra = metrics or {}
+        if taken := sorted(set(_metrics()) & set(extra)):
+            raise InputError(f"task.metrics.{taken[0]}: the name is taken by a metric of the task; choose another")
         self.train_meter = Meter("train", {"mae": MeanAbsoluteError()})
         self.val_meter = Meter("val", {**_metrics(), **extra})
+        self.val_meter.has(monitor)
         self.test_meter = Meter("test", {**_metrics(), **_of_mean_predictor(spec.target_mean), **extra})
 
     def forward(self, x: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def test_statistics_are_of_the_training_split_alone() -> None:
 
 def test_statistics_of_images_are_by_channel_and_constants_divide_by_one() -> None:
     x = torch.stack([torch.arange(16.0).reshape(4, 4), torch.full((4, 4), 7.0)]).repeat(5, 1, 1, 1)
-    mean, std = mean_and_std(x.to(torch.uint8), torch.arange(5), chunk=2)
+    mean, std = mean_and_std(x.to(torch.uint8), torch.arange(5), numbers=64)
     assert mean == (7.5, 7.0)
     assert std == pytest.approx((np.arange(16).std(), 1.0), rel=1e-6)
 

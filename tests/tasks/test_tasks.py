@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import pytest
@@ -12,6 +13,7 @@ from torchmetrics import MeanAbsoluteError
 
 from src.data.base import Batch
 from src.data.spec import Column, Spec
+from src.errors import InputError
 from src.tasks import meter as meter_module
 from src.tasks.classification import Classification
 from src.tasks.meter import Meter
@@ -82,6 +84,15 @@ def test_a_meter_holds_little_and_gives_the_same(monkeypatch: pytest.MonkeyPatch
     assert whole["val/loss"] == pytest.approx(outputs.mean().item(), rel=1e-5)  # weighted by the batches' sizes
     monkeypatch.setattr(meter_module, "HELD", 10)
     assert value() == pytest.approx(whole, rel=1e-6)
+
+
+def test_balanced_weights_are_the_inverse_shares() -> None:
+    spec = dataclasses.replace(CLASSES, class_counts=(10, 20, 30))
+    task = Classification(nn.Linear(4, 3), spec, class_weights="balanced")
+    assert task.loss.weight.tolist() == pytest.approx([2.0, 1.0, 2 / 3])  # type: ignore[union-attr]
+    assert "loss.weight" in task.state_dict()
+    with pytest.raises(InputError, match="task.class_weights: MSELoss takes no weights"):
+        Classification(nn.Linear(4, 3), spec, loss=nn.MSELoss(), class_weights="balanced")
 
 
 def test_decay_spares_biases_and_norms_when_asked() -> None:

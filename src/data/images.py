@@ -1,0 +1,223 @@
+"""Image files as a source of batches: decoded to uint8 at a common shape, whatever their format and size.
+
+Preparation at test time (`decode`, `fit_to`) is Pillow's alone, so that a server without torch can do the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from src.data.base import counted
+from src.errors import InputError
+
+EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+Fit = Literal["crop", "squash", "pad"]
+
+Image.MAX_IMAGE_PIXELS = None  # `decode` checks the header itself, and says which file it was
+
+
+class Paths:
+    """File names below one folder, in two arrays instead of a list of strings.
+
+    Worker processes that touch a Python list copy its pages, an object at a time; these they share.
+
+    Args:
+        root: the folder.
+        names: the files' names relative to it.
+    """
+
+    def __init__(self, root: Path, names: Iterable[str]) -> None:
+        self.root = root
+        encoded = [os.fsencode(name) for name in names]
+        lengths = np.fromiter((len(name) for name in encoded), dtype=np.int64, count=len(encoded))
+        self.ends = np.cumsum(lengths)
+        self.text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, i: int) -> str:
+        start = self.ends[i - 1] if i else 0
+        return os.fsdecode(self.text[start : self.ends[i]].tobytes())
+
+    def path(self, i: int) -> str:
+        return os.path.join(self.root, self[i])
+
+
+class ImageFiles:
+    """Images in files, by number.
+
+    An index tensor gives a batch `(B, channels, size, size)` uint8; an int gives one image, at its own size where
+    `whole` is set and otherwise at the common one.
+
+    Args:
+        paths: the files.
+        channels: 1 for grey, 3 for colour; images of the other kind are converted.
+        size: height and width of the common shape.
+        fit: how an image comes to that shape.
+        whole: whether single images keep their own size, for transforms that crop or resize them.
+        max_pixels: larger images are refused before they are decoded.
+        on_error: what to do with an image that cannot be read.
+        error_limit: the share of unreadable images above which `skip` stops.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        channels: int,
+        size: int,
+        fit: Fit,
+        whole: bool,
+        max_pixels: int,
+        on_error: Literal["error", "skip"],
+        error_limit: float,
+    ) -> None:
+        self.paths = paths
+        self.channels = channels
+        self.size = size
+        self.fit: Fit = fit
+        self.whole = whole
+        self.max_pixels = max_pixels
+        self.on_error = on_error
+        self.error_limit = error_limit
+        # One byte a file, in memory that the workers share: what any of them could not read.
+        self.unreadable = torch.zeros(len(paths), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        if isinstance(index, int):
+            image = self._read(index, None if self.whole else self.size)
+            if image is None:
+                return torch.zeros(self.channels, self.size, self.size, dtype=torch.uint8)
+            return as_tensor(image if self.whole else fit_to(image, self.size, self.fit))
+        batch = torch.zeros(len(index), self.channels, self.size, self.size, dtype=torch.uint8)
+        for place, i in enumerate(index.tolist()):
+            image = self._read(i, self.size)
+            if image is not None:
+                batch[place] = as_tensor(fit_to(image, self.size, self.fit))
+        return batch
+
+    def _read(self, i: int, size: int | None) -> Image.Image | None:
+        path = self.paths.path(i)
+        try:
+            return decode(path, self.channels, self.max_pixels, size)
+        except InputError:
+            if self.on_error == "error":
+                raise
+        self.unreadable[i] = True
+        bad = torch.nonzero(self.unreadable).flatten().tolist()
+        if len(bad) > self.error_limit * len(self.paths):
+            raise InputError(
+                f"{len(bad):,} of {len(self.paths):,} images cannot be read, more than data.error_limit="
+                f"{self.error_limit:g} allows: {counted([self.paths.path(one) for one in bad])}"
+            )
+        return None
+
+    def content_keys(self) -> Any:
+        """A key of each file's content: its size, and what it holds where another is as large."""
+        sizes = np.fromiter((_size(self.paths.path(i)) for i in range(len(self))), dtype=np.int64, count=len(self))
+        _, inverse, counts = np.unique(sizes, return_inverse=True, return_counts=True)
+        keys = sizes.astype(np.uint64)
+        for i in np.flatnonzero((counts[inverse] > 1) & (sizes >= 0)).tolist():
+            with open(self.paths.path(i), "rb") as file:
+                digest = hashlib.blake2b(file.read(), digest_size=8).digest()
+            keys[i] = int.from_bytes(digest, "little") | (1 << 63)
+        # A file that is gone equals no other; reading it will tell.
+        gone = np.flatnonzero(sizes < 0)
+        keys[gone] = (1 << 62) + gone.astype(np.uint64)
+        return keys
+
+
+def decode(path: str, channels: int, max_pixels: int, size: int | None = None) -> Image.Image:
+    """An image file as `L` or `RGB` with 8 bits, turned as its EXIF says.
+
+    Transparency is dropped, 16 bits are scaled to 8. With a size, a JPEG much larger than it is decoded at a
+    reduced scale.
+
+    Raises:
+        InputError: naming the file, when it is gone, empty, damaged, too large or no image.
+    """
+    mode = "L" if channels == 1 else "RGB"
+    remedy = "; repair or remove it, or set data.on_error=skip"
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise InputError(f"{path}: {width} x {height} pixels are more than data.max_pixels={max_pixels:,}; "
+                                 "raise that for real pictures, or remove the file")  # fmt: skip
+            if size is not None:
+                image.draft(mode, (2 * size, 2 * size))  # JPEG only; never below twice the size
+            turned = ImageOps.exif_transpose(image)
+            if turned.mode.startswith("I") or turned.mode == "F":
+                values = np.asarray(turned, dtype=np.float64)
+                turned = Image.fromarray(np.clip(values / 257, 0, 255).round().astype(np.uint8))
+            if turned.mode == "P":  # a palette may hold transparency
+                turned = turned.convert("RGBA")
+            return turned.convert(mode)
+    except FileNotFoundError:
+        raise InputError(f"{path}: the file has vanished since the folder was read{remedy}") from None
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
+        empty = os.path.getsize(path) == 0
+        reason = "the file is empty" if empty else f"cannot be read as an image: {error}".replace(f" '{path}'", "")
+        raise InputError(f"{path}: {reason}{remedy}") from None
+
+
+def fit_to(image: Image.Image, size: int, fit: Fit) -> Image.Image:
+    """The image at `size` x `size`: cropped at the centre, squashed, or padded with black."""
+    if fit == "pad":
+        return ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR)
+    width, height = image.size
+    box = None
+    if fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+    if image.size == (size, size):
+        return image
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+
+def as_tensor(image: Image.Image) -> Tensor:
+    """`(channels, height, width)` uint8."""
+    array = np.array(image)
+    return torch.from_numpy(array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def headers(paths: Paths, index: Iterable[int]) -> tuple[int, int]:
+    """Channels and size that fit a sample of files, from their headers alone.
+
+    Returns:
+        1 if all of them are grey and 3 otherwise; the median side, rounded to a multiple of 8, at most 224.
+    """
+    sides: list[int] = []
+    grey = True
+    for i in index:
+        try:
+            with Image.open(paths.path(i)) as image:
+                sides += image.size
+                grey = grey and image.mode in ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
+        except Exception:
+            continue
+    if not sides:
+        raise InputError(f"{paths.root}: not one of the files can be read as an image")
+    return (1 if grey else 3), int(min(max(round(float(np.median(sides)) / 8) * 8, 8), 224))
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return -1

@@ -1,0 +1,326 @@
+"""Look at the data as the net will see it, before training: a summary, and pictures in a folder.
+
+python -m src.look [CONFIG] [key=value ...]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.command import Parser, run_command, split_words
+from src.config import Config, compose
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from src.data.base import DataModule
+
+# How much is drawn: more could not be told apart.
+PICTURES = 16
+COLUMNS = 24
+SAMPLED = 20_000
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at the data gives.
+
+    Attributes:
+        summary: the lines of the summary.
+        pictures: the PNG files.
+    """
+
+    summary: list[str]
+    pictures: list[Path]
+
+
+def look(config: Config, folder: Path) -> Look:
+    """Summarize a config's data and draw it.
+
+    Args:
+        config: a config that `src.parts.check` has accepted.
+        folder: where the pictures go; those of an earlier look are replaced.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from src.quiet import quiet
+    from src.run import build_data
+
+    quiet()
+    data = build_data(config)
+    figures = image_figures(data) if data.spec.kind == "image" else table_figures(data)
+    figures |= {"target": target_figure(data)}
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    pictures = []
+    for name, figure in figures.items():
+        path = folder / f"{name}.png"
+        figure.savefig(path, dpi=120, bbox_inches="tight")
+        pyplot.close(figure)
+        pictures.append(path)
+    return Look(summary(data), pictures)
+
+
+def summary(data: DataModule) -> list[str]:
+    """The data in words: samples, classes, shape, statistics, and what was noticed."""
+    import torch
+
+    spec, samples = data.spec, data.samples
+    counts = {stage: len(index) for stage, index in data.indices.items()}
+    lines = [f"samples     {sum(counts.values()):,}: " + ", ".join(f"{n:,} {stage}" for stage, n in counts.items())]
+    lines.append(f"input       {spec.kind} {' x '.join(map(str, spec.raw_shape))}"
+                 + (f", encoded to {spec.in_shape[0]} values" if spec.raw_shape != spec.in_shape else ""))  # fmt: skip
+    if spec.classes:
+        by_class = dict(zip(spec.classes, spec.class_counts, strict=True))
+        most, least = max(by_class, key=by_class.__getitem__), min(by_class, key=by_class.__getitem__)
+        lines.append(f"classes     {len(spec.classes)}: {_some(list(spec.classes))}")
+        lines.append(f"balance     {most} {by_class[most]:,} to {least} {by_class[least]:,} in training "
+                     f"(ratio {by_class[most] / max(by_class[least], 1):.2f})")  # fmt: skip
+    else:
+        y = samples.y[data.indices["train"]]
+        lines.append(f"target      {spec.target}: mean {_number(y.mean())}, std {_number(y.std())}, "
+                     f"{_number(y.min())} to {_number(y.max())}")  # fmt: skip
+    if spec.kind == "image":
+        lines.append(f"mean        {', '.join(map(_number, spec.mean))} (raw, each channel, training split)")
+        lines.append(f"std         {', '.join(map(_number, spec.std))}")
+    else:
+        missing = torch.isnan(_rows(data, "train")).sum(0)
+        lacking = [f"{column.name} ({int(n):,})" for column, n in zip(spec.columns, missing, strict=True) if n]
+        kinds = [column.kind for column in spec.columns]
+        lines.append("columns     " + ", ".join(f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds)))
+        lines.append(f"missing     {_some(lacking) if lacking else 'nothing'}")
+    return lines + [f"note        {note}" for note in data.notes]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Images
+
+
+def image_figures(data: DataModule) -> dict[str, Figure]:
+    """Training pictures as they are and as the net gets them, and test pictures as the test sees them."""
+    import torch
+    from matplotlib import pyplot
+
+    from src.data.base import BatchDataset
+    from src.nets.preprocess import Standardize, preprocess
+
+    train, test = data.indices["train"], data.indices["test"]
+    chosen = train[torch.linspace(0, len(train) - 1, min(PICTURES, len(train))).long()]
+    plain = BatchDataset(data.samples, None, None)[(0, 0, chosen)]
+    augmented = data.datasets["train"][(0, 0, chosen)]
+    scale = preprocess(data.spec)
+    assert isinstance(scale, Standardize)
+    x, y = scale(augmented.x), augmented.y
+    if data.augment and data.spec.classes:
+        y = torch.nn.functional.one_hot(y, data.spec.num_outputs).to(x.dtype)
+    torch.manual_seed(data.seed)
+    for transform in data.augment:
+        x, y = transform(x, y)
+    as_net_sees = scale.inverse(x)
+
+    highest = 255.0 if float(plain.x.max()) > 16 else float(plain.x.max())
+    figure, axes = pyplot.subplots(
+        2 * -(-len(plain.x) // 8), 8, figsize=(12, 3.4 * -(-len(plain.x) // 8)), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for i in range(len(plain.x)):
+        row, column = 2 * (i // 8), i % 8
+        _picture(axes[row, column], plain.x[i], highest, _label(data, plain.y[i]))
+        if i < len(as_net_sees):
+            _picture(axes[row + 1, column], as_net_sees[i], highest, "in training")
+    figure.suptitle("Training pictures, and each as the net gets it in the first epoch")
+    figure.tight_layout()
+
+    found = {"train": figure}
+    if len(test):
+        shown = data.datasets["test"][
+            (0, 0, test[torch.linspace(0, len(test) - 1, min(2 * PICTURES, len(test))).long()])
+        ]
+        rows = -(-len(shown.x) // 8)
+        figure, axes = pyplot.subplots(rows, 8, figsize=(12, 1.8 * rows), squeeze=False)
+        for axis in axes.flat:
+            axis.axis("off")
+        for axis, image, target in zip(axes.flat, shown.x, shown.y, strict=False):
+            _picture(axis, image, highest, _label(data, target))
+        figure.suptitle("Test pictures, as the test sees them")
+        figure.tight_layout()
+        found["test"] = figure
+    return found
+
+
+def _picture(axis: Axes, image: Tensor, highest: float, title: str) -> None:
+    pixels = (image.float() / highest).clamp(0, 1).permute(1, 2, 0).numpy()
+    axis.imshow(pixels.squeeze(), cmap="gray" if pixels.shape[2] == 1 else None, vmin=0, vmax=1)
+    axis.set_title(title, fontsize=8)
+
+
+def _label(data: DataModule, target: Tensor) -> str:
+    return data.spec.classes[int(target)] if data.spec.classes else _number(target.flatten()[0])
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def table_figures(data: DataModule) -> dict[str, Figure]:
+    """The distribution of each column, what is missing, and the columns that go together."""
+    import torch
+    from matplotlib import pyplot
+
+    spec = data.spec
+    rows = _rows(data, "train")
+    shown = list(range(len(spec.columns)))[:COLUMNS]
+    height = -(-len(shown) // 4)
+    figure, axes = pyplot.subplots(height, 4, figsize=(13, 2.5 * height), squeeze=False)
+    for axis in axes.flat[len(shown) :]:
+        axis.axis("off")
+    for axis, i in zip(axes.flat, shown, strict=False):
+        column, values = spec.columns[i], rows[:, i]
+        values = values[~values.isnan()]
+        if column.kind == "category":
+            names = [*column.levels, "(other)"]
+            level = torch.where(values < 0, len(column.levels), values).long()
+            counts = torch.bincount(level, minlength=len(names))[: len(names)]
+            order = counts.argsort(descending=True)[:10].tolist()
+            axis.barh([names[j][:18] for j in order][::-1], counts[order].numpy()[::-1], color="tab:blue")
+        else:
+            axis.hist(values.numpy(), bins=2 if column.kind == "boolean" else 30, color="tab:blue")
+        axis.set_title(column.name[:40], fontsize=9)
+        axis.tick_params(labelsize=7)
+    more = f" (the first {COLUMNS} of {len(spec.columns)})" if len(spec.columns) > COLUMNS else ""
+    figure.suptitle(f"Columns in training{more}")
+    figure.tight_layout()
+    found = {"columns": figure}
+
+    missing = rows.isnan().float().mean(0)
+    if bool(missing.any()):
+        lacking = missing.argsort(descending=True)[: int((missing > 0).sum())][:COLUMNS].tolist()
+        figure, axis = pyplot.subplots(figsize=(8, 1 + 0.3 * len(lacking)))
+        axis.barh([spec.columns[i].name[:40] for i in lacking][::-1], (100 * missing[lacking]).numpy()[::-1])
+        axis.set_xlabel("missing in training (%)")
+        found["missing"] = figure
+
+    pairs = correlations(data)
+    if pairs:
+        figure, axis = pyplot.subplots(figsize=(8, 1 + 0.3 * len(pairs)))
+        strength = [value for _, _, value in pairs][::-1]
+        axis.barh([f"{one[:24]} / {other[:24]}" for one, other, _ in pairs][::-1], strength,
+                  color=["tab:blue" if value > 0 else "tab:red" for value in strength])  # fmt: skip
+        axis.set_xlim(-1, 1)
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_title("Most correlated columns in training (Pearson)")
+        found["correlations"] = figure
+    return found
+
+
+def correlations(data: DataModule, most: int = 15) -> list[tuple[str, str, float]]:
+    """The strongest Pearson correlations between numeric columns, and with a numeric target, in training."""
+    import numpy as np
+
+    rows = _rows(data, "train")
+    numeric = [i for i, column in enumerate(data.spec.columns) if column.kind != "category"]
+    names = [data.spec.columns[i].name for i in numeric]
+    values = rows[:, numeric].double().numpy()
+    if not data.spec.classes:
+        values = np.concatenate([values, data.samples.y[_sampled(data, "train")].double().numpy()], axis=1)
+        names += [data.spec.target] if values.shape[1] == len(names) + 1 else [
+            f"{data.spec.target} {i}" for i in range(values.shape[1] - len(names))]  # fmt: skip
+    means = np.nanmean(values, axis=0)
+    values = np.where(np.isnan(values), means, values) - means
+    spread = np.sqrt((values**2).sum(axis=0))
+    spread[spread == 0] = np.inf
+    matrix: np.ndarray[Any, Any] = (values / spread).T @ (values / spread)
+    upper = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
+    upper.sort(key=lambda pair: -abs(matrix[pair]))
+    return [(names[i], names[j], float(matrix[i, j])) for i, j in upper[:most]]
+
+
+def target_figure(data: DataModule) -> Figure:
+    """How the classes, or the target's values, are spread over the splits."""
+    import numpy as np
+    from matplotlib import pyplot
+
+    spec, y = data.spec, data.samples.y
+    if spec.classes:
+        shown = np.argsort(spec.class_counts)[::-1][:40]
+        figure, axis = pyplot.subplots(figsize=(8, 1.5 + 0.25 * len(shown)))
+        left = np.zeros(len(shown))
+        for stage, index in data.indices.items():
+            counts = np.bincount(y[index].numpy(), minlength=len(spec.classes))[shown]
+            axis.barh(range(len(shown)), counts, left=left, label=stage)
+            left += counts
+        axis.set_yticks(range(len(shown)), [spec.classes[i][:30] for i in shown])
+        axis.invert_yaxis()
+        axis.set_xlabel("samples")
+        axis.set_title(
+            "Classes" if len(shown) == len(spec.classes) else f"The 40 largest of {len(spec.classes)} classes"
+        )
+    else:
+        figure, axis = pyplot.subplots(figsize=(8, 4))
+        bins: list[float] = np.histogram_bin_edges(y.numpy(), bins=30).tolist()
+        for stage, index in data.indices.items():
+            if len(index):
+                axis.hist(y[index].numpy().ravel(), bins=bins, density=True, histtype="step", linewidth=2, label=stage)
+        axis.set_xlabel(spec.target)
+        axis.set_ylabel("density")
+        axis.set_title("Target")
+    axis.legend()
+    return figure
+
+
+def _rows(data: DataModule, stage: Any) -> Tensor:
+    """Raw rows of a split, `(N, columns)`; missing categories are NaN too."""
+    import torch
+
+    rows = data.samples.x[_sampled(data, stage)].clone()
+    for i, column in enumerate(data.spec.columns):
+        if column.kind == "category":
+            rows[:, i] = torch.where(rows[:, i] < 0, torch.nan, rows[:, i])
+    return rows
+
+
+def _sampled(data: DataModule, stage: Any) -> Tensor:
+    import torch
+
+    index = data.indices[stage]
+    return index[torch.linspace(0, len(index) - 1, min(SAMPLED, len(index))).long()]
+
+
+def _number(value: Any) -> str:
+    return f"{float(value):.4g}"
+
+
+def _some(names: list[str]) -> str:
+    from src.data.base import counted
+
+    return counted(names, most=10)
+
+
+def main(argv: list[str]) -> Look:
+    parser = Parser("look", "[CONFIG] [key=value ...]", "Look at the data before training.", with_configs=True)
+    parser.add_argument("words", nargs="*", metavar="CONFIG, key=value", help="a config's name, and values to change")
+    config = compose(*split_words(parser.read(argv).words))
+
+    from src import parts
+    from src import run as run_module
+
+    parts.check(config)
+    folder = run_module.LOGS / config.name / "look"
+    found = look(config, folder)
+    print("\n".join(found.summary))
+    print(f"pictures    {run_module.shown(folder)}: {', '.join(path.name for path in found.pictures)}")
+    return found
+
+
+if __name__ == "__main__":
+    run_command(main)

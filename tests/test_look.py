@@ -1,0 +1,68 @@
+"""Looking at the data: the summary in words, and pictures that change with what is behind them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib import pyplot
+
+from src.data.diabetes import Diabetes
+from src.look import Look, correlations, look
+from tests.conftest import call, checked
+
+
+def test_images_are_summarized_and_drawn(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = call("look", "digits")
+    assert isinstance(found, Look)
+    assert capsys.readouterr().out.splitlines() == [
+        "samples     1,797: 1,257 train, 270 val, 270 test",
+        "input       image 1 x 8 x 8",
+        "classes     10: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
+        "balance     1 128 to 8 122 in training (ratio 1.05)",
+        "mean        4.889 (raw, each channel, training split)",
+        "std         6.021",
+        f"pictures    {logs / 'digits' / 'look'}: train.png, test.png, target.png",
+    ]
+    assert [path.name for path in found.pictures] == ["train.png", "test.png", "target.png"]
+    for path in found.pictures:
+        height, width, _ = pyplot.imread(path).shape
+        assert min(height, width) > 300
+    assert pyplot.get_fignums() == []
+
+
+def test_tables_are_summarized_and_drawn(tmp_path: Path) -> None:
+    found = look(checked("diabetes"), tmp_path)
+    assert "columns     10 number" in found.summary
+    assert "missing     nothing" in found.summary
+    assert [path.name for path in found.pictures] == ["columns.png", "correlations.png", "target.png"]
+
+
+def test_a_picture_changes_with_the_data(tmp_path: Path) -> None:
+    plain = {path.name: path.read_bytes() for path in look(checked("digits"), tmp_path / "a").pictures}
+    cut = "data.train_transforms=[{_target_: src.augment.CutMix}]"
+    augmented = {path.name: path.read_bytes() for path in look(checked("digits", cut), tmp_path / "b").pictures}
+    assert plain["train.png"] != augmented["train.png"]
+    assert plain["test.png"] == augmented["test.png"]
+    split = {
+        path.name: path.read_bytes() for path in look(checked("digits", "data.split_seed=1"), tmp_path / "b").pictures
+    }
+    assert plain["test.png"] != split["test.png"]
+
+
+def test_old_pictures_go(tmp_path: Path) -> None:
+    (tmp_path / "columns.png").write_bytes(b"old")
+    look(checked("digits"), tmp_path)
+    assert not (tmp_path / "columns.png").exists()
+
+
+def test_correlations_are_pearsons() -> None:
+    data = Diabetes()
+    data.setup()
+    rows = data.samples.x[data.indices["train"]]
+    one, other, value = correlations(data)[0]
+    names = [column.name for column in data.spec.columns]
+    pair = torch.stack([rows[:, names.index(one)], rows[:, names.index(other)]])
+    assert value == pytest.approx(torch.corrcoef(pair)[0, 1].item(), abs=1e-4)
+    assert (one, other) == ("s1", "s2")
