@@ -1,16 +1,297 @@
 """Random transforms of whole training batches, on the training device, after preprocessing.
 
 They are named in a config's `data.train_transforms`, beside torchvision's, which work on single samples in the
-workers. Each draws from torch's generator, which is seeded for each batch (src/callbacks/seeding.py).
+workers; names and arguments are torchvision's. Each sample has a draw of its own, from torch's generator, which is
+seeded for each batch (src/callbacks/seeding.py). What moves pixels composes into one resampling, whatever the number of
+transforms; what is left empty is 0, the mean of the standardized data.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.data.base import BatchTransform
+from src.data.spec import Spec
 from src.errors import InputError
+
+# Weights of red, green and blue in a grey of the same brightness (ITU-R BT.601), as torchvision has them.
+GREY = (0.2989, 0.587, 0.114)
+
+
+def compose(transforms: Sequence[BatchTransform]) -> list[BatchTransform]:
+    """The same transforms, those that move pixels and follow each other made one."""
+    composed: list[BatchTransform] = []
+    for moves, run in itertools.groupby(transforms, lambda transform: isinstance(transform, Geometric)):
+        composed += [Resample(list(run))] if moves else list(run)
+    return composed
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Moving pixels
+
+
+class Geometric(BatchTransform):
+    """A transform that moves pixels: for each sample, an affine map from output places to input places.
+
+    Places are in pixels from the image's centre, x to the right and y downwards.
+    """
+
+    def maps(self, B: int, H: int, W: int, device: torch.device) -> Tensor:
+        """A draw for each sample, as matrices `(B, 3, 3)` over `(x, y, 1)`."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Images `(B, C, H, W)`; targets stay as they are."""
+        B, _, H, W = x.shape
+        return resample(x, self.maps(B, H, W, x.device)), y
+
+
+class Resample(BatchTransform):
+    """Transforms that move pixels, composed: the images are read once, with bilinear interpolation."""
+
+    def __init__(self, steps: Sequence[Any]) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Images `(B, C, H, W)`; targets stay as they are."""
+        B, _, H, W = x.shape
+        maps = torch.eye(3, device=x.device).expand(B, 3, 3)
+        for step in self.steps:  # the last step's output is what is asked for, so its map comes first
+            maps = maps @ step.maps(B, H, W, x.device)
+        return resample(x, maps), y
+
+
+def resample(x: Tensor, maps: Tensor) -> Tensor:
+    """Images `(B, C, H, W)` read at the places that the maps `(B, 3, 3)` give; 0 outside."""
+    _, _, H, W = x.shape
+    # grid_sample counts places from -1 to 1 over the image's width and height.
+    scale = torch.tensor([W / 2, H / 2, 1.0], device=x.device)
+    theta = (maps * scale / scale[:, None])[:, :2].to(x.dtype)
+    grid = nn.functional.affine_grid(theta, list(x.shape), align_corners=False)
+    return nn.functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+class RandomHorizontalFlip(Geometric):
+    """Mirrors left and right.
+
+    Args:
+        p: the share of samples that are mirrored.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.p = _share(p, "RandomHorizontalFlip")
+
+    def maps(self, B: int, H: int, W: int, device: torch.device) -> Tensor:
+        return _matrix(x_scale=1 - 2.0 * (torch.rand(B, device=device) < self.p))
+
+
+class RandomVerticalFlip(Geometric):
+    """Mirrors top and bottom.
+
+    Args:
+        p: the share of samples that are mirrored.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.p = _share(p, "RandomVerticalFlip")
+
+    def maps(self, B: int, H: int, W: int, device: torch.device) -> Tensor:
+        return _matrix(y_scale=1 - 2.0 * (torch.rand(B, device=device) < self.p))
+
+
+class RandomAffine(Geometric):
+    """Turns, shifts and scales about the centre.
+
+    Args:
+        degrees: the largest turn to either side.
+        translate: the largest shift, as shares of width and height.
+        scale: the smallest and the largest magnification.
+    """
+
+    def __init__(
+        self,
+        degrees: float = 0.0,
+        translate: tuple[float, float] = (0.0, 0.0),
+        scale: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        super().__init__()
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError(f"expected scale as a smallest and a largest above 0, got {list(scale)}")
+        self.degrees, self.translate, self.scale = abs(degrees), translate, scale
+
+    def maps(self, B: int, H: int, W: int, device: torch.device) -> Tensor:
+        angle, right, down = (2 * torch.rand(3, B, device=device) - 1).unbind()
+        size = self.scale[0] + (self.scale[1] - self.scale[0]) * torch.rand(B, device=device)
+        # Whole pixels, as torchvision shifts.
+        right, down = (right * self.translate[0] * W).round(), (down * self.translate[1] * H).round()
+        return affine(angle * math.radians(self.degrees), right, down, size)
+
+
+class RandomRotation(RandomAffine):
+    """Turns about the centre.
+
+    Args:
+        degrees: the largest turn to either side.
+    """
+
+    def __init__(self, degrees: float) -> None:
+        super().__init__(degrees=degrees)
+
+
+class RandomCrop(Geometric):
+    """Shifts by whole pixels, as a crop of the same size from the padded image does.
+
+    Args:
+        padding: pixels of 0 on each side; the largest shift.
+    """
+
+    def __init__(self, padding: int) -> None:
+        super().__init__()
+        if padding < 0:
+            raise ValueError(f"expected padding of at least 0, got {padding}")
+        self.padding = padding
+
+    def maps(self, B: int, H: int, W: int, device: torch.device) -> Tensor:
+        x, y = torch.randint(-self.padding, self.padding + 1, (2, B), device=device).float()
+        return _matrix(x_shift=x, y_shift=y)
+
+
+class RandomResizedCrop(Geometric):
+    """Enlarges a part of the image to the whole; the shape stays.
+
+    Args:
+        scale: the smallest and the largest share of the area.
+        ratio: the smallest and the largest width over height of the part.
+    """
+
+    def __init__(self, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> None:
+        super().__init__()
+        if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
+            raise ValueError(f"expected a smallest and a largest above 0, got scale {list(scale)}, ratio {list(ratio)}")
+        self.scale, self.ratio = scale, ratio
+
+    def maps(self, B: int, H: int, W: int, device: torch.device) -> Tensor:
+        area, shape, right, down = torch.rand(4, B, device=device)
+        area = self.scale[0] + (self.scale[1] - self.scale[0]) * area
+        shape = torch.exp(math.log(self.ratio[0]) + math.log(self.ratio[1] / self.ratio[0]) * shape)
+        width, height = (area * shape).sqrt().clamp(max=1), (area / shape).sqrt().clamp(max=1)
+        return _matrix(width, height, (right - 0.5) * (1 - width) * W, (down - 0.5) * (1 - height) * H)
+
+
+def affine(angle: Tensor, right: Tensor, down: Tensor, size: Tensor) -> Tensor:
+    """The maps `(B, 3, 3)` of a turn (radians, clockwise), a magnification, and then a shift in pixels, each `(B,)`."""
+    turn = torch.zeros(len(angle), 3, 3, device=angle.device)
+    turn[:, 0, 0] = turn[:, 1, 1] = angle.cos() / size
+    turn[:, 0, 1], turn[:, 1, 0] = angle.sin() / size, -angle.sin() / size
+    turn[:, 2, 2] = 1
+    return turn @ _matrix(x_shift=-right, y_shift=-down)
+
+
+def _matrix(
+    x_scale: Tensor | None = None,
+    y_scale: Tensor | None = None,
+    x_shift: Tensor | None = None,
+    y_shift: Tensor | None = None,
+) -> Tensor:
+    given = next(value for value in (x_scale, y_scale, x_shift, y_shift) if value is not None)
+    matrix = torch.eye(3, device=given.device).repeat(len(given), 1, 1)
+    for value, row, column in ((x_scale, 0, 0), (y_scale, 1, 1), (x_shift, 0, 2), (y_shift, 1, 2)):
+        if value is not None:
+            matrix[:, row, column] = value
+    return matrix
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Changing values
+
+
+class ColorJitter(BatchTransform):
+    """Changes brightness, contrast and saturation, in this order and in one pass; hue is torchvision's alone.
+
+    Args:
+        brightness, contrast, saturation: the factor is drawn from 1 - value to 1 + value.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0) -> None:
+        super().__init__()
+        self.ranges = (brightness, contrast, saturation)
+        if min(self.ranges) < 0:
+            raise ValueError(f"expected values of at least 0, got {list(self.ranges)}")
+
+    def fit(self, spec: Spec) -> None:
+        """Colours are of the raw values, which lie behind the standardized ones."""
+        if spec.kind != "image":
+            raise InputError("data.train_transforms: ColorJitter is for images")
+        self.register_buffer("mean", torch.tensor(spec.mean).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).reshape(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Images `(B, C, H, W)`; targets stay as they are."""
+        factors = [1 + part * (2 * torch.rand(len(x), device=x.device) - 1) for part in self.ranges]
+        return (jitter(x * self.std + self.mean, *factors) - self.mean) / self.std, y
+
+
+def jitter(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
+    """Raw images `(B, C, H, W)` with factors `(B,)`, one map of the channels for each image.
+
+    Each of the three blends an image with something grey: black, its mean grey, and its own grey pixel by pixel. Values
+    are not clamped in between.
+    """
+    B, C, _, _ = x.shape
+    weights = torch.tensor(GREY if C == 3 else (1 / C,) * C, device=x.device)
+    mean_grey = brightness * (x.mean(dim=(2, 3)) @ weights)  # of the brightened image
+    grey = weights.expand(C, C)  # every channel becomes the grey
+    channels = saturation[:, None, None] * torch.eye(C, device=x.device) + (1 - saturation)[:, None, None] * grey
+    channels = (brightness * contrast)[:, None, None] * channels
+    # A grey offset stays what it is under a change of saturation, since the weights add up to 1.
+    offset = (1 - contrast) * mean_grey * (saturation + (1 - saturation) * weights.sum())
+    return torch.baddbmm(offset[:, None, None].expand(B, C, 1), channels, x.flatten(2)).reshape(x.shape)
+
+
+class RandomErasing(BatchTransform):
+    """Sets a rectangle to 0, the mean.
+
+    Zhong et al., Random Erasing Data Augmentation, https://arxiv.org/abs/1708.04896.
+
+    Args:
+        p: the share of samples in which one is set.
+        scale: the smallest and the largest share of the area.
+        ratio: the smallest and the largest width over height.
+    """
+
+    def __init__(
+        self, p: float = 0.5, scale: tuple[float, float] = (0.02, 0.33), ratio: tuple[float, float] = (0.3, 3.3)
+    ) -> None:
+        super().__init__()
+        self.p, self.scale, self.ratio = _share(p, "RandomErasing"), scale, ratio
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Images `(B, C, H, W)`; targets stay as they are."""
+        B, _, H, W = x.shape
+        area, shape, right, down, chosen = torch.rand(5, B, device=x.device)
+        area = self.scale[0] + (self.scale[1] - self.scale[0]) * area
+        shape = torch.exp(math.log(self.ratio[0]) + math.log(self.ratio[1] / self.ratio[0]) * shape)
+        width, height = (W * (area * shape).sqrt()).round(), (H * (area / shape).sqrt()).round()
+        width, height = width.clamp(1, W), height.clamp(1, H)
+        left, top = (right * (W - width)).round(), (down * (H - height)).round()
+        box = inside(H, W, top, top + height, left, left + width) & (chosen < self.p)[:, None, None, None]
+        return x.masked_fill(box, 0.0), y
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Mixing samples
 
 
 class MixUp(BatchTransform):
@@ -57,19 +338,17 @@ class CutMix(BatchTransform):
         row, column = torch.rand(2, B, device=x.device)
         top, bottom = ((H * (row + half * side)).clamp(0, H).round() for half in (-0.5, 0.5))
         left, right = ((W * (column + half * side)).clamp(0, W).round() for half in (-0.5, 0.5))
-        rows, columns = torch.arange(H, device=x.device), torch.arange(W, device=x.device)
-        inside = ((rows >= top[:, None]) & (rows < bottom[:, None]))[:, None, :, None] & (
-            (columns >= left[:, None]) & (columns < right[:, None])
-        )[:, None, None, :]  # B, 1, H, W
         other = torch.randperm(B, device=x.device)
         share = 1 - (bottom - top) * (right - left) / (H * W)
-        return torch.where(inside, x[other], x), _blend(y, other, share)
+        return torch.where(inside(H, W, top, bottom, left, right), x[other], x), _blend(y, other, share)
 
 
-def _positive(alpha: float, name: str) -> float:
-    if alpha <= 0:
-        raise InputError(f"data.train_transforms: {name} needs an alpha above 0, got {alpha:g}")
-    return alpha
+def inside(H: int, W: int, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """For each sample, where its rectangle lies: `(B, 1, H, W)` boolean from borders `(B,)` in pixels."""
+    rows, columns = torch.arange(H, device=top.device), torch.arange(W, device=top.device)
+    high = (rows >= top[:, None]) & (rows < bottom[:, None])
+    wide = (columns >= left[:, None]) & (columns < right[:, None])
+    return high[:, None, :, None] & wide[:, None, None, :]
 
 
 def _beta(alpha: float, x: Tensor) -> Tensor:
@@ -81,3 +360,15 @@ def _beta(alpha: float, x: Tensor) -> Tensor:
 def _blend(x: Tensor, other: Tensor, share: Tensor) -> Tensor:
     """`share` of each sample, and the rest of another."""
     return torch.lerp(x[other], x, share.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype))
+
+
+def _positive(alpha: float, name: str) -> float:
+    if alpha <= 0:
+        raise InputError(f"data.train_transforms: {name} needs an alpha above 0, got {alpha:g}")
+    return alpha
+
+
+def _share(p: float, name: str) -> float:
+    if not 0 <= p <= 1:
+        raise InputError(f"data.train_transforms: {name} needs a p from 0 to 1, got {p:g}")
+    return p

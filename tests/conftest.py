@@ -65,16 +65,11 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[st
     torchvision has to believe of it."""
     from PIL import Image
     from sklearn.datasets import load_diabetes, load_digits
-    from sklearn.datasets import load_iris
     from torchvision import datasets
 
     from tests import make_cifar, make_mnist
 
     root = tmp_path_factory.mktemp("small")
-    iris = load_iris()
-    rows = zip(iris.data.tolist(), iris.target_names[iris.target], strict=True)
-    lines = [",".join([*map(str, x), str(species)]) for x, species in rows]
-    (root / "iris.csv").write_text("\n".join(["sepal length,sepal width,petal length,petal width,species", *lines]))
     for name in ("MNIST", "FashionMNIST"):
         make_mnist.write(root / "data" / name / "raw", 600, 300)
     images, digits = load_digits(return_X_y=True)

@@ -129,6 +129,10 @@ class DataModule(LightningDataModule):
         train, test = train_transforms or [], test_transforms or []
         # What works on whole batches runs on the training device, after preprocessing; see src/augment.py.
         self.augment = [transform for transform in train if isinstance(transform, BatchTransform)]
+        if self.augment:
+            from src.augment import compose
+
+            self.augment = compose(self.augment)
         if wrong := [transform for transform in test if isinstance(transform, BatchTransform)]:
             raise InputError(f"data.test_transforms: {type(wrong[0]).__name__} is for training alone")
         per_sample = [transform for transform in train if not isinstance(transform, BatchTransform)]
@@ -192,6 +196,8 @@ class DataModule(LightningDataModule):
         self.datasets = {stage: self.dataset(samples, stage) for stage in STAGES}
         self.spec = self.describe(samples, self.indices["train"])
         self._compare_shapes()
+        for transform in self.augment:
+            transform.fit(self.spec)
         if self.balanced and not samples.classes:
             raise InputError("data.sampler: 'balanced' needs classes, and the data has values")
         if self.balanced:
@@ -269,6 +275,9 @@ class BatchTransform(nn.Module):
     """
 
     mixes = False
+
+    def fit(self, spec: Spec) -> None:
+        """Told of the data before training; nothing is needed by most."""
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Standardized inputs `(B, …)` and targets `(B, …)` to those that the net and the loss receive."""

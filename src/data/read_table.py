@@ -1,7 +1,7 @@
 """Reads a CSV or Parquet file part by part, and says in one line what is wrong with a file that cannot be read.
 
 src/data/columns.py reads a whole file with it; so does whoever predicts from one. pandas is imported in functions
-only, here and in the other table files, so that training on images never loads it.
+only, here and in the other table files, so that checking a config does not load it.
 """
 
 from __future__ import annotations
