@@ -28,7 +28,8 @@ def compose(transforms: Sequence[BatchTransform]) -> list[BatchTransform]:
     """The same transforms, those that move pixels and follow each other made one."""
     composed: list[BatchTransform] = []
     for moves, run in itertools.groupby(transforms, lambda transform: isinstance(transform, Geometric)):
-        composed += [Resample(list(run))] if moves else list(run)
+        steps = list(run)
+        composed += [Resample(steps)] if moves else steps
     return composed
 
 

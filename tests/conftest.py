@@ -92,6 +92,7 @@ def small_data(small_files: tuple[Path, dict[str, dict[str, object]]], monkeypat
     root, believed = small_files
     monkeypatch.setattr("src.data.base.ROOT", root)
     monkeypatch.setattr("src.data.image_folder.DATA", root / "data")
+    monkeypatch.setattr("src.data.images.DATA", root / "data")
     monkeypatch.setenv("HOME", str(root))
     for name, attributes in believed.items():
         for attribute, value in attributes.items():

@@ -15,7 +15,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 NO_TORCH = "import sys; sys.modules['torch'] = sys.modules['lightning'] = None; import runpy; runpy.run_module({!r}, run_name='__main__', alter_sys=True)"
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "look", "benchmark"])
 def test_help_is_made_from_the_configs_and_imports_no_torch(command: Command, repository: Path, verb: str) -> None:
     (repository / "configs" / "mine.yaml").write_text("# My own experiment.\n")
     done = command("-c", NO_TORCH.format(f"src.{verb}"), "--help")
@@ -50,6 +50,7 @@ def test_second_mistakes_end_with_status_2_and_leave_nothing(command: Command, r
 def test_the_commands_are_listed(command: Command) -> None:
     done = command("-m", "src")
     assert done.stdout.splitlines() == [
+        "python -m src.benchmark  How fast an experiment trains, how close that is to the limit, and what to change.",
         "python -m src.evaluate   Measure a run again: its checkpoint, on the validation or the test split of its data.",
         "python -m src.look       Look at the data as the net will see it, before training: a summary, and pictures in a folder.",
         "python -m src.train      Train an experiment: fit it, test the best checkpoint, and leave a run in logs/.",

@@ -26,6 +26,7 @@ from tests.conftest import call, mistakes, train
 @pytest.fixture(autouse=True)
 def statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DATA", tmp_path / "data")
+    monkeypatch.setattr("src.data.images.DATA", tmp_path / "data")
 
 
 def write(path: Path, value: int = 100, size: tuple[int, int] = (16, 16), mode: str = "RGB", **options: Any) -> Path:
@@ -283,6 +284,17 @@ def test_the_same_picture_on_both_sides(cards: Path) -> None:
     dropped = ready(cards, duplicates="drop")
     assert f"duplicates: {found}; 1 dropped from training" in dropped.notes
     assert one not in dropped.indices["train"]
+
+
+def test_large_files_are_compared_to_their_end(cards: Path) -> None:
+    for name, ending in (("dark ü/a.bmp", b"1"), ("dark ü/b.bmp", b"2"), ("bright/c.bmp", b"1")):
+        write(cards / name, size=(40, 40))
+        (cards / name).write_bytes((cards / "dark ü" / "a.bmp").read_bytes()[:4800] + ending)
+    data = ImageFolder(str(cards), duplicates="ignore")
+    images = data.load()
+    keys = dict(zip([images.name(i) for i in range(43)], images.x.content_keys().tolist(), strict=True))  # type: ignore[attr-defined]
+    assert keys["dark ü/a.bmp"] == keys["bright/c.bmp"] != keys["dark ü/b.bmp"]
+    assert len(set(keys.values())) == 42
 
 
 def test_statistics_are_of_training_pictures_and_are_kept(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,361 @@
+"""How fast an experiment trains, how close that is to the limit, and what to change.
+
+python -m src.benchmark [CONFIG] [key=value ...] [--against raw] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.command import Parser, run_command, split_words
+from src.config import Config, compose
+from src.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from src.data.base import Batch, DataModule
+
+# What is measured, in turn, in every round; the first round warms up and is not counted.
+LABELS = {
+    "limit": "the limit: net, loss and optimizer over one batch",
+    "step": "the task's whole step over one batch",
+    "loader": "the loader alone",
+    "bare": "Lightning's loop without callbacks and loggers",
+    "fit": "the whole fit",
+    "raw": "the textbook loop",
+}
+
+
+def benchmark(config: Config, rounds: int = 5, seconds: float = 2.0, raw: bool = False) -> dict[str, Any]:
+    """Measure one experiment's parts in turn, in this process.
+
+    Args:
+        config: a config that `src.parts.check` has accepted.
+        rounds: how often each part is measured; medians are reported.
+        seconds: about how long each measurement takes.
+        raw: whether to measure the textbook loop as well.
+
+    Returns:
+        Samples a second of each part, their ratios round by round, milliseconds of a batch and where they go, and
+        what to change.
+    """
+    import torch
+
+    from src import parts
+    from src.quiet import quiet
+    from src.run import build_data
+
+    quiet()
+    values = parts.values(config)
+    torch.set_num_threads(values.threads or 1)
+    data = build_data(config)
+    device = parts.build(config, "trainer", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                         enable_model_summary=False).strategy.root_device  # fmt: skip
+    whole = next(iter(data.train_dataloader()))
+    batch = whole._replace(x=whole.x.to(device), y=whole.y.to(device))
+    measures: dict[str, Callable[[float], float]] = {
+        "limit": lambda seconds: _limit(config, data, batch, seconds),
+        "step": lambda seconds: _step(config, data, batch, seconds),
+        "loader": lambda seconds: _loader(data, seconds),
+        "bare": lambda seconds: _fit(config, data, _batches(found, data, seconds), everything=False),
+        "fit": lambda seconds: _fit(config, data, _batches(found, data, seconds), everything=True),
+    }
+    if raw:
+        measures["raw"] = lambda seconds: _raw(config, data, seconds)
+    found: dict[str, list[float]] = {name: [] for name in measures}
+    for number in range(rounds + 1):
+        for name, measure in measures.items():
+            found[name].append(measure(seconds if number else seconds / 4))
+    found = {name: rates[1:] for name, rates in found.items()}
+    return _report(config, data, found, str(device))
+
+
+def _batches(found: dict[str, list[float]], data: DataModule, seconds: float) -> int:
+    """How many batches of a fit take about so many seconds."""
+    slowest = min(found["step"][-1], found["loader"][-1])
+    return int(min(max(seconds * slowest / data.batch_size, 5), len(data.train_dataloader())))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What is measured: each function gives samples a second
+
+
+def _limit(config: Config, data: DataModule, batch: Batch, seconds: float) -> float:
+    task, optimizer = _task(config, data, batch.x.device)
+    with_grad = task.preprocess(batch.x)
+    net, loss = task.net, task.loss
+    targets = batch.y if data.spec.classes else task.scale(batch.y)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(net(with_grad), targets).backward()
+        optimizer.step()
+
+    return _repeated(step, len(batch.y), seconds, batch.x.device)
+
+
+def _step(config: Config, data: DataModule, batch: Batch, seconds: float) -> float:
+    task, optimizer = _task(config, data, batch.x.device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        task.training_step(batch, 0).backward()
+        optimizer.step()
+
+    rate = _repeated(step, len(batch.y), seconds, batch.x.device)
+    task.train_meter.compute()
+    return rate
+
+
+def _loader(data: DataModule, seconds: float) -> float:
+    count, started = 0, time.perf_counter()
+    while True:
+        for batch in data.train_dataloader():
+            count += len(batch.y)
+            if time.perf_counter() - started > seconds:
+                return count / (time.perf_counter() - started)
+
+
+def _fit(config: Config, data: DataModule, batches: int, everything: bool) -> float:
+    """Two epochs of so many training batches and one of validation; the second is timed, from its start to its end."""
+    import torch
+    from lightning.pytorch import Callback, LightningModule, Trainer
+
+    from src import parts
+    from src.run import Run
+    from src.train import build_trainer
+
+    class Clock(Callback):
+        times: list[float]
+
+        def __init__(self) -> None:
+            self.times = []
+
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            _wait(pl_module.device)
+            self.times.append(time.perf_counter())
+
+        def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            _wait(pl_module.device)
+            self.times.append(time.perf_counter())
+
+    short = config.replaced({
+        "trainer.max_epochs": 2, "trainer.max_steps": -1, "trainer.limit_train_batches": batches,
+        "trainer.limit_val_batches": 1, "callbacks": None, "logger": None,
+    })  # fmt: skip
+    torch.manual_seed(0)
+    task, _ = _task(short, data, torch.device("cpu"))
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        if everything:
+            trainer = build_trainer(short, Run(Path(folder)), task, data.spec)
+            trainer.callbacks.insert(0, clock)  # type: ignore[attr-defined]
+        else:
+            trainer = parts.build(short, "trainer", callbacks=[clock], logger=False, enable_checkpointing=False,
+                                  enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+                                  use_distributed_sampler=False)  # fmt: skip
+        trainer.fit(task, datamodule=data)
+        for logger in trainer.loggers:
+            logger.close() if hasattr(logger, "close") else None
+    samples = batches * data.batch_size
+    return min(samples, len(data.indices["train"])) / (clock.times[2] - clock.times[1])
+
+
+def _raw(config: Config, data: DataModule, seconds: float) -> float:
+    """The loop of the textbooks: one sample at a time, PIL, ToTensor, Normalize, DataLoader, and five lines."""
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+
+    task, optimizer = _task(config, data, torch.device("cpu"))
+    spec, samples, train = data.spec, data.samples, data.indices["train"].tolist()
+    transform = _textbook_transform(data)
+
+    class OneByOne(Dataset[Any]):
+        def __len__(self) -> int:
+            return len(train)
+
+        def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+            return transform(samples.x[train[i]]), samples.y[train[i]]
+
+    loader = DataLoader(OneByOne(), batch_size=data.batch_size, shuffle=True, num_workers=data.num_workers)
+    net, loss_function = task.net, task.loss
+    count, started = 0, time.perf_counter()
+    while True:
+        for x, y in loader:
+            targets = y if spec.classes else task.scale(y)
+            optimizer.zero_grad()
+            loss = loss_function(net(x), targets)
+            loss.backward()
+            optimizer.step()
+            count += len(y)
+            if time.perf_counter() - started > seconds:
+                return count / (time.perf_counter() - started)
+
+
+def _textbook_transform(data: DataModule) -> Callable[[Tensor], Tensor]:
+    from src.nets.preprocess import preprocess
+
+    if data.spec.kind == "table":
+        encode: Callable[[Tensor], Tensor] = preprocess(data.spec)
+        return lambda row: encode(row[None])[0]
+    from torchvision import transforms
+
+    highest = 255.0
+    steps = [transforms.ToPILImage(), *(data.transforms["train"] or []), transforms.ToTensor()]
+    steps.append(transforms.Normalize([m / highest for m in data.spec.mean], [s / highest for s in data.spec.std]))
+    composed: Callable[[Tensor], Tensor] = transforms.Compose(steps)
+    return composed
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Helpers of the measurements
+
+
+def _task(config: Config, data: DataModule, device: Any) -> tuple[Any, Any]:
+    """A fresh task in training mode and its optimizer."""
+    import torch
+
+    from src.run import build_task
+
+    torch.manual_seed(0)
+    task: Any = build_task(config, data.spec, data.augment).to(device).train()
+    return task, task.optimizer([parameter for parameter in task.parameters() if parameter.requires_grad])
+
+
+def _repeated(step: Callable[[], None], size: int, seconds: float, device: Any) -> float:
+    for _ in range(3):
+        step()
+    _wait(device)
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        for _ in range(5):
+            step()
+        count += 5 * size
+        _wait(device)
+    return count / (time.perf_counter() - started)
+
+
+def _wait(device: Any) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The report
+
+
+def _report(config: Config, data: DataModule, found: dict[str, list[float]], device: str) -> dict[str, Any]:
+    import torch
+
+    rates = {name: statistics.median(values) for name, values in found.items()}
+    batch = data.batch_size
+    milliseconds = {name: 1000 * batch / rate for name, rate in rates.items()}
+    overlapped = data.num_workers > 0
+    goes = {
+        "net, loss, optimizer": milliseconds["limit"],
+        "preprocessing, augmentation, metrics": milliseconds["step"] - milliseconds["limit"],
+        "data": max(0.0, milliseconds["loader"] - milliseconds["step"]) if overlapped else milliseconds["loader"],
+        "callbacks and loggers": milliseconds["fit"] - milliseconds["bare"],
+    }
+    goes["Lightning's loop and the copy to the device"] = milliseconds["fit"] - sum(goes.values())
+    ratios = {"fit / limit": [fit / limit for fit, limit in zip(found["fit"], found["limit"], strict=True)]}
+    if "raw" in found:
+        ratios["fit / raw"] = [fit / one for fit, one in zip(found["fit"], found["raw"], strict=True)]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return {
+        "config": config.name,
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        "threads": torch.get_num_threads(),
+        "num_workers": data.num_workers,
+        "batch_size": batch,
+        "unit": "images/s" if data.spec.kind == "image" else "rows/s",
+        "rates": rates,
+        "ratios": {name: statistics.median(values) for name, values in ratios.items()},
+        "milliseconds": goes,
+        "peak_memory_mib": peak,
+        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else None,
+        "advice": list(_advice(data, rates, goes)),
+    }
+
+
+def _advice(data: DataModule, rates: dict[str, float], goes: dict[str, float]) -> Iterator[str]:
+    unit = "images/s" if data.spec.kind == "image" else "rows/s"
+    if rates["loader"] < rates["step"]:
+        gives = f"the loader gives {rates['loader']:,.0f} {unit}, the net could take {rates['step']:,.0f}"
+        if data.transforms["train"] is not None:
+            yield f"{gives}: the batch transforms of src/augment.py do the same on whole batches"
+        elif hasattr(data.samples.x, "paths") and getattr(data, "cache", None) == "none":
+            yield f"{gives}: set data.cache=memmap"
+        else:
+            yield f"{gives}: set data.num_workers={data.num_workers + 1}"
+    loop = goes["Lightning's loop and the copy to the device"] + goes["callbacks and loggers"]
+    if loop > goes["net, loss, optimizer"]:
+        yield "most of a step is the loop around the net: a larger data.batch_size has fewer steps"
+
+
+def table(report: dict[str, Any]) -> None:
+    """Print the report."""
+    from rich.console import Console
+    from rich.table import Table
+
+    unit, limit = report["unit"], report["rates"]["limit"]
+    print(f"{report['config']} on {report['device']}, {report['threads']} threads, {report['num_workers']} workers, "
+          f"batches of {report['batch_size']}")  # fmt: skip
+    rates = Table("", unit, "of the limit", box=None, pad_edge=False, header_style="bold")
+    for name, rate in report["rates"].items():
+        rates.add_row(LABELS[name], f"{rate:,.0f}", f"{rate / limit:.2f}")
+    parts = Table("a batch", "ms", box=None, pad_edge=False, header_style="bold")
+    for name, value in report["milliseconds"].items():
+        parts.add_row(name, f"{value:.2f}")
+    for printed in (rates, parts):
+        for column in printed.columns[1:]:
+            column.justify = "right"
+        Console().print(printed)
+    for name, ratio in report["ratios"].items():
+        print(f"{name:<12} {ratio:.2f} (median of the rounds)")
+    print(f"peak memory  {report['peak_memory_mib']:,.0f} MiB")
+    if report["peak_gpu_memory_mib"] is not None:
+        print(f"GPU memory   {report['peak_gpu_memory_mib']:,.0f} MiB")
+    for line in report["advice"]:
+        print(f"advice       {line}")
+
+
+def main(argv: list[str]) -> dict[str, Any]:
+    parser = Parser("benchmark", "[CONFIG] [key=value ...] [--against raw] [--json FILE]",
+                    "Measure how fast an experiment trains.", with_configs=True)  # fmt: skip
+    parser.add_argument("words", nargs="*", metavar="CONFIG, key=value", help="a config's name, and values to change")
+    parser.add_argument("--against", choices=("raw",), help="measure the textbook loop as well")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each part is measured (5)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="about how long each measurement takes (2)")
+    parser.add_argument("--json", metavar="FILE", help="write the report there too")
+    flags = parser.read(argv)
+    if flags.rounds < 1 or flags.seconds <= 0:
+        raise InputError(f"--rounds and --seconds have to be above 0, got {flags.rounds} and {flags.seconds:g}")
+    config = compose(*split_words(flags.words))
+
+    from src import parts
+    from src.run import write
+
+    parts.check(config)
+    report = benchmark(config, flags.rounds, flags.seconds, raw=flags.against == "raw")
+    table(report)
+    if flags.json:
+        write(Path(flags.json), json.dumps(report, indent=2) + "\n")
+    return report
+
+
+if __name__ == "__main__":
+    run_command(main)
