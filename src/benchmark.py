@@ -6,6 +6,7 @@ python -m src.benchmark [CONFIG] [key=value ...] [--against raw] [--json FILE]
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import resource
@@ -165,7 +166,10 @@ def _fit(config: Config, data: DataModule, batches: int, everything: bool) -> fl
             trainer = parts.build(short, "trainer", callbacks=[clock], logger=False, enable_checkpointing=False,
                                   enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
                                   use_distributed_sampler=False)  # fmt: skip
+        gc.collect()
+        gc.freeze()  # as src.train does
         trainer.fit(task, datamodule=data)
+        gc.unfreeze()
         for logger in trainer.loggers:
             logger.close() if hasattr(logger, "close") else None
     samples = batches * data.batch_size

@@ -98,6 +98,8 @@ def summary(data: DataModule) -> list[str]:
         kinds = [column.kind for column in spec.columns]
         lines.append("columns     " + ", ".join(f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds)))
         lines.append(f"missing     {_some(lacking) if lacking else 'nothing'}")
+    if not any(note.startswith("duplicates") for note in data.notes):
+        lines.append("duplicates  " + ("not searched" if data.duplicates == "ignore" else "none in different splits"))
     return lines + [f"note        {note}" for note in data.notes]
 
 
@@ -274,7 +276,7 @@ def target_figure(data: DataModule) -> Figure:
         axis.set_xlabel(spec.target)
         axis.set_ylabel("density")
         axis.set_title("Target")
-    axis.legend()
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

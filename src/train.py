@@ -8,6 +8,7 @@ The heavy imports stand inside the functions, so that help and first mistakes ar
 from __future__ import annotations
 
 import dataclasses
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,6 +91,9 @@ def fit(config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), ini
 
     for note in [*data.notes, *getattr(task, "notes", [])]:
         print(note)
+    # What the imports left on the heap lives as long as the process; the collector need not walk it in every round.
+    gc.collect()
+    gc.freeze()
     metrics: dict[str, float] = {}
     loggers = trainer.loggers
     reason = "failed"
@@ -116,6 +120,7 @@ def fit(config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), ini
             print(note)
         for logger in loggers:
             logger.close() if isinstance(logger, TensorBoard) else logger.finalize("success")
+        gc.unfreeze()
         seconds = round(time.perf_counter() - started, 3)
         if trainer.is_global_zero:
             run.finish(config, metrics, {"seconds": seconds, "epochs": trainer.current_epoch}, reason)

@@ -23,6 +23,7 @@ def test_images_are_summarized_and_drawn(logs: Path, capsys: pytest.CaptureFixtu
         "balance     1 128 to 8 122 in training (ratio 1.05)",
         "mean        4.889 (raw, each channel, training split)",
         "std         6.021",
+        "duplicates  none in different splits",
         f"pictures    {logs / 'digits' / 'look'}: train.png, test.png, target.png",
     ]
     assert [path.name for path in found.pictures] == ["train.png", "test.png", "target.png"]

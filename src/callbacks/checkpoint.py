@@ -33,5 +33,10 @@ class Checkpoint(ModelCheckpoint):
         )  # fmt: skip
         self.content = {"name": config.name, "config": config.values, "spec": dataclasses.asdict(spec)}
 
+    @property
+    def state_key(self) -> str:
+        """Its name in a checkpoint. Lightning asks for it around every hook, and would make it anew each time."""
+        return "Checkpoint"
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["kindling"] = self.content

@@ -254,6 +254,12 @@ class DataModule(LightningDataModule):
             generator=torch.Generator(),
         )
 
+    # Lightning's own way walks through the batch as through any nested structure, in every step.
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        if device.type == "cpu":
+            return batch
+        return batch._replace(x=batch.x.to(device, non_blocking=True), y=batch.y.to(device, non_blocking=True))
+
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader("train")
 
