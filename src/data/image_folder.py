@@ -17,6 +17,7 @@ from torch import Tensor
 
 from src.data.base import DATA, BatchDataset, DataModule, Samples, Stage, counted, data_path, mean_and_std
 from src.data.images import EXTENSIONS, Fit, ImageFiles, Paths, headers
+from src.data.pack import pack
 from src.data.spec import Spec
 from src.errors import InputError, did_you_mean
 
@@ -44,6 +45,8 @@ class ImageFolder(DataModule):
         max_pixels: larger pictures are refused before they are decoded.
         on_error: whether an unreadable picture ends the run or is skipped, counted and listed.
         error_limit: the share of unreadable pictures above which skipping stops.
+        cache: `memmap` decodes every picture once into a file under data/, from which later epochs and runs read at
+            the speed of memory; transforms then receive pictures at the common shape.
         base: see DataModule.
     """
 
@@ -58,6 +61,7 @@ class ImageFolder(DataModule):
         max_pixels: int = 100_000_000,
         on_error: Literal["error", "skip"] = "error",
         error_limit: float = 0.01,
+        cache: Literal["none", "memmap"] = "none",
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -67,6 +71,7 @@ class ImageFolder(DataModule):
         self.files = data_path(files) if files else None
         self.size, self.channels, self.fit = size, channels, fit
         self.normalize = normalize
+        self.cache = cache
         self.max_pixels, self.on_error, self.error_limit = max_pixels, on_error, error_limit
 
     def load(self) -> Samples:
@@ -84,6 +89,8 @@ class ImageFolder(DataModule):
         samples = Samples(x=images, y=labels, classes=classes, official=official, name=paths.__getitem__)
         if self.size is None and self.transforms["train"] is not None:
             images.size = self._size_after_transforms(samples)
+        if self.cache == "memmap":
+            images.packed = pack(images, DATA / "cache", processes=os.cpu_count() or 1)
         where = f"from the headers of {len(dict.fromkeys(sampled)):,} files" if self.size is None else "as set"
         self.notes.append(f"images: {len(paths):,} files in {len(classes)} classes; {channels} x {images.size} x "
                           f"{images.size} ({where}; data.size and data.channels set them)")  # fmt: skip
@@ -92,7 +99,7 @@ class ImageFolder(DataModule):
     def dataset(self, samples: Samples, stage: Stage) -> BatchDataset:
         """As the base class has it; pictures keep their own size for transforms that crop or resize."""
         transform = self.transforms[stage]
-        if transform is not None and any(map(_resizes, transform)):
+        if transform is not None and any(map(_resizes, transform)) and self.cache == "none":
             whole = ImageFiles.__new__(ImageFiles)
             whole.__dict__.update(samples.x.__dict__, whole=True)  # shares the paths and the list of unreadable files
             samples = replace(samples, x=whole)

@@ -92,12 +92,15 @@ class ImageFiles:
         self.on_error = on_error
         self.error_limit = error_limit
         # One byte a file, in memory that the workers share: what any of them could not read.
+        self.packed: Tensor | None = None  # the pictures decoded, where data.cache has them
         self.unreadable = torch.zeros(len(paths), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> Tensor:
+        if self.packed is not None:
+            return self.packed[index]
         if isinstance(index, int):
             image = self._read(index, None if self.whole else self.size)
             if image is None:
@@ -126,17 +129,21 @@ class ImageFiles:
             )
         return None
 
+    def file_times(self) -> tuple[Any, Any]:
+        """Each file's size in bytes and time of change in nanoseconds, `(N,)` both; -1 and 0 for one that is gone."""
+        sizes, changed = np.full(len(self), -1, dtype=np.int64), np.zeros(len(self), dtype=np.int64)
+        for i in range(len(self)):
+            with suppress(OSError):  # a file that is gone equals no other; reading it will tell
+                status = os.stat(self.paths.path(i))
+                sizes[i], changed[i] = status.st_size, status.st_mtime_ns
+        return sizes, changed
+
     def content_keys(self) -> Any:
         """A key of each file's content `(N,)`; kept under data/, since a large folder takes minutes to read.
 
         Only files that are as long as another are opened, and only those that also begin alike are read to the end.
         """
-        count = len(self)
-        sizes, changed = np.full(count, -1, dtype=np.int64), np.zeros(count, dtype=np.int64)
-        for i in range(count):
-            with suppress(OSError):  # a file that is gone equals no other; reading it will tell
-                status = os.stat(self.paths.path(i))
-                sizes[i], changed[i] = status.st_size, status.st_mtime_ns
+        sizes, changed = self.file_times()
         digest = hashlib.blake2b(str(self.paths.root).encode("utf-8", "surrogateescape"), digest_size=12)
         for array in (self.paths.text, self.paths.ends, sizes, changed):
             digest.update(array.tobytes())

@@ -315,6 +315,76 @@ def test_statistics_are_of_training_pictures_and_are_kept(cards: Path, monkeypat
     assert ready(cards, normalize="none").spec.mean == (127.5,) * 3
 
 
+def test_packed_pictures_are_the_same_and_are_decoded_once(cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    plain = ready(cards, seed=3)
+    packed = ready(cards, seed=3, cache="memmap")
+    assert "packing 40 pictures for data.cache=memmap, once\n" in capsys.readouterr().out
+    for one, other in zip(plain.train_dataloader(), packed.train_dataloader(), strict=True):
+        assert torch.equal(one.x, other.x)
+        assert torch.equal(one.index, other.index)
+    assert packed.spec == plain.spec
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr("src.data.images.decode", forbidden)
+    again = ready(cards, seed=3, cache="memmap")
+    read_all(again)
+    assert capsys.readouterr().out == ""
+    (tmp_path / "data" / "duplicates").rename(tmp_path / "gone")
+    write(cards / "bright" / "3.jpg", 10)
+    with pytest.raises((AssertionError, RuntimeError), match="decoded again"):
+        ready(cards, seed=3, cache="memmap")
+
+
+def test_an_interrupted_packing_goes_on(cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                        capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    from src.data import pack as pack_module
+
+    monkeypatch.setattr(pack_module, "NOTED", 4 * 3 * 16 * 16)  # a note every four pictures
+    progress = pack_module._progress
+
+    def killed(*arguments: Any) -> Any:
+        for number, batch in enumerate(progress(*arguments)):
+            if number == 5:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(pack_module, "_progress", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ready(cards, cache="memmap")
+    assert [path.suffix for path in (tmp_path / "data" / "cache").iterdir() if path.suffix == ".uint8"] == []
+    monkeypatch.setattr(pack_module, "_progress", progress)
+    capsys.readouterr()
+    packed = ready(cards, cache="memmap")
+    assert capsys.readouterr().out == "packing 40 pictures for data.cache=memmap, once; 20 are there already\n"
+    assert torch.equal(packed.samples.x[torch.arange(40)], ready(cards).samples.x[torch.arange(40)])
+
+
+def test_packing_skips_what_cannot_be_read(cards: Path) -> None:
+    bad = cards / "bright" / "3.jpg"
+    bad.write_bytes(b"no image")
+    for _ in range(2):
+        data = ready(cards, cache="memmap", on_error="skip", error_limit=0.05)
+        assert sum(len(batch.y) for stage in STAGES for batch in data.loader(stage)) == 39
+        assert data.final_notes() == [f"skipped 1 unreadable pictures: {bad}"]
+    (bad.parent / "4.jpg").write_bytes(b"no image")
+    (line,) = lines(cards, cache="memmap")
+    assert line.startswith(f"{bad}: cannot be read as an image: ")
+
+
+def test_packing_needs_room(cards: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import os
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=1024))
+    assert lines(cards, cache="memmap") == [
+        f"{tmp_path / 'data' / 'cache'}: the packed pictures need 0.0 GiB more, and 0.0 are free; make room, "
+        "lower data.size, or set data.cache=none"
+    ]
+
+
 def test_paths_lie_in_arrays(tmp_path: Path) -> None:
     names = ["a/1.png", "ü/ 2.png", "", "c" * 300]
     paths = Paths(tmp_path, names)
