@@ -304,7 +304,7 @@ def _advice(data: DataModule, rates: dict[str, float], goes: dict[str, float]) -
         elif hasattr(data.samples.x, "paths") and getattr(data, "cache", None) == "none":
             yield f"{gives}: set data.cache=memmap"
         else:
-            yield f"{gives}: set data.num_workers={data.num_workers + 1}"
+            yield f"{gives}: threads=1 makes room for more workers"
     loop = goes["Lightning's loop and the copy to the device"] + goes["callbacks and loggers"]
     if loop > goes["net, loss, optimizer"]:
         yield "most of a step is the loop around the net: a larger data.batch_size has fewer steps"

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import importlib
 import inspect
-import os
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ KINDS = {
 # The arguments that a part is given by name, where its signature has them, so that a config leaves them out.
 OF_SPEC = ("spec", "in_shape", "num_outputs")
 GIVEN = {
-    "data": ("seed",),
+    "data": ("seed", "threads"),
     "net": OF_SPEC,
     "task": (*OF_SPEC, "net", "augment"),
     "trainer": (),
@@ -67,12 +66,17 @@ class Values:
 
 
 def values(config: Config) -> Values:
-    """The config's plain values, their defaults filled in (`threads`: the machine's cores, at most 8)."""
+    """The config's plain values, their defaults filled in.
+
+    `threads` are the machine's cores, at most 8; or 1 where a GPU does the work, which leaves the cores to workers.
+    """
+    import torch
+
+    from src.data.base import cores
+
     filled = Values(**{key: value for key, value in resolve(config).items() if key in Values.__annotations__})
     if filled.threads is None:
-        filled.threads = min(
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8
-        )
+        filled.threads = 1 if torch.cuda.is_available() else min(cores(), 8)
     return filled
 
 

@@ -256,7 +256,8 @@ def build_data(config: Config) -> DataModule:
     """The config's data, downloaded where it must be, and split."""
     from src import parts
 
-    data: DataModule = parts.build(config, "data", seed=parts.values(config).seed)
+    values = parts.values(config)
+    data: DataModule = parts.build(config, "data", seed=values.seed, threads=values.threads)
     data.prepare_data()
     data.setup()
     return data

@@ -42,7 +42,7 @@ def test_what_to_change_is_said() -> None:
         "Lightning's loop and the copy to the device": 1.0,
     }
     assert list(_advice(data, {"loader": 3100, "step": 9800}, goes)) == [
-        "the loader gives 3,100 images/s, the net could take 9,800: set data.num_workers=1",
+        "the loader gives 3,100 images/s, the net could take 9,800: threads=1 makes room for more workers",
         "most of a step is the loop around the net: a larger data.batch_size has fewer steps",
     ]
     assert list(_advice(data, {"loader": 9800, "step": 3100}, {**goes, "net, loss, optimizer": 9.0})) == []

@@ -10,9 +10,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -94,7 +95,10 @@ class DataModule(LightningDataModule):
         split_seed: which split. It is apart from the experiment's seed, so that runs with other seeds are
             measured on the same samples.
         seed: of the order of the training batches and of the transforms' draws; filled in from the config.
-        num_workers: processes that prepare batches; 0 prepares them in the main process.
+        threads: torch's threads, which workers leave room for; filled in from the config.
+        num_workers: processes that prepare batches; 0 prepares them in the main process. `auto` takes some where
+            single samples are read or transformed. Workers times threads never exceed the cores.
+        device: `auto` keeps data that lies in memory on the GPU, where there is one and they fit.
         train_transforms: torchvision v2 transforms, applied to each training sample with a draw of its own, and
             the batch transforms of src/augment.py.
         test_transforms: torchvision v2 transforms for validation and test.
@@ -108,7 +112,9 @@ class DataModule(LightningDataModule):
         split: tuple[float, float, float] = (0.7, 0.15, 0.15),
         split_seed: int = 0,
         seed: int = 0,
-        num_workers: int = 0,
+        threads: int = 1,
+        num_workers: int | Literal["auto"] = "auto",
+        device: Literal["auto", "cpu"] = "auto",
         train_transforms: list[nn.Module] | None = None,
         test_transforms: list[nn.Module] | None = None,
         sampler: Literal["shuffle", "balanced"] = "shuffle",
@@ -117,13 +123,15 @@ class DataModule(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise InputError(f"data.batch_size: expected at least 1, got {batch_size}")
-        if num_workers < 0:
-            raise InputError(f"data.num_workers: expected at least 0, got {num_workers}")
+        if num_workers != "auto" and num_workers < 0:
+            raise InputError(f"data.num_workers: expected at least 0 or 'auto', got {num_workers}")
         self.batch_size = batch_size
         self.split = split
         self.split_seed = split_seed
         self.seed = seed
-        self.num_workers = num_workers
+        self.threads = threads
+        self.asked_workers = num_workers
+        self.keep_on_device = device == "auto"
         self.balanced = sampler == "balanced"
         self.duplicates = duplicates
         train, test = train_transforms or [], test_transforms or []
@@ -143,6 +151,7 @@ class DataModule(LightningDataModule):
         }
         self.notes: list[str] = []  # what a user should be told of the data
         self._samples: Samples | None = None
+        self._there: Samples | None = None
 
     def download(self) -> None:
         """Fetch what is missing into data/. Called by one process at a time."""
@@ -198,6 +207,7 @@ class DataModule(LightningDataModule):
         self._compare_shapes()
         for transform in self.augment:
             transform.fit(self.spec)
+        self.num_workers = self._workers(samples)
         if self.balanced and not samples.classes:
             raise InputError("data.sampler: 'balanced' needs classes, and the data has values")
         if self.balanced:
@@ -212,6 +222,30 @@ class DataModule(LightningDataModule):
         if train != self.spec.raw_shape:
             raise InputError(f"data.train_transforms give {train} and test samples are {self.spec.raw_shape}; "
                              "make data.test_transforms (or data.size) end in the same shape")  # fmt: skip
+
+    def _workers(self, samples: Samples) -> int:
+        """As many as asked for, or as pay; the threads keep their cores, since their number changes results."""
+        most = max(1, cores() // self.threads)
+        if self.asked_workers == "auto":
+            one_by_one = any(self.transforms.values()) or not isinstance(
+                getattr(samples.x, "packed", samples.x), Tensor
+            )
+            return most if one_by_one else 0
+        if self.asked_workers > most:
+            self.notes.append(f"workers: {most} instead of {self.asked_workers}, since {self.threads} threads are on "
+                              f"{cores()} cores; threads=1 makes room for more")  # fmt: skip
+        return min(self.asked_workers, most)
+
+    def _on_device(self, device: torch.device) -> Samples | None:
+        """The samples on the GPU, if they lie in memory and take less than half of what is free there."""
+        x = getattr(self.samples.x, "packed", self.samples.x)
+        if device.type != "cuda" or not self.keep_on_device or not isinstance(x, Tensor):
+            return None
+        if self._there is None or self._there.y.device != device:
+            if x.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+                return None
+            self._there = replace(self.samples, x=x.to(device), y=self.samples.y.to(device))
+        return self._there
 
     @property
     def samples(self) -> Samples:
@@ -243,13 +277,19 @@ class DataModule(LightningDataModule):
         labels = self.samples.y[self.indices[stage]] if training and self.balanced else None
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         order = BatchOrder(self.indices[stage], self.batch_size, self.seed if training else None, labels, rank, ranks)
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        dataset, workers = self.datasets[stage], self.num_workers
+        if self.transforms[stage] is None and (there := self._on_device(device)):
+            order.device = device  # an epoch moves its order, and nothing else
+            dataset, workers = BatchDataset(there, None, None), 0
         return DataLoader(
-            self.datasets[stage],
+            dataset,
             sampler=order,
             batch_size=None,  # the sampler's lists are whole batches already
             collate_fn=_as_it_is,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda" and dataset is self.datasets[stage],
             # A loader draws a seed for its workers; from a generator of its own, so that the draw moves no other.
             generator=torch.Generator(),
         )
@@ -363,6 +403,7 @@ class BatchOrder(Sampler[tuple[int, int, Tensor]]):
         self.seed = seed
         self.labels = labels
         self.rank, self.ranks = rank, ranks
+        self.device = torch.device("cpu")
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -383,6 +424,7 @@ class BatchOrder(Sampler[tuple[int, int, Tensor]]):
         if self.ranks > 1:
             equal = len(indices) // self.ranks * self.ranks
             indices = indices[self.rank : equal if self.seed is not None else None : self.ranks]
+        indices = indices.to(self.device)
         for batch in range(batches):
             start = batch * self.batch_size
             end = None if batch == batches - 1 else start + self.batch_size
@@ -394,6 +436,11 @@ class BatchOrder(Sampler[tuple[int, int, Tensor]]):
         counts = torch.bincount(self.labels).double()
         share = (1 / counts / (counts > 0).sum())[self.labels]
         return torch.from_numpy(random.choice(len(share), size=len(share), p=(share / share.sum()).numpy()))
+
+
+def cores() -> int:
+    """The processor's cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def of_target(samples: Samples, train: Tensor) -> dict[str, Any]:

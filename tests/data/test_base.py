@@ -206,5 +206,34 @@ def test_per_sample_transforms_draw_by_epoch_and_sample(num_workers: int) -> Non
 def test_values_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InputError, match=r"data.batch_size: expected at least 1, got 0"):
         Blobs(batch_size=0)
-    with pytest.raises(InputError, match=r"data.num_workers: expected at least 0, got -1"):
+    with pytest.raises(InputError, match=r"data.num_workers: expected at least 0 or 'auto', got -1"):
         Blobs(num_workers=-1)
+
+
+def test_workers_and_threads_never_exceed_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.transforms import v2
+
+    monkeypatch.setattr("src.data.base.cores", lambda: 8)
+    turned = {"train_transforms": [v2.RandomRotation(5)]}
+
+    def workers(**options: Any) -> int:
+        data = Digits(**options)
+        data.setup()
+        return data.num_workers
+
+    assert workers() == 0  # tensors in memory are served fastest from the main process
+    assert [workers(threads=n, **turned) for n in (1, 2, 4, 8, 16)] == [8, 4, 2, 1, 1]
+    assert workers(num_workers=0, **turned) == 0
+    data = Digits(num_workers=6, threads=2)
+    data.setup()
+    assert (data.num_workers, data.notes) == (4, [
+        "workers: 4 instead of 6, since 2 threads are on 8 cores; threads=1 makes room for more"])  # fmt: skip
+
+
+@pytest.mark.parametrize(("seed", "counts"), [(0, [33, 33, 33]), (None, [34, 33, 33])])
+def test_ranks_share_the_samples(seed: int | None, counts: list[int]) -> None:
+    orders = [BatchOrder(torch.arange(100), 10, seed, None, rank, 3) for rank in range(3)]
+    shares = [torch.cat([index for _, _, index in order]) for order in orders]
+    assert [len(share) for share in shares] == counts
+    assert [len(order) for order in orders] == [len(list(order)) for order in orders]
+    assert len(torch.cat(shares).unique()) == sum(counts)  # none twice
