@@ -193,7 +193,7 @@ def _raw(config: Config, data: DataModule, seconds: float) -> float:
             return transform(samples.x[train[i]]), samples.y[train[i]]
 
     loader = DataLoader(OneByOne(), batch_size=data.batch_size, shuffle=True, num_workers=data.num_workers)
-    net, loss_function = task.net, task.loss
+    net, loss_function = task.net.to(memory_format=torch.contiguous_format), task.loss
     count, started = 0, time.perf_counter()
     while True:
         for x, y in loader:

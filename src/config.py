@@ -30,7 +30,7 @@ COMMAND_LINE = "command line"
 
 # A config has these sections and no others: some are built from a `_target_`, the rest are plain values.
 PARTS = ("data", "net", "task", "trainer", "callbacks", "logger")
-VALUES = ("name", "tags", "seed", "threads")
+VALUES = ("name", "tags", "seed", "threads", "compile", "channels_last")
 # Every option of these groups describes the same class. When one is swapped, what the experiment sets (its number of
 # epochs, say) stays, and gives way only to what the new option's own file says.
 SAME_CLASS = ("trainer",)

@@ -29,6 +29,8 @@ def evaluate(run: Run, stages: tuple[Stage, ...] = ("val", "test")) -> dict[str,
     quiet()
     torch.set_num_threads(parts.values(run.config).threads or 1)
     task, data = run.task, run.data()
+    if run.config.values.get("compile"):
+        task.net.compile()  # type: ignore[union-attr]  # as in training, or the last digits differ
     trainer = build_trainer(run.config, None, task, run.spec)
     metrics: dict[str, float] = {}
     for stage in stages:

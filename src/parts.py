@@ -57,12 +57,22 @@ OF_SCHEDULE = ("total_steps", "T_max", "mode")
 
 @dataclass
 class Values:
-    """The sections that are plain values, and their types and defaults."""
+    """The sections that are plain values, and their types and defaults.
+
+    Attributes:
+        seed: of the weights, the order of the batches and everything else that is drawn.
+        threads: torch's; changes results, and so is recorded.
+        name, tags: what a person calls the run.
+        compile: whether the net is compiled; None compiles on a GPU where it pays.
+        channels_last: the memory format; None takes it for nets that convolve.
+    """
 
     seed: int = 0
     threads: int | None = None
     name: str | None = None
     tags: list[str] = dataclasses.field(default_factory=list)
+    compile: bool | None = None
+    channels_last: bool | None = None
 
 
 def values(config: Config) -> Values:

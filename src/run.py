@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from src.config import PARTS, ROOT, VALUES, Config, flatten
+from src.config import PARTS, ROOT, VALUES, Config, flatten, get
 from src.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -266,11 +266,15 @@ def build_data(config: Config) -> DataModule:
 def build_task(config: Config, spec: Spec, augment: Sequence[BatchTransform] = ()) -> LightningModule:
     """The config's task around its net, untrained; `augment` are the data's transforms of training batches."""
     from src import parts
+    from src.speed import format_net
 
     given = {"spec": spec, "in_shape": spec.in_shape, "num_outputs": spec.num_outputs}
-    task: LightningModule = parts.build(
-        config, "task", net=parts.build(config, "net", **given), augment=augment, **given
-    )
+    net = parts.build(config, "net", **given)
+    if (
+        spec.kind == "image" and get(config.values, "task.optimizer._target_") != "torch.optim.LBFGS"
+    ):  # it wants plain memory
+        format_net(net, parts.values(config).channels_last)
+    task: LightningModule = parts.build(config, "task", net=net, augment=augment, **given)
     return task
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,7 @@ def fit(config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), ini
     from src import parts
     from src.callbacks.tensorboard import TensorBoard
     from src.quiet import quiet
+    from src.speed import choose
 
     started = time.perf_counter()
     quiet()
@@ -71,6 +72,7 @@ def fit(config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), ini
     config = config.replaced(filled, origin="a default")
     torch.set_num_threads(values.threads or 1)
     data = build_data(config)
+    config = config.replaced(choose(config, data), origin="a default")
     seed_everything(values.seed, verbose=False)
     task = build_task(config, data.spec, data.augment)
     taken = take_weights(task, init) if init else None
@@ -85,10 +87,13 @@ def fit(config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), ini
             **{key: config.values.get(key) for key in VALUES}, "split_hash": data.split_hash(),
             "parameters": parameters, "monitor": task.monitor, "mode": task.mode, "init": taken,
         })  # fmt: skip
+    if config.values["compile"]:
+        task.net.compile()  # type: ignore[union-attr]  # the module itself, which keeps the names in its state dict
     sizes = ", ".join(f"{len(index):,} {stage}" for stage, index in data.indices.items())
-    print(f"{config.name}: {type(task.net).__name__} with {parameters:,} parameters on {trainer.strategy.root_device}, "
-          f"{values.threads} threads; {sizes}")  # fmt: skip
-
+    print(
+        f"{config.name}: {type(task.net).__name__} with {parameters:,} parameters on {trainer.strategy.root_device}; {sizes}"
+    )
+    print("speed: " + ", ".join(_speed(config, data, trainer, task)))
     for note in [*data.notes, *getattr(task, "notes", [])]:
         print(note)
     # What the imports left on the heap lives as long as the process; the collector need not walk it in every round.
@@ -176,6 +181,19 @@ def measure(trainer: Trainer, task: LightningModule, data: Any, stage: Stage) ->
         task, dataloaders=data.loader(stage), verbose=False
     )
     return as_floats(measured[0]) if measured else {}  # nothing where limit_…_batches is 0
+
+
+def _speed(config: Config, data: Any, trainer: Trainer, task: LightningModule) -> Iterator[str]:
+    """What was chosen from the machine and the data, for the output's second line."""
+    import torch
+
+    yield f"{config.values['threads']} threads"
+    yield f"{data.num_workers} workers"
+    yield str(trainer.precision)
+    if any(p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) for p in task.parameters()):
+        yield "channels_last"
+    if config.values["compile"]:
+        yield "compiled"
 
 
 def take_weights(task: LightningModule, init: Run) -> dict[str, Any]:

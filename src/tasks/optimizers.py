@@ -46,6 +46,12 @@ def configure(
             {"params": [parameter for parameter in trained if parameter.ndim > 1]},
             {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
         ]
+    if (
+        task.device.type == "cuda"
+        and "fused" in inspect.signature(optimizer).parameters
+        and not {"fused", "foreach", "differentiable"} & set(getattr(optimizer, "keywords", {}))
+    ):
+        optimizer = functools.partial(optimizer, fused=True)  # type: ignore[call-arg]  # one kernel for all parameters
     try:
         made = optimizer(groups)
     except (ValueError, TypeError, RuntimeError) as error:
