@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.data.base import BatchTransform
+from src.data.batch import BatchTransform
 from src.data.spec import Spec
 from src.errors import InputError
 

@@ -25,7 +25,8 @@ from src.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from src.data.base import Batch, DataModule
+    from src.data.base import DataModule
+    from src.data.batch import Batch
 
 # What is measured, in turn, in every round; the first round warms up and is not counted.
 LABELS = {

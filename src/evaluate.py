@@ -11,7 +11,7 @@ from src.command import Parser, run_command
 from src.run import Run, load_run, read_json, shown, write_json
 
 if TYPE_CHECKING:
-    from src.data.base import Stage
+    from src.data.batch import Stage
 
 
 def evaluate(run: Run, stages: tuple[Stage, ...] = ("val", "test")) -> dict[str, float]:

@@ -112,7 +112,7 @@ def image_figures(data: DataModule) -> dict[str, Figure]:
     import torch
     from matplotlib import pyplot
 
-    from src.data.base import BatchDataset
+    from src.data.batch import BatchDataset
     from src.nets.preprocess import Standardize, preprocess
 
     train, test = data.indices["train"], data.indices["test"]
@@ -303,7 +303,7 @@ def _number(value: Any) -> str:
 
 
 def _some(names: list[str]) -> str:
-    from src.data.base import counted
+    from src.data.batch import counted
 
     return counted(names, most=10)
 

@@ -28,7 +28,8 @@ from src.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
 
-    from src.data.base import BatchTransform, DataModule
+    from src.data.base import DataModule
+    from src.data.batch import BatchTransform
     from src.data.spec import Spec
 
 LOGS = ROOT / "logs"

@@ -22,7 +22,7 @@ from src.run import Run, as_floats, build_data, build_task, load_run, read_json,
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
 
-    from src.data.base import Stage
+    from src.data.batch import Stage
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from src.data.base import Batch
+from src.data.batch import Batch
 from src.seeds import derive
 
 

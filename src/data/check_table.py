@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from src.data.base import counted
+from src.data.batch import counted
 from src.data.columns import Content, Read, names_word
 from src.data.read_table import Format
 

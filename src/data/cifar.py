@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from src.data.base import DataModule, Samples, data_path
+from src.data.base import DataModule, data_path
+from src.data.batch import Samples
 from src.data.download import Archive, fetch
 from src.errors import InputError
 

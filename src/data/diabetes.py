@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from src.data.base import DataModule, Samples
+from src.data.base import DataModule
+from src.data.batch import Samples
 
 
 class Diabetes(DataModule):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.base import counted
+from src.data.batch import counted
 from src.data.columns import as_numbers, kind_of
 from src.data.read_table import as_text
 from src.data.spec import Column

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.base import DATA, BatchDataset, DataModule, Samples, Stage, counted, data_path, mean_and_std
+from src.data.base import DATA, DataModule, data_path, mean_and_std
+from src.data.batch import BatchDataset, Samples, Stage, counted
 from src.data.images import EXTENSIONS, Fit, ImageFiles, Paths, headers
 from src.data.pack import pack
 from src.data.spec import Spec

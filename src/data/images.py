@@ -18,7 +18,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from src.data.base import DATA, counted
+from src.data.base import DATA
+from src.data.batch import counted
 from src.errors import InputError
 
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.data.base import counted, data_path
+from src.data.base import data_path
+from src.data.batch import counted
 from src.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:

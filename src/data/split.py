@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.base import STAGES, Samples, Stage, counted
+from src.data.batch import STAGES, Samples, Stage, counted
 from src.errors import InputError
 
 Indices = dict[Stage, Tensor]

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.base import DataModule, Samples, counted, mean_and_std, of_target
+from src.data.base import DataModule, mean_and_std, of_target
+from src.data.batch import Samples, counted
 from src.data.check_table import is_date, mixed, useless
 from src.data.columns import Content, as_numbers, names_word, read
 from src.data.read_table import Format, header

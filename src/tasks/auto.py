@@ -11,7 +11,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from src.data.base import BatchTransform
+from src.data.batch import BatchTransform
 from src.data.spec import Spec
 from src.errors import InputError
 from src.tasks.classification import Classification

@@ -20,7 +20,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from src.data.base import Batch, BatchTransform, counted
+from src.data.batch import Batch, BatchTransform, counted
 from src.data.spec import Spec
 from src.errors import InputError
 from src.nets.preprocess import preprocess

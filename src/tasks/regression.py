@@ -13,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, R2Score
 
-from src.data.base import Batch, BatchTransform
+from src.data.batch import Batch, BatchTransform
 from src.data.spec import Spec
 from src.errors import InputError
 from src.nets.preprocess import Standardize, preprocess

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.data.base import STAGES, BatchOrder, DataModule, Samples, mean_and_std
+from src.data.base import DataModule, mean_and_std
+from src.data.batch import STAGES, BatchOrder, Samples
 from src.data.breast_cancer import BreastCancer
 from src.data.diabetes import Diabetes
 from src.data.digits import Digits

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision import datasets
 
-from src.data.base import STAGES
+from src.data.batch import STAGES
 from src.data.cifar import CIFAR10, CIFAR100
 from src.errors import InputError
 from tests import make_cifar

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from src.data import image_folder as module
-from src.data.base import STAGES
+from src.data.batch import STAGES
 from src.data.image_folder import ImageFolder
 from src.data.images import Paths, decode, fit_to
 from src.errors import InputError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchvision import datasets
 
-from src.data.base import STAGES
+from src.data.batch import STAGES
 from src.data.mnist import MNIST, FashionMNIST
 from src.errors import InputError
 from tests import make_mnist

@@ -17,7 +17,7 @@ import torch
 from sklearn.datasets import load_diabetes, load_iris
 
 from src.data import read_table
-from src.data.base import STAGES
+from src.data.batch import STAGES
 from src.data.columns import read
 from src.data.encode_frame import encode_frame
 from src.data.read_table import Format, frames

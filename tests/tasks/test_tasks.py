@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 from torch import nn
 from torchmetrics import MeanAbsoluteError
 
-from src.data.base import Batch
+from src.data.batch import Batch
 from src.data.spec import Column, Spec
 from src.errors import InputError
 from src.tasks import meter as meter_module
