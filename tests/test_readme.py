@@ -25,7 +25,9 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.usefixtures("small_data")
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_runs(line: str, logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_runs(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = shlex.split(line)[2:]
     verb = words[0].removeprefix("src.")
     argv = words[1:]
@@ -35,6 +37,11 @@ def test_a_command_runs(line: str, logs: Path, capsys: pytest.CaptureFixture[str
         with pytest.raises(SystemExit) as ended:
             call(verb, *argv)
         assert ended.value.code == 0
+        return
+    if verb == "benchmark":
+        monkeypatch.chdir(tmp_path)
+        call(verb, *argv, "--rounds", "1", "--seconds", "0.05")
+        assert "fit / limit" in capsys.readouterr().out
         return
     if verb == "train" and not any(word.startswith("trainer=") for word in argv):
         argv = [*argv, *LITTLE]
