@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from src import parts
+from src import parts, targets
 from src.config import compose
 from src.data.spec import Spec
 from src.errors import InputError
@@ -16,7 +16,7 @@ from tests.conftest import checked
 
 ALLOWED = (
     "outside the allowed packages (src, torch, torchvision, lightning, torchmetrics); "
-    "to allow another, add it to ALLOWED in src/parts.py (command line)"
+    "to allow another, add it to ALLOWED in src/targets.py (command line)"
 )
 SPEC = Spec(in_shape=(3, 32, 32), num_outputs=7, kind="image", classes=tuple("abcdefg"))
 
@@ -115,9 +115,9 @@ def test_a_class_passes_its_kwargs_to_its_bases() -> None:
     class Closed(Child):
         def __init__(self, d: str) -> None: ...
 
-    assert list(parts.parameters(Child)) == ["a", "b", "c"]
-    assert parts.parameters(Child)["a"].annotation is int
-    assert list(parts.parameters(Closed)) == ["d"]
+    assert list(targets.parameters(Child)) == ["a", "b", "c"]
+    assert targets.parameters(Child)["a"].annotation is int
+    assert list(targets.parameters(Closed)) == ["d"]
 
 
 def test_optimizers_are_built_as_partials_with_converted_values() -> None:
