@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from src.data.base import DataModule
 
-# How much is drawn: more could not be told apart.
+# How much one picture shows, and from how many rows a distribution is drawn: more could not be told apart.
 PICTURES = 16
 COLUMNS = 24
 SAMPLED = 20_000
@@ -72,7 +72,6 @@ def look(config: Config, folder: Path) -> Look:
 
 def summary(data: DataModule) -> list[str]:
     """The data in words: samples, classes, shape, statistics, and what was noticed."""
-    import torch
 
     spec, samples = data.spec, data.samples
     counts = {stage: len(index) for stage, index in data.indices.items()}
@@ -93,7 +92,7 @@ def summary(data: DataModule) -> list[str]:
         lines.append(f"mean        {', '.join(map(_number, spec.mean))} (raw, each channel, training split)")
         lines.append(f"std         {', '.join(map(_number, spec.std))}")
     else:
-        missing = torch.isnan(_rows(data, "train")).sum(0)
+        missing = missing_values(data)
         lacking = [f"{column.name} ({int(n):,})" for column, n in zip(spec.columns, missing, strict=True) if n]
         kinds = [column.kind for column in spec.columns]
         lines.append("columns     " + ", ".join(f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds)))
@@ -176,37 +175,18 @@ def _label(data: DataModule, target: Tensor) -> str:
 
 def table_figures(data: DataModule) -> dict[str, Figure]:
     """The distribution of each column, what is missing, and the columns that go together."""
-    import torch
     from matplotlib import pyplot
 
     spec = data.spec
     rows = _rows(data, "train")
-    shown = list(range(len(spec.columns)))[:COLUMNS]
-    height = -(-len(shown) // 4)
-    figure, axes = pyplot.subplots(height, 4, figsize=(13, 2.5 * height), squeeze=False)
-    for axis in axes.flat[len(shown) :]:
-        axis.axis("off")
-    for axis, i in zip(axes.flat, shown, strict=False):
-        column, values = spec.columns[i], rows[:, i]
-        values = values[~values.isnan()]
-        if column.kind == "category":
-            names = [*column.levels, "(other)"]
-            level = torch.where(values < 0, len(column.levels), values).long()
-            counts = torch.bincount(level, minlength=len(names))[: len(names)]
-            order = counts.argsort(descending=True)[:10].tolist()
-            axis.barh([names[j][:18] for j in order][::-1], counts[order].numpy()[::-1], color="tab:blue")
-        else:
-            axis.hist(values.numpy(), bins=2 if column.kind == "boolean" else 30, color="tab:blue")
-        axis.set_title(column.name[:40], fontsize=9)
-        axis.tick_params(labelsize=7)
-    more = f" (the first {COLUMNS} of {len(spec.columns)})" if len(spec.columns) > COLUMNS else ""
-    figure.suptitle(f"Columns in training{more}")
-    figure.tight_layout()
-    found = {"columns": figure}
+    found: dict[str, Figure] = {}
+    for start in range(0, len(spec.columns), COLUMNS):
+        page = range(start, min(start + COLUMNS, len(spec.columns)))
+        found[f"columns_{start // COLUMNS + 1}" if start else "columns"] = _columns_figure(data, rows, page)
 
-    missing = rows.isnan().float().mean(0)
+    missing = missing_values(data).float() / len(data.indices["train"])
     if bool(missing.any()):
-        lacking = missing.argsort(descending=True)[: int((missing > 0).sum())][:COLUMNS].tolist()
+        lacking = missing.argsort(descending=True)[: int((missing > 0).sum())].tolist()
         figure, axis = pyplot.subplots(figsize=(8, 1 + 0.3 * len(lacking)))
         axis.barh([spec.columns[i].name[:40] for i in lacking][::-1], (100 * missing[lacking]).numpy()[::-1])
         axis.set_xlabel("missing in training (%)")
@@ -223,6 +203,45 @@ def table_figures(data: DataModule) -> dict[str, Figure]:
         axis.set_title("Most correlated columns in training (Pearson)")
         found["correlations"] = figure
     return found
+
+
+def _columns_figure(data: DataModule, rows: Tensor, page: range) -> Figure:
+    import torch
+    from matplotlib import pyplot
+
+    height = -(-len(page) // 4)
+    figure, axes = pyplot.subplots(height, 4, figsize=(13, 2.5 * height), squeeze=False)
+    for axis in axes.flat[len(page) :]:
+        axis.axis("off")
+    for axis, i in zip(axes.flat, page, strict=False):
+        column, values = data.spec.columns[i], rows[:, i]
+        values = values[~values.isnan()]
+        if column.kind == "category":
+            counts = torch.bincount(values.long(), minlength=len(column.levels))
+            order = counts.argsort(descending=True)[:10].tolist()
+            axis.barh([column.levels[j][:18] for j in order][::-1], counts[order].numpy()[::-1], color="tab:blue")
+        else:
+            axis.hist(values.numpy(), bins=2 if column.kind == "boolean" else 30, color="tab:blue")
+        axis.set_title(column.name[:40], fontsize=9)
+        axis.tick_params(labelsize=7)
+    which = (
+        "" if len(page) == len(data.spec.columns) else f" ({page[0] + 1} to {page[-1] + 1} of {len(data.spec.columns)})"
+    )
+    figure.suptitle(f"Columns in training{which}")
+    figure.tight_layout()
+    return figure
+
+
+def missing_values(data: DataModule) -> Tensor:
+    """How many training rows lack each column, `(columns,)`; counted over all rows, a part at a time."""
+    import torch
+
+    index, counts = data.indices["train"], torch.zeros(len(data.spec.columns), dtype=torch.int64)
+    categories = torch.tensor([column.kind == "category" for column in data.spec.columns])
+    for start in range(0, len(index), SAMPLED):
+        rows = data.samples.x[index[start : start + SAMPLED]]
+        counts += (rows.isnan() | ((rows < 0) & categories)).sum(0)
+    return counts
 
 
 def correlations(data: DataModule, most: int = 15) -> list[tuple[str, str, float]]:

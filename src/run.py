@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -84,6 +85,8 @@ class Run:
         for path in sorted(self.path.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         self.path.rmdir()
+        with suppress(OSError):  # other runs lie there
+            self.path.parent.rmdir()
 
     @property
     def checkpoints(self) -> Path:

@@ -10,6 +10,7 @@ from matplotlib import pyplot
 
 from src.data.diabetes import Diabetes
 from src.look import Look, correlations, look
+from src.run import build_data
 from tests.conftest import call, checked
 
 
@@ -50,6 +51,24 @@ def test_a_picture_changes_with_the_data(tmp_path: Path) -> None:
         path.name: path.read_bytes() for path in look(checked("digits", "data.split_seed=1"), tmp_path / "b").pictures
     }
     assert plain["test.png"] != split["test.png"]
+
+
+def test_every_column_is_drawn_and_every_missing_value_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.look.COLUMNS", 4)
+    monkeypatch.setattr("src.look.SAMPLED", 50)  # of 310 rows
+    rows = ["a,b,c,d,e,color,y"] + [
+        f"{i},{i % 7},{'' if i % 3 == 0 else i % 5},{i % 11},{i % 13},{'' if i % 4 == 0 else 'red' if i % 2 else 'blue'},{i * 0.37}"
+        for i in range(400)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    config = checked("table", f"data.path={tmp_path / 't.csv'}", "data.target=y")
+    found = look(config, tmp_path / "look")
+    assert [path.name for path in found.pictures] == [
+        "columns.png", "columns_2.png", "missing.png", "correlations.png", "target.png"]  # fmt: skip
+    data = build_data(config)
+    train = data.indices["train"].tolist()
+    lacking = [sum(i % 3 == 0 for i in train), sum(i % 4 == 0 for i in train)]
+    assert f"missing     c ({lacking[0]}), color ({lacking[1]})" in found.summary
 
 
 def test_old_pictures_go(tmp_path: Path) -> None:

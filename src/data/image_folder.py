@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.base import DATA, DataModule, data_path, mean_and_std
+from src.data.base import DATA, DataModule, cores, data_path, mean_and_std
 from src.data.batch import BatchDataset, Samples, Stage, counted
 from src.data.images import EXTENSIONS, Fit, ImageFiles, Paths, headers
 from src.data.pack import pack
@@ -91,7 +91,7 @@ class ImageFolder(DataModule):
         if self.size is None and self.transforms["train"] is not None:
             images.size = self._size_after_transforms(samples)
         if self.cache == "memmap":
-            images.packed = pack(images, DATA / "cache", processes=os.cpu_count() or 1)
+            images.packed = pack(images, DATA / "cache", processes=cores())
         where = f"from the headers of {len(dict.fromkeys(sampled)):,} files" if self.size is None else "as set"
         self.notes.append(f"images: {len(paths):,} files in {len(classes)} classes; {channels} x {images.size} x "
                           f"{images.size} ({where}; data.size and data.channels set them)")  # fmt: skip
