@@ -182,7 +182,8 @@ def _raw(config: Config, data: DataModule, seconds: float) -> float:
     import torch
     from torch.utils.data import DataLoader, Dataset
 
-    task, optimizer = _task(config, data, torch.device("cpu"))
+    task, _ = _task(config, data, torch.device("cpu"))
+    optimizer = task.optimizer(list(task.parameters()))
     spec, samples, train = data.spec, data.samples, data.indices["train"].tolist()
     transform = _textbook_transform(data)
 
@@ -232,10 +233,12 @@ def _task(config: Config, data: DataModule, device: Any) -> tuple[Any, Any]:
     import torch
 
     from src.run import build_task
+    from src.tasks.optimizers import fused
 
     torch.manual_seed(0)
     task: Any = build_task(config, data.spec, data.augment).to(device).train()
-    return task, task.optimizer([parameter for parameter in task.parameters() if parameter.requires_grad])
+    trained = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    return task, fused(task.optimizer, device)(trained)
 
 
 def _repeated(step: Callable[[], None], size: int, seconds: float, device: Any) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from src.command import Parser, run_command, split_words
-from src.config import VALUES, Config, compose
+from src.config import VALUES, Config, compose, get
 from src.errors import InputError
 from src.run import Run, as_floats, build_data, build_task, load_run, read_json, shown, write
 
@@ -141,10 +141,12 @@ def build_trainer(config: Config, run: Run | None, task: LightningModule, spec: 
     """The config's Trainer; with a run, its checkpoints and loggers write there."""
     from src import parts
     from src.callbacks.checkpoint import Checkpoint
+    from src.callbacks.curves import Curves
     from src.callbacks.metrics_file import MetricsFile
     from src.callbacks.progress import progress
     from src.callbacks.seeding import Seeding
     from src.callbacks.tensorboard import TensorBoard
+    from src.speed import Unprofiled
 
     callbacks: list[Callback] = []
     loggers: list[Any] = []
@@ -153,7 +155,11 @@ def build_trainer(config: Config, run: Run | None, task: LightningModule, spec: 
         monitored: dict[str, Any] = {"monitor": task.monitor, "mode": task.mode}
         named = config.values.get("callbacks") or {}
         callbacks = [parts.build(config, f"callbacks.{name}", **monitored) for name, part in named.items() if part]
-        callbacks += [Seeding(parts.values(config).seed), Checkpoint(run.checkpoints, config, spec, **monitored)]
+        callbacks += [
+            Seeding(parts.values(config).seed),
+            Curves(),
+            Checkpoint(run.checkpoints, config, spec, **monitored),
+        ]
         shown_by, on_terminal = progress()
         callbacks += shown_by
         loggers = [MetricsFile(run.path / "metrics.csv"),
@@ -168,6 +174,7 @@ def build_trainer(config: Config, run: Run | None, task: LightningModule, spec: 
         enable_checkpointing=run is not None, enable_progress_bar=on_terminal, enable_model_summary=on_terminal,
         # The order and its share for each process are the data module's; all samples count once.
         num_sanity_val_steps=0, use_distributed_sampler=False,
+        **({} if get(config.values, "trainer.profiler") else {"profiler": Unprofiled()}),
     )  # fmt: skip
     return trainer
 

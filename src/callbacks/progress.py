@@ -38,7 +38,19 @@ class Summary(RichModelSummary):
 
 
 class Bar(RichProgressBar):
-    """Lightning's rich bar, with the monitored value and no version number."""
+    """Lightning's rich bar, with the monitored value and no version number; drawn by time, not by step."""
+
+    SECONDS = 0.1
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=round(1 / self.SECONDS))
+        self.drawn = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        now = time.perf_counter()
+        if now - self.drawn > self.SECONDS or trainer.is_last_batch:
+            self.drawn = now
+            super().on_train_batch_end(trainer, *args)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         shown = super().get_metrics(trainer, pl_module)

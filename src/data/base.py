@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from src.config import ROOT
-from src.data.batch import STAGES, Batch, BatchDataset, BatchOrder, BatchTransform, Samples, Source, Stage
+from src.data.batch import STAGES, Batch, BatchDataset, BatchOrder, BatchTransform, Samples, Source, Stage, take
 from src.data.spec import Column, Spec
 from src.errors import InputError
 
@@ -273,7 +273,7 @@ def of_target(samples: Samples, train: Tensor) -> dict[str, Any]:
     return {"num_outputs": y.shape[1], "target": samples.target, "target_mean": mean, "target_std": std}
 
 
-def mean_and_std(x: Source, index: Tensor, numbers: int = 1 << 19) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_and_std(x: Source, index: Tensor, numbers: int = 1 << 17) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel or feature over some samples `(N, C, …)`.
 
     In double precision, and in chunks of so many numbers; missing values (NaN) are left out. A constant channel has a
@@ -282,7 +282,7 @@ def mean_and_std(x: Source, index: Tensor, numbers: int = 1 << 19) -> tuple[tupl
     count, total, squares = (torch.zeros(1, dtype=torch.float64) for _ in range(3))
     chunk = max(1, numbers // max(1, x[index[:1]].numel()))
     for start in range(0, len(index), chunk):
-        part = x[index[start : start + chunk]]
+        part = take(x, index[start : start + chunk])
         part = part.flatten(2) if part.ndim > 2 else part.unsqueeze(-1)  # N, C, pixels
         if part.dtype is torch.uint8:  # whole numbers add up exactly, and fast
             wide = part.transpose(0, 1).flatten(1).int()  # C, N x pixels

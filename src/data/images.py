@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from src.data.base import DATA
-from src.data.batch import counted
+from src.data.batch import counted, take
 from src.errors import InputError
 
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
@@ -101,7 +101,7 @@ class ImageFiles:
 
     def __getitem__(self, index: Any) -> Tensor:
         if self.packed is not None:
-            return self.packed[index]
+            return self.packed[index] if isinstance(index, int) else take(self.packed, index)
         if isinstance(index, int):
             image = self._read(index, None if self.whole else self.size)
             if image is None:

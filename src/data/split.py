@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.batch import STAGES, Samples, Stage, counted
+from src.data.batch import STAGES, Samples, Stage, counted, take
 from src.errors import InputError
 
 Indices = dict[Stage, Tensor]
@@ -207,9 +207,10 @@ def content_keys(samples: Samples) -> Any:
     keys = np.empty(len(samples.x), dtype=np.uint64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the sums wrap around, as is meant
-        for start in range(0, len(keys), 2048):
-            index = torch.arange(start, min(start + 2048, len(keys)))
-            content = samples.x[index].flatten(1)
+        chunk = max(1, (1 << 18) // max(1, samples.x[:1].nbytes))
+        for start in range(0, len(keys), chunk):
+            index = torch.arange(start, min(start + chunk, len(keys)))
+            content = take(samples.x, index).flatten(1)
             if samples.columns:  # rows of a table often agree by chance; a twin has the same target, too
                 content = torch.cat([content, samples.y[index].to(content.dtype).reshape(len(content), -1)], dim=1)
             rows = content.contiguous().numpy().view(np.uint8)

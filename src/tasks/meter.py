@@ -10,7 +10,7 @@ from src.errors import InputError, did_you_mean
 
 # Collected outputs are handed to the metrics when they reach this many numbers: rarely enough to cost nothing in
 # a step, often enough to keep memory bounded.
-HELD = 1 << 20
+HELD = 1 << 17
 
 
 class Meter(nn.Module):

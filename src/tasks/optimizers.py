@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch.optim import Optimizer
@@ -46,12 +47,7 @@ def configure(
             {"params": [parameter for parameter in trained if parameter.ndim > 1]},
             {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
         ]
-    if (
-        task.device.type == "cuda"
-        and "fused" in inspect.signature(optimizer).parameters
-        and not {"fused", "foreach", "differentiable"} & set(getattr(optimizer, "keywords", {}))
-    ):
-        optimizer = functools.partial(optimizer, fused=True)  # type: ignore[call-arg]  # one kernel for all parameters
+    optimizer = fused(optimizer, task.device)
     try:
         made = optimizer(groups)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -82,6 +78,14 @@ def configure(
     if isinstance(schedule, ReduceLROnPlateau):
         steps["monitor"] = monitor
     return {"optimizer": made, "lr_scheduler": steps}
+
+
+def fused(optimizer: Callable[[Any], Optimizer], device: torch.device) -> Callable[[Any], Optimizer]:
+    """The same optimizer, with one kernel for all parameters where it has one: a quarter of a small net's step."""
+    given = {"fused", "foreach", "differentiable"} & set(getattr(optimizer, "keywords", {}))
+    if device.type in ("cpu", "cuda") and "fused" in inspect.signature(optimizer).parameters and not given:
+        return functools.partial(optimizer, fused=True)  # type: ignore[call-arg]
+    return optimizer
 
 
 def _epochs(task: LightningModule) -> int:

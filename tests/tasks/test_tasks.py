@@ -17,7 +17,7 @@ from src.errors import InputError
 from src.tasks import meter as meter_module
 from src.tasks.classification import Classification
 from src.tasks.meter import Meter
-from src.tasks.optimizers import configure
+from src.tasks.optimizers import configure, fused
 from src.tasks.regression import Regression
 
 COLUMNS = tuple(Column(name) for name in "abcd")
@@ -102,3 +102,12 @@ def test_decay_spares_biases_and_norms_when_asked() -> None:
     groups = optimizer.param_groups  # type: ignore[union-attr]
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
     assert [[p.ndim for p in group["params"]] for group in groups] == [[2, 2], [1, 1, 1, 1]]
+
+
+def test_one_kernel_steps_all_parameters_where_the_optimizer_has_it() -> None:
+    cpu = torch.device("cpu")
+    weights = [torch.nn.Parameter(torch.ones(3))]
+    assert fused(torch.optim.AdamW, cpu)(weights).defaults["fused"] is True
+    assert fused(functools.partial(torch.optim.AdamW, foreach=True), cpu)(weights).defaults["fused"] is None
+    assert fused(torch.optim.RMSprop, cpu)(weights).defaults["lr"] == 0.01  # which has none
+    assert fused(torch.optim.AdamW, torch.device("mps")) is torch.optim.AdamW
