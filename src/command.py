@@ -80,6 +80,8 @@ def run_command(main: Callable[[list[str]], Any]) -> NoReturn:
         sys.stdout.flush()
         print("\n".join(error.lines), file=sys.stderr)
         status = 2
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1 if end.code else 0
     if "torch" not in sys.modules:
         sys.exit(status)
     # Taking torch and Lightning apart takes the interpreter 1.7 s, after everything is written. What is registered

@@ -30,7 +30,8 @@ COMMAND_LINE = "command line"
 
 # A config has these sections and no others: some are built from a `_target_`, the rest are plain values.
 PARTS = ("data", "net", "task", "trainer", "callbacks", "logger")
-VALUES = ("name", "tags", "seed", "threads", "compile", "channels_last")
+VALUES = ("name", "tags", "seed", "threads", "compile", "channels_last", "save_minutes",
+          "skip_nonfinite")  # fmt: skip
 # Every option of these groups describes the same class. When one is swapped, what the experiment sets (its number of
 # epochs, say) stays, and gives way only to what the new option's own file says.
 SAME_CLASS = ("trainer",)
@@ -121,6 +122,22 @@ def compose(name: str = "digits", words: Sequence[str] = ()) -> Config:
         if not key.startswith("defaults") and not (section == "" and _dropped(key, swaps))
     }
     return Config(name, values, origins).replaced(changes)
+
+
+def change(config: Config, words: Sequence[str]) -> Config:
+    """A run's config with `key=value` words on top; its parts cannot be swapped for other options of their groups.
+
+    Raises:
+        InputError: with one line for each mistake.
+    """
+    errors: list[str] = []
+    changes = dict(_read_words(words, errors))
+    errors += [f"{key}={value}: a run keeps its parts; begin a new one with {key}={value}"
+               for key, value in changes.items() if key in groups() and isinstance(value, str)]  # fmt: skip
+    errors += _unknown_sections([], changes)
+    if errors:
+        raise InputError(errors)
+    return config.replaced(changes)
 
 
 def _compose_files(name: str, swaps: Mapping[str, str], files: list[tuple[str, Path]]) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class Values:
         name, tags: what a person calls the run.
         compile: whether the net is compiled; None compiles on a GPU where it pays.
         channels_last: the memory format; None takes it for nets that convolve.
+        save_minutes: how often a checkpoint is saved within an epoch.
+        skip_nonfinite: how many batches whose loss or gradients are not finite are left out before training ends.
     """
 
     seed: int = 0
@@ -68,6 +70,8 @@ class Values:
     tags: list[str] = dataclasses.field(default_factory=list)
     compile: bool | None = None
     channels_last: bool | None = None
+    save_minutes: float = 10.0
+    skip_nonfinite: int = 0
 
 
 def values(config: Config) -> Values:

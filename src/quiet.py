@@ -14,6 +14,10 @@ MESSAGES = (
     r".*is smaller than the logging interval Trainer\(log_every_n_steps",
     # A handful of validation samples need not hold every class; the metric's value stays defined.
     r"No (positive|negative) samples in targets",
+    # The loaders go on where the training stopped, by its epoch and batch (src/data/batch.py); Lightning cannot know.
+    r"You're resuming from a checkpoint that ended before the epoch ended",
+    # The meters' values are of all processes already.
+    r"It is recommended to use `self\.log\(.*sync_dist=True\)`",
     # Raised when a trainer is given a folder that the run has made for it.
     r"Checkpoint directory .* exists and is not empty",
 )

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -95,38 +96,45 @@ class Run:
     # -----------------------------------------------------------------------------------------------------------
     # What a training writes
 
-    def begin(self, config: Config, facts: dict[str, Any]) -> None:
-        """Write config.yaml and meta.json, before the first step."""
+    def begin(self, config: Config, facts: dict[str, Any], again: bool = False) -> None:
+        """Write config.yaml and meta.json, before the first step; `again` where an earlier run goes on."""
+        from src.redact import redact, redacted
+
         header = f"# {config.name}: the whole config of this run; python -m src.evaluate {shown(self.path)}\n"
         ordered = {key: config.values[key] for key in (*VALUES, *PARTS) if key in config.values}
-        text = yaml.safe_dump({"config": config.name, **ordered}, sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump({"config": config.name, **redacted(ordered)}, sort_keys=False, allow_unicode=True)
         write(self.path / "config.yaml", header + text)
         commit, changed, diff = git_state()
-        if diff:
-            write(self.path / "diff.patch", diff)
-        meta = {
-            "command": " ".join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        meta: dict[str, Any] = {
+            "command": redact(shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "git": {"commit": commit, "dirty": changed},
             "packages": packages(),
             "python": platform.python_version(),
             "hardware": hardware(),
-            **facts,
-            "exit": "running",
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
         }
-        write_json(self.path / "meta.json", meta)
+        if again and (before := self._meta()):
+            meta = {**before, "resumed": [*before.get("resumed", []), meta]}
+            facts = {**facts, "init": before.get("init")}
+        elif diff:
+            write(self.path / "diff.patch", redact(diff))
+        write_json(self.path / "meta.json", {**meta, **facts, "exit": "running"})
         self._write_summary(config, {}, "running")
 
-    def finish(self, config: Config, metrics: dict[str, float], facts: dict[str, Any], reason: str) -> None:
-        """Write the final numbers, and how the run ended."""
+    def finish(self, config: Config, metrics: dict[str, float], seconds: float, facts: dict[str, Any]) -> None:
+        """Write the final numbers, and how the run ended: `exit` among the facts."""
         if metrics:
             write_json(self.path / "metrics.json", metrics)
-        meta = {**read_json(self.path / "meta.json"), **facts, "exit": reason}
-        write_json(self.path / "meta.json", meta)
-        self._write_summary(config, metrics, reason)
+        meta = {key: value for key, value in self._meta().items() if key not in ("by", "error")}
+        meta["seconds"] = meta.get("seconds", 0) + seconds  # over all of a resumed run's parts
+        write_json(self.path / "meta.json", {**meta, **facts})
+        self._write_summary(config, metrics, facts["exit"])
 
     def _write_summary(self, config: Config, metrics: dict[str, float], status: str) -> None:
-        meta = read_json(self.path / "meta.json")
+        from src.redact import redacted
+
+        meta = self._meta()
         summary = {
             "config_name": config.name,
             "status": status,
@@ -135,10 +143,14 @@ class Run:
             "parameters": meta.get("parameters"),
             "monitor": meta.get("monitor"),
             "mode": meta.get("mode"),
-            "config": flatten(config.values),
+            "config": flatten(redacted(config.values)),
             "metrics": metrics,
         }
         write_json(self.path / "run.json", summary)
+
+    def _meta(self) -> dict[str, Any]:
+        path = self.path / "meta.json"
+        return read_json(path) if path.exists() else {}
 
     # -----------------------------------------------------------------------------------------------------------
     # What others read
@@ -156,23 +168,11 @@ class Run:
         """The checkpoint's content: tensors and plain values, loaded to the CPU.
 
         Raises:
-            InputError: when the file is missing, damaged, or not one of Kindling's.
+            InputError: when the file is missing, damaged, holds code, or is not one of Kindling's.
         """
-        import torch
+        from src.checkpoint_io import read_checkpoint
 
-        path = self.checkpoint_file
-        try:
-            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise InputError(
-                f"{shown(path)}: no such checkpoint; the run may have ended before its first epoch"
-            ) from None
-        except Exception as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"{shown(path)}: not a readable checkpoint: {reason}") from error
-        if not isinstance(content, dict) or "kindling" not in content:
-            raise InputError(f"{shown(path)}: a checkpoint of another program: it holds no config and no spec")
-        return content
+        return read_checkpoint(self.checkpoint_file)
 
     @cached_property
     def config(self) -> Config:
@@ -289,8 +289,12 @@ def build_task(config: Config, spec: Spec, augment: Sequence[BatchTransform] = (
 def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, values: Any) -> None:

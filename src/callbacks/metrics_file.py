@@ -21,20 +21,23 @@ class MetricsFile(Logger):
 
     Args:
         path: the CSV file.
+        step: where the training begins or goes on; later rows of a file that is there are left out, since they will be
+            written again.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, step: int) -> None:
         super().__init__()
         self.path = path
         self.rows: list[dict[str, Any]] = []
         self.columns: list[str] = ["epoch", "step"]
-        self.written = 0  # rows that the file holds already
+        self.last = 0  # where the last row begins in the file, in bytes
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 self.columns = list(reader.fieldnames or self.columns)
-                self.rows = [dict(row) for row in reader]
-            self.written = len(self.rows)
+                rows = [row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) < step]
+            self.rows = [{**row, "step": int(row["step"])} for row in rows]
+            self._rewrite()
 
     @property
     def name(self) -> str:
@@ -50,34 +53,39 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add values to the row of a step, or begin its row."""
+        """Add values to the row of a step, or begin its row; the file has them at once."""
         row = {**metrics, "epoch": int(metrics.get("epoch", 0)), "step": step}
-        if len(self.rows) > self.written and self.rows[-1]["step"] == step:
+        if self.rows and self.rows[-1]["step"] == step:
             self.rows[-1].update(row)
         else:
-            self._write()
             self.rows.append(row)
+            self.last = self.path.stat().st_size if self.path.exists() else 0
+        if new := [name for name in row if name not in self.columns]:
+            self.columns += new
+        if new or not self.path.exists():
+            self._rewrite()
+            return
+        # The last row only ever grows: what a kill in the middle leaves of it is what it was, or more.
+        with self.path.open("r+", newline="", encoding="utf-8") as file:
+            file.seek(self.last)
+            csv.DictWriter(file, self.columns).writerow(self.rows[-1])
+            file.truncate()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self._write()
+        """Nothing: every row is written."""
 
     @rank_zero_only
     def save(self) -> None:
-        """Lightning calls this after each logged step; a row is written when the next one begins."""
+        """Nothing: every row is written."""
 
-    def _write(self) -> None:
-        """Append the finished rows. A new column rewrites the file, beside it first and then in its place."""
-        new = [name for row in self.rows[self.written :] for name in row if name not in self.columns]
-        if new or not self.path.exists():
-            self.columns += dict.fromkeys(new)
-            beside = self.path.with_suffix(".tmp")
-            with beside.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, self.columns)
-                writer.writeheader()
-                writer.writerows(self.rows)
-            os.replace(beside, self.path)
-        elif len(self.rows) > self.written:
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self.columns).writerows(self.rows[self.written :])
-        self.written = len(self.rows)
+    def _rewrite(self) -> None:
+        """Write the whole file: beside it first, and then in its place."""
+        beside = self.path.with_suffix(".tmp")
+        with beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            for row in self.rows:
+                self.last = file.tell()
+                writer.writerow(row)
+        os.replace(beside, self.path)

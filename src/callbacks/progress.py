@@ -68,10 +68,16 @@ class EpochLines(Callback):
         self.started = 0.0
         self.epoch: int | None = None  # the one under way
 
+    # A training that goes on within an epoch is not told of its start.
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.epoch = None
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._print(trainer)
-        self.epoch = trainer.current_epoch
-        self.started = time.perf_counter()
+        if self.epoch != trainer.current_epoch:
+            self._print(trainer)
+            self.epoch = trainer.current_epoch
+            self.started = time.perf_counter()
 
     # Callbacks are told of an epoch's end before the module is, which logs the training metrics only then.
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -25,6 +25,7 @@ from src.config import ROOT
 from src.data.batch import STAGES, Batch, BatchDataset, BatchOrder, BatchTransform, Samples, Source, Stage, take
 from src.data.spec import Column, Spec
 from src.errors import InputError
+from src.interrupts import in_worker
 
 DATA = ROOT / "data"
 
@@ -38,10 +39,13 @@ class DataModule(LightningDataModule):
             test set, that is the test set, and the third entry is ignored.
         split_seed: which split. It is apart from the experiment's seed, so that runs with other seeds are
             measured on the same samples.
+        fold: of a cross-validation, as (its number, how many there are, which repetition); it takes the place of
+            validation, all other samples of training and validation are trained on, and the test set stays as it is.
         seed: of the order of the training batches and of the transforms' draws; filled in from the config.
         threads: torch's threads, which workers leave room for; filled in from the config.
         num_workers: processes that prepare batches; 0 prepares them in the main process. `auto` takes some where
             single samples are read or transformed. Workers times threads never exceed the cores.
+        timeout: seconds after which a worker that gives no batch is taken for stuck.
         device: `auto` keeps data that lies in memory on the GPU, where there is one and they fit.
         train_transforms: torchvision v2 transforms, applied to each training sample with a draw of its own, and
             the batch transforms of src/augment.py.
@@ -55,9 +59,11 @@ class DataModule(LightningDataModule):
         batch_size: int = 64,
         split: tuple[float, float, float] = (0.7, 0.15, 0.15),
         split_seed: int = 0,
+        fold: tuple[int, int, int] | None = None,
         seed: int = 0,
         threads: int = 1,
         num_workers: int | Literal["auto"] = "auto",
+        timeout: float = 600.0,
         device: Literal["auto", "cpu"] = "auto",
         train_transforms: list[nn.Module] | None = None,
         test_transforms: list[nn.Module] | None = None,
@@ -72,9 +78,11 @@ class DataModule(LightningDataModule):
         self.batch_size = batch_size
         self.split = split
         self.split_seed = split_seed
+        self.fold = fold
         self.seed = seed
         self.threads = threads
         self.asked_workers = num_workers
+        self.timeout = timeout
         self.keep_on_device = device == "auto"
         self.balanced = sampler == "balanced"
         self.duplicates = duplicates
@@ -94,6 +102,7 @@ class DataModule(LightningDataModule):
             "test": nn.Sequential(*test) if test else None,
         }
         self.notes: list[str] = []  # what a user should be told of the data
+        self.position = (0, 0)  # the epoch and the batch that a resumed training goes on with
         self._samples: Samples | None = None
         self._there: Samples | None = None
 
@@ -140,10 +149,12 @@ class DataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self._samples is not None:
             return
-        from src.data.split import check_classes, find_duplicates, split_samples
+        from src.data.split import check_classes, find_duplicates, fold_samples, split_samples
 
         samples = self.load()
         self.indices = split_samples(samples, self.split, self.split_seed)
+        if self.fold:
+            self.indices = fold_samples(samples, self.indices, self.fold, self.split_seed)
         check_classes(samples, self.indices)
         find_duplicates(samples, self.indices, self.duplicates, self.notes)
         self.datasets = {stage: self.dataset(samples, stage) for stage in STAGES}
@@ -221,6 +232,8 @@ class DataModule(LightningDataModule):
         labels = self.samples.y[self.indices[stage]] if training and self.balanced else None
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         order = BatchOrder(self.indices[stage], self.batch_size, self.seed if training else None, labels, rank, ranks)
+        if training:
+            order.go_on(*self.position)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         dataset, workers = self.datasets[stage], self.num_workers
         if self.transforms[stage] is None and (there := self._on_device(device)):
@@ -233,6 +246,8 @@ class DataModule(LightningDataModule):
             collate_fn=_as_it_is,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=in_worker,
+            timeout=self.timeout if workers else 0,
             pin_memory=device.type == "cuda" and dataset is self.datasets[stage],
             # A loader draws a seed for its workers; from a generator of its own, so that the draw moves no other.
             generator=torch.Generator(),

@@ -168,6 +168,11 @@ class BatchOrder(Sampler[tuple[int, int, Tensor]]):
         self.rank, self.ranks = rank, ranks
         self.device = torch.device("cpu")
         self.epoch = 0
+        self.begin = (0, 0)  # where a resumed training goes on: the epoch, and the number of its first batch
+
+    def go_on(self, epoch: int, batch: int) -> None:
+        """Leave out the batches before this one of this epoch: they were trained on before the interruption."""
+        self.epoch, self.begin = epoch, (epoch, batch)
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""
@@ -188,7 +193,7 @@ class BatchOrder(Sampler[tuple[int, int, Tensor]]):
             equal = len(indices) // self.ranks * self.ranks
             indices = indices[self.rank : equal if self.seed is not None else None : self.ranks]
         indices = indices.to(self.device)
-        for batch in range(batches):
+        for batch in range(self.begin[1] if self.epoch == self.begin[0] else 0, batches):
             start = batch * self.batch_size
             end = None if batch == batches - 1 else start + self.batch_size
             yield self.epoch, batch, indices[start:end]

@@ -51,6 +51,55 @@ def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indice
     return {stage: indices[stage] for stage in STAGES}
 
 
+def fold_samples(samples: Samples, indices: Indices, fold: tuple[int, int, int], seed: int) -> Indices:
+    """Part training and validation anew: one fold for validation, the others for training; the test set stays.
+
+    Stratified by class; by group, so that none lies on both sides; or by time: a fold is then trained on what is
+    older than it alone, and the oldest samples are in no fold.
+
+    Args:
+        samples: the source.
+        indices: of the ordinary split.
+        fold: the fold's number from 0, how many there are, and which repetition, each with folds of its own.
+        seed: which folds.
+
+    Raises:
+        InputError: when there cannot be so many folds.
+    """
+    from sklearn import model_selection as sk
+
+    number, folds, repeat = fold
+    pool = torch.cat([indices["train"], indices["val"]]).sort().values.numpy()
+    if not (2 <= folds and 0 <= number < folds and repeat >= 0):
+        raise InputError(f"data.fold: expected a fold's number from 0, at least 2 folds, and a repetition from 0, "
+                         f"got {list(fold)}")  # fmt: skip
+    options = {"shuffle": True, "random_state": seed + repeat}
+    y = samples.y.numpy()[pool] if samples.classes else None
+    groups = None if samples.groups is None else samples.groups.numpy()[pool]
+    most, of = len(pool), "samples outside the test set"
+    if samples.time is not None:
+        if repeat:
+            raise InputError("data.fold: folds by time are the same in every repetition; one is all there is")
+        pool, y, groups = pool[np.argsort(samples.time.numpy()[pool], kind="stable")], None, None
+        splitter, most = sk.TimeSeriesSplit(folds), len(pool) - 1
+    elif groups is not None:
+        splitter = sk.GroupKFold(folds, **options) if y is None else sk.StratifiedGroupKFold(folds, **options)
+        most, of = len(np.unique(groups)), "groups outside the test set"
+    elif y is not None:
+        splitter = sk.StratifiedKFold(folds, **options)
+        counts = [(count, name) for name, count in _class_counts(samples, torch.from_numpy(pool)) if count]
+        most, of = min(counts)[0], f"samples of class '{min(counts)[1]}' outside the test set, the smallest class"
+    else:
+        splitter = sk.KFold(folds, **options)
+    if folds > most:
+        raise InputError(f"data.fold: {folds} folds need as many {of}; there are {most}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few samples of a class in some group: the folds are the best there are
+        train, val = list(splitter.split(pool, y, groups))[number]
+    parted = {"train": train, "val": val}
+    return {**indices, **{stage: torch.from_numpy(np.sort(pool[part])) for stage, part in parted.items()}}  # type: ignore[dict-item]
+
+
 def _cut(samples: Samples, free: Any, count: int, seed: int, problem: str) -> tuple[Any, Any]:
     """The free samples parted in those that stay and those that are cut off."""
     if count == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
@@ -57,6 +59,32 @@ class Meter(nn.Module):
         self.metrics.reset()
         return {f"{self.stage}/{name}": value for name, value in values.items()}
 
+    def state(self) -> dict[str, Any]:
+        """What has been collected since the epoch began, on the CPU: tensors and plain values."""
+        losses, outputs, targets = zip(*self.held, strict=True) if self.held else ((), (), ())
+        return {
+            "sizes": [len(target) for target in targets],
+            "held": [torch.stack(losses).cpu(), torch.cat(outputs).cpu(), torch.cat(targets).cpu()] if losses else [],
+            "metrics": {
+                name: {"updates": part._update_count, "state": _moved(part.metric_state, "cpu")}
+                for name, part in self.named_modules() if isinstance(part, Metric)
+            },
+        }  # fmt: skip
+
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """Take over what another meter of this task had collected."""
+        self.held, self.held_numbers = [], 0
+        if state["held"]:
+            losses, outputs, targets = _moved(state["held"], device)
+            parts = zip(losses, outputs.split(state["sizes"]), targets.split(state["sizes"]), strict=True)
+            self.held, self.held_numbers = list(parts), outputs.numel()
+        for name, part in self.named_modules():
+            if isinstance(part, Metric) and name in state["metrics"]:
+                for key, value in _moved(state["metrics"][name]["state"], device).items():
+                    setattr(part, key, value)
+                part._update_count = state["metrics"][name]["updates"]
+                part._computed = None
+
     def _hand_over(self) -> None:
         if not self.held:
             return
@@ -65,3 +93,11 @@ class Meter(nn.Module):
         self.loss.update(torch.stack(losses).float(), sizes)
         self.metrics.update(torch.cat(outputs).float(), torch.cat(targets))
         self.held, self.held_numbers = [], 0
+
+
+def _moved(state: Any, device: torch.device | str) -> Any:
+    if isinstance(state, dict):
+        return {key: _moved(value, device) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_moved(value, device) for value in state]
+    return state.detach().to(device).clone()

@@ -1,0 +1,137 @@
+"""Checkpoint files that are whole or not there: how they are written, and how they are read."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+
+from src.errors import InputError
+
+
+class AtomicIO(CheckpointIO):
+    """Writes a checkpoint beside its place, flushed to the disk, and then renames it into it.
+
+    A process that is killed while it writes leaves a `.tmp` file and the old checkpoint, whatever the moment, whatever
+    the file system; Lightning's own way copies from the temporary folder, and what it leaves behind can be half a file.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".tmp")
+        file = None
+        try:
+            with _Told(beside) as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException as error:
+            beside.unlink(missing_ok=True)
+            raise (file and file.reason) or error from None
+        sync_folder(path.parent)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class _Told(io.FileIO):
+    """A file that keeps what the system said of a failed write: torch's zip writer makes something else of it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "wb")
+        self.reason: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.reason = OSError(error.errno, error.strerror, self.name)
+            raise
+
+
+def keep_previous(path: Path, previous: Path) -> None:
+    """Give the file at `path` a second name, before another takes its first: there is never a moment without one."""
+    if path.exists():
+        beside = previous.with_name(previous.name + ".tmp")
+        beside.unlink(missing_ok=True)
+        try:
+            os.link(path, beside)
+        except OSError:  # a file system without links
+            return
+        os.replace(beside, previous)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk know the folder's names as they are now."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, loaded to the CPU; only tensors and plain values, whatever the environment asks for.
+
+    Raises:
+        InputError: when the file is missing, damaged, holds code, or is not one of Kindling's.
+    """
+    from src.run import shown
+
+    name = shown(path)
+    if "://" in str(path) or ":/" in str(path):
+        raise InputError(f"{path}: a checkpoint is read from a file; download it first")
+    if not path.exists():
+        raise InputError(f"{name}: no such checkpoint; the run may have ended before its first was saved")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if broken := archive.testzip():
+                raise InputError(f"{name}: damaged: its part {broken} does not match its checksum")
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("Unsupported")[2].partition(".\n")[0].partition("\n")[0].strip()
+        raise InputError(f"{name}: untrusted: it holds more than tensors and plain values"
+                         f"{f' ({reason})' if reason else ''}; it was not loaded") from None  # fmt: skip
+    except zipfile.BadZipFile:
+        size = path.stat().st_size
+        raise InputError(f"{name}: not a readable checkpoint: " + (
+            f"its {size:,} bytes are cut off, or another kind of file" if size else "it is empty")) from None  # fmt: skip
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"{name}: not a readable checkpoint: {reason}") from None
+    if not isinstance(content, dict) or "kindling" not in content:
+        raise InputError(f"{name}: a checkpoint of another program: it holds no config and no spec")
+    return content
+
+
+def newest(files: Sequence[Path]) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
+    """The first file that is whole, its content, and a line for each that is not; None where there is no file.
+
+    Raises:
+        InputError: when there are files, and none is whole.
+    """
+    lines: list[str] = []
+    for path in files:
+        if path.exists():
+            try:
+                return path, read_checkpoint(path), lines
+            except InputError as error:
+                lines += error.lines
+    if lines:
+        raise InputError([*lines, "no checkpoint of this run can be read"])
+    return None, None, lines

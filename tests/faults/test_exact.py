@@ -1,0 +1,149 @@
+"""A training that is killed and goes on, any number of times, ends as one that never was: to the last bit."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from src.callbacks.curves import Curves
+from src.interrupts import Interrupted, Interrupts
+from src.run import Run
+from src.tasks.classification import Classification
+from src.train import fit
+from tests.conftest import checked
+
+WORDS = ("trainer.max_epochs=3", "trainer.limit_train_batches=8", "trainer.limit_val_batches=2", "threads=1",
+         "trainer.limit_test_batches=2", "trainer.accelerator=cpu", "trainer.log_every_n_steps=3", "net.dropout=0.2",
+         "save_minutes=0", "data.train_transforms=[{_target_: src.augment.RandomAffine, degrees: 10}]")  # fmt: skip
+CASES: dict[str, list[str]] = {
+    "plain": [],
+    "workers": ["data.num_workers=2",
+                "data.train_transforms=[{_target_: torchvision.transforms.v2.RandomRotation, degrees: 10}]"],
+    "accumulated": ["trainer.accumulate_grad_batches=3"],
+    "onecycle": ["task.scheduler={_target_: torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.01}",
+                 "trainer.accumulate_grad_batches=2"],
+    "plateau": ["task.scheduler={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau, patience: 0, threshold: 0.9}"],
+    "half epochs": ["trainer.val_check_interval=0.5"],
+    "every other epoch": ["trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4"],
+    "early stopping": ["callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, patience: 1, "
+                       "min_delta: 0.9}", "trainer.max_epochs=5"],
+    "averaged": ["callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.9}"],
+    "steps": ["trainer.max_steps=21", "trainer.max_epochs=-1"],
+    "momentum": ["task.optimizer={_target_: torch.optim.SGD, lr: 0.05, momentum: 0.9, nesterov: true}",
+                 "trainer.gradient_clip_val=0.5"],
+}  # fmt: skip
+
+
+class Killed(BaseException):
+    """Ends a training on the spot, as a kill does: nothing is saved by it."""
+
+
+def ending(run: Run) -> dict[str, str]:
+    """What a training left, as texts and hashes."""
+    content = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
+    best = torch.load(run.checkpoints / "best.ckpt", weights_only=True)
+    found = {f"last {key}": _hash(content[key]) for key in ("state_dict", "optimizer_states", "lr_schedulers", "loops")}
+    found |= {
+        "best": _hash(best["state_dict"]),
+        "step": str(content["global_step"]),
+        "best step": str(best["global_step"]),
+    }
+    return found | {name: (run.path / name).read_text() for name in ("metrics.csv", "metrics.json", "split.csv")}
+
+
+def _hash(value: Any) -> str:
+    digest = hashlib.sha256()
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            for key in value:
+                digest.update(str(key).encode())
+                walk(value[key])
+        elif isinstance(value, list | tuple):
+            for item in value:
+                walk(item)
+        elif isinstance(value, torch.Tensor):
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        else:
+            digest.update(repr(value).encode())
+
+    walk(value)
+    return digest.hexdigest()
+
+
+@pytest.fixture
+def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Has the training killed at the end of its n-th batch from now, before anything of it is saved."""
+    left = [-1]
+    end = Curves.on_train_batch_end
+
+    def killed(self: Curves, *args: Any) -> None:
+        end(self, *args)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    monkeypatch.setattr(Curves, "on_train_batch_end", killed)
+    return lambda batches: left.__setitem__(0, batches)
+
+
+def killed_and_resumed(config: Any, kill: Callable[[int], None], after: Iterator[int]) -> tuple[Run, int]:
+    """Train, killed after so many batches each time, until the end."""
+    run, kills = Run.claim(config.name), 0
+    for batches in after:
+        kill(batches)
+        try:
+            fit(config, run, resume=kills > 0)
+            return run, kills
+        except Killed:
+            kills += 1
+    raise AssertionError("never ended")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_anywhere_and_resumed_it_ends_the_same(case: str, kill: Callable[[int], None]) -> None:
+    config = checked("digits", *WORDS, *CASES[case])
+    whole = fit(config, Run.claim(config.name)).run
+    run, kills = killed_and_resumed(config, kill, itertools.chain([2, 3, 4, 1, 5, 7, 3], itertools.repeat(40)))
+    assert kills >= 3
+    assert ending(run) == ending(whole)
+
+
+def test_saved_only_between_epochs_it_ends_the_same(kill: Callable[[int], None]) -> None:
+    config = checked("digits", *WORDS, "save_minutes=1000")
+    whole = fit(config, Run.claim(config.name)).run
+    run, kills = killed_and_resumed(config, kill, iter([3, 8, 9, 40]))
+    assert kills == 3
+    assert ending(run) == ending(whole)
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_stopped_while_validating_it_validates_again(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (*WORDS, "trainer.val_check_interval=0.5", "save_minutes=1000")
+    config = checked("digits", *words)
+    whole = fit(config, Run.claim(config.name)).run
+    step, seen = Classification.validation_step, itertools.count()
+
+    def interrupted(self: Classification, of: Any, number: int) -> None:
+        if self.trainer.state.fn == "fit" and number == batch and next(seen) in (1, 2, 4):
+            noted[-1].received = 15
+        step(self, of, number)
+
+    noted: list[Interrupts] = []
+    enter = Interrupts.__enter__
+    monkeypatch.setattr(Interrupts, "__enter__", lambda self: (noted.append(self), enter(self))[1])
+    monkeypatch.setattr(Classification, "validation_step", interrupted)
+    run, statuses = Run.claim(config.name), []
+    for _ in range(9):
+        try:
+            fit(config, run, resume=bool(statuses))
+            break
+        except Interrupted as end:
+            statuses.append(end.code)
+    assert statuses == [143, 143, 143]
+    assert ending(run) == ending(whole)

@@ -1,0 +1,305 @@
+"""Real processes that are killed, stopped by signals, doubled and starved, as on a machine that others use as well."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.run import Run
+from tests.faults.test_exact import ending
+
+WORDS = ("digits", "trainer.max_epochs=4", "threads=1", "trainer.accelerator=cpu", "net.dropout=0.2", "save_minutes=0",
+         "trainer.val_check_interval=0.5", "trainer.log_every_n_steps=3")  # fmt: skip
+
+
+def longer(*cases: Any, short: int = 1) -> list[Any]:
+    """Test cases of which only the first few belong to the short suite."""
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=() if i < short else pytest.mark.long)
+            for i, case in enumerate(cases)]  # fmt: skip
+
+
+def start(repository: Path, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """`python -m src.train …` in a copy of the repository, a process group of its own."""
+    return subprocess.Popen([sys.executable, "-u", "-m", "src.train", *words], cwd=repository, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                            env={**os.environ, "OMP_WAIT_POLICY": "passive", **(env or {})})  # fmt: skip
+
+
+def until(process: subprocess.Popen[str], found: Callable[[str], bool]) -> list[str]:
+    """The lines of a process up to the first that is looked for."""
+    lines: list[str] = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        if found(line):
+            return lines
+    raise AssertionError("".join(lines))
+
+
+def killed(process: subprocess.Popen[str]) -> None:
+    """End a process and all that it started, at once."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def the_run(repository: Path) -> Run:
+    (path,) = (repository / "logs" / "digits").iterdir()
+    return Run(path)
+
+
+def finished(repository: Path, *words: str) -> Run:
+    process = start(repository, *words)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return the_run(repository)
+
+
+@pytest.fixture(scope="module")
+def whole_endings() -> dict[int, dict[str, str]]:
+    """What the training that is never killed leaves, by its workers; made once."""
+    return {}
+
+
+@pytest.mark.parametrize(("workers", "attempt"), longer(*((w, n) for n in range(20) for w in (0, 2)), short=2))
+def test_killed_at_random_moments_it_ends_the_same(
+    workers: int, attempt: int, repository: Path, tmp_path: Path, whole_endings: dict[int, dict[str, str]]
+) -> None:
+    words = (*WORDS, f"data.num_workers={workers}")
+    if workers:
+        words += ("data.train_transforms=[{_target_: torchvision.transforms.v2.RandomRotation, degrees: 10}]",)
+    if workers not in whole_endings:
+        whole_endings[workers] = ending(finished(repository, *words))
+        (repository / "logs").rename(tmp_path / "whole")
+    chance, kills = random.Random(10 * attempt + workers), 0
+    process = start(repository, *words)
+    while True:
+        try:
+            until(process, lambda line: line.startswith(("speed: ", "logs/")))
+            output, _ = process.communicate(timeout=chance.uniform(0, 3))  # within the training, or after it
+            break
+        except subprocess.TimeoutExpired:
+            killed(process)
+            kills += 1
+            process = start(repository, "--resume", "digits/latest")
+    run = the_run(repository)
+    # Killed after its last line was written, it is complete.
+    assert process.returncode == 0 or json.loads((run.path / "run.json").read_text())["status"] == "finished", output
+    assert ending(run) == whole_endings[workers], f"{kills} kills"
+
+
+# Has the named moment announce itself, so that a signal can be sent within it.
+ANNOUNCING = """
+import sys, time
+from src.tasks.classification import Classification
+phase, = sys.argv[1:2]
+name = {"training": "training_step", "validating": "validation_step", "testing": "test_step"}[phase]
+step, seen = getattr(Classification, name), []
+def announced(self, batch, number):
+    if self._trainer is not None and self.trainer.state.fn in ("fit", "test"):
+        seen.append(1)
+        if len(seen) == 3:
+            print("now", flush=True)
+            time.sleep(0.5)
+    return step(self, batch, number)
+setattr(Classification, name, announced)
+from src.command import run_command
+from src.train import main
+sys.argv = sys.argv[:1] + sys.argv[2:]
+run_command(main)
+"""
+
+
+def signalled(repository: Path, phase: str, number: int, group: bool, *words: str) -> tuple[int, str, float]:
+    """The status, the output and the seconds of a training that gets a signal in a phase."""
+    script = repository / "announcing.py"
+    script.write_text(ANNOUNCING)
+    process = subprocess.Popen([sys.executable, "-u", str(script), phase, *WORDS, *words], cwd=repository, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                               env={**os.environ, "PYTHONPATH": str(repository)})  # fmt: skip
+    until(process, lambda line: line.startswith("now"))
+    sent = time.monotonic()
+    os.killpg(process.pid, number) if group else process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output, time.monotonic() - sent
+
+
+SIGNALLED = [("training", signal.SIGTERM, True, 2), ("validating", signal.SIGINT, True, 0),
+             ("testing", signal.SIGUSR1, False, 0)]  # fmt: skip
+ALL = [(phase, number, group, workers) for phase in ("training", "validating", "testing") for group in (True, False)
+       for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) for workers in (0, 2)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("phase", "number", "group", "workers"), longer(*SIGNALLED, *ALL, short=3))
+def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(
+    phase: str, number: int, group: bool, workers: int, repository: Path
+) -> None:
+    status, output, seconds = signalled(repository, phase, number, group, f"data.num_workers={workers}",
+                                        "save_minutes=1000")  # fmt: skip
+    assert status == 128 + number, output
+    assert seconds < 10
+    run = the_run(repository)
+    name = signal.Signals(number).name
+    assert f"{name}: stopped; to go on: python -m src.train --resume logs/digits/{run.path.name}\n" in output
+    assert "Traceback" not in output
+    meta = json.loads((run.path / "meta.json").read_text())
+    assert (meta["exit"], meta["by"]) == ("interrupted", name)
+    resume = torch.load(run.checkpoints / "last.ckpt", weights_only=True)["kindling"]["resume"]
+    assert resume["place"] == {"training": "after a step", "validating": "before validation",
+                               "testing": "between epochs"}[phase]  # fmt: skip
+    assert resume["step"] == {"training": 3, "validating": 10, "testing": 80}[phase]
+    again = start(repository, "--resume", "latest")
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, output
+    assert "\nresumed: logs/digits/" in output
+
+
+def test_a_second_ctrl_c_ends_at_once(repository: Path) -> None:
+    script = repository / "announcing.py"
+    script.write_text(
+        ANNOUNCING.replace("time.sleep(0.5)", "time.sleep(0.5); print('then', flush=True); time.sleep(600)")
+    )
+    process = subprocess.Popen([sys.executable, "-u", str(script), "training", *WORDS], cwd=repository, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               env={**os.environ, "PYTHONPATH": str(repository)})  # fmt: skip
+    until(process, lambda line: line.startswith("now"))
+    process.send_signal(signal.SIGINT)
+    until(process, lambda line: line.startswith("then"))
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "ended at once" in output
+
+
+def test_a_run_that_is_alive_is_nobody_elses(repository: Path) -> None:
+    first = start(repository, *WORDS, "trainer.max_epochs=200")
+    until(first, lambda line: line.startswith("epoch 1/"))
+    second = start(repository, "--resume", "latest", "trainer.max_epochs=300", "--override")
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 2
+    host = os.uname().nodename
+    run = the_run(repository).path.name
+    assert output.endswith(f"logs/digits/{run}: is being trained by process {first.pid} on {host}; wait for it, or "
+                           "stop it\n")  # fmt: skip
+    killed(first)
+    third = start(repository, "--resume", "latest", "trainer.max_epochs=4", "--override")
+    output, _ = third.communicate(timeout=60)
+    assert third.returncode in (0, 2), output  # it may have done more than four epochs
+    assert "is being trained" not in output
+
+
+CLAIM = """
+import os, sys, time
+from pathlib import Path
+from src import run
+run.LOGS = Path(sys.argv[1])
+os.environ.pop("KINDLING_RUN", None)
+time.sleep(max(0, float(sys.argv[2]) - time.time()))
+print(run.Run.claim("digits").path)
+"""
+
+
+def test_forty_that_begin_in_the_same_instant_get_forty_directories(tmp_path: Path) -> None:
+    at = str(time.time() + 3)
+    processes = [subprocess.Popen([sys.executable, "-c", CLAIM, str(tmp_path / "logs"), at], text=True,
+                                  stdout=subprocess.PIPE) for _ in range(40)]  # fmt: skip
+    paths = [process.communicate(timeout=60)[0] for process in processes]
+    assert len(set(paths)) == 40
+    assert all(process.returncode == 0 for process in processes)
+
+
+SAVING = """
+import sys, torch
+from pathlib import Path
+from src.checkpoint_io import AtomicIO
+path, io, number = Path(sys.argv[1]), AtomicIO(), 0
+while True:
+    number += 1
+    weights = torch.full((2_000_000,), float(number))
+    io.save_checkpoint({"kindling": {}, "number": number, "weights": weights}, path)
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("attempt", longer(*range(40), short=3))
+def test_killed_while_it_saves_the_file_is_whole(attempt: int, tmp_path: Path) -> None:
+    from src.checkpoint_io import read_checkpoint
+
+    path, other = tmp_path / "last.ckpt", Path("/dev/shm") if Path("/dev/shm").is_dir() else tmp_path
+    process = subprocess.Popen([sys.executable, "-c", SAVING, str(path)], stdout=subprocess.PIPE, text=True,
+                               start_new_session=True, env={**os.environ, "TMPDIR": str(other)})  # fmt: skip
+    until(process, lambda line: line.startswith("2"))
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(random.Random(attempt).uniform(0, 0.1))
+    killed(process)
+    content = read_checkpoint(path)
+    assert bool((content["weights"] == content["number"]).all())
+
+
+def limited(repository: Path, blocks: int, *words: str) -> subprocess.CompletedProcess[str]:
+    """A training whose files may have so many blocks of 1 KiB: what is longer fails, as on a full disk."""
+    line = f"ulimit -f {blocks}; exec {sys.executable} -m src.train {' '.join(words)}"
+    return subprocess.run(["bash", "-c", line], cwd=repository, capture_output=True, text=True)
+
+
+def test_a_full_disk_keeps_the_last_whole_checkpoint(repository: Path) -> None:
+    finished(repository, *WORDS[:5], "trainer.max_epochs=1")
+    run = the_run(repository)
+    before = {path.name: path.read_bytes() for path in run.checkpoints.iterdir()}
+    ended = limited(repository, 64, "--resume", "latest", "trainer.max_epochs=3", "--override")
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    assert "File too large" in ended.stderr or "no space left" in ended.stderr
+    after = {path.name: path.read_bytes() for path in run.checkpoints.iterdir()}
+    assert after["last.ckpt"] == before["last.ckpt"]
+    assert after["best.ckpt"] == before["best.ckpt"]
+    assert not list(run.checkpoints.glob("*.tmp"))
+    again = start(repository, "--resume", "latest", "trainer.max_epochs=3", "--override")
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, output
+
+
+def ranks(process: subprocess.Popen[str]) -> list[int]:
+    """The processes of a distributed training, its first one first."""
+    found = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True).stdout.split()
+    return [process.pid, *(int(number) for number in found if int(number) != process.pid)]
+
+
+@pytest.mark.parametrize(
+    ("number", "to"),
+    longer((signal.SIGTERM, 1), (signal.SIGTERM, 0), (signal.SIGTERM, -1), (signal.SIGINT, -1), (signal.SIGKILL, 0),
+           (signal.SIGKILL, 1)),
+)  # fmt: skip
+def test_two_processes_of_one_training_end_together(number: int, to: int, repository: Path) -> None:
+    words = ("digits", "trainer.strategy=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "threads=1",
+             "trainer.max_epochs=200", "save_minutes=1000")  # fmt: skip
+    process = start(repository, *words)
+    until(process, lambda line: line.startswith("epoch 2/"))
+    both = ranks(process)
+    assert len(both) == 2
+    sent = time.monotonic()
+    os.killpg(process.pid, number) if to < 0 else os.kill(both[to], number)
+    output, _ = process.communicate(timeout=60)
+    assert time.monotonic() - sent < 30
+    assert process.returncode == (128 + number if number != signal.SIGKILL else -9 if to == 0 else 2), output
+    if number == signal.SIGKILL:
+        assert "--resume logs/digits/" in output
+    else:
+        assert output.count(f"{signal.Signals(number).name}: stopped; to go on: ") == 1
+    content = torch.load(the_run(repository).checkpoints / "last.ckpt", weights_only=True)
+    again = start(repository, "--resume", "latest", f"trainer.max_epochs={content['epoch'] + 2}", "--override")
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, output
+    assert output.count("resumed: ") == 1
+    assert output.count("accuracy ") >= 1
