@@ -34,7 +34,7 @@ TABLE = (
 def advise(error: BaseException, config: Config, run: Run | None = None, stage: str | None = None) -> list[str] | None:
     """A line on what to do about an error of the system or a library; None where only its traceback tells.
 
-    It happened in a training with this (checked) config, which leaves this run, with the batches of this stage.
+    It came in a training of this (checked) config that leaves this run, in this stage: ours (`val`) or Lightning's word.
     """
     links: dict[BaseException, str] = {}
     link: BaseException | None = error
@@ -62,5 +62,5 @@ def _facts(error: BaseException, config: Config, run: Run | None, stage: str | N
         go_on = f"; the last whole checkpoint is kept: python -m src.train --resume {shown(run.path)}"
     named = re.search(r"\[Errno \d+\] [^:\n]+: '(.+)'", str(error))  # a worker hands on its error as text
     file = named[1] if named else shown(run.path) if run else "the run"
-    word = {"train": "training ", "val": "validation ", "test": "test "}.get(stage or "", "")
+    word = {"tra": "training ", "val": "validation ", "tes": "test "}.get((stage or "")[:3], "")
     return {"less": less, "peak": peak, "go_on": go_on, "file": file, "stage": word}

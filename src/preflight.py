@@ -114,7 +114,7 @@ def _try(data: DataModule, task: LightningModule, count: int) -> None:
     steps = {"train": twin.training_step, "val": twin.validation_step, "test": twin.test_step}
     for stage in (stage for stage in STAGES if len(data.indices[stage])):
         batch = data.datasets[stage][(0, 0, data.indices[stage][:count])]
-        if stage == "train" and data.num_workers and SHARED.is_dir():  # each worker has two batches ready
+        if stage == "train" and SHARED.is_dir():  # each worker has two batches ready
             size = min(data.batch_size, len(data.indices[stage])) * (batch.x.nbytes + batch.y.nbytes) // len(batch.x)
             _need(SHARED, 2 * data.num_workers * size, "the batches of data.num_workers",
                   "set it to 0, take a smaller data.batch_size or more shared memory (docker: --shm-size)")  # fmt: skip

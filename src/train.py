@@ -49,7 +49,7 @@ class Result:
 
 def fit(
     config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), init: Run | None = None,
-    resume: bool = False, override: bool = False,
+    resume: bool = False, override: bool = False, pictures: bool = True,
 ) -> Result:  # fmt: skip
     """Train a config and measure its best checkpoint. May be called any number of times in one process.
 
@@ -60,6 +60,7 @@ def fit(
         init: a run whose weights to begin with, where names and shapes agree.
         resume: go on from the run's newest whole checkpoint, to the last digit as if it had never stopped.
         override: what differs from the run's own config and data is meant, and takes effect.
+        pictures: draw plots/ and report.html at the end; the members of a study go without.
 
     Raises:
         InputError: when the data or a constructor refuses a value (nothing was trained then), or when training ends
@@ -69,12 +70,12 @@ def fit(
     from src.resume import owned
 
     with owned(run), Interrupts() as interrupts:
-        return _fit(config, run, stages, init, interrupts, resume, override)
+        return _fit(config, run, stages, init, interrupts, resume, override, pictures)
 
 
 def _fit(
     config: Config, run: Run, stages: Sequence[Stage], init: Run | None, interrupts: Interrupts, resume: bool,
-    override: bool,
+    override: bool, pictures: bool,
 ) -> Result:  # fmt: skip
     import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -83,6 +84,7 @@ def _fit(
     from src import parts
     from src.advice import advise
     from src.callbacks.checkpoint import Checkpoint
+    from src.callbacks.pictures import Pictures
     from src.callbacks.tensorboard import TensorBoard
     from src.checkpoint_io import read_checkpoint
     from src.preflight import preflight
@@ -110,6 +112,9 @@ def _fit(
         if not hasattr(task, name):
             raise InputError(f"task: {type(task).__name__} has no '{name}'; a task has net, monitor and mode")
     trainer = build_trainer(config, run, task, data.spec, interrupts, saved, override)
+    drawing = Pictures(run) if pictures else None
+    if drawing:
+        trainer.callbacks.insert(0, drawing)  # type: ignore[attr-defined]
     parameters = sum(parameter.numel() for parameter in task.parameters())
     if trainer.is_global_zero:
         preflight(run, data, task)
@@ -148,6 +153,8 @@ def _fit(
             logger.log_metrics({name: value for name, value in metrics.items() if name.startswith("test/")},
                                step=trainer.global_step)  # fmt: skip
         ending = {"exit": "finished"}
+        if drawing and trainer.is_global_zero:
+            drawing.draw(task, data, "test" if "test" in stages else "val", loggers)
     except Interrupted as interrupted:
         ending = {"exit": "interrupted", "by": interrupted.name}
         raise
@@ -166,6 +173,8 @@ def _fit(
         for note in data.final_notes():
             print(note)
         for logger in loggers:
+            if isinstance(logger, TensorBoard) and metrics:
+                logger.log_result(config, metrics, trainer.global_step)
             logger.close() if isinstance(logger, TensorBoard) else logger.finalize("success")
         gc.unfreeze()
         seconds = round(time.perf_counter() - started, 3)
@@ -176,8 +185,19 @@ def _fit(
                 if ending["exit"] == "finished":
                     raise
                 print(f"{shown(run.path)}: how it ended could not be written: {error.strerror}")
+            if pictures and ending["exit"] != "interrupted":
+                _write_report(run)
     score = checkpoint.best_score
     return Result(run, metrics, None if score is None else float(score), seconds)
+
+
+def _write_report(run: Run) -> None:
+    from src.report import report
+
+    try:
+        report(run)
+    except Exception as error:  # a page is not worth a training
+        print(f"report: not written: {type(error).__name__}: {error}")
 
 
 def build_trainer(
@@ -328,6 +348,8 @@ def main(argv: list[str]) -> Result:
     table(result.metrics)
     meta = read_json(run.path / "meta.json")
     print(f"\nrun        {shown(run.path)} ({meta['epochs']} epochs, {result.seconds:.1f} s)")
+    if (run.path / "report.html").exists():
+        print(f"report     {shown(run.path / 'report.html')}")
     print("curves     tensorboard --logdir logs")
     print(f"again      python -m src.evaluate {shown(run.path)}")
     return result

@@ -59,6 +59,15 @@ def mistakes(verb: str, *argv: str) -> list[str]:
     return caught.value.lines
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings of the tests draw nothing, but for those that are marked `pictures`: drawing takes a second."""
+    if not request.node.get_closest_marker("pictures"):
+        monkeypatch.setattr("src.callbacks.pictures.Pictures.draw", lambda *_, **__: [])
+        monkeypatch.setattr("src.callbacks.pictures.Pictures.on_fit_start", lambda *_: None)
+        monkeypatch.setattr("src.train._write_report", lambda run: None)
+
+
 @pytest.fixture(scope="session")
 def small_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, object]]]:
     """A folder whose data/ holds a little of what the configs would download, in the real formats; and what

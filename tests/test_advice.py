@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -95,12 +96,9 @@ def test_a_worker_that_hangs(config: Config) -> None:
     with pytest.raises(RuntimeError) as caught:
         next(loading)
     os.close(hangs)
-    for stage, loader in {
-        "train": "training loader",
-        "val": "validation loader",
-        "test": "test loader",
-        None: "loader",
-    }.items():
+    loaders = [("train", "training loader"), ("val", "validation loader"), (RunningStage.VALIDATING, "validation loader"),
+               ("test", "test loader"), (None, "loader")]  # fmt: skip
+    for stage, loader in loaders:
         assert advise(caught.value, config, stage=stage) == [
             f"the {loader} gave no batch for 0.2 seconds: a sample that hangs, or a slow disk; data.num_workers=0 shows where"
         ]

@@ -159,6 +159,7 @@ def test_room_for_the_workers_batches(
     free = needed
 
     def usage(path: Path) -> Any:
+        assert path.is_dir()
         return shutil._ntuple_diskusage(0, 0, free if path == tmp_path else 1 << 40)  # type: ignore[attr-defined]
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
@@ -174,6 +175,10 @@ def test_room_for_the_workers_batches(
     monkeypatch.setattr(digits, "num_workers", 0)
     preflight(run, digits, task)
     monkeypatch.setattr(digits, "num_workers", 3)
+    monkeypatch.setattr(digits, "batch_size", 5000)  # there are 1,257 samples
+    free = needed * 1257 // 1000
+    preflight(run, digits, task)
+    free = 0
     monkeypatch.setattr(preflight_module, "SHARED", tmp_path / "none")
     preflight(run, digits, task)
 
@@ -308,6 +313,9 @@ class Own(Classification):
         if self.validation:
             self.validation(self, batch)
 
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        assert len(batch.y)
+
 
 def loss(task: Own, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(task(batch.x), batch.y)
@@ -355,7 +363,7 @@ def test_what_a_hook_prepares_is_no_mistake(run: Run, digits: DataModule) -> Non
     ("step", "error"),
     [
         (lambda task, batch: task.missing, AttributeError),
-        (lambda task, batch: undefined, NameError),  # type: ignore[name-defined]  # noqa: F821
+        (lambda task, batch: task.log("x", 1.0) or undefined, NameError),  # type: ignore[name-defined]  # noqa: F821
         (lambda task, batch: loss(task, batch) + {}["x"], KeyError),
         (lambda task, batch: [][0], IndexError),
         (lambda task, batch: batch.x @ batch.y, RuntimeError),
@@ -400,8 +408,14 @@ def test_what_cannot_be_copied_is_not_tried(run: Run, digits: DataModule) -> Non
 
 
 def test_stages_without_samples_are_left_out(run: Run) -> None:
-    data, task = made("digits", "data.split=[0.8,0.2,0]")
-    preflight(run, data, task)
+    data = build_data(checked("digits", "data.split=[0.8,0.2,0]"))
+    preflight(run, data, Own(loss, data))
+
+
+def test_validation_is_tried_as_it_is_made(run: Run, digits: DataModule) -> None:
+    seen: list[bool] = []
+    preflight(run, digits, Own(loss, digits, lambda task, _: seen.append(task.training or torch.is_grad_enabled())))
+    assert seen == [False]
 
 
 def test_manual_optimization_may_train_nothing(run: Run, digits: DataModule) -> None:

@@ -49,8 +49,12 @@ def test_a_command_runs(
         meta.write_text(meta.read_text().replace('"finished"', '"interrupted"'))
     elif verb == "train" and not any(word.startswith("trainer=") for word in argv):
         argv = [*argv, *LITTLE]
+    if verb == "compare":
+        train("digits")
+        monkeypatch.chdir(tmp_path)
     call(verb, *argv)
-    assert {"look": "pictures  "}.get(verb, "run        ") in capsys.readouterr().out
+    expected = {"look": "pictures  ", "report": "report     ", "compare": "digits/", "reproduce": "identical"}
+    assert expected.get(verb, "run        ") in capsys.readouterr().out
 
 
 def test_the_mistake_is_told_as_shown() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-SHIELDED = ("log_metrics", "log_hyperparams", "save", "finalize", "close")
+SHIELDED = ("log_metrics", "log_hyperparams", "log_result", "save", "finalize", "close")
 
 
 def shielded(logger: Logger) -> Logger:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard.summary import hparams
+
+from src.config import Config, flatten
+from src.redact import redacted
 
 
 class TensorBoard(TensorBoardLogger):
@@ -22,6 +28,21 @@ class TensorBoard(TensorBoardLogger):
         """Called after each stage; `close` ends the file."""
         if self._experiment is not None:
             self.experiment.flush()
+
+    def log_result(self, config: Config, metrics: Mapping[str, float], step: int) -> None:
+        """A row of the HParams tab: the config's values beside the final numbers.
+
+        Once, at the end: through Lightning's `log_hyperparams`, the numbers become points at step 0 of the curves.
+        """
+        values = {key: value if isinstance(value, bool | int | float | str) else str(value)
+                  for key, value in flatten(redacted(config.values)).items()
+                  if value not in (None, [], {}) and key not in ("save_minutes", "skip_nonfinite")}  # fmt: skip
+        # The curves of val/ end with the last epoch; these numbers are the best checkpoint's.
+        final = {name.replace("val/", "best/"): value for name, value in metrics.items()}
+        for name in (name for name in final if name.startswith("best/")):
+            self.experiment.add_scalar(name, final[name], step)
+        for summary in hparams(values, final):  # type: ignore[no-untyped-call]
+            self.experiment._get_file_writer().add_summary(summary)
 
     def close(self) -> None:
         """End the event file."""

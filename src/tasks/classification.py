@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -26,6 +27,11 @@ from src.errors import InputError
 from src.nets.preprocess import preprocess
 from src.tasks.meter import Meter
 from src.tasks.optimizers import configure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from src.predictions import Predictions
 
 
 class Classification(LightningModule):
@@ -120,6 +126,48 @@ class Classification(LightningModule):
             "prediction": probability.argmax(dim=1),
             "probability": probability,
         }
+
+    def figures(self, predictions: Predictions) -> dict[str, Figure]:
+        """Pictures by name, from the columns of `predict_step`."""
+        from src import figures
+
+        if not len(predictions):
+            return {}
+        names, target, predicted = self.spec.classes, predictions["target"], predictions["prediction"]
+        probability, wrong = predictions["probability"], np.flatnonzero(target != predicted)
+        claimed, true, meaning = probability.max(axis=1), target == predicted, "probability of the predicted class"
+        surest = predictions.take(wrong[np.argsort(-claimed[wrong], kind="stable")][: figures.SAMPLES])
+        uncertain = predictions.take(np.argsort(claimed, kind="stable")[: figures.SAMPLES])
+        if len(names) == 2:
+            claimed, true, meaning = probability[:, 1], target == 1, f"probability of {names[1]}"
+        return {
+            "confusion": figures.confusion(target, predicted, names),
+            "classes": figures.classes(target, predicted, names),
+            "roc_and_pr": figures.roc_and_pr(target, probability, names),
+            "calibration": figures.calibration(claimed, true, meaning),
+            "mistakes": self._samples(surest, f"Most confident of {len(wrong):,} mistakes"),
+            "uncertain": self._samples(uncertain, "Least certain"),
+            "examples": self.examples(predictions),
+        }
+
+    def examples(self, predictions: Predictions, before: Predictions | None = None) -> Figure:
+        """Some samples and what is predicted; beside it what was `before`, of the same samples."""
+        from src.figures import SAMPLES
+        from src.predictions import spread
+
+        rows = spread(len(predictions), SAMPLES)
+        return self._samples(predictions.take(rows), "Examples", before and before.take(rows))
+
+    def _samples(self, predictions: Predictions, title: str, before: Predictions | None = None) -> Figure:
+        from src import figures
+
+        names = self.spec.classes
+        captions = {"true": [names[i] for i in predictions["target"]]}
+        for told, some in (("untrained", before), ("predicted", predictions)):
+            if some is not None:
+                claimed = some["probability"].max(axis=1)
+                captions[told] = [f"{p:.0%} {names[i]}" for p, i in zip(claimed, some["prediction"], strict=True)]
+        return figures.samples(predictions, title, captions, predictions["prediction"] == predictions["target"])
 
     def on_train_epoch_end(self) -> None:
         self.log_dict(self.train_meter.compute())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -19,6 +20,11 @@ from src.errors import InputError
 from src.nets.preprocess import Standardize, preprocess
 from src.tasks.meter import Meter
 from src.tasks.optimizers import configure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from src.predictions import Predictions
 
 
 class Regression(LightningModule):
@@ -100,6 +106,27 @@ class Regression(LightningModule):
     def predict_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
         """Columns: `index` `(B,)`, `target` and `prediction` `(B, num_outputs)`."""
         return {"index": batch.index, "target": batch.y, "prediction": self(batch.x)}
+
+    def figures(self, predictions: Predictions) -> dict[str, Figure]:
+        """Pictures by name, from the columns of `predict_step`."""
+        from src import figures
+
+        off = np.abs(predictions["prediction"] - predictions["target"]) / np.array(self.spec.target_std, np.float32)
+        worst = predictions.take(np.argsort(-off.max(axis=1), kind="stable")[: figures.SAMPLES])
+        captions = {
+            told: [", ".join(f"{value:.4g}" for value in row) for row in worst[column]]
+            for told, column in (("true", "target"), ("predicted", "prediction"))
+        }
+        return {"errors": self.examples(predictions), "worst": figures.samples(worst, "Largest errors", captions)}
+
+    def examples(self, predictions: Predictions, before: Predictions | None = None) -> Figure:
+        """Predictions against the truth; beside them those made `before`, of the same samples."""
+        from src import figures
+
+        name, count = self.spec.target or "value", self.spec.num_outputs
+        names = [name] if count == 1 else [f"{name} {i}" for i in range(count)]
+        past = None if before is None else before["prediction"]
+        return figures.values(predictions["target"], predictions["prediction"], names, past)
 
     def on_train_epoch_end(self) -> None:
         self.log_dict(self.train_meter.compute())

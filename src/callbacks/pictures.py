@@ -1,0 +1,98 @@
+"""The run's pictures: drawn once, with the best checkpoint's weights, into plots/ and TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from src.data.base import DataModule
+from src.data.batch import Stage
+from src.predictions import Array, Predictions, predict
+from src.run import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Pictures(Callback):
+    """Keeps what the untrained net says of some validation samples, for a picture of before and after.
+
+    Args:
+        run: where predictions and pictures go.
+        most: so many validation samples.
+    """
+
+    def __init__(self, run: Run, most: int = 64) -> None:
+        self.run, self.most = run, most
+        self.device = torch.device("cpu")
+        self.before: Predictions | None = None
+        self.weights: Mapping[str, Array] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        from src.figures import sampled_weights
+
+        self.device = pl_module.device
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        kept = self.run.path / "predictions" / "untrained.npz"
+        try:
+            if kept.exists():  # the training goes on from a checkpoint
+                self.before = Predictions.load(kept, data)
+            elif trainer.is_global_zero:
+                self.weights = sampled_weights(pl_module)
+                self.before = predict(pl_module, data, "val", self.most)
+                self.before.save(kept)
+        except Exception as error:
+            print(f"pictures: none of before: {type(error).__name__}: {error}")
+
+    def draw(self, task: Any, data: DataModule, stage: Stage, loggers: Sequence[Logger] = ()) -> list[str]:
+        """Write the pictures and a split's predictions, and return the pictures' names; in the first process alone.
+
+        What goes wrong here is said and ends the drawing: it is not worth a training.
+
+        Args:
+            task: with the weights of the best checkpoint; `figures` and `examples` are drawn where it has them.
+            data: its data.
+            stage: the split to predict; validation where it has no sample.
+            loggers: of which TensorBoard's gets the same pictures, the layers and the config.
+        """
+        from PIL import Image
+
+        from src.figures import layers, pixels
+
+        boards = [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
+        folder, names = self.run.path / "plots", []
+        try:
+            folder.mkdir(exist_ok=True)
+            for name, figure in self._figures(task.to(self.device), data, stage):
+                drawn = pixels(figure)
+                Image.fromarray(drawn).save(folder / f"{name}.png", compress_level=3)
+                for board in boards:
+                    board.add_image(f"pictures/{name}", drawn, task.global_step, dataformats="HWC")
+                names.append(name)
+            for board in boards:
+                config = (self.run.path / "config.yaml").read_text(encoding="utf-8")
+                board.add_text("config", "    " + config.replace("\n", "\n    "))
+                titles = [("layer", "kind", "output", "parameters", "FLOPs"), ("-", "-", "-", "-:", "-:")]
+                rows = ["|".join(map(str, row)) for row in [*titles, *layers(task, data.spec)]]
+                board.add_text("layers", "\n".join(f"|{row}|" for row in rows))
+        except Exception as error:
+            after = f"after '{names[-1]}'" if names else "at the first"
+            print(f"pictures: ended {after}: {type(error).__name__}: {error}")
+        return names
+
+    def _figures(self, task: Any, data: DataModule, stage: Stage) -> Iterator[tuple[str, Figure]]:
+        from src import figures
+
+        yield "curves", figures.curves(self.run.path / "metrics.csv", task.monitor, task.mode)
+        if hasattr(task, "figures"):
+            stage = stage if len(data.indices[stage]) else "val"
+            predictions = predict(task, data, stage)
+            predictions.save(self.run.path / "predictions" / f"{stage}.npz")
+            yield from ((f"{stage}_{name}", figure) for name, figure in task.figures(predictions).items())
+        if hasattr(task, "examples") and self.before is not None:
+            yield "before_and_after", task.examples(predict(task, data, "val", self.most), self.before)
+        yield "weights", figures.weights(figures.sampled_weights(task), self.weights)

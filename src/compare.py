@@ -1,0 +1,417 @@
+"""Compare runs: what they reached, how they differ, their curves, and whether a difference is real.
+
+python -m src.compare [RUN | FOLDER | 'digits/*' ...] [--sort METRIC] [--paired A B] [--html FILE] [--csv FILE]
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from src import run as run_module
+from src.command import Parser, run_command
+from src.config import ROOT
+from src.errors import InputError, did_you_mean
+from src.run import load_run, read_json, shown, write
+
+FILES = {"run.json", "meta.json", "config.yaml"}  # a run's directory holds at least one of them, or nothing
+# On which data a run was measured: numbers of other data are neither higher nor lower.
+OF_DATA = ("data._target_", "data.path", "data.root", "data.files", "data.target")
+SIZE = ("seconds", "parameters")
+LESS = ("loss", "mae", "mse", "rmse", "error", *SIZE)  # less of these is better; more of all else, if no task says so
+DRAWN = 10  # rows whose curves are drawn: more could not be told apart
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run, or the mean of several that differ in their seed only, with its standard deviation (of n - 1).
+
+    The state is `finished`, or why there are no final numbers: `running`, `interrupted`, `failed`, `broken: …`.
+    The numbers are the final metrics, the seconds and the parameters; None stands for NaN.
+    """
+
+    paths: list[Path]
+    state: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    numbers: dict[str, float | None] = field(default_factory=dict)
+    std: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """`<config>/<time>`, or the path of a run that lies elsewhere."""
+        path, logs = self.paths[0], run_module.LOGS.resolve()
+        name = path.relative_to(logs).as_posix() if path.is_relative_to(logs) else shown(path)
+        return f"{name} ({len(self.paths)} seeds)" if len(self.paths) > 1 else name
+
+    def text(self, column: str) -> str:
+        """A value as it is shown: a number, or a config's value, shortened."""
+        value, std = self.numbers.get(column), self.std.get(column)
+        if column in self.config:
+            given = self.config[column]
+            text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+            text = text.rpartition(".")[2] if column.endswith("_target_") else text
+            return text if len(text) <= 24 else f"{text[:10]}…{text[-13:]}"
+        if value is None:
+            return self.name if column == "run" else "-"
+        form = ".4f" if value == 0 or abs(value) >= 1e-3 else ".3g"
+        form = {"seconds": ".1f", "parameters": ",.0f"}.get(column, form)
+        return f"{value:{form}}" + (f" ± {std:{form}}" if std is not None and column not in SIZE else "")
+
+
+@dataclass(frozen=True)
+class Board:
+    """Rows that are ranked together, the best one first, and their columns, the most telling ones first."""
+
+    title: str
+    rows: list[Row]
+    columns: list[str]
+
+
+def find(word: str) -> list[Path]:
+    """The directories that a word means: a run, a folder of runs, a pattern such as `digits/*`, or `latest`.
+
+    Raises:
+        InputError: when there are none, with the nearest name that there is.
+    """
+    path, logs = Path(word).expanduser(), run_module.LOGS.resolve()
+    if path.name == "latest" or path.suffix == ".ckpt":
+        return [load_run(word).path.resolve()]
+    for base in (Path(), logs, ROOT):  # as load_run does
+        names = [str(path)] if (base / path).is_dir() else sorted(glob.glob(str(path), root_dir=base))
+        if runs := [run for name in names for run in _walk(base / name)]:
+            return runs
+    held = [run.relative_to(logs).as_posix() for run in _walk(logs)]
+    names = sorted({name.partition("/")[0] for name in held})
+    if not names:
+        raise InputError(f"{shown(logs)}: no runs yet; python -m src.train makes one")
+    near = did_you_mean(word.removeprefix("logs/"), [*names, *held])
+    raise InputError(f"{word}: no runs there{near} (there are runs of: {', '.join(names)})")
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder.resolve()):
+        if FILES & {*files} or not (folders or files or Path(place) == run_module.LOGS.resolve()):
+            yield Path(place)
+            folders.clear()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+
+
+def read(path: Path) -> Row:
+    """A run, from its run.json alone; a broken one says so in its state."""
+    try:
+        facts = read_json(path / "run.json")
+        numbers = {**facts["metrics"], **{name: facts[name] for name in SIZE}}
+        if isinstance(facts["config"], dict) and all(isinstance(n, float | int | None) for n in numbers.values()):
+            return Row([path], str(facts["status"]), facts, facts["config"], numbers)
+    except FileNotFoundError:
+        return Row([path], "broken: no run.json" if any(path.iterdir()) else "broken: it is empty")
+    except (InputError, OSError, KeyError, TypeError):
+        pass
+    return Row([path], "broken: run.json is damaged")
+
+
+def rank(runs: Sequence[Row], sort: str | None = None) -> list[Board]:
+    """The leaderboards of what has finished: one by the metric `sort`, or one for each monitored metric and data.
+
+    Raises:
+        InputError: when no run has the metric `sort`.
+    """
+    groups: dict[str, list[Row]] = {}
+    for run in sorted(runs, key=lambda run: (str(run.facts.get("started")), run.name)):
+        if run.state == "finished":
+            measured = [run.facts.get("monitor"), run.facts.get("mode"), *map(run.config.get, OF_DATA)]
+            groups.setdefault("" if sort else json.dumps(measured), []).append(run)
+    names = sorted({name for group in groups.values() for run in group for name in run.numbers})
+    if sort and groups and sort not in names:
+        raise InputError(f"--sort {sort}: no such metric{did_you_mean(sort, names)} (there are: {', '.join(names)})")
+    return [_board(group, sort or str(group[0].facts.get("monitor"))) for group in groups.values()]
+
+
+def _board(runs: list[Row], by: str) -> Board:
+    name = by.rpartition("/")[2]
+    modes = {str(run.facts.get("monitor")).rpartition("/")[2]: run.facts.get("mode") for run in runs}
+    highest = modes[name] == "max" if name in modes else name.rpartition("_")[2] not in LESS
+    alike: dict[str, dict[Any, list[Row]]] = {}
+    for run in runs:
+        same = json.dumps([run.facts.get("config_name"), {**run.config, "seed": None}], sort_keys=True)
+        alike.setdefault(same, {}).setdefault(run.config.get("seed"), []).append(run)
+    rows: list[Row] = []
+    for seeds in alike.values():  # of several seeds, the newest run of each counts
+        rows += [_mean([repeated[-1] for repeated in seeds.values()])] if len(seeds) > 1 else next(iter(seeds.values()))
+    rows.sort(key=lambda row: (row.numbers.get(by) is None, (row.numbers.get(by) or 0) * (-1 if highest else 1)))
+    metrics = {metric for run in runs for metric in run.numbers} - {*SIZE}
+    order = sorted(metrics, key=lambda m: (m != by, not m.startswith("test/"), m.endswith("/loss"), m))
+    first, second, *rest = [*order, "", ""]
+    columns = ["run", first, second, *differing([row.config for row in rows]), *SIZE, *rest]
+    data = dict.fromkeys(str(run.config.get("data._target_")).rpartition(".")[2] for run in runs)
+    lacking = "" if by in runs[0].numbers else " (not among the final numbers: see --sort)"
+    title = f"{', '.join(data)}: {by}, {'highest' if highest else 'lowest'} first{lacking}"
+    return Board(title, rows, [column for column in columns if column])
+
+
+def _mean(runs: list[Row]) -> Row:
+    columns = {name: [run.numbers.get(name) for run in runs] for name in runs[0].numbers}
+    known = {name: [v for v in values if v is not None] for name, values in columns.items() if None not in values}
+    config = {**runs[0].config, "seed": [run.config.get("seed") for run in runs]}
+    return replace(runs[0], paths=[run.paths[0] for run in runs], config=config,
+                   numbers={name: fmean(values) for name, values in known.items()},
+                   std={name: stdev(values) for name, values in known.items()})  # fmt: skip
+
+
+def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys whose values are not the same in all the configs; one that is missing somewhere is not."""
+    keys, missing = dict.fromkeys(key for config in configs for key in config), object()
+    return [key for key in keys if any(c.get(key, missing) != configs[0].get(key, missing) for c in configs)]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Whether two runs differ
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much run B is better than run A, in points of accuracy or in mean absolute error.
+
+    With the interval that holds 95 % of that over resampled test samples and, for classes, the p of McNemar's test.
+    """
+
+    better: float
+    low: float
+    high: float
+    p: float | None
+    samples: int
+
+    @property
+    def real(self) -> bool:
+        """Whether the interval leaves out 0, and McNemar's test agrees."""
+        return (self.low > 0 or self.high < 0) and (self.p is None or self.p < 0.05)
+
+    def __str__(self) -> str:
+        ahead, sign = ("A", -1) if self.better < 0 else ("B", 1)
+        low, high = sorted((sign * self.low + 0.0, sign * self.high + 0.0))
+        form, unit, p = ".4g", "in mean absolute error", ""
+        if self.p is not None:
+            form, unit, p = ".1f", "points of accuracy", f"; McNemar p = {self.p:.2g}"
+        by = f"by {abs(self.better):{form}} {unit} (95 % interval {low:{form}} to {high:{form}}{p})"
+        if self.real:
+            return f"{ahead} is better {by}: a real difference"
+        return f"A and B cannot be told apart: {f'{ahead} is ahead' if self.better else 'they differ'} {by}"
+
+
+def paired(one: Row, other: Row, resamples: int = 10_000) -> Difference:
+    """Compare two runs, A and B, sample by sample: a paired bootstrap, and McNemar's exact test for classes.
+
+    It tells these two trainings apart; other seeds may turn the difference round.
+
+    Raises:
+        InputError: when predictions are missing, or are not of the same samples.
+    """
+    import numpy as np
+
+    a, b = _predictions(one), _predictions(other)
+    n, p = len(a["index"]), None
+    if not n or not np.array_equal(a["index"], b["index"]):
+        sizes = f"{n:,} and {len(b['index']):,}, {len(np.intersect1d(a['index'], b['index'])):,} in common"
+        raise InputError(f"{one.name} and {other.name}: not tested on the same samples ({sizes})")
+    if not np.array_equal(a["target"], b["target"]) or ("probability" in a) != ("probability" in b):
+        raise InputError(f"{one.name} and {other.name}: the same sample numbers have other targets: the data differ")
+    if "probability" in a:
+        from scipy.stats import binomtest
+
+        right = [(run["prediction"] == run["target"]).astype(int) for run in (a, b)]
+        better = 100.0 * (right[1] - right[0])
+        gained, lost = int((better > 0).sum()), int((better < 0).sum())
+        p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    else:
+        errors = [np.abs(run["prediction"] - run["target"]).reshape(n, -1).mean(axis=1) for run in (a, b)]
+        better = errors[0] - errors[1]
+    generator, chunk = np.random.default_rng(0), max(1, 2_000_000 // n)  # resamples at once: some 30 MB
+    chunks = [min(chunk, resamples - start) for start in range(0, resamples, chunk)]
+    means = [better[generator.integers(n, size=(size, n))].mean(axis=1) for size in chunks]
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
+    return Difference(float(better.mean()), float(low), float(high), p, n)
+
+
+def _predictions(run: Row) -> dict[str, Any]:
+    """The columns of predictions/test.npz, in the order of the sample numbers."""
+    import numpy as np
+
+    path = run.paths[0] / "predictions" / "test.npz"
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as columns:
+            order = np.argsort(columns["index"])
+            names = {"index", "target", "prediction"} | {"probability"} & {*columns}
+            return {name: columns[name][order] for name in names}
+    except FileNotFoundError:
+        raise InputError(f"{run.name}: holds no predictions/test.npz") from None
+    except Exception as error:  # what a damaged archive raises is nowhere promised
+        raise InputError(f"{shown(path)}: not readable: {error}; remove it") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Terminal, table, page
+
+
+def show(board: Board) -> None:
+    """Print a leaderboard: on a terminal the most telling columns that fit, elsewhere all."""
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, highlight=False)
+    columns = {column: [column, *(row.text(column) for row in board.rows)] for column in board.columns}
+    widths = {column: 2 + max(map(cell_len, texts)) for column, texts in columns.items()}
+    room = console.width + 2 if console.is_terminal else sum(widths.values())
+    console.width = max(console.width, sum(widths.values()))
+    table, kept = Table(box=None, pad_edge=False, header_style="bold"), []
+    for column, width in widths.items():
+        if width <= room:
+            room -= width
+            kept.append(columns[column])
+            number = any(column in run.numbers for run in board.rows)
+            table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for row in list(zip(*kept, strict=True))[1:]:
+        table.add_row(*row)
+    print(board.title)
+    console.print(table)
+    left = [column for column, texts in columns.items() if texts not in kept]
+    print(f"no room for {', '.join(left)}: --csv and --html have them\n" if left else "")
+
+
+def as_csv(runs: Sequence[Row]) -> str:
+    """One row a run, the unfinished too: its final numbers, and the config keys in which the runs differ."""
+    runs = [run for run in runs if run.facts]
+    facts = ("config_name", "status", "started", "monitor", "mode")
+    numbers = sorted({name for run in runs for name in run.numbers}, key=lambda name: (name in SIZE, name))
+    keys, text = differing([run.config for run in runs]), io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", *facts, *numbers, *keys])
+    for run in runs:
+        known = [*map(run.facts.get, facts), *map(run.numbers.get, numbers), *map(run.config.get, keys)]
+        writer.writerow([run.name, *known])
+    return text.getvalue()
+
+
+def as_page(boards: Sequence[Board], lines: Sequence[str]) -> str:
+    """A page that needs no other file: the leaderboards with their curves, and some lines."""
+    body = []
+    for board in boards:
+        cells = [[f"<th>{escape(column)}</th>" for column in board.columns]]
+        cells += [[f"<td>{escape(row.text(column))}</td>" for column in board.columns] for row in board.rows]
+        table = "\n".join(f"<tr>{''.join(row)}</tr>" for row in cells)
+        body += [f"<h2>{escape(board.title)}</h2>", f"<div><table>\n{table}</table></div>", curves(board)]
+    return PAGE.replace("BODY", "\n".join([*body, *(f"<p>{escape(line)}</p>" for line in lines)]))
+
+
+def curves(board: Board) -> str:
+    """The monitored metric and the losses over the epochs, a line for each seed of the best rows, as SVG."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    drawn = [(row.name.replace("$", r"\$"), [_epochs(path) for path in row.paths]) for row in board.rows[:DRAWN]]
+    wanted = dict.fromkeys([*(str(row.facts.get("monitor")) for row in board.rows), "val/loss", "train/loss"])
+    names = [name for name in wanted if any(name in run for _, runs in drawn for run in runs)]
+    if not names:
+        return ""
+    ink, svg = "#010203", io.StringIO()  # the ink stands for the page's colour of text
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "", **dict.fromkeys(inked, ink)}
+    with rc_context(style):
+        figure = Figure(figsize=(4.5 * len(names), 3.2 + 0.2 * len(drawn)), layout="constrained")
+        for place, name in enumerate(names, start=1):
+            axis = figure.add_subplot(1, len(names), place, title=name, xlabel="epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            for i, (title, runs) in enumerate(drawn):
+                for run in runs:
+                    label, values = title if run is runs[0] else "_", run.get(name, {})
+                    axis.plot([*values], [*values.values()], f"C{i}.-", linewidth=1, markersize=3, label=label)
+        more = f"the best {DRAWN} of {len(board.rows)}" if len(board.rows) > DRAWN else None
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside lower left", frameon=False, title=more)
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(svg, format="svg", transparent=True, metadata=metadata)
+    return svg.getvalue()[svg.getvalue().index("<svg") :].replace(ink, "currentColor")
+
+
+def _epochs(path: Path) -> dict[str, dict[int, float]]:
+    """Each metric's values at the ends of the epochs, which count from 1; none where metrics.csv is not readable."""
+    found: dict[str, dict[int, float]] = {}
+    try:
+        with (path / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for name in row.keys() - {"epoch", "step"}:
+                    if row[name]:
+                        found.setdefault(name, {})[int(row["epoch"]) + 1] = float(row[name])
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        return {}
+    return found
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Runs</title><style>
+:root { color-scheme: light dark; --paper: #fff; --ink: #1b1b1f; --line: #ddd; }
+@media (prefers-color-scheme: dark) { :root { --paper: #17171a; --ink: #e4e4e8; --line: #3a3a40; } }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; background: var(--paper); color: var(--ink); }
+div { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem 1rem .3rem 0; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
+svg { max-width: 100%; height: auto; margin-top: 1rem; }
+</style></head><body><h1>Runs</h1>
+BODY
+</body></html>
+"""
+
+
+def main(argv: list[str]) -> list[Board]:
+    usage = "[RUN | FOLDER | 'digits/*' ...] [--sort METRIC] [--paired A B] [--html FILE] [--csv FILE]"
+    parser = Parser("compare", usage, "Rank runs, and say how they differ.")
+    parser.add_argument("words", nargs="*", metavar="RUN", help="runs, folders, quoted patterns; all of logs/ if none")
+    parser.add_argument("--sort", metavar="METRIC", help="rank all runs together, by this number")
+    parser.add_argument("--paired", nargs=2, metavar=("A", "B"), help="whether the difference of two runs is real")
+    parser.add_argument("--html", metavar="FILE", help="a page with the leaderboard and the curves")
+    parser.add_argument("--csv", metavar="FILE", help="a table of all numbers, and of what differs in the configs")
+    flags = parser.read(argv)
+    pair = [read(path) for word in flags.paired or () for path in find(word)]
+    if flags.paired and len(pair) != 2:
+        raise InputError(f"--paired {' '.join(flags.paired)}: expected two runs, found {len(pair)}")
+    words = flags.words or flags.paired or [str(run_module.LOGS)]
+    runs = [read(path) for path in dict.fromkeys(path for word in words for path in find(word))]
+    boards = rank(runs, flags.sort)
+    for board in boards:
+        show(board)
+    ranked = {path for board in boards for row in board.rows for path in row.paths}
+    lines = [f"not ranked: {run.name}: {'a newer run has its config and seed' if run.state == 'finished' else run.state}"
+             for run in runs if run.paths[0] not in ranked]  # fmt: skip
+    if len(boards) > 1:
+        lines.append("runs with another monitored metric or other data are ranked apart; --sort METRIC ranks all")
+    if pair or (len(runs) == 2 and all(run.state == "finished" for run in runs)):
+        a, b = pair or runs
+        try:
+            difference = paired(a, b)
+            lines += [f"A = {a.name}, B = {b.name}, {difference.samples:,} test samples", str(difference)]
+        except InputError as error:
+            lines += [f"whether the difference is real cannot be tested: {line}" for line in error.lines]
+    for line in lines:
+        print(line)
+    files = {flags.csv: as_csv(runs)} if flags.csv else {}
+    files |= {flags.html: as_page(boards, lines)} if flags.html else {}
+    for file, text in files.items():
+        try:
+            write(Path(file).expanduser(), text)
+        except OSError as error:
+            raise InputError(f"{file}: cannot be written: {error.strerror}") from None
+        print(f"saved {file}")
+    return boards
+
+
+if __name__ == "__main__":
+    run_command(main)
