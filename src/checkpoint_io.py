@@ -92,8 +92,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     from src.run import shown
 
     name = shown(path)
-    if "://" in str(path) or ":/" in str(path):
-        raise InputError(f"{path}: a checkpoint is read from a file; download it first")
     if not path.exists():
         raise InputError(f"{name}: no such checkpoint; the run may have ended before its first was saved")
     try:

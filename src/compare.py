@@ -11,6 +11,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -344,16 +345,15 @@ def curves(board: Board) -> str:
 
 
 def _epochs(path: Path) -> dict[str, dict[int, float]]:
-    """Each metric's values at the ends of the epochs, which count from 1; none where metrics.csv is not readable."""
+    """Each metric's values at the ends of the epochs, which count from 1, as far as metrics.csv is readable."""
     found: dict[str, dict[int, float]] = {}
-    try:
-        with (path / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                for name in row.keys() - {"epoch", "step"}:
-                    if row[name]:
-                        found.setdefault(name, {})[int(row["epoch"]) + 1] = float(row[name])
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        return {}
+    damage = suppress(OSError, ValueError, KeyError, TypeError, csv.Error)
+    with damage, (path / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            epoch = int(row["epoch"]) + 1
+            for name in row.keys() - {"epoch", "step"}:
+                if row[name]:
+                    found.setdefault(name, {})[epoch] = float(row[name])
     return found
 
 
@@ -400,8 +400,7 @@ def main(argv: list[str]) -> list[Board]:
             lines += [f"A = {a.name}, B = {b.name}, {difference.samples:,} test samples", str(difference)]
         except InputError as error:
             lines += [f"whether the difference is real cannot be tested: {line}" for line in error.lines]
-    for line in lines:
-        print(line)
+    print("".join(f"{line}\n" for line in lines), end="")
     files = {flags.csv: as_csv(runs)} if flags.csv else {}
     files |= {flags.html: as_page(boards, lines)} if flags.html else {}
     for file, text in files.items():

@@ -231,6 +231,8 @@ def load_run(name: str | Path) -> Run:
     Raises:
         InputError: when there is none, with the nearest that there is.
     """
+    if "://" in str(name):
+        raise InputError(f"{name}: a run is a folder or a file here; nothing is fetched, download it first")
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".ckpt":
         return Run(path.resolve().parent.parent if path.resolve().parent.name == "checkpoints" else path.parent, path)

@@ -165,7 +165,7 @@ def _fit(
         ending = {"exit": "failed", "error": f"{type(error).__name__}: {error}"}
         if isinstance(error, MisconfigurationException):
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
-        if lines := advise(error, config, run, trainer.state.stage):
+        if lines := advise(error, config, run, checkpoint.failed_in):
             raise InputError(lines) from error
         raise
     finally:

@@ -425,6 +425,11 @@ def test_the_page_holds_leaderboard_and_curves(logs: Path, tmp_path: Path) -> No
     for title in ("val/accuracy", "val/loss", "train/loss", "(2 seeds)"):
         assert f"{title}</text>" in page
     assert page.count("stroke: #1f77b4; stroke-linecap") == 3 * 2 + 1  # three metrics, two seeds, and the legend
+    for damage in ("\nx,8,1\n", "\n1,8," + 40 * "3,"):
+        (first.path / "metrics.csv").write_text("epoch,step,val/loss\n0,4,2.0" + damage)
+        assert _epochs(first.path)["val/loss"][1] == 2.0  # what is whole
+    (first.path / "metrics.csv").write_text("step,val/loss\n4,2.0\n")
+    assert _epochs(first.path) == {}
     (first.path / "metrics.csv").write_bytes(b"\xff\xfe")
     compared("--html", str(tmp_path / "runs.html"))
     assert (tmp_path / "runs.html").read_text().count("stroke: #1f77b4; stroke-linecap") == 3 + 1

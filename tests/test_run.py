@@ -17,7 +17,7 @@ import yaml
 from src import run as run_module
 from src.errors import InputError
 from src.run import Run, load_run, write_json
-from tests.conftest import checked, train
+from tests.conftest import checked, mistakes, train
 
 
 def lines(name: str | Path) -> list[str]:
@@ -171,6 +171,12 @@ def test_a_token_is_found_in_no_file_of_a_run(monkeypatch: pytest.MonkeyPatch) -
     assert found == []
     assert "oc.env:KINDLING_TEST_TOKEN" in (run.path / "checkpoints" / "last.ckpt").read_bytes().decode(errors="ignore")
     assert "***" in (run.path / "meta.json").read_text()
+
+
+def test_nothing_is_fetched() -> None:
+    assert mistakes("evaluate", "https://example.com/best.ckpt") == [
+        "https://example.com/best.ckpt: a run is a folder or a file here; nothing is fetched, download it first"
+    ]
 
 
 def test_json_files_hold_no_nan(tmp_path: Path) -> None:

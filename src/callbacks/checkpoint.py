@@ -59,6 +59,7 @@ class Checkpoint(lightning.Checkpoint):
         self.best_score: Tensor | None = None
         self.saved_at = time.monotonic()
         self.saved_step = -1
+        self.failed_in: str | None = None  # `train`, `val` or `test`
         self.saving: Place | Literal["best"] = "between epochs"
 
     @property
@@ -131,6 +132,10 @@ class Checkpoint(lightning.Checkpoint):
         self._save(trainer, "between epochs")
         self._stop_if_asked(trainer)
         # What follows (the final numbers) looks for signals itself.
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if trainer.state.stage is not None:  # Lightning forgets it before anybody can be told
+            self.failed_in = trainer.state.stage.dataloader_prefix
 
     def _validation_is_due(self, trainer: Trainer) -> bool:
         loop = trainer.fit_loop.epoch_loop

@@ -220,6 +220,17 @@ def test_forty_that_begin_in_the_same_instant_get_forty_directories(tmp_path: Pa
     assert all(process.returncode == 0 for process in processes)
 
 
+@pytest.mark.long
+def test_four_whole_trainings_at_once_are_four_runs(repository: Path) -> None:
+    processes = [start(repository, *WORDS, f"seed={seed}") for seed in range(4)]
+    for process in processes:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    runs = list((repository / "logs" / "digits").iterdir())
+    assert sorted(json.loads((run / "meta.json").read_text())["seed"] for run in runs) == [0, 1, 2, 3]
+    assert all(len(list(run.glob("events*"))) == 1 for run in runs)
+
+
 SAVING = """
 import sys, torch
 from pathlib import Path
