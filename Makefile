@@ -33,7 +33,7 @@ lint: $(VENV)/installed-dev$(STAMP)
 # The locks hold versions and hashes for every platform, and no address of an index.
 lock: $(VENV)/python
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header pyproject.toml -o requirements.lock
-	$(UV) pip compile --quiet --universal --generate-hashes --no-header --all-extras \
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --extra dev \
 		-c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean:

@@ -14,7 +14,6 @@ from src.config import Config, compose
 
 if TYPE_CHECKING:
     import numpy as np
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
 
@@ -109,9 +108,9 @@ def summary(data: DataModule) -> list[str]:
 def image_figures(data: DataModule) -> dict[str, Figure]:
     """Training pictures as they are and as the net gets them, and test pictures as the test sees them."""
     import torch
-    from matplotlib import pyplot
 
     from src.data.batch import BatchDataset
+    from src.figures import grid
     from src.nets.preprocess import Standardize, preprocess
 
     train, test = data.indices["train"], data.indices["test"]
@@ -129,40 +128,16 @@ def image_figures(data: DataModule) -> dict[str, Figure]:
     as_net_sees = scale.inverse(x)
 
     highest = 255.0 if float(plain.x.max()) > 16 else float(plain.x.max())
-    figure, axes = pyplot.subplots(
-        2 * -(-len(plain.x) // 8), 8, figsize=(12, 3.4 * -(-len(plain.x) // 8)), squeeze=False
-    )
-    for axis in axes.flat:
-        axis.axis("off")
-    for i in range(len(plain.x)):
-        row, column = 2 * (i // 8), i % 8
-        _picture(axes[row, column], plain.x[i], highest, _label(data, plain.y[i]))
-        if i < len(as_net_sees):
-            _picture(axes[row + 1, column], as_net_sees[i], highest, "in training")
-    figure.suptitle("Training pictures, and each as the net gets it in the first epoch")
-    figure.tight_layout()
-
-    found = {"train": figure}
+    pairs = torch.stack([plain.x.float(), as_net_sees.clamp(0, highest)], dim=1).flatten(0, 1)
+    lines = [line for target in plain.y for line in ([_label(data, target)], ["in training"])]
+    found = {"train": grid(pairs, lines, "Training pictures, and each as the net gets it in the first epoch")}
     if len(test):
-        shown = data.datasets["test"][
-            (0, 0, test[torch.linspace(0, len(test) - 1, min(2 * PICTURES, len(test))).long()])
-        ]
-        rows = -(-len(shown.x) // 8)
-        figure, axes = pyplot.subplots(rows, 8, figsize=(12, 1.8 * rows), squeeze=False)
-        for axis in axes.flat:
-            axis.axis("off")
-        for axis, image, target in zip(axes.flat, shown.x, shown.y, strict=False):
-            _picture(axis, image, highest, _label(data, target))
-        figure.suptitle("Test pictures, as the test sees them")
-        figure.tight_layout()
-        found["test"] = figure
+        chosen = test[torch.linspace(0, len(test) - 1, min(2 * PICTURES, len(test))).long()]
+        shown = data.datasets["test"][(0, 0, chosen)]
+        found["test"] = grid(
+            shown.x, [[_label(data, target)] for target in shown.y], "Test pictures, as the test sees them"
+        )
     return found
-
-
-def _picture(axis: Axes, image: Tensor, highest: float, title: str) -> None:
-    pixels = (image.float() / highest).clamp(0, 1).permute(1, 2, 0).numpy()
-    axis.imshow(pixels.squeeze(), cmap="gray" if pixels.shape[2] == 1 else None, vmin=0, vmax=1)
-    axis.set_title(title, fontsize=8)
 
 
 def _label(data: DataModule, target: Tensor) -> str:

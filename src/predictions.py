@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from src.data.base import _as_it_is
+from src.data.base import as_it_is
 from src.data.batch import BatchOrder, Samples, Stage, take
 from src.data.spec import Spec
 from src.errors import InputError
@@ -117,7 +117,7 @@ def predict(task: LightningModule, data: DataModule, stage: Stage, limit: int | 
         index = index[spread(len(index), limit)]
     order, workers = BatchOrder(index, data.batch_size, None), data.num_workers if limit is None else 0
     loader = DataLoader(data.datasets["test" if stage == "train" else stage], sampler=order, batch_size=None,
-                        collate_fn=_as_it_is, num_workers=workers, generator=torch.Generator())  # fmt: skip
+                        collate_fn=as_it_is, num_workers=workers, generator=torch.Generator())  # fmt: skip
     modes = [(module, module.training) for module in task.modules()]
     columns: dict[str, Array] = {"index": np.empty(len(index), np.int64)}
     rows = 0

@@ -18,6 +18,8 @@ MESSAGES = (
     r"You're resuming from a checkpoint that ended before the epoch ended",
     # The meters' values are of all processes already.
     r"It is recommended to use `self\.log\(.*sync_dist=True\)`",
+    # Mixed precision keeps its weights in 32 bits, which is what the summary then assumes.
+    r"Precision .* is not supported by the model summary",
     # Raised when a trainer is given a folder that the run has made for it.
     r"Checkpoint directory .* exists and is not empty",
 )

@@ -78,7 +78,9 @@ def reproduce(run: Run) -> tuple[Result, list[str]]:
     try:
         return fit(run.config, again, stages, init), found
     except BaseException as error:
-        if not again.checkpoints.exists() and (isinstance(error, InputError) or not (again.path / "meta.json").exists()):
+        if not again.checkpoints.exists() and (
+            isinstance(error, InputError) or not (again.path / "meta.json").exists()
+        ):
             again.discard()  # nothing was trained
         raise
 

@@ -29,6 +29,7 @@ from src.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
+    from torch import nn
 
     from src.data.base import DataModule
     from src.data.batch import BatchTransform
@@ -276,12 +277,30 @@ def build_task(config: Config, spec: Spec, augment: Sequence[BatchTransform] = (
 
     given = {"spec": spec, "in_shape": spec.in_shape, "num_outputs": spec.num_outputs}
     net = parts.build(config, "net", **given)
+    _materialize(net, spec)
     if (
         spec.kind == "image" and get(config.values, "task.optimizer._target_") != "torch.optim.LBFGS"
     ):  # it wants plain memory
         format_net(net, parts.values(config).channels_last)
     task: LightningModule = parts.build(config, "task", net=net, augment=augment, **given)
     return task
+
+
+def _materialize(net: nn.Module, spec: Spec) -> None:
+    """Give lazy layers (`nn.LazyLinear`) their sizes, which they take from what they see first."""
+    import torch
+    from torch.nn.parameter import is_lazy
+
+    if not any(map(is_lazy, (*net.parameters(), *net.buffers()))):
+        return
+    x = torch.zeros(2, *spec.in_shape)
+    try:
+        with torch.no_grad():
+            net.eval()(x)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        message = str(error).partition("\n")[0]
+        raise InputError(f"net: {type(net).__name__} does not take these data: {tuple(x.shape)}: {message}") from error
+    net.train()
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Train an experiment: fit it, test the best checkpoint, and leave a run in logs/.
 
-    python -m src.train [CONFIG] [key=value ...] [--init RUN] [--resume RUN] [--override]
+    python -m src.train [CONFIG] [key=value ...] [--init RUN] [--resume RUN] [--override] [--no-pictures]
 
 The heavy imports stand inside the functions, so that help and first mistakes are told before torch is loaded.
 """
@@ -309,12 +309,13 @@ def table(metrics: dict[str, float]) -> None:
 
 
 def main(argv: list[str]) -> Result:
-    parser = Parser("train", "[CONFIG] [key=value ...] [--init RUN] [--resume RUN] [--override]",
+    parser = Parser("train", "[CONFIG] [key=value ...] [--init RUN] [--resume RUN] [--override] [--no-pictures]",
                     "Train an experiment and test it.", with_configs=True)  # fmt: skip
     parser.add_argument("words", nargs="*", metavar="CONFIG, key=value", help="a config's name, and values to change")
     parser.add_argument("--init", metavar="RUN", help="begin with another run's weights")
     parser.add_argument("--resume", metavar="RUN", help="go on with a run, in its own directory")
     parser.add_argument("--override", action="store_true", help="with --resume: what differs from the run is meant")
+    parser.add_argument("--no-pictures", action="store_true", help="leave out plots/ and report.html")
     flags = parser.read(argv)
     if int(os.environ.get("LOCAL_RANK", "0")) or int(os.environ.get("RANK", "0")):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the first process of a distributed training speaks for all
@@ -335,7 +336,8 @@ def main(argv: list[str]) -> Result:
     new = run is None
     run = run or Run.claim(config.name)
     try:
-        result = fit(config, run, init=init, resume=not new, override=flags.override)
+        result = fit(config, run, init=init, resume=not new, override=flags.override,
+                     pictures=not flags.no_pictures)  # fmt: skip
     except BaseException as error:
         begun = (run.path / "meta.json").exists()
         if new and not run.checkpoints.exists() and (isinstance(error, InputError) or not begun):

@@ -62,15 +62,15 @@ def test_the_commands_are_listed(command: Command) -> None:
 
 def test_wrong_flags() -> None:
     assert mistakes("train", "--inti", "x") == [
-        "--inti: no such flag; did you mean '--init'? (this command has: --help, --init, --override, --resume)"
+        "--inti: no such flag; did you mean '--init'? (this command has: --help, --init, --no-pictures, --override, --resume)"
     ]
     assert mistakes("train", "--trainer.max_epochs=3") == [
         "--trainer.max_epochs: no such flag; config values go without dashes: trainer.max_epochs=3 "
-        "(this command has: --help, --init, --override, --resume)"
+        "(this command has: --help, --init, --no-pictures, --override, --resume)"
     ]
     assert mistakes("train", "--init") == [
         "--init: expected one argument (usage: python -m src.train [CONFIG] [key=value ...] [--init RUN] "
-        "[--resume RUN] [--override])"
+        "[--resume RUN] [--override] [--no-pictures])"
     ]
     assert mistakes("train", "digits", "diabetes") == ["diabetes: expected key=value (command line)"]
     assert mistakes("evaluate") == [

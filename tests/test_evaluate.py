@@ -37,7 +37,7 @@ def test_a_changed_weight_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_last_checkpoint_can_be_named() -> None:
     run = train("digits").run
     call("evaluate", str(run.checkpoints / "last.ckpt"))
-    assert load_run(run.checkpoints / "last.ckpt").checkpoint["epoch"] == 1
+    assert load_run(run.checkpoints / "last.ckpt").checkpoint["epoch"] == 2
 
 
 def test_another_split_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -278,6 +278,11 @@ def test_an_infinite_loss(run: Run, digits: DataModule) -> None:
     assert line(run, digits, task) == "task.loss: is -inf before the first step; look at the targets"
 
 
+def test_a_loss_for_each_sample_is_refused_in_a_dict_too(run: Run, digits: DataModule) -> None:
+    task = Own(lambda task, batch: {"loss": loss(task, batch).repeat(2)}, digits)
+    assert line(run, digits, task) == "task.loss: gives (2,) float32 instead of one number; task.loss.reduction=mean"
+
+
 def test_where_in_a_net_of_src_nets(run: Run, digits: DataModule) -> None:
     from src.nets.mlp import MLP
 
@@ -376,6 +381,25 @@ def test_a_bug_in_a_step_keeps_its_traceback(
     task = Own(step, digits) if stage == "train" else Own(loss, digits, validation=step)
     with pytest.raises(error):
         preflight(run, digits, task)
+
+
+class Unlearnable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        raise ValueError("planted")
+
+
+@pytest.mark.parametrize("copied", [preflight_module.COPIED, 0])
+def test_a_bug_in_a_gradient_keeps_its_traceback(
+    copied: int, run: Run, digits: DataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight_module, "COPIED", copied)
+    with pytest.raises(ValueError, match="planted"):
+        preflight(run, digits, Classification(Net(Unlearnable.apply), digits.spec))
 
 
 def test_a_bug_in_a_net_keeps_its_traceback(run: Run, digits: DataModule) -> None:

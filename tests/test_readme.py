@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
+from sklearn.datasets import load_diabetes
 
 from src.config import CONFIGS, ROOT
 from src.errors import InputError
@@ -49,11 +51,19 @@ def test_a_command_runs(
         meta.write_text(meta.read_text().replace('"finished"', '"interrupted"'))
     elif verb == "train" and not any(word.startswith("trainer=") for word in argv):
         argv = [*argv, *LITTLE]
-    if verb == "compare":
+    if verb in ("compare", "predict"):
         train("digits")
         monkeypatch.chdir(tmp_path)
+    if verb == "predict" and "new.csv" in argv:  # a table, for a run on tables
+        frame = load_diabetes(as_frame=True, scaled=False).data
+        train("diabetes")
+        frame.head(3).to_csv("new.csv", index=False)
+    elif verb == "predict":
+        Path("new").mkdir()
+        Image.new("L", (20, 20), 200).save("new/one.png")
     call(verb, *argv)
-    expected = {"look": "pictures  ", "report": "report     ", "compare": "digits/", "reproduce": "identical"}
+    expected = {"look": "pictures  ", "report": "report     ", "compare": "digits/", "reproduce": "identical",
+                "predict": "saved      ", "export": "saved      "}  # fmt: skip
     assert expected.get(verb, "run        ") in capsys.readouterr().out
 
 

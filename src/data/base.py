@@ -138,6 +138,8 @@ class DataModule(LightningDataModule):
             columns=columns,
             mean=(0.0,) if table else mean,
             std=(1.0,) if table else std,
+            source_shape=tuple(samples.x[train[:1]].shape[1:]),
+            white=samples.white,
             **of_target(samples, train),
         )
 
@@ -243,7 +245,7 @@ class DataModule(LightningDataModule):
             dataset,
             sampler=order,
             batch_size=None,  # the sampler's lists are whole batches already
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=in_worker,
@@ -320,5 +322,5 @@ def data_path(path: str | Path) -> Path:
     return ROOT / Path(path).expanduser()
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
     return batch

@@ -63,6 +63,7 @@ class Samples:
         groups: a group's number for each sample `(N,)`; no group comes to lie in two splits.
         time: a number for each sample `(N,)`; the split goes by it, the oldest for training.
         name: what a person calls a sample: its path, or its row.
+        white: the largest value that a pixel can have.
     """
 
     x: Source
@@ -74,6 +75,7 @@ class Samples:
     groups: Tensor | None = None
     time: Tensor | None = None
     name: Callable[[int], str] = str
+    white: float = 255.0
 
 
 class BatchTransform(nn.Module):

@@ -22,4 +22,5 @@ class Digits(DataModule):
             x=torch.from_numpy(images).to(torch.uint8).reshape(-1, 1, 8, 8),
             y=torch.from_numpy(digits).long(),
             classes=tuple(str(digit) for digit in range(10)),
+            white=16.0,
         )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from src.data.base import as_it_is
 from src.errors import InputError
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _write(images: ImageFiles, whole: Path, shape: tuple[int, int, int, int], pr
 def _progress(images: ImageFiles, start: int, row: int, processes: int) -> Iterator[Tensor]:
     size = max(1, min(256, NOTED // row))
     chunks = [torch.arange(i, min(i + size, len(images))) for i in range(start, len(images), size)]
-    loader = DataLoader(_Chunks(images), sampler=chunks, batch_size=None, num_workers=processes, collate_fn=_as_it_is)  # type: ignore[arg-type]
+    loader = DataLoader(_Chunks(images), sampler=chunks, batch_size=None, num_workers=processes, collate_fn=as_it_is)
     if not sys.stdout.isatty():
         yield from loader
         return
@@ -111,7 +112,3 @@ class _Chunks(Dataset[Tensor]):
 
     def __getitem__(self, index: Tensor) -> Tensor:
         return self.images[index]
-
-
-def _as_it_is(batch: Tensor) -> Tensor:
-    return batch

@@ -51,6 +51,8 @@ class Spec:
         target: what is predicted (a column's name, say), with its unit where one is known.
         mean, std: of each channel of raw images, over the training split.
         target_mean, target_std: of each target value over the training split; empty for classification.
+        source_shape: one sample as its source gives it, before `data.test_transforms`; empty in older checkpoints.
+        white: the largest value that a raw pixel can have.
     """
 
     in_shape: tuple[int, ...]
@@ -64,6 +66,8 @@ class Spec:
     std: tuple[float, ...] = (1.0,)
     target_mean: tuple[float, ...] = ()
     target_std: tuple[float, ...] = ()
+    source_shape: tuple[int, ...] = ()
+    white: float = 255.0
 
     @property
     def raw_shape(self) -> tuple[int, ...]:

@@ -70,7 +70,7 @@ def fold_samples(samples: Samples, indices: Indices, fold: tuple[int, int, int],
 
     number, folds, repeat = fold
     pool = torch.cat([indices["train"], indices["val"]]).sort().values.numpy()
-    if not (2 <= folds and 0 <= number < folds and repeat >= 0):
+    if not (folds >= 2 and 0 <= number < folds and repeat >= 0):
         raise InputError(f"data.fold: expected a fold's number from 0, at least 2 folds, and a repetition from 0, "
                          f"got {list(fold)}")  # fmt: skip
     options = {"shuffle": True, "random_state": seed + repeat}
@@ -96,8 +96,8 @@ def fold_samples(samples: Samples, indices: Indices, fold: tuple[int, int, int],
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # few samples of a class in some group: the folds are the best there are
         train, val = list(splitter.split(pool, y, groups))[number]
-    parted = {"train": train, "val": val}
-    return {**indices, **{stage: torch.from_numpy(np.sort(pool[part])) for stage, part in parted.items()}}  # type: ignore[dict-item]
+    train, val = (torch.from_numpy(np.sort(pool[part])) for part in (train, val))
+    return {"train": train, "val": val, "test": indices["test"]}
 
 
 def _cut(samples: Samples, free: Any, count: int, seed: int, problem: str) -> tuple[Any, Any]:

@@ -1,0 +1,330 @@
+"""Export a run's model for use elsewhere, and prove the file: loaded in a fresh process, it answers as the run does.
+
+    python -m src.export RUN [--format onnx|pt2|torchscript] [--int8]
+
+The file takes raw input, as the task does, and gives `probability` for classes or `value` in the target's unit. What
+prepares the input is inside, and so are, as metadata, the class names and the spec.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from src.command import Parser, run_command
+from src.config import ROOT
+from src.errors import InputError
+from src.run import Run, load_run, shown, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from src.data.base import DataModule
+    from src.data.spec import Spec
+
+FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx", "pt2": "model.pt2", "torchscript": "model.torchscript.pt"}
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+# The proof: so many test samples, in batches of each size. Probabilities may differ by so much from the run's own, and
+# values by that share of the target's standard deviation; int8 is measured instead.
+SAMPLES, BATCHES, TOLERANCE = 64, (1, 2, 7, 64), 1e-5
+CALIBRATION = 512  # training samples that show int8 the range of the values within the net
+# What the fresh process runs; its first argument is a module that it has to do without.
+FRESH = "import sys; sys.modules[sys.argv[1]] = None; from src.export import answer; answer(*sys.argv[2:])"
+
+
+def export(run: Run, form: str = "onnx", int8: bool = False) -> dict[str, dict[str, Any]]:
+    """Export a run into its export/ folder, and prove what was written.
+
+    Args:
+        run: its checkpoint is used; its data gives the samples of the proof.
+        form: `onnx`, `pt2` or `torchscript`; each takes batches of any size.
+        int8: make a second ONNX file, whose convolutions and linear layers compute with 8 bits.
+
+    Returns:
+        For each file what stands in export/<form>.json: its name and bytes, the largest difference from the run's own
+        answers, the share of samples whose class agrees, median milliseconds of each batch size; for int8 the accuracy
+        (or MAE) on the test set before and after.
+
+    Raises:
+        InputError: when a package is missing, the net cannot be exported, or a file does not answer as the run does;
+            nothing is left behind then.
+    """
+    import torch
+
+    from src.quiet import quiet
+
+    if int8 and form != "onnx":
+        raise InputError(f"--int8: is made from ONNX; leave out --format {form}")
+    if missing := [name for name in NEEDED if form == "onnx" and find_spec(name) is None]:
+        raise InputError(f"--format onnx needs {', '.join(missing)}; install the extra: pip install -e '.[export]'")
+    quiet()
+    data = run.data()
+    x = _samples(data, "test" if len(data.indices["test"]) else "val", SAMPLES)
+    with torch.inference_mode():
+        outputs = run.task(x)
+        expected = outputs.softmax(dim=1) if run.spec.classes else outputs
+    facts = _facts(run, x)
+    folder = run.path / "export"
+    folder.mkdir(exist_ok=True)
+    reports: dict[str, dict[str, Any]] = {}
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`torch\.jit\..*` is deprecated")  # the command says so itself
+            made = {name: Path(scratch) / file for name, file in FILES.items()}
+            try:
+                WRITERS[form](wrapped(run), x[:2], made[form], facts)  # of two: one would be taken for a constant
+                if int8:
+                    _quantize(made["onnx"], made["int8"], _samples(data, "train", CALIBRATION))
+            except Exception as error:
+                reason = str(error).strip().partition("\n")[0] or type(error).__name__
+                raise InputError(f"{type(run.task.net).__name__} cannot be exported as {form}: {reason}") from error
+            of = {name: facts[name] for name in ("run", "kindling", "input", "output")}
+            for name in (form, "int8") if int8 else (form,):
+                reports[name] = {**of, **prove(name, made[name], x, expected, run.spec)}
+            if int8:
+                reports["int8"] |= _measured(data, made["onnx"], made["int8"])
+            for name, report in reports.items():
+                os.replace(made[name], folder / FILES[name])
+                write_json(folder / f"{name}.json", report)
+    finally:
+        with suppress(OSError):  # files of this or an earlier export lie there
+            folder.rmdir()
+    return reports
+
+
+def wrapped(run: Run) -> nn.Module:
+    """What is exported: a module from raw input `(B, *raw_shape)` to probabilities or values `(B, num_outputs)`."""
+    import torch
+
+    class Answer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            # channels_last is this machine's way of computing, and no part of the model.
+            self.task = copy.deepcopy(run.task).to(memory_format=torch.contiguous_format).requires_grad_(False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            outputs: Tensor = self.task(x)
+            return outputs.softmax(dim=1) if run.spec.classes else outputs
+
+    return Answer().eval()
+
+
+def _samples(data: DataModule, stage: Any, count: int) -> Tensor:
+    """Raw samples of a split as a test reads them, `(count, *raw_shape)`; a small split repeats."""
+    import torch
+
+    index = data.indices[stage]
+    return data.datasets["test"][(0, 0, index[torch.linspace(0, len(index) - 1, count).long()])].x
+
+
+def _facts(run: Run, x: Tensor) -> dict[str, Any]:
+    """What somebody needs who has nothing but the file."""
+    try:
+        of = version("kindling")
+    except PackageNotFoundError:  # cloned, and not installed
+        of = "unknown"
+    spec, gives = run.spec, "probability" if run.spec.classes else "value"
+    return {
+        "kindling": of,
+        "run": f"{run.path.parent.name}/{run.path.name}",
+        "input": {"name": "input", "type": str(x.dtype).removeprefix("torch."), "shape": ["batch", *x.shape[1:]]},
+        "output": {"name": gives, "type": "float32", "shape": ["batch", spec.num_outputs]},
+        "classes": spec.classes,
+        "spec": dataclasses.asdict(spec),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The formats
+
+
+def _write_onnx(module: nn.Module, x: Tensor, path: Path, facts: dict[str, Any]) -> None:
+    import torch
+
+    program = torch.onnx.export(
+        module, (x,), dynamic_shapes=({0: "batch"},), input_names=["input"], output_names=[facts["output"]["name"]],
+        dynamo=True, verbose=False,
+    )  # fmt: skip
+    assert program is not None
+    for node in program.model.graph:
+        node.metadata_props.clear()  # the exporter's notes, with the paths of this machine
+    texts = {name: fact if isinstance(fact, str) else json.dumps(fact) for name, fact in facts.items()}
+    # onnxruntime's quantisation asks for what torch has done already: shapes inferred, constants folded.
+    program.model.metadata_props.update(texts | {"onnx.quant.pre_process": "onnxruntime.quant"})
+    program.save(path, external_data=False)
+
+
+def _write_pt2(module: nn.Module, x: Tensor, path: Path, facts: dict[str, Any]) -> None:
+    from torch.export import Dim, export, save
+
+    program = export(module, (x,), dynamic_shapes=({0: Dim("batch")},))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    save(program, path, extra_files={"kindling.json": json.dumps(facts)})
+
+
+def _write_torchscript(module: nn.Module, x: Tensor, path: Path, facts: dict[str, Any]) -> None:
+    import torch
+
+    jit: Any = torch.jit
+    # Around a function, tracing asks nothing of Lightning's module but to compute.
+    jit.save(jit.trace(lambda x: module(x), (x,)), str(path), _extra_files={"kindling.json": json.dumps(facts)})
+
+
+WRITERS: dict[str, Callable[[nn.Module, Tensor, Path, dict[str, Any]], None]] = {
+    "onnx": _write_onnx, "pt2": _write_pt2, "torchscript": _write_torchscript}  # fmt: skip
+
+
+def _quantize(path: Path, small: Path, x: Tensor) -> None:
+    """Convolutions and linear layers with 8 bits, their ranges from training samples `(N, *raw_shape)`."""
+    import numpy as np
+    from onnxruntime.quantization import QuantType, quantize_static
+
+    batches = ({"input": batch} for batch in np.array_split(x.numpy(), max(1, len(x) // 64)))
+    quantize_static(
+        path, small, SimpleNamespace(get_next=lambda: next(batches, None)), per_channel=True,
+        op_types_to_quantize=["Conv", "Gemm", "MatMul"], activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        reduce_range=True,  # weights of 7 bits: processors without VNNI would overflow with 8
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The proof
+
+
+def prove(form: str, path: Path, x: Tensor, expected: Tensor, spec: Spec) -> dict[str, Any]:
+    """Ask a file, in a fresh process, for raw samples `(N, *raw_shape)`, and compare with what the run answers.
+
+    Raises:
+        InputError: when the file cannot be loaded, or its answers are not those `expected`, `(N, num_outputs)`.
+    """
+    import numpy as np
+
+    asked, answered = path.with_name("asked.npy"), path.with_name("answered.npz")
+    np.save(asked, x.numpy())
+    in_fresh_process(form, path, asked, answered)
+    with np.load(answered) as found:
+        answers, milliseconds = found["answers"], found["milliseconds"].tolist()
+    scale = np.array(spec.target_std) if spec.target_std else 1.0
+    difference = float(np.abs((answers - expected.numpy()) / scale).max())
+    if not difference <= (TOLERANCE if form != "int8" else float("inf")):  # nor where it is no number
+        unit = "" if spec.classes else " of the target's standard deviation"
+        raise InputError(f"{FILES[form]}: not exported: its answers differ from the run's by up to {difference:.2g}{unit}, "
+                         f"and {TOLERANCE:g} is allowed; the net may compute something at random, or keep a state")  # fmt: skip
+    return {
+        "file": FILES[form],
+        "bytes": path.stat().st_size,
+        "samples": len(x),
+        "difference": difference,
+        "agreement": float((answers.argmax(-1) == expected.numpy().argmax(-1)).mean()) if spec.classes else None,
+        "milliseconds": {str(size): value for size, value in zip(BATCHES, milliseconds, strict=True)},
+        "packages": {name: version(name) for name in ("torch", *NEEDED) if find_spec(name)},
+    }
+
+
+def in_fresh_process(form: str, path: Path, asked: Path, answered: Path) -> None:
+    """Have `answer` called in a process of its own, for ONNX in one that cannot import torch."""
+    without = "torch" if path.suffix == ".onnx" else "onnxruntime"
+    words = [sys.executable, "-c", FRESH, without, form, *map(str, (path, asked, answered))]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
+        raise InputError(f"{path.name}: not exported: a fresh process cannot use it: {reason}")
+
+
+def answer(form: str, path: str, asked: str, answered: str) -> None:
+    """In a fresh process: load a file and answer, with each batch size, and time it."""
+    import numpy as np
+
+    ask, x = _loaded(form, path), np.load(asked)
+    answers, milliseconds = [], []
+    for size in BATCHES:
+        answers.append(np.concatenate([ask(x[start : start + size]) for start in range(0, len(x), size)]))
+        times: list[float] = []
+        until = time.perf_counter() + 0.3
+        while not times or (time.perf_counter() < until and len(times) < 200):
+            began = time.perf_counter()
+            ask(x[:size])
+            times.append(1000 * (time.perf_counter() - began))
+        milliseconds.append(np.median(times))
+    np.savez(answered, answers=np.stack(answers), milliseconds=milliseconds)
+
+
+def _loaded(form: str, path: str) -> Callable[[Any], Any]:
+    """The file's function of a batch `(B, *raw_shape)`, arrays in and out."""
+    if FILES[form].endswith(".onnx"):
+        from onnxruntime import InferenceSession
+
+        session = InferenceSession(path, providers=["CPUExecutionProvider"])
+        return lambda x: session.run(None, {"input": x})[0]
+    import torch
+
+    jit: Any = torch.jit
+    model = torch.export.load(path).module() if form == "pt2" else jit.load(path)
+
+    def ask(x: Any) -> Any:
+        with torch.inference_mode():
+            return model(torch.from_numpy(x)).numpy()
+
+    return ask
+
+
+def _measured(data: DataModule, path: Path, small: Path) -> dict[str, Any]:
+    """Accuracy, or MAE in the target's unit, of both files on the test set, and their sizes."""
+    import numpy as np
+
+    found: dict[str, float] = {}
+    for name, file in {"onnx": path, "int8": small}.items():
+        ask, scores = _loaded(name, str(file)), []
+        for batch in data.loader("test" if len(data.indices["test"]) else "val"):
+            answers, y = ask(batch.x.numpy()), batch.y.numpy()
+            scores.append(answers.argmax(1) == y if data.spec.classes else np.abs(answers - y).mean(axis=1))
+        found[name] = float(np.concatenate(scores).mean())
+    return {"metric": "accuracy" if data.spec.classes else "mae", "before": found["onnx"], "after": found["int8"],
+            "bytes_before": path.stat().st_size}  # fmt: skip
+
+
+def main(argv: list[str]) -> dict[str, dict[str, Any]]:
+    parser = Parser("export", "RUN [--format onnx|pt2|torchscript] [--int8]",
+                    "Export a run's best checkpoint, and prove that the file answers as the run does.")  # fmt: skip
+    parser.add_argument("run", metavar="RUN", help="a folder in logs/, a .ckpt file, 'latest' or '<config>/latest'")
+    parser.add_argument("--format", choices=tuple(WRITERS), default="onnx", help="onnx when left out")
+    parser.add_argument("--int8", action="store_true", help="a second ONNX file that computes with 8 bits")
+    flags = parser.read(argv)
+    run = load_run(flags.run)
+
+    from src import parts
+
+    parts.check(run.config)
+    reports = export(run, flags.format, flags.int8)
+    if flags.format == "torchscript":
+        print("torchscript is deprecated: PyTorch develops it no further; pt2 takes its place")
+    for report in reports.values():
+        takes, shape = report["input"]["type"], ", ".join(map(str, report["input"]["shape"]))
+        agree = "" if report["agreement"] is None else f", {report['agreement']:.0%} of the classes agree"
+        print(f"{report['file']}: {report['bytes'] / 1000:,.0f} kB, {takes} ({shape}) to {report['output']['name']}\n"
+              f"  proved   {report['samples']} samples: at most {report['difference']:.1e} from the run's answers{agree}\n"
+              "  speed    " + ", ".join(f"{ms:.2f} ms for {size}" for size, ms in report["milliseconds"].items()))  # fmt: skip
+        if "metric" in report:
+            print(f"  int8     {report['metric']} {report['after']:.4f}, before {report['before']:.4f}; "
+                  f"{report['bytes'] / 1000:,.0f} kB, before {report['bytes_before'] / 1000:,.0f} kB")  # fmt: skip
+    print(f"saved      {shown(run.path / 'export')}")
+    return reports
+
+
+if __name__ == "__main__":
+    run_command(main)
