@@ -88,8 +88,8 @@ def test_killed_at_random_moments_it_ends_the_same(
     while True:
         try:
             until(process, lambda line: line.startswith(("speed: ", "logs/")))
-            # Within the training, or after it; the sixth time it is left alone, however slow the machine is.
-            output, _ = process.communicate(timeout=chance.uniform(0, 3) if kills < 5 else None)
+            # Within the training, or after it; in the end it is left alone, however slow the machine is.
+            output, _ = process.communicate(timeout=chance.uniform(0, 3) if kills < (6 if attempt else 3) else None)
             break
         except subprocess.TimeoutExpired:
             killed(process)
