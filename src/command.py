@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import multiprocessing
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -86,6 +88,11 @@ def run_command(main: Callable[[list[str]], Any]) -> NoReturn:
         sys.exit(status)
     # Taking torch and Lightning apart takes the interpreter 1.7 s, after everything is written. What is registered
     # for the end (workers, other loggers) still runs.
+    workers = [child for child in multiprocessing.active_children() if child.daemon]
+    if workers and hasattr(signal, "SIGCHLD"):  # they would outlive the SIGTERM that they get next, see interrupts.py
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or torch raises for each
+        for worker in workers:
+            worker.kill()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

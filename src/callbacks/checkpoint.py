@@ -77,9 +77,7 @@ class Checkpoint(lightning.Checkpoint):
     # When
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.interrupts.before:
-            self.interrupts.install()
-            self.interrupts.watched = True
+        self._watch()
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
         if self.saved:
             self._restore(trainer, pl_module, self.saved.content["kindling"]["resume"])
@@ -102,12 +100,16 @@ class Checkpoint(lightning.Checkpoint):
             self._stop_if_asked(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._watch()
         self._stop_before_validation(trainer)
 
     # A validation may take long. Of several processes, each may have another number of its batches.
     def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if trainer.world_size == 1:
             self._stop_before_validation(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._watch()
 
     def on_test_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self._stop_if_asked(trainer)
@@ -161,6 +163,12 @@ class Checkpoint(lightning.Checkpoint):
         anywhere, received = flags.tolist()
         self.interrupts.received = int(received) or None
         return bool(anywhere)
+
+    def _watch(self) -> None:
+        """Take the signals from Lightning, whose handlers end a test with status 0."""
+        if self.interrupts.before:
+            self.interrupts.install()
+            self.interrupts.watched = True
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         if trainer.state.fn == "fit":

@@ -137,8 +137,8 @@ def signalled(repository: Path, phase: str, number: int, group: bool, *words: st
     return process.returncode, output, time.monotonic() - sent
 
 
-SIGNALLED = [("training", signal.SIGTERM, True, 2), ("validating", signal.SIGINT, True, 0),
-             ("testing", signal.SIGUSR1, False, 0)]  # fmt: skip
+SIGNALLED = [("training", signal.SIGTERM, True, 2), ("validating", signal.SIGINT, True, 2),
+             ("testing", signal.SIGTERM, False, 0)]  # fmt: skip
 ALL = [(phase, number, group, workers) for phase in ("training", "validating", "testing") for group in (True, False)
        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) for workers in (0, 2)]  # fmt: skip
 
