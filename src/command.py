@@ -48,6 +48,7 @@ class Parser(argparse.ArgumentParser):
         """
         parsed, unknown = self.parse_known_intermixed_args(argv)
         flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        told = sorted(a.option_strings[-1] for a in self._actions if a.option_strings and a.help != argparse.SUPPRESS)
         lines = []
         for word in unknown:
             name, equals, _ = word.partition("=")
@@ -55,7 +56,7 @@ class Parser(argparse.ArgumentParser):
                 hint = did_you_mean(name, flags, cutoff=0.7)
                 if not hint and equals:
                     hint = f"; config values go without dashes: {word.lstrip('-')}"
-                lines.append(f"{name}: no such flag{hint} (this command has: {', '.join(sorted(flags))})")
+                lines.append(f"{name}: no such flag{hint} (this command has: {', '.join(told)})")
             else:
                 lines.append(f"{word}: not expected here (usage: {self.usage})")
         if lines:

@@ -10,6 +10,7 @@ import glob
 import io
 import json
 import os
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -28,13 +29,14 @@ FILES = {"run.json", "meta.json", "config.yaml"}  # a run's directory holds at l
 # On which data a run was measured: numbers of other data are neither higher nor lower.
 OF_DATA = ("data._target_", "data.path", "data.root", "data.files", "data.target")
 SIZE = ("seconds", "parameters")
+FOLD = "data.fold"
 LESS = ("loss", "mae", "mse", "rmse", "error", *SIZE)  # less of these is better; more of all else, if no task says so
 DRAWN = 10  # rows whose curves are drawn: more could not be told apart
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run, or the mean of several that differ in their seed only, with its standard deviation (of n - 1).
+    """One run, or the mean of several that differ in their seed or their fold only, with its deviation (of n - 1).
 
     The state is `finished`, or why there are no final numbers: `running`, `interrupted`, `failed`, `broken: …`.
     The numbers are the final metrics, the seconds and the parameters; None stands for NaN.
@@ -49,10 +51,12 @@ class Row:
 
     @property
     def name(self) -> str:
-        """`<config>/<time>`, or the path of a run that lies elsewhere."""
+        """`<config>/<time>`, `<config>/<study>` of all its members, or the path of a run that lies elsewhere."""
         path, logs = self.paths[0], run_module.LOGS.resolve()
+        if self.std and path.parent.parent.parent == logs and len({path.parent for path in self.paths}) == 1:
+            path = path.parent  # a study
         name = path.relative_to(logs).as_posix() if path.is_relative_to(logs) else shown(path)
-        return f"{name} ({len(self.paths)} seeds)" if len(self.paths) > 1 else name
+        return f"{name} ({len(self.paths)} {'folds' if self.config.get(FOLD) else 'seeds'})" if self.std else name
 
     def text(self, column: str) -> str:
         """A value as it is shown: a number, or a config's value, shortened."""
@@ -144,11 +148,13 @@ def _board(runs: list[Row], by: str) -> Board:
     highest = modes[name] == "max" if name in modes else name.rpartition("_")[2] not in LESS
     alike: dict[str, dict[Any, list[Row]]] = {}
     for run in runs:
-        same = json.dumps([run.facts.get("config_name"), {**run.config, "seed": None}], sort_keys=True)
-        alike.setdefault(same, {}).setdefault(run.config.get("seed"), []).append(run)
+        fold, seed = run.config.get(FOLD), run.config.get("seed")
+        config = {**run.config, "seed": None, FOLD: fold and fold[1:2]}
+        same = json.dumps([run.facts.get("config_name"), config], sort_keys=True)
+        alike.setdefault(same, {}).setdefault(json.dumps([seed, fold]), []).append(run)
     rows: list[Row] = []
-    for seeds in alike.values():  # of several seeds, the newest run of each counts
-        rows += [_mean([repeated[-1] for repeated in seeds.values()])] if len(seeds) > 1 else next(iter(seeds.values()))
+    for parts in alike.values():  # of several seeds or folds, the newest run of each counts
+        rows += [_mean([repeated[-1] for repeated in parts.values()])] if len(parts) > 1 else next(iter(parts.values()))
     rows.sort(key=lambda row: (row.numbers.get(by) is None, (row.numbers.get(by) or 0) * (-1 if highest else 1)))
     metrics = {metric for run in runs for metric in run.numbers} - {*SIZE}
     order = sorted(metrics, key=lambda m: (m != by, not m.startswith("test/"), m.endswith("/loss"), m))
@@ -163,7 +169,11 @@ def _board(runs: list[Row], by: str) -> Board:
 def _mean(runs: list[Row]) -> Row:
     columns = {name: [run.numbers.get(name) for run in runs] for name in runs[0].numbers}
     known = {name: [v for v in values if v is not None] for name, values in columns.items() if None not in values}
-    config = {**runs[0].config, "seed": [run.config.get("seed") for run in runs]}
+    config = dict(runs[0].config)
+    for key in ("seed", FOLD):
+        values = [run.config.get(key) for run in runs]
+        if any(value != values[0] for value in values):
+            config[key] = values
     return replace(runs[0], paths=[run.paths[0] for run in runs], config=config,
                    numbers={name: fmean(values) for name, values in known.items()},
                    std={name: stdev(values) for name, values in known.items()})  # fmt: skip
@@ -303,15 +313,17 @@ def as_csv(runs: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def as_page(boards: Sequence[Board], lines: Sequence[str]) -> str:
-    """A page that needs no other file: the leaderboards with their curves, and some lines."""
-    body = []
+def as_page(boards: Sequence[Board], lines: Sequence[str], title: str = "Runs", pictures: Sequence[Path] = ()) -> str:
+    """A page that needs no other file: PNG files, the leaderboards with their curves, and some lines."""
+    body = [f'<img alt="{escape(path.stem)}" src="data:image/png;base64,{b64encode(path.read_bytes()).decode()}">'
+            for path in pictures]  # fmt: skip
     for board in boards:
         cells = [[f"<th>{escape(column)}</th>" for column in board.columns]]
         cells += [[f"<td>{escape(row.text(column))}</td>" for column in board.columns] for row in board.rows]
         table = "\n".join(f"<tr>{''.join(row)}</tr>" for row in cells)
         body += [f"<h2>{escape(board.title)}</h2>", f"<div><table>\n{table}</table></div>", curves(board)]
-    return PAGE.replace("BODY", "\n".join([*body, *(f"<p>{escape(line)}</p>" for line in lines)]))
+    page = PAGE.replace("TITLE", escape(title))
+    return page.replace("BODY", "\n".join([*(f"<p>{escape(line)}</p>" for line in lines), *body]))
 
 
 def curves(board: Board) -> str:
@@ -358,14 +370,14 @@ def _epochs(path: Path) -> dict[str, dict[int, float]]:
 
 
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Runs</title><style>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>TITLE</title><style>
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1b1f; --line: #ddd; }
 @media (prefers-color-scheme: dark) { :root { --paper: #17171a; --ink: #e4e4e8; --line: #3a3a40; } }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; background: var(--paper); color: var(--ink); }
 div { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem 1rem .3rem 0; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
-svg { max-width: 100%; height: auto; margin-top: 1rem; }
-</style></head><body><h1>Runs</h1>
+svg, img { max-width: 100%; height: auto; margin-top: 1rem; }
+</style></head><body><h1>TITLE</h1>
 BODY
 </body></html>
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from src.command import Parser, run_command
+from src.ranks import distributed
 from src.run import Run, load_run, read_json, shown, write_json
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ def evaluate(run: Run, stages: tuple[Stage, ...] = ("val", "test")) -> dict[str,
     task, data = run.task, run.data()
     if run.config.values.get("compile"):
         task.net.compile()  # type: ignore[union-attr]  # as in training, or the last digits differ
-    trainer = build_trainer(run.config, None, task, run.spec)
+    # However many processes it was trained in: here there may be one GPU, or none.
+    alone = {"trainer.strategy": "auto", "trainer.devices": 1, "trainer.num_nodes": 1}
+    config = run.config.replaced(alone, origin="src.evaluate") if distributed(run.config.values) else run.config
+    trainer = build_trainer(config, None, task, run.spec)
     metrics: dict[str, float] = {}
     for stage in stages:
         metrics |= measure(trainer, task, data, stage)

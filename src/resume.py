@@ -7,7 +7,7 @@ import inspect
 import os
 import socket
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.config import Config, change, flatten, get
 from src.errors import InputError
+from src.ranks import rank
 from src.run import Run, read_json, shown
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class Saved:
 
 
 @contextmanager
-def owned(run: Run) -> Iterator[None]:
+def owned(run: Run, values: Mapping[str, Any]) -> Iterator[None]:
     """This process's while it is entered; another that trains the same run is refused.
 
     Raises:
@@ -177,7 +178,7 @@ def owned(run: Run) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    if int(os.environ.get("LOCAL_RANK", "0")) or int(os.environ.get("RANK", "0")):
+    if rank(values):
         yield  # the first process of a distributed training owns the run for all
         return
     lock, owner = FileLock(run.path / ".lock", timeout=0), run.path / ".owner"

@@ -1,27 +1,35 @@
 """Train an experiment: fit it, test the best checkpoint, and leave a run in logs/.
 
-    python -m src.train [CONFIG] [key=value ...] [--init RUN] [--resume RUN] [--override] [--no-pictures]
+    python -m src.train [CONFIG] [key=value ...] [--init RUN] [--resume RUN] [--override] [--no-pictures] [--no-test]
+    python -m src.train [CONFIG] [key=value ...] --seeds 0,1,2 [--workers 2] [--storage URL] [--name NAME] [--retry]
+    python -m src.train [CONFIG] [key=value ...] --find lr|batch_size
 
 The heavy imports stand inside the functions, so that help and first mistakes are told before torch is loaded.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import gc
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.command import Parser, run_command, split_words
 from src.config import VALUES, Config, compose, get
 from src.errors import InputError
 from src.interrupts import Interrupted, Interrupts
+from src.ranks import agreed, rank
 from src.run import Run, as_floats, build_data, build_task, load_run, read_json, shown, write
 from src.slurm import requeue, requeued
+from src.study import add_flags, seeds
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -49,7 +57,7 @@ class Result:
 
 def fit(
     config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), init: Run | None = None,
-    resume: bool = False, override: bool = False, pictures: bool = True,
+    resume: bool = False, override: bool = False, pictures: bool = True, callbacks: Sequence[Callback] = (),
 ) -> Result:  # fmt: skip
     """Train a config and measure its best checkpoint. May be called any number of times in one process.
 
@@ -61,6 +69,7 @@ def fit(
         resume: go on from the run's newest whole checkpoint, to the last digit as if it had never stopped.
         override: what differs from the run's own config and data is meant, and takes effect.
         pictures: draw plots/ and report.html at the end; the members of a study go without.
+        callbacks: further ones, which are not recorded.
 
     Raises:
         InputError: when the data or a constructor refuses a value (nothing was trained then), or when training ends
@@ -69,13 +78,13 @@ def fit(
     """
     from src.resume import owned
 
-    with owned(run), Interrupts() as interrupts:
-        return _fit(config, run, stages, init, interrupts, resume, override, pictures)
+    with owned(run, config.values), Interrupts() as interrupts:
+        return _fit(config, run, stages, init, interrupts, resume, override, pictures, callbacks)
 
 
 def _fit(
     config: Config, run: Run, stages: Sequence[Stage], init: Run | None, interrupts: Interrupts, resume: bool,
-    override: bool, pictures: bool,
+    override: bool, pictures: bool, callbacks: Sequence[Callback],
 ) -> Result:  # fmt: skip
     import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -112,6 +121,7 @@ def _fit(
         if not hasattr(task, name):
             raise InputError(f"task: {type(task).__name__} has no '{name}'; a task has net, monitor and mode")
     trainer = build_trainer(config, run, task, data.spec, interrupts, saved, override)
+    trainer.callbacks += callbacks  # type: ignore[attr-defined]
     drawing = Pictures(run) if pictures else None
     if drawing:
         trainer.callbacks.insert(0, drawing)  # type: ignore[attr-defined]
@@ -308,19 +318,40 @@ def table(metrics: dict[str, float]) -> None:
     Console().print(printed)
 
 
-def main(argv: list[str]) -> Result:
-    parser = Parser("train", "[CONFIG] [key=value ...] [--init RUN] [--resume RUN] [--override] [--no-pictures]",
-                    "Train an experiment and test it.", with_configs=True)  # fmt: skip
+def main(argv: list[str]) -> Result | None:
+    parser = Parser("train", "[CONFIG] [key=value ...] [--flags]", "Train an experiment and test it.",
+                    with_configs=True)  # fmt: skip
     parser.add_argument("words", nargs="*", metavar="CONFIG, key=value", help="a config's name, and values to change")
     parser.add_argument("--init", metavar="RUN", help="begin with another run's weights")
     parser.add_argument("--resume", metavar="RUN", help="go on with a run, in its own directory")
     parser.add_argument("--override", action="store_true", help="with --resume: what differs from the run is meant")
     parser.add_argument("--no-pictures", action="store_true", help="leave out plots/ and report.html")
+    parser.add_argument(
+        "--find", choices=("lr", "batch_size"), metavar="WHAT", help="lr or batch_size: what to begin with"
+    )
+    parser.add_argument("--seeds", metavar="0,1,2", help="train with each of them, and say how the results spread; with "
+                        "--workers, --storage, --name and --retry, as src.tune has them")  # fmt: skip
+    add_flags(parser, told=False)
+    # What a study trains in processes of their own: in this folder, anew or further, while standard input is open.
+    parser.add_argument("--member", metavar="FOLDER", help=argparse.SUPPRESS)
+    parser.add_argument("--no-test", action="store_true", help="leave the test set unseen")
     flags = parser.read(argv)
-    if int(os.environ.get("LOCAL_RANK", "0")) or int(os.environ.get("RANK", "0")):
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the first process of a distributed training speaks for all
-    if flags.resume is None and (again := requeued()):
-        flags.resume, flags.words = str(again), []
+    if not flags.seeds and (flags.workers != 1 or flags.storage or flags.name or flags.retry):
+        raise InputError(
+            "--workers, --storage, --name, --retry: belong to --seeds (data.num_workers=2 prepares batches)"
+        )
+    if flags.seeds:
+        seeds(flags.seeds, *split_words(flags.words), flags)
+        return None
+    if flags.find:
+        from src.tune import find
+
+        find(flags.find, *split_words(flags.words))
+        return None
+    member = Run(Path(flags.member)) if flags.member else None
+    begun = member.path if member and (member.path / "meta.json").exists() else requeued()
+    if flags.resume is None and begun:
+        flags.resume, flags.words = str(begun), []
     if flags.resume is None:
         if flags.override:
             raise InputError("--override: belongs to --resume RUN")
@@ -333,20 +364,28 @@ def main(argv: list[str]) -> Result:
     from src import parts
 
     parts.check(config)
+    if rank(config.values):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the first process of a distributed training speaks for all
     new = run is None
-    run = run or Run.claim(config.name)
+    run = run or member or Run(Path(agreed(config.values, lambda: str(Run.claim(config.name).path))))
+    if member:
+        threading.Thread(target=_follow, daemon=True).start()
+    stages: tuple[Stage, ...] = ("val",) if flags.no_test else ("val", "test")
     try:
-        result = fit(config, run, init=init, resume=not new, override=flags.override,
+        result = fit(config, run, stages, init=init, resume=not new, override=flags.override,
                      pictures=not flags.no_pictures)  # fmt: skip
     except BaseException as error:
-        begun = (run.path / "meta.json").exists()
-        if new and not run.checkpoints.exists() and (isinstance(error, InputError) or not begun):
-            run.discard()  # nothing was trained
+        written = (run.path / "meta.json").exists()
+        if new and not run.checkpoints.exists() and (isinstance(error, InputError) or not written):
+            if not (member or rank(config.values)):
+                run.discard()  # nothing was trained
         elif isinstance(error, Interrupted):
             print(f"\n{error.name}: stopped; to go on: python -m src.train --resume {shown(run.path)}")
             if error.name == "SIGUSR1":
                 requeue()
         raise
+    if rank(config.values):
+        return result  # the first process has yet to write how it ended
     table(result.metrics)
     meta = read_json(run.path / "meta.json")
     print(f"\nrun        {shown(run.path)} ({meta['epochs']} epochs, {result.seconds:.1f} s)")
@@ -355,6 +394,12 @@ def main(argv: list[str]) -> Result:
     print("curves     tensorboard --logdir logs")
     print(f"again      python -m src.evaluate {shown(run.path)}")
     return result
+
+
+def _follow() -> None:
+    """End with the process that started this one: its end of standard input is closed then."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _go_on(run: Run, words: list[str], init: str | None, override: bool) -> Config:

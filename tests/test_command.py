@@ -23,8 +23,8 @@ def test_help_is_made_from_the_configs_and_imports_no_torch(command: Command, re
     assert (done.returncode, done.stderr) == (0, "")
     if verb == "train":
         assert "  mine             My own experiment.\n" in done.stdout
-        assert "  trainer=         cpu | debug | default | gpu\n" in done.stdout
-        assert len(done.stdout.splitlines()) < 40
+        assert "  trainer=         cpu | ddp | debug | default | fsdp | gpu\n" in done.stdout
+        assert len(done.stdout.splitlines()) < 45
 
 
 def test_first_mistakes_import_no_torch_and_leave_nothing(command: Command, repository: Path) -> None:
@@ -62,15 +62,16 @@ def test_the_commands_are_listed(command: Command) -> None:
 
 def test_wrong_flags() -> None:
     assert mistakes("train", "--inti", "x") == [
-        "--inti: no such flag; did you mean '--init'? (this command has: --help, --init, --no-pictures, --override, --resume)"
+        "--inti: no such flag; did you mean '--init'? (this command has: "
+        "--find, --help, --init, --no-pictures, --no-test, --override, --resume, --seeds)"
     ]
     assert mistakes("train", "--trainer.max_epochs=3") == [
         "--trainer.max_epochs: no such flag; config values go without dashes: trainer.max_epochs=3 "
-        "(this command has: --help, --init, --no-pictures, --override, --resume)"
+        "(this command has: "
+        "--find, --help, --init, --no-pictures, --no-test, --override, --resume, --seeds)"
     ]
     assert mistakes("train", "--init") == [
-        "--init: expected one argument (usage: python -m src.train [CONFIG] [key=value ...] [--init RUN] "
-        "[--resume RUN] [--override] [--no-pictures])"
+        "--init: expected one argument (usage: python -m src.train [CONFIG] [key=value ...] [--flags])"
     ]
     assert mistakes("train", "digits", "diabetes") == ["diabetes: expected key=value (command line)"]
     assert mistakes("evaluate") == [

@@ -104,6 +104,16 @@ def test_seeds_become_one_row(logs: Path, capsys: pytest.CaptureFixture[str]) ->
     assert re.split("  +", line) == ["digits/0 (3 seeds)", "0.3000 ± 0.2646", "-", "8", "[0, 1, 2]", "3.2", "29,162"]
 
 
+def test_folds_of_a_study_become_one_row(logs: Path) -> None:
+    for fold in range(3):
+        make(logs, f"digits/crossval-3/repeat0_fold{fold}", {"val/loss": 0.1 * fold}, {"data.fold": [fold, 3, 0]})
+    make(logs, "digits/crossval-2/repeat0_fold0", {"val/loss": 0.3}, {"data.fold": [0, 2, 0]})
+    (board,) = compared()
+    assert [row.name for row in board.rows] == ["digits/crossval-3 (3 folds)", "digits/crossval-2/repeat0_fold0"]
+    assert board.rows[0].numbers["val/loss"] == pytest.approx(0.1)
+    assert board.rows[0].std["val/loss"] == pytest.approx(0.1)
+
+
 def test_of_a_repeated_seed_the_newest_counts(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, seed, loss in (("1", 0, 9.0), ("2", 0, 0.1), ("3", 1, 0.3)):
         make(logs, f"digits/{name}", {"val/loss": loss}, {"seed": seed})

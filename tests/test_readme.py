@@ -19,6 +19,7 @@ from src.run import load_run
 from tests.conftest import LITTLE, call, train
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+STUDIES = {"tune": ("--trials", "2"), "crossval": ("--folds", "2", "--repeats", "1")}
 COMMANDS = re.findall(r"^    (python -m src\S* ?.*?)(?:\s+#.*)?$", README, flags=re.MULTILINE)
 
 
@@ -46,10 +47,12 @@ def test_a_command_runs(
         call(verb, *argv, "--rounds", "1", "--seconds", "0.05")
         assert "fit / limit" in capsys.readouterr().out
         return
+    if verb in STUDIES:
+        argv = [*(word for word in argv if word not in ("--workers", "2")), *LITTLE, *STUDIES[verb]]
     if "--resume" in argv:  # as if it had been stopped before it was measured
         meta = load_run("latest").path / "meta.json"
         meta.write_text(meta.read_text().replace('"finished"', '"interrupted"'))
-    elif verb == "train" and not any(word.startswith("trainer=") for word in argv):
+    elif verb == "train" and not any(word.startswith(("trainer=", "--find")) for word in argv):
         argv = [*argv, *LITTLE]
     if verb in ("compare", "predict"):
         train("digits")
@@ -63,7 +66,11 @@ def test_a_command_runs(
         Image.new("L", (20, 20), 200).save("new/one.png")
     call(verb, *argv)
     expected = {"look": "pictures  ", "report": "report     ", "compare": "digits/", "reproduce": "identical",
-                "predict": "saved      ", "export": "saved      "}  # fmt: skip
+                "predict": "saved      ", "export": "saved      ", "tune": "config     ",
+                "crossval": "all folds  "}  # fmt: skip
+    if verb == "train":
+        verb = next((word for word in ("--seeds", "--find") if word in argv), verb)
+        expected |= {"--seeds": "mean ± std", "--find": "to use it  "}
     assert expected.get(verb, "run        ") in capsys.readouterr().out
 
 

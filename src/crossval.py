@@ -1,0 +1,203 @@
+"""Cross-validate a config: every sample outside the test set is predicted by a training that did not see it.
+
+    python -m src.crossval [CONFIG] [key=value ...] [--folds 5] [--repeats 1] [--workers 2] [--storage URL] [--name NAME]
+
+Folds are stratified by class, keep groups together, or go by time, as the data says; statistics are those of each
+fold's training samples, and the test set stays unseen. A fold is an ordinary run, one of `data.fold=[0,5,0]`.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from src.command import Parser, run_command, split_words
+from src.config import compose, get
+from src.errors import InputError
+from src.run import Run, shown
+from src.study import Member, Outcome, Plan, add_flags, begin, end, for_members, run_study, show_metrics
+
+if TYPE_CHECKING:
+    from src.predictions import Predictions
+
+
+def plan_folds(name: str, words: Sequence[str], folds: int, repeats: int, workers: int = 1) -> Plan:
+    """The plan of a cross-validation. The data is split once here, so that what cannot be split is told at once.
+
+    Raises:
+        InputError: with a line for each mistake.
+    """
+    from src import parts
+
+    if folds < 2 or repeats < 1:
+        raise InputError(f"--folds {folds} --repeats {repeats}: expected at least 2 folds, and 1 repetition")
+    config = compose(name, words)
+    if get(config.values, "data.fold") is not None:
+        raise InputError(f"data.fold: a cross-validation sets it; leave it out ({config.origin('data.fold')})")
+    parts.check(config)
+    members = tuple(
+        Member(f"repeat{repeat}_fold{fold}", {"data.fold": [fold, folds, repeat]})
+        for repeat in range(repeats) for fold in range(folds)
+    )  # fmt: skip
+    plan = Plan(
+        config.name,
+        for_members(config, words, workers),
+        f"crossval-{folds}",
+        members,
+        {"folds": folds},
+        after=predict_fold,
+    )
+    try:
+        return plan.monitored(members[-1].changes)
+    except InputError as error:
+        given = f"--repeats {repeats}" if "repetition" in error.lines[0] else f"--folds {folds}"
+        raise InputError([line.replace("data.fold:", f"{given}:") for line in error.lines]) from None
+
+
+def predict_fold(run: Run) -> None:
+    """Save what a fold's best checkpoint says of its validation samples."""
+    import torch
+
+    from src.predictions import predict
+
+    run = Run(run.path)
+    there = torch.accelerator.current_accelerator(check_available=True)
+    task = run.task.to(there if there and get(run.config.values, "trainer.accelerator") != "cpu" else "cpu")
+    predict(task, run.data(), "val").save(run.path / "predictions" / "val.npz")
+
+
+def gather(plan: Plan, found: Sequence[Outcome]) -> Predictions | None:
+    """The predictions of all folds, with the columns `fold` and `repeat`; None where folds lie on other machines."""
+    import numpy as np
+
+    from src.predictions import Predictions
+
+    parts = []
+    for outcome in found:
+        path = plan.folder / outcome.name / "predictions" / "val.npz"
+        if outcome.state == "finished" and path.exists():
+            part = Predictions.load(path)
+            number, _, repeat = outcome.changes["data.fold"]
+            part.columns |= {"fold": np.full(len(part), number), "repeat": np.full(len(part), repeat)}
+            parts.append(part)
+    if len(parts) < len(found):
+        return None
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].columns}
+    return Predictions(columns, parts[0].spec, "val")
+
+
+def score(predictions: Predictions) -> dict[str, float]:
+    """The accuracy, or the errors in the target's unit, over all samples together; the mean over the repetitions."""
+    import numpy as np
+
+    scores: dict[str, list[float]] = {}
+    for repeat in np.unique(predictions["repeat"]):
+        part = predictions.take(predictions["repeat"] == repeat)
+        off = part["prediction"] - part["target"]
+        if part.spec.classes:
+            scores.setdefault("accuracy", []).append(float((off == 0).mean()))
+        else:
+            scores.setdefault("mae", []).append(float(np.abs(off).mean()))
+            scores.setdefault("rmse", []).append(float(np.sqrt((off**2).mean())))
+    return {name: fmean(values) for name, values in scores.items()}
+
+
+def interval(values: Sequence[float], share: float, level: float = 0.95) -> tuple[float, float]:
+    """The confidence interval of a mean over folds, all repetitions together: the corrected resampled t.
+
+    Trainings of different folds have most samples in common, so their results vary together, and the usual interval is
+    too narrow. The mean's variance is taken as (1/n + share) times that of the n values, with n - 1 degrees of freedom.
+    Nadeau and Bengio, "Inference for the Generalization Error", Machine Learning 52 (2003).
+
+    Args:
+        values: one of each fold, at least two.
+        share: validation samples per training sample, 1/(folds - 1).
+        level: how often such an interval holds the expectation.
+    """
+    from scipy.stats import t
+
+    n = len(values)
+    half: float = t.ppf((1 + level) / 2, n - 1) * stdev(values) * math.sqrt(1 / n + share)
+    return fmean(values) - half, fmean(values) + half
+
+
+def summarize(plan: Plan, found: Sequence[Outcome]) -> dict[str, dict[str, float]]:
+    """Mean, standard deviation and confidence interval (`low`, `high`) of each metric over the finished folds."""
+    finished = [outcome for outcome in found if outcome.state == "finished"]
+    share = fmean(_share(plan, outcome) for outcome in finished) if finished else 0.0
+    summary = {}
+    for name in finished[0].metrics if len(finished) > 1 else ():
+        values = [outcome.metrics[name] for outcome in finished]
+        low, high = interval(values, share)
+        summary[name] = {"mean": fmean(values), "std": stdev(values), "low": low, "high": high}
+    return summary
+
+
+def _share(plan: Plan, outcome: Outcome) -> float:
+    path = plan.folder / outcome.name / "split.csv"
+    if not path.exists():  # it was trained on another machine
+        return float(1 / (plan.about["folds"] - 1))
+    with path.open(encoding="utf-8", newline="") as file:
+        sizes: Counter[str] = Counter(row["split"] for row in csv.DictReader(file))
+    return sizes["val"] / sizes["train"]
+
+
+def draw(plan: Plan, found: Sequence[Outcome], summary: dict[str, dict[str, float]]) -> Path:
+    """A picture of each metric's values over the folds, with the mean and its confidence interval."""
+    from matplotlib.figure import Figure
+
+    finished = [outcome for outcome in found if outcome.state == "finished"]
+    figure = Figure(figsize=(2.2 * len(summary), 3), layout="constrained")
+    axes = figure.subplots(1, len(summary), squeeze=False)[0]
+    for axis, (name, numbers) in zip(axes, summary.items(), strict=True):
+        for outcome in finished:
+            _, _, repeat = outcome.changes["data.fold"]
+            axis.plot(repeat, outcome.metrics[name], "o", color=f"C{repeat}", alpha=0.7)
+        axis.axhline(numbers["mean"], color="black", linewidth=1)
+        axis.axhspan(numbers["low"], numbers["high"], color="0.9", zorder=0)
+        axis.set(
+            title=name, xlabel="repetition", xticks=sorted({outcome.changes["data.fold"][2] for outcome in finished})
+        )
+    path = plan.folder / "plots" / "folds.png"
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=100)
+    return path
+
+
+def main(argv: list[str]) -> list[Outcome]:
+    parser = Parser("crossval", "[CONFIG] [key=value ...] [--folds 5] [--repeats 1] [--workers 2] [--storage URL] "
+                    "[--name NAME] [--retry]", "Cross-validate a config.", with_configs=True)  # fmt: skip
+    parser.add_argument("words", nargs="*", metavar="CONFIG, key=value", help="a config's name, and values to change")
+    parser.add_argument("--folds", type=int, default=5, help="how many (5)")
+    parser.add_argument("--repeats", type=int, default=1, help="how often, each time with folds of their own (1)")
+    add_flags(parser)
+    flags = parser.read(argv)
+    plan = plan_folds(*split_words(flags.words), flags.folds, flags.repeats, flags.workers)
+    plan = replace(plan, study=flags.name or plan.study, storage=flags.storage)
+    found = run_study(plan, begin(plan), flags.workers, flags.retry)
+    summary, predictions = summarize(plan, found), gather(plan, found)
+    extra: dict[str, Any] = {"summary": summary}
+    if summary:
+        show_metrics({name: [f"{numbers['mean']:.4f} ± {numbers['std']:.4f}", f"{numbers['low']:.4f} to {numbers['high']:.4f}"]
+                      for name, numbers in summary.items()}, ["mean ± std", "95 % interval of the mean"])  # fmt: skip
+        print(f"plot       {shown(draw(plan, found, summary))}")
+    if predictions is not None:
+        extra["out_of_fold"] = score(predictions)
+        predictions.save(plan.folder / "predictions.npz")
+        told = ", ".join(f"{name} {value:.4f}" for name, value in extra["out_of_fold"].items())
+        print(f"all folds  {told}; every prediction: {shown(plan.folder / 'predictions.npz')}")
+    end(plan, found, extra, [
+        f"{name}: {numbers['mean']:.4f} ± {numbers['std']:.4f}, 95 % interval of the mean {numbers['low']:.4f} to "
+        f"{numbers['high']:.4f}" for name, numbers in summary.items()
+    ])  # fmt: skip
+    return found
+
+
+if __name__ == "__main__":
+    run_command(main)
