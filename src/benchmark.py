@@ -33,7 +33,10 @@ LABELS = {
     "limit": "the limit: net, loss and optimizer over one batch",
     "step": "the task's whole step over one batch",
     "loader": "the loader alone",
+    "copy": "the copy to the device",
+    "augmentation": "preprocessing and augmentation",
     "bare": "Lightning's loop without callbacks and loggers",
+    "unlogged": "the fit without loggers",
     "fit": "the whole fit",
     "raw": "the textbook loop",
 }
@@ -70,9 +73,16 @@ def benchmark(config: Config, rounds: int = 5, seconds: float = 2.0, raw: bool =
         "limit": lambda seconds: _limit(config, data, batch, seconds),
         "step": lambda seconds: _step(config, data, batch, seconds),
         "loader": lambda seconds: _loader(data, seconds),
-        "bare": lambda seconds: _fit(config, data, _batches(found, data, seconds), everything=False),
-        "fit": lambda seconds: _fit(config, data, _batches(found, data, seconds), everything=True),
+        "copy": lambda seconds: _copy(data, whole, device, seconds),
+        "augmentation": lambda seconds: _augmentation(config, data, batch, seconds),
+        "bare": lambda seconds: _fit(config, data, _batches(found, data, seconds), callbacks=False, loggers=False),
+        "unlogged": lambda seconds: _fit(config, data, _batches(found, data, seconds), loggers=False),
+        "fit": lambda seconds: _fit(config, data, _batches(found, data, seconds)),
     }
+    if device.type == "cpu":  # the batch lies there already
+        del measures["copy"]
+    if not data.augment:  # the step's own preprocessing is part of the step
+        del measures["augmentation"]
     if raw:
         measures["raw"] = lambda seconds: _raw(config, data, seconds)
     found: dict[str, list[float]] = {name: [] for name in measures}
@@ -129,7 +139,26 @@ def _loader(data: DataModule, seconds: float) -> float:
                 return count / (time.perf_counter() - started)
 
 
-def _fit(config: Config, data: DataModule, batches: int, everything: bool) -> float:
+def _copy(data: DataModule, batch: Batch, device: Any, seconds: float) -> float:
+    pinned = batch._replace(x=batch.x.pin_memory(), y=batch.y.pin_memory()) if batch.x.device.type == "cpu" else batch
+    return _repeated(lambda: data.transfer_batch_to_device(pinned, device, 0), len(batch.y), seconds, device)
+
+
+def _augmentation(config: Config, data: DataModule, batch: Batch, seconds: float) -> float:
+    import torch
+
+    task, _ = _task(config, data, batch.x.device)
+    targets = batch.y if not data.spec.classes else torch.nn.functional.one_hot(batch.y, data.spec.num_outputs).float()
+
+    def augment() -> None:
+        x, y = task.preprocess(batch.x), targets
+        for transform in task.augment:
+            x, y = transform(x, y)
+
+    return _repeated(augment, len(batch.y), seconds, batch.x.device)
+
+
+def _fit(config: Config, data: DataModule, batches: int, callbacks: bool = True, loggers: bool = True) -> float:
     """Two epochs of so many training batches and one of validation; the second is timed, from its start to its end."""
     import torch
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -160,9 +189,10 @@ def _fit(config: Config, data: DataModule, batches: int, everything: bool) -> fl
     task, _ = _task(short, data, torch.device("cpu"))
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        if everything:
+        if callbacks:
             trainer = build_trainer(short, Run(Path(folder)), task, data.spec)
             trainer.callbacks.insert(0, clock)  # type: ignore[attr-defined]
+            trainer.loggers = trainer.loggers if loggers else []
         else:
             trainer = parts.build(short, "trainer", callbacks=[clock], logger=False, enable_checkpointing=False,
                                   enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
@@ -241,7 +271,7 @@ def _task(config: Config, data: DataModule, device: Any) -> tuple[Any, Any]:
     return task, fused(task.optimizer, device)(trained)
 
 
-def _repeated(step: Callable[[], None], size: int, seconds: float, device: Any) -> float:
+def _repeated(step: Callable[[], object], size: int, seconds: float, device: Any) -> float:
     for _ in range(3):
         step()
     _wait(device)
@@ -271,14 +301,20 @@ def _report(config: Config, data: DataModule, found: dict[str, list[float]], dev
     rates = {name: statistics.median(values) for name, values in found.items()}
     batch = data.batch_size
     milliseconds = {name: 1000 * batch / rate for name, rate in rates.items()}
-    overlapped = data.num_workers > 0
+    overlapped, augmentation = data.num_workers > 0, milliseconds.get("augmentation", 0.0)
     goes = {
         "net, loss, optimizer": milliseconds["limit"],
-        "preprocessing, augmentation, metrics": milliseconds["step"] - milliseconds["limit"],
+        "preprocessing and augmentation": augmentation,
+        "metrics": milliseconds["step"] - milliseconds["limit"] - augmentation,
         "data": max(0.0, milliseconds["loader"] - milliseconds["step"]) if overlapped else milliseconds["loader"],
-        "callbacks and loggers": milliseconds["fit"] - milliseconds["bare"],
+        "copy to the device": milliseconds.get("copy", 0.0),
+        "logging": milliseconds["fit"] - milliseconds["unlogged"],
+        "callbacks": milliseconds["unlogged"] - milliseconds["bare"],
     }
-    goes["Lightning's loop and the copy to the device"] = milliseconds["fit"] - sum(goes.values())
+    if not augmentation:
+        goes["preprocessing and metrics"] = goes.pop("metrics")
+        del goes["preprocessing and augmentation"]
+    goes["Lightning's loop"] = milliseconds["fit"] - sum(goes.values())
     ratios = {"fit / limit": [fit / limit for fit, limit in zip(found["fit"], found["limit"], strict=True)]}
     if "raw" in found:
         ratios["fit / raw"] = [fit / one for fit, one in zip(found["fit"], found["raw"], strict=True)]
@@ -309,7 +345,7 @@ def _advice(data: DataModule, rates: dict[str, float], goes: dict[str, float]) -
             yield f"{gives}: set data.cache=memmap"
         else:
             yield f"{gives}: threads=1 makes room for more workers"
-    loop = goes["Lightning's loop and the copy to the device"] + goes["callbacks and loggers"]
+    loop = goes["Lightning's loop"] + goes["callbacks"] + goes["logging"]
     if loop > goes["net, loss, optimizer"]:
         yield "most of a step is the loop around the net: a larger data.batch_size has fewer steps"
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import os
+
+# Threads that wait for the next operation by spinning take the cores from the tests beside them.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import importlib
 import shutil
 import subprocess
 import sys
