@@ -157,8 +157,14 @@ def draw(plan: Plan, found: Sequence[Outcome], summary: dict[str, dict[str, floa
     axes = figure.subplots(1, len(summary), squeeze=False)[0]
     for axis, (name, numbers) in zip(axes, summary.items(), strict=True):
         for outcome in finished:
-            _, _, repeat = outcome.changes["data.fold"]
-            axis.plot(repeat, outcome.metrics[name], "o", color=f"C{repeat}", alpha=0.7)
+            fold, folds, repeat = outcome.changes["data.fold"]
+            axis.plot(
+                repeat + (fold - (folds - 1) / 2) * 0.6 / folds,
+                outcome.metrics[name],
+                "o",
+                color=f"C{repeat}",
+                alpha=0.7,
+            )
         axis.axhline(numbers["mean"], color="black", linewidth=1)
         axis.axhspan(numbers["low"], numbers["high"], color="0.9", zorder=0)
         axis.set(
@@ -179,7 +185,7 @@ def main(argv: list[str]) -> list[Outcome]:
     add_flags(parser)
     flags = parser.read(argv)
     plan = plan_folds(*split_words(flags.words), flags.folds, flags.repeats, flags.workers)
-    plan = replace(plan, study=flags.name or plan.study, storage=flags.storage)
+    plan = replace(plan, study=flags.name or plan.study, storage=flags.storage, pictures=flags.pictures)
     found = run_study(plan, begin(plan), flags.workers, flags.retry)
     summary, predictions = summarize(plan, found), gather(plan, found)
     extra: dict[str, Any] = {"summary": summary}
@@ -192,6 +198,10 @@ def main(argv: list[str]) -> list[Outcome]:
         predictions.save(plan.folder / "predictions.npz")
         told = ", ".join(f"{name} {value:.4f}" for name, value in extra["out_of_fold"].items())
         print(f"all folds  {told}; every prediction: {shown(plan.folder / 'predictions.npz')}")
+    else:
+        lacking = [one.name for one in found if not (plan.folder / one.name / "predictions" / "val.npz").exists()]
+        print(f"all folds  not scored together: {', '.join(lacking)} failed, or {'lie' if len(lacking) > 1 else 'lies'} on "
+              "another machine")  # fmt: skip
     end(plan, found, extra, [
         f"{name}: {numbers['mean']:.4f} ± {numbers['std']:.4f}, 95 % interval of the mean {numbers['low']:.4f} to "
         f"{numbers['high']:.4f}" for name, numbers in summary.items()

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from src import config as config_module
+from src.compare import OF_DATA
 from src.config import COMMAND_LINE, _read_yaml, compose, groups
 from src.errors import InputError, did_you_mean
 from src.study import Plan
@@ -20,19 +23,25 @@ from src.study import Plan
 if TYPE_CHECKING:
     import optuna
 
-# What would make a trial's number another quantity, or is the study's own.
-RESERVED = ("task.monitor", "task.mode", "data.split", "data.split_seed", "data.fold", "threads", "name", "tags")
+# What would make a trial's number another quantity; losses, where a loss is what is monitored; and the study's own.
+OTHER = ("task.monitor", "task.mode", "data.split", "data.split_seed", "data", *OF_DATA)
+OF_LOSS = ("task.loss", "task.class_weights")
+OWN = ("data.fold", "threads", "name", "tags", "trainer", "trainer.devices", "trainer.strategy", "trainer.num_nodes")
 FIELDS = ("choices", "low", "high", "log", "step", "when")
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One key of a space: what Optuna draws, the values that stand for it, and the choices above that it needs."""
+    """One key of a space: what Optuna draws, the values that stand for it, and the choices above that it needs.
+
+    It is stepped where its line says a step.
+    """
 
     key: str
     distribution: Any
     choices: tuple[Any, ...]
     when: dict[str, list[Any]]
+    stepped: bool = False
 
     def value(self, drawn: Any) -> Any:
         """The config's value for what Optuna drew; a list or a dict has its text there."""
@@ -156,14 +165,17 @@ def _parameter(key: str, given: Any, above: dict[str, Parameter]) -> Parameter:
     """Raises ValueError with what is wrong."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if key in RESERVED:
-        raise ValueError("is not for a search: its trials could not be compared")
+    if key in OTHER + OWN:
+        why = "the study sets it itself" if key in OWN else "its trials could not be compared"
+        raise ValueError(f"is not for a search: {why}")
     if not isinstance(given, dict) or not ("choices" in given or {"low", "high"} <= given.keys()):
         raise ValueError(f"expected a list of choices, or 'low' and 'high', got {given!r}")
     if unknown := [str(name) for name in given if name not in FIELDS]:
         raise ValueError(f"has no '{unknown[0]}'{did_you_mean(unknown[0], FIELDS)} (it has: {', '.join(FIELDS)})")
     bounds = {name: value for name, value in given.items() if name not in ("choices", "when")}
-    when = {other: some if isinstance(some, list) else [some] for other, some in dict(given.get("when", {})).items()}
+    if not isinstance(conditions := given.get("when", {}), dict):
+        raise ValueError(f"when: expected keys above and their choices, such as {{net: cnn}}, got {conditions!r}")
+    when = {other: some if isinstance(some, list) else [some] for other, some in conditions.items()}
     for other, some in when.items():
         if other not in above:
             raise ValueError(f"when: no '{other}' stands above it{did_you_mean(str(other), above)}")
@@ -171,16 +183,21 @@ def _parameter(key: str, given: Any, above: dict[str, Parameter]) -> Parameter:
             raise ValueError(f"when: '{other}' is never {wrong[0]!r} (its choices: {list(above[other].choices)})")
     if "choices" in given:
         choices = given["choices"]
+        if not isinstance(choices, list):
+            raise ValueError(f"expected a list of choices, got {choices!r}")
         names = [json.dumps(choice) if isinstance(choice, list | dict) else choice for choice in choices]
         if bounds or len(set(map(repr, names))) < len(names):
             raise ValueError(
                 "has choices and a range; one of them is meant" if bounds else f"has a choice twice: {choices}"
             )
         return Parameter(key, CategoricalDistribution(names), tuple(choices), when)
-    if wrong := [value for value in bounds.values() if not isinstance(value, int | float)]:
+    numbers = {name: value for name, value in bounds.items() if name != "log"}
+    if not isinstance(bounds.get("log", False), bool):
+        raise ValueError(f"log: expected true or false, got {bounds['log']!r}")
+    if wrong := [value for value in numbers.values() if type(value) not in (int, float) or not math.isfinite(value)]:
         raise ValueError(f"expected numbers, got {wrong[0]!r}")
     whole = all(isinstance(given[name], int) for name in ("low", "high"))
-    return Parameter(key, (IntDistribution if whole else FloatDistribution)(**bounds), (), when)
+    return Parameter(key, (IntDistribution if whole else FloatDistribution)(**bounds), (), when, "step" in bounds)
 
 
 def check_space(space: Space, name: str, plan: Plan) -> None:
@@ -212,3 +229,25 @@ def check_space(space: Space, name: str, plan: Plan) -> None:
                 errors.append(line.replace(f"({origin})", f"({file_of(name)})"))
     if errors:
         raise InputError(list(dict.fromkeys(errors)))
+    for p in space.parameters:
+        if p.choices or p.stepped or not isinstance(low := p.distribution.low, int):
+            continue
+        with suppress(InputError):  # where it takes whole numbers alone
+            parts.check(plan.configure({**next(values for values in samples if p.key in values), p.key: low + 0.5}))
+            high = p.distribution.high
+            errors.append(f"{p.key}: whole numbers from {low} to {high} would be drawn; write {float(low)} and {float(high)}, "
+                          f"or add 'step: 1' if they are meant ({file_of(name)})")  # fmt: skip
+    if errors:
+        raise InputError(errors)
+
+
+def check_monitored(space: Space, name: str, monitor: str) -> None:
+    """Refuse to search what a trial is measured by.
+
+    Raises:
+        InputError: for each key of the loss, where a loss is monitored.
+    """
+    keys = [p.key for p in space.parameters if any(p.key == key or p.key.startswith(f"{key}.") for key in OF_LOSS)]
+    if monitor.endswith("/loss") and keys:
+        raise InputError([f"{key}: changes {monitor} itself, by which trials are compared; monitor another metric, such as "
+                          f"task.monitor=val/accuracy task.mode=max ({file_of(name)})" for key in keys])  # fmt: skip

@@ -49,7 +49,7 @@ def locked(url: str) -> Iterator[None]:
         return
     from sqlalchemy import NullPool, create_engine, text
 
-    with create_engine(url, poolclass=NullPool).begin() as connection:
+    with create_engine(url, poolclass=NullPool, **_options(url)).begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('kindling'))"))
         yield
         connection.execute(text("SELECT 1"))  # raises where the lock was lost, with its connection
@@ -57,9 +57,15 @@ def locked(url: str) -> Iterator[None]:
 
 def connect(url: str) -> Any:
     """The storage, with its tables; while it is locked, since two that make them at once collide."""
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     storages = load_optuna().storages
-    return storages.RDBStorage(url, options, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+    return storages.RDBStorage(url, _options(url), heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+
+
+def _options(url: str) -> dict[str, Any]:
+    """For SQLAlchemy: how many seconds a locked file, or a server that does not answer, is waited for."""
+    if url.startswith("sqlite"):
+        return {"connect_args": {"timeout": 60}}
+    return {"connect_args": {"connect_timeout": 10}, "pool_pre_ping": True}
 
 
 def patiently(action: Callable[[], T], stopped: Callable[[], bool] = lambda: False) -> T:

@@ -66,6 +66,7 @@ class Plan:
         sampler: makes Optuna's sampler from a seed.
         pruner: Optuna's pruner.
         after: called with the run of each member that was trained.
+        pictures: whether each member gets plots/ and a report.html of its own.
         again: failed trials, by number, whose members are run again.
         logs, command: the folder of all runs, and the command for their meta.json.
     """
@@ -83,6 +84,7 @@ class Plan:
     sampler: Callable[[int], Any] | None = None
     pruner: Any = None
     after: Callable[[Run], None] | None = None
+    pictures: bool = False
     again: frozenset[int] = frozenset()
     logs: Path = field(default_factory=lambda: run_module.LOGS)
     command: tuple[str, ...] = field(default_factory=lambda: tuple(sys.orig_argv))
@@ -149,6 +151,7 @@ def add_flags(parser: argparse.ArgumentParser, told: bool = True) -> None:
         "--storage": {"metavar": "URL", "help": "postgresql://USER@HOST/DATABASE, for work on several machines"},
         "--name": {"help": "of the study; with another name another one is begun"},
         "--retry": {"action": "store_true", "help": "run failed members again"},
+        "--pictures": {"action": "store_true", "help": "plots/ and a report.html for each member too"},
     }
     for flag, options in flags.items():
         parser.add_argument(flag, **{**options, **({} if told else {"help": argparse.SUPPRESS})})
@@ -166,8 +169,9 @@ def for_members(config: Config, words: Sequence[str], workers: int = 1) -> tuple
 
     threads = config.values.get("threads") or 1
     if type(threads) is int and (workers < 1 or (workers > 1 and workers * threads > cores())):
-        raise InputError(f"--workers {workers}: expected 1 to {max(1, cores() // threads)}: there are {cores()} cores, and "
-                         f"threads={threads} for each worker")  # fmt: skip
+        most, there = max(1, cores() // threads), "1 core" if cores() == 1 else f"{cores()} cores"
+        raise InputError(f"--workers {workers}: expected {'1' if most == 1 else f'1 to {most}'}: there "
+                         f"{'is' if cores() == 1 else 'are'} {there}, and threads={threads} for each worker")  # fmt: skip
     words = (*words, *(() if config.values.get("threads") else ("threads=1",)))
     if not (asked := distributed(config.values)):
         return (*words, "trainer.devices=1")
@@ -220,7 +224,8 @@ def end(plan: Plan, found: Sequence[Outcome], extra: Mapping[str, Any], lines: S
 
     told = {key: getattr(plan, key) for key in ("study", "config", "words", "monitor", "mode", "about")}
     write_json(plan.folder / "study.json", {**told, **extra, "members": [asdict(outcome) for outcome in found]})
-    runs = [read(plan.folder / outcome.name) for outcome in found if outcome.state == "finished"]
+    here = [plan.folder / outcome.name for outcome in found if outcome.state == "finished"]
+    runs = [read(path) for path in here if path.exists()]  # others lie on the machines that trained them
     counts = Counter(outcome.state for outcome in found)
     state = ", ".join(f"{number} {name}" for name, number in counts.items())
     pictures = sorted((plan.folder / "plots").glob("*.png"))
@@ -274,7 +279,7 @@ def seeds(given: str, name: str, words: Sequence[str], flags: argparse.Namespace
     parts.check(config)
     members = tuple(Member(f"seed{int(number)}", {"seed": int(number)}) for number in numbers)
     plan = Plan(config.name, for_members(config, words, flags.workers), flags.name or "seeds", members, stages=("val", "test"),
-                storage=flags.storage).monitored({})  # fmt: skip
+                storage=flags.storage, pictures=flags.pictures).monitored({})  # fmt: skip
     found = run_study(plan, begin(plan), flags.workers, flags.retry)
     finished = [outcome.metrics for outcome in found if outcome.state == "finished"]
     summary = {}

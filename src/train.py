@@ -1,7 +1,7 @@
 """Train an experiment: fit it, test the best checkpoint, and leave a run in logs/.
 
     python -m src.train [CONFIG] [key=value ...] [--init RUN] [--resume RUN] [--override] [--no-pictures] [--no-test]
-    python -m src.train [CONFIG] [key=value ...] --seeds 0,1,2 [--workers 2] [--storage URL] [--name NAME] [--retry]
+    python -m src.train [CONFIG] [key=value ...] --seeds 0,1,2 [--workers 2] [--storage URL] [--name NAME] [--retry] [--pictures]
     python -m src.train [CONFIG] [key=value ...] --find lr|batch_size
 
 The heavy imports stand inside the functions, so that help and first mistakes are told before torch is loaded.
@@ -143,8 +143,10 @@ def _fit(
     for note in [*data.notes, *getattr(task, "notes", []), *(saved.notes if saved else [])]:
         print(note)
     # What the imports left on the heap lives as long as the process; the collector need not walk it in every round.
+    frozen = gc.get_freeze_count() > 0  # by a study's worker, for all its trainings
     gc.collect()
-    gc.freeze()
+    if not frozen:
+        gc.freeze()
     metrics: dict[str, float] = {}
     loggers = trainer.loggers
     checkpoint = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoint))  # type: ignore[attr-defined]
@@ -186,7 +188,8 @@ def _fit(
             if isinstance(logger, TensorBoard) and metrics:
                 logger.log_result(config, metrics, trainer.global_step)
             logger.close() if isinstance(logger, TensorBoard) else logger.finalize("success")
-        gc.unfreeze()
+        if not frozen:
+            gc.unfreeze()
         seconds = round(time.perf_counter() - started, 3)
         if trainer.is_global_zero:
             try:
@@ -330,16 +333,19 @@ def main(argv: list[str]) -> Result | None:
         "--find", choices=("lr", "batch_size"), metavar="WHAT", help="lr or batch_size: what to begin with"
     )
     parser.add_argument("--seeds", metavar="0,1,2", help="train with each of them, and say how the results spread; with "
-                        "--workers, --storage, --name and --retry, as src.tune has them")  # fmt: skip
+                        "--workers, --storage, --name, --retry and --pictures, as src.tune has them")  # fmt: skip
     add_flags(parser, told=False)
     # What a study trains in processes of their own: in this folder, anew or further, while standard input is open.
     parser.add_argument("--member", metavar="FOLDER", help=argparse.SUPPRESS)
     parser.add_argument("--no-test", action="store_true", help="leave the test set unseen")
     flags = parser.read(argv)
-    if not flags.seeds and (flags.workers != 1 or flags.storage or flags.name or flags.retry):
-        raise InputError(
-            "--workers, --storage, --name, --retry: belong to --seeds (data.num_workers=2 prepares batches)"
-        )
+    if not flags.seeds and (flags.workers != 1 or flags.storage or flags.name or flags.retry or flags.pictures):
+        raise InputError("--workers, --storage, --name, --retry, --pictures: belong to --seeds (data.num_workers=2 "
+                         "prepares batches)")  # fmt: skip
+    alone = next((flag for flag in ("seeds", "find") if getattr(flags, flag)), None)
+    for other in ("init", "resume", "override", "no_test", "find"):
+        if alone and other != alone and getattr(flags, other):
+            raise InputError(f"--{other.replace('_', '-')}: does nothing with --{alone}; leave one of them out")
     if flags.seeds:
         seeds(flags.seeds, *split_words(flags.words), flags)
         return None

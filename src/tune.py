@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import sys
 import tempfile
 import warnings
@@ -30,7 +31,7 @@ from src.errors import InputError
 from src.ranks import distributed
 from src.redact import redacted
 from src.run import build_data, build_task, shown, write
-from src.space import check_space, read_space
+from src.space import check_monitored, check_space, read_space
 from src.storage import load_optuna
 from src.study import Member, Outcome, Plan, add_flags, begin, end, for_members, run_study
 
@@ -40,6 +41,12 @@ if TYPE_CHECKING:
 
 PLOTS = {"history": "optimization_history", "parallel": "parallel_coordinate", "slices": "slice",
          "importances": "param_importances"}  # fmt: skip
+
+
+SETTLED, DECADE = (
+    10,
+    15,
+)  # of a hundred steps over seven decades of rates: until the smoothed loss is one; in one decade
 
 
 def make_sampler(kind: str, seed: int, place: int) -> Any:
@@ -75,11 +82,19 @@ def plan_search(flags: Any) -> Plan:
     members = tuple(Member(f"{number:04d}", params=params) for number, params in enumerate(given))
     seed = config.values.get("seed") or 0
     plan = Plan(config.name, for_members(config, words, flags.workers), flags.name or f"tune-{space_name}", members,
-                {"space": space.told()}, storage=flags.storage, suggest=space.suggest,
+                {"space": space.told(), "sampler": flags.sampler}, storage=flags.storage, suggest=space.suggest,
                 sampler=functools.partial(make_sampler, flags.sampler, seed),
-                pruner=make_pruner(flags.pruner, get(config.values, "trainer.max_epochs") or 1000))  # fmt: skip
+                pruner=make_pruner(flags.pruner, get(config.values, "trainer.max_epochs") or 1000),
+                pictures=flags.pictures)  # fmt: skip
+    if flags.pruner != "none" and (asked := distributed(config.values)):
+        key, value = next(iter(asked.items()))
+        raise InputError(
+            f"--pruner {flags.pruner}: does not reach trials of several processes ({key}={value}); leave it out"
+        )
     check_space(space, space_name, plan)
-    return plan.monitored(next(space.samples()))
+    plan = plan.monitored(next(space.samples()))
+    check_monitored(space, space_name, plan.monitor)
+    return plan
 
 
 def main(argv: list[str]) -> list[Outcome]:
@@ -138,6 +153,7 @@ def best_config(plan: Plan, best: Outcome) -> str:
     """A file for configs/: the best trial's whole config."""
     config = plan.configure(best.changes)
     head = [f"{plan.config}, tuned: {plan.monitor} {best.value:.6g} in validation.", "",
+            f"  python -m src.train {plan.config}_best   {best.seconds:.0f} s for the trial", "",
             f"the best of {len(plan.members)} trials of {shown(plan.folder)}; its run: {best.run}",
             *(f"{key}: {value}" for key, value in best.changes.items())]  # fmt: skip
     text = yaml.safe_dump(redacted(config.values), sort_keys=False, allow_unicode=True)
@@ -153,10 +169,17 @@ def draw(study: optuna.Study, folder: Path, monitor: str) -> list[str]:
 
     plots, drawn = load_optuna().visualization.matplotlib, []
     folder.mkdir(exist_ok=True)
+    parameters = {name for trial in study.get_trials(deepcopy=False) for name in trial.params}
     for name, plot in PLOTS.items():
         with suppress(ValueError, RuntimeError), warnings.catch_warnings(action="ignore"):
             axes = getattr(plots, f"plot_{plot}")(study, target_name=monitor)
-            figure = axes[0].figure if hasattr(axes, "__len__") else axes.figure
+            axes = axes if hasattr(axes, "__len__") else [axes]
+            figure = axes[0].figure
+            if name in ("parallel", "slices"):  # room for the names of choices
+                figure.set_size_inches(max(6.4, 2.8 * len(parameters)), 4.8)
+            if name == "slices":
+                for axis in axes:
+                    axis.tick_params("x", labelrotation=20)
             figure.savefig(folder / f"{name}.png", dpi=100, bbox_inches="tight")
             drawn.append(f"{name}.png")
     pyplot.close("all")
@@ -170,7 +193,7 @@ def draw(study: optuna.Study, folder: Path, monitor: str) -> list[str]:
 def find(what: str, name: str, words: Sequence[str]) -> float:
     """Say which learning rate or batch size a config may begin with, by Lightning's Tuner; nothing is changed.
 
-    The learning rate rises with each of a hundred steps, and the suggested one is where the loss falls fastest (Smith,
+    The learning rate rises with each of a hundred steps, and the suggested one lies where the loss falls fastest (Smith,
     "Cyclical Learning Rates for Training Neural Networks", 2017). The batch size doubles until memory ends.
 
     Raises:
@@ -212,7 +235,7 @@ def find(what: str, name: str, words: Sequence[str]) -> float:
         print(f"found      {size}: the largest that was tried and fits; {why}")
         print(f"to use it  data.batch_size={size}, and try a larger task.optimizer.lr with it")
         return size
-    rate = found.suggestion() if found else None
+    rate = steepest(found.results["lr"], found.results["loss"]) if found else None
     if not found or not rate:
         raise InputError("--find lr: the loss falls nowhere between 1e-06 and 10; look at the targets and the loss")
     path = run_module.LOGS / config.name / "find_lr.png"
@@ -223,13 +246,30 @@ def find(what: str, name: str, words: Sequence[str]) -> float:
     return float(rate)
 
 
+def steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
+    """The middle of the decade of rates over which the loss falls fastest; None where it falls nowhere.
+
+    Lightning's own suggestion is where two neighbours differ most, which on a noisy curve may be anywhere.
+    """
+    import numpy as np
+    from scipy.signal import savgol_filter
+
+    known = [i for i in range(SETTLED, len(losses)) if math.isfinite(losses[i])]
+    if len(known) < DECADE:
+        return None
+    slopes = savgol_filter([losses[i] for i in known], DECADE, polyorder=1, deriv=1)  # of a line through each window
+    inner = slopes[DECADE // 2 : len(slopes) - DECADE // 2]
+    place = int(np.argmin(inner))
+    return float(rates[known[place + DECADE // 2]]) if inner[place] < 0 else None
+
+
 def curve(rates: Sequence[float], losses: Sequence[float], rate: float) -> Figure:
     """The smoothed training loss over the learning rate, with the suggested one."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axis = figure.add_subplot(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
-    axis.plot(rates[10:], losses[10:])  # the first ones are too low: the smoothing begins at 0
+    axis.plot(rates[SETTLED:], losses[SETTLED:])
     axis.axvline(rate, color="tab:orange", label=f"falls fastest: {rate:.2g}")
     axis.legend()
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import multiprocessing
 import os
@@ -57,14 +58,20 @@ class Worker:
         with self.interrupts:
             self.interrupts.watched = True  # outside of a training, a signal waits until the storage is told
             self.study = self.patiently(self._open)
-            while self.interrupts.received is None:
-                trial, others = self.patiently(self.claim)
-                if trial is not None:
-                    self.train(trial)
-                elif not others:
-                    return
-                else:
-                    time.sleep(LOOK)
+            try:
+                while self.interrupts.received is None:
+                    trial, others = self.patiently(self.claim)
+                    if trial is not None:
+                        self.train(trial)
+                        if not gc.get_freeze_count():  # what the imports left: to walk it takes each training 0.3 s
+                            gc.collect()
+                            gc.freeze()
+                    elif not others:
+                        return
+                    else:
+                        time.sleep(LOOK)
+            finally:
+                gc.unfreeze()
             self.interrupts.stop()
 
     def _open(self) -> optuna.Study:
@@ -181,13 +188,15 @@ class Worker:
             self.interrupts.stop()
         meta = read_json(run.path / "meta.json") if (run.path / "meta.json").exists() else {}
         if meta.get("exit") == "finished":  # and its worker was killed after that
-            metrics, score, pruned = run.metrics, None, False
+            metrics, score, pruned = run.metrics, None, self.patiently(trial.should_prune)
         elif distributed(config.values):
             self._train_apart(run, changes)
             metrics, score, pruned = run.metrics, None, False
         else:
             pruning = _pruning(trial, self)
-            result = fit(config, run, self.plan.stages, resume=bool(meta), pictures=False, callbacks=[pruning])
+            result = fit(
+                config, run, self.plan.stages, resume=bool(meta), pictures=self.plan.pictures, callbacks=[pruning]
+            )
             metrics, score, pruned = result.metrics, result.score, pruning.pruned
         value = metrics.get(self.plan.monitor, score)
         if value is None or value != value:
@@ -197,7 +206,8 @@ class Worker:
     def _train_apart(self, run: Run, changes: dict[str, Any]) -> None:
         """A member that is itself distributed: Lightning calls its command again for each process."""
         words = [*self.plan.words, *(f"{key}={json.dumps(value)}" for key, value in changes.items())]
-        command = [sys.executable, "-m", "src.train", self.plan.config, *words, "--member", str(run.path), "--no-pictures",
+        command = [sys.executable, "-m", "src.train", self.plan.config, *words, "--member", str(run.path),
+                   *([] if self.plan.pictures else ["--no-pictures"]),
                    *([] if "test" in self.plan.stages else ["--no-test"])]  # fmt: skip
         path = run.path / "output.txt"
         with path.open("a") as output:

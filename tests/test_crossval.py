@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -171,6 +172,20 @@ def test_more_repetitions_go_on(logs: Path, capsys: pytest.CaptureFixture[str]) 
     output = capsys.readouterr().out
     assert "digits/crossval-2: 4 members, 2 to run, 1 at a time\n3/4  repeat1_fold0  val/loss " in output
     assert "\nall folds  accuracy 0." in output
+
+
+def test_folds_of_another_machine_count_and_are_told(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("crossval", "digits", *LITTLE, "--folds", "2")
+    folder = logs / "digits/crossval-2"
+    summary = json.loads((folder / "study.json").read_text())["summary"]
+    shutil.rmtree(folder / "repeat0_fold1")  # its run lies in that machine's own logs/
+    capsys.readouterr()
+    call("crossval", "digits", *LITTLE, "--folds", "2")
+    output = capsys.readouterr().out
+    assert "\nall folds  not scored together: repeat0_fold1 failed, or lies on another machine\n" in output
+    study = json.loads((folder / "study.json").read_text())
+    assert study["summary"]["val/accuracy"]["mean"] == summary["val/accuracy"]["mean"]
+    assert "out_of_fold" not in study
 
 
 def test_mistakes_are_told_before_anything_runs(logs: Path) -> None:

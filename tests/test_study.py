@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -20,6 +21,7 @@ import pytest
 import src.train as train_module
 from src import storage
 from src import worker as worker_module
+from src.data.base import cores
 from src.interrupts import Interrupted
 from src.run import load_run
 from src.storage import patiently
@@ -66,6 +68,9 @@ def test_seeds_give_the_numbers_of_ordinary_runs(logs: Path, capsys: pytest.Capt
     assert told(logs)["summary"]["test/accuracy"] == {"mean": fmean(accuracies), "std": stdev(accuracies)}  # type: ignore[index]
     assert f"test/accuracy   {fmean(accuracies):.4f} ± {stdev(accuracies):.4f}" in output
     assert "digits/seeds: 2 members, 2 to run, 1 at a time\n1/2  seed0  val/loss " in output
+    (board,) = call("compare", "digits/seeds")  # type: ignore[misc, attr-defined]
+    (row,) = board.rows
+    assert (row.name, row.numbers["test/accuracy"]) == ("digits/seeds (2 seeds)", fmean(accuracies))
     # Members are runs, and no `latest`.
     assert load_run("digits/seeds/seed1").config.values["seed"] == 1
     assert load_run("digits/latest").path == ordinary[1].run.path
@@ -81,6 +86,16 @@ def test_the_same_command_runs_what_is_left(
     assert (logs / "digits/seeds/seed0/metrics.json").stat().st_mtime_ns == first
     assert [member["state"] for member in told(logs)["members"]] == ["finished"] * 3  # type: ignore[attr-defined]
     assert folders(logs) == ["digits/seeds"]
+
+
+@pytest.mark.pictures
+def test_members_get_pictures_and_a_page_where_that_is_asked_for(logs: Path) -> None:
+    for name, words in (("without", ()), ("with", ("--pictures",))):
+        call("train", *SEEDS[:-1], "0", "--name", name, *words)
+    without, drawn = (logs / "digits" / name / "seed0" for name in ("without", "with"))
+    assert not [name for name in ("plots", "report.html") if (without / name).exists()]
+    assert (drawn / "report.html").exists()
+    assert (drawn / "plots/confusion.png").exists()
 
 
 def test_a_failing_member_is_told_and_the_others_go_on(
@@ -146,6 +161,18 @@ def test_a_signal_before_the_training_begins_leaves_the_member_for_later(monkeyp
         worker.train(trial)
     assert states(plan) == ["waiting"]
     assert begin(plan).trials[0].user_attrs["interrupted"]
+
+
+def test_what_the_imports_left_is_walked_for_the_first_member_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The collector's walk over torch and Lightning takes as long as a small training.
+    calls: list[str] = []
+    for name in ("freeze", "unfreeze"):
+        call_it = getattr(gc, name)
+        monkeypatch.setattr(gc, name, lambda name=name, call_it=call_it: [calls.append(name), call_it()])
+    plan = planned("0", "1", "2")
+    assert {outcome.state for outcome in run_study(plan, begin(plan))} == {"finished"}
+    assert calls == ["freeze", "unfreeze", "freeze", "unfreeze"]  # the first training's own, then the worker's
+    assert gc.get_freeze_count() == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -252,6 +279,20 @@ def test_a_member_that_had_finished_is_not_trained_again(logs: Path) -> None:
     assert (logs / "digits/mine/seed0/metrics.csv").stat().st_mtime_ns == trained
 
 
+def test_a_finished_member_that_was_pruned_stays_so() -> None:
+    from optuna.pruners import ThresholdPruner
+
+    plan = planned("0", pruner=ThresholdPruner(upper=0.0))
+    begin(plan)
+    worker = Worker(plan)
+    worker.study = worker._open()
+    trial, _ = worker.claim()
+    assert trial is not None
+    trial.report(1.0, 1)  # before its worker was killed, after the training
+    done = train("digits", "trainer.devices=1")
+    assert worker._fit(done.run, {"seed": 0}, trial) == (done.metrics["val/loss"], done.metrics, True)
+
+
 def test_a_storage_that_is_away_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,8 +335,16 @@ def test_mistakes_are_told_before_anything_runs(logs: Path, monkeypatch: pytest.
     assert mistakes("train", "--find", "lr", "trainer.devices=2") == [
         "trainer.devices: --find tries one process on one device, and 2 is set; leave it out"
     ]
-    assert mistakes("train", "--workers", "2") == [
-        "--workers, --storage, --name, --retry: belong to --seeds (data.num_workers=2 prepares batches)"
+    for flag in (("--workers", "2"), ("--pictures",)):
+        assert mistakes("train", *flag) == [
+            "--workers, --storage, --name, --retry, --pictures: belong to --seeds (data.num_workers=2 prepares batches)"
+        ]
+    for given in (("init", "latest"), ("resume", "latest"), ("override",), ("no-test",), ("find", "lr")):
+        assert mistakes("train", *SEEDS, f"--{given[0]}", *given[1:]) == [
+            f"--{given[0]}: does nothing with --seeds; leave one of them out"
+        ]
+    assert mistakes("train", "--find", "lr", "--init", "latest") == [
+        "--init: does nothing with --find; leave one of them out"
     ]
     monkeypatch.setattr("src.data.base.cores", lambda: 2)
     assert mistakes("train", *SEEDS, "--workers", "3") == [
@@ -304,6 +353,25 @@ def test_mistakes_are_told_before_anything_runs(logs: Path, monkeypatch: pytest.
     (line,) = mistakes("train", *SEEDS, "--storage", "postgresql://me:hunter2@127.0.0.1:1/x", "--name", "other")
     assert line.startswith("--storage postgresql://***@127.0.0.1:1/x: cannot be reached: connection ")
     assert not list(logs.iterdir())
+
+
+def test_a_server_that_does_not_answer_is_waited_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psycopg
+
+    given: list[object] = []
+
+    def connect(*_: object, **options: object) -> None:
+        given.append(options["connect_timeout"])
+        raise psycopg.errors.ConnectionTimeout("connection timeout expired")
+
+    monkeypatch.setattr(psycopg, "connect", connect)
+    (line,) = mistakes("train", *SEEDS, "--storage", "postgresql://me@db/x")
+    assert line == "--storage postgresql://***@db/x: cannot be reached: connection timeout expired"
+    assert given == [10]
+    monkeypatch.setattr(storage, "locked", lambda url: nullcontext())
+    with pytest.raises(Exception, match="connection timeout expired"):
+        storage.connect("postgresql+psycopg://me@db/x")
+    assert given == [10, 10]
 
 
 def test_what_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +422,7 @@ def until(done: Callable[[], object], process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two workers need two cores")
+@pytest.mark.skipif(cores() < 2, reason="two workers need two cores")
 def test_two_workers_one_of_them_killed_give_the_same_numbers(repository: Path) -> None:
     folder = repository / "logs/digits/seeds"
     process = start(repository, "trainer.max_epochs=4", "--seeds", "0,1", "--workers", "2")

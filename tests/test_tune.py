@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_the_spaces_of_the_repository_fit_their_configs() -> None:
     for name, config in (("default", "digits"), ("default", "diabetes"), ("nets", "digits")):
         flags = Parser("tune", "", "").parse_args([])
         for flag, value in {"words": [config, name], "trials": 1, "sampler": "tpe", "pruner": "none", "name": None,
-                            "storage": None, "workers": 1}.items():  # fmt: skip
+                            "storage": None, "workers": 1, "pictures": False}.items():  # fmt: skip
             setattr(flags, flag, value)
         assert tune.plan_search(flags).monitor == "val/loss"
 
@@ -98,6 +99,14 @@ seed: {low: 1, high: 2}
     ("net.dropout: {low: 0.0, high: 0.1, log: true}",
      "net.dropout: `low > 0` must hold for `log=True`, but got (low=0.0, high=0.1). (FILE)"),
     ("net.dropout: {low: 0.0, high: high}", "net.dropout: expected numbers, got 'high' (FILE)"),
+    ("net.dropout: {low: 0.0, high: .inf}", "net.dropout: expected numbers, got inf (FILE)"),
+    ("net.dropout: {low: true, high: 1.0}", "net.dropout: expected numbers, got True (FILE)"),
+    ("net.dropout: {low: 0.1, high: 0.2, log: 2}", "net.dropout: log: expected true or false, got 2 (FILE)"),
+    ("net.dropout: {choices: 5}", "net.dropout: expected a list of choices, got 5 (FILE)"),
+    ("net.dropout: {low: 0.1, high: 0.2, when: 3}",
+     "net.dropout: when: expected keys above and their choices, such as {net: cnn}, got 3 (FILE)"),
+    ("data: [digits, diabetes]", "data: is not for a search: its trials could not be compared (FILE)"),
+    ("trainer.devices: [1, 2]", "trainer.devices: is not for a search: the study sets it itself (FILE)"),
     ("net.dropout: {low: 0.0, high: 0.1, stpe: 0.1}",
      "net.dropout: has no 'stpe'; did you mean 'step'? (it has: choices, low, high, log, step, when) (FILE)"),
     ("net.dropout: {low: 0.0, high: 0.5, step: 0.2}", "net.dropout: The distribution is specified by [0.0, 0.5] and step="
@@ -131,6 +140,12 @@ def test_a_space_is_checked_as_a_config_is(space: Callable[[str], str], logs: Pa
         ("seed: [1, 2]", ("seed=3",), ["seed=3: configs/space/mine.yaml searches it; leave one of them out (command line)"]),
         ("net: [cnn, mlp]", ("net.dropout=0.1",),
          ["net.dropout=0.1: configs/space/mine.yaml searches it; leave one of them out (command line)"]),
+        ("net.dropout: {low: 0, high: 1}\nseed: {low: 0, high: 9}\ndata.batch_size: {low: 16, high: 64, log: true}", (),
+         ["net.dropout: whole numbers from 0 to 1 would be drawn; write 0.0 and 1.0, or add 'step: 1' if they are meant "
+          "(FILE)"]),
+        ("task.loss.label_smoothing: [0.0, 0.1]\ntask.class_weights: [null, balanced]", (),
+         [f"{key}: changes val/loss itself, by which trials are compared; monitor another metric, such as "
+          "task.monitor=val/accuracy task.mode=max (FILE)" for key in ("task.loss.label_smoothing", "task.class_weights")]),
         ("net: [cnn, mlp]\nnet.hidden: {choices: [[8], [16]], when: {net: mlp}}\n"
          "net.channels: {choices: [[8], [16]], when: {net: cnn, net.hidden: [[8]]}}", (),
          ["net.channels: is never set: its conditions exclude each other"]),
@@ -142,6 +157,9 @@ def test_a_space_is_checked_as_a_config_is(space: Callable[[str], str], logs: Pa
     ]
     assert mistakes("tune", "digits", "default", "nets") == ["nets: not expected after CONFIG and SPACE"]
     assert mistakes("tune", "digits", "--trials", "0") == ["--trials: expected at least 1, got 0"]
+    assert mistakes("tune", "digits", *LITTLE, "trainer.devices=2", "--pruner", "median") == [
+        "--pruner median: does not reach trials of several processes (trainer.devices=2); leave it out"
+    ]
     assert not list(logs.iterdir())
 
 
@@ -164,6 +182,8 @@ def test_a_search_ends_with_its_best_trial_which_can_be_had_again(
     study = json.loads((folder / "study.json").read_text())
     assert (study["best"]["name"], study["best"]["value"]) == (best.name, best.value)
 
+    text = (folder / "best.yaml").read_text()
+    assert f"\n#   python -m src.train digits_best   {best.seconds:.0f} s for the trial\n#\n" in text
     shutil.copy(folder / "best.yaml", config_module.CONFIGS / "digits_best.yaml")
     assert "python -m src.train digits_best\n" in output
     again = call("train", "digits_best")
@@ -193,6 +213,11 @@ def test_a_grid_is_searched_whole(space: Callable[[str], str]) -> None:
     run = load_run(f"digits/tune-mine/{found[2].name}")
     assert run.config.values["net"] == {"_target_": "src.nets.mlp.MLP", "hidden": [16]}
     assert len({one.value for one in found}) == 3
+    # Drawn trials are no part of a grid.
+    assert mistakes("tune", "digits", *WORDS, name, "--trials", "3") == [
+        "sampler: the study has grid, and tpe is asked for",
+        "digits/tune-mine goes on as it was begun; for another study: --name tune-mine_2",
+    ]
 
 
 def test_a_trial_without_hope_is_pruned(
@@ -219,6 +244,13 @@ def test_pruners_and_samplers() -> None:
     ]
 
 
+def test_whole_numbers_and_losses_are_searched_where_they_are_meant(space: Callable[[str], str]) -> None:
+    name = space("net.dropout: {low: 0, high: 1, step: 1}\ntask.loss.label_smoothing: [0.0, 0.1]")
+    (found,) = searched(name, "--trials", "1", "task.monitor=val/accuracy", "task.mode=max")
+    assert found.changes["net.dropout"] in (0, 1)
+    assert found.value == found.metrics["val/accuracy"]
+
+
 def test_tuned_configs_name_what_they_are() -> None:
     plan = Plan("digits", ("threads=1",), "tune-default", (), monitor="val/loss")
     text = tune.best_config(plan, Outcome("0007", "finished", {"task.optimizer.lr": 0.01}, 0.25, run="logs/x/0007"))
@@ -232,13 +264,23 @@ def test_tuned_configs_name_what_they_are() -> None:
 
 def test_a_learning_rate_is_found(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rate = tune.find("lr", "digits", ["threads=1", "trainer.accelerator=cpu"])
-    assert 1e-5 < rate < 1e-1
+    assert 1e-3 < rate < 3e-2
     assert capsys.readouterr().out == (
         f"found      {rate:.2g}: there the loss falls fastest; the curve: {logs / 'digits/find_lr.png'}\n"
         f"to use it  task.optimizer.lr={rate:.2g}\n"
     )
     assert (logs / "digits/find_lr.png").stat().st_size > 5_000
     assert [path.name for path in logs.rglob("*")] == ["digits", "find_lr.png"]
+
+
+def test_the_loss_falls_fastest_over_a_decade_and_not_between_two_noisy_steps() -> None:
+    rates = [10 ** (-6 + 7 * i / 99) for i in range(100)]
+    losses = [1 + 0.5 / (1 + (rate / 1e-2) ** 2) + 0.02 * (i % 2) for i, rate in enumerate(rates)]
+    losses[15:17] = 1.9, 1.4  # the largest fall between two steps, at 1e-5
+    losses[95:] = [math.nan] * 5
+    assert tune.steepest(rates, losses) == pytest.approx(1e-2, rel=0.3)
+    assert tune.steepest(rates, rates) is None
+    assert tune.steepest(rates[:20], losses[:20]) is None
 
 
 def test_a_batch_size_is_found(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
