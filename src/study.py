@@ -223,7 +223,9 @@ def end(plan: Plan, found: Sequence[Outcome], extra: Mapping[str, Any], lines: S
     from src.compare import as_page, rank, read
 
     told = {key: getattr(plan, key) for key in ("study", "config", "words", "monitor", "mode", "about")}
-    write_json(plan.folder / "study.json", {**told, **extra, "members": [asdict(outcome) for outcome in found]})
+    write_json(
+        plan.folder / "study.json", {**redacted(told), **extra, "members": [asdict(outcome) for outcome in found]}
+    )
     here = [plan.folder / outcome.name for outcome in found if outcome.state == "finished"]
     runs = [read(path) for path in here if path.exists()]  # others lie on the machines that trained them
     counts = Counter(outcome.state for outcome in found)

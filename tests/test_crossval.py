@@ -148,6 +148,11 @@ def test_a_cross_validation_of_values(logs: Path, capsys: pytest.CaptureFixture[
     line = f"val/mae {fmean(maes):.4f} ± {stdev(maes):.4f} {numbers['low']:.4f} to {numbers['high']:.4f}"
     assert line in " ".join(output.split())
 
+    for fold in range(3):  # each fold's statistics are those of its own training samples
+        run, train_index = load_run(f"diabetes/crossval-3/repeat0_fold{fold}"), sizes[fold]["train"]
+        means = run.data().samples.x[train_index].double().mean(dim=0)
+        assert [column.mean for column in run.spec.columns] == pytest.approx(means.tolist(), rel=1e-5)
+
     everything = Predictions.load(folder / "predictions.npz")
     pool = torch.cat([sizes[0]["train"], sizes[0]["val"]]).sort().values.numpy()
     for repeat in (0, 1):

@@ -88,6 +88,13 @@ def test_the_same_command_runs_what_is_left(
     assert folders(logs) == ["digits/seeds"]
 
 
+def test_a_study_says_no_secret(logs: Path) -> None:
+    call("train", *SEEDS[:-1], "0", "tags=[password=hunter2]")
+    assert told(logs)["words"][len(LITTLE)] == "tags=[password=***"  # type: ignore[index]
+    folder = logs / "digits/seeds"
+    assert not [path for path in folder.glob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
+
+
 @pytest.mark.pictures
 def test_members_get_pictures_and_a_page_where_that_is_asked_for(logs: Path) -> None:
     for name, words in (("without", ()), ("with", ("--pictures",))):

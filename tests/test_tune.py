@@ -176,11 +176,13 @@ def test_a_search_ends_with_its_best_trial_which_can_be_had_again(
     assert [outcome.name for outcome in found] == ["0000", "0001", "0002"]
     assert "\n3 finished\nbest       " in output
     assert f"\nbest       {best.name}: val/loss {best.value!r}\n" in output
-    assert {path.name for path in (folder / "plots").iterdir()} >= {"history.png", "slices.png"}
+    assert {path.stem for path in (folder / "plots").iterdir()} == {"history", "parallel", "slices", "importances"}
     assert not [name for outcome in found for name in outcome.metrics if name.startswith("test/")]
     assert "test/" not in (folder / best.name / "run.json").read_text()
     study = json.loads((folder / "study.json").read_text())
     assert (study["best"]["name"], study["best"]["value"]) == (best.name, best.value)
+    assert sum(study["best"]["importances"].values()) == pytest.approx(1)
+    assert f"(importance {study['best']['importances']['net']:.2f})" in output
 
     text = (folder / "best.yaml").read_text()
     assert f"\n#   python -m src.train digits_best   {best.seconds:.0f} s for the trial\n#\n" in text
