@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -47,9 +48,9 @@ def locked(url: str) -> Iterator[None]:
         with FileLock(url.removeprefix("sqlite:///") + ".lock"):
             yield
         return
-    from sqlalchemy import NullPool, create_engine, text
+    from sqlalchemy import text
 
-    with create_engine(url, poolclass=NullPool, **_options(url)).begin() as connection:
+    with _engine(url).begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('kindling'))"))
         yield
         connection.execute(text("SELECT 1"))  # raises where the lock was lost, with its connection
@@ -59,6 +60,13 @@ def connect(url: str) -> Any:
     """The storage, with its tables; while it is locked, since two that make them at once collide."""
     storages = load_optuna().storages
     return storages.RDBStorage(url, _options(url), heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+
+
+@functools.cache
+def _engine(url: str) -> Any:
+    from sqlalchemy import create_engine
+
+    return create_engine(url, **_options(url))
 
 
 def _options(url: str) -> dict[str, Any]:

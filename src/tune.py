@@ -175,11 +175,14 @@ def draw(study: optuna.Study, folder: Path, monitor: str) -> list[str]:
             axes = getattr(plots, f"plot_{plot}")(study, target_name=monitor)
             axes = axes if hasattr(axes, "__len__") else [axes]
             figure = axes[0].figure
-            if name in ("parallel", "slices"):  # room for the names of choices
-                figure.set_size_inches(max(6.4, 2.8 * len(parameters)), 4.8)
-            if name == "slices":
-                for axis in axes:
+            if name in ("parallel", "slices"):  # room for the names of keys and choices
+                figure.set_size_inches(max(6.4, 3.2 * len(parameters)), 4.8)
+            for axis in figure.axes:
+                if name == "parallel":
+                    axis.grid(False)  # of every axis at once
+                elif name == "slices":
                     axis.tick_params("x", labelrotation=20)
+                    axis.xaxis.label.set_size("small")
             figure.savefig(folder / f"{name}.png", dpi=100, bbox_inches="tight")
             drawn.append(f"{name}.png")
     pyplot.close("all")

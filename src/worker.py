@@ -58,18 +58,21 @@ class Worker:
         with self.interrupts:
             self.interrupts.watched = True  # outside of a training, a signal waits until the storage is told
             self.study = self.patiently(self._open)
+            pause = LOOK
             try:
                 while self.interrupts.received is None:
                     trial, others = self.patiently(self.claim)
                     if trial is not None:
                         self.train(trial)
+                        pause = LOOK
                         if not gc.get_freeze_count():  # what the imports left: to walk it takes each training 0.3 s
                             gc.collect()
                             gc.freeze()
                     elif not others:
                         return
                     else:
-                        time.sleep(LOOK)
+                        time.sleep(pause)
+                        pause = min(2.0, 1.5 * pause)  # those who train need the cores more
             finally:
                 gc.unfreeze()
             self.interrupts.stop()
@@ -302,6 +305,8 @@ def _pruning(trial: optuna.Trial, worker: Worker) -> Any:
 def _is_alive(process: int) -> bool:
     if os.name == "nt":
         return True  # there, the question would end it; its signs of life tell
+    with suppress(OSError):  # on Linux: one that was killed may have yet to be missed by its parent
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     with suppress(PermissionError):
         try:
             os.kill(process, 0)

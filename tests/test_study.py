@@ -216,6 +216,15 @@ def test_only_a_dead_workers_member_is_taken_again(worker: list[object] | None, 
     assert len(begin(plan).trials) == (2 if trial else 1)
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells")
+def test_a_killed_worker_that_its_parent_has_not_missed_yet_is_dead() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        assert worker_module._is_alive(process.pid)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not worker_module._is_alive(process.pid)
+
+
 def test_a_silent_worker_of_another_machine_is_given_time(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planned("0")
     begin(plan)
