@@ -115,12 +115,7 @@ def compose(name: str = "digits", words: Sequence[str] = ()) -> Config:
         raise InputError(errors)
 
     values = _compose_files(name, swaps, files)
-    origins = {
-        f"{section}.{key}" if section else key: path.relative_to(CONFIGS.parent).as_posix()
-        for section, path in files
-        for key in flatten(_read_yaml(path, []))
-        if not key.startswith("defaults") and not (section == "" and _dropped(key, swaps))
-    }
+    origins = _settle(values, swaps, files)
     return Config(name, values, origins).replaced(changes)
 
 
@@ -154,6 +149,29 @@ def _compose_files(name: str, swaps: Mapping[str, str], files: list[tuple[str, P
                 new = {**new, **experiment, **{key: new[key] for key in own if key != "defaults"}}
             values[group] = new
     return dict(values)
+
+
+def _settle(values: dict[str, Any], swaps: Mapping[str, str], files: list[tuple[str, Path]]) -> dict[str, str]:
+    """Which file set each key; what was set for a `_target_` that a later file replaces is taken out of the values."""
+    origins: dict[str, str] = {}
+    targets: dict[str, Any] = {}
+    for section, path in files:
+        own = {
+            f"{section}.{key}" if section else key: value
+            for key, value in flatten(_read_yaml(path, [])).items()
+            if not key.startswith("defaults") and not (section == "" and _dropped(key, swaps))
+        }
+        for key in (key for key in own if key.endswith("._target_")):
+            if targets.setdefault(key, own[key]) != own[key]:
+                part = key.removesuffix("_target_")
+                for left in [other for other in origins if other.startswith(part) and other not in own]:
+                    inside = get(values, left.rpartition(".")[0])
+                    if isinstance(inside, dict):
+                        inside.pop(left.rpartition(".")[2], None)
+                    del origins[left]
+            targets[key] = own[key]
+        origins |= dict.fromkeys(own, path.relative_to(CONFIGS.parent).as_posix())
+    return origins
 
 
 @contextmanager

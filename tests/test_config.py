@@ -76,6 +76,21 @@ def test_a_new_target_replaces_its_section_in_any_order(configs: Path) -> None:
     assert compose("a", ["data._target_=src.One", "data.x=1"]).values["data"]["batch_size"] == 3
 
 
+def test_a_new_target_in_the_experiment_s_file_replaces_what_its_part_said_for_the_old_one(configs: Path) -> None:
+    (configs / "task").mkdir()
+    (configs / "task" / "one.yaml").write_text(
+        "_target_: src.Task\nloss: 1\noptimizer:\n  _target_: src.Old\n  lr: 1\n  decay: 2\n"
+    )
+    own = "task:\n  optimizer:\n    _target_: src.New\n    lr: 3\n"
+    (configs / "c.yaml").write_text(f"defaults:\n  - task: one\n{own}")
+    config = compose("c")
+    assert config.values["task"] == {"_target_": "src.Task", "loss": 1, "optimizer": {"_target_": "src.New", "lr": 3}}
+    assert "task.optimizer.decay" not in config.origins
+    assert config.origins["task.optimizer.lr"] == "configs/c.yaml"
+    (configs / "c.yaml").write_text(f"defaults:\n  - task: one\n{own.replace('src.New', 'src.Old')}")
+    assert compose("c").values["task"]["optimizer"] == {"_target_": "src.Old", "lr": 3, "decay": 2}
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

@@ -32,6 +32,11 @@ def test_there_are_commands() -> None:
 def test_a_command_runs(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    runs(line, tmp_path, monkeypatch, capsys)
+
+
+def runs(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Call a command as it is written, with a few batches, and see that it says what it says at its end."""
     words = shlex.split(line)[2:]
     verb = words[0].removeprefix("src.")
     argv = words[1:]

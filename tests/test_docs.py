@@ -1,0 +1,132 @@
+"""The pages in docs/: each is headed by its question, its commands run or compose, its links and paths lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from src import report
+from src.config import PARTS, ROOT, VALUES
+from src.run import load_run
+from tests.conftest import train
+from tests.test_readme import README, runs
+from tests.written import YOURS, commands, composes, mentioned, missing
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+
+# Commands that want more than this machine: another machine, a server, a hub, several processes. What they name is
+# composed and checked, and they are not run. A part of a command is enough.
+ELSEWHERE = ("trainer=ddp", "--storage ", "--workers ", "serve ", "logger=", "trainer=gpu", "hub:", "hf-hub:")
+# Blocks of Python that are parts of something, and are read but not executed: page, and what they begin with.
+PARTIAL: tuple[tuple[str, str], ...] = ()
+
+IN_README = set(commands(README))
+SHOWN = {command: name for name, text in TEXTS.items() for command in commands(text)}
+ELSE = {command for command in SHOWN if any(part in f"{command} " for part in ELSEWHERE) or YOURS.search(command)}
+RUN = sorted(set(SHOWN) - ELSE - IN_README)
+
+
+def test_the_pages_are_there() -> None:
+    assert len(PAGES) > 7
+    assert [name for name in TEXTS if f"({name})" not in "".join(TEXTS.values()) and f"docs/{name}" not in README] == []
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_page_is_short_and_headed_by_its_question(name: str) -> None:
+    lines = TEXTS[name].splitlines()
+    assert re.fullmatch(r"# .+\?", lines[0])
+    assert sum(line.startswith("# ") for line in _without_code(TEXTS[name]).splitlines()) == 1
+    assert 20 <= len(lines) <= 110
+    assert lines[-1].strip()
+
+
+@pytest.mark.usefixtures("small_data")
+@pytest.mark.parametrize("command", RUN)
+def test_a_command_runs(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs(f"python -m src.{command}", tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.usefixtures("small_data")
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_other_commands_compose(name: str) -> None:
+    """Those in sentences and tables, and those that want more than this machine."""
+    shown = [command for command in commands(TEXTS[name]) if command in ELSE]
+    for command in [*shown, *mentioned(TEXTS[name])]:
+        if not YOURS.search(command):
+            composes(command)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_and_paths_lead_somewhere(name: str) -> None:
+    assert missing(TEXTS[name], ROOT / "docs") == []
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_python_blocks_run(name: str) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", TEXTS[name], flags=re.MULTILINE | re.DOTALL)
+    if blocks:
+        train("digits")
+    names: dict[str, object] = {}  # a block may go on with what the one before it made
+    for block in blocks:
+        if any(page == name and block.startswith(start) for page, start in PARTIAL):
+            ast.parse(block)
+        else:
+            exec(compile(block, name, "exec"), names)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_yaml_blocks_are_configs(name: str) -> None:
+    for block in re.findall(r"^```yaml\n(.*?)^```", TEXTS[name], flags=re.MULTILINE | re.DOTALL):
+        keys = {key.partition(".")[0] for key in yaml.safe_load(block)}
+        assert keys <= {*PARTS, *VALUES, "defaults", "_target_"} or "_target_" in keys
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_tables_have_as_many_cells_in_each_row(name: str) -> None:
+    for table in re.findall(r"^\|.*\n\|[-:| ]+\|\n(?:\|.*\n?)+", TEXTS[name], flags=re.MULTILINE):
+        cells = [re.sub(r"\\\||`[^`]*`", "", row).count("|") for row in table.splitlines()]
+        assert len(set(cells)) == 1, table
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What single pages claim
+
+
+def test_the_report_s_pictures_are_explained() -> None:
+    explained = re.findall(r"^\| `(\w+)` \|", TEXTS["read-the-report.md"], flags=re.MULTILINE)
+    assert sorted({*explained}) == sorted({*report.ORDER, "weights"} | set(explained) & {"metrics"})
+
+
+@pytest.mark.pictures
+def test_a_report_has_what_its_page_says() -> None:
+    page = TEXTS["read-the-report.md"]
+    run = load_run(train("digits").run.path)
+    text = (run.path / "report.html").read_text(encoding="utf-8")
+    for heading in ("Data", "Config", "Again", "Environment"):
+        assert f"- **{heading}**" in page
+        assert f"<h2>{heading}</h2>" in text
+    columns = re.findall(r"<th[^>]*>([^<]+)</th>", text.partition("</table>")[0])
+    assert columns == ["metric", "test", "95 % interval", "trivial predictor", "validation"]
+    for column in columns[1:]:
+        assert f"\n| {column} | " in page
+    for file in re.findall(r"^\| `([\w./]+)` \|", page.partition("## Where are the numbers?")[2], flags=re.MULTILINE):
+        assert (run.path / file).exists(), file
+
+
+def test_the_architecture_names_the_nouns_of_contributing() -> None:
+    nouns = re.findall(
+        r"^\| (\w+) \| .* \|$", TEXTS["architecture.md"].partition("## One diagram")[0], flags=re.MULTILINE
+    )
+    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert f"Seven nouns: {', '.join(nouns[1:])}." in told
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)

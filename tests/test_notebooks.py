@@ -1,0 +1,184 @@
+"""The notebooks are stored without outputs; each is executed once, as a reader would, and its outputs are checked."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shutil
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from src.config import ROOT
+from tests.written import commands, composes, mentioned, missing
+
+NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+class Executed:
+    """What the cells of an executed notebook printed and drew, by the cells' ids."""
+
+    def __init__(self, notebook: Any, left: list[str]) -> None:
+        self.cells = {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
+        self.left = left
+
+    def text(self, cell: str) -> str:
+        return "".join(output.text for output in self.cells[cell].outputs if output.output_type == "stream")
+
+    def number(self, cell: str, pattern: str) -> float:
+        found = re.search(pattern + r"\s*(-?[\d.]+(?:e[+-]?\d+)?%?)", self.text(cell))
+        assert found, self.text(cell)
+        return float(found[1].rstrip("%")) / (100 if found[1].endswith("%") else 1)
+
+    def pictures(self) -> Iterator[tuple[str, tuple[int, int], int]]:
+        """Cell, width and height, bytes of each picture."""
+        for name, cell in self.cells.items():
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    png = base64.b64decode(output.data["image/png"])
+                    yield name, struct.unpack(">II", png[16:24]), len(png)
+
+
+@pytest.fixture(scope="module")
+def executed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Executed:
+    """A notebook, executed in a copy of the repository, where its runs stay."""
+    name, copy = request.param, tmp_path_factory.mktemp("repository")
+    for folder in ("src", "configs", "notebooks", "docs"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    before = {path for path in copy.rglob("*") if path.is_file()}
+    notebook = nbformat.read(copy / "notebooks" / f"{name}.ipynb", 4)
+    # The time is for a kernel that hangs: a cell takes some seconds.
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(copy / "notebooks")}})
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("KINDLING_RUN", None)
+    client.execute(env=environment)
+    after = {path for path in copy.rglob("*") if path.is_file()}
+    return Executed(notebook, [str(path.relative_to(copy)) for path in after - before])
+
+
+def of(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("executed", [name], indirect=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# As they are stored
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_stored_without_outputs(name: str) -> None:
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    notebook = nbformat.read(path, 4)
+    assert path.read_text(encoding="utf-8") == nbformat.writes(notebook, indent=1) + "\n"
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert [cell.id for cell in notebook.cells if cell.metadata] == []
+    assert [cell.id for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")] == []
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_what_it_teaches_and_where_to_go_on(name: str) -> None:
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells
+    assert cells[0].source.startswith("# ")
+    assert "ou will" in cells[0].source or "ou write" in cells[0].source
+    assert "It takes less than" in cells[0].source
+    assert cells[-1].source.startswith("## Where to go on\n")
+    # One idea a cell; what is written into a file is a file's worth.
+    long = [
+        cell.id for cell in cells if not cell.source.startswith("%%writefile") and len(cell.source.splitlines()) > 32
+    ]
+    assert long == []
+
+
+@pytest.mark.usefixtures("small_data")
+@pytest.mark.parametrize("name", NAMES)
+def test_its_commands_and_paths_are_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells
+    text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    written = re.findall(
+        r"^%%writefile configs/(\w+)\.yaml", "\n".join(cell.source for cell in cells), flags=re.MULTILINE
+    )
+    found = [*commands(text), *mentioned(text)]
+    assert len(found) > 3
+    for command in found:
+        if not any(f"train {own}" in command for own in written):
+            composes(command)
+    assert missing(text, ROOT / "notebooks") == []
+    others = re.findall(r"`(\d\d_\w+\.ipynb)`", text)
+    assert [other for other in others if not (ROOT / "notebooks" / other).exists()] == []
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What they do
+
+
+def drawn(executed: Executed, count: int) -> None:
+    """So many pictures at least, none of them empty: a blank one of this size has less than 3 kB."""
+    pictures = list(executed.pictures())
+    assert len(pictures) >= count
+    assert [name for name, (width, height), size in pictures if width < 350 or height < 150 or size < 6000] == []
+
+
+@of("01_workflow")
+def test_the_hand_written_loop_and_the_trainer_have_the_same_losses(executed: Executed) -> None:
+    assert executed.number("equal", "largest difference over 240 batches:") == 0.0
+    assert executed.text("module") == "the same answers: True\n"
+    assert executed.text("load") == "before loading: False\nafter loading:  True\n"
+    assert executed.number("untrained", "right:") < 0.2
+    assert executed.number("loss", "who knows nothing:") == 2.303
+    assert executed.number("loss", "our net:") == pytest.approx(2.3, abs=0.2)
+    assert executed.number("parameters", "together") == 64 * 32 + 32 + 32 * 10 + 10
+    by_hand, run = executed.number("accuracy", "by hand:"), executed.number("accuracy", "the run:")
+    assert by_hand == run > 0.93
+    for name in ("precision", "recall", "f1"):
+        assert executed.number("scores", rf"{name}\s+by hand") == executed.number("scores", rf"{name}.*the run") > 0.93
+    assert executed.number("export", "largest difference.*pictures:") < 1e-5
+    assert executed.text("use-export").strip() == executed.text("load-run").partition(" and")[0]
+    drawn(executed, 11)
+    assert all(path.startswith("logs/digits/") for path in executed.left)
+
+
+@of("01_workflow")
+def test_new_drawings_are_read(executed: Executed) -> None:
+    assert executed.text("new").splitlines() == ["four: 4", "one: 1", "seven: 7", "zero: 0"]
+
+
+@of("02_linear_regression")
+def test_gradient_descent_by_hand_and_by_torch_takes_the_same_path(executed: Executed) -> None:
+    assert executed.number("torch-loop", "largest difference.*path:") < 1e-12
+    assert (
+        executed.text("gradient").splitlines()[0].split(":")[1]
+        == executed.text("gradient").splitlines()[1].split(":")[1]
+    )
+    assert (
+        executed.text("autograd").splitlines()[0].split(":")[1]
+        == executed.text("gradient").splitlines()[1].split(":")[1]
+    )
+    for cell in ("torch-loop", "layer"):
+        assert executed.number(cell, "weight") == pytest.approx(2, abs=0.1)
+        assert executed.number(cell, "bias") == pytest.approx(-1, abs=0.1)
+    assert executed.number("read", "Regression task: weight") == pytest.approx(2, abs=0.15)
+    assert executed.number("read", "Regression task: .*bias") == pytest.approx(-1, abs=0.15)
+    assert executed.number("metrics", "test/mae") < 0.2 * executed.number("metrics", "test/mean_predictor_mae")
+    drawn(executed, 6)
+    assert all(path.startswith("logs/table/") for path in executed.left)
+
+
+@of("04_your_own")
+def test_one_s_own_parts_are_trained_from_configs(executed: Executed) -> None:
+    assert executed.text("check").splitlines() == [
+        "net.widht: Little has no argument 'widht'; did you mean 'width'? (command line)",
+        "task.optimizer.weight_decay: SignDescent has no argument 'weight_decay' (it accepts: params, lr, momentum) "
+        "(configs/shapes.yaml)",
+    ]
+    assert executed.text("mend") == "no mistake\n"
+    assert executed.number("train", "test accuracy") > 0.9
+    assert "shapes: Little with " in executed.text("train")
+    assert executed.number("compare", "ours") == executed.number("train", "test accuracy")
+    assert executed.number("sharpen", "restored pictures:") < 0.5 * executed.number("sharpen", "coarse pictures:")
+    drawn(executed, 3)
+    assert executed.left == []  # all of it lay in a temporary folder, which is gone
