@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from src.config import CONFIGS, configs, first_comment, groups
 from src.errors import InputError, did_you_mean
 
 
@@ -85,6 +84,8 @@ def run_command(main: Callable[[list[str]], Any]) -> NoReturn:
         status = 2
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1 if end.code else 0
+    except KeyboardInterrupt:  # where no training looks for it: while torch is loaded, say
+        status = 128 + signal.SIGINT
     if "torch" not in sys.modules:
         sys.exit(status)
     # Taking torch and Lightning apart takes the interpreter 1.7 s, after everything is written. What is registered
@@ -101,6 +102,8 @@ def run_command(main: Callable[[list[str]], Any]) -> NoReturn:
 
 
 def _configs_help() -> str:
+    from src.config import CONFIGS, configs, first_comment, groups  # which takes longer than most of a server's start
+
     lines = ["configs:"]
     lines += [f"  {name:<16} {first_comment(CONFIGS / f'{name}.yaml')}" for name in configs()]
     lines += ["", "parts to swap (configs/<group>/<option>.yaml):"]

@@ -24,3 +24,9 @@ def did_you_mean(given: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     """The hint `; did you mean 'width'?` for the nearest of the names, or nothing when none is near."""
     near = difflib.get_close_matches(given, sorted(names), n=1, cutoff=cutoff)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def counted(names: Sequence[str], most: int = 5) -> str:
+    """`a, b, c and 7 more`."""
+    shown = ", ".join(str(name) for name in names[:most])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown

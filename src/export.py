@@ -3,7 +3,8 @@
     python -m src.export RUN [--format onnx|pt2|torchscript] [--int8]
 
 The file takes raw input, as the task does, and gives `probability` for classes or `value` in the target's unit. What
-prepares the input is inside, and so are, as metadata, the class names and the spec.
+prepares the input is inside, and so are, as metadata, the class names, the spec, and for pictures the steps that make raw
+input of a file.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def export(run: Run, form: str = "onnx", int8: bool = False) -> dict[str, dict[s
     with torch.inference_mode():
         outputs = run.task(x)
         expected = outputs.softmax(dim=1) if run.spec.classes else outputs
-    facts = _facts(run, x)
+    facts = _facts(run, x) | {"prepare": _prepared(data, form)}
     folder = run.path / "export"
     folder.mkdir(exist_ok=True)
     reports: dict[str, dict[str, Any]] = {}
@@ -146,6 +147,49 @@ def _facts(run: Run, x: Tensor) -> dict[str, Any]:
         "classes": spec.classes,
         "spec": dataclasses.asdict(spec),
     }
+
+
+def _prepared(data: DataModule, form: str) -> dict[str, Any] | None:
+    """What makes raw input of a picture, proved on test samples; None where a picture is not what the model takes.
+
+    Raises:
+        InputError: for ONNX, when it cannot be done without torch, or comes to something else than the run's own.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from src.data.images import ImageFiles
+    from src.data.prepare import Preparation, steps_of
+
+    if data.spec.kind != "image" or form != "onnx":
+        return None
+    channels, height, width = data.spec.source_shape
+    if channels not in (1, 3) or height != width:
+        return None
+    transform, test = data.transforms["test"], data.datasets["test"].samples.x
+    prepare = Preparation(channels, height, getattr(data, "fit", "crop"), getattr(test, "whole", False), data.spec.white,
+                          steps_of(transform or ()))  # fmt: skip
+    index = data.indices["test" if len(data.indices["test"]) else "val"]
+    for i in index[: SAMPLES // 4].tolist():
+        try:
+            own = data.datasets["test"][(0, 0, index.new_tensor([i]))].x[0].numpy()
+        except InputError:  # a picture that the run skips
+            continue
+        if isinstance(test, ImageFiles):
+            with Image.open(test.paths.path(i)) as image:
+                made = prepare(image)
+        else:
+            pixels = np.rint(test[index.new_tensor([i])][0].numpy() * (255 / data.spec.white)).astype(np.uint8)
+            made = prepare(Image.fromarray(pixels[0] if channels == 1 else pixels.transpose(1, 2, 0)))
+        # Pillow and torch resize alike, but for the rounding of a level; a picture's file has 255 of them.
+        allowed = 1 if own.dtype == np.uint8 else 1.01 * max(float(np.abs(own).max()), 1e-3) / 255
+        if made.shape != own.shape or (difference := np.abs(made.astype(float) - own).max()) > allowed:
+            told = (
+                f"by up to {difference:.3g}" if made.shape == own.shape else f"in shape: {made.shape}, not {own.shape}"
+            )
+            raise InputError(f"data.test_transforms: a test sample prepared without torch differs from the run's own {told}; "
+                             "export with --format pt2")  # fmt: skip
+    return dataclasses.asdict(prepare) | {"max_pixels": getattr(data, "max_pixels", None)}
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -323,6 +367,10 @@ def main(argv: list[str]) -> dict[str, dict[str, Any]]:
             print(f"  int8     {report['metric']} {report['after']:.4f}, before {report['before']:.4f}; "
                   f"{report['bytes'] / 1000:,.0f} kB, before {report['bytes_before'] / 1000:,.0f} kB")  # fmt: skip
     print(f"saved      {shown(run.path / 'export')}")
+    if (run.path / "report.html").exists():
+        from src import report as page
+
+        page.report(run)  # which shows them
     return reports
 
 

@@ -297,7 +297,7 @@ def _number(value: Any) -> str:
 
 
 def _some(names: list[str]) -> str:
-    from src.data.batch import counted
+    from src.errors import counted
 
     return counted(names, most=10)
 

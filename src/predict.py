@@ -132,7 +132,7 @@ def find(inputs: Sequence[str], images: bool, scratch: str) -> list[str]:
     Raises:
         InputError: with a line for each word that names nothing, or the wrong kind of file.
     """
-    from src.data.images import EXTENSIONS
+    from src.data.decode import EXTENSIONS
 
     kinds = {"pictures": tuple(sorted(EXTENSIONS)), "tables": TABLES}
     what, other = ("pictures", "tables") if images else ("tables", "pictures")
@@ -225,29 +225,28 @@ def pictures(paths: Sequence[str], data: Any, spec: Spec, size: int) -> Any:
 def table_rows(paths: Sequence[str], data: Any, spec: Spec, size: int, notes: list[str]) -> Parts:
     """The tables' rows in batches; notes receives the columns left out and the categories never seen in training."""
     import pandas as pd
+    import torch
 
-    from src.data.encode_frame import encode_frame
+    from src.data.encode_frame import encode_frame, unseen_in
     from src.data.read_table import Format, frames, header
     from src.data.table import Table
 
     form, apart = Format(), [spec.target]
     if isinstance(data, Table):
         form, apart = data.format, [spec.target, data.group or "", data.time or "", *data.drop]
-    categories = {place: column.name for place, column in enumerate(spec.columns) if column.kind == "category"}
+    categories = [column.name for column in spec.columns if column.kind == "category"]
     unseen: dict[str, tuple[int, str]] = {}
     for word in paths:
         path = os.path.abspath(word)
         try:
             names = [name for name in header(path, form) if name and name not in apart]
             encode_frame(pd.DataFrame(columns=names), spec.columns, notes)  # refuses the header before a row is read
-            for frame in frames(path, form, [column.name for column in spec.columns], [*categories.values()]):
+            for frame in frames(path, form, [column.name for column in spec.columns], categories):
                 x, row = encode_frame(frame, spec.columns), int(frame.index[0]) + 1
-                for place, name in categories.items():
-                    lost = frame[name][(x[:, place] < 0).numpy() & frame[name].notna().to_numpy()]
-                    if len(lost):
-                        unseen[name] = unseen.get(name, (0,))[0] + len(lost), lost.iloc[0]
+                for name, (count, example) in unseen_in(frame, x, spec.columns).items():
+                    unseen[name] = unseen.get(name, (0,))[0] + count, example
                 for start in range(0, len(x), size):
-                    some = x[start : start + size]
+                    some = torch.from_numpy(x[start : start + size])
                     rows: Names = {"row": range(row + start, row + start + len(some))}
                     yield {"path": [word] * len(some), **rows} if len(paths) > 1 else rows, some
         except InputError as error:
@@ -320,7 +319,7 @@ def _writer(path: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
 
 def _page(first: pd.DataFrame, paths: Sequence[str], run: Run, max_pixels: int) -> str:
     """A self-contained HTML page: pictures as they are in their files, each with its prediction."""
-    from src.data.images import decode
+    from src.data.decode import decode
 
     figures = []
     for path, row in zip(paths, first.to_dict("records"), strict=False):

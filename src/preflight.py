@@ -22,7 +22,7 @@ from src.data.base import DataModule
 from src.data.batch import STAGES, Batch
 from src.data.spec import Spec
 from src.errors import InputError
-from src.run import Run, shown
+from src.run import ELSEWHERE, Run, shown
 from src.targets import parameters
 from src.tasks.classification import Classification
 from src.tasks.regression import Regression
@@ -60,7 +60,7 @@ def preflight(run: Run, data: DataModule, task: LightningModule) -> None:
             os.fsync(file.fileno())
         probe.replace(probe.with_suffix(".renamed")).unlink()
     except OSError as error:
-        raise InputError(f"{shown(run.path)}: cannot be written: {error.strerror}; let logs/ be a link") from error
+        raise InputError(f"{shown(run.path)}: cannot be written: {error.strerror}; {ELSEWHERE}") from error
     weights = sum(value.nbytes for value in task.state_dict().values() if isinstance(value, Tensor))
     trained = sum(parameter.nbytes for parameter in task.parameters() if parameter.requires_grad)
     # The best holds the weights; the last, the one before it and the one being written hold two states of each as well.

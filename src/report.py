@@ -45,7 +45,8 @@ def report(run: Run) -> Path:
     write(path, page.render(
         name=f"{path.parent.parent.name}/{path.parent.name}", meta=meta, command=_again(run), results=_results(run, predictions),
         monitor=meta.get("monitor"), story=_story(run), pictures=list(_pictures(run)), config=_config(run.config),
-        data=_data(run), rows=len(predictions) if predictions else 0, resamples=RESAMPLES,
+        data=_data(run), exports=[read_json(path) for path in sorted((run.path / "export").glob("*.json"))],
+        rows=len(predictions) if predictions else 0, resamples=RESAMPLES,
         diff=(run.path / "diff.patch").exists(),
     ))  # fmt: skip
     return path

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from src.data.spec import Spec
 
 LOGS = ROOT / "logs"
+ELSEWHERE = "let logs/ be a link to a folder that you may write"
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn", "hydra-core")
 
 
@@ -68,7 +69,9 @@ class Run:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{shown(folder)}: the runs' folder cannot be made: {error.strerror}") from None
+            raise InputError(
+                f"{shown(folder)}: the runs' folder cannot be made: {error.strerror}; {ELSEWHERE}"
+            ) from None
         number = 1
         while True:
             path = folder / (stamp if number == 1 else f"{stamp}_{number}")
@@ -78,7 +81,7 @@ class Run:
                 number += 1
                 continue
             except OSError as error:
-                raise InputError(f"{shown(path)}: the run's directory cannot be made: {error.strerror}") from None
+                raise InputError(f"{shown(path)}: cannot be made: {error.strerror}; {ELSEWHERE}") from None
             os.environ["KINDLING_RUN"] = str(path)
             return cls(path)
 
@@ -125,11 +128,13 @@ class Run:
 
     def finish(self, config: Config, metrics: dict[str, float], seconds: float, facts: dict[str, Any]) -> None:
         """Write the final numbers, and how the run ended: `exit` among the facts."""
+        from src.redact import redacted
+
         if metrics:
             write_json(self.path / "metrics.json", metrics)
         meta = {key: value for key, value in self._meta().items() if key not in ("by", "error")}
         meta["seconds"] = meta.get("seconds", 0) + seconds  # over all of a resumed run's parts
-        write_json(self.path / "meta.json", {**meta, **facts})
+        write_json(self.path / "meta.json", {**meta, **redacted(facts)})
         self._write_summary(config, metrics, facts["exit"])
 
     def _write_summary(self, config: Config, metrics: dict[str, float], status: str) -> None:

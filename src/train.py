@@ -76,10 +76,16 @@ def fit(
             in a way that has a remedy.
         Interrupted: when a signal ended the training, which was saved.
     """
+    from src.advice import advise
     from src.resume import owned
 
     with owned(run, config.values), Interrupts() as interrupts:
-        return _fit(config, run, stages, init, interrupts, resume, override, pictures, callbacks)
+        try:
+            return _fit(config, run, stages, init, interrupts, resume, override, pictures, callbacks)
+        except OSError as error:  # before the first step, or after the last
+            if lines := advise(error, config, run):
+                raise InputError(lines) from error
+            raise
 
 
 def _fit(
@@ -107,20 +113,22 @@ def _fit(
     # The run records what was filled in, so that another machine repeats it; references stay references.
     filled = {key: value for key, value in dataclasses.asdict(values).items() if config.values.get(key) is None}
     config = config.replaced(filled, origin="a default")
-    saved = Saved.newest(run, config) if resume else None
+    saved = Saved.newest(run, config, override) if resume else None
     torch.set_num_threads(values.threads or 1)
     data = build_data(config)
     config = config.replaced(choose(config, data), origin="a default")
     if saved:
-        saved.check_data(data, override)
+        saved.check_data(data)
         data.position = saved.position
     seed_everything(values.seed, verbose=False)
     task = build_task(config, data.spec, data.augment)
+    if saved:
+        saved.check_fits(task, run, config)
     taken = take_weights(task, init) if init else None
     for name in ("monitor", "mode", "net"):
         if not hasattr(task, name):
             raise InputError(f"task: {type(task).__name__} has no '{name}'; a task has net, monitor and mode")
-    trainer = build_trainer(config, run, task, data.spec, interrupts, saved, override)
+    trainer = build_trainer(config, run, task, data.spec, interrupts, saved)
     trainer.callbacks += callbacks  # type: ignore[attr-defined]
     drawing = Pictures(run) if pictures else None
     if drawing:
@@ -132,6 +140,7 @@ def _fit(
         run.begin(config, {
             **{key: config.values.get(key) for key in VALUES}, "split_hash": data.split_hash(),
             "parameters": parameters, "monitor": task.monitor, "mode": task.mode, "init": taken,
+            "override": saved is not None and saved.renewed,
         }, again=resume)  # fmt: skip
     if config.values["compile"]:
         task.net.compile()  # type: ignore[union-attr]  # the module itself, which keeps the names in its state dict
@@ -164,6 +173,9 @@ def _fit(
         for logger in loggers[1:]:  # metrics.csv is of epochs; metrics.json holds these
             logger.log_metrics({name: value for name, value in metrics.items() if name.startswith("test/")},
                                step=trainer.global_step)  # fmt: skip
+        interrupts.watched = False  # nobody looks any more
+        if interrupts.received is not None:
+            interrupts.stop()
         ending = {"exit": "finished"}
         if drawing and trainer.is_global_zero:
             drawing.draw(task, data, "test" if "test" in stages else "val", loggers)
@@ -215,7 +227,7 @@ def _write_report(run: Run) -> None:
 
 def build_trainer(
     config: Config, run: Run | None, task: LightningModule, spec: Any, interrupts: Interrupts | None = None,
-    saved: Saved | None = None, renewed: bool = False,
+    saved: Saved | None = None,
 ) -> Trainer:  # fmt: skip
     """The config's Trainer; with a run, its checkpoints and loggers write there, and go on from what was saved."""
     from src import parts
@@ -241,7 +253,7 @@ def build_trainer(
         callbacks += [
             Seeding(values.seed), Guard(values.skip_nonfinite), Curves(),
             Checkpoint(run.checkpoints, config, spec, **monitored, minutes=values.save_minutes, interrupts=interrupts,
-                       saved=saved, renewed=renewed),
+                       saved=saved),
         ]  # fmt: skip
         shown_by, on_terminal = progress()
         callbacks += shown_by
@@ -364,6 +376,9 @@ def main(argv: list[str]) -> Result | None:
         config, run = compose(*split_words(flags.words)), None
     else:
         run = load_run(flags.resume)
+        if flags.resume.endswith(".ckpt"):
+            raise InputError(f"--resume {flags.resume}: name the run, {shown(run.path)}: it goes on from its newest "
+                             "whole checkpoint")  # fmt: skip
         config = _go_on(run, flags.words, flags.init, flags.override)
     init = load_run(flags.init) if flags.init else None
 
@@ -385,10 +400,12 @@ def main(argv: list[str]) -> Result | None:
         if new and not run.checkpoints.exists() and (isinstance(error, InputError) or not written):
             if not (member or rank(config.values)):
                 run.discard()  # nothing was trained
+            if isinstance(error, Interrupted):
+                print(f"\n{error.name}: stopped before the first step")
         elif isinstance(error, Interrupted):
             print(f"\n{error.name}: stopped; to go on: python -m src.train --resume {shown(run.path)}")
-            if error.name == "SIGUSR1":
-                requeue()
+        if isinstance(error, Interrupted) and error.name == "SIGUSR1":
+            requeue()
         raise
     if rank(config.values):
         return result  # the first process has yet to write how it ended

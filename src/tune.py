@@ -171,7 +171,8 @@ def draw(study: optuna.Study, folder: Path, monitor: str) -> list[str]:
     folder.mkdir(exist_ok=True)
     parameters = {name for trial in study.get_trials(deepcopy=False) for name in trial.params}
     for name, plot in PLOTS.items():
-        with suppress(ValueError, RuntimeError), warnings.catch_warnings(action="ignore"):
+        # Optuna changes matplotlib's style for whatever is drawn afterwards.
+        with pyplot.rc_context(), suppress(ValueError, RuntimeError), warnings.catch_warnings(action="ignore"):
             axes = getattr(plots, f"plot_{plot}")(study, target_name=monitor)
             axes = axes if hasattr(axes, "__len__") else [axes]
             figure = axes[0].figure

@@ -232,7 +232,7 @@ def test_rows_are_answered_as_the_task_answers_them(
     houses: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "new.csv").write_text(NEW)
-    expected = of_task(houses, encode_frame(pd.read_csv(io.StringIO(NEW)), houses.spec.columns))
+    expected = of_task(houses, torch.from_numpy(encode_frame(pd.read_csv(io.StringIO(NEW)), houses.spec.columns)))
     frame = frame_of(predicted(tmp_path / "new.csv", "--batch-size", "9"))
     assert list(frame) == ["row", "prediction"]
     assert list(frame["row"]) == list(range(1, 101))

@@ -124,10 +124,11 @@ def test_a_folder_that_cannot_be_written(
 
     task = Classification(Net(), digits.spec)
     monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "replace")), refuse)
-    assert line(run, digits, task) == f"{run.path}: cannot be written: Input/output error; let logs/ be a link"
+    remedy = "let logs/ be a link to a folder that you may write"
+    assert line(run, digits, task) == f"{run.path}: cannot be written: Input/output error; {remedy}"
     monkeypatch.undo()
     shutil.rmtree(run.path)
-    assert line(run, digits, task) == f"{run.path}: cannot be written: No such file or directory; let logs/ be a link"
+    assert line(run, digits, task) == f"{run.path}: cannot be written: No such file or directory; {remedy}"
 
 
 def test_room_for_the_checkpoints(run: Run, digits: DataModule, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,7 +189,8 @@ def test_logs_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "file").touch()
     monkeypatch.setattr("src.run.LOGS", tmp_path / "file")
     assert mistakes("train", "digits") == [
-        f"{tmp_path / 'file' / 'digits'}: the runs' folder cannot be made: Not a directory"
+        f"{tmp_path / 'file' / 'digits'}: the runs' folder cannot be made: Not a directory; "
+        "let logs/ be a link to a folder that you may write"
     ]
 
 

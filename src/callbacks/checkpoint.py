@@ -14,12 +14,12 @@ from torch import Tensor
 
 from src.callbacks.guard import Guard
 from src.checkpoint_io import keep_previous
-from src.config import Config
+from src.config import Config, get
 from src.data.spec import Spec
 from src.errors import InputError
 from src.interrupts import Interrupts
 from src.redact import redacted
-from src.resume import Saved, renew
+from src.resume import Saved, forget, renew
 from src.tasks.meter import Meter
 
 # The places where a training can be saved and go on as if nothing had been.
@@ -44,18 +44,17 @@ class Checkpoint(lightning.Checkpoint):
         minutes: how often to save within an epoch.
         interrupts: the signals to look for.
         saved: what this training goes on from.
-        renewed: whether the config's optimizer and schedule replace the values that were saved with them.
     """
 
     def __init__(
         self, folder: Path, config: Config, spec: Spec, monitor: str, mode: str, minutes: float = 10.0,
-        interrupts: Interrupts | None = None, saved: Saved | None = None, renewed: bool = False,
+        interrupts: Interrupts | None = None, saved: Saved | None = None,
     ) -> None:  # fmt: skip
         self.best, self.last, self.previous = (folder / f"{name}.ckpt" for name in ("best", "last", "previous"))
         self.content = {"name": config.name, "config": redacted(config.values), "spec": dataclasses.asdict(spec)}
         self.monitor, self.mode, self.minutes = monitor, mode, minutes
         self.interrupts = interrupts or Interrupts()
-        self.saved, self.renewed = saved, renewed
+        self.saved = saved
         self.best_score: Tensor | None = None
         self.saved_at = time.monotonic()
         self.saved_step = -1
@@ -80,7 +79,7 @@ class Checkpoint(lightning.Checkpoint):
         self._watch()
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
         if self.saved:
-            self._restore(trainer, pl_module, self.saved.content["kindling"]["resume"])
+            self._restore(trainer, pl_module, self.saved)
             self.saved = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -182,7 +181,7 @@ class Checkpoint(lightning.Checkpoint):
     def _save(self, trainer: Trainer, saving: Place | Literal["best"]) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Guard):
-                callback.look(trainer)
+                callback.look(trainer.lightning_module)
         module = trainer.lightning_module
         if not all(bool(p.isfinite().all()) for p in module.state_dict().values() if p.is_floating_point()):
             print(f"not saved: at step {trainer.global_step} the weights are no longer finite numbers")
@@ -216,8 +215,13 @@ class Checkpoint(lightning.Checkpoint):
         }
         _tidy(checkpoint["loops"]["fit_loop"], self.saving)
 
-    def _restore(self, trainer: Trainer, module: LightningModule, resume: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.saved and self.saved.renewed:
+            forget(checkpoint, self.content["config"])
+
+    def _restore(self, trainer: Trainer, module: LightningModule, saved: Saved) -> None:
         """What Lightning does not restore by itself."""
+        resume = saved.content["kindling"]["resume"]
         trainer._logger_connector._callback_metrics.update(resume["metrics"])
         for name, meter in _training_meters(module).items():
             meter.restore(resume["meters"][name], module.device)
@@ -225,8 +229,10 @@ class Checkpoint(lightning.Checkpoint):
             # Lightning takes a training that is limited by steps for one that was interrupted within an epoch.
             for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop, trainer.fit_loop.epoch_loop.val_loop):
                 loop._restarting = False
-        if self.renewed:
-            renew(trainer, module)
+        if saved.renewed:
+            kindlings = saved.content["kindling"], self.content
+            before, now = (get(kindling["config"], "task.optimizer") for kindling in kindlings)
+            renew(trainer, module, resume["epoch"], keep_rate=before == now)
 
 
 def _training_meters(module: LightningModule) -> dict[str, Meter]:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from src.data.batch import Batch, counted
-from src.errors import InputError
+from src.data.batch import Batch
+from src.errors import InputError, counted
 
 # On a GPU the verdict is read every so many steps; reading it makes the host wait for the device.
 EVERY = 50
+AT_ONCE = ("cpu",)  # where nothing waits
+
+
+class Step(NamedTuple):
+    """A step, as much of it as is told where it is a bad one."""
+
+    number: int
+    batches: list[tuple[tuple[int, int], Tensor]]  # several where gradients are accumulated: their place, their samples
+    loss: Tensor | None
+    parameters: list[Tensor]
+    norms: Tensor  # of their gradients
+    lr: float
+    bad: Tensor
 
 
 class Guard(Callback):
@@ -29,9 +42,10 @@ class Guard(Callback):
     def __init__(self, skip: int = 0) -> None:
         self.skip = skip
         self.skipped = 0
-        self.batches: list[Batch] = []  # of the step under way: several where gradients are accumulated
+        self.batches: list[tuple[tuple[int, int], Tensor]] = []  # of the step under way
         self.loss: Tensor | None = None
-        self.bad: list[tuple[int, Tensor]] = []  # on a GPU: the steps since the last look and their verdicts
+        self.buffers: list[tuple[Tensor, Tensor]] = []  # and what they held: batch norm has seen the bad batch already
+        self.unread: list[Step] = []  # on a GPU: the steps since the last look
 
     def state_dict(self) -> dict[str, Any]:
         return {"skipped": self.skipped}
@@ -40,7 +54,9 @@ class Guard(Callback):
         self.skipped = state_dict["skipped"]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        self.batches.append(batch)
+        if self.skip and not self.batches:
+            self.buffers = [(buffer, buffer.clone()) for buffer in pl_module.buffers() if buffer.is_floating_point()]
+        self.batches.append((batch.at, batch.index))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         loss = loss.detach()
@@ -51,72 +67,62 @@ class Guard(Callback):
         self.batches, self.loss = [], None
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return  # float16: the loss scale is found by overflowing, and its scaler leaves those steps out
-        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm(grads)) if grads else torch.zeros(1)
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm([p.grad for p in parameters])) if parameters else torch.zeros(1)
         total = norms.sum() if loss is None else norms.sum() + loss.to(norms.device)
-        if total.device.type == "cpu":
-            if not torch.isfinite(total):
-                self._leave_out(trainer, pl_module, optimizer, batches, loss, norms)
-            return
-        bad = (~torch.isfinite(total)).float()
-        if not optimizer.defaults.get("fused"):
-            if bad.item():
-                self._leave_out(trainer, pl_module, optimizer, batches, loss, norms)
-            return
-        optimizer.found_inf = bad.reshape(1)  # type: ignore[attr-defined]
-        optimizer.grad_scale = None  # type: ignore[attr-defined]
-        self.bad.append((trainer.global_step, bad))
-        if len(self.bad) >= EVERY:
-            self.look(trainer)
-
-    def look(self, trainer: Trainer) -> None:
-        """Read the verdicts of the last steps on a GPU."""
-        verdicts, self.bad = self.bad, []
-        if not verdicts:
-            return
-        for (step, _), bad in zip(verdicts, torch.stack([bad for _, bad in verdicts]).tolist(), strict=True):
+        bad = ~torch.isfinite(total)
+        for buffer, before in self.buffers:
+            buffer.copy_(torch.where(bad, before, buffer))
+        step = Step(trainer.global_step + 1, batches, loss, parameters, norms, optimizer.param_groups[0]["lr"], bad)
+        if total.device.type in AT_ONCE or not optimizer.defaults.get("fused"):
             if bad:
-                self.skipped += 1
-                if self.skipped > self.skip:
-                    raise InputError([f"step {step + 1}: the loss or a gradient is not a finite number; the update was "
-                                      "not made, and the training is ended", *self._advice()])  # fmt: skip
+                self._left_out(step, pl_module)
+                for parameter in parameters:
+                    parameter.grad = None  # an optimizer leaves such parameters as they are
+            return
+        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        self.unread.append(step)
+        if len(self.unread) >= EVERY:
+            self.look(pl_module)
 
-    def _leave_out(
-        self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, batches: list[Batch],
-        loss: Tensor | None, norms: Tensor,
-    ) -> None:  # fmt: skip
+    def look(self, module: LightningModule) -> None:
+        """Read the verdicts of the last steps on a GPU."""
+        steps, self.unread = self.unread, []
+        if not steps:
+            return
+        for step, bad in zip(steps, torch.stack([step.bad for step in steps]).tolist(), strict=True):
+            if bad:
+                self._left_out(step, module)
+
+    def _left_out(self, step: Step, module: LightningModule) -> None:
+        """Count a bad step, and end the training where it is one too many."""
         self.skipped += 1
         if self.skipped > self.skip:
-            raise InputError(list(self._told(trainer, module, optimizer, batches, loss, norms)))
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None  # an optimizer leaves such parameters as they are
-        step = trainer.global_step + 1
-        print(f"step {step}: not a finite number; its batch is left out ({self.skipped} of at most {self.skip})")
+            raise InputError(_told(step, module))
+        print(f"step {step.number}: not a finite number; its batch is left out ({self.skipped} of at most {self.skip})")
 
-    def _told(
-        self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, batches: list[Batch],
-        loss: Tensor | None, norms: Tensor,
-    ) -> list[str]:  # fmt: skip
-        at = batches[-1].at if batches else (trainer.current_epoch, 0)
-        samples = [str(i) for batch in batches for i in batch.index.tolist()]
-        with torch.no_grad():
-            weights = torch.stack(torch._foreach_norm(list(module.parameters()))).norm()
-        bad = [name for name, p in module.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-        what = (
-            f"the loss is {loss.item():g}" if loss is not None and not loss.isfinite() else "a gradient is not finite"
-        )
-        return [
-            f"step {trainer.global_step + 1} (epoch {at[0] + 1}, batch {at[1] + 1}): {what}; the update was not made, "
-            "and the training is ended",
-            f"  learning rate {optimizer.param_groups[0]['lr']:.3g}, norm of the weights {weights.item():.3g}, of the "
-            f"gradients {norms.norm().item():.3g}",
-            f"  gradients that are not finite: {counted(bad) or 'none'}",
-            f"  samples of the batch: {counted(samples, most=10)}",
-            *self._advice(),
-        ]
 
-    @staticmethod
-    def _advice() -> list[str]:
-        return ["  a smaller task.optimizer.lr or trainer.gradient_clip_val=1 often helps; look at the samples; "
-                "skip_nonfinite=10 leaves out up to ten such batches"]  # fmt: skip
+def _told(step: Step, module: LightningModule) -> list[str]:
+    at = step.batches[-1][0] if step.batches else (module.current_epoch, 0)
+    samples = [str(i) for _, index in step.batches for i in index.tolist()]
+    with torch.no_grad():
+        weights = torch.stack(torch._foreach_norm(list(module.parameters()))).norm()
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    bad = [
+        names.get(id(p), "?")
+        for p, fine in zip(step.parameters, step.norms.isfinite().tolist(), strict=False)
+        if not fine
+    ]
+    loss = step.loss
+    what = f"the loss is {loss.item():g}" if loss is not None and not loss.isfinite() else "a gradient is not finite"
+    return [
+        f"step {step.number} (epoch {at[0] + 1}, batch {at[1] + 1}): {what}; the update was not made, "
+        "and the training is ended",
+        f"  learning rate {step.lr:.3g}, norm of the weights {weights.item():.3g}, of the "
+        f"gradients {step.norms.norm().item():.3g}",
+        f"  gradients that are not finite: {counted(bad) or 'none'}",
+        f"  samples of the batch: {counted(samples, most=10)}",
+        "  a smaller task.optimizer.lr or trainer.gradient_clip_val=1 often helps; look at the samples; "
+        "skip_nonfinite=10 leaves out up to ten such batches",
+    ]

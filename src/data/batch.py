@@ -5,7 +5,7 @@ The data module (src/data/base.py) puts these together; the sources make samples
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
 from src.data.spec import Spec
-from src.errors import InputError
+from src.errors import InputError, counted
 from src.seeds import derive
 
 Stage = Literal["train", "val", "test"]
@@ -211,9 +211,3 @@ class BatchOrder(Sampler[tuple[int, int, Tensor]]):
 def take(x: Source, index: Tensor) -> Tensor:
     """The inputs `(B, *shape)` of some samples `(B,)`. Whole rows are copied five times as fast as indexing does it."""
     return x.index_select(0, index) if isinstance(x, Tensor) else x[index]
-
-
-def counted(names: Sequence[str], most: int = 5) -> str:
-    """`a, b, c and 7 more`."""
-    shown = ", ".join(str(name) for name in names[:most])
-    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown

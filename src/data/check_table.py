@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from src.data.batch import counted
 from src.data.columns import Content, Read, names_word
 from src.data.read_table import Format
+from src.errors import counted
 
 COMMA = r"-?\d+,\d+|-?\d{1,3}(,\d{3})+(\.\d+)?"
 

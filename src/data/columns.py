@@ -11,57 +11,22 @@ import re
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.data.read_table import Format, as_text, frames
+from src.data.read_table import Format, frames
+from src.data.values import Kind, as_numbers, as_text, kind_of
 from src.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["number", "boolean", "category", "date"]
 LARGEST = float(np.finfo(np.float32).max)
 DATE = (
     r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ T]\d.*)?"
     r"|(\d{1,2}[ -])?[A-Za-z]{3,9}\.?[ ,-]+(\d{1,2}, ?)?\d{4}"
 )
-
-
-def kind_of(series: pd.Series[Any]) -> Kind | Literal["missing", "other"]:
-    """What the values of a series are."""
-    from pandas.api import types
-
-    dtype = series.dtype
-    if series.isna().all():
-        return "missing"
-    if types.is_bool_dtype(dtype):
-        return "boolean"
-    if types.is_datetime64_any_dtype(dtype):
-        return "date"
-    if types.is_numeric_dtype(dtype) and not types.is_complex_dtype(dtype):
-        return "number"
-    kinds: dict[str, Kind] = {
-        "string": "category", "boolean": "boolean", "date": "date", "datetime": "date", "datetime64": "date",
-        "decimal": "number", "integer": "number", "floating": "number", "mixed-integer-float": "number",
-        "mixed-integer": "category",
-    }  # fmt: skip
-    if isinstance(dtype, types.CategoricalDtype):
-        series = series.cat.categories.to_series()
-    return kinds.get(types.infer_dtype(series, skipna=True), "other")
-
-
-def as_numbers(series: pd.Series[Any]) -> Any:
-    """Numbers, booleans or dates (nanoseconds since 1970) as float64 `(rows,)`; missing ones are NaN."""
-    import pandas as pd
-
-    if kind_of(series) == "date":
-        times = pd.to_datetime(series, utc=True).astype("datetime64[ns, UTC]")
-        return np.where(times.isna(), np.nan, times.astype("int64").to_numpy(dtype=np.float64))
-    if series.dtype == object:
-        series = series.map(float, na_action="ignore")
-    return series.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def names_word(key: str, names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """A table that comes later, as the raw matrix that a task takes: by what a spec says of the columns alone.
 
-Whoever predicts from a file reads it with src/data/read_table.py and encodes each part here.
+Whoever predicts from a file reads it with src/data/read_table.py and encodes each part here; a server encodes the rows
+that it is sent. Imports no torch.
 """
 
 from __future__ import annotations
@@ -9,20 +10,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from src.data.batch import counted
-from src.data.columns import as_numbers, kind_of
-from src.data.read_table import as_text
 from src.data.spec import Column
-from src.errors import InputError, did_you_mean
+from src.data.values import as_numbers, as_text, kind_of
+from src.errors import InputError, counted, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def encode_frame(frame: pd.DataFrame, columns: Sequence[Column], notes: list[str] | None = None) -> Tensor:
+def encode_frame(frame: pd.DataFrame, columns: Sequence[Column], notes: list[str] | None = None) -> Any:
     """The raw matrix of a table.
 
     Text is matched as it is written: read a file with `src.data.read_table.frames`, naming the categories as text,
@@ -34,7 +31,7 @@ def encode_frame(frame: pd.DataFrame, columns: Sequence[Column], notes: list[str
         notes: receives a line that names the columns which were not asked for, if there are any.
 
     Returns:
-        `(rows, columns)` float32: what a batch holds, and a task takes.
+        An array `(rows, columns)` float32: what a batch holds, and a task takes as a tensor.
 
     Raises:
         InputError: when columns are missing, or one holds what is no number where the training had numbers.
@@ -52,7 +49,17 @@ def encode_frame(frame: pd.DataFrame, columns: Sequence[Column], notes: list[str
     x = np.empty((len(frame), len(columns)), dtype=np.float32)
     for place, column in enumerate(columns):
         x[:, place] = _encoded(frame[column.name], column)
-    return torch.from_numpy(x)
+    return x
+
+
+def unseen_in(frame: pd.DataFrame, x: Any, columns: Sequence[Column]) -> dict[str, tuple[int, str]]:
+    """The categories of a frame, encoded as `x`, that the training did not have: how many rows, and one text, by column."""
+    found: dict[str, tuple[int, str]] = {}
+    for place, column in enumerate(columns):
+        if column.kind == "category":
+            lost = frame[column.name][(x[:, place] < 0) & frame[column.name].notna().to_numpy()]
+            found |= {column.name: (len(lost), lost.iloc[0])} if len(lost) else {}
+    return found
 
 
 def _encoded(series: pd.Series[Any], column: Column) -> Any:
@@ -77,6 +84,6 @@ def _encoded(series: pd.Series[Any], column: Column) -> Any:
         first = int(np.argmax(wrong))
         # A part of a file knows which of the file's rows it is.
         row = first + 1 + (series.index.start if isinstance(series.index, pd.RangeIndex) else 0)
-        raise InputError(f"column '{column.name}': {series.iloc[first]!r} (row {row}) is no {column.kind}; the training "
+        raise InputError(f"column '{column.name}': {series.iloc[first : first + 1].tolist()[0]!r} (row {row}) is no {column.kind}; the training "
                          f"had {column.kind}s there")  # fmt: skip
     return numbers

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from src.data.base import DATA, DataModule, cores, data_path, mean_and_std
-from src.data.batch import BatchDataset, Samples, Stage, counted
-from src.data.images import EXTENSIONS, Fit, ImageFiles, Paths, headers
+from src.data.batch import BatchDataset, Samples, Stage
+from src.data.decode import EXTENSIONS, Fit
+from src.data.images import ImageFiles, Paths, headers
 from src.data.pack import pack
 from src.data.spec import Spec
-from src.errors import InputError, did_you_mean
+from src.errors import InputError, counted, did_you_mean
 
 STAGE_FOLDERS: dict[str, Stage] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 # Headers and statistics are taken from a sample of the files: enough to be sure, and quick on any folder.

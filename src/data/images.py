@@ -1,7 +1,4 @@
-"""Image files as a source of batches: decoded to uint8 at a common shape, whatever their format and size.
-
-Preparation at test time (`decode`, `fit_to`) is Pillow's alone, so that a server without torch can do the same.
-"""
+"""Image files as a source of batches: decoded to uint8 at a common shape, whatever their format and size."""
 
 from __future__ import annotations
 
@@ -15,17 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from src.data.base import DATA
-from src.data.batch import counted, take
-from src.errors import InputError
-
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
-Fit = Literal["crop", "squash", "pad"]
-
-Image.MAX_IMAGE_PIXELS = None  # `decode` checks the header itself, and says which file it was
+from src.data.batch import take
+from src.data.decode import Fit, decode, fit_to
+from src.errors import InputError, counted
 
 
 class Paths:
@@ -167,57 +160,6 @@ class ImageFiles:
         np.save(beside, keys)
         os.replace(beside, kept)
         return keys
-
-
-def decode(path: str, channels: int, max_pixels: int, size: int | None = None) -> Image.Image:
-    """An image file as `L` or `RGB` with 8 bits, turned as its EXIF says.
-
-    Transparency is dropped, 16 bits are scaled to 8. With a size, a JPEG much larger than it is decoded at a
-    reduced scale.
-
-    Raises:
-        InputError: naming the file, when it is gone, empty, damaged, too large or no image.
-    """
-    mode = "L" if channels == 1 else "RGB"
-    remedy = "; repair or remove it, or set data.on_error=skip"
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise InputError(f"{path}: {width} x {height} pixels are more than data.max_pixels={max_pixels:,}; "
-                                 "raise that for real pictures, or remove the file")  # fmt: skip
-            if size is not None:
-                image.draft(mode, (2 * size, 2 * size))  # JPEG only; never below twice the size
-            turned = ImageOps.exif_transpose(image)
-            if turned.mode.startswith("I") or turned.mode == "F":
-                values = np.asarray(turned, dtype=np.float64)
-                turned = Image.fromarray(np.clip(values / 257, 0, 255).round().astype(np.uint8))
-            if turned.mode == "P":  # a palette may hold transparency
-                turned = turned.convert("RGBA")
-            return turned.convert(mode)
-    except FileNotFoundError:
-        raise InputError(f"{path}: the file has vanished since the folder was read{remedy}") from None
-    except InputError:
-        raise
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
-        empty = os.path.getsize(path) == 0
-        reason = "the file is empty" if empty else f"cannot be read as an image: {error}".replace(f" '{path}'", "")
-        raise InputError(f"{path}: {reason}{remedy}") from None
-
-
-def fit_to(image: Image.Image, size: int, fit: Fit) -> Image.Image:
-    """The image at `size` x `size`: cropped at the centre, squashed, or padded with black."""
-    if fit == "pad":
-        return ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR)
-    width, height = image.size
-    box = None
-    if fit == "crop":
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-    if image.size == (size, size):
-        return image
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
 def as_tensor(image: Image.Image) -> Tensor:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.data.base import data_path
-from src.data.batch import counted
-from src.errors import InputError, did_you_mean
+from src.data.values import as_text
+from src.errors import InputError, counted, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,20 +128,6 @@ def frames(path: str, form: Format, columns: Sequence[str], text: Container[str]
             frame = frame[wanted]
             frame.columns = list(columns)
             yield frame
-
-
-def as_text(series: pd.Series[Any]) -> pd.Series[Any]:
-    """The values as text, a whole number without a fraction; missing ones stay missing."""
-    import pandas as pd
-
-    def text(value: Any) -> str:
-        if isinstance(value, float) and float(value).is_integer():
-            return str(int(value))
-        return str(value)
-
-    if isinstance(series.dtype, pd.StringDtype):
-        return series
-    return series.astype(object).map(text, na_action="ignore")
 
 
 def _each(parts: Iterator[Any], path: str, form: Format) -> Iterator[Any]:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.batch import STAGES, Samples, Stage, counted, take
-from src.errors import InputError
+from src.data.batch import STAGES, Samples, Stage, take
+from src.errors import InputError, counted
 
 Indices = dict[Stage, Tensor]
 

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from src.data.base import DataModule, mean_and_std, of_target
-from src.data.batch import Samples, counted
+from src.data.batch import Samples
 from src.data.check_table import is_date, mixed, useless
-from src.data.columns import Content, as_numbers, names_word, read
+from src.data.columns import Content, names_word, read
 from src.data.read_table import Format, header
 from src.data.spec import Column, Spec
-from src.errors import InputError, did_you_mean
+from src.data.values import as_numbers
+from src.errors import InputError, counted, did_you_mean
 
 # Whole numbers are classes when there are at most so many different ones, each in at least so many rows on average.
 MOST_CLASSES, ROWS_OF_CLASS = 20, 5

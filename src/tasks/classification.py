@@ -21,9 +21,9 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from src.data.batch import Batch, BatchTransform, counted
+from src.data.batch import Batch, BatchTransform
 from src.data.spec import Spec
-from src.errors import InputError
+from src.errors import InputError, counted
 from src.nets.preprocess import preprocess
 from src.tasks.meter import Meter
 from src.tasks.optimizers import configure

@@ -52,6 +52,30 @@ def test_a_loss_that_is_no_number_ends_the_training(monkeypatch: pytest.MonkeyPa
     assert meta["error"].startswith("step 5 (epoch 2, batch 2): the loss is nan")
 
 
+@pytest.mark.parametrize("limit", [0, 1])
+def test_what_is_read_later_is_left_out_at_once_and_told_in_full(
+    limit: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr("src.callbacks.guard.AT_ONCE", ())  # as on a GPU
+    end = Checkpoint.on_train_batch_end
+    monkeypatch.setattr(Checkpoint, "on_train_batch_end", lambda self, trainer, module, *rest: (
+        seen.append(module.net.head.weight.detach().clone()), end(self, trainer, module, *rest))[1])  # fmt: skip
+    spoil(monkeypatch, 1)
+    if limit:
+        train("digits", f"skip_nonfinite={limit}")
+        assert "step 2: not a finite number; its batch is left out (1 of at most 1)" in capsys.readouterr().out
+        assert not torch.equal(seen[1], seen[2])
+    else:
+        with pytest.raises(InputError) as caught:
+            train("digits", "task.optimizer.lr=0.25")
+        lines = caught.value.lines
+        assert lines[0].startswith("step 2 (epoch 1, batch 2): the loss is nan; the update was not made")
+        assert lines[1].startswith("  learning rate 0.25, norm of the weights ")
+        assert lines[3].endswith(" and 54 more")
+    assert torch.equal(seen[0], seen[1])
+
+
 def test_a_gradient_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, 1, gradients=True)
     with pytest.raises(InputError) as caught:
@@ -76,6 +100,27 @@ def test_bad_batches_can_be_left_out_up_to_a_limit(
     assert not torch.equal(seen[1], seen[2])
     with pytest.raises(InputError):
         train("digits", "skip_nonfinite=1")
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.filterwarnings("ignore:Encountered `nan` values in tensor")  # the loss of the batch itself
+def test_a_batch_that_is_left_out_leaves_batch_norm_as_it_was(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Classification.training_step
+
+    def spoiled(self: Classification, batch: Any, number: int) -> Any:
+        if self._trainer is not None and self.trainer.global_step == 1:
+            batch = batch._replace(x=batch.x * torch.nan)
+        return step(self, batch, number)
+
+    monkeypatch.setattr(Classification, "training_step", spoiled)
+    if not at_once:
+        monkeypatch.setattr("src.callbacks.guard.AT_ONCE", ())
+    run = train("digits", "skip_nonfinite=1").run
+    content = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
+    assert content["global_step"] == 6
+    assert run.metrics["val/loss"] < 3
+    rows = (run.path / "metrics.csv").read_text()
+    assert "nan" not in rows
 
 
 def test_a_metric_that_is_never_a_number_leaves_no_best(

@@ -16,8 +16,9 @@ from torch import nn
 
 from src.data import image_folder as module
 from src.data.batch import STAGES
+from src.data.decode import decode, fit_to
 from src.data.image_folder import ImageFolder
-from src.data.images import Paths, decode, fit_to
+from src.data.images import Paths
 from src.errors import InputError
 from src.run import load_run
 from tests.conftest import call, mistakes, train

@@ -492,13 +492,13 @@ def test_a_frame_is_encoded_as_training_encoded_it() -> None:
     data = ready(content, categories=["code"])
     columns, notes = data.spec.columns, list[str]()
     (frame,) = frames(data.path, data.format, ["price", "code", "flag", "colour", "size"], text=["code"])
-    encoded = encode_frame(frame, columns, notes)
+    encoded = torch.from_numpy(encode_frame(frame, columns, notes))
     x = data.samples.x
     assert isinstance(x, torch.Tensor)
     assert torch.equal(encoded.nan_to_num(9), x.nan_to_num(9))
     assert notes == ["columns that the training did not have, left out: price"]
     other = pd.DataFrame({"size": ["3", None], "colour": ["green", "red"], "flag": ["true", 0], "code": [7, 1.0]})
-    assert encode_frame(other, columns).nan_to_num(9).tolist() == [
+    assert np.nan_to_num(encode_frame(other, columns), nan=9).tolist() == [
         [3.0, -1.0, 1.0, -1.0], [9.0, columns[1].levels.index("red"), 0.0, -1.0]]  # fmt: skip
 
 
@@ -550,5 +550,5 @@ def test_a_file_is_all_it_takes(which: str, metric: str, folder: Path, capsys: p
     assert metric in result.metrics
     run = load_run(result.run.path)
     assert evaluate(run) == result.metrics
-    x = encode_frame(pd.read_csv(path), run.spec.columns)
+    x = torch.from_numpy(encode_frame(pd.read_csv(path), run.spec.columns))
     assert torch.equal(run.task(x), run.task(run.data().samples.x))

@@ -101,87 +101,50 @@ def test_killed_at_random_moments_it_ends_the_same(
     assert ending(run) == whole_endings[workers], f"{kills} kills"
 
 
-# Has the named moment announce itself, so that a signal can be sent within it.
-ANNOUNCING = """
-import sys, time
-from src.tasks.classification import Classification
-phase, = sys.argv[1:2]
-name = {"training": "training_step", "validating": "validation_step", "testing": "test_step"}[phase]
-step, seen = getattr(Classification, name), []
-def announced(self, batch, number):
-    if self._trainer is not None and self.trainer.state.fn in ("fit", "test"):
-        seen.append(1)
-        if len(seen) == 3:
-            print("now", flush=True)
-            time.sleep(0.5)
-    return step(self, batch, number)
-setattr(Classification, name, announced)
+# Kills itself at the end of its n-th batch.
+KILLED = """
+import os, signal, sys
+from src.callbacks.curves import Curves
+end, left = Curves.on_train_batch_end, [int(sys.argv.pop(1))]
+def killed(self, *args):
+    end(self, *args)
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+Curves.on_train_batch_end = killed
 from src.command import run_command
 from src.train import main
-sys.argv = sys.argv[:1] + sys.argv[2:]
 run_command(main)
 """
 
 
-def signalled(repository: Path, phase: str, number: int, group: bool, *words: str) -> tuple[int, str, float]:
-    """The status, the output and the seconds of a training that gets a signal in a phase."""
-    script = repository / "announcing.py"
-    script.write_text(ANNOUNCING)
-    process = subprocess.Popen([sys.executable, "-u", str(script), phase, "--no-pictures", *WORDS, *words], cwd=repository, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-                               env={**os.environ, "PYTHONPATH": str(repository)})  # fmt: skip
-    until(process, lambda line: line.startswith("now"))
-    sent = time.monotonic()
-    os.killpg(process.pid, number) if group else process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    return process.returncode, output, time.monotonic() - sent
-
-
-SIGNALLED = [("training", signal.SIGTERM, True, 2), ("validating", signal.SIGINT, True, 2),
-             ("testing", signal.SIGTERM, False, 0)]  # fmt: skip
-ALL = [(phase, number, group, workers) for phase in ("training", "validating", "testing") for group in (True, False)
-       for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) for workers in (0, 2)]  # fmt: skip
-
-
-@pytest.mark.parametrize(("phase", "number", "group", "workers"), longer(*SIGNALLED, *ALL, short=3))
-def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(
-    phase: str, number: int, group: bool, workers: int, repository: Path
+def test_killed_on_an_epochs_last_batch_and_then_within_an_epoch(
+    repository: Path, tmp_path: Path, whole_endings: dict[int, dict[str, str]]
 ) -> None:
-    status, output, seconds = signalled(repository, phase, number, group, f"data.num_workers={workers}",
-                                        "save_minutes=1000")  # fmt: skip
-    assert status == 128 + number, output
-    assert seconds < 10
-    run = the_run(repository)
-    name = signal.Signals(number).name
-    assert f"{name}: stopped; to go on: python -m src.train --resume logs/digits/{run.path.name}\n" in output
-    assert "Traceback" not in output
-    meta = json.loads((run.path / "meta.json").read_text())
-    assert (meta["exit"], meta["by"]) == ("interrupted", name)
-    resume = torch.load(run.checkpoints / "last.ckpt", weights_only=True)["kindling"]["resume"]
-    assert resume["place"] == {"training": "after a step", "validating": "before validation",
-                               "testing": "between epochs"}[phase]  # fmt: skip
-    assert resume["step"] == {"training": 3, "validating": 10, "testing": 80}[phase]
-    again = start(repository, "--resume", "latest")
-    output, _ = again.communicate(timeout=120)
-    assert again.returncode == 0, output
-    assert "\nresumed: logs/digits/" in output
-
-
-def test_a_second_ctrl_c_ends_at_once(repository: Path) -> None:
-    script = repository / "announcing.py"
-    script.write_text(
-        ANNOUNCING.replace("time.sleep(0.5)", "time.sleep(0.5); print('then', flush=True); time.sleep(600)")
-    )
-    process = subprocess.Popen([sys.executable, "-u", str(script), "training", "--no-pictures", *WORDS], cwd=repository, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    if 0 not in whole_endings:
+        whole_endings[0] = ending(finished(repository, *WORDS, "data.num_workers=0"))
+        (repository / "logs").rename(tmp_path / "whole")
+    (repository / "killed.py").write_text(KILLED)
+    begin = (*WORDS, "data.num_workers=0", "save_minutes=1000")
+    again = ("--resume", "latest")
+    # An epoch has 20 batches: its last one; seven of the next; the rest of that and all of another; to the end.
+    for batches, words, status in ((20, begin, -9), (7, again, -9), (40, again, -9), (0, again, 0)):
+        command = [sys.executable, "killed.py", str(batches), "--no-pictures", *words]
+        ended = subprocess.run(command, cwd=repository, capture_output=True, text=True,
                                env={**os.environ, "PYTHONPATH": str(repository)})  # fmt: skip
-    until(process, lambda line: line.startswith("now"))
-    process.send_signal(signal.SIGINT)
-    until(process, lambda line: line.startswith("then"))
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=10)
-    assert process.returncode == 130
-    assert "ended at once" in output
+        assert ended.returncode == status, ended.stdout + ended.stderr
+    assert ending(the_run(repository)) == whole_endings[0]
+
+
+def test_of_two_that_resume_a_run_at_once_one_does(repository: Path) -> None:
+    finished(repository, *WORDS[:5], "trainer.max_epochs=1")
+    both = [start(repository, "--resume", "latest", "trainer.max_epochs=100", "--override") for _ in range(2)]
+    outputs = [process.communicate(timeout=200)[0] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], outputs
+    (refused,) = (output for output, process in zip(outputs, both, strict=True) if process.returncode)
+    (other,) = (process.pid for process in both if not process.returncode)
+    assert f"is being trained by process {other} on {os.uname().nodename}; wait for it" in refused
+    assert json.loads((the_run(repository).path / "meta.json").read_text())["epochs"] == 100
 
 
 def test_a_run_that_is_alive_is_nobody_elses(repository: Path) -> None:
@@ -258,28 +221,6 @@ def test_killed_while_it_saves_the_file_is_whole(attempt: int, tmp_path: Path) -
     killed(process)
     content = read_checkpoint(path)
     assert bool((content["weights"] == content["number"]).all())
-
-
-def limited(repository: Path, blocks: int, *words: str) -> subprocess.CompletedProcess[str]:
-    """A training whose files may have so many blocks of 1 KiB: what is longer fails, as on a full disk."""
-    line = f"ulimit -f {blocks}; exec {sys.executable} -m src.train --no-pictures {' '.join(words)}"
-    return subprocess.run(["bash", "-c", line], cwd=repository, capture_output=True, text=True)
-
-
-def test_a_full_disk_keeps_the_last_whole_checkpoint(repository: Path) -> None:
-    finished(repository, *WORDS[:5], "trainer.max_epochs=1")
-    run = the_run(repository)
-    before = {path.name: path.read_bytes() for path in run.checkpoints.iterdir()}
-    ended = limited(repository, 64, "--resume", "latest", "trainer.max_epochs=3", "--override")
-    assert ended.returncode == 2, ended.stdout + ended.stderr
-    assert "File too large" in ended.stderr or "no space left" in ended.stderr
-    after = {path.name: path.read_bytes() for path in run.checkpoints.iterdir()}
-    assert after["last.ckpt"] == before["last.ckpt"]
-    assert after["best.ckpt"] == before["best.ckpt"]
-    assert not list(run.checkpoints.glob("*.tmp"))
-    again = start(repository, "--resume", "latest", "trainer.max_epochs=3", "--override")
-    output, _ = again.communicate(timeout=120)
-    assert again.returncode == 0, output
 
 
 def ranks(process: subprocess.Popen[str]) -> list[int]:
