@@ -84,6 +84,7 @@ def _encoded(series: pd.Series[Any], column: Column) -> Any:
         first = int(np.argmax(wrong))
         # A part of a file knows which of the file's rows it is.
         row = first + 1 + (series.index.start if isinstance(series.index, pd.RangeIndex) else 0)
-        raise InputError(f"column '{column.name}': {series.iloc[first : first + 1].tolist()[0]!r} (row {row}) is no {column.kind}; the training "
+        given = series.iloc[first : first + 1].tolist()[0]  # as Python has it, not as numpy
+        raise InputError(f"column '{column.name}': {given!r} (row {row}) is no {column.kind}; the training "
                          f"had {column.kind}s there")  # fmt: skip
     return numbers
