@@ -50,7 +50,7 @@ class _Told(io.FileIO):
     """A file that keeps what the system said of a failed write: torch's zip writer makes something else of it."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, "wb")
+        super().__init__(str(path), "wb")  # its errors name it as text
         self.reason: OSError | None = None
 
     def write(self, data: Any) -> int:

@@ -21,9 +21,10 @@ def shielded(logger: Logger) -> Logger:
             try:
                 return method(*args, **kwargs)
             except Exception as error:
+                cause = error.__cause__ or error  # Lightning's TensorBoard takes a full disk for a wrong value
                 if not told:
-                    told.append(str(error))
-                    print(f"{type(logger).__name__}: {type(error).__name__}: {error}; the training goes on without it")
+                    told.append(str(cause))
+                    print(f"{type(logger).__name__}: {type(cause).__name__}: {cause}; the training goes on without it")
                 return None
 
         return call
