@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from errno import errorcode
+from pathlib import Path
 
 from src.config import Config, get
 from src.run import Run, shown
@@ -61,6 +62,6 @@ def _facts(error: BaseException, config: Config, run: Run | None, stage: str | N
     if run is not None and any(run.checkpoints.glob("*.ckpt")):
         go_on = f"; the last whole checkpoint is kept: python -m src.train --resume {shown(run.path)}"
     named = re.search(r"\[Errno \d+\] [^:\n]+: '(.+)'", str(error))  # a worker hands on its error as text
-    file = named[1] if named else shown(run.path) if run else "the run"
+    file = shown(Path(named[1])) if named else shown(run.path) if run else "the run"
     word = {"tra": "training ", "val": "validation ", "tes": "test "}.get((stage or "")[:3], "")
     return {"less": less, "peak": peak, "go_on": go_on, "file": file, "stage": word}

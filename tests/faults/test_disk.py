@@ -173,7 +173,7 @@ def test_a_folder_that_can_only_be_read(ordinary: tuple[Path, list[str]]) -> Non
     assert "Traceback" not in output
     output, _ = (process := begun("--resume", "latest")).communicate(timeout=60)
     assert (process.returncode, output) == (
-        2, f"{run.path}/metrics.tmp: this user may not open or write it; ls -ld shows who may\n")  # fmt: skip
+        2, f"logs/digits/{run.path.name}/metrics.tmp: this user may not open or write it; ls -ld shows who may\n")  # fmt: skip
     for path in (run.path, run.checkpoints):
         path.chmod(0o755)
     epochs = read_checkpoint(run.checkpoints / "last.ckpt")["kindling"]["resume"]["epoch"]
