@@ -15,7 +15,8 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,11 +24,12 @@ from typing import Any
 
 from src.command import Parser, run_command
 from src.errors import InputError
+from src.serving.limits import Limits
 
 NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "onnxruntime": "onnxruntime",
           "python_multipart": "python-multipart", "prometheus_client": "prometheus-client"}  # fmt: skip
 SECONDS = 5  # after which what does not end by itself is killed
-FOREVER = 86400 * 365
+FOREVER = 1e12  # more than anybody means
 READY = b"r"
 
 
@@ -42,14 +44,14 @@ def exported(name: str) -> Path:
 
     run = load_run(name)
     path = run.path / "export" / "model.onnx"
-    if not path.exists() or path.stat().st_mtime < run.checkpoint_file.stat().st_mtime:
+    named = name.endswith(".ckpt")  # and may not be what was exported
+    if named or not path.exists() or path.stat().st_mtime < run.checkpoint_file.stat().st_mtime:
         print(f"export     {shown(path)}", flush=True)
-        words = [sys.executable, "-m", "src.export", str(run.path if run.checkpoint_file.name == "best.ckpt" else name)]
+        words = [sys.executable, "-m", "src.export", str(run.checkpoint_file.resolve() if named else run.path)]
         done = subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if done.returncode:
-            raise InputError(
-                done.stderr.strip().splitlines()[-5:] or [f"{name}: the export ended with status {done.returncode}"]
-            )
+            ended = f"{name}: the export ended with status {done.returncode}"
+            raise InputError(done.stderr.strip().splitlines()[-5:] or [ended])
     return path
 
 
@@ -80,13 +82,13 @@ def read_key(name: str | None) -> str | None:
     return key
 
 
-def work(path: Path, where: socket.socket, flags: Any, key: str | None, parent: int | None = None) -> None:
+def work(path: Path, where: socket.socket, limits: Limits, key: str | None, parent: int | None = None) -> None:
     """Answer requests, until a signal, or until the end of the process at the other end of `parent`.
 
     Args:
         path: the ONNX file.
         where: the socket, listening.
-        flags: the command's.
+        limits: what a request may take.
         key: what clients have to know.
         parent: a file descriptor; told when requests are taken.
     """
@@ -95,17 +97,15 @@ def work(path: Path, where: socket.socket, flags: Any, key: str | None, parent: 
 
     import uvicorn
 
-    from src.serving.app import Application, Limits
+    from src.serving.app import Application
     from src.serving.connections import Connection, Server
     from src.serving.model import Model
 
     warnings.simplefilter("ignore")  # Pillow's, of what clients send
-    model = Model(path, flags.threads)
+    model = Model(path, limits.threads)
     if model.spec.kind == "table":
         import pandas  # noqa: F401  # now, and not with the first request
-    limits = Limits(int(flags.max_body * 1e6), flags.max_pixels, flags.max_rows, flags.batch, flags.queue, flags.wait,
-                    flags.patience)  # fmt: skip
-    Connection.most, Connection.patience = flags.connections, flags.patience
+    Connection.most, Connection.patience = limits.connections, limits.patience
     application = Application(model, limits, key, lambda: len(server.server_state.connections))
 
     def draining() -> None:
@@ -130,7 +130,7 @@ class Watch:
 
     path: Path
     where: socket.socket
-    flags: Any
+    limits: Limits
     key: str | None
     child: int = 0
     stopping: bool = False
@@ -144,7 +144,7 @@ class Watch:
         signals = {signal.SIGTERM, signal.SIGINT}
         for number in signals:
             signal.signal(number, self._stop)
-        signal.signal(signal.SIGALRM, lambda *_: os.kill(self.child, signal.SIGKILL))
+        signal.signal(signal.SIGALRM, lambda *_: self._send(signal.SIGKILL))
         while True:
             ours, theirs = socket.socketpair()
             signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -172,13 +172,18 @@ class Watch:
             print(f"worker     ended by {by}; another takes its place", file=sys.stderr, flush=True)
 
     def _work(self, parent: int, _: list[str]) -> None:
-        work(self.path, self.where, self.flags, self.key, parent)
+        work(self.path, self.where, self.limits, self.key, parent)
 
     def _stop(self, *_: Any) -> None:
         self.stopping = True
         self.where.close()
         signal.alarm(SECONDS)
-        os.kill(self.child, signal.SIGTERM)
+        self._send(signal.SIGTERM)
+
+    def _send(self, number: int) -> None:
+        if self.child:  # 0 would be whoever started the server too
+            with suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(self.child, number)
 
 
 def _received(end: socket.socket) -> bytes:
@@ -193,49 +198,34 @@ def main(argv: list[str]) -> int:
                     "Serve a run's model: a page at /, POST /predict, /docs, /metrics.")  # fmt: skip
     parser.add_argument("model", metavar="RUN|MODEL.onnx", help="a folder in logs/, 'latest', '<config>/latest', or a file "
                         "that src.export wrote (model.int8.onnx, say)")  # fmt: skip
-    parser.add_argument(
-        "--port", type=int, default=8000, metavar="N", help="8000 when left out; 0 takes any that is free"
-    )
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="8000 when left out; 0 takes any free one")
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="this machine alone when left out; any other "
                         "needs a key")  # fmt: skip
     parser.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the key, which all paths "
                         "but /, /docs and /health then need")  # fmt: skip
-    numbers: dict[str, tuple[type, float, float, str, str]] = {
-        "threads": (int, 1, 1, "N", "that the model computes one batch with"),
-        "max-body": (float, 10, 1e-3, "MB", "of a request"),
-        "max-pixels": (int, 20_000_000, 1, "N", "of a picture, read before it is decoded"),
-        "max-rows": (int, 256, 1, "N", "pictures or rows in one request"),
-        "batch": (int, 64, 1, "N", "inputs that the model takes at once"),
-        "queue": (int, 1024, 1, "N", "inputs that may wait; more are refused (429)"),
-        "wait": (float, 10, 1e-3, "SECONDS", "that a request may wait for the model (503)"),
-        "connections": (int, 512, 1, "N", "open at once; more are refused (503)"),
-        "patience": (float, 10, 1e-3, "SECONDS", "that a client has to send a request (408)"),
-    }
-    for name, (kind, value, _, metavar, about) in numbers.items():
-        parser.add_argument(
-            f"--{name}", type=kind, default=value, metavar=metavar, help=f"{about}; {value:,} when left out"
-        )
+    for one in fields(Limits):
+        about = f"{one.metadata['about']}; {one.default:,} when left out"
+        parser.add_argument(f"--{one.name.replace('_', '-')}", type=type(one.default), default=one.default, help=about,
+                            metavar=one.metadata["unit"])  # fmt: skip
     flags = parser.read(argv)
-    lines = []
-    for name, (_, _, least, _, _) in numbers.items():
-        if not least <= (given := getattr(flags, name.replace("-", "_"))) < FOREVER:
-            lines.append(f"--{name}: expected at least {least:g}, got {given:g}")
-    if lines:
+    given = {one.name: getattr(flags, one.name) for one in fields(Limits)}
+    if lines := [f"--{name.replace('_', '-')}: expected more than 0, got {value:g}" for name, value in given.items()
+                 if not 0 < value < FOREVER]:  # fmt: skip
         raise InputError(lines)
+    limits = Limits(**given)
     if missing := sorted({name for module, name in NEEDED.items() if find_spec(module) is None}):
         raise InputError(f"serve needs {', '.join(missing)}; install the extra: pip install -e '.[serve]'")
     key = read_key(flags.api_key_env)
-    where = listen(flags.host, flags.port, key)
-    path = exported(flags.model)
-    host, port = where.getsockname()[:2]
-    print(f"serving    {path}\npage       http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
-    if not hasattr(os, "fork"):  # Windows: one process, which nobody replaces
-        work(path, where, flags, key)
-        return 0
-    status = Watch(path, where, flags, key).run()
-    if status:
-        raise SystemExit(status)
-    return status
+    with listen(flags.host, flags.port, key) as where:
+        path = exported(flags.model)
+        host, port = where.getsockname()[:2]
+        print(f"serving    {path}\npage       http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
+        if not hasattr(os, "fork"):  # Windows: one process, which nobody replaces
+            work(path, where, limits, key)
+            return 0
+        if status := Watch(path, where, limits, key).run():
+            raise SystemExit(status)
+    return 0
 
 
 if __name__ == "__main__":

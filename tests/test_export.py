@@ -242,3 +242,54 @@ def test_what_is_missing_or_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> N
     ]
     assert mistakes("export", "latest", "--format", "tflite")[0].startswith("--format: invalid choice: 'tflite'")
     assert not (load_run("latest").path / "export").exists()
+
+
+@needs_onnx
+@pytest.mark.usefixtures("small_data", "in_this_process")
+def test_the_file_says_how_a_picture_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxruntime import InferenceSession
+
+    from src.data import prepare
+
+    words = ["image_folder", "data.root=~/cards", "data.size=12", "data.fit=pad"]
+    run = train(*words, "data.test_transforms=[{_target_: torchvision.transforms.v2.Pad, padding: 0}]").run
+    export(run)
+    told = InferenceSession(run.path / "export" / "model.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(told["prepare"]) == {
+        "channels": 1, "size": 12, "fit": "pad", "whole": False, "white": 255.0, "max_pixels": 100_000_000,
+        "steps": [{"do": "pad", "border": [0, 0, 0, 0], "value": 0}],
+    }  # fmt: skip
+    monkeypatch.setattr(prepare, "fit_to", lambda image, size, fit: image.resize((size, size)).rotate(90))
+    (line,) = mistakes("export", "latest")
+    assert line.startswith(
+        "data.test_transforms: a test sample prepared without torch differs from the run's own by up to "
+    )
+
+
+@needs_onnx
+@pytest.mark.usefixtures("small_data")
+def test_a_run_that_cannot_be_prepared_without_torch_is_refused_by_name() -> None:
+    train(
+        "image_folder",
+        "data.root=~/cards",
+        "data.test_transforms=[{_target_: torchvision.transforms.v2.GaussianBlur, kernel_size: 3}]",
+    )
+    assert mistakes("export", "latest") == [
+        "data.test_transforms[0]: torchvision.transforms.v2.GaussianBlur is not done; what serves the file has no torch: use "
+        "Resize, CenterCrop, Pad, Grayscale or ToDtype, or export with --format pt2"
+    ]
+    assert not (load_run("latest").path / "export").exists()
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_report_shows_it() -> None:
+    from src.report import report
+
+    run = train("digits").run
+    assert "Exports" not in report(run).read_text()
+    call("export", "latest", "--format", "pt2")
+    page = (run.path / "report.html").read_text()
+    found = json.loads((run.path / "export" / "pt2.json").read_text())
+    assert "<h2>Exports</h2>" in page
+    assert f'<td>model.pt2</td><td class="n">{found["bytes"] / 1000:,.0f}</td>' in page
+    assert f"at most {found['difference']:.1e}</td>" in page

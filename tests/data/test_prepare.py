@@ -55,7 +55,7 @@ TRANSFORMS: dict[str, tuple[list[nn.Module], int]] = {
     "a side and a crop": ([v2.Resize(24), v2.CenterCrop(16)], 1),
     "a longest side": ([v2.Resize(20, max_size=30), v2.CenterCrop([20, 30])], 1),
     "another way": ([v2.Resize([20, 24], interpolation=v2.InterpolationMode.BICUBIC)], 2),
-    "the nearest": ([v2.Resize([21, 13], interpolation=v2.InterpolationMode.NEAREST_EXACT)], 4),  # of two as near
+    "the nearest": ([v2.Resize([21, 13], interpolation=v2.InterpolationMode.NEAREST_EXACT)], 0),
     "a crop beyond the border": ([v2.Resize([15, 10]), v2.CenterCrop([12, 17])], 1),
     "a border": ([v2.Resize([15, 10]), v2.Pad([1, 2, 3, 4], fill=7)], 1),
     "the same border": ([RESIZE, v2.Pad(2)], 1),
