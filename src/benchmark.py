@@ -9,37 +9,22 @@ import contextlib
 import gc
 import io
 import json
-import resource
-import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.command import Parser, run_command, split_words
 from src.config import Config, compose
 from src.errors import InputError
+from src.rates import report_of, table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from src.data.base import DataModule
     from src.data.batch import Batch
-
-# What is measured, in turn, in every round; the first round warms up and is not counted.
-LABELS = {
-    "limit": "the limit: net, loss and optimizer over one batch",
-    "step": "the task's whole step over one batch",
-    "loader": "the loader alone",
-    "copy": "the copy to the device",
-    "augmentation": "preprocessing and augmentation",
-    "bare": "Lightning's loop without callbacks and loggers",
-    "unlogged": "the fit without loggers",
-    "fit": "the whole fit",
-    "raw": "the textbook loop",
-}
 
 
 def benchmark(config: Config, rounds: int = 5, seconds: float = 2.0, raw: bool = False) -> dict[str, Any]:
@@ -90,7 +75,7 @@ def benchmark(config: Config, rounds: int = 5, seconds: float = 2.0, raw: bool =
         for name, measure in measures.items():
             found[name].append(measure(seconds if number else seconds / 4))
     found = {name: rates[1:] for name, rates in found.items()}
-    return _report(config, data, found, str(device))
+    return report_of(config, data, found, str(device))
 
 
 def _batches(found: dict[str, list[float]], data: DataModule, seconds: float) -> int:
@@ -165,7 +150,7 @@ def _fit(config: Config, data: DataModule, batches: int, callbacks: bool = True,
 
     from src import parts
     from src.run import Run
-    from src.train import build_trainer
+    from src.trainer import build_trainer
 
     class Clock(Callback):
         times: list[float]
@@ -289,92 +274,6 @@ def _wait(device: Any) -> None:
 
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# The report
-
-
-def _report(config: Config, data: DataModule, found: dict[str, list[float]], device: str) -> dict[str, Any]:
-    import torch
-
-    rates = {name: statistics.median(values) for name, values in found.items()}
-    batch = data.batch_size
-    milliseconds = {name: 1000 * batch / rate for name, rate in rates.items()}
-    overlapped, augmentation = data.num_workers > 0, milliseconds.get("augmentation", 0.0)
-    goes = {
-        "net, loss, optimizer": milliseconds["limit"],
-        "preprocessing and augmentation": augmentation,
-        "metrics": milliseconds["step"] - milliseconds["limit"] - augmentation,
-        "data": max(0.0, milliseconds["loader"] - milliseconds["step"]) if overlapped else milliseconds["loader"],
-        "copy to the device": milliseconds.get("copy", 0.0),
-        "logging": milliseconds["fit"] - milliseconds["unlogged"],
-        "callbacks": milliseconds["unlogged"] - milliseconds["bare"],
-    }
-    if not augmentation:
-        goes["preprocessing and metrics"] = goes.pop("metrics")
-        del goes["preprocessing and augmentation"]
-    goes["Lightning's loop"] = milliseconds["fit"] - sum(goes.values())
-    ratios = {"fit / limit": [fit / limit for fit, limit in zip(found["fit"], found["limit"], strict=True)]}
-    if "raw" in found:
-        ratios["fit / raw"] = [fit / one for fit, one in zip(found["fit"], found["raw"], strict=True)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return {
-        "config": config.name,
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
-        "threads": torch.get_num_threads(),
-        "num_workers": data.num_workers,
-        "batch_size": batch,
-        "unit": "images/s" if data.spec.kind == "image" else "rows/s",
-        "rates": rates,
-        "ratios": {name: statistics.median(values) for name, values in ratios.items()},
-        "milliseconds": goes,
-        "peak_memory_mib": peak,
-        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else None,
-        "advice": list(_advice(data, rates, goes)),
-    }
-
-
-def _advice(data: DataModule, rates: dict[str, float], goes: dict[str, float]) -> Iterator[str]:
-    unit = "images/s" if data.spec.kind == "image" else "rows/s"
-    if rates["loader"] < rates["step"]:
-        gives = f"the loader gives {rates['loader']:,.0f} {unit}, the net could take {rates['step']:,.0f}"
-        if data.transforms["train"] is not None:
-            yield f"{gives}: the batch transforms of src/augment.py do the same on whole batches"
-        elif hasattr(data.samples.x, "paths") and getattr(data, "cache", None) == "none":
-            yield f"{gives}: set data.cache=memmap"
-        else:
-            yield f"{gives}: threads=1 makes room for more workers"
-    loop = goes["Lightning's loop"] + goes["callbacks"] + goes["logging"]
-    if loop > goes["net, loss, optimizer"]:
-        yield "most of a step is the loop around the net: a larger data.batch_size has fewer steps"
-
-
-def table(report: dict[str, Any]) -> None:
-    """Print the report."""
-    from rich.console import Console
-    from rich.table import Table
-
-    unit, limit = report["unit"], report["rates"]["limit"]
-    print(f"{report['config']} on {report['device']}, {report['threads']} threads, {report['num_workers']} workers, "
-          f"batches of {report['batch_size']}")  # fmt: skip
-    rates = Table("", unit, "of the limit", box=None, pad_edge=False, header_style="bold")
-    for name, rate in report["rates"].items():
-        rates.add_row(LABELS[name], f"{rate:,.0f}", f"{rate / limit:.2f}")
-    parts = Table("a batch", "ms", box=None, pad_edge=False, header_style="bold")
-    for name, value in report["milliseconds"].items():
-        parts.add_row(name, f"{value:.2f}")
-    for printed in (rates, parts):
-        for column in printed.columns[1:]:
-            column.justify = "right"
-        Console().print(printed)
-    for name, ratio in report["ratios"].items():
-        print(f"{name:<12} {ratio:.2f} (median of the rounds)")
-    print(f"peak memory  {report['peak_memory_mib']:,.0f} MiB")
-    if report["peak_gpu_memory_mib"] is not None:
-        print(f"GPU memory   {report['peak_gpu_memory_mib']:,.0f} MiB")
-    for line in report["advice"]:
-        print(f"advice       {line}")
 
 
 def main(argv: list[str]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def evaluate(run: Run, stages: tuple[Stage, ...] = ("val", "test")) -> dict[str,
 
     from src import parts
     from src.quiet import quiet
-    from src.train import build_trainer, measure
+    from src.trainer import build_trainer, measure
 
     quiet()
     torch.set_num_threads(parts.values(run.config).threads or 1)

@@ -189,7 +189,7 @@ def _prepared(data: DataModule, form: str) -> dict[str, Any] | None:
             )
             raise InputError(f"data.test_transforms: a test sample prepared without torch differs from the run's own {told}; "
                              "export with --format pt2")  # fmt: skip
-    return dataclasses.asdict(prepare) | {"max_pixels": getattr(data, "max_pixels", None)}
+    return dataclasses.asdict(prepare)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -1,14 +1,12 @@
-"""Pictures of predictions, of a training's curves and of a net; the tasks' `figures` are made of them.
+"""Pictures of predictions and of a net; the tasks' `figures` are made of them.
 
 Each is a matplotlib Figure of its own, made of plain arrays, without pyplot and its global state.
 """
 
 from __future__ import annotations
 
-import csv
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -48,13 +46,13 @@ def label(name: str, most: int = 20) -> str:
 
 def message(text: str) -> Figure:
     """A picture that says why there is none."""
-    figure, (axis,) = _panels(1, 5, 0.2)
+    figure, (axis,) = panels(1, 5, 0.2)
     axis.axis("off")
-    _texts(axis, label(text, 80))
+    texts(axis, label(text, 80))
     return figure
 
 
-def _panels(
+def panels(
     count: int, width: float, height: float, across: int = 1, left: float = 0.7, bottom: float = 0.55,
     right: float = 0.25, top: float = 0.35, head: float = 0.0,
 ) -> tuple[Figure, list[Axes]]:  # fmt: skip
@@ -75,7 +73,7 @@ def _panels(
     return figure, figure.axes
 
 
-def _texts(axis: Axes, title: str, x: str = "", y: str = "", loc: Literal["left", "center"] = "center") -> None:
+def texts(axis: Axes, title: str, x: str = "", y: str = "", loc: Literal["left", "center"] = "center") -> None:
     # At a fixed height: matplotlib would measure all ticks to find one where the title is clear of them.
     axis.set_title(title, loc=loc, y=1.0, fontsize=10)
     axis.set(xlabel=x, ylabel=y)
@@ -97,11 +95,11 @@ def confusion(target: Array, predicted: Array, names: Sequence[str]) -> Figure:
     side, listed, longest = min(max(0.5 * count, 2.4), 9.0), count > 12, max(map(len, shown))
     size = min(9.0, 60 * side / len(shown))
     margin = 0.6 + 0.009 * size * longest
-    figure, (axis,) = _panels(1, side, side, left=margin, bottom=margin, right=4.2 if listed else 0.8)
+    figure, (axis,) = panels(1, side, side, left=margin, bottom=margin, right=4.2 if listed else 0.8)
     # With the root, 4 % are as dark as a fifth, so that rare mistakes are seen.
     axis.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="auto", interpolation="nearest")
     right = np.trace(counts) / max(counts.sum(), 1)
-    _texts(axis, f"Confusion: {right:.1%} of {counts.sum():,} right", "predicted", "true", "left")
+    texts(axis, f"Confusion: {right:.1%} of {counts.sum():,} right", "predicted", "true", "left")
     axis.set_xticks(range(0, count, step), shown, rotation=90 if longest > 3 else 0, fontsize=size)
     axis.set_yticks(range(0, count, step), shown, fontsize=size)
     for t, p in np.argwhere(counts) if count <= CLASSES else ():
@@ -125,7 +123,7 @@ def classes(target: Array, predicted: Array, names: Sequence[str]) -> Figure:
     *scores, support = precision_recall_fscore_support(target, predicted, labels=every, zero_division=0)
     chosen = np.lexsort((scores[2], support == 0))[:CLASSES] if len(names) > CLASSES else every
     shown = [f"{label(names[i])} ({support[i]:,})" for i in chosen]
-    figure, (axis,) = _panels(1, 4.5, 0.3 + 0.27 * len(chosen), left=0.4 + 0.075 * max(map(len, shown)), top=0.6)
+    figure, (axis,) = panels(1, 4.5, 0.3 + 0.27 * len(chosen), left=0.4 + 0.075 * max(map(len, shown)), top=0.6)
     marks = (("precision", "<", BLUE), ("recall", ">", ORANGE), ("F1", "|", "black"))
     for values, (name, marker, color) in zip(scores, marks, strict=True):
         axis.scatter(values[chosen], range(len(chosen)), marker=marker, color=color, label=name, s=45, zorder=2)
@@ -152,7 +150,7 @@ def roc_and_pr(target: Array, probability: Array, names: Sequence[str]) -> Figur
     if count > CURVES:
         f1 = f1_score(target, probability.argmax(axis=1), labels=chosen, average=None, zero_division=0)
         chosen = np.lexsort((f1, there == 0))[:CURVES].tolist()
-    figure, (roc, pr) = _panels(2, 4.4, 3.8, across=2)
+    figure, (roc, pr) = panels(2, 4.4, 3.8, across=2)
     for i in chosen:
         name, true, score = label(names[i]), target == i, probability[:, i]
         if there[i] in (0, len(target)):
@@ -165,8 +163,8 @@ def roc_and_pr(target: Array, probability: Array, names: Sequence[str]) -> Figur
         pr.plot(recall, precision, label=f"{average_precision_score(true, score):.3f} {name}")
     roc.plot([0, 1], [0, 1], ":", color=GREY)
     which = f" ({CURVES} of {count} classes, lowest F1)" if count > CURVES else ""
-    _texts(roc, f"ROC{of}", "false positive rate", "true positive rate")
-    _texts(pr, f"Precision and recall{which}", "recall", "precision")
+    texts(roc, f"ROC{of}", "false positive rate", "true positive rate")
+    texts(pr, f"Precision and recall{which}", "recall", "precision")
     for axis, name in ((roc, "AUC"), (pr, "AP")):
         axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
         axis.legend(title=name, fontsize=7, title_fontsize=8, loc="lower right" if axis is roc else "lower left")
@@ -191,15 +189,15 @@ def calibration(confidence: Array, correct: Array, meaning: str, bins: int = 15)
     edges = np.linspace(0, 1, bins + 1)
     counts, hits, sums = (np.histogram(said, edges, weights=weights)[0] for weights in (None, right, said))
     there = counts > 0
-    figure, (axis, below) = _panels(2, 3.8, 3.8, across=2)
+    figure, (axis, below) = panels(2, 3.8, 3.8, across=2)
     axis.plot([0, 1], [0, 1], ":", color=GREY)
     axis.bar(edges[:-1][there], hits[there] / counts[there], 1 / bins, align="edge", alpha=0.3, edgecolor="white")
     axis.plot(sums[there] / counts[there], hits[there] / counts[there], "o-", markersize=4)
     axis.set(xlim=(0, 1), ylim=(0, 1.02))
     of = "" if rows.all() else f" ({len(said):,} of {len(rows):,} samples)"
-    _texts(axis, f"Calibration: ECE {ece:.3f}{of}", label(meaning, 40), "share that is so")
+    texts(axis, f"Calibration: ECE {ece:.3f}{of}", label(meaning, 40), "share that is so")
     below.bar(edges[:-1], counts, 1 / bins, align="edge", color=GREY, edgecolor="white")
-    _texts(below, "How much is claimed", label(meaning, 40), "samples")
+    texts(below, "How much is claimed", label(meaning, 40), "samples")
     return figure
 
 
@@ -232,9 +230,9 @@ def grid(x: torch.Tensor, lines: Sequence[Sequence[str]], title: str, colors: Se
     images = _visible(x)
     high, text = 0.92 * images.shape[1] / images.shape[2], 0.12 * len(lines[0]) + 0.13  # in places across
     across, down = max(3, min(8, len(images))), -(-len(images) // 8)
-    figure, (axis,) = _panels(1, 1.5 * across, 1.5 * (high + text) * down, left=0, right=0, bottom=0)
+    figure, (axis,) = panels(1, 1.5 * across, 1.5 * (high + text) * down, left=0, right=0, bottom=0)
     axis.axis("off")
-    _texts(axis, label(title, 100))
+    texts(axis, label(title, 100))
     smooth = "nearest" if max(images.shape[1:3]) < 64 else "antialiased"
     for i, image in enumerate(images):
         left, top = i % 8, i // 8 * (high + text)
@@ -267,9 +265,9 @@ def _rows(predictions: Predictions, title: str, captions: Mapping[str, Sequence[
     cells = [[label(cell, 24) for cell in column] for column in cells]
     widths = [max(map(len, column)) for column in cells]
     lines = ["  ".join(map(str.ljust, line, widths)) for line in zip(*cells, strict=True)]
-    figure, (axis,) = _panels(1, 0.07 * max(map(len, lines)), 0.145 * len(lines), left=0.2, bottom=0.1)
+    figure, (axis,) = panels(1, 0.07 * max(map(len, lines)), 0.145 * len(lines), left=0.2, bottom=0.1)
     axis.axis("off")
-    _texts(axis, label(title, 100), loc="left")
+    texts(axis, label(title, 100), loc="left")
     axis.text(0, 1, "\n".join(lines), transform=axis.transAxes, va="top", family="monospace", fontsize=8)
     return figure
 
@@ -287,13 +285,13 @@ def values(truth: Array, predicted: Array, names: Sequence[str], before: Array |
     """
     from sklearn.metrics import mean_absolute_error, r2_score
 
-    figure, axes = _panels(3 * len(names[:OUTPUTS]), 3.4, 3.2, across=3)
+    figure, axes = panels(3 * len(names[:OUTPUTS]), 3.4, 3.2, across=3)
     for output, name in enumerate(names[:OUTPUTS]):
         against, error, histogram = axes[3 * output : 3 * output + 3]
         given = [array[:, output].astype(float) for array in (truth, predicted, before) if array is not None]
         rows = np.isfinite(given).all(axis=0)
         if not rows.any():
-            _texts(against, f"{label(name)}: nothing finite")
+            texts(against, f"{label(name)}: nothing finite")
             continue
         true, said, *past = (array[rows] for array in given)
         off = said - true
@@ -312,95 +310,20 @@ def values(truth: Array, predicted: Array, names: Sequence[str], before: Array |
         score = f"MAE {mean_absolute_error(true, said):.4g}"
         score += f", R² {r2_score(true, said):.3f}" if len(true) > 1 else ""
         score += "" if rows.all() else f", {np.count_nonzero(~rows):,} not finite"
-        _texts(against, score, f"true {label(name, 40)}", "predicted")
+        texts(against, score, f"true {label(name, 40)}", "predicted")
         error.axhline(0, color=GREY, linestyle=":")
         error.scatter(said[dots], off[dots], s=14, alpha=0.6, linewidths=0, color=BLUE)
         tenths = np.array_split(np.argsort(said, kind="stable"), min(10, len(said)))
         error.plot([said[part].mean() for part in tenths], [off[part].mean() for part in tenths], color=ORANGE)
-        _texts(error, "Errors, and the mean of each tenth", "predicted", "predicted - true")
+        texts(error, "Errors, and the mean of each tenth", "predicted", "predicted - true")
         histogram.hist(off.clip(*np.percentile(off, (0.5, 99.5))), bins=min(40, 5 + len(off) // 10), color=BLUE)
         histogram.axvline(0, color=GREY, linestyle=":")
-        _texts(histogram, f"Errors: mean {off.mean():.4g}, std {off.std():.4g}", "predicted - true", "samples")
+        texts(histogram, f"Errors: mean {off.mean():.4g}, std {off.std():.4g}", "predicted - true", "samples")
     return figure
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Trainings and nets
-
-
-def read_metrics(path: Path) -> dict[str, Array]:
-    """The columns of a run's metrics.csv, NaN where a row has no value, and `at`: each row's place in epochs."""
-    if not path.exists():  # a run that logs nothing
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        names, *rows = [*csv.reader(file)] or [[]]
-    columns = {name: np.array([float(row[i] or "nan") for row in rows]) for i, name in enumerate(names)}
-    if rows:
-        epochs = np.unique(columns["epoch"])
-        ends = [columns["step"][columns["epoch"] == epoch].max() for epoch in epochs]
-        columns["at"] = np.interp(columns["step"], [-1, *ends], [epochs[0], *epochs + 1])
-    return columns
-
-
-def curves(path: Path, monitor: str, mode: Literal["min", "max"]) -> Figure:
-    """The loss, the metrics and the learning rate of a metrics.csv over the epochs; the best of `monitor` is marked."""
-    columns = read_metrics(path)
-    found = {name.partition("/")[2] for name in columns if name.startswith(("train/", "val/"))} - {"batch_loss"}
-    names = sorted(found, key=lambda name: (name != "loss", name)) + ["lr"] * ("lr" in columns)
-    if not names:
-        return message("Curves: nothing was logged")
-    there = {name: np.flatnonzero(np.isfinite(numbers)) for name, numbers in columns.items()}
-    best = None
-    if len(rows := there.get(monitor, ())):
-        scores = columns[monitor][rows]
-        best = columns["at"][rows[scores.argmin() if mode == "min" else scores.argmax()]]
-    figure, axes = _panels(len(names), 3.4, 2.0, across=3, head=0.3)
-    for axis, name in zip(axes, names, strict=True):
-        for column, color, told in ((f"train/batch_{name}", "0.85", "batch"), (f"train/{name}", BLUE, "training"),
-                                    (f"val/{name}", ORANGE, "validation"), (name, GREY, name)):  # fmt: skip
-            if len(rows := there.get(column, ())):
-                marker = "." if len(rows) < 30 and told != "batch" else ""
-                axis.plot(columns["at"][rows], columns[column][rows], color=color, marker=marker, label=told)
-        drawn = np.concatenate([np.ones(0), *(line.get_ydata() for line in axis.lines)])
-        if name == "loss" and len(drawn) and drawn.max() > 30 * drawn.min() > 0:
-            axis.set_yscale("log")
-        if best is not None:
-            axis.axvline(best, color="tab:green", linestyle="--", linewidth=1, label=f"best: epoch {best:.4g}")
-        axis.set_xlim(columns["at"].min() - 0.1, columns["at"].max() + 0.1)
-        axis.locator_params(axis="x", integer=True)
-        _texts(axis, name, "epoch" if axis in axes[-3:] else "")
-    if axes[0].lines:
-        axes[0].legend(fontsize=7)
-    figure.suptitle(overfitting(path) or "", color="tab:red", fontsize=11)
-    return figure
-
-
-def overfitting(path: Path) -> str | None:
-    """In words, from which epoch on the validation loss of a metrics.csv rose while the training loss fell, if it did.
-
-    Both have to be trends that noise does not make (Kendall's tau, over six or more validations), and the rise has to
-    exceed the noise.
-    """
-    from scipy.stats import kendalltau
-
-    columns = read_metrics(path)
-    if not {"train/loss", "val/loss"} <= set(columns):
-        return None
-    rows = np.isfinite(columns["train/loss"]) & np.isfinite(columns["val/loss"])
-    train, val, at = columns["train/loss"][rows], columns["val/loss"][rows], columns["at"][rows]
-    reach = len(val) // 20 + 1
-    smooth = np.array([np.median(val[max(0, i - reach) : i + reach + 1]) for i in range(len(val))])
-    lowest = int(smooth.argmin()) if len(val) else 0
-    since = val[lowest:]
-    if len(since) < 6:
-        return None
-    noise = float(np.median(np.abs(np.diff(val))))
-    rise = float(np.median(since[-(len(since) // 4 + 1) :]) - smooth[lowest])
-    up, down = (kendalltau(range(len(since)), losses) for losses in (since, train[lowest:]))
-    trends = up.statistic > 0 > down.statistic and up.pvalue < 0.01 and down.pvalue < 0.05
-    if not trends or rise < max(2 * noise, 0.02 * abs(smooth[lowest])):
-        return None
-    return f"validation loss rose from epoch {at[lowest] + 1:.0f} on, while training loss fell"
+# Nets
 
 
 def layers(task: LightningModule, spec: Spec) -> list[tuple[str, str, str, int, int]]:
@@ -435,13 +358,13 @@ def weights(after: Mapping[str, Array], before: Mapping[str, Array]) -> Figure:
     names = [list(after)[i] for i in spread(len(after), LAYERS)]
     if not names:
         return message("Weights: the net has none")
-    figure, axes = _panels(len(names), 2.6, 1.6, across=4, left=0.2, bottom=0.35, head=0.3)
+    figure, axes = panels(len(names), 2.6, 1.6, across=4, left=0.2, bottom=0.35, head=0.3)
     for axis, name in zip(axes, names, strict=True):
         now, past = (values[np.isfinite(values)] for values in (after[name], before.get(name, np.empty(0))))
         bins = np.histogram_bin_edges(np.concatenate([now, past]), 40).tolist()
         axis.hist(past, bins, color="0.8", label="untrained")
         axis.hist(now, bins, histtype="step", color=BLUE, label="trained")
-        _texts(axis, label(name.removeprefix("net."), 32))
+        texts(axis, label(name.removeprefix("net."), 32))
         axis.set_yticks([])
     axes[0].legend(fontsize=7)
     of = f" ({len(names)} of {len(after)} layers)" if len(names) < len(after) else ""

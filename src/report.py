@@ -124,7 +124,7 @@ def bootstrap(run: Run, predictions: Predictions) -> tuple[dict[str, tuple[float
 
 def _story(run: Run) -> list[str]:
     """How the training went, in words."""
-    from src.figures import overfitting
+    from src.history import overfitting
 
     meta, summary = _json(run, "meta.json"), _json(run, "run.json")
     exit_ = meta.get("exit", "unknown")

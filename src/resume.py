@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import Config, change, flatten, get
-from src.errors import InputError
+from src.errors import InputError, counted
 from src.ranks import rank
 from src.redact import HIDDEN, redacted
 from src.run import Run, read_json, shown
@@ -217,8 +217,6 @@ class Saved:
 
     def check_fits(self, task: LightningModule, run: Run, config: Config) -> None:
         """Refuse a net that the saved weights do not fit."""
-        from src.errors import counted
-
         states = self.content["state_dict"], task.state_dict()
         there, here = ({name: tuple(value.shape) for name, value in state.items()} for state in states)
         if wrong := [name for name in {**there, **here} if there.get(name) != here.get(name)]:

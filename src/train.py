@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.command import Parser, run_command, split_words
-from src.config import VALUES, Config, compose, get
+from src.config import VALUES, Config, compose
 from src.errors import InputError
 from src.interrupts import Interrupted, Interrupts
 from src.ranks import agreed, rank
-from src.run import Run, as_floats, build_data, build_task, load_run, read_json, shown, write
+from src.run import Run, build_data, build_task, load_run, read_json, shown, write
 from src.slurm import requeue, requeued
 from src.study import add_flags, seeds
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
 
     from src.data.batch import Stage
-    from src.resume import Saved
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,7 @@ def _fit(
     from src.quiet import quiet
     from src.resume import Saved
     from src.speed import choose
+    from src.trainer import build_trainer, measure
 
     started = time.perf_counter()
     quiet()
@@ -223,67 +223,6 @@ def _write_report(run: Run) -> None:
         report(run)
     except Exception as error:  # a page is not worth a training
         print(f"report: not written: {type(error).__name__}: {error}")
-
-
-def build_trainer(
-    config: Config, run: Run | None, task: LightningModule, spec: Any, interrupts: Interrupts | None = None,
-    saved: Saved | None = None,
-) -> Trainer:  # fmt: skip
-    """The config's Trainer; with a run, its checkpoints and loggers write there, and go on from what was saved."""
-    from src import parts
-    from src.callbacks.checkpoint import Checkpoint
-    from src.callbacks.curves import Curves
-    from src.callbacks.guard import Guard
-    from src.callbacks.metrics_file import MetricsFile
-    from src.callbacks.progress import progress
-    from src.callbacks.seeding import Seeding
-    from src.callbacks.shield import shielded
-    from src.callbacks.tensorboard import TensorBoard
-    from src.checkpoint_io import AtomicIO
-    from src.speed import Unprofiled
-
-    callbacks: list[Callback] = []
-    loggers: list[Any] = []
-    on_terminal = False
-    if run is not None:
-        monitored: dict[str, Any] = {"monitor": task.monitor, "mode": task.mode}
-        named = config.values.get("callbacks") or {}
-        values, step = parts.values(config), saved.step if saved else 0
-        callbacks = [parts.build(config, f"callbacks.{name}", **monitored) for name, part in named.items() if part]
-        callbacks += [
-            Seeding(values.seed), Guard(values.skip_nonfinite), Curves(),
-            Checkpoint(run.checkpoints, config, spec, **monitored, minutes=values.save_minutes, interrupts=interrupts,
-                       saved=saved),
-        ]  # fmt: skip
-        shown_by, on_terminal = progress()
-        callbacks += shown_by
-        loggers = [MetricsFile(run.path / "metrics.csv", step),
-                   TensorBoard(run.path, name="", version="", default_hp_metric=False, purge_step=step)]  # fmt: skip
-        extra = config.values.get("logger") or {}
-        loggers += [
-            parts.build(config, f"logger.{name}", save_dir=run.path, name=config.name, version=run.path.name)
-            for name, part in extra.items() if part
-        ]  # fmt: skip
-        loggers = [shielded(logger) for logger in loggers]
-    trainer: Trainer = parts.build(
-        config, "trainer", callbacks=callbacks, logger=loggers or False, default_root_dir=run.path if run else None,
-        enable_checkpointing=run is not None, enable_progress_bar=on_terminal, enable_model_summary=on_terminal,
-        # The order and its share for each process are the data module's; all samples count once.
-        num_sanity_val_steps=0, use_distributed_sampler=False, plugins=[AtomicIO()],
-        **({} if get(config.values, "trainer.profiler") else {"profiler": Unprofiled()}),
-    )  # fmt: skip
-    return trainer
-
-
-def measure(trainer: Trainer, task: LightningModule, data: Any, stage: Stage) -> dict[str, float]:
-    """The metrics of one stage with the task's present weights; nothing is logged."""
-    trainer.loggers = []
-    if len(data.indices[stage]) == 0:
-        return {}
-    measured = (trainer.validate if stage == "val" else trainer.test)(
-        task, dataloaders=data.loader(stage), verbose=False
-    )
-    return as_floats(measured[0]) if measured else {}  # nothing where limit_…_batches is 0
 
 
 def _speed(config: Config, data: Any, trainer: Trainer, task: LightningModule) -> Iterator[str]:

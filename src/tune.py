@@ -42,11 +42,8 @@ if TYPE_CHECKING:
 PLOTS = {"history": "optimization_history", "parallel": "parallel_coordinate", "slices": "slice",
          "importances": "param_importances"}  # fmt: skip
 
-
-SETTLED, DECADE = (
-    10,
-    15,
-)  # of a hundred steps over seven decades of rates: until the smoothed loss is one; in one decade
+# Of the hundred steps of `find`, over seven decades of rates: until the smoothed loss is one, and in one decade.
+SETTLED, DECADE = 10, 15
 
 
 def make_sampler(kind: str, seed: int, place: int) -> Any:

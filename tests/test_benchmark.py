@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from src.benchmark import LABELS, _advice, benchmark
+from src.benchmark import benchmark
 from src.data.digits import Digits
+from src.rates import LABELS, advice
 from tests.conftest import call, checked, mistakes
 
 
@@ -54,11 +55,11 @@ def test_what_to_change_is_said() -> None:
         "logging": 0.25,
         "Lightning's loop": 1.0,
     }
-    assert list(_advice(data, {"loader": 3100, "step": 9800}, goes)) == [
+    assert list(advice(data, {"loader": 3100, "step": 9800}, goes)) == [
         "the loader gives 3,100 images/s, the net could take 9,800: threads=1 makes room for more workers",
         "most of a step is the loop around the net: a larger data.batch_size has fewer steps",
     ]
-    assert list(_advice(data, {"loader": 9800, "step": 3100}, {**goes, "net, loss, optimizer": 9.0})) == []
+    assert list(advice(data, {"loader": 9800, "step": 3100}, {**goes, "net, loss, optimizer": 9.0})) == []
 
 
 def test_flags_that_make_no_sense() -> None:

@@ -256,7 +256,7 @@ def test_the_file_says_how_a_picture_is_prepared(monkeypatch: pytest.MonkeyPatch
     export(run)
     told = InferenceSession(run.path / "export" / "model.onnx").get_modelmeta().custom_metadata_map
     assert json.loads(told["prepare"]) == {
-        "channels": 1, "size": 12, "fit": "pad", "whole": False, "white": 255.0, "max_pixels": 100_000_000,
+        "channels": 1, "size": 12, "fit": "pad", "whole": False, "white": 255.0,
         "steps": [{"do": "pad", "border": [0, 0, 0, 0], "value": 0}],
     }  # fmt: skip
     monkeypatch.setattr(prepare, "fit_to", lambda image, size, fit: image.resize((size, size)).rotate(90))

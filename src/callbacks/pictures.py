@@ -85,9 +85,9 @@ class Pictures(Callback):
         return names
 
     def _figures(self, task: Any, data: DataModule, stage: Stage) -> Iterator[tuple[str, Figure]]:
-        from src import figures
+        from src import figures, history
 
-        yield "curves", figures.curves(self.run.path / "metrics.csv", task.monitor, task.mode)
+        yield "curves", history.curves(self.run.path / "metrics.csv", task.monitor, task.mode)
         if hasattr(task, "figures"):
             stage = stage if len(data.indices[stage]) else "val"
             predictions = predict(task, data, stage)

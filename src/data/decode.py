@@ -1,6 +1,6 @@
 """From the bytes of an image to pixels of one shape: Pillow's work alone, so that a server without torch does the same.
 
-src/data/images.py reads a data set's files with it, src/serving/prepare.py what a server is sent.
+src/data/images.py reads a data set's files with it, src/data/prepare.py what a server is sent.
 """
 
 from __future__ import annotations

@@ -55,9 +55,7 @@ class Model:
                              "python -m src.export RUN") from None  # fmt: skip
         self.spec, self.name = Spec.from_plain(self.facts["spec"]), told.get("run", path.name)
         self.type, self.shape = np.dtype(self.facts["input"]["type"]), tuple(self.facts["input"]["shape"][1:])
-        given = self.facts["prepare"]
-        self.most_pixels = (given.pop("max_pixels") if given else None) or 0
-        self.prepare = Preparation(**given) if given else None
+        self.prepare = Preparation(**self.facts["prepare"]) if self.facts["prepare"] else None
         if self.prepare is None and self.spec.kind != "table":
             raise InputError(f"{path}: takes {self.shape}, which no picture in a file comes to, so it cannot be served")
 

@@ -39,7 +39,7 @@ def test_the_bar_is_drawn_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lightning_enters_no_profiler_and_a_configs_own_is_kept() -> None:
     from lightning.pytorch import Trainer
 
-    from src.train import build_trainer
+    from src.trainer import build_trainer
     from tests.conftest import checked
 
     def made(*words: str) -> Any:
