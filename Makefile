@@ -20,10 +20,10 @@ train: $(VENV)/installed$(STAMP)
 	$(BIN)/python -m src.train
 
 test: $(VENV)/installed-dev$(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/installed-dev$(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "long or not long"
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "long or not long"
 
 lint: $(VENV)/installed-dev$(STAMP)
 	$(BIN)/ruff check .

@@ -171,7 +171,7 @@ def test_one_s_own_parts_are_trained_from_configs(executed: Executed) -> None:
         "(configs/shapes.yaml)",
     ]
     assert executed.text("mend") == "no mistake\n"
-    assert executed.number("train", "test accuracy") > 0.6  # three classes
+    assert executed.number("train", "test accuracy") > 0.9
     assert "shapes: Little with " in executed.text("train")
     assert executed.number("compare", "ours") == executed.number("train", "test accuracy")
     assert executed.number("sharpen", "restored pictures:") < 0.5 * executed.number("sharpen", "coarse pictures:")
