@@ -76,7 +76,7 @@ def test_the_first_losses_are_those_pinned(name: str, monkeypatch: pytest.Monkey
         ) -> None:
             losses.append(outputs["loss"].item())
 
-    monkeypatch.setattr("src.callbacks.progress.progress", lambda: ([Record()], False))
+    monkeypatch.setattr("src.trainer.progress", lambda: ([Record()], False))
     config = checked(name, "threads=1", "trainer.max_epochs=2", "trainer.accelerator=cpu", "task.scheduler=null")
     train_module.fit(config, Run.claim(name), stages=())
     assert losses[:20] == pytest.approx(GOLDEN[name], rel=1e-4), losses[:20]
