@@ -95,14 +95,17 @@ def test_a_study_says_no_secret(logs: Path) -> None:
     assert not [path for path in folder.glob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
 
 
-@pytest.mark.pictures
-def test_members_get_pictures_and_a_page_where_that_is_asked_for(logs: Path) -> None:
-    for name, words in (("without", ()), ("with", ("--pictures",))):
-        call("train", *SEEDS[:-1], "0", "--name", name, *words)
-    without, drawn = (logs / "digits" / name / "seed0" for name in ("without", "with"))
-    assert not [name for name in ("plots", "report.html") if (without / name).exists()]
-    assert (drawn / "report.html").exists()
-    assert (drawn / "plots/confusion.png").exists()
+def test_members_get_pictures_where_that_is_asked_for(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit, asked = train_module.fit, []
+
+    def looking(*arguments: object, pictures: bool, **options: object) -> object:
+        asked.append(pictures)
+        return fit(*arguments, pictures=False, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train_module, "fit", looking)
+    call("train", *SEEDS[:-1], "0", "--name", "without")
+    call("train", *SEEDS[:-1], "0", "--name", "with", "--pictures")
+    assert asked == [False, True]
 
 
 def test_a_failing_member_is_told_and_the_others_go_on(
@@ -381,12 +384,12 @@ def test_a_server_that_does_not_answer_is_waited_for_a_moment(monkeypatch: pytes
         raise psycopg.errors.ConnectionTimeout("connection timeout expired")
 
     monkeypatch.setattr(psycopg, "connect", connect)
-    (line,) = mistakes("train", *SEEDS, "--storage", "postgresql://me@db/x")
-    assert line == "--storage postgresql://***@db/x: cannot be reached: connection timeout expired"
+    (line,) = mistakes("train", *SEEDS, "--storage", "postgresql://me@slow/x")
+    assert line == "--storage postgresql://***@slow/x: cannot be reached: connection timeout expired"
     assert given == [10]
     monkeypatch.setattr(storage, "locked", lambda url: nullcontext())
     with pytest.raises(Exception, match="connection timeout expired"):
-        storage.connect("postgresql+psycopg://me@db/x")
+        storage.connect("postgresql+psycopg://me@slow/x")
     assert given == [10, 10]
 
 
