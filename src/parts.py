@@ -153,7 +153,10 @@ def resolve(config: Config, spec: Any = None, report: _Report | None = None) -> 
 
     names = [field.name for field in dataclasses.fields(Spec)]
     of_spec = dataclasses.asdict(spec) if spec is not None else {name: f"{_LATER}{name}" for name in names}
-    tree = OmegaConf.create({**dataclasses.asdict(Values()), **config.values, "spec": of_spec})
+
+    @functools.cache  # made where there is a reference: it takes 5 ms, ten times in a training
+    def tree() -> Any:
+        return OmegaConf.create({**dataclasses.asdict(Values()), **config.values, "spec": of_spec})
 
     def walk(value: Any, node: Any, path: str) -> Any:
         if isinstance(value, dict):
@@ -182,7 +185,7 @@ def resolve(config: Config, spec: Any = None, report: _Report | None = None) -> 
             return _UNRESOLVED
         return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
 
-    return {key: walk(value, lambda key=key: tree[key], key) for key, value in config.values.items()}
+    return {key: walk(value, lambda key=key: tree()[key], key) for key, value in config.values.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -167,18 +167,17 @@ def for_members(config: Config, words: Sequence[str], workers: int = 1) -> tuple
     """
     from src.data.base import cores
 
-    threads = config.values.get("threads") or 1
-    if type(threads) is int and (workers < 1 or (workers > 1 and workers * threads > cores())):
-        most, there = max(1, cores() // threads), "1 core" if cores() == 1 else f"{cores()} cores"
-        raise InputError(f"--workers {workers}: expected {'1' if most == 1 else f'1 to {most}'}: there "
-                         f"{'is' if cores() == 1 else 'are'} {there}, and threads={threads} for each worker")  # fmt: skip
-    words = (*words, *(() if config.values.get("threads") else ("threads=1",)))
-    if not (asked := distributed(config.values)):
-        return (*words, "trainer.devices=1")
-    if workers > 1:
+    asked = distributed(config.values)
+    if workers > 1 and asked:
         key, value = next(iter(asked.items()))
         raise InputError(f"--workers {workers}: expected 1, since each member takes several processes ({key}={value})")
-    return words
+    threads = config.values.get("threads") or 1
+    if type(threads) is int and (workers < 1 or (workers > 1 and workers * threads > cores())):
+        most, there = max(1, cores() // threads), "is 1 core" if cores() == 1 else f"are {cores()} cores"
+        raise InputError(f"--workers {workers}: expected {'1' if most == 1 else f'1 to {most}'}: there {there}, and "
+                         f"threads={threads} for each worker")  # fmt: skip
+    words = (*words, *(() if config.values.get("threads") else ("threads=1",)))
+    return words if asked else (*words, "trainer.devices=1")
 
 
 def run_study(plan: Plan, study: optuna.Study, workers: int = 1, retry: bool = False) -> list[Outcome]:

@@ -179,7 +179,7 @@ def draw(study: optuna.Study, folder: Path, monitor: str) -> list[str]:
                 if name == "parallel":
                     axis.grid(False)  # of every axis at once
                 elif name == "slices":
-                    axis.tick_params("x", labelrotation=20)
+                    pyplot.setp(axis.get_xticklabels(), rotation=20, ha="right")
                     axis.xaxis.label.set_size("small")
             figure.savefig(folder / f"{name}.png", dpi=100, bbox_inches="tight")
             drawn.append(f"{name}.png")
