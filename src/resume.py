@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import os
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import Config, change, flatten, get
+from src.data.spec import Spec
 from src.errors import InputError
 from src.ranks import rank
 from src.run import Run, read_json, shown
@@ -164,7 +164,7 @@ class Saved:
 
     def check_data(self, data: DataModule, override: bool) -> None:
         """Refuse data that are not those of the run."""
-        if dataclasses.asdict(data.spec) != self.content["kindling"]["spec"] and not override:
+        if data.spec != Spec.from_plain(self.content["kindling"]["spec"]) and not override:
             raise InputError("data: they are not those that the run was trained on (other samples, or another split); "
                              "bring them back, or go on with these by --override")  # fmt: skip
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from src.data.base import DATA
@@ -205,10 +205,12 @@ def decode(path: str, channels: int, max_pixels: int, size: int | None = None) -
         raise InputError(f"{path}: {reason}{remedy}") from None
 
 
-def fit_to(image: Image.Image, size: int, fit: Fit) -> Image.Image:
-    """The image at `size` x `size`: cropped at the centre, squashed, or padded with black."""
+def fit_to(
+    image: Image.Image, size: int, fit: Fit, resample: Image.Resampling = Image.Resampling.BILINEAR, outside: int = 0
+) -> Image.Image:
+    """The image at `size` x `size`: cropped at the centre, squashed, or padded (with black, if nothing else is said)."""
     if fit == "pad":
-        return ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR)
+        return ImageOps.pad(image, (size, size), resample, color=outside)
     width, height = image.size
     box = None
     if fit == "crop":
@@ -217,7 +219,14 @@ def fit_to(image: Image.Image, size: int, fit: Fit) -> Image.Image:
         box = (left, top, left + side, top + side)
     if image.size == (size, size):
         return image
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return image.resize((size, size), resample, box=box)
+
+
+def size_of(path: str) -> tuple[int, int]:
+    """The width and height of the picture that `decode` makes of a file, from its header."""
+    with Image.open(path) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (image.height, image.width) if turned else image.size
 
 
 def as_tensor(image: Image.Image) -> Tensor:

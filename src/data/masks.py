@@ -1,0 +1,70 @@
+"""Masks as pictures: a class number for each pixel, in a fixed palette, over the picture that it belongs to.
+
+Pillow and numpy alone, so that a server without torch can do the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+# The value of a pixel that does not count, neither in the loss nor in the metrics.
+VOID = 255
+
+
+def _palette() -> Any:
+    """Colours `(256, 3)` uint8, each far from those before it: the first black, VOID white."""
+    colours, numbers = np.zeros((256, 3), dtype=np.uint8), np.arange(256)
+    for bit in range(8):  # the number's bits, dealt out in turn to red, green and blue, the lowest brightest
+        for channel in range(3):
+            if (place := 3 * bit + channel) < 8:
+                colours[:, channel] |= (((numbers >> place) & 1) << (7 - bit)).astype(np.uint8)
+    colours[1:] += np.minimum(255 - colours[1:], 60).astype(np.uint8)  # no class as dark as the background
+    colours[VOID] = 255
+    return colours
+
+
+PALETTE = _palette()
+
+
+def indexed(mask: Any) -> Image.Image:
+    """A mask `(H, W)` uint8 as a picture whose pixels are the class numbers, shown in the palette's colours."""
+    picture = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
+    picture.putpalette(PALETTE.tobytes())
+    return picture
+
+
+def unfit(mask: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
+    """A square mask at the size of the picture that `src.data.images.fit_to` made square.
+
+    Args:
+        mask: as the net gave it, indexed.
+        size: the picture's width and height.
+        fit: `crop` (what was cropped away becomes VOID), `squash` or `pad`.
+    """
+    (width, height), nearest = size, Image.Resampling.NEAREST
+    if fit == "crop":
+        side = min(size)
+        whole = Image.new("P", size, VOID)
+        whole.putpalette(PALETTE.tobytes())
+        whole.paste(mask.resize((side, side), nearest), (round((width - side) / 2), round((height - side) / 2)))
+        return whole
+    if fit == "pad":
+        share, side = mask.width / max(size), mask.width
+        left, top = (side - share * width) / 2, (side - share * height) / 2
+        return mask.resize(size, nearest, box=(left, top, side - left, side - top))
+    return mask.resize(size, nearest)
+
+
+def over(picture: Image.Image, mask: Image.Image, share: float = 0.5) -> Image.Image:
+    """A picture with its mask blended over it; the first class, mostly the background, and VOID stay clear."""
+    shown, numbers = np.asarray(picture.convert("RGB")), np.asarray(mask.resize(picture.size, Image.Resampling.NEAREST))
+    return Image.fromarray(blend(shown, numbers, share))
+
+
+def blend(image: Any, mask: Any, share: float = 0.5) -> Any:
+    """The same of arrays: an image `(H, W, 3)` uint8 and a mask `(H, W)`."""
+    there = ((mask != 0) & (mask != VOID))[..., None]
+    return np.where(there, (1 - share) * image + share * PALETTE[mask], image).astype(np.uint8)

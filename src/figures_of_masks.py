@@ -1,0 +1,72 @@
+"""Pictures of masks, for the tasks that predict a class for each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from src.data.masks import PALETTE, blend
+from src.figures import CLASSES, grid, label, marks, message, visible
+from src.predictions import Array, Predictions
+
+
+def samples(predictions: Predictions, title: str, before: Predictions | None = None) -> Figure:
+    """Images, and again under their true, their predicted and, if there are some, their earlier masks.
+
+    Args:
+        predictions: of the samples, all of which are shown.
+        title: of the figure.
+        before: what the untrained net said of the same samples.
+    """
+    if not len(predictions):
+        return message(f"{title}: none")
+    if predictions.samples is None:
+        return message(f"{title}: the data are not at hand")
+    said = {
+        "true": predictions["target"],
+        "untrained": before and before["prediction"],
+        "predicted": predictions["prediction"],
+    }
+    shown = {key: masks for key, masks in said.items() if masks is not None}
+    images, lines = _of_masks(predictions), []
+    tiles = []
+    for row, image in enumerate(images):
+        tiles.append(image)
+        lines.append([predictions.name(row), f"IoU {predictions['score'][row]:.2f}"])
+        for key, masks in shown.items():
+            tiles.append(blend(image, masks[row], 0.7))
+            lines.append(["", key])
+    figure = grid(torch.from_numpy(np.stack(tiles)).movedim(3, 1), lines, title, across=2 * (1 + len(shown)))
+    seen = np.unique(np.concatenate([np.unique(masks) for masks in shown.values()]))
+    legend(figure, predictions.spec.classes, [int(i) for i in seen if 0 < i < len(predictions.spec.classes)])
+    return figure
+
+
+def _of_masks(predictions: Predictions) -> Array:
+    """The images as the masks are, `(N, H, W, 3)` uint8: a transform may have changed the size of both."""
+    images = visible(predictions.inputs(slice(None)))
+    images = images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=3)
+    if images.shape[1:3] != predictions["target"].shape[1:]:
+        as_tensor = torch.from_numpy(images).movedim(3, 1)
+        resized = torch.nn.functional.interpolate(as_tensor, predictions["target"].shape[1:], mode="bilinear")
+        images = resized.movedim(1, 3).numpy()
+    return (255 * images).round().astype(np.uint8)
+
+
+def legend(figure: Figure, names: Sequence[str], chosen: Sequence[int]) -> None:
+    """The colours of some classes, below the pictures; the first class is left clear, and not among them."""
+    patches = [Patch(color=PALETTE[i] / 255, label=label(names[i])) for i in chosen[:CLASSES]]
+    if patches:
+        figure.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(len(patches), 11),
+                      fontsize=7, frameon=False)  # fmt: skip
+
+
+def overlap(confusion: Array, names: Sequence[str]) -> Figure:
+    """IoU and Dice of each class, from how many pixels of each true class (rows) were taken for which `(K, K)`."""
+    both, areas = np.diag(confusion), confusion.sum(axis=1) + confusion.sum(axis=0)
+    scores = {"IoU": both / np.maximum(areas - both, 1), "Dice": 2 * both / np.maximum(areas, 1)}
+    return marks(scores, confusion.sum(axis=1), names, "pixels")
