@@ -268,7 +268,7 @@ def _predictions(run: Row) -> tuple[dict[str, Any], str]:
             # Of a run from before tasks scored their samples.
             predicted, classes = columns["prediction"][order], "probability" in columns
             off = predicted != found["target"] if classes else np.abs(predicted - found["target"])
-            score = off.reshape(len(off), -1).mean(axis=1)
+            score = off.mean(axis=tuple(range(1, off.ndim)))
             return found | {"score": 1.0 - score if classes else score}, "accuracy" if classes else "mae"
     except FileNotFoundError:
         raise InputError(f"{run.name}: holds no predictions/test.npz") from None

@@ -32,29 +32,32 @@ def samples(predictions: Predictions, title: str, before: Predictions | None = N
         "predicted": predictions["prediction"],
     }
     shown = {key: masks for key, masks in said.items() if masks is not None}
-    images, lines = _of_masks(predictions), []
-    tiles = []
-    for row, image in enumerate(images):
-        tiles.append(image)
+    lines, tiles, masks = list[list[str]](), list[int](), list[Array]()
+    for row in range(len(predictions)):
         lines.append([predictions.name(row), f"IoU {predictions['score'][row]:.2f}"])
-        for key, masks in shown.items():
-            tiles.append(blend(image, masks[row], 0.7))
-            lines.append(["", key])
-    figure = grid(torch.from_numpy(np.stack(tiles)).movedim(3, 1), lines, title, across=2 * (1 + len(shown)))
-    seen = np.unique(np.concatenate([np.unique(masks) for masks in shown.values()]))
-    legend(figure, predictions.spec.classes, [int(i) for i in seen if 0 < i < len(predictions.spec.classes)])
-    return figure
+        masks.append(np.zeros_like(predictions["target"][row]))
+        lines += [["", key] for key in shown]
+        masks += [of[row] for of in shown.values()]
+        tiles += [row] * (1 + len(shown))
+    return under(predictions.inputs(slice(None))[tiles], np.stack(masks), lines, title, predictions.spec.classes,
+                 across=2 * (1 + len(shown)))  # fmt: skip
 
 
-def _of_masks(predictions: Predictions) -> Array:
-    """The images as the masks are, `(N, H, W, 3)` uint8: a transform may have changed the size of both."""
-    images = visible(predictions.inputs(slice(None)))
+def under(
+    x: torch.Tensor, masks: Array, lines: Sequence[Sequence[str]], title: str, names: Sequence[str], across: int = 8
+) -> Figure:
+    """Images `(N, C, H, W)` under their masks `(N, H, W)`, each over its lines, and the colours of the classes."""
+    images = visible(x)
     images = images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=3)
-    if images.shape[1:3] != predictions["target"].shape[1:]:
-        as_tensor = torch.from_numpy(images).movedim(3, 1)
-        resized = torch.nn.functional.interpolate(as_tensor, predictions["target"].shape[1:], mode="bilinear")
+    if images.shape[1:3] != masks.shape[1:]:  # a transform has changed the size of both
+        resized = torch.nn.functional.interpolate(
+            torch.from_numpy(images).movedim(3, 1), masks.shape[1:], mode="bilinear"
+        )
         images = resized.movedim(1, 3).numpy()
-    return (255 * images).round().astype(np.uint8)
+    blended = blend((255 * images).round().astype(np.uint8), masks, 0.7)
+    figure = grid(torch.from_numpy(blended).movedim(3, 1), lines, title, across=across)
+    legend(figure, names, [i for i in np.unique(masks).tolist() if 0 < i < len(names)])
+    return figure
 
 
 def legend(figure: Figure, names: Sequence[str], chosen: Sequence[int]) -> None:
