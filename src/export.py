@@ -124,10 +124,9 @@ def wrapped(run: Run) -> nn.Module:
 
 def _task(run: Run) -> Any:
     """The run's task, if it says what its answer is."""
-    if missing := [name for name in ("answer", "answers", "decide", "score", "scored") if not hasattr(run.task, name)]:
-        raise InputError(f"task: {type(run.task).__name__} does not say what is to be exported: it lacks "
-                         f"{', '.join(missing)}; docs/add-a-task.md tells what they are")  # fmt: skip
-    return run.task
+    from src.predictions import able
+
+    return able(run.task, "be exported", "answer", "answers", "decide", "score", "scored")
 
 
 def _samples(data: DataModule, stage: Any, count: int) -> Tensor:
@@ -153,7 +152,7 @@ def _facts(run: Run, x: Tensor, answer: Tensor) -> dict[str, Any]:
             "name": _task(run).answers,
             "type": "float32",
             "shape": ["batch", *answer.shape[1:]],
-            "names": spec.names,
+            "names": list(spec.names),
         },
         "classes": spec.classes,
         "spec": dataclasses.asdict(spec),

@@ -255,13 +255,17 @@ def samples(
 
 
 def grid(
-    x: torch.Tensor, lines: Sequence[Sequence[str]], title: str, colors: Sequence[str] = (), across: int = 8
-) -> Figure:
-    """Images `(N, C, H, W)` of any kind, in rows, each over its lines: the first grey, the last in its color."""
+    x: torch.Tensor, lines: Sequence[Sequence[str]], title: str, colors: Sequence[str] = (), across: int = 8,
+    foot: float = 0.0,
+) -> Figure:  # fmt: skip
+    """Images `(N, C, H, W)` of any kind, in rows, each over its lines: the first grey, the last in its color.
+
+    Below them a foot of so many inches is left free.
+    """
     images = visible(x)
     high, text = 0.92 * images.shape[1] / images.shape[2], 0.12 * len(lines[0]) + 0.13  # in places across
     in_row, across, down = across, max(3, min(across, len(images))), -(-len(images) // across)
-    figure, (axis,) = _panels(1, 1.5 * across, 1.5 * (high + text) * down, left=0, right=0, bottom=0)
+    figure, (axis,) = _panels(1, 1.5 * across, 1.5 * (high + text) * down, left=0, right=0, bottom=foot)
     axis.axis("off")
     _texts(axis, label(title, 100))
     smooth = "nearest" if max(images.shape[1:3]) < 64 else "antialiased"

@@ -26,15 +26,13 @@ def samples(predictions: Predictions, title: str, before: Predictions | None = N
         return message(f"{title}: none")
     if predictions.samples is None:
         return message(f"{title}: the data are not at hand")
-    said = {
-        "true": predictions["target"],
-        "untrained": before and before["prediction"],
-        "predicted": predictions["prediction"],
-    }
-    shown = {key: masks for key, masks in said.items() if masks is not None}
+    shown = {"true": predictions["target"]}
+    shown |= {"untrained": before["prediction"]} if before else {}
+    shown["predicted"] = predictions["prediction"]
+    iou = predictions["score"]
     lines, tiles, masks = list[list[str]](), list[int](), list[Array]()
     for row in range(len(predictions)):
-        lines.append([predictions.name(row), f"IoU {predictions['score'][row]:.2f}"])
+        lines.append([predictions.name(row), f"IoU {iou[row]:.2f}"])
         masks.append(np.zeros_like(predictions["target"][row]))
         lines += [["", key] for key in shown]
         masks += [of[row] for of in shown.values()]
@@ -55,7 +53,7 @@ def under(
         )
         images = resized.movedim(1, 3).numpy()
     blended = blend((255 * images).round().astype(np.uint8), masks, 0.7)
-    figure = grid(torch.from_numpy(blended).movedim(3, 1), lines, title, across=across)
+    figure = grid(torch.from_numpy(blended).movedim(3, 1), lines, title, across=across, foot=0.4)
     legend(figure, names, [i for i in np.unique(masks).tolist() if 0 < i < len(names)])
     return figure
 
@@ -64,8 +62,7 @@ def legend(figure: Figure, names: Sequence[str], chosen: Sequence[int]) -> None:
     """The colours of some classes, below the pictures; the first class is left clear, and not among them."""
     patches = [Patch(color=PALETTE[i] / 255, label=label(names[i])) for i in chosen[:CLASSES]]
     if patches:
-        figure.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(len(patches), 11),
-                      fontsize=7, frameon=False)  # fmt: skip
+        figure.legend(handles=patches, loc="lower center", ncols=min(len(patches), 11), fontsize=7, frameon=False)
 
 
 def overlap(confusion: Array, names: Sequence[str]) -> Figure:

@@ -73,12 +73,14 @@ def predict(run: Run, inputs: Sequence[str], out: Path | None = None, gallery: P
     Raises:
         InputError: when there is no such file, it is of the wrong kind, or a table does not fit.
     """
+    import pandas as pd
     import torch
     from rich.progress import track
 
     from src import parts
     from src.data.batch import Batch
     from src.interrupts import Interrupts
+    from src.predictions import able
     from src.quiet import quiet
 
     quiet()
@@ -98,6 +100,7 @@ def predict(run: Run, inputs: Sequence[str], out: Path | None = None, gallery: P
     data = parts.build(run.config, "data", seed=values.seed, threads=values.threads)  # reads nothing yet
     torch.set_num_threads(values.threads or 1)
     there = torch.accelerator.current_accelerator(check_available=True)
+    able(run.task, "predict from files", "predict_step", "rows")
     task: Any = run.task.to(there if there and get(run.config.values, "trainer.accelerator") != "cpu" else "cpu")
     y = torch.zeros(1, *spec.target_shape, dtype=torch.int64 if spec.classes else torch.float32)
 
@@ -121,7 +124,8 @@ def predict(run: Run, inputs: Sequence[str], out: Path | None = None, gallery: P
         # To make a table of every batch would take longer than many a net does.
         while some := list(islice(answers, max(1, HELD // (size * math.prod(spec.target_shape))))):
             frame = _frame(some, task, top, masks).replace({"path": {os.path.join(scratch, "stdin"): "-"}})
-            first = frame.head(GALLERY) if first is None else first
+            if first is None or len(first) < GALLERY:
+                first = pd.concat([some for some in (first, frame) if some is not None]).head(GALLERY)
             rows, unreadable = rows + len(frame), unreadable + (int(frame["error"].count()) if images else 0)
             write_rows(frame)
         assert first is not None  # what would give no row has been refused
@@ -272,7 +276,7 @@ def _frame(some: list[tuple[Names, dict[str, Tensor]]], task: Any, top: int | No
     table = task.rows({key: torch.cat([answers[key] for _, answers in some]) for key in some[0][1]}, top)
     for key, values in table.items():
         if getattr(values, "ndim", 1) == 3:
-            table[key] = masks.add(names["path"], values, errors.isna())
+            table[key] = masks.add(names["path"], values, [True] * len(names) if errors is None else errors.isna())
     frame = pd.DataFrame({
         key: pd.array(values, dtype="string") if isinstance(values[0], str) else values for key, values in table.items()
     })  # fmt: skip

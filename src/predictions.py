@@ -152,6 +152,24 @@ def measured(task: Any, columns: Mapping[str, Any]) -> Any:
     return columns.get(task.answers, columns["prediction"])
 
 
+def able(task: LightningModule, what: str, *names: str) -> Any:
+    """The task, if it has what these names say beyond Lightning's methods.
+
+    Raises:
+        InputError: naming what it lacks.
+    """
+    from lightning.pytorch import LightningModule
+
+    def lacks(name: str) -> bool:
+        return not hasattr(task, name) or getattr(type(task), name, task) is getattr(LightningModule, name, None)
+
+    missing = [name for name in names if lacks(name)]
+    if missing:
+        raise InputError(f"task: {type(task).__name__} cannot {what}: it lacks {', '.join(missing)}; docs/add-a-task.md "
+                         f"tells what they are")  # fmt: skip
+    return task
+
+
 def eager(task: LightningModule) -> Any:
     """A context in which a compiled net runs as it is written: a batch of another size would have it compiled anew."""
     compiled = any(getattr(module, "_compiled_call_impl", None) for module in task.modules())

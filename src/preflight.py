@@ -106,7 +106,8 @@ def _try(data: DataModule, task: LightningModule, count: int) -> None:
         if isinstance(part, nn.Module):
             part.register_forward_pre_hook(lambda part, x, key=key: given.update({key: (part, x)}))
             part.register_forward_hook(lambda *_: given.clear())
-    if shape := getattr(twin, "out_shape", None):
+    shape: tuple[int, ...] | None = getattr(twin, "out_shape", None)
+    if shape and isinstance(twin.net, nn.Module):
         twin.net.register_forward_hook(lambda net, x, outputs: _check_outputs(net, x, outputs, data.spec, shape))
     twin.trainer, twin.log = _NoTrainer(), lambda *_, **__: None  # type: ignore[assignment, method-assign]
     steps = {"train": twin.training_step, "val": twin.validation_step, "test": twin.test_step}

@@ -156,7 +156,7 @@ class BatchDataset(Dataset[Batch]):
             return (self.transform(self.samples.x[i]),)
         from torchvision import tv_tensors
 
-        x, y = self.transform(tv_tensors.Image(self.samples.x[i]), tv_tensors.Mask(self.samples.y[i]))
+        x, y = self.transform((tv_tensors.Image(self.samples.x[i]), tv_tensors.Mask(self.samples.y[i])))
         return x.as_subclass(Tensor), y.as_subclass(Tensor)
 
 

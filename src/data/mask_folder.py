@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Sequence
@@ -127,12 +128,12 @@ class MaskFolder(DataModule):
         """As the base class has it; pictures and masks keep their own size for transforms that crop or resize."""
         transform = self.transforms[stage]
         if transform is not None and any(map(resizes, transform)):
-            for name in ("x", "y"):
-                source = getattr(samples, name)
-                if isinstance(source, ImageFiles | MaskFiles):
-                    whole = type(source).__new__(type(source))
-                    whole.__dict__.update(source.__dict__, whole=True)
-                    samples = replace(samples, **{name: whole})
+            x, y = copy.copy(samples.x), copy.copy(samples.y)
+            if isinstance(x, ImageFiles):
+                x.whole = True
+            if isinstance(y, MaskFiles):
+                y.whole = True
+            samples = replace(samples, x=x, y=y)
         return super().dataset(samples, stage)
 
     def statistics(self, samples: Samples, train: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

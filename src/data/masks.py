@@ -51,10 +51,11 @@ def unfit(mask: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
         whole.putpalette(PALETTE.tobytes())
         whole.paste(mask.resize((side, side), nearest), (round((width - side) / 2), round((height - side) / 2)))
         return whole
-    if fit == "pad":
-        share, side = mask.width / max(size), mask.width
-        left, top = (side - share * width) / 2, (side - share * height) / 2
-        return mask.resize(size, nearest, box=(left, top, side - left, side - top))
+    if fit == "pad":  # rounded as Pillow's `pad` rounds
+        side = mask.width
+        w, h = (side, round(height / width * side)) if width >= height else (round(width / height * side), side)
+        left, top = round((side - w) * 0.5), round((side - h) * 0.5)
+        return mask.resize(size, nearest, box=(left, top, left + w, top + h))
     return mask.resize(size, nearest)
 
 

@@ -141,7 +141,8 @@ class Classification(LightningModule):
 
     def answer(self, x: Tensor) -> Tensor:
         """Raw input to the probability of each class, `(B, num_outputs)`: what a user gets, exported or served."""
-        return self(x).softmax(dim=1)
+        logits: Tensor = self(x)
+        return logits.softmax(dim=1)
 
     def decide(self, answer: Tensor) -> Tensor:
         """The class numbers `(B,)` that an answer comes to."""

@@ -143,7 +143,8 @@ class Multilabel(LightningModule):
 
     def answer(self, x: Tensor) -> Tensor:
         """Raw input to the probability of each label, `(B, num_outputs)`: what a user gets, exported or served."""
-        return self(x).sigmoid()
+        logits: Tensor = self(x)
+        return logits.sigmoid()
 
     def decide(self, answer: Tensor) -> Tensor:
         """Which labels an answer comes to, 0 or 1, `(B, num_outputs)`."""

@@ -95,7 +95,8 @@ class Regression(LightningModule):
 
     def targets(self, y: Tensor) -> Tensor:
         """A batch's targets as the loss takes them: standardized."""
-        return self.scale(y)
+        scaled: Tensor = self.scale(y)
+        return scaled
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         x, y = self.preprocess(batch.x), self.targets(batch.y)

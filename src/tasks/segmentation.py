@@ -117,7 +117,8 @@ class Segmentation(LightningModule):
 
     def answer(self, x: Tensor) -> Tensor:
         """Raw images to each pixel's class probabilities, `(B, num_outputs, H, W)`: what a user gets."""
-        return self(x).softmax(dim=1)
+        logits: Tensor = self(x)
+        return logits.softmax(dim=1)
 
     def decide(self, answer: Tensor) -> Tensor:
         """The masks `(B, H, W)` uint8 that an answer, or logits, come to."""
@@ -146,10 +147,7 @@ class Segmentation(LightningModule):
         if not len(predictions):
             return {}
         names = self.spec.classes
-        counts = sum(
-            confusions(torch.from_numpy(predictions["prediction"][rows]), torch.from_numpy(predictions["target"][rows]),
-                       len(names)).sum(dim=0) for rows in np.array_split(np.arange(len(predictions)), 1 + len(predictions) // 64)
-        ).numpy()  # fmt: skip
+        counts = self._confusion(predictions)
         worst = predictions.take(np.argsort(predictions["score"], kind="stable")[: figures.SAMPLES // 2])
         return {
             "confusion": figures.confused(counts, names, "pixels"),
@@ -157,6 +155,16 @@ class Segmentation(LightningModule):
             "worst": figures_of_masks.samples(worst, "Lowest IoU"),
             "examples": self.examples(predictions),
         }
+
+    def _confusion(self, predictions: Predictions) -> Array:
+        """How many pixels of each class were taken for which, over all images `(K, K)`; some images at a time."""
+        counts = np.zeros((self.spec.num_outputs,) * 2, dtype=np.int64)
+        for start in range(0, len(predictions), 64):
+            masks, targets = (
+                torch.from_numpy(predictions[name][start : start + 64]) for name in ("prediction", "target")
+            )
+            counts += confusions(masks, targets, len(counts)).sum(dim=0).numpy()
+        return counts
 
     def examples(self, predictions: Predictions, before: Predictions | None = None) -> Figure:
         """Some images under their masks, true and predicted; beside them what was predicted `before`."""

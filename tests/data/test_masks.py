@@ -168,7 +168,7 @@ def test_a_mask_goes_back_to_the_pictures_size(fit: Fit, size: tuple[int, int]) 
         assert (back[~inside] == VOID).all()
         assert np.array_equal(back[inside], mask[inside])
     else:
-        assert (back == mask).mean() > 0.93
+        assert (back == mask).mean() > 0.92
         assert set(np.unique(back).tolist()) == {0, 3}
 
 

@@ -7,7 +7,6 @@ import sys
 import types
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -57,7 +56,7 @@ def test_the_documented_example_is_all_it_takes(counts: str, tmp_path: Path) -> 
     call("predict", str(run.path), str(tmp_path / "new.csv"))
     with torch.inference_mode():
         expected = run.task(torch.from_numpy(table)).flatten().numpy()
-    assert np.array_equal(pd.read_csv(run.path / "predictions.csv")["prediction"], pytest.approx(expected, rel=1e-4))
+    assert pd.read_csv(run.path / "predictions.csv")["prediction"].to_numpy() == pytest.approx(expected, rel=1e-4)
 
 
 class Bare(LightningModule):
@@ -75,7 +74,7 @@ class Bare(LightningModule):
     def validation_step(self, batch: Batch, _: int) -> None:
         self.log("val/loss", nn.functional.cross_entropy(self.net(batch.x / 16), batch.y), batch_size=len(batch.y))
 
-    def test_step(self, batch: Batch, _: int) -> None:
+    def test_step(self, batch: Batch, number: int) -> None:
         self.log("test/loss", nn.functional.cross_entropy(self.net(batch.x / 16), batch.y), batch_size=len(batch.y))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -96,6 +95,10 @@ def test_what_a_task_does_not_say_costs_what_asks_for_it(monkeypatch: pytest.Mon
     with pytest.raises(InputError) as caught:
         export(load_run(result.run.path), "pt2")
     assert caught.value.lines == [
-        "task: Bare does not say what is to be exported: it lacks answer, answers, decide, score, scored; "
-        "docs/add-a-task.md tells what they are"
+        "task: Bare cannot be exported: it lacks answer, answers, decide, score, scored; docs/add-a-task.md tells what they are"
+    ]
+    with pytest.raises(InputError) as caught:
+        call("predict", str(result.run.path), str(result.run.path / "plots"))
+    assert caught.value.lines == [
+        "task: Bare cannot predict from files: it lacks predict_step, rows; docs/add-a-task.md tells what they are"
     ]

@@ -18,10 +18,10 @@ from src.errors import InputError
 from src.nets.unet import UNet
 from src.predictions import Predictions, predict
 from src.report import bootstrap
-from src.run import Run, build_data, load_run
+from src.run import Run, build_data
 from src.tasks.dice import IGNORED, CrossEntropyDiceLoss, DiceLoss
 from src.tasks.segmentation import Overlap, Segmentation, confusions
-from tests.conftest import call, checked, mistakes, train
+from tests.conftest import checked, mistakes, train
 
 SPEC = Spec(in_shape=(1, 6, 5), num_outputs=3, kind="image", classes=("ground", "cat/dog", "owl"),
             class_counts=(60, 30, 10), target_shape=(6, 5))  # fmt: skip
@@ -138,15 +138,6 @@ def test_it_trains_on_either_loss_alone(loss: str) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------
 # What follows from the contract
-
-
-def test_resumed_it_ends_with_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ("data.scenes=[96,32,32]", "net.channels=[8,16]", "net.dropout=0.2",
-             "data.train_transforms=[{_target_: src.augment.RandomHorizontalFlip}]")  # fmt: skip
-    whole = train("segmentation", *words, "trainer.max_epochs=3")
-    part = train("segmentation", *words, "trainer.max_epochs=3", "trainer.max_steps=4")
-    call("train", "--resume", str(part.run.path), "trainer.max_steps=-1", "--override")
-    assert load_run(part.run.path).metrics == whole.metrics
 
 
 def test_intervals_of_masks_are_those_of_images_drawn_again(scenes: Run) -> None:
