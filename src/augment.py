@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from src.data.batch import BatchTransform
+from src.data.masks import VOID
 from src.data.spec import Spec
 from src.errors import InputError
 
@@ -48,9 +49,9 @@ class Geometric(BatchTransform):
         raise NotImplementedError
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Images `(B, C, H, W)`; targets stay as they are."""
+        """Images `(B, C, H, W)`; masks `(B, H, W)` move with them, other targets stay as they are."""
         B, _, H, W = x.shape
-        return resample(x, self.maps(B, H, W, x.device)), y
+        return resample_both(x, y, self.maps(B, H, W, x.device))
 
 
 class Resample(BatchTransform):
@@ -61,22 +62,31 @@ class Resample(BatchTransform):
         self.steps = steps
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Images `(B, C, H, W)`; targets stay as they are."""
+        """Images `(B, C, H, W)`; masks `(B, H, W)` move with them, other targets stay as they are."""
         B, _, H, W = x.shape
         maps = torch.eye(3, device=x.device).expand(B, 3, 3)
         for step in self.steps:  # the last step's output is what is asked for, so its map comes first
             maps = maps @ step.maps(B, H, W, x.device)
+        return resample_both(x, y, maps)
+
+
+def resample_both(x: Tensor, y: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Images and, where the targets are masks `(B, H, W)`, these too, read at the same places; VOID outside."""
+    if y.ndim != 3:
         return resample(x, maps), y
+    numbers = (y + 1.0 - (VOID + 1.0) * (y == VOID)).to(x.dtype).unsqueeze(1)  # 0 for VOID, as it is outside
+    moved = resample(numbers, maps, mode="nearest").squeeze(1)
+    return resample(x, maps), torch.where(moved == 0, VOID, moved - 1).to(y.dtype)
 
 
-def resample(x: Tensor, maps: Tensor) -> Tensor:
+def resample(x: Tensor, maps: Tensor, mode: str = "bilinear") -> Tensor:
     """Images `(B, C, H, W)` read at the places that the maps `(B, 3, 3)` give; 0 outside."""
     _, _, H, W = x.shape
     # grid_sample counts places from -1 to 1 over the image's width and height.
     scale = torch.tensor([W / 2, H / 2, 1.0], device=x.device)
     theta = (maps * scale / scale[:, None])[:, :2].to(x.dtype)
     grid = nn.functional.affine_grid(theta, list(x.shape), align_corners=False)
-    return nn.functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return nn.functional.grid_sample(x, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
 class RandomHorizontalFlip(Geometric):

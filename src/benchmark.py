@@ -92,7 +92,7 @@ def _limit(config: Config, data: DataModule, batch: Batch, seconds: float) -> fl
     task, optimizer = _task(config, data, batch.x.device)
     with_grad = task.preprocess(batch.x)
     net, loss = task.net, task.loss
-    targets = batch.y if data.spec.classes else task.scale(batch.y)
+    targets = task.targets(batch.y)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -199,7 +199,7 @@ def _raw(config: Config, data: DataModule, seconds: float) -> float:
 
     task, _ = _task(config, data, torch.device("cpu"))
     optimizer = task.optimizer(list(task.parameters()))
-    spec, samples, train = data.spec, data.samples, data.indices["train"].tolist()
+    samples, train = data.samples, data.indices["train"].tolist()
     transform = _textbook_transform(data)
 
     class OneByOne(Dataset[Any]):
@@ -214,7 +214,7 @@ def _raw(config: Config, data: DataModule, seconds: float) -> float:
     count, started = 0, time.perf_counter()
     while True:
         for x, y in loader:
-            targets = y if spec.classes else task.scale(y)
+            targets = task.targets(y)
             optimizer.zero_grad()
             loss = loss_function(net(x), targets)
             loss.backward()

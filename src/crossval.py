@@ -89,23 +89,15 @@ def gather(plan: Plan, found: Sequence[Outcome]) -> Predictions | None:
     if len(parts) < len(found):
         return None
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].columns}
-    return Predictions(columns, parts[0].spec, "val")
+    return Predictions(columns, parts[0].spec, "val", scored=parts[0].scored)
 
 
 def score(predictions: Predictions) -> dict[str, float]:
-    """The accuracy, or the errors in the target's unit, over all samples together; the mean over the repetitions."""
+    """What the task scores each sample by, over all samples together; the mean over the repetitions."""
     import numpy as np
 
-    scores: dict[str, list[float]] = {}
-    for repeat in np.unique(predictions["repeat"]):
-        part = predictions.take(predictions["repeat"] == repeat)
-        off = part["prediction"] - part["target"]
-        if part.spec.classes:
-            scores.setdefault("accuracy", []).append(float((off == 0).mean()))
-        else:
-            scores.setdefault("mae", []).append(float(np.abs(off).mean()))
-            scores.setdefault("rmse", []).append(float(np.sqrt((off**2).mean())))
-    return {name: fmean(values) for name, values in scores.items()}
+    repeats = [predictions.take(predictions["repeat"] == repeat) for repeat in np.unique(predictions["repeat"])]
+    return {predictions.scored: fmean(float(part["score"].mean()) for part in repeats)} if predictions.scored else {}
 
 
 def interval(values: Sequence[float], share: float, level: float = 0.95) -> tuple[float, float]:

@@ -76,9 +76,8 @@ def export(run: Run, form: str = "onnx", int8: bool = False) -> dict[str, dict[s
     data = run.data()
     x = _samples(data, "test" if len(data.indices["test"]) else "val", SAMPLES)
     with torch.inference_mode():
-        outputs = run.task(x)
-        expected = outputs.softmax(dim=1) if run.spec.classes else outputs
-    facts = _facts(run, x) | {"prepare": _prepared(data, form)}
+        expected = _task(run).answer(x)
+    facts = _facts(run, x, expected) | {"prepare": _prepared(data, form)}
     folder = run.path / "export"
     folder.mkdir(exist_ok=True)
     reports: dict[str, dict[str, Any]] = {}
@@ -95,9 +94,9 @@ def export(run: Run, form: str = "onnx", int8: bool = False) -> dict[str, dict[s
                 raise InputError(f"{type(run.task.net).__name__} cannot be exported as {form}: {reason}") from error
             of = {name: facts[name] for name in ("run", "kindling", "input", "output")}
             for name in (form, "int8") if int8 else (form,):
-                reports[name] = {**of, **prove(name, made[name], x, expected, run.spec)}
+                reports[name] = {**of, **prove(name, made[name], x, expected, _task(run))}
             if int8:
-                reports["int8"] |= _measured(data, made["onnx"], made["int8"])
+                reports["int8"] |= _measured(data, _task(run), made["onnx"], made["int8"])
             for name, report in reports.items():
                 os.replace(made[name], folder / FILES[name])
                 write_json(folder / f"{name}.json", report)
@@ -108,7 +107,7 @@ def export(run: Run, form: str = "onnx", int8: bool = False) -> dict[str, dict[s
 
 
 def wrapped(run: Run) -> nn.Module:
-    """What is exported: a module from raw input `(B, *raw_shape)` to probabilities or values `(B, num_outputs)`."""
+    """What is exported: a module from raw input `(B, *raw_shape)` to the task's answer `(B, …)`."""
     import torch
 
     class Answer(torch.nn.Module):
@@ -118,10 +117,17 @@ def wrapped(run: Run) -> nn.Module:
             self.task = copy.deepcopy(run.task).to(memory_format=torch.contiguous_format).requires_grad_(False)
 
         def forward(self, x: Tensor) -> Tensor:
-            outputs: Tensor = self.task(x)
-            return outputs.softmax(dim=1) if run.spec.classes else outputs
+            answer: Tensor = self.task.answer(x)  # type: ignore[operator]
+            return answer
 
     return Answer().eval()
+
+
+def _task(run: Run) -> Any:
+    """The run's task, if it says what its answer is."""
+    from src.predictions import able
+
+    return able(run.task, "be exported", "answer", "answers", "decide", "score", "scored")
 
 
 def _samples(data: DataModule, stage: Any, count: int) -> Tensor:
@@ -132,18 +138,23 @@ def _samples(data: DataModule, stage: Any, count: int) -> Tensor:
     return data.datasets["test"][(0, 0, index[torch.linspace(0, len(index) - 1, count).long()])].x
 
 
-def _facts(run: Run, x: Tensor) -> dict[str, Any]:
+def _facts(run: Run, x: Tensor, answer: Tensor) -> dict[str, Any]:
     """What somebody needs who has nothing but the file."""
     try:
         of = version("kindling")
     except PackageNotFoundError:  # cloned, and not installed
         of = "unknown"
-    spec, gives = run.spec, "probability" if run.spec.classes else "value"
+    spec = run.spec
     return {
         "kindling": of,
         "run": f"{run.path.parent.name}/{run.path.name}",
         "input": {"name": "input", "type": str(x.dtype).removeprefix("torch."), "shape": ["batch", *x.shape[1:]]},
-        "output": {"name": gives, "type": "float32", "shape": ["batch", spec.num_outputs]},
+        "output": {
+            "name": _task(run).answers,
+            "type": "float32",
+            "shape": ["batch", *answer.shape[1:]],
+            "names": list(spec.names),
+        },
         "classes": spec.classes,
         "spec": dataclasses.asdict(spec),
     }
@@ -250,20 +261,23 @@ def _quantize(path: Path, small: Path, x: Tensor) -> None:
 # The proof
 
 
-def prove(form: str, path: Path, x: Tensor, expected: Tensor, spec: Spec) -> dict[str, Any]:
-    """Ask a file, in a fresh process, for raw samples `(N, *raw_shape)`, and compare with what the run answers.
+def prove(form: str, path: Path, x: Tensor, expected: Tensor, task: Any) -> dict[str, Any]:
+    """Ask a file, in a fresh process, for raw samples `(N, *raw_shape)`, and compare with what the run's task answers.
 
     Raises:
-        InputError: when the file cannot be loaded, or its answers are not those `expected`, `(N, num_outputs)`.
+        InputError: when the file cannot be loaded, or its answers are not those `expected`, `(N, …)`.
     """
     import numpy as np
+    import torch
 
     asked, answered = path.with_name("asked.npy"), path.with_name("answered.npz")
     np.save(asked, x.numpy())
     in_fresh_process(form, path, asked, answered)
     with np.load(answered) as found:
         answers, milliseconds = found["answers"], found["milliseconds"].tolist()
+    spec: Spec = task.spec
     scale = np.array(spec.target_std) if spec.target_std else 1.0
+    decided = torch.stack([task.decide(torch.from_numpy(some)) for some in answers])
     difference = float(np.abs((answers - expected.numpy()) / scale).max())
     if not difference <= (TOLERANCE if form != "int8" else float("inf")):  # nor where it is no number
         unit = "" if spec.classes else " of the target's standard deviation"
@@ -274,7 +288,7 @@ def prove(form: str, path: Path, x: Tensor, expected: Tensor, spec: Spec) -> dic
         "bytes": path.stat().st_size,
         "samples": len(x),
         "difference": difference,
-        "agreement": float((answers.argmax(-1) == expected.numpy().argmax(-1)).mean()) if spec.classes else None,
+        "agreement": float((decided == task.decide(expected)).double().mean()) if spec.classes else None,
         "milliseconds": {str(size): value for size, value in zip(BATCHES, milliseconds, strict=True)},
         "packages": {name: version(name) for name in ("torch", *NEEDED) if find_spec(name)},
     }
@@ -327,18 +341,17 @@ def _loaded(form: str, path: str) -> Callable[[Any], Any]:
     return ask
 
 
-def _measured(data: DataModule, path: Path, small: Path) -> dict[str, Any]:
-    """Accuracy, or MAE in the target's unit, of both files on the test set, and their sizes."""
-    import numpy as np
+def _measured(data: DataModule, task: Any, path: Path, small: Path) -> dict[str, Any]:
+    """What the task scores samples by (accuracy, say), of both files on the test set, and their sizes."""
+    import torch
 
     found: dict[str, float] = {}
     for name, file in {"onnx": path, "int8": small}.items():
         ask, scores = _loaded(name, str(file)), []
         for batch in data.loader("test" if len(data.indices["test"]) else "val"):
-            answers, y = ask(batch.x.numpy()), batch.y.numpy()
-            scores.append(answers.argmax(1) == y if data.spec.classes else np.abs(answers - y).mean(axis=1))
-        found[name] = float(np.concatenate(scores).mean())
-    return {"metric": "accuracy" if data.spec.classes else "mae", "before": found["onnx"], "after": found["int8"],
+            scores.append(task.score(torch.from_numpy(ask(batch.x.numpy())), batch.y))
+        found[name] = float(torch.cat(scores).double().mean())
+    return {"metric": task.scored, "before": found["onnx"], "after": found["int8"],
             "bytes_before": path.stat().st_size}  # fmt: skip
 
 

@@ -87,8 +87,12 @@ def confusion(target: Array, predicted: Array, names: Sequence[str]) -> Figure:
     """How often each class was taken for which; the shade is the share of the true class, its row."""
     from sklearn.metrics import confusion_matrix
 
+    return confused(confusion_matrix(target, predicted, labels=np.arange(len(names))), names)
+
+
+def confused(counts: Array, names: Sequence[str], what: str = "samples") -> Figure:
+    """The same of counts `(classes, classes)` of samples or pixels, a row for each true class."""
     count = len(names)
-    counts = confusion_matrix(target, predicted, labels=np.arange(count))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     step = -(-count // 100)
     shown = [label(name, 18) for name in names[::step]]
@@ -110,7 +114,7 @@ def confusion(target: Array, predicted: Array, names: Sequence[str]) -> Figure:
         most = [divmod(int(place), count) for place in np.argsort(-wrong, axis=None, kind="stable")[:25]]
         lines = [f"{wrong[t, p]:7,} {shares[t, p]:5.0%}  {label(names[t], 14)} → {label(names[p], 14)}"
                  for t, p in most if wrong[t, p]]  # fmt: skip
-        text = "\n".join(["samples share  true → predicted", *lines])
+        text = "\n".join([f"{what:>7} share  true → predicted", *lines])
         axis.text(1.02, 1, text, transform=axis.transAxes, va="top", family="monospace", fontsize=7.5)
     return figure
 
@@ -121,23 +125,43 @@ def classes(target: Array, predicted: Array, names: Sequence[str]) -> Figure:
 
     every = np.arange(len(names))
     *scores, support = precision_recall_fscore_support(target, predicted, labels=every, zero_division=0)
-    chosen = np.lexsort((scores[2], support == 0))[:CLASSES] if len(names) > CLASSES else every
+    return marks(dict(zip(("precision", "recall", "F1"), scores, strict=True)), support, names, "samples")
+
+
+def marks(scores: Mapping[str, Array], support: Array, names: Sequence[str], of: str) -> Figure:
+    """A line for each class with its scores `(classes,)`, by name, from 0 to 1; the worst by the last where many are.
+
+    Args:
+        scores: up to three; the last one is drawn as a bar.
+        support: how many samples or pixels each class has.
+        names: of the classes.
+        of: what was counted.
+    """
+    *_, (last, lengths) = scores.items()
+    every = np.arange(len(names))
+    chosen = np.lexsort((lengths, support == 0))[:CLASSES] if len(names) > CLASSES else every
     shown = [f"{label(names[i])} ({support[i]:,})" for i in chosen]
     figure, (axis,) = panels(1, 4.5, 0.3 + 0.27 * len(chosen), left=0.4 + 0.075 * max(map(len, shown)), top=0.6)
-    marks = (("precision", "<", BLUE), ("recall", ">", ORANGE), ("F1", "|", "black"))
-    for values, (name, marker, color) in zip(scores, marks, strict=True):
+    styles = (("<", BLUE), (">", ORANGE), ("|", "black"))[-len(scores) :]
+    for (name, values), (marker, color) in zip(scores.items(), styles, strict=True):
         axis.scatter(values[chosen], range(len(chosen)), marker=marker, color=color, label=name, s=45, zorder=2)
-    axis.hlines(range(len(chosen)), 0, scores[2][chosen], color="0.88", linewidth=5, zorder=1)
+    axis.hlines(range(len(chosen)), 0, lengths[chosen], color="0.88", linewidth=5, zorder=1)
     axis.set_yticks(range(len(chosen)), shown)
     axis.set(xlim=(-0.02, 1.02), ylim=(len(chosen) - 0.4, -0.6))
     axis.legend(loc="lower left", bbox_to_anchor=(-0.03, 0.98), ncols=3, frameon=False, fontsize=8)
-    which = f"The lowest F1 of {len(names)} classes" if len(chosen) < len(names) else "Classes"
-    figure.suptitle(f"{which} (samples)", fontsize=10)
+    which = f"The lowest {last} of {len(names)} classes" if len(chosen) < len(names) else "Classes"
+    figure.suptitle(f"{which} ({of})", fontsize=10)
     return figure
 
 
 def roc_and_pr(target: Array, probability: Array, names: Sequence[str]) -> Figure:
-    """ROC and precision-recall curves: of the second of two classes, or of each class against the rest."""
+    """ROC and precision-recall curves: of the second of two classes, or of each class against the rest.
+
+    Args:
+        target: class numbers `(N,)`, or labels, 0 or 1, `(N, classes)`.
+        probability: `(N, classes)`.
+        names: of the classes or labels.
+    """
     from sklearn.metrics import auc, average_precision_score, f1_score, precision_recall_curve, roc_curve
 
     count, rows = len(names), np.flatnonzero(np.isfinite(probability).all(axis=1))
@@ -146,13 +170,16 @@ def roc_and_pr(target: Array, probability: Array, names: Sequence[str]) -> Figur
         return message("ROC: no finite probability")
     of = f" ({len(rows):,} of {len(target):,} samples)" if len(rows) < len(target) else ""
     target, probability = target[rows], probability[rows]
-    there, chosen = np.bincount(target, minlength=count), [1] if count == 2 else list(range(count))
+    several = target.ndim == 2
+    truth = target == 1 if several else target[:, None] == np.arange(count)
+    there, chosen = truth.sum(axis=0), [1] if count == 2 and not several else list(range(count))
     if count > CURVES:
-        f1 = f1_score(target, probability.argmax(axis=1), labels=chosen, average=None, zero_division=0)
+        predicted = probability >= 0.5 if several else probability.argmax(axis=1)
+        f1 = f1_score(target, predicted, labels=chosen, average=None, zero_division=0)
         chosen = np.lexsort((f1, there == 0))[:CURVES].tolist()
     figure, (roc, pr) = panels(2, 4.4, 3.8, across=2)
     for i in chosen:
-        name, true, score = label(names[i]), target == i, probability[:, i]
+        name, true, score = label(names[i]), truth[:, i], probability[:, i]
         if there[i] in (0, len(target)):
             for axis in (roc, pr):
                 axis.plot([], label=f"none: {name} ({'all' if there[i] else 'no'} samples)")
@@ -225,17 +252,23 @@ def samples(
     return grid(predictions.inputs(slice(None)), lines, title, ["tab:green" if right else "tab:red" for right in good])
 
 
-def grid(x: torch.Tensor, lines: Sequence[Sequence[str]], title: str, colors: Sequence[str] = ()) -> Figure:
-    """Images `(N, C, H, W)` of any kind, eight in a row, each over its lines: the first grey, the last in its color."""
-    images = _visible(x)
+def grid(
+    x: torch.Tensor, lines: Sequence[Sequence[str]], title: str, colors: Sequence[str] = (), across: int = 8,
+    foot: float = 0.0,
+) -> Figure:  # fmt: skip
+    """Images `(N, C, H, W)` of any kind, in rows, each over its lines: the first grey, the last in its color.
+
+    Below them a foot of so many inches is left free.
+    """
+    images = visible(x)
     high, text = 0.92 * images.shape[1] / images.shape[2], 0.12 * len(lines[0]) + 0.13  # in places across
-    across, down = max(3, min(8, len(images))), -(-len(images) // 8)
-    figure, (axis,) = panels(1, 1.5 * across, 1.5 * (high + text) * down, left=0, right=0, bottom=0)
+    in_row, across, down = across, max(3, min(across, len(images))), -(-len(images) // across)
+    figure, (axis,) = panels(1, 1.5 * across, 1.5 * (high + text) * down, left=0, right=0, bottom=foot)
     axis.axis("off")
     texts(axis, label(title, 100))
     smooth = "nearest" if max(images.shape[1:3]) < 64 else "antialiased"
     for i, image in enumerate(images):
-        left, top = i % 8, i // 8 * (high + text)
+        left, top = i % in_row, i // in_row * (high + text)
         extent = (left + 0.04, left + 0.96, top + high, top)
         axis.imshow(image, "gray", vmin=0, vmax=1, extent=extent, aspect="auto", interpolation=smooth)
         for place, line in enumerate(lines[i]):
@@ -246,7 +279,7 @@ def grid(x: torch.Tensor, lines: Sequence[Sequence[str]], title: str, colors: Se
     return figure
 
 
-def _visible(x: torch.Tensor) -> Array:
+def visible(x: torch.Tensor) -> Array:
     """Images `(N, C, H, W)` of any kind from 0 to 1, `(N, H, W)` or `(N, H, W, 3)`; a fourth channel is left out."""
     images: Array = np.nan_to_num(x[:, : 3 if x.shape[1] > 2 else 1].float().numpy(), posinf=0, neginf=0)
     low, high = min(0.0, float(images.min())), float(images.max())

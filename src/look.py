@@ -77,16 +77,23 @@ def summary(data: DataModule) -> list[str]:
     lines = [f"samples     {sum(counts.values()):,}: " + ", ".join(f"{n:,} {stage}" for stage, n in counts.items())]
     lines.append(f"input       {spec.kind} {' x '.join(map(str, spec.raw_shape))}"
                  + (f", encoded to {spec.in_shape[0]} values" if spec.raw_shape != spec.in_shape else ""))  # fmt: skip
-    if spec.classes:
+    if spec.predicts == "mask":
+        shares = [f"{name} {count / max(sum(spec.class_counts), 1):.1%}"
+                  for name, count in zip(spec.classes, spec.class_counts, strict=True)]  # fmt: skip
+        lines.append(f"masks       {len(spec.classes)} classes, of the training pixels: {_some(shares)}")
+    elif spec.predicts == "labels":
+        shares = [f"{name} {share:.1%}" for name, share in zip(spec.classes, spec.target_mean, strict=True)]
+        lines.append(f"labels      {len(spec.classes)}, in training: {_some(shares)}")
+    elif spec.classes:
         by_class = dict(zip(spec.classes, spec.class_counts, strict=True))
         most, least = max(by_class, key=by_class.__getitem__), min(by_class, key=by_class.__getitem__)
         lines.append(f"classes     {len(spec.classes)}: {_some(list(spec.classes))}")
         lines.append(f"balance     {most} {by_class[most]:,} to {least} {by_class[least]:,} in training "
                      f"(ratio {by_class[most] / max(by_class[least], 1):.2f})")  # fmt: skip
     else:
-        y = samples.y[data.indices["train"]]
-        lines.append(f"target      {spec.target}: mean {_number(y.mean())}, std {_number(y.std())}, "
-                     f"{_number(y.min())} to {_number(y.max())}")  # fmt: skip
+        for name, y in zip(spec.names, samples.y[data.indices["train"]].T, strict=True):
+            lines.append(f"target      {name}: mean {_number(y.mean())}, std {_number(y.std())}, "
+                         f"{_number(y.min())} to {_number(y.max())}")  # fmt: skip
     if spec.kind == "image":
         lines.append(f"mean        {', '.join(map(_number, spec.mean))} (raw, each channel, training split)")
         lines.append(f"std         {', '.join(map(_number, spec.std))}")
@@ -111,6 +118,7 @@ def image_figures(data: DataModule) -> dict[str, Figure]:
 
     from src.data.batch import BatchDataset
     from src.figures import grid
+    from src.figures_of_masks import under
     from src.nets.preprocess import Standardize, preprocess
 
     train, test = data.indices["train"], data.indices["test"]
@@ -120,28 +128,38 @@ def image_figures(data: DataModule) -> dict[str, Figure]:
     scale = preprocess(data.spec)
     assert isinstance(scale, Standardize)
     x, y = scale(augmented.x), augmented.y
-    if data.augment and data.spec.classes:
+    if data.augment and data.spec.predicts == "class":
         y = torch.nn.functional.one_hot(y, data.spec.num_outputs).to(x.dtype)
     torch.manual_seed(data.seed)
     for transform in data.augment:
-        x, y = transform(x, y)
+        x, y = transform(x, y.float() if data.spec.predicts == "labels" else y)
     as_net_sees = scale.inverse(x)
 
     highest = 255.0 if float(plain.x.max()) > 16 else float(plain.x.max())
     pairs = torch.stack([plain.x.float(), as_net_sees.clamp(0, highest)], dim=1).flatten(0, 1)
     lines = [line for target in plain.y for line in ([_label(data, target)], ["in training"])]
-    found = {"train": grid(pairs, lines, "Training pictures, and each as the net gets it in the first epoch")}
+    title = "Training pictures, and each as the net gets it in the first epoch"
+    if data.spec.predicts == "mask":
+        masks = torch.stack([plain.y, y], dim=1).flatten(0, 1)
+        found = {"train": under(pairs, masks.numpy(), lines, title, data.spec.classes)}
+    else:
+        found = {"train": grid(pairs, lines, title)}
     if len(test):
         chosen = test[torch.linspace(0, len(test) - 1, min(2 * PICTURES, len(test))).long()]
         shown = data.datasets["test"][(0, 0, chosen)]
-        found["test"] = grid(
-            shown.x, [[_label(data, target)] for target in shown.y], "Test pictures, as the test sees them"
-        )
+        lines, title = [[_label(data, target)] for target in shown.y], "Test pictures, as the test sees them"
+        found["test"] = grid(shown.x, lines, title) if data.spec.predicts != "mask" else under(
+            shown.x, shown.y.numpy(), lines, title, data.spec.classes)  # fmt: skip
     return found
 
 
 def _label(data: DataModule, target: Tensor) -> str:
-    return data.spec.classes[int(target)] if data.spec.classes else _number(target.flatten()[0])
+    names, kind = data.spec.classes, data.spec.predicts
+    if kind == "mask":
+        return ""
+    if kind == "labels":
+        return ";".join(name for name, there in zip(names, target.tolist(), strict=True) if there)
+    return names[int(target)] if kind == "class" else ", ".join(map(_number, target))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -229,8 +247,7 @@ def correlations(data: DataModule, most: int = 15) -> list[tuple[str, str, float
     values = rows[:, numeric].double().numpy()
     if not data.spec.classes:
         values = np.concatenate([values, data.samples.y[_sampled(data, "train")].double().numpy()], axis=1)
-        names += [data.spec.target] if values.shape[1] == len(names) + 1 else [
-            f"{data.spec.target} {i}" for i in range(values.shape[1] - len(names))]  # fmt: skip
+        names += data.spec.names
     means = np.nanmean(values, axis=0)
     values = np.where(np.isnan(values), means, values) - means
     spread = np.sqrt((values**2).sum(axis=0))
@@ -244,31 +261,42 @@ def correlations(data: DataModule, most: int = 15) -> list[tuple[str, str, float
 def target_figure(data: DataModule) -> Figure:
     """How the classes, or the target's values, are spread over the splits."""
     import numpy as np
+    import torch
     from matplotlib import pyplot
+
+    from src.data.base import COUNTED_MASKS
 
     spec, y = data.spec, data.samples.y
     if spec.classes:
         shown = np.argsort(spec.class_counts)[::-1][:40]
+        what = "pixels" if spec.predicts == "mask" else "samples"
         figure, axis = pyplot.subplots(figsize=(8, 1.5 + 0.25 * len(shown)))
         left = np.zeros(len(shown))
         for stage, index in data.indices.items():
-            counts = np.bincount(y[index].numpy(), minlength=len(spec.classes))[shown]
+            some = y[index[torch.linspace(0, len(index) - 1, min(len(index), COUNTED_MASKS)).long()]] \
+                if what == "pixels" and len(index) else y[index]  # fmt: skip
+            found = some.sum(dim=0) if spec.predicts == "labels" else torch.bincount(some.flatten(), minlength=256)
+            counts = found.numpy()[shown]
             axis.barh(range(len(shown)), counts, left=left, label=stage)
             left += counts
         axis.set_yticks(range(len(shown)), [spec.classes[i][:30] for i in shown])
         axis.invert_yaxis()
-        axis.set_xlabel("samples")
+        axis.set_xlabel(what)
         axis.set_title(
             "Classes" if len(shown) == len(spec.classes) else f"The 40 largest of {len(spec.classes)} classes"
         )
     else:
-        figure, axis = pyplot.subplots(figsize=(8, 4))
-        bins: list[float] = np.histogram_bin_edges(y.numpy(), bins=30).tolist()
-        for stage, index in data.indices.items():
-            if len(index):
-                axis.hist(y[index].numpy().ravel(), bins=bins, density=True, histtype="step", linewidth=2, label=stage)
-        axis.set_xlabel(spec.target)
-        axis.set_ylabel("density")
+        figure, axes = pyplot.subplots(spec.num_outputs, figsize=(8, 1 + 3 * spec.num_outputs), squeeze=False)
+        values = y[torch.arange(len(y))].numpy()
+        for place, (axis, name) in enumerate(zip(axes[:, 0], spec.names, strict=True)):
+            bins: list[float] = np.histogram_bin_edges(values[:, place], bins=30).tolist()
+            for stage, index in data.indices.items():
+                if len(index):
+                    axis.hist(values[index, place], bins=bins, density=True, histtype="step", linewidth=2, label=stage)
+            axis.set_xlabel(name)
+            axis.set_ylabel("density")
+        figure.tight_layout()
+        axis = axes[0, 0]
         axis.set_title("Target")
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure

@@ -11,6 +11,7 @@ import base64
 import glob
 import html
 import io
+import math
 import os
 import shutil
 import sys
@@ -63,7 +64,8 @@ def predict(run: Run, inputs: Sequence[str], out: Path | None = None, gallery: P
         run: its checkpoint is used.
         inputs: files, folders, globs, or `-` for standard input.
         out: a .csv, .jsonl or .parquet file; `predictions.csv` in the run's directory when left out. Its columns: `path`
-            or `row`; the prediction, its probability and that of each class, or values in the target's unit; `error`.
+            or `row`; what the task's `rows` gives, such as the prediction, its probability and that of each class, or
+            values in the target's unit; `error`. Masks are PNG files in a folder beside it, which the column names.
         gallery: an HTML file for the first 300 pictures and their predictions.
         batch_size: samples that the net takes at once; left out, the run's, and for tables at least 1,024.
         top: how many of the likeliest classes to give, instead of the probability of each.
@@ -71,12 +73,14 @@ def predict(run: Run, inputs: Sequence[str], out: Path | None = None, gallery: P
     Raises:
         InputError: when there is no such file, it is of the wrong kind, or a table does not fit.
     """
+    import pandas as pd
     import torch
     from rich.progress import track
 
     from src import parts
     from src.data.batch import Batch
     from src.interrupts import Interrupts
+    from src.predictions import able
     from src.quiet import quiet
 
     quiet()
@@ -88,14 +92,17 @@ def predict(run: Run, inputs: Sequence[str], out: Path | None = None, gallery: P
         f"--batch-size: expected at least 1, got {batch_size}": batch_size is not None and batch_size < 1,
         f"--top: expected 1 to the number of classes, {len(spec.classes)}, got {top}":
             top is not None and not 1 <= top <= len(spec.classes),
+        f"--top {top}: is for one class out of several, and this run predicts {spec.predicts}":
+            top is not None and spec.classes and spec.predicts != "class",
     }  # fmt: skip
     if any(mistakes.values()):
         raise InputError([line for line, made in mistakes.items() if made])
     data = parts.build(run.config, "data", seed=values.seed, threads=values.threads)  # reads nothing yet
     torch.set_num_threads(values.threads or 1)
     there = torch.accelerator.current_accelerator(check_available=True)
-    task = run.task.to(there if there and get(run.config.values, "trainer.accelerator") != "cpu" else "cpu")
-    y = torch.zeros(1, dtype=torch.int64) if spec.classes else torch.full((1, spec.num_outputs), torch.nan)
+    able(run.task, "predict from files", "predict_step", "rows")
+    task: Any = run.task.to(there if there and get(run.config.values, "trainer.accelerator") != "cpu" else "cpu")
+    y = torch.zeros(1, *spec.target_shape, dtype=torch.int64 if spec.classes else torch.float32)
 
     def answer(part: tuple[Names, Tensor]) -> tuple[Names, dict[str, Tensor]]:
         names, x = part
@@ -105,7 +112,8 @@ def predict(run: Run, inputs: Sequence[str], out: Path | None = None, gallery: P
 
     notes: list[str] = []
     first, rows, unreadable = None, 0, 0
-    with Interrupts(), tempfile.TemporaryDirectory() as scratch, _writer(out) as write_rows, torch.inference_mode():
+    with (Interrupts(), tempfile.TemporaryDirectory() as scratch, _writer(out) as write_rows,
+          MaskFiles(out, data, spec) as masks, torch.inference_mode()):  # fmt: skip
         paths = find(inputs, images, scratch)
         if out.exists() and any(os.path.samefile(out, path) for path in paths):
             raise InputError(f"--out {out}: is one of the inputs; name another file")
@@ -114,14 +122,15 @@ def predict(run: Run, inputs: Sequence[str], out: Path | None = None, gallery: P
         steps = -(-len(paths) // size) if images else None
         answers = map(answer, track(source, "predicting", steps, transient=True, disable=not sys.stdout.isatty()))
         # To make a table of every batch would take longer than many a net does.
-        while some := list(islice(answers, max(1, HELD // size))):
-            frame = _frame(some, spec, top).replace({"path": {os.path.join(scratch, "stdin"): "-"}})
-            first = frame.head(GALLERY) if first is None else first
+        while some := list(islice(answers, max(1, HELD // (size * math.prod(spec.target_shape))))):
+            frame = _frame(some, task, top, masks).replace({"path": {os.path.join(scratch, "stdin"): "-"}})
+            if first is None or len(first) < GALLERY:
+                first = pd.concat([some for some in (first, frame) if some is not None]).head(GALLERY)
             rows, unreadable = rows + len(frame), unreadable + (int(frame["error"].count()) if images else 0)
             write_rows(frame)
         assert first is not None  # what would give no row has been refused
         if gallery:
-            write(gallery, _page(first, paths, run, getattr(data, "max_pixels", MAX_PIXELS)))
+            write(gallery, _page(first, paths, run, getattr(data, "max_pixels", MAX_PIXELS), masks))
     task.cpu()
     return Predicted(out, rows, unreadable, first, notes)
 
@@ -231,9 +240,9 @@ def table_rows(paths: Sequence[str], data: Any, spec: Spec, size: int, notes: li
     from src.data.read_table import Format, frames, header
     from src.data.table import Table
 
-    form, apart = Format(), [spec.target]
+    form, apart = Format(), [spec.target, *spec.targets]
     if isinstance(data, Table):
-        form, apart = data.format, [spec.target, data.group or "", data.time or "", *data.drop]
+        form, apart = data.format, [*apart, *data.targets, data.group or "", data.time or "", *data.drop]
     categories = [column.name for column in spec.columns if column.kind == "category"]
     unseen: dict[str, tuple[int, str]] = {}
     for word in paths:
@@ -256,33 +265,65 @@ def table_rows(paths: Sequence[str], data: Any, spec: Spec, size: int, notes: li
         notes.append(f"{name}: {count:,} rows hold what the training did not have, such as {example!r}")
 
 
-def _frame(some: list[tuple[Names, dict[str, Tensor]]], spec: Spec, top: int | None) -> pd.DataFrame:
-    """The rows of the file, from the names and from what the task's `predict_step` returns."""
-    import numpy as np
+def _frame(some: list[tuple[Names, dict[str, Tensor]]], task: Any, top: int | None, masks: MaskFiles) -> pd.DataFrame:
+    """The rows of the file, from the names and from what the task makes of its `predict_step`."""
     import pandas as pd
     import torch
 
-    given = {key: torch.cat([answers[key] for _, answers in some]) for key in some[0][1]}
-    columns: dict[str, Tensor] = {}
-    for key, values in given.items():
-        if spec.classes and key == "probability":
-            columns[key] = values.gather(1, given["prediction"].unsqueeze(1)).squeeze(1)
-            best = values.topk(top or 1, dim=1)
-            for i in range(1, top or 1):
-                columns[f"prediction_top{i + 1}"], columns[f"{key}_top{i + 1}"] = best.indices[:, i], best.values[:, i]
-            columns |= {} if top else {f"{key}_{name}": values[:, i] for i, name in enumerate(spec.classes)}
-        elif values.ndim > 1 and values.shape[1] > 1:
-            columns |= {f"{key}_{i + 1}": values[:, i] for i in range(values.shape[1])}
-        else:
-            columns[key] = values.flatten()
-    classes = np.array(spec.classes, dtype=object)
-    frame = pd.DataFrame({
-        key: pd.array(classes[values.numpy()], dtype="string") if spec.classes and key.startswith("prediction")
-        else values.numpy() for key, values in columns.items()
-    })  # fmt: skip
     names = pd.DataFrame({key: [value for names, _ in some for value in names[key]] for key in some[0][0]})
     errors = names.pop("error").astype("string") if "error" in names else None
+    table = task.rows({key: torch.cat([answers[key] for _, answers in some]) for key in some[0][1]}, top)
+    for key, values in table.items():
+        if getattr(values, "ndim", 1) == 3:
+            table[key] = masks.add(names["path"], values, [True] * len(names) if errors is None else errors.isna())
+    frame = pd.DataFrame({
+        key: pd.array(values, dtype="string") if isinstance(values[0], str) else values for key, values in table.items()
+    })  # fmt: skip
     return pd.concat([names, frame] if errors is None else [names, frame.mask(errors.notna()), errors], axis=1)
+
+
+class MaskFiles:
+    """Masks as PNG files, at the size of their pictures, in a folder beside the table: there when all is written."""
+
+    def __init__(self, out: Path, data: Any, spec: Spec) -> None:
+        self.folder, self.beside = out.with_name(f"{out.stem}_masks"), out.with_name(f".{out.stem}_masks.tmp")
+        # What transforms have done to a picture cannot be undone: its mask stays as large as the net's input then.
+        self.fit = None if data.transforms["test"] else getattr(data, "fit", "crop")
+        self.written: set[str] = set()
+
+    def __enter__(self) -> MaskFiles:
+        return self
+
+    def add(self, paths: Sequence[str], masks: Any, there: Sequence[bool]) -> list[str]:
+        """Write masks `(n, H, W)` uint8, where there is one; their names relative to the table."""
+        from src.data.images import size_of
+        from src.data.masks import indexed, unfit
+
+        self.beside.mkdir(exist_ok=True)
+        names = []
+        for path, mask, readable in zip(paths, masks, there, strict=True):
+            stem, count = Path(path).stem, 1
+            while (name := f"{stem}_{count}.png" if count > 1 else f"{stem}.png") in self.written:
+                count += 1
+            self.written.add(name)
+            names.append(f"{self.folder.name}/{name}")
+            if readable:
+                picture = indexed(mask)
+                (unfit(picture, size_of(path), self.fit) if self.fit else picture).save(self.beside / name)
+        return names
+
+    def read(self, name: str) -> Any:
+        """A mask that was added, as a picture."""
+        from PIL import Image
+
+        return Image.open(self.beside / Path(name).name)
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        if self.beside.exists() and failed is None:
+            self.folder.mkdir(exist_ok=True)
+            for path in self.beside.iterdir():
+                os.replace(path, self.folder / path.name)
+        shutil.rmtree(self.beside, ignore_errors=True)
 
 
 @contextmanager
@@ -317,19 +358,24 @@ def _writer(path: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
         beside.unlink(missing_ok=True)
 
 
-def _page(first: pd.DataFrame, paths: Sequence[str], run: Run, max_pixels: int) -> str:
+def _page(first: pd.DataFrame, paths: Sequence[str], run: Run, max_pixels: int, masks: MaskFiles) -> str:
     """A self-contained HTML page: pictures as they are in their files, each with its prediction."""
     from src.data.decode import decode
+    from src.data.masks import over
 
     figures = []
     for path, row in zip(paths, first.to_dict("records"), strict=False):
         name, told, image = html.escape(row["path"]), row["error"], ""
         if not isinstance(told, str):
             picture, file = decode(path, 3, max_pixels, SIDE), io.BytesIO()
+            drawn = run.spec.predicts == "mask"
+            picture = over(picture, masks.read(row["prediction"])) if drawn else picture
             picture.thumbnail((SIDE, SIDE))
             picture.save(file, "PNG")
             image = f'<img src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}" alt="{name}">'
-            told = f"{row['prediction']}" + (f" {row['probability']:.0%}" if "probability" in row else "")
+            told = ", ".join(f"{row[key]:.4g}" if isinstance(row[key], float) else row[key]
+                             for key in row if key.startswith("prediction"))  # fmt: skip
+            told += f" {row['probability']:.0%}" if "probability" in row else ""
         figures.append(f"<figure>{image}<figcaption>{html.escape(told)}</figcaption><small>{name}</small></figure>\n")
     title = html.escape(f"{run.spec.target or 'Predictions'} ({shown(run.path)})")
     style = f"""body {{ font-family: sans-serif; margin: 2em }} small {{ color: #666; overflow-wrap: anywhere }}

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import zipfile
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,10 +43,13 @@ class Predictions:
         spec: of the data.
         stage: the split.
         samples: the source, for `inputs` and `name`; None where only the columns are at hand.
+        scored: what the column `score` `(N,)` says of each sample (`accuracy`, 0 or 1, say); empty where there is none.
     """
 
-    def __init__(self, columns: dict[str, Array], spec: Spec, stage: Stage, samples: Samples | None = None) -> None:
-        self.columns, self.spec, self.samples = columns, spec, samples
+    def __init__(
+        self, columns: dict[str, Array], spec: Spec, stage: Stage, samples: Samples | None = None, scored: str = ""
+    ) -> None:
+        self.columns, self.spec, self.samples, self.scored = columns, spec, samples, scored
         self.stage: Stage = stage
 
     def __getitem__(self, column: str) -> Array:
@@ -58,7 +62,7 @@ class Predictions:
     def take(self, rows: Any) -> Predictions:
         """Some rows, by number or by mask."""
         columns = {name: values[rows] for name, values in self.columns.items()}
-        return Predictions(columns, self.spec, self.stage, self.samples)
+        return Predictions(columns, self.spec, self.stage, self.samples, self.scored)
 
     def inputs(self, rows: Any) -> Tensor:
         """The raw inputs of some rows' samples, `(rows, *shape)`, as the source has them."""
@@ -73,7 +77,7 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write the columns, the spec and the stage as .npz; the file is whole or not there."""
-        about = json.dumps({"stage": self.stage, "spec": dataclasses.asdict(self.spec)})
+        about = json.dumps({"stage": self.stage, "spec": dataclasses.asdict(self.spec), "scored": self.scored})
         arrays: dict[str, Any] = {"about.json": np.array(about), **self.columns}
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(path.name + ".tmp")
@@ -98,7 +102,8 @@ class Predictions:
             raise InputError(f"{shown(path)}: no such predictions") from None
         except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{shown(path)}: not readable: {error}; remove it") from None
-        return cls(columns, Spec.from_plain(about["spec"]), about["stage"], data.samples if data else None)
+        spec, samples = Spec.from_plain(about["spec"]), data.samples if data else None
+        return cls(columns, spec, about["stage"], samples, about.get("scored", ""))
 
 
 def predict(task: LightningModule, data: DataModule, stage: Stage, limit: int | None = None) -> Predictions:
@@ -107,7 +112,7 @@ def predict(task: LightningModule, data: DataModule, stage: Stage, limit: int | 
     Every sample comes once, in the split's order and without random transforms, those of the training split too.
 
     Args:
-        task: its `predict_step` returns named columns `(B, …)` for a batch.
+        task: its `predict_step` returns named columns `(B, …)` for a batch; where it has a `score`, that is another.
         data: after `setup`.
         stage: the split.
         limit: only so many samples, evenly spread over the split, always the same, and read without workers.
@@ -120,13 +125,15 @@ def predict(task: LightningModule, data: DataModule, stage: Stage, limit: int | 
                         collate_fn=as_it_is, num_workers=workers, generator=torch.Generator())  # fmt: skip
     modes = [(module, module.training) for module in task.modules()]
     columns: dict[str, Array] = {"index": np.empty(len(index), np.int64)}
-    rows = 0
+    rows, score = 0, getattr(task, "score", None)
     task.eval()
     try:
         with torch.inference_mode(), nullcontext() if limit is None else eager(task):
             for number, batch in enumerate(loader):
                 x = batch.x.to(task.device, task.dtype if batch.x.is_floating_point() else None)
                 found = task.predict_step(batch._replace(x=x, y=batch.y.to(task.device)), number)
+                if score is not None:
+                    found["score"] = score(measured(task, found), found["target"])
                 for name, value in {**found, "index": batch.index}.items():
                     values = (value.float() if value.is_floating_point() else value).cpu().numpy()
                     if name not in columns:
@@ -136,7 +143,31 @@ def predict(task: LightningModule, data: DataModule, stage: Stage, limit: int | 
     finally:
         for module, training in modes:
             module.training = training
-    return Predictions({name: values[:rows] for name, values in columns.items()}, data.spec, stage, data.samples)
+    columns = {name: values[:rows] for name, values in columns.items()}
+    return Predictions(columns, data.spec, stage, data.samples, getattr(task, "scored", "") if score else "")
+
+
+def measured(task: Any, columns: Mapping[str, Any]) -> Any:
+    """Of the columns, what the task's metrics and its `score` take: the answer where it is kept, else the prediction."""
+    return columns.get(task.answers, columns["prediction"])
+
+
+def able(task: LightningModule, what: str, *names: str) -> Any:
+    """The task, if it has what these names say beyond Lightning's methods.
+
+    Raises:
+        InputError: naming what it lacks.
+    """
+    from lightning.pytorch import LightningModule
+
+    def lacks(name: str) -> bool:
+        return not hasattr(task, name) or getattr(type(task), name, task) is getattr(LightningModule, name, None)
+
+    missing = [name for name in names if lacks(name)]
+    if missing:
+        raise InputError(f"task: {type(task).__name__} cannot {what}: it lacks {', '.join(missing)}; docs/add-a-task.md "
+                         f"tells what they are")  # fmt: skip
+    return task
 
 
 def eager(task: LightningModule) -> Any:

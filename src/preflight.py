@@ -24,8 +24,6 @@ from src.data.spec import Spec
 from src.errors import InputError
 from src.run import ELSEWHERE, Run, shown
 from src.targets import parameters
-from src.tasks.classification import Classification
-from src.tasks.regression import Regression
 
 SHARED = Path("/dev/shm")  # where workers leave their batches
 # A larger task is tried by its shapes alone (torch's meta device): a copy, its gradients and its steps on the CPU would
@@ -108,8 +106,9 @@ def _try(data: DataModule, task: LightningModule, count: int) -> None:
         if isinstance(part, nn.Module):
             part.register_forward_pre_hook(lambda part, x, key=key: given.update({key: (part, x)}))
             part.register_forward_hook(lambda *_: given.clear())
-    if isinstance(twin, Classification | Regression):  # other tasks may ask for something else
-        twin.net.register_forward_hook(lambda net, x, outputs: _check_outputs(net, x, outputs, data.spec))
+    shape: tuple[int, ...] | None = getattr(twin, "out_shape", None)
+    if shape and isinstance(twin.net, nn.Module):
+        twin.net.register_forward_hook(lambda net, x, outputs: _check_outputs(net, x, outputs, data.spec, shape))
     twin.trainer, twin.log = _NoTrainer(), lambda *_, **__: None  # type: ignore[assignment, method-assign]
     steps = {"train": twin.training_step, "val": twin.validation_step, "test": twin.test_step}
     for stage in (stage for stage in STAGES if len(data.indices[stage])):
@@ -146,15 +145,18 @@ def _step(twin: LightningModule, step: Any, batch: Batch, training: bool) -> Non
     loss.backward()  # type: ignore[no-untyped-call]
 
 
-def _check_outputs(net: nn.Module, x: tuple[Tensor, ...], outputs: Any, spec: Spec) -> None:
-    name, wanted, takes = type(net).__name__, (*map(len, x[:1] or [outputs]), spec.num_outputs), parameters(type(net))
+def _check_outputs(net: nn.Module, x: tuple[Tensor, ...], outputs: Any, spec: Spec, shape: tuple[int, ...]) -> None:
+    name, wanted, takes = type(net).__name__, (*map(len, x[:1] or [outputs]), *shape), parameters(type(net))
     if not isinstance(outputs, Tensor):
         remedy = "net.aux_logits=false" if "aux_logits" in takes else "let a net of your own around it return one"
         raise InputError(f"net: {name} gives {_told(outputs)} instead of a tensor {wanted}; {remedy}")
     if outputs.shape != wanted:
         argument = next((known for known in ("num_classes", "out_features") if known in takes), None)
         remedy = f"net.{argument}='${{spec.num_outputs}}' tells it" if argument else "let it take num_outputs"
-        of = f"{spec.num_outputs} {'classes' if spec.classes else 'values to predict'}"
+        if len(shape) > 1 and outputs.ndim != len(wanted):
+            remedy = "the task needs them for each pixel; try net=unet"
+        kinds = {"class": "classes", "labels": "labels", "values": "values to predict", "mask": "classes in masks"}
+        of = f"{spec.num_outputs} {kinds[spec.predicts]}"
         raise InputError(f"net: {name} gives {tuple(outputs.shape)}, and the data has {of}: {wanted}; {remedy}")
     if not outputs.is_meta and outputs.isnan().any():
         raise InputError(f"net: {name} gives NaN before the first step; look at " + (
@@ -163,7 +165,10 @@ def _check_outputs(net: nn.Module, x: tuple[Tensor, ...], outputs: Any, spec: Sp
 
 def _refused(given: dict[str, Any], error: Exception, spec: Spec) -> InputError:
     ((key, (part, x)), *_), message = given.items(), str(error).partition("\n")[0]
-    kind, fitting = ("classes", "CrossEntropyLoss") if spec.classes else ("values", "MSELoss")
+    kind, fitting = {
+        "class": ("classes", "CrossEntropyLoss"), "labels": ("labels", "BCEWithLogitsLoss"),
+        "values": ("values", "MSELoss"), "mask": ("masks", "CrossEntropyLoss"),
+    }[spec.predicts]  # fmt: skip
     what, remedy = "outputs " + " and targets ".join(map(_told, x[:2])), "look at its arguments"
     if key == "net":
         what, remedy = f"data: {_told(*x[:1])}", next(REMEDIES[sign] for sign in REMEDIES if re.search(sign, message))

@@ -11,7 +11,7 @@ import base64
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,15 @@ from src.errors import InputError
 from src.run import Run, load_run, read_json, shown, write
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from src.predictions import Predictions
 
 TEMPLATE = Path(__file__).with_name("report.html")
 RESAMPLES = 400
 # What a reader wants to see first; other pictures follow by their names.
-ORDER = ("curves", "before_and_after", "confusion", "errors", "classes", "roc_and_pr", "calibration", "mistakes", "worst",
-         "uncertain", "examples", "weights")  # fmt: skip
+ORDER = ("curves", "before_and_after", "confusion", "errors", "overlap", "classes", "roc_and_pr", "calibration",
+         "mistakes", "worst", "uncertain", "examples", "weights")  # fmt: skip
 
 
 def report(run: Run) -> Path:
@@ -91,35 +93,70 @@ def _results(run: Run, predictions: Predictions | None) -> list[dict[str, Any]]:
 def bootstrap(run: Run, predictions: Predictions) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
     """For each test metric of the run's task, its 95 % interval over resampled test samples, and a trivial predictor's.
 
-    The trivial predictor gives every class its share of the training samples, or the training targets' mean.
+    The trivial predictor knows the training targets alone (the task's `trivial`).
     """
     import torch
 
+    from src.predictions import measured
     from src.run import build_task
 
-    spec = predictions.spec
-    column = "probability" if spec.classes else "prediction"
-    if column not in predictions.columns or "target" not in predictions.columns:
+    task: Any = build_task(run.config, predictions.spec)
+    if not hasattr(task, "answers") or "target" not in predictions.columns:
         return {}, {}
-    outputs, targets = torch.from_numpy(predictions[column]), torch.from_numpy(predictions["target"])
-    counts = torch.tensor(spec.class_counts if spec.classes else spec.target_mean, dtype=torch.float32)
-    constant = (counts / counts.sum() if spec.classes else counts).expand_as(outputs)
+    outputs, targets = torch.from_numpy(measured(task, predictions.columns)), torch.from_numpy(predictions["target"])
+    constant, n = task.trivial().expand_as(outputs).contiguous(), len(outputs)
     generator = torch.Generator().manual_seed(0)
-    intervals, baseline = {}, {}
-    meter: Any = build_task(run.config, predictions.spec).test_meter
-    for name, metric in meter.metrics.items():
+    intervals: dict[str, tuple[float, float]] = {}
+    baseline: dict[str, float] = {}
+    for name, metric in task.test_meter.metrics.items():
         # A metric that keeps every sample, such as an area under a curve, takes ten times as long as the others.
-        keeps = any(isinstance(default, list) for default in metric._defaults.values())
-        values = []
+        keeps = any(isinstance(state, list) for part in metric.modules() for state in part._defaults.values())
+        over = _over(metric, outputs, targets)
+        values: dict[str, list[Tensor]] = {}
         for _ in range(RESAMPLES // 8 if keeps else RESAMPLES):
-            rows = torch.randint(len(outputs), (len(outputs),), generator=generator)
-            values.append(metric(outputs[rows], targets[rows]))
+            for key, value in _named(name, over(torch.randint(n, (n,), generator=generator))).items():
+                values.setdefault(key, []).append(value)
             metric.reset()
-        low, high = torch.stack(values).float().quantile(torch.tensor([0.025, 0.975])).tolist()
-        intervals[name] = (low, high)
-        baseline[name] = float(metric(constant, targets))
+        for key, found in values.items():
+            low, high = torch.stack(found).float().nanquantile(torch.tensor([0.025, 0.975])).tolist()
+            intervals[key] = (low, high)
+        baseline |= {key: float(value) for key, value in _named(name, metric(constant, targets)).items()}
         metric.reset()
     return intervals, baseline
+
+
+def _named(name: str, value: Any) -> dict[str, Tensor]:
+    """A metric's values by name: some give several."""
+    return value if isinstance(value, dict) else {name: value}
+
+
+def _over(metric: Any, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], Any]:
+    """A function of sample numbers `(n,)` that gives the metric of these samples.
+
+    Where a sample is a whole mask, and what the metric keeps of samples adds up, each mask is read once.
+    """
+    import torch
+    from torchmetrics.utilities import dim_zero_sum
+
+    adds = metric._reductions and all(reduction is dim_zero_sum for reduction in metric._reductions.values())
+    if outputs.ndim < 3 or not adds:
+        return lambda rows: metric(outputs[rows], targets[rows])
+    states: dict[str, list[Tensor]] = {key: [] for key in metric._defaults}
+    for i in range(len(outputs)):
+        metric.update(outputs[i : i + 1], targets[i : i + 1])
+        for key, kept in states.items():
+            kept.append(getattr(metric, key).clone())
+        metric.reset()
+    each = {key: torch.stack(kept) for key, kept in states.items()}
+
+    def over(rows: Tensor) -> Any:
+        times = torch.bincount(rows, minlength=len(outputs)).double()
+        metric._update_count = 1
+        for key, kept in each.items():
+            setattr(metric, key, (times @ kept.flatten(1).double()).reshape(kept.shape[1:]).to(kept.dtype))
+        return metric.compute()
+
+    return over
 
 
 def _story(run: Run) -> list[str]:
@@ -186,9 +223,11 @@ def _data(run: Run) -> list[tuple[str, str]]:
     rows.append(("input", f"{spec.kind}, {' x '.join(map(str, spec.in_shape))}"))
     if spec.classes:
         counts = [f"{name} {count:,}" for name, count in zip(spec.classes, spec.class_counts, strict=True)]
-        rows.append(("classes in training", ", ".join(counts[:20]) + (" …" if len(counts) > 20 else "")))
+        unit = "pixels of classes in training masks" if spec.predicts == "mask" else f"{spec.predicts} in training"
+        rows.append((unit.replace("class ", "classes "), ", ".join(counts[:20]) + (" …" if len(counts) > 20 else "")))
     else:
-        rows.append((spec.target or "target", f"mean {spec.target_mean[0]:.4g}, deviation {spec.target_std[0]:.4g}"))
+        rows += [(name, f"mean {mean:.4g}, deviation {std:.4g}")
+                 for name, mean, std in zip(spec.names, spec.target_mean, spec.target_std, strict=True)]  # fmt: skip
     return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import os
 import shlex
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import Config, change, flatten, get
+from src.data.spec import Spec
 from src.errors import InputError, counted
 from src.ranks import rank
 from src.redact import HIDDEN, redacted
@@ -211,7 +211,7 @@ class Saved:
 
     def check_data(self, data: DataModule) -> None:
         """Refuse data that are not those of the run."""
-        if dataclasses.asdict(data.spec) != self.content["kindling"]["spec"] and not self.override:
+        if data.spec != Spec.from_plain(self.content["kindling"]["spec"]) and not self.override:
             raise InputError("data: they are not those that the run was trained on (other samples, or another split); "
                              "bring them back, or go on with these by --override")  # fmt: skip
 

@@ -80,7 +80,7 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[st
     from sklearn.datasets import load_diabetes, load_digits
     from torchvision import datasets
 
-    from tests import make_cifar, make_mnist
+    from tests import make_cifar, make_masks, make_mnist
 
     root = tmp_path_factory.mktemp("small")
     for name in ("MNIST", "FashionMNIST"):
@@ -90,6 +90,7 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[st
         folder = root / "cards" / f"digit {digit}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray((image.reshape(8, 8) * 15.9).astype("uint8")).resize((16, 16)).save(folder / f"{i}.png")
+    make_masks.write(root / "scans", 120)
     diabetes = load_diabetes(scaled=False)
     rows = [
         ",".join(map(str, [*values, target])) for values, target in zip(diabetes.data, diabetes.target, strict=True)
@@ -106,6 +107,7 @@ def small_data(small_files: tuple[Path, dict[str, dict[str, object]]], monkeypat
     monkeypatch.setattr("src.data.base.ROOT", root)
     monkeypatch.setattr("src.data.image_folder.DATA", root / "data")
     monkeypatch.setattr("src.data.images.DATA", root / "data")
+    monkeypatch.setattr("src.data.mask_folder.DATA", root / "data")
     monkeypatch.setenv("HOME", str(root))
     for name, attributes in believed.items():
         for attribute, value in attributes.items():

@@ -67,6 +67,41 @@ def test_training_with_mixed_targets() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------
+# Masks
+
+
+def test_masks_move_with_their_images() -> None:
+    # Each pixel of the image says where it was, and so does the mask: wherever both go, they agree.
+    numbers = torch.arange(1, 12 * 10 + 1, dtype=torch.uint8).reshape(12, 10).repeat(16, 1, 1)
+    x = numbers.unsqueeze(1).float()
+    whole_pixels = [RandomHorizontalFlip(), RandomVerticalFlip(), RandomCrop(padding=3)]
+    for transform in (*whole_pixels, *compose(whole_pixels)):
+        torch.manual_seed(0)
+        moved, masks = transform(x, numbers)
+        assert masks.dtype == torch.uint8
+        outside = masks == 255
+        assert torch.equal(moved[:, 0].round().to(torch.uint8), masks.masked_fill(outside, 0))
+        assert not torch.equal(masks, numbers)
+    assert outside.any()
+    assert not outside.all()
+
+
+def test_masks_are_read_at_the_nearest_pixel_without_blending() -> None:
+    torch.manual_seed(0)
+    y = torch.randint(0, 4, (16, 20, 24), dtype=torch.uint8)
+    y[:, 5:9, 5:9] = 255  # what does not count moves, too
+    x = torch.ones(16, 1, 20, 24)
+    moved, masks = RandomAffine(degrees=30, translate=(0.1, 0.1), scale=(0.7, 1.3))(x, y)
+    assert set(masks.unique().tolist()) == {0, 1, 2, 3, 255}
+    # Where nothing of the image is, nothing is known of the classes.
+    assert (masks[moved[:, 0] == 0] == 255).all()
+    torch.manual_seed(0)
+    same = ColorJitter(brightness=0.5)
+    same.fit(Spec(in_shape=(1, 20, 24), num_outputs=4, kind="image", mean=(0.0,), std=(1.0,)))
+    assert same(x, y)[1] is y
+
+
+# ---------------------------------------------------------------------------------------------------------------
 # The same as torchvision's, sample by sample, with the same parameters
 
 

@@ -26,7 +26,7 @@ GOLDEN: dict[str, list[float]] = {'digits': [2.38022, 2.11184, 1.43262, 1.03606,
 
 # What a config needs besides its name to be trained here: files in `small_data`, or less to compute.
 WORDS: dict[str, tuple[str, ...]] = {"cifar10": ("data.batch_size=16",), "cifar100": ("data.batch_size=16",),
-                                    "image_folder": ("data.root=~/cards",),
+                                    "image_folder": ("data.root=~/cards",), "mask_folder": ("data.root=~/scans",),
                                     "table": ("data.path=houses.csv", "data.target=price")}  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_a_config_trains_and_evaluates_to_the_same_numbers(name: str) -> None:
     assert all(value == value for value in result.metrics.values())  # no NaN
     run = load_run(result.run.path)
     x = run.data().samples.x[torch.arange(3)]
-    assert run.task(x).shape == (3, run.spec.num_outputs)
+    assert run.task(x).shape == (3, *run.task.out_shape)
     assert evaluate(run) == result.metrics
 
 

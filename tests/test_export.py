@@ -44,6 +44,9 @@ RUNS: dict[str, Callable[[Path], Run]] = {
     "digits": lambda _: train("digits").run,
     "diabetes": lambda _: train("diabetes").run,
     "breast_cancer": lambda _: train("breast_cancer").run,
+    "labels": lambda _: train("multilabel", "data.scenes=[96,32,32]").run,
+    "places": lambda _: train("places", "data.scenes=[96,32,32]").run,
+    "masks": lambda _: train("segmentation", "data.scenes=[96,32,32]", "net.channels=[8,16]").run,
     "table": table_run,
     "colour pictures": lambda _: train("image_folder", "data.root=~/cards", "data.channels=3").run,
 }
@@ -64,6 +67,8 @@ def test_every_format_answers_as_every_kind_of_run(name: str, tmp_path: Path) ->
         assert list(found["milliseconds"]) == ["1", "2", "7", "64"]
         assert found["input"]["shape"] == ["batch", *run.spec.raw_shape]
         assert found["output"]["name"] == ("probability" if run.spec.classes else "value")
+        assert found["output"]["shape"] == ["batch", *run.task.out_shape]
+        assert found["output"]["names"] == list(run.spec.names)
     names = [name for form in forms for name in (FILES[form], f"{form}.json")]
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
 

@@ -210,7 +210,7 @@ def test_errors_are_scikit_learns_for_each_output() -> None:
         true, said = predictions["target"][:, output], predictions["prediction"][:, output]
         against, error, spread = axes[3 * output : 3 * output + 3]
         assert against.get_title() == f"MAE {sk.mean_absolute_error(true, said):.4g}, R² {sk.r2_score(true, said):.3f}"
-        assert against.get_xlabel() == f"true price {output}"
+        assert against.get_xlabel() == f"true price {output + 1}"
         dots = np.asarray(against.collections[0].get_offsets())
         assert np.array(sorted(dots.tolist())) == pytest.approx(np.array(sorted(zip(true, said, strict=True))))
         assert np.asarray(error.collections[0].get_offsets())[:, 1] == pytest.approx(dots[:, 1] - dots[:, 0], abs=1e-5)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from src.checkpoint_io import read_checkpoint
 from src.config import configs
@@ -48,10 +48,13 @@ def spoil_samples(load: Callable[[DataModule], Samples], held: list[int]) -> Cal
     def spoiled(self: DataModule) -> Samples:
         samples = load(self)
         assert isinstance(samples.x, torch.Tensor)
+        assert isinstance(samples.y, torch.Tensor)
         x, y = samples.x.clone(), samples.y.clone()
         x[held] = 255 if x.dtype is torch.uint8 else 1e6
-        if not samples.classes:  # a class decides where a sample goes, so that each split has its share
+        if samples.predicts == "values":  # a class decides where a sample goes, so that each split has its share
             y[held] = 1e6
+        if samples.predicts == "mask":
+            y[held] = y[held].flip(1)
         return dataclasses.replace(samples, x=x, y=y)
 
     return spoiled
@@ -81,6 +84,9 @@ def test_what_is_held_out_changes_nothing_in_training(
     if name == "image_folder":
         shutil.copytree(small_data / "cards", tmp_path / "cards")
         words += [f"data.root={tmp_path / 'cards'}"]
+    if name == "mask_folder":
+        shutil.copytree(small_data / "scans", tmp_path / "scans")
+        words += [f"data.root={tmp_path / 'scans'}"]
     data = build_data(checked(name, *words))
     held = torch.cat([data.indices["val"], data.indices["test"]]).tolist()
     assert len(held) > 20
@@ -89,6 +95,11 @@ def test_what_is_held_out_changes_nothing_in_training(
         spoil_rows(table, held)
     elif name == "image_folder":
         spoil_pictures(data, tmp_path / "cards", held)
+    elif name == "mask_folder":
+        spoil_pictures(data, tmp_path / "scans" / "images", held)
+        for index in held[::2]:
+            mask = (tmp_path / "scans" / "masks" / data.samples.name(index)).with_suffix(".png")
+            ImageOps.mirror(Image.open(mask)).save(mask)
     else:
         monkeypatch.setattr(type(data), "load", spoil_samples(type(data).load, held))
     after = train(name, *words)

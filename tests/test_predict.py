@@ -22,6 +22,7 @@ from PIL import Image
 from src import predict as module
 from src.data import read_table
 from src.data.encode_frame import encode_frame
+from src.errors import InputError
 from src.predict import Predicted, predict
 from src.run import Run, load_run
 from tests.conftest import call, mistakes, train
@@ -60,6 +61,51 @@ def of_task(run: Run, x: torch.Tensor) -> np.ndarray:
     with torch.inference_mode():
         outputs = run.task(x)
         return (outputs.softmax(1) if run.spec.classes else outputs).numpy()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Masks
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+def test_masks_are_files_as_large_as_their_pictures(fit: str, small_data: Path, tmp_path: Path) -> None:
+    run = train("mask_folder", "data.root=~/scans", "net.channels=[8,16]", f"data.fit={fit}").run
+    data = run.data()
+    index = data.indices["test"]
+    paths = [data.samples.x.paths.path(i) for i in index.tolist()]  # type: ignore[attr-defined]
+    twin = tmp_path / Path(paths[0]).name  # of the same name, in another folder
+    shutil.copy(paths[0], twin)
+    (tmp_path / "text.png").write_text("no picture")
+    out, page = tmp_path / "answers.csv", tmp_path / "page.html"
+    found = predict(run, [*paths, str(twin), str(tmp_path / "text.png")], out, page)
+    frame = pd.read_csv(out)
+    assert list(frame) == ["path", "prediction", "share_ground", "share_disc", "share_square", "error"]
+    assert frame["prediction"].tolist()[:2] == [f"answers_masks/{Path(path).stem}.png" for path in paths[:2]]
+    assert frame["prediction"].tolist()[-2] == f"answers_masks/{twin.stem}_2.png"
+    assert frame["prediction"].isna().tolist()[-1]
+    assert (found.rows, found.unreadable) == (len(paths) + 2, 1)
+    with torch.inference_mode():
+        expected = run.task(data.datasets["test"][(0, 0, index)].x).argmax(1).numpy()
+    for i, path in enumerate(paths):
+        with Image.open(tmp_path / frame["prediction"][i]) as picture, Image.open(path) as original:
+            assert (picture.mode, picture.size) == ("P", original.size)
+            mask = np.array(picture)
+        if fit == "squash":
+            again = np.array(Image.fromarray(mask).resize((24, 24), Image.Resampling.NEAREST))
+            assert (again == expected[i]).mean() > 0.95
+        else:
+            assert (mask[:, :3] == 255).all()
+            assert np.array_equal(mask[:, 3:27], expected[i])
+        shares = frame.loc[i, ["share_ground", "share_disc", "share_square"]].tolist()
+        assert shares == pytest.approx((np.bincount(expected[i].ravel(), minlength=3) / 576).tolist())
+    assert sorted(path.name for path in tmp_path.glob("answers_masks/*")) == sorted(
+        [Path(path).name.replace(".jpg", ".png") for path in paths] + [f"{twin.stem}_2.png"]
+    )
+    assert page.read_text().count("<img") == len(paths) + 1
+    assert not list(tmp_path.glob(".*.tmp"))
+    with pytest.raises(InputError) as caught:
+        predict(run, paths, tmp_path / "top.csv", top=2)
+    assert caught.value.lines == ["--top 2: is for one class out of several, and this run predicts mask"]
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ from src.errors import InputError
 from src.interrupts import in_worker
 
 DATA = ROOT / "data"
+# So many masks tell how often each class occurs.
+COUNTED_MASKS = 512
 
 
 class DataModule(LightningDataModule):
@@ -127,7 +129,8 @@ class DataModule(LightningDataModule):
 
     def describe(self, samples: Samples, train: Tensor) -> Spec:
         """The spec; whatever it fits, it fits on the training samples, numbers `(N,)`, alone."""
-        first = self.datasets["test"][(0, 0, train[:1])].x[0]
+        one = self.datasets["test"][(0, 0, train[:1])]
+        first = one.x[0]
         table = first.ndim == 1
         mean, std = self.statistics(samples, train)
         columns = tuple(Column(name, mean=m, std=s) for name, m, s in zip(samples.columns, mean, std, strict=True)) \
@@ -140,7 +143,7 @@ class DataModule(LightningDataModule):
             std=(1.0,) if table else std,
             source_shape=tuple(samples.x[train[:1]].shape[1:]),
             white=samples.white,
-            **of_target(samples, train),
+            **{**of_target(samples, train), "target_shape": tuple(one.y.shape[1:])},
         )
 
     # Lightning calls this on one process of each machine, and the commands call it themselves.
@@ -165,8 +168,9 @@ class DataModule(LightningDataModule):
         for transform in self.augment:
             transform.fit(self.spec)
         self.num_workers = self._workers(samples)
-        if self.balanced and not samples.classes:
-            raise InputError("data.sampler: 'balanced' needs classes, and the data has values")
+        if self.balanced and self.spec.predicts != "class":
+            what = {"mask": "masks"}.get(self.spec.predicts, self.spec.predicts)
+            raise InputError(f"data.sampler: 'balanced' needs classes, and the data has {what}")
         if self.balanced:
             self.notes.append("sampler: balanced, each class equally often in training")
         self._samples = samples
@@ -196,12 +200,14 @@ class DataModule(LightningDataModule):
     def _on_device(self, device: torch.device) -> Samples | None:
         """The samples on the GPU, if they lie in memory and take less than half of what is free there."""
         x = getattr(self.samples.x, "packed", self.samples.x)
-        if device.type != "cuda" or not self.keep_on_device or not isinstance(x, Tensor):
+        y = self.samples.y
+        if device.type != "cuda" or not self.keep_on_device or not (isinstance(x, Tensor) and isinstance(y, Tensor)):
             return None
-        if self._there is None or self._there.y.device != device:
-            if x.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+        there = self._there and self._there.y
+        if not isinstance(there, Tensor) or there.device != device:
+            if x.nbytes + y.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
                 return None
-            self._there = replace(self.samples, x=x.to(device), y=self.samples.y.to(device))
+            self._there = replace(self.samples, x=x.to(device), y=y.to(device))
         return self._there
 
     @property
@@ -281,13 +287,21 @@ def cores() -> int:
 
 def of_target(samples: Samples, train: Tensor) -> dict[str, Any]:
     """The fields of a spec that follow from the targets of the training samples."""
-    y = samples.y[train]
-    if samples.classes:
-        counts = torch.bincount(y, minlength=len(samples.classes)).tolist()
-        return {"num_outputs": len(samples.classes), "classes": samples.classes, "class_counts": tuple(counts),
-                "target": samples.target}  # fmt: skip
-    mean, std = mean_and_std(y, torch.arange(len(y)))
-    return {"num_outputs": y.shape[1], "target": samples.target, "target_mean": mean, "target_std": std}
+    kind = samples.predicts
+    if kind == "mask":  # which may lie in files: a sample of them shows which classes there are most of
+        train = train[torch.linspace(0, len(train) - 1, min(len(train), COUNTED_MASKS)).long()]
+    y = take(samples.y, train)
+    found: dict[str, Any] = {
+        "target": samples.target, "target_shape": tuple(y.shape[1:]), "classes": samples.classes,
+        "num_outputs": len(samples.classes),
+    }  # fmt: skip
+    if kind == "values":
+        mean, std = mean_and_std(y, torch.arange(len(y)))
+        return found | {"num_outputs": y.shape[1], "targets": samples.targets, "target_mean": mean, "target_std": std}
+    if kind == "labels":
+        found["target_mean"] = tuple(y.float().mean(dim=0).tolist())
+    counts = y.sum(dim=0) if kind == "labels" else torch.bincount(y.flatten(), minlength=len(samples.classes))
+    return found | {"class_counts": tuple(counts[: len(samples.classes)].tolist())}  # without 255, what does not count
 
 
 def mean_and_std(x: Source, index: Tensor, numbers: int = 1 << 17) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
-from src.data.spec import Spec
+from src.data.spec import Predicts, Spec, kind_of_target
 from src.errors import InputError, counted
 from src.seeds import derive
 
@@ -29,7 +29,8 @@ class Batch(NamedTuple):
 
     Attributes:
         x: raw inputs, `(B, *shape)`; uint8 or float, not normalized.
-        y: class numbers `(B,)` int64, or values `(B, num_outputs)` float32.
+        y: class numbers `(B,)` or labels (0 or 1) `(B, num_outputs)` int64, values `(B, num_outputs)` float32, or masks
+            of class numbers `(B, H, W)` uint8.
         index: the samples' numbers in the source, `(B,)` int64, whatever the split and the order.
         at: the epoch and the number of the batch within it.
     """
@@ -55,10 +56,12 @@ class Samples:
 
     Attributes:
         x: raw inputs, `N` of them.
-        y: class numbers `(N,)` int64, or values `(N, num_outputs)` float32.
-        classes: the classes' names; empty for regression.
+        y: class numbers `(N,)` or labels (0 or 1) `(N, num_outputs)` int64, values `(N, num_outputs)` float32; or masks
+            of class numbers `(N, H, W)` uint8, a source like `x`, in which 255 stands for pixels that do not count.
+        classes: the names of classes or labels; empty for values.
         columns: the names of a table's features; empty for images.
         target: what is predicted, with its unit.
+        targets: the values' names, where there are several.
         official: the sample numbers of splits that the source itself defines, by stage.
         groups: a group's number for each sample `(N,)`; no group comes to lie in two splits.
         time: a number for each sample `(N,)`; the split goes by it, the oldest for training.
@@ -67,15 +70,21 @@ class Samples:
     """
 
     x: Source
-    y: Tensor
+    y: Tensor | Source
     classes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     target: str = ""
+    targets: tuple[str, ...] = ()
     official: dict[Stage, Tensor] = field(default_factory=dict)
     groups: Tensor | None = None
     time: Tensor | None = None
     name: Callable[[int], str] = str
     white: float = 255.0
+
+    @property
+    def predicts(self) -> Predicts:
+        """What is predicted of a sample; see `Spec.predicts`."""
+        return kind_of_target(self.classes, self.y.ndim - 1 if isinstance(self.y, Tensor) else 2)
 
 
 class BatchTransform(nn.Module):
@@ -91,7 +100,10 @@ class BatchTransform(nn.Module):
         """Told of the data before training; nothing is needed by most."""
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardized inputs `(B, …)` and targets `(B, …)` to those that the net and the loss receive."""
+        """Standardized inputs `(B, …)` and targets `(B, …)` to those that the net and the loss receive.
+
+        What moves pixels moves masks `(B, H, W)` with them.
+        """
         raise NotImplementedError
 
 
@@ -112,16 +124,20 @@ class BatchDataset(Dataset[Batch]):
     def __getitem__(self, request: tuple[int, int, Tensor]) -> Batch:
         epoch, batch, index = request
         if self.transform is None:
-            x = take(self.samples.x, index)
+            x, y = take(self.samples.x, index), take(self.samples.y, index)
+        elif self.samples.predicts == "mask":
+            pairs = [self._transformed(epoch, i) for i in index.tolist()]
+            x, y = (self._stacked([pair[place] for pair in pairs]) for place in (0, 1))
         else:
-            x = self._stacked([self._transformed(epoch, i) for i in index.tolist()])
+            x = self._stacked([self._transformed(epoch, i)[0] for i in index.tolist()])
+            y = take(self.samples.y, index)
         unreadable = getattr(self.samples.x, "unreadable", None)
         if unreadable is not None and bool(unreadable[index].any()):
             readable = ~unreadable[index]
-            x, index = x[readable], index[readable]
+            x, y, index = x[readable], y[readable], index[readable]
             if not len(index):
                 raise InputError("data: not one picture of a whole batch can be read")
-        return Batch(x, self.samples.y[index], index, (epoch, batch))
+        return Batch(x, y, index, (epoch, batch))
 
     def _stacked(self, transformed: list[Tensor]) -> Tensor:
         shapes = {tuple(sample.shape): None for sample in transformed}
@@ -131,12 +147,17 @@ class BatchDataset(Dataset[Batch]):
                              "size=[64,64]")  # fmt: skip
         return torch.stack(transformed)
 
-    def _transformed(self, epoch: int, i: int) -> Tensor:
+    def _transformed(self, epoch: int, i: int) -> tuple[Tensor, ...]:
+        """A sample's input and, where there is one, its mask: one draw for both."""
         assert self.transform is not None
         if self.seed is not None:
             torch.default_generator.manual_seed(derive(self.seed, epoch, i))
-        transformed: Tensor = self.transform(self.samples.x[i])
-        return transformed
+        if self.samples.predicts != "mask":
+            return (self.transform(self.samples.x[i]),)
+        from torchvision import tv_tensors
+
+        x, y = self.transform((tv_tensors.Image(self.samples.x[i]), tv_tensors.Mask(self.samples.y[i])))
+        return x.as_subclass(Tensor), y.as_subclass(Tensor)
 
 
 class BatchOrder(Sampler[tuple[int, int, Tensor]]):

@@ -61,10 +61,12 @@ def plain(image: Image.Image, channels: int, size: int | None = None) -> Image.I
     return turned.convert(mode)
 
 
-def fit_to(image: Image.Image, size: int, fit: Fit) -> Image.Image:
-    """The image at `size` x `size`: cropped at the centre, squashed, or padded with black."""
+def fit_to(
+    image: Image.Image, size: int, fit: Fit, resample: Image.Resampling = Image.Resampling.BILINEAR, outside: int = 0
+) -> Image.Image:
+    """The image at `size` x `size`: cropped at the centre, squashed, or padded (with black, if nothing else is said)."""
     if fit == "pad":
-        return ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR)
+        return ImageOps.pad(image, (size, size), resample, color=outside)
     width, height = image.size
     box = None
     if fit == "crop":
@@ -73,4 +75,4 @@ def fit_to(image: Image.Image, size: int, fit: Fit) -> Image.Image:
         box = (left, top, left + side, top + side)
     if image.size == (size, size):
         return image
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return image.resize((size, size), resample, box=box)

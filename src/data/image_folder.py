@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.base import DATA, DataModule, cores, data_path, mean_and_std
+from src.data.base import DATA, DataModule, cores, data_path
 from src.data.batch import BatchDataset, Samples, Stage
 from src.data.decode import EXTENSIONS, Fit
-from src.data.images import ImageFiles, Paths, headers
+from src.data.images import ImageFiles, Paths, headers, kept_statistics, resizes
+from src.data.labels import as_labels, parted
 from src.data.pack import pack
 from src.data.spec import Spec
 from src.errors import InputError, counted, did_you_mean
 
 STAGE_FOLDERS: dict[str, Stage] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-# Headers and statistics are taken from a sample of the files: enough to be sure, and quick on any folder.
+# Headers are taken from a sample of the files: enough to be sure, and quick on any folder.
 HEADERS = 1000
-STATISTICS = 2048
 
 
 class ImageFolder(DataModule):
@@ -38,6 +36,7 @@ class ImageFolder(DataModule):
     Args:
         root: the folder.
         files: a CSV with the columns `path` (relative to root), `label` and, if wanted, `split`.
+        labels: what parts several labels in that column, `;` in `red;round`; an empty cell has none.
         size: height and width; left out, what the training transforms give, or else the files' median side
             rounded to a multiple of 8, at most 224.
         channels: 1 or 3; left out, 3 unless all files are grey.
@@ -56,6 +55,7 @@ class ImageFolder(DataModule):
         self,
         root: str,
         files: str | None = None,
+        labels: str | None = None,
         size: int | None = None,
         channels: Literal[1, 3] | None = None,
         fit: Fit = "crop",
@@ -71,6 +71,11 @@ class ImageFolder(DataModule):
             raise InputError(f"data.size: expected at least 1, got {size}")
         self.root = data_path(root)
         self.files = data_path(files) if files else None
+        if labels is not None and not (files and labels):
+            raise InputError(
+                "data.labels: parts the labels of a list of files, at what stands there; give data.files too"
+            )
+        self.labels = labels
         self.size, self.channels, self.fit = size, channels, fit
         self.normalize = normalize
         self.cache = cache
@@ -81,7 +86,9 @@ class ImageFolder(DataModule):
             raise InputError(f"{self.root}: no such folder (data.root)")
         if not self.root.is_dir():
             raise InputError(f"{self.root}: is a file; data.root is the folder that holds the pictures")
-        paths, labels, classes, official = read_list(self.root, self.files) if self.files else index_folder(self.root)
+        paths, labels, classes, official = (
+            read_list(self.root, self.files, self.labels) if self.files else index_folder(self.root)
+        )
 
         sampled = np.linspace(0, len(paths) - 1, min(len(paths), HEADERS)).astype(int).tolist()
         found_channels, found_size = headers(paths, dict.fromkeys(sampled))
@@ -101,7 +108,7 @@ class ImageFolder(DataModule):
     def dataset(self, samples: Samples, stage: Stage) -> BatchDataset:
         """As the base class has it; pictures keep their own size for transforms that crop or resize."""
         transform = self.transforms[stage]
-        if transform is not None and any(map(_resizes, transform)) and self.cache == "none":
+        if transform is not None and any(map(resizes, transform)) and self.cache == "none":
             whole = ImageFiles.__new__(ImageFiles)
             whole.__dict__.update(samples.x.__dict__, whole=True)  # shares the paths and the list of unreadable files
             samples = replace(samples, x=whole)
@@ -118,25 +125,7 @@ class ImageFolder(DataModule):
         assert isinstance(samples.x, ImageFiles)
         if self.normalize == "none":
             return (0.0,) * samples.x.channels, (1.0,) * samples.x.channels
-        images, paths = samples.x, samples.x.paths
-        chosen = train[torch.linspace(0, len(train) - 1, min(len(train), STATISTICS)).long()]
-        digest = hashlib.blake2b(f"{paths.root} {images.size} {images.channels} {images.fit}".encode(), digest_size=12)
-        for i in chosen.tolist():
-            try:
-                status = os.stat(paths.path(i))
-                digest.update(f"{paths[i]} {status.st_size} {status.st_mtime_ns}".encode("utf-8", "surrogateescape"))
-            except OSError:  # reading it will tell
-                continue
-        kept = DATA / "statistics" / f"{digest.hexdigest()}.json"
-        if kept.exists():
-            mean, std = json.loads(kept.read_text())
-            return tuple(mean), tuple(std)
-        mean, std = mean_and_std(images, chosen)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        beside = kept.with_suffix(f".{os.getpid()}.tmp")
-        beside.write_text(json.dumps([mean, std]))
-        os.replace(beside, kept)
-        return mean, std
+        return kept_statistics(samples.x, train)
 
     def final_notes(self) -> list[str]:
         images = self.samples.x
@@ -191,8 +180,10 @@ def index_folder(root: Path) -> tuple[Paths, Tensor, tuple[str, ...], dict[Stage
     return Paths(root, names), labels, classes, official
 
 
-def read_list(root: Path, files: Path) -> tuple[Paths, Tensor, tuple[str, ...], dict[Stage, Tensor]]:
-    """What `index_folder` gives, from a CSV with `path`, `label` and, if wanted, `split`.
+def read_list(
+    root: Path, files: Path, parted_by: str | None = None
+) -> tuple[Paths, Tensor, tuple[str, ...], dict[Stage, Tensor]]:
+    """What `index_folder` gives, from a CSV with `path`, `label` and, if wanted, `split`; or labels `(N, K)`, 0 or 1.
 
     Raises:
         InputError: naming the line, when a column, a file or a split is not there.
@@ -214,7 +205,7 @@ def read_list(root: Path, files: Path) -> tuple[Paths, Tensor, tuple[str, ...], 
     official: dict[Stage, list[int]] = {}
     for i, row in enumerate(rows):
         line = f"{files}:{i + 2}"
-        if not row["path"] or not row["label"]:
+        if not row["path"] or not (row["label"] or parted_by):
             raise InputError(f"{line}: {'path' if not row['path'] else 'label'} is empty")
         if not (root / row["path"]).is_file():
             raise InputError(f"{line}: {root / row['path']}: no such file; paths are relative to data.root")
@@ -224,9 +215,14 @@ def read_list(root: Path, files: Path) -> tuple[Paths, Tensor, tuple[str, ...], 
             official.setdefault(STAGE_FOLDERS[split], []).append(i)
     if "train" in official and not {"val", "test"} <= set(official):
         del official["train"]  # validation or test are cut from it
-    classes = tuple(sorted({row["label"] for row in rows}))
-    number = {label: i for i, label in enumerate(classes)}
-    labels = torch.tensor([number[row["label"]] for row in rows])
+    if parted_by:
+        labels, classes = as_labels([parted(row["label"] or "", parted_by) for row in rows])
+        if not classes:
+            raise InputError(f"{files}: no row has a label (data.labels)")
+    else:
+        classes = tuple(sorted({row["label"] for row in rows}))
+        number = {label: i for i, label in enumerate(classes)}
+        labels = torch.tensor([number[row["label"]] for row in rows])
     return Paths(root, [row["path"] for row in rows]), labels, classes, {
         stage: torch.tensor(index) for stage, index in official.items()}  # fmt: skip
 
@@ -247,8 +243,3 @@ def _pictures(root: Path, folder: str) -> Iterator[str]:
                     yield from _pictures(root, os.path.join(folder, entry.name))
             elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
                 yield os.path.join(folder, entry.name)
-
-
-def _resizes(transform: Any) -> bool:
-    name = type(transform).__name__
-    return "Crop" in name or "Resize" in name or name in ("RandomShortestSize", "ScaleJitter")

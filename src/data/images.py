@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import struct
 from collections.abc import Iterable
@@ -12,13 +13,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
-from src.data.base import DATA
+from src.data.base import DATA, mean_and_std
 from src.data.batch import take
 from src.data.decode import Fit, decode, fit_to
 from src.errors import InputError, counted
+
+# Statistics are taken from so many files: enough to be sure, and quick on any folder.
+STATISTICS = 2048
 
 
 class Paths:
@@ -162,6 +166,13 @@ class ImageFiles:
         return keys
 
 
+def size_of(path: str) -> tuple[int, int]:
+    """The width and height of the picture that `decode` makes of a file, from its header."""
+    with Image.open(path) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (image.height, image.width) if turned else image.size
+
+
 def as_tensor(image: Image.Image) -> Tensor:
     """`(channels, height, width)` uint8."""
     array = np.array(image)
@@ -186,3 +197,32 @@ def headers(paths: Paths, index: Iterable[int]) -> tuple[int, int]:
     if not sides:
         raise InputError(f"{paths.root}: not one of the files can be read as an image")
     return (1 if grey else 3), int(min(max(round(float(np.median(sides)) / 8) * 8, 8), 224))
+
+
+def kept_statistics(images: ImageFiles, train: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of a sample of the training pictures; kept under data/ while the files are the same."""
+    paths = images.paths
+    chosen = train[torch.linspace(0, len(train) - 1, min(len(train), STATISTICS)).long()]
+    digest = hashlib.blake2b(f"{paths.root} {images.size} {images.channels} {images.fit}".encode(), digest_size=12)
+    for i in chosen.tolist():
+        try:
+            status = os.stat(paths.path(i))
+            digest.update(f"{paths[i]} {status.st_size} {status.st_mtime_ns}".encode("utf-8", "surrogateescape"))
+        except OSError:  # reading it will tell
+            continue
+    kept = DATA / "statistics" / f"{digest.hexdigest()}.json"
+    if kept.exists():
+        mean, std = json.loads(kept.read_text())
+        return tuple(mean), tuple(std)
+    mean, std = mean_and_std(images, chosen)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    beside = kept.with_suffix(f".{os.getpid()}.tmp")
+    beside.write_text(json.dumps([mean, std]))
+    os.replace(beside, kept)
+    return mean, std
+
+
+def resizes(transform: Any) -> bool:
+    """Whether a transform crops or resizes, and so wants each picture at its own size."""
+    name = type(transform).__name__
+    return "Crop" in name or "Resize" in name or name in ("RandomShortestSize", "ScaleJitter")

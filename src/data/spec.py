@@ -5,6 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+Predicts = Literal["class", "labels", "values", "mask"]
+
+
+def kind_of_target(classes: tuple[str, ...], dims: int) -> Predicts:
+    """What a target of so many dimensions is: one class, several labels, or a class for each pixel; or values."""
+    kinds: tuple[Predicts, ...] = ("class", "labels", "mask")
+    return kinds[dims] if classes else "values"
+
 
 @dataclass(frozen=True)
 class Column:
@@ -43,14 +51,16 @@ class Spec:
 
     Attributes:
         in_shape: what the net receives, without the batch: `(C, H, W)` or `(features,)`.
-        num_outputs: number of classes, or of target values.
+        num_outputs: number of classes, labels, or target values.
         kind: `image` or `table`.
-        classes: the classes' names; empty for regression.
-        class_counts: training samples of each class; empty for regression.
+        classes: the names of classes or labels; empty for values.
+        class_counts: training samples of each class or label, for masks pixels; empty for values.
         columns: the features of a table; empty for images.
         target: what is predicted (a column's name, say), with its unit where one is known.
+        targets: the values' names, where there are several.
+        target_shape: of one target: `()` for a class number, `(K,)` for labels or values, `(H, W)` for a mask.
         mean, std: of each channel of raw images, over the training split.
-        target_mean, target_std: of each target value over the training split; empty for classification.
+        target_mean, target_std: of each target value over the training split; of labels the share, and no deviation.
         source_shape: one sample as its source gives it, before `data.test_transforms`; empty in older checkpoints.
         white: the largest value that a raw pixel can have.
     """
@@ -62,12 +72,27 @@ class Spec:
     class_counts: tuple[int, ...] = ()
     columns: tuple[Column, ...] = ()
     target: str = ""
+    targets: tuple[str, ...] = ()
+    target_shape: tuple[int, ...] = ()
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     target_mean: tuple[float, ...] = ()
     target_std: tuple[float, ...] = ()
     source_shape: tuple[int, ...] = ()
     white: float = 255.0
+
+    @property
+    def predicts(self) -> Predicts:
+        """What is predicted of a sample: one class out of several, any of several labels, values, or a mask."""
+        return kind_of_target(self.classes, len(self.target_shape))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each of the `num_outputs` is called."""
+        if self.classes or self.targets:
+            return self.classes or self.targets
+        name = self.target or "value"
+        return (name,) if self.num_outputs == 1 else tuple(f"{name} {i + 1}" for i in range(self.num_outputs))
 
     @property
     def raw_shape(self) -> tuple[int, ...]:
@@ -80,5 +105,7 @@ class Spec:
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
+        if not plain["classes"]:  # a checkpoint from before there were others
+            plain.setdefault("target_shape", (plain["num_outputs"],))
         columns = tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in plain.pop("columns"))
         return cls(columns=columns, **plain)

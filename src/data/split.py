@@ -14,12 +14,14 @@ from src.data.batch import STAGES, Samples, Stage, take
 from src.errors import InputError, counted
 
 Indices = dict[Stage, Tensor]
+# Samples with the same labels are dealt out evenly where there are at least so many of them.
+ALIKE = 10
 
 
 def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indices:
     """Deal the samples out to training, validation and test.
 
-    Official splits are kept. What is left is stratified by class; or goes by group, so that none lies on both sides;
+    Official splits are kept. What is left is stratified by class or labels; or goes by group, so that none lies on both sides;
     or by time, the oldest to training.
 
     Raises:
@@ -54,7 +56,7 @@ def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indice
 def fold_samples(samples: Samples, indices: Indices, fold: tuple[int, int, int], seed: int) -> Indices:
     """Part training and validation anew: one fold for validation, the others for training; the test set stays.
 
-    Stratified by class; by group, so that none lies on both sides; or by time: a fold is then trained on what is
+    Stratified by class or labels; by group, so that none lies on both sides; or by time: a fold is then trained on what is
     older than it alone, and the oldest samples are in no fold.
 
     Args:
@@ -74,7 +76,7 @@ def fold_samples(samples: Samples, indices: Indices, fold: tuple[int, int, int],
         raise InputError(f"data.fold: expected a fold's number from 0, at least 2 folds, and a repetition from 0, "
                          f"got {list(fold)}")  # fmt: skip
     options = {"shuffle": True, "random_state": seed + repeat}
-    y = samples.y.numpy()[pool] if samples.classes else None
+    y = strata(samples, pool)
     groups = None if samples.groups is None else samples.groups.numpy()[pool]
     most, of = len(pool), "samples outside the test set"
     if samples.time is not None:
@@ -85,10 +87,12 @@ def fold_samples(samples: Samples, indices: Indices, fold: tuple[int, int, int],
     elif groups is not None:
         splitter = sk.GroupKFold(folds, **options) if y is None else sk.StratifiedGroupKFold(folds, **options)
         most, of = len(np.unique(groups)), "groups outside the test set"
-    elif y is not None:
+    elif samples.predicts == "class":
         splitter = sk.StratifiedKFold(folds, **options)
         counts = [(count, name) for name, count in _class_counts(samples, torch.from_numpy(pool)) if count]
         most, of = min(counts)[0], f"samples of class '{min(counts)[1]}' outside the test set, the smallest class"
+    elif y is not None and np.unique(y, return_counts=True)[1].min() >= folds:
+        splitter = sk.StratifiedKFold(folds, **options)
     else:
         splitter = sk.KFold(folds, **options)
     if folds > most:
@@ -112,16 +116,38 @@ def _cut(samples: Samples, free: Any, count: int, seed: int, problem: str) -> tu
     from sklearn.model_selection import train_test_split
 
     try:
-        stratify = samples.y.numpy()[free] if samples.classes else None
+        stratify = strata(samples, free)
+        if samples.predicts == "labels" and len(np.unique(stratify)) > min(count, len(free) - count):
+            stratify = None
         stay, cut = train_test_split(free, test_size=count, random_state=seed, stratify=stratify)
         return stay, cut
     except ValueError as error:
-        if samples.classes:
+        if samples.predicts == "class":
             few = [f"{name} ({n})" for name, n in _class_counts(samples, torch.from_numpy(free)) if 0 < n < 3]
             if few:
                 raise InputError(f"{problem} needs 3 samples of each class, one for each split; fewer have: "
                                  f"{counted(few)}; add samples or remove the class") from None  # fmt: skip
         raise InputError(f"{problem} does not fit {len(free):,} samples: {error}") from None
+
+
+def strata(samples: Samples, index: Any) -> Any:
+    """For some samples `(n,)`, numbers `(n,)` of what every split should have its share of: the class, or all labels.
+
+    Labels that rarely occur together are one stratum. None where there is nothing to stratify by: values, masks.
+    """
+    y = samples.y
+    if samples.predicts == "class":
+        assert isinstance(y, Tensor)
+        return y.numpy()[index]
+    if samples.predicts != "labels":
+        return None
+    assert isinstance(y, Tensor)
+    _, alike, counts = np.unique(y.numpy()[index], axis=0, return_inverse=True, return_counts=True)
+    rare = counts < ALIKE
+    alike = np.where(rare[alike], len(counts), alike)
+    if counts[rare].sum() < ALIKE:
+        alike[alike == len(counts)] = counts.argmax()
+    return alike
 
 
 def _whole_groups(groups: Any, count: int, seed: int, problem: str) -> Any:
@@ -164,7 +190,8 @@ def _counts(split: Sequence[float], stages: Sequence[Stage], total: int) -> dict
 
 
 def _class_counts(samples: Samples, index: Tensor) -> list[tuple[str, int]]:
-    counts = torch.bincount(samples.y[index], minlength=len(samples.classes)).tolist()
+    y = samples.y[index]
+    counts = (y.sum(dim=0) if y.ndim == 2 else torch.bincount(y, minlength=len(samples.classes))).tolist()
     return list(zip(samples.classes, counts, strict=True))
 
 
@@ -174,9 +201,9 @@ def check_classes(samples: Samples, indices: Indices) -> None:
     Raises:
         InputError: when there is one class only, or when training lacks a class that validation or test has.
     """
-    if not samples.classes:
+    if samples.predicts not in ("class", "labels"):
         return
-    if len(samples.classes) < 2:
+    if samples.predicts == "class" and len(samples.classes) < 2:
         raise InputError(f"data: all samples are of one class, '{samples.classes[0]}'; at least two are needed")
     trained = dict(_class_counts(samples, indices["train"]))
     for stage in ("val", "test"):

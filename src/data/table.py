@@ -3,8 +3,8 @@
     python -m src.train table data.path=houses.csv data.target=price
 
 src/data/read_table.py reads the file, src/data/columns.py makes a matrix of it, src/data/check_table.py refuses what
-cannot be learnt from. Here it is decided what the target is, and the features are described as the training split
-has them; src/data/encode_frame.py then does the same to a table that comes later.
+cannot be learnt from, and src/data/table_target.py decides what the target is. Here the features are described as the
+training split has them; src/data/encode_frame.py then does the same to a table that comes later.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from torch import Tensor
 
 from src.data.base import DataModule, mean_and_std, of_target
 from src.data.batch import Samples
-from src.data.check_table import is_date, mixed, useless
+from src.data.check_table import mixed, useless
 from src.data.columns import Content, names_word, read
 from src.data.read_table import Format, header
 from src.data.spec import Column, Spec
+from src.data.table_target import Target
 from src.data.values import as_numbers
 from src.errors import InputError, counted, did_you_mean
 
-# Whole numbers are classes when there are at most so many different ones, each in at least so many rows on average.
-MOST_CLASSES, ROWS_OF_CLASS = 20, 5
 # A category's most frequent levels are told apart; the rest counts as one, with what is missing or was never seen.
 MOST_LEVELS = 256
 
 
 class Table(DataModule):
-    """Rows of numbers, categories and booleans, and one column to predict.
+    """Rows of numbers, categories and booleans, and one column or several to predict.
 
     Missing numbers become the mean, with an indicator beside them where the training split has any missing; missing
     and unseen categories are one level of their own. Text whose values all differ is dropped, since it names the
@@ -40,8 +39,10 @@ class Table(DataModule):
 
     Args:
         path: a CSV file (`.tsv`, `.csv.gz` and the like too) or a Parquet one; relative ones start at the repository.
-        target: the column to predict.
+        target: the column to predict, or several: columns of 0 and 1 (or booleans) are labels, of which a row may have
+            any number, and other numbers are values.
         kind: `auto` makes text, booleans, and whole numbers with few different values classes, and the rest values.
+        labels: what parts the labels in a target of texts such as `red;round`, `;` say; an empty cell has none.
         group: a column no value of which may lie in two splits, such as a patient's number; it is no feature.
         time: a column of dates or numbers to split by, the oldest for training; it is no feature.
         drop: columns to leave out.
@@ -58,8 +59,9 @@ class Table(DataModule):
     def __init__(
         self,
         path: str,
-        target: str,
+        target: str | list[str],
         kind: Literal["auto", "classification", "regression"] = "auto",
+        labels: str | None = None,
         group: str | None = None,
         time: str | None = None,
         drop: list[str] | None = None,
@@ -73,17 +75,24 @@ class Table(DataModule):
         super().__init__(**base)
         if group is not None and time is not None:
             raise InputError("data.group and data.time: a split goes by one of them; leave the other out")
-        self.path, self.target, self.kind = path, target, kind
+        self.path, self.targets = path, [target] if isinstance(target, str) else target
+        if labels is not None and (len(self.targets) > 1 or kind == "regression" or not labels):
+            raise InputError(
+                "data.labels: parts the texts of one target, at what stands there, and makes classification"
+            )
+        self.kind, self.labels = kind, labels
         self.group, self.time = group, time
         self.drop, self.categories = drop or [], categories or []
         self.format = Format(separator, encoding, decimal, tuple(missing or ()))
 
     def load(self) -> Samples:
         features = self._features(header(self.path, self.format))
-        apart = [name for name in (self.target, self.group, self.time) if name is not None]
-        text = {*self.categories, *([self.group] if self.group else [])}
+        apart = [name for name in (*self.targets, self.group, self.time) if name is not None]
+        text = {*self.categories, *([self.group] if self.group else []), *(self.targets if self.labels else [])}
         found = read(self.path, self.format, features, apart, text)
-        y, classes = self._target(found.contents[self.target], found.apart[self.target])
+        target = Target(self.path, self.format, self.kind, self.labels).decide([found.contents[n] for n in self.targets],
+                                                                 [found.apart[n] for n in self.targets])  # fmt: skip
+        self.notes.append(target.note)
         if lines := useless(self.path, found, features, self.format, self.categories, self.drop):
             raise InputError(lines)
         # What all differs names the rows, and says nothing of a new one.
@@ -96,7 +105,7 @@ class Table(DataModule):
             kept = [place for place, name in enumerate(features) if name not in names]
             found.x, features = np.take(found.x, kept, axis=1), [features[place] for place in kept]
         if not features:
-            raise InputError(f"{self.path}: no column is left to predict '{self.target}' from")
+            raise InputError(f"{self.path}: no column is left to predict '{', '.join(self.targets)}' from")
         for place, name in enumerate(features):
             if found.contents[name].kind == "number" and np.array_equal(
                 found.x[:, place], np.arange(rows, dtype=np.float32) + found.x[0, place]
@@ -106,10 +115,11 @@ class Table(DataModule):
         self.contents = [found.contents[name] for name in features]
         return Samples(
             x=torch.from_numpy(found.x),
-            y=y,
-            classes=classes,
+            y=target.y,
+            classes=target.classes,
             columns=tuple(features),
-            target=self.target,
+            target=", ".join(self.targets),
+            targets=tuple(self.targets) if len(self.targets) > 1 and not target.classes else (),
             groups=None if self.group is None else self._groups(found.contents[self.group], found.apart[self.group]),
             time=None if self.time is None else self._times(found.contents[self.time], found.apart[self.time]),
             name=lambda i: f"row {i + 1}",
@@ -157,7 +167,7 @@ class Table(DataModule):
     def _features(self, names: Sequence[str]) -> list[str]:
         """The columns to learn from, in the file's order."""
         wanted: dict[str, Sequence[str | None]] = {
-            "target": [self.target], "group": [self.group], "time": [self.time], "drop": self.drop,
+            "target": self.targets, "group": [self.group], "time": [self.time], "drop": self.drop,
             "categories": self.categories,
         }  # fmt: skip
         known = [name for name in names if name]
@@ -166,75 +176,18 @@ class Table(DataModule):
             for key, given in wanted.items() for name in given if name is not None and name not in known
         ]  # fmt: skip
         for key in ("group", "time", "drop"):
-            if self.target in wanted[key]:
-                lines.append(f"data.{key}: '{self.target}' is the target")
+            lines += [f"data.{key}: '{name}' is the target" for name in self.targets if name in wanted[key]]
+        if len(set(self.targets)) < len(self.targets) or not self.targets:
+            lines.append(f"data.target: expected columns, each once, got {self.targets}")
         if lines:
             raise InputError(lines)
         if len(known) < len(names):
             places = [str(i + 1) for i, name in enumerate(names) if not name]
             self.notes.append(f"dropped, because the header gives it no name: column {counted(places)}")
-        features = [name for name in known if name not in (self.target, self.group, self.time, *self.drop)]
+        features = [name for name in known if name not in (*self.targets, self.group, self.time, *self.drop)]
         if not features:
-            raise InputError(f"{self.path}: no column is left to predict '{self.target}' from")
+            raise InputError(f"{self.path}: no column is left to predict '{', '.join(self.targets)}' from")
         return features
-
-    def _target(self, content: Content, values: Any) -> tuple[Tensor, tuple[str, ...]]:
-        """The targets, and the classes' names where they are classes; what is decided is noted."""
-        problem = f"{self.path}: the target '{self.target}'"
-        if len(absent := np.flatnonzero(np.isnan(values))):
-            where = counted([str(row + 1) for row in absent], most=3)
-            raise InputError(f"{problem} has no value in {len(absent):,} of {len(values):,} rows (row {where}); fill it "
-                             f"in, or remove these rows")  # fmt: skip
-        if is_date(content):
-            raise InputError(f"{problem} holds dates; make a number of it, such as the days until then")
-        if self.kind != "classification" and (line := mixed(
-            self.path, content, values, self.format, lambda _: "or take all of it as classes: data.kind=classification"
-        )):  # fmt: skip
-            raise InputError(line)
-        if content.too_large[0]:
-            count, row = content.too_large
-            raise InputError(f"{problem} is infinite, or beyond float32 (3.4e38), in {count:,} rows, the first row "
-                             f"{row}; mend or remove these rows")  # fmt: skip
-        different = np.unique(values)
-        is_text = content.kind == "category"
-        if self.kind == "regression" and is_text:
-            raise InputError(f"data.kind: regression needs numbers, and {problem.removeprefix(f'{self.path}: ')} is text, "
-                             f"such as {next(iter(content.levels))!r}; try data.kind=classification")  # fmt: skip
-        if len(different) == 1:
-            value = next(iter(content.levels)) if is_text else f"{different[0]:g}"
-            raise InputError(f"{problem} is {value!r} in every row; at least two different values are needed")
-        whole = bool((different == np.round(different)).all())
-        few = len(different) <= min(MOST_CLASSES, len(values) // ROWS_OF_CLASS)
-        classes = content.kind != "number" or (whole and few)
-        if self.kind != "auto":
-            classes = self.kind == "classification"
-        what = "numbers" if content.kind == "number" else "texts" if is_text else "truth values"
-        self.notes.append(f"target: {self.target}, {len(different):,} different {what}: "
-                          f"{'classification' if classes else 'regression'}"
-                          + (" (data.kind sets it)" if self.kind == "auto" else ""))  # fmt: skip
-        if not classes:
-            return torch.from_numpy(values).float().unsqueeze(1), ()
-        if is_text:
-            texts = list(content.levels)
-        elif content.kind == "boolean":
-            texts = ["True" if value else "False" for value in different]
-        else:
-            texts = [str(int(value)) if whole else f"{value:g}" for value in different]
-        places = np.searchsorted(different, values)
-        self._check_counts(problem, texts, places, numbers=content.kind == "number")
-        if is_text:
-            order = np.argsort(np.array(texts, dtype=object), kind="stable")
-            places, texts = np.argsort(order)[places], [texts[place] for place in order]
-        return torch.from_numpy(places.astype(np.int64)), tuple(texts)
-
-    def _check_counts(self, problem: str, texts: Sequence[str], places: Any, numbers: bool) -> None:
-        counts = np.bincount(places, minlength=len(texts))
-        rare = [f"{text} ({count}, row {np.argmax(places == place) + 1})"
-                for place, (text, count) in enumerate(zip(texts, counts, strict=True)) if count < 3]  # fmt: skip
-        if rare:
-            remedy = "; add rows, remove these" + (", or predict a number: data.kind=regression" if numbers else "")
-            raise InputError(f"{problem} has classes with fewer than 3 rows, one for each split: "
-                             f"{counted(rare, most=5)}{remedy}")  # fmt: skip
 
     def _groups(self, content: Content, values: Any) -> Tensor:
         self._all_there("group", values)

@@ -1,4 +1,4 @@
-"""The task that fits the data: classification where they have classes, regression where they have values."""
+"""The task that fits the data: what they have for targets says which."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from src.data.batch import BatchTransform
 from src.data.spec import Spec
 from src.errors import InputError
 from src.tasks.classification import Classification
+from src.tasks.multilabel import Multilabel
 from src.tasks.regression import Regression
+from src.tasks.segmentation import Segmentation
 
 
 def supervised(
@@ -31,16 +33,19 @@ def supervised(
     monitor: str = "val/loss",
     mode: Literal["min", "max"] = "min",
 ) -> LightningModule:
-    """A `Classification` or a `Regression`, as the spec says; both say what the arguments are.
+    """A `Classification`, `Multilabel`, `Regression` or `Segmentation`, as the spec says; they say what the arguments are.
 
-    A loss and metrics fit one of the two: who sets them knows which, and may as well say `task=regression`.
+    A loss and metrics fit one of them: who sets them knows which, and may as well say `task=regression`.
     """
     common: dict[str, Any] = {
         "optimizer": optimizer, "scheduler": scheduler, "loss": loss, "metrics": metrics, "augment": augment,
         "decay_all": decay_all, "monitor": monitor, "mode": mode,
     }  # fmt: skip
-    if spec.classes:
+    if spec.predicts == "class":
         return Classification(net, spec, class_weights=class_weights, **common)
+    if spec.predicts == "labels":
+        return Multilabel(net, spec, class_weights=class_weights, **common)
     if class_weights:
-        raise InputError(f"task.class_weights: the target ({spec.target}) has values, not classes")
-    return Regression(net, spec, **common)
+        what = "values, not classes" if spec.predicts == "values" else "masks, which cannot be weighed so"
+        raise InputError(f"task.class_weights: the target ({spec.target}) has {what}")
+    return (Regression if spec.predicts == "values" else Segmentation)(net, spec, **common)

@@ -31,11 +31,13 @@ from src.tasks.optimizers import configure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from src.predictions import Predictions
+    from src.predictions import Array, Predictions
 
 
 class Classification(LightningModule):
     """Raw input in, logits out; trained on a loss over logits and class numbers.
+
+    What it says beyond Lightning's methods is explained in docs/add-a-task.md.
 
     Args:
         net: maps standardized input `(B, *in_shape)` to logits `(B, num_outputs)`.
@@ -54,6 +56,8 @@ class Classification(LightningModule):
         InputError: when the data are of the other kind.
     """
 
+    answers, scored = "probability", "accuracy"
+
     def __init__(
         self,
         net: nn.Module,
@@ -69,11 +73,14 @@ class Classification(LightningModule):
         mode: Literal["min", "max"] = "min",
     ) -> None:
         super().__init__()
-        if not spec.classes:
-            raise InputError(
-                f"task: Classification needs classes, and the data has values ({spec.target}); try task=regression"
-            )
-        self.spec = spec
+        if spec.predicts != "class":
+            what, other = {
+                "values": (f"values ({spec.target})", "regression"),
+                "labels": (f"several labels for a sample ({counted(spec.classes)})", "multilabel"),
+                "mask": ("masks", "segmentation"),
+            }[spec.predicts]
+            raise InputError(f"task: Classification needs classes, and the data has {what}; try task={other}")
+        self.spec, self.out_shape = spec, (spec.num_outputs,)
         self.preprocess = preprocess(spec)
         self.augment = nn.ModuleList(augment)
         self.mixes = any(transform.mixes for transform in augment)
@@ -99,9 +106,14 @@ class Classification(LightningModule):
         logits: Tensor = self.net(self.preprocess(x))
         return logits
 
+    def targets(self, y: Tensor) -> Tensor:
+        """A batch's targets as the loss takes them."""
+        return y
+
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        x = self.preprocess(batch.x)
-        y = nn.functional.one_hot(batch.y, self.spec.num_outputs).to(x.dtype) if self.mixes else batch.y
+        x, y = self.preprocess(batch.x), self.targets(batch.y)
+        if self.mixes:
+            y = nn.functional.one_hot(y, self.spec.num_outputs).to(x.dtype)
         for transform in self.augment:
             x, y = transform(x, y)
         logits = self.net(x)
@@ -111,21 +123,53 @@ class Classification(LightningModule):
 
     def validation_step(self, batch: Batch, _: int) -> None:
         logits = self(batch.x)
-        self.val_meter.update(self.loss(logits, batch.y), logits, batch.y)
+        self.val_meter.update(self.loss(logits, self.targets(batch.y)), logits, batch.y)
 
     def test_step(self, batch: Batch, _: int) -> None:
         logits = self(batch.x)
-        self.test_meter.update(self.loss(logits, batch.y), logits, batch.y)
+        self.test_meter.update(self.loss(logits, self.targets(batch.y)), logits, batch.y)
 
     def predict_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
         """Columns: `index`, `target` and `prediction` `(B,)`, `probability` `(B, num_outputs)`."""
-        probability = self(batch.x).softmax(dim=1)
+        probability = self.answer(batch.x)
         return {
             "index": batch.index,
             "target": batch.y,
-            "prediction": probability.argmax(dim=1),
+            "prediction": self.decide(probability),
             "probability": probability,
         }
+
+    def answer(self, x: Tensor) -> Tensor:
+        """Raw input to the probability of each class, `(B, num_outputs)`: what a user gets, exported or served."""
+        logits: Tensor = self(x)
+        return logits.softmax(dim=1)
+
+    def decide(self, answer: Tensor) -> Tensor:
+        """The class numbers `(B,)` that an answer comes to."""
+        return answer.argmax(dim=1)
+
+    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Whether each sample's class is right, 0 or 1, `(B,)`; from probabilities and class numbers."""
+        return (self.decide(outputs) == targets).float()
+
+    def trivial(self) -> Tensor:
+        """What is answered by who knows the training targets alone: the share of each class."""
+        counts = torch.tensor(self.spec.class_counts, dtype=torch.float32)
+        return counts / counts.sum()
+
+    def rows(self, columns: dict[str, Tensor], top: int | None = None) -> dict[str, Array]:
+        """A readable table of the columns of `predict_step`; with `top`, of so many of the likeliest classes alone."""
+        names, probability = np.array(self.spec.classes, dtype=object), columns["probability"]
+        best = probability.topk(top or 1, dim=1)
+        # The same class as `prediction`, where two are equally likely.
+        chosen = columns["prediction"].unsqueeze(1)
+        table = {"prediction": names[chosen[:, 0].numpy()], "probability": probability.gather(1, chosen)[:, 0].numpy()}
+        for i in range(1, top or 1):
+            table[f"prediction_top{i + 1}"] = names[best.indices[:, i].numpy()]
+            table[f"probability_top{i + 1}"] = best.values[:, i].numpy()
+        if top is None:
+            table |= {f"probability_{name}": probability[:, i].numpy() for i, name in enumerate(self.spec.classes)}
+        return table
 
     def figures(self, predictions: Predictions) -> dict[str, Figure]:
         """Pictures by name, from the columns of `predict_step`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,7 +39,8 @@ class Meter(nn.Module):
 
     def has(self, name: str) -> None:
         """Refuse a name, such as a task's `monitor`, that this meter does not give."""
-        names = [f"{self.stage}/{metric}" for metric in ("loss", *self.metrics)]
+        own = [name for key, metric in self.metrics.items() for name in getattr(metric, "names", (key,))]
+        names = [f"{self.stage}/{name}" for name in ("loss", *own)]
         if name.startswith(f"{self.stage}/") and name not in names:
             raise InputError(
                 f"task.monitor: no metric '{name}'{did_you_mean(name, names)} (there are: {', '.join(names)})"
@@ -91,8 +93,40 @@ class Meter(nn.Module):
         losses, outputs, targets = zip(*self.held, strict=True)
         sizes = torch.tensor([len(target) for target in targets], device=losses[0].device)
         self.loss.update(torch.stack(losses).float(), sizes)
-        self.metrics.update(torch.cat(outputs).float(), torch.cat(targets))
+        together = torch.cat(outputs)
+        self.metrics.update(together.float() if together.is_floating_point() else together, torch.cat(targets))
         self.held, self.held_numbers = [], 0
+
+
+class Each(Metric):
+    """A metric of each class, label or value `(K,)` as numbers by name, and their mean: `mae`, `mae_height`, `mae_width`.
+
+    Args:
+        metric: gives a value for each.
+        name: of the metric.
+        of: the names of the classes, labels or values.
+    """
+
+    def __init__(self, metric: Metric, name: str, of: Sequence[str]) -> None:
+        super().__init__()
+        self.metric = metric
+        self.names = [name, *(f"{name}_{one}" for one in plain_names(of))]
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.metric.update(outputs, targets)
+
+    def compute(self) -> dict[str, Tensor]:
+        values: Tensor = self.metric.compute()
+        return dict(zip(self.names, (values.nanmean(), *values), strict=True))
+
+    def reset(self) -> None:
+        self.metric.reset()
+        super().reset()
+
+
+def plain_names(names: Sequence[str]) -> list[str]:
+    """Names that may stand in a metric's: a slash parts the stage from the metric."""
+    return ["_".join(name.replace("/", " ").split()) for name in names]
 
 
 def _moved(state: Any, device: torch.device | str) -> Any:

@@ -18,19 +18,20 @@ from src.data.batch import Batch, BatchTransform
 from src.data.spec import Spec
 from src.errors import InputError
 from src.nets.preprocess import Standardize, preprocess
-from src.tasks.meter import Meter
+from src.tasks.meter import Each, Meter
 from src.tasks.optimizers import configure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from src.predictions import Predictions
+    from src.predictions import Array, Predictions
 
 
 class Regression(LightningModule):
     """Raw input in, values in the target's unit out; the loss is taken on standardized values.
 
-    The metrics stand beside those of the trivial predictor, which always says the training targets' mean.
+    The metrics stand beside those of the trivial predictor, which always says the training targets' mean. Of several
+    values they are the mean over the values, and each value has its own as well: `mae`, `mae_height`, `mae_weight`.
 
     Args:
         net: maps standardized input `(B, *in_shape)` to standardized values `(B, num_outputs)`.
@@ -48,6 +49,8 @@ class Regression(LightningModule):
         InputError: when the data are of the other kind.
     """
 
+    answers, scored = "value", "mae"
+
     def __init__(
         self,
         net: nn.Module,
@@ -63,10 +66,14 @@ class Regression(LightningModule):
     ) -> None:
         super().__init__()
         if spec.classes:
+            what, other = {
+                "labels": ("labels", "multilabel"),
+                "mask": ("classes in masks", "segmentation"),
+            }.get(spec.predicts, ("classes", "classification"))
             raise InputError(
-                f"task: Regression needs values, and the data has {len(spec.classes)} classes; try task=classification"
+                f"task: Regression needs values, and the data has {len(spec.classes)} {what}; try task={other}"
             )
-        self.spec = spec
+        self.spec, self.out_shape = spec, (spec.num_outputs,)
         self.preprocess = preprocess(spec)
         self.scale = Standardize(spec.target_mean, spec.target_std, dims=1)
         self.augment = nn.ModuleList(augment)
@@ -74,20 +81,25 @@ class Regression(LightningModule):
         self.loss = loss or nn.MSELoss()
         self.optimizer, self.scheduler, self.decay_all = optimizer, scheduler, decay_all
         self.monitor, self.mode = monitor, mode
-        extra = metrics or {}
-        if taken := sorted(set(_metrics()) & set(extra)):
+        extra, names = metrics or {}, spec.names
+        if taken := sorted(set(_metrics(names)) & set(extra)):
             raise InputError(f"task.metrics.{taken[0]}: the name is taken by a metric of the task; choose another")
         self.train_meter = Meter("train", {"mae": MeanAbsoluteError()})
-        self.val_meter = Meter("val", {**_metrics(), **extra})
+        self.val_meter = Meter("val", {**_metrics(names), **extra})
         self.val_meter.has(monitor)
-        self.test_meter = Meter("test", {**_metrics(), **_of_mean_predictor(spec.target_mean), **extra})
+        self.test_meter = Meter("test", {**_metrics(names), **_of_mean_predictor(spec.target_mean), **extra})
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw input `(B, *shape)` to values `(B, num_outputs)` in the target's unit."""
         return self.scale.inverse(self.net(self.preprocess(x)))
 
+    def targets(self, y: Tensor) -> Tensor:
+        """A batch's targets as the loss takes them: standardized."""
+        scaled: Tensor = self.scale(y)
+        return scaled
+
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        x, y = self.preprocess(batch.x), self.scale(batch.y)
+        x, y = self.preprocess(batch.x), self.targets(batch.y)
         for transform in self.augment:
             x, y = transform(x, y)
         outputs = self.net(x)
@@ -105,7 +117,29 @@ class Regression(LightningModule):
 
     def predict_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
         """Columns: `index` `(B,)`, `target` and `prediction` `(B, num_outputs)`."""
-        return {"index": batch.index, "target": batch.y, "prediction": self(batch.x)}
+        return {"index": batch.index, "target": batch.y, "prediction": self.answer(batch.x)}
+
+    def answer(self, x: Tensor) -> Tensor:
+        """Raw input to values `(B, num_outputs)` in the target's unit: what a user gets, exported or served."""
+        values: Tensor = self(x)
+        return values
+
+    def decide(self, answer: Tensor) -> Tensor:
+        """Values are what they are."""
+        return answer
+
+    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Each sample's absolute error, the mean over its values, `(B,)`."""
+        return (outputs - targets).abs().mean(dim=1)
+
+    def trivial(self) -> Tensor:
+        """What is answered by who knows the training targets alone: their mean."""
+        return torch.tensor(self.spec.target_mean)
+
+    def rows(self, columns: dict[str, Tensor], top: int | None = None) -> dict[str, Array]:
+        """A readable table of the columns of `predict_step`: a column for each value."""
+        names = [f"prediction_{name}" for name in self.spec.names] if self.spec.num_outputs > 1 else ["prediction"]
+        return {name: columns["prediction"][:, i].numpy() for i, name in enumerate(names)}
 
     def figures(self, predictions: Predictions) -> dict[str, Figure]:
         """Pictures by name, from the columns of `predict_step`."""
@@ -117,16 +151,15 @@ class Regression(LightningModule):
             told: [", ".join(f"{value:.4g}" for value in row) for row in worst[column]]
             for told, column in (("true", "target"), ("predicted", "prediction"))
         }
-        return {"errors": self.examples(predictions), "worst": figures.samples(worst, "Largest errors", captions)}
+        of = f" ({', '.join(self.spec.names)})" if self.spec.num_outputs > 1 else ""
+        return {"errors": self.examples(predictions), "worst": figures.samples(worst, f"Largest errors{of}", captions)}
 
     def examples(self, predictions: Predictions, before: Predictions | None = None) -> Figure:
         """Predictions against the truth; beside them those made `before`, of the same samples."""
         from src import figures
 
-        name, count = self.spec.target or "value", self.spec.num_outputs
-        names = [name] if count == 1 else [f"{name} {i}" for i in range(count)]
         past = None if before is None else before["prediction"]
-        return figures.values(predictions["target"], predictions["prediction"], names, past)
+        return figures.values(predictions["target"], predictions["prediction"], self.spec.names, past)
 
     def on_train_epoch_end(self) -> None:
         self.log_dict(self.train_meter.compute())
@@ -151,7 +184,7 @@ class MeanPredictor(Metric):
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
 
     def update(self, _: Tensor, targets: Tensor) -> None:
-        self.metric.update(self.mean.expand_as(targets), targets)
+        self.metric.update(self.mean.expand_as(targets).contiguous(), targets)
 
     def compute(self) -> Tensor:
         value: Tensor = self.metric.compute()
@@ -162,8 +195,15 @@ class MeanPredictor(Metric):
         super().reset()
 
 
-def _metrics() -> dict[str, Metric]:
-    return {"mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False), "r2": R2Score()}
+def _metrics(names: Sequence[str]) -> dict[str, Metric]:
+    if (count := len(names)) == 1:
+        return {"mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False), "r2": R2Score()}
+    each = {
+        "mae": MeanAbsoluteError(num_outputs=count),
+        "rmse": MeanSquaredError(squared=False, num_outputs=count),
+        "r2": R2Score(multioutput="raw_values"),
+    }
+    return {name: Each(metric, name, names) for name, metric in each.items()}
 
 
 def _of_mean_predictor(mean: tuple[float, ...]) -> dict[str, Metric]:

@@ -307,7 +307,7 @@ def test_statistics_are_of_training_pictures_and_are_kept(cards: Path, monkeypat
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(module, "mean_and_std", forbidden)
+    monkeypatch.setattr("src.data.images.mean_and_std", forbidden)
     assert ready(cards).spec.mean == data.spec.mean
     trained = cards / data.samples.name(int(data.indices["train"][0]))
     write(trained, 0, (40, 40))

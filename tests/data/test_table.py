@@ -27,7 +27,7 @@ from src.errors import InputError
 from src.evaluate import evaluate
 from src.nets.preprocess import EncodeTable
 from src.run import load_run
-from tests.conftest import train
+from tests.conftest import call, train
 
 
 @pytest.fixture(autouse=True)
@@ -552,3 +552,78 @@ def test_a_file_is_all_it_takes(which: str, metric: str, folder: Path, capsys: p
     assert evaluate(run) == result.metrics
     x = torch.from_numpy(encode_frame(pd.read_csv(path), run.spec.columns))
     assert torch.equal(run.task(x), run.task(run.data().samples.x))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Several targets
+
+HIGH = column("high", lambda i: i % 2)
+OLD = column("old", lambda i: "true" if i % 3 else "false")
+TAGS = column("tags", lambda i: ["red;round", "red", "", " round ; old;"][i % 4])
+
+
+def test_several_columns_are_values_or_labels() -> None:
+    data = ready(text(SIZE, COLOUR, PRICE, HIGH), ["high", "price"])  # type: ignore[arg-type]
+    assert (data.spec.predicts, data.spec.names, data.spec.target) == ("values", ("high", "price"), "high, price")
+    assert data.spec.target_shape == (2,)
+    assert data.samples.y[:3].tolist() == [[0, 0], [1, 1.5], [0, 3]]
+    assert [column.name for column in data.spec.columns] == ["size", "colour"]
+    assert data.notes[0] == "target: 2 columns (high, price): values (data.kind sets it)"
+    labels = ready(text(SIZE, HIGH, OLD), ["old", "high"])  # type: ignore[arg-type]
+    assert (labels.spec.predicts, labels.spec.names) == ("labels", ("old", "high"))
+    assert labels.samples.y[:4].tolist() == [[0, 0], [1, 1], [1, 0], [0, 1]]
+    assert labels.samples.y.dtype == torch.int64  # type: ignore[union-attr]
+    assert labels.notes[0] == "target: 2 columns (old, high): labels, any number for a row (data.kind sets it)"
+    train = labels.indices["train"]
+    assert labels.spec.class_counts == tuple(labels.samples.y[train].sum(0).tolist())
+    assert labels.spec.target_mean == pytest.approx(labels.samples.y[train].float().mean(0).tolist())
+    values = ready(text(SIZE, HIGH, OLD), ["old", "high"], kind="regression")  # type: ignore[arg-type]
+    assert values.spec.predicts == "values"
+
+
+def test_labels_in_one_column_are_parted() -> None:
+    data = ready(text(SIZE, TAGS), "tags", labels=";")
+    assert (data.spec.predicts, data.spec.names) == ("labels", ("old", "red", "round"))
+    assert data.samples.y[:4].tolist() == [[0, 1, 1], [0, 1, 0], [0, 0, 0], [1, 0, 1]]
+    assert data.notes[0] == "target: tags, 3 labels, any number for a row (data.labels parts them)"
+
+
+def test_labels_are_dealt_out_evenly_where_enough_are_alike() -> None:
+    rows = column("tags", lambda i: "rare;red" if i < 4 else "red;round" if i % 4 == 0 else "red", 400)
+    data = ready(text(column("size", lambda i: i, 400), rows), "tags", labels=";")
+    both = [data.samples.y[data.indices[stage]][:, 2].float().mean().item() for stage in STAGES]
+    assert both == pytest.approx([99 / 400] * 3, abs=0.01)
+    folds = [ready(text(column("size", lambda i: i, 400), rows), "tags", labels=";", fold=(k, 4, 0)) for k in range(4)]
+    shares = [data.samples.y[data.indices["val"]][:, 2].float().mean().item() for data in folds]
+    assert shares == pytest.approx([99 / 400] * 4, abs=0.01)
+
+
+@pytest.mark.parametrize(("target", "options", "line"), [
+    (["price", "colour"], {}, "houses.csv: the target 'colour' is text, such as 'blue'; of several targets each is a number, "
+                              "or 0 and 1 where they are labels"),
+    (["price", "high"], {"kind": "classification"}, "data.kind: several targets are labels, 0 or 1 (or true or false), and "
+                                                    "houses.csv has other numbers in: price"),
+    (["price", "price"], {}, "data.target: expected columns, each once, got ['price', 'price']"),
+    (["price", "high"], {"labels": ";"}, "data.labels: parts the texts of one target, at what stands there, and makes "
+                                         "classification"),
+    (["price", "hihg"], {}, "data.target: houses.csv has no column 'hihg'; did you mean 'high'?"),
+])  # fmt: skip
+def test_several_targets_that_cannot_be(target: list[str], options: dict[str, Any], line: str) -> None:
+    assert refused(text(SIZE, COLOUR, PRICE, HIGH), target, **options) == [line]  # type: ignore[arg-type]
+
+
+def test_several_targets_train_and_predict_by_name(folder: Path) -> None:
+    write(text(SIZE, COLOUR, PRICE, HIGH))
+    result = train("table", "data.path=houses.csv", "data.target=[price,high]")
+    assert {"test/mae", "test/mae_price", "test/r2_high", "val/rmse_price"} <= set(result.metrics)
+    call("predict", "latest", str(folder / "houses.csv"))
+    frame = pd.read_csv(result.run.path / "predictions.csv")
+    assert list(frame) == ["row", "prediction_price", "prediction_high"]
+    write(text(SIZE, TAGS))
+    result = train("table", "data.path=houses.csv", "data.target=tags", "data.labels=;")
+    call("predict", "latest", str(folder / "houses.csv"))
+    frame = pd.read_csv(result.run.path / "predictions.csv", keep_default_na=False)
+    assert list(frame) == ["row", "prediction", "probability_old", "probability_red", "probability_round"]
+    likely = frame.filter(like="probability_").to_numpy() >= 0.5
+    names = np.array(["old", "red", "round"])
+    assert frame["prediction"].tolist() == [";".join(names[row]) for row in likely]

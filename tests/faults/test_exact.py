@@ -114,6 +114,15 @@ def test_killed_anywhere_and_resumed_it_ends_the_same(case: str, kill: Callable[
     assert ending(run) == ending(whole)
 
 
+@pytest.mark.parametrize("name", ["segmentation", "multilabel", "places"])
+def test_a_task_of_any_kind_ends_the_same(name: str, kill: Callable[[int], None]) -> None:
+    config = checked(name, *WORDS, "data.scenes=[120,32,32]", "data.batch_size=16", "net.channels=[4,8]")
+    whole = fit(config, Run.claim(config.name)).run
+    run, kills = killed_and_resumed(config, kill, itertools.chain([2, 3, 4, 1, 5], itertools.repeat(40)))
+    assert kills >= 3
+    assert ending(run) == ending(whole)
+
+
 def test_saved_only_between_epochs_it_ends_the_same(kill: Callable[[int], None]) -> None:
     config = checked("digits", *WORDS, "save_minutes=1000")
     whole = fit(config, Run.claim(config.name)).run

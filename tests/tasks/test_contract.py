@@ -1,0 +1,104 @@
+"""A new task is one file: what it says of itself is all that the commands ask."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from src import tasks
+from src.config import ROOT
+from src.data.batch import Batch
+from src.errors import InputError
+from src.evaluate import evaluate
+from src.export import export
+from src.predictions import Predictions
+from src.report import bootstrap
+from src.run import load_run
+from tests.conftest import call, train
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The example of docs/add-a-task.md as src/tasks/counts.py; its path."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "add-a-task.md").read_text(), re.DOTALL)
+    module = types.ModuleType("src.tasks.counts")
+    exec(compile(code, "counts.py", "exec"), module.__dict__)
+    monkeypatch.setitem(sys.modules, "src.tasks.counts", module)
+    monkeypatch.setattr(tasks, "counts", module, raising=False)
+    return "task._target_=src.tasks.counts.Counts"
+
+
+@pytest.mark.pictures
+def test_the_documented_example_is_all_it_takes(counts: str, tmp_path: Path) -> None:
+    result = train("diabetes", counts, "trainer.limit_test_batches=1.0")
+    run = load_run(result.run.path)
+    assert type(run.task).__name__ == "Counts"
+    assert evaluate(run)["val/mae"] == result.metrics["val/mae"]
+    assert {"test_errors.png", "before_and_after.png"} <= {path.name for path in (run.path / "plots").iterdir()}
+    predictions = Predictions.load(run.path / "predictions" / "test.npz")
+    assert (predictions["prediction"] > 0).all()
+    assert predictions["score"].mean() == pytest.approx(result.metrics["test/mae"], rel=1e-5)
+    assert bootstrap(run, predictions)[1]["mae"] == pytest.approx(result.metrics["test/mean_predictor_mae"], rel=1e-4)
+    other = train("diabetes", "trainer.limit_test_batches=1.0")
+    boards = call("compare", "--paired", str(result.run.path), str(other.run.path))
+    assert boards
+    assert export(run, "pt2")["pt2"]["difference"] <= 1e-5
+    table = run.data().samples.x[:5].numpy()  # type: ignore[index]
+    pd.DataFrame(table, columns=[column.name for column in run.spec.columns]).to_csv(tmp_path / "new.csv", index=False)
+    call("predict", str(run.path), str(tmp_path / "new.csv"))
+    with torch.inference_mode():
+        expected = run.task(torch.from_numpy(table)).flatten().numpy()
+    assert pd.read_csv(run.path / "predictions.csv")["prediction"].to_numpy() == pytest.approx(expected, rel=1e-4)
+
+
+class Bare(LightningModule):
+    """No more than Lightning asks for."""
+
+    monitor, mode = "val/loss", "min"
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        return nn.functional.cross_entropy(self.net(batch.x / 16), batch.y)
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        self.log("val/loss", nn.functional.cross_entropy(self.net(batch.x / 16), batch.y), batch_size=len(batch.y))
+
+    def test_step(self, batch: Batch, number: int) -> None:
+        self.log("test/loss", nn.functional.cross_entropy(self.net(batch.x / 16), batch.y), batch_size=len(batch.y))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.pictures
+def test_what_a_task_does_not_say_costs_what_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("src.tasks.bare")
+    module.Bare = Bare  # type: ignore[attr-defined]
+    monkeypatch.setattr(Bare, "__module__", "src.tasks.bare")
+    monkeypatch.setitem(sys.modules, "src.tasks.bare", module)
+    monkeypatch.setattr(tasks, "bare", module, raising=False)
+    result = train("digits", "task._target_=src.tasks.bare.Bare")
+    assert evaluate(load_run(result.run.path)) == result.metrics
+    assert (result.run.path / "plots" / "curves.png").exists()
+    assert (result.run.path / "report.html").exists()
+    with pytest.raises(InputError) as caught:
+        export(load_run(result.run.path), "pt2")
+    assert caught.value.lines == [
+        "task: Bare cannot be exported: it lacks answer, answers, decide, score, scored; docs/add-a-task.md tells what they are"
+    ]
+    with pytest.raises(InputError) as caught:
+        call("predict", str(result.run.path), str(result.run.path / "plots"))
+    assert caught.value.lines == [
+        "task: Bare cannot predict from files: it lacks predict_step, rows; docs/add-a-task.md tells what they are"
+    ]
