@@ -24,13 +24,13 @@ from src.command import Parser, run_command
 from src.config import ROOT
 from src.errors import InputError, did_you_mean
 from src.run import load_run, read_json, shown, write
+from src.significance import LESS
 
 FILES = {"run.json", "meta.json", "config.yaml"}  # a run's directory holds at least one of them, or nothing
 # On which data a run was measured: numbers of other data are neither higher nor lower.
 OF_DATA = ("data._target_", "data.path", "data.root", "data.files", "data.target")
 SIZE = ("seconds", "parameters")
 FOLD = "data.fold"
-LESS = ("loss", "mae", "mse", "rmse", "error", *SIZE)  # less of these is better; more of all else, if no task says so
 DRAWN = 10  # rows whose curves are drawn: more could not be told apart
 
 
@@ -145,7 +145,7 @@ def rank(runs: Sequence[Row], sort: str | None = None) -> list[Board]:
 def _board(runs: list[Row], by: str) -> Board:
     name = by.rpartition("/")[2]
     modes = {str(run.facts.get("monitor")).rpartition("/")[2]: run.facts.get("mode") for run in runs}
-    highest = modes[name] == "max" if name in modes else name.rpartition("_")[2] not in LESS
+    highest = modes[name] == "max" if name in modes else name.rpartition("_")[2] not in (*LESS, *SIZE)
     alike: dict[str, dict[Any, list[Row]]] = {}
     for run in runs:
         fold, seed = run.config.get(FOLD), run.config.get("seed")
@@ -193,25 +193,26 @@ def show(board: Board) -> None:
     """Print a leaderboard: on a terminal the most telling columns that fit, elsewhere all."""
     from rich.cells import cell_len
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(markup=False, highlight=False)
     columns = {column: [column, *(row.text(column) for row in board.rows)] for column in board.columns}
     widths = {column: 2 + max(map(cell_len, texts)) for column, texts in columns.items()}
     room = console.width + 2 if console.is_terminal else sum(widths.values())
-    console.width = max(console.width, sum(widths.values()))
-    table, kept = Table(box=None, pad_edge=False, header_style="bold"), []
+    # Lines are padded here: a table of rich's takes two milliseconds a row, and there may be a thousand.
+    kept: list[list[str]] = []
     for column, width in widths.items():
         if width <= room:
             room -= width
-            kept.append(columns[column])
             number = any(column in run.numbers for run in board.rows)
-            table.add_column(column, justify="right" if number else "left", no_wrap=True)
-    for row in list(zip(*kept, strict=True))[1:]:
-        table.add_row(*row)
+            spaces = [" " * (width - 2 - cell_len(text)) for text in columns[column]]
+            kept.append([space + text if number else text + space
+                         for text, space in zip(columns[column], spaces, strict=True)])  # fmt: skip
+    head, *lines = ("  ".join(cells).rstrip() for cells in zip(*kept, strict=True))
     print(board.title)
-    console.print(table)
-    left = [column for column, texts in columns.items() if texts not in kept]
+    console.print(head, style="bold", soft_wrap=True)
+    print("\n".join(lines))
+    there = {cells[0].strip() for cells in kept}
+    left = [column for column in widths if column not in there]
     print(f"no room for {', '.join(left)}: --csv and --html have them\n" if left else "")
 
 
@@ -243,33 +244,40 @@ def as_page(boards: Sequence[Board], lines: Sequence[str], title: str = "Runs", 
 
 
 def curves(board: Board) -> str:
-    """The monitored metric and the losses over the epochs, a line for each seed of the best rows, as SVG."""
+    """The monitored metric and the losses over the epochs, a line for each seed of the best rows: an SVG each."""
     from matplotlib import rc_context
+    from matplotlib.colors import to_hex
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    drawn = [(row.name.replace("$", r"\$"), [_epochs(path) for path in row.paths]) for row in board.rows[:DRAWN]]
+    drawn = [(row.name, [_epochs(path) for path in row.paths]) for row in board.rows[:DRAWN]]
     wanted = dict.fromkeys([*(str(row.facts.get("monitor")) for row in board.rows), "val/loss", "train/loss"])
     names = [name for name in wanted if any(name in run for _, runs in drawn for run in runs)]
     if not names:
         return ""
-    ink, svg = "#010203", io.StringIO()  # the ink stands for the page's colour of text
+    ink = "#010203"  # stands for the page's colour of text
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     style: Any = {"svg.fonttype": "none", "svg.hashsalt": "", **dict.fromkeys(inked, ink)}
+    more = f"<li>the best {DRAWN} of {len(board.rows)}</li>" if len(board.rows) > DRAWN else ""
+    legend = [f'<li><span style="color: {to_hex(f"C{i}")}">●</span> {escape(title)}</li>'
+              for i, (title, _) in enumerate(drawn)]  # fmt: skip
+    found = [f'<ul class="legend">{"".join(legend)}{more}</ul>', '<div class="curves">']
     with rc_context(style):
-        figure = Figure(figsize=(4.5 * len(names), 3.2 + 0.2 * len(drawn)), layout="constrained")
-        for place, name in enumerate(names, start=1):
-            axis = figure.add_subplot(1, len(names), place, title=name, xlabel="epoch")
+        for name in names:
+            figure, svg = Figure(figsize=(4.5, 3.2), layout="constrained"), io.StringIO()
+            axis = figure.add_subplot(title=name.replace("$", r"\$"), xlabel="epoch")
+            axis.spines[["top", "right"]].set_visible(False)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-            for i, (title, runs) in enumerate(drawn):
+            for i, (_, runs) in enumerate(drawn):
                 for run in runs:
-                    label, values = title if run is runs[0] else "_", run.get(name, {})
-                    axis.plot([*values], [*values.values()], f"C{i}.-", linewidth=1, markersize=3, label=label)
-        more = f"the best {DRAWN} of {len(board.rows)}" if len(board.rows) > DRAWN else None
-        figure.legend(*axis.get_legend_handles_labels(), loc="outside lower left", frameon=False, title=more)
-        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(svg, format="svg", transparent=True, metadata=metadata)
-    return svg.getvalue()[svg.getvalue().index("<svg") :].replace(ink, "currentColor")
+                    values = run.get(name, {})
+                    marker = "." if len(values) < 30 else ""
+                    axis.plot([*values], [*values.values()], f"C{i}", marker=marker, linewidth=1, markersize=4)
+            figure.savefig(
+                svg, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            )
+            found.append(svg.getvalue()[svg.getvalue().index("<svg") :].replace(ink, "currentColor"))
+    return "\n".join([*found, "</div>"])
 
 
 def _epochs(path: Path) -> dict[str, dict[int, float]]:
@@ -289,10 +297,14 @@ PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>TITLE</title><style>
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1b1f; --line: #ddd; }
 @media (prefers-color-scheme: dark) { :root { --paper: #17171a; --ink: #e4e4e8; --line: #3a3a40; } }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; background: var(--paper); color: var(--ink); }
+body { font: 15px/1.5 system-ui, sans-serif; margin: clamp(.8rem, 3vw, 2rem); background: var(--paper); color: var(--ink); }
+h1, h2, li { overflow-wrap: anywhere; }
 div { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem 1rem .3rem 0; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
-svg, img { max-width: 100%; height: auto; margin-top: 1rem; }
+img { max-width: 100%; height: auto; margin-top: 1rem; }
+.legend { display: flex; flex-wrap: wrap; gap: 0 1.5rem; list-style: none; padding: 0; margin: 1rem 0 0; }
+.curves { display: flex; flex-wrap: wrap; gap: 1rem; } .curves svg { width: 28rem; max-width: 100%; height: auto; }
+@media (prefers-color-scheme: dark) { img { filter: invert(.89) hue-rotate(180deg); } }
 </style></head><body><h1>TITLE</h1>
 BODY
 </body></html>

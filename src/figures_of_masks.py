@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from src.data.masks import PALETTE, blend
-from src.figures import CLASSES, grid, label, marks, message, visible
+from src.figures import grid, label, message, visible
+from src.figures_of_classes import CLASSES, marks
 from src.predictions import Array, Predictions
 
 

@@ -1,4 +1,7 @@
-"""How a training went, from its metrics.csv: its curves as a picture, and overfitting in words."""
+"""How a training went: its curves over the epochs, and in words whether it fitted the training samples too closely.
+
+Read from a run's metrics.csv alone.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Literal
 import numpy as np
 from matplotlib.figure import Figure
 
-from src.figures import BLUE, GREY, ORANGE, message, panels, texts
+from src.figures import BLUE, GREY, ORANGE, message, panels, titled
 from src.predictions import Array
 
 
@@ -53,7 +56,7 @@ def curves(path: Path, monitor: str, mode: Literal["min", "max"]) -> Figure:
             axis.axvline(best, color="tab:green", linestyle="--", linewidth=1, label=f"best: epoch {best:.4g}")
         axis.set_xlim(columns["at"].min() - 0.1, columns["at"].max() + 0.1)
         axis.locator_params(axis="x", integer=True)
-        texts(axis, name, "epoch" if axis in axes[-3:] else "")
+        titled(axis, name, "epoch" if axis in axes[-3:] else "")
     if axes[0].lines:
         axes[0].legend(fontsize=7)
     figure.suptitle(overfitting(path) or "", color="tab:red", fontsize=11)

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
+import io
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -29,7 +32,8 @@ TEMPLATE = Path(__file__).with_name("report.html")
 RESAMPLES = 400
 # What a reader wants to see first; other pictures follow by their names.
 ORDER = ("curves", "before_and_after", "confusion", "errors", "overlap", "classes", "roc_and_pr", "calibration",
-         "mistakes", "worst", "uncertain", "examples", "weights")  # fmt: skip
+         "mistakes", "worst", "uncertain", "examples", "weights", "gradients", "layers")  # fmt: skip
+HEAVY = 200_000  # bytes of a picture's PNG above which photographs go into the page as JPEG
 
 
 def report(run: Run) -> Path:
@@ -42,14 +46,16 @@ def report(run: Run) -> Path:
 
     meta = _json(run, "meta.json")
     predictions = _predictions(run)
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text("utf-8"))
-    path = run.path / "report.html"
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = _number
+    page = environment.from_string(TEMPLATE.read_text("utf-8"))
+    path, results = run.path / "report.html", _results(run, predictions)
     write(path, page.render(
-        name=f"{path.parent.parent.name}/{path.parent.name}", meta=meta, command=_again(run), results=_results(run, predictions),
-        monitor=meta.get("monitor"), story=_story(run), pictures=list(_pictures(run)), config=_config(run.config),
+        name=f"{path.parent.parent.name}/{path.parent.name}", meta=meta, command=_again(run), results=results,
+        story=_story(run), pictures=list(_pictures(run)), config=_config(run.config),
         data=_data(run), exports=[read_json(path) for path in sorted((run.path / "export").glob("*.json"))],
         rows=len(predictions) if predictions else 0, resamples=RESAMPLES,
-        diff=(run.path / "diff.patch").exists(),
+        faultless=any(row["interval"] == (1.0, 1.0) for row in results), diff=(run.path / "diff.patch").exists(),
     ))  # fmt: skip
     return path
 
@@ -83,11 +89,38 @@ def _results(run: Run, predictions: Predictions | None) -> list[dict[str, Any]]:
         name for name in dict.fromkeys(key.partition("/")[2] for key in metrics) if not name.startswith("mean_pred")
     ]
     intervals, baseline = bootstrap(run, predictions) if predictions else ({}, {})
-    return [
+    found: list[dict[str, Any]] = [
         {"name": name, "val": metrics.get(f"val/{name}"), "test": metrics.get(f"test/{name}"),
          "interval": intervals.get(name), "baseline": baseline.get(name)}
         for name in names
     ]  # fmt: skip
+    return [{**row, "drawn": _drawn(row)} for row in found]
+
+
+def _drawn(row: dict[str, Any]) -> dict[str, float] | None:
+    """Where a metric, the ends of its interval and the trivial predictor lie, in percent of a line's width.
+
+    The line reaches from 0 to 1 where all of them lie there, and else from the lowest to the highest.
+    """
+    if not row["interval"] or row["test"] is None:
+        return None
+    places = {"low": row["interval"][0], "high": row["interval"][1], "test": row["test"], "baseline": row["baseline"]}
+    if not all(math.isfinite(value) for value in places.values()):
+        return None
+    low, high = min(places.values()), max(places.values())
+    if low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    return {name: round(3 + 94 * (value - low) / ((high - low) or 1), 1) for name, value in places.items()}
+
+
+def _number(value: float | None) -> str:
+    """Four digits, so that numbers stand below each other alike; nothing for None."""
+    if value is None:
+        return ""
+    size = abs(value)
+    if not size or 1e-3 <= size < 10:
+        return f"{value:.4f}"
+    return f"{value:.3g}" if size < 1e-3 else f"{value:,.0f}" if size >= 1e4 else f"{value:#.4g}".removesuffix(".")
 
 
 def bootstrap(run: Run, predictions: Predictions) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
@@ -173,9 +206,11 @@ def _story(run: Run) -> list[str]:
     monitor = meta.get("monitor")
     if table.exists():
         with table.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row.get(monitor or "")]
+            rows = [row for row in csv.DictReader(file) if math.isfinite(float(row.get(monitor or "") or "nan"))]
         if rows:
-            epochs = summary.get("config", {}).get("trainer.max_epochs", "?")
+            most = summary.get("config", {}).get("trainer.max_epochs", "?")
+            epochs = meta.get("epochs", most)
+            epochs = epochs if epochs == most else f"{epochs} (at most {most})"
             best = (min if meta.get("mode") == "min" else max)(rows, key=lambda row: float(row[monitor]))
             lines.append(f"The best {monitor}, {float(best[monitor]):.4g}, came in epoch {int(best['epoch']) + 1} of "
                          f"{epochs}; its weights are measured here.")  # fmt: skip
@@ -184,25 +219,41 @@ def _story(run: Run) -> list[str]:
     return lines
 
 
-def _pictures(run: Run) -> Iterator[tuple[str, str]]:
-    """Each picture's title and its PNG as base64."""
+def _pictures(run: Run) -> Iterator[dict[str, Any]]:
+    """Each picture: its title, kind, width, data as base64, and what it says as a text where it does."""
+    from PIL import Image
+
+    from src.figures import PHOTOS
 
     def place(path: Path) -> tuple[int, str]:
         name = re.sub(r"^(test|val)_", "", path.stem)
         return (ORDER.index(name) if name in ORDER else len(ORDER), path.stem)
 
     for path in sorted((run.path / "plots").glob("*.png"), key=place):
-        yield path.stem.replace("_", " "), base64.b64encode(path.read_bytes()).decode()
+        content, kind = path.read_bytes(), "png"
+        with Image.open(path) as picture:
+            about = {key: str(value) for key, value in picture.info.items() if key in ("Kind", "Description")}
+            if about.get("Kind") == PHOTOS and len(content) > HEAVY:
+                file, kind = io.BytesIO(), "jpeg"
+                picture.convert("RGB").save(file, kind, quality=85)
+                content = file.getvalue()
+            yield {"title": path.stem.replace("_", " "), "kind": about.get("Kind", ""), "width": picture.width,
+                   "height": picture.height, "text": about.get("Description", ""), "type": kind,
+                   "data": base64.b64encode(content).decode()}  # fmt: skip
 
 
 def _config(config: Config) -> list[tuple[str, Any, bool]]:
-    """Every key and value, and whether it differs from the experiment's own file."""
+    """Every key and value, and whether it differs from the experiment's own file, or else from what is the default."""
+    from src.parts import Values
+
     try:
         own = flatten(compose(config.name).values)
     except InputError:  # the experiment's file is gone
-        own = {}
+        return [(key, value, False) for key, value in flatten(config.values).items() if value not in (None, [], {})]
     filled = ("threads", "compile", "channels_last", "trainer.precision")  # from the machine, where nobody set them
-    return [(key, value, bool(own) and own.get(key) != value and not (key in filled and key not in own))
+    usual = {**{field.name: field.default for field in dataclasses.fields(Values)},
+             **{key: value for key, value in flatten(config.values).items() if key in filled}, **own}  # fmt: skip
+    return [(key, value, usual.get(key) != value)
             for key, value in flatten(config.values).items() if value not in (None, [], {})]  # fmt: skip
 
 
@@ -221,6 +272,11 @@ def _data(run: Run) -> list[tuple[str, str]]:
         (stage, f"{sizes[stage]:,} samples") for stage in ("train", "val", "test") if stage in sizes
     ]
     rows.append(("input", f"{spec.kind}, {' x '.join(map(str, spec.in_shape))}"))
+    if spec.columns:
+        kinds = [column.kind for column in spec.columns]
+        lacking = [column.name for column in spec.columns if column.missing]
+        rows.append(("columns", ", ".join(f"{kind} {kinds.count(kind)}" for kind in dict.fromkeys(kinds))))
+        rows += [("missing values in", ", ".join(lacking))] if lacking else []
     if spec.classes:
         counts = [f"{name} {count:,}" for name, count in zip(spec.classes, spec.class_counts, strict=True)]
         unit = "pixels of classes in training masks" if spec.predicts == "mask" else f"{spec.predicts} in training"

@@ -42,8 +42,11 @@ def differences(run: Run, then: dict[str, Any]) -> Iterator[str]:
         was = then.get(name) or {}
         compared += [(key, was.get(key), now.get(key)) for key in dict.fromkeys([*was, *now])]
     yield from (f"{what}: {was} then, {now} now" for what, was, now in compared if was != now)
-    if then.get("split_hash") != build_data(run.config).split_hash():
+    data = build_data(run.config)
+    if then.get("split_hash") != data.split_hash():
         yield "split: other samples in training, validation or test: the data have changed since"
+    if "data_hash" in then and then["data_hash"] != (found := data.content_hash()):
+        yield f"data: hash {then['data_hash'][:12]} then, {found[:12]} now: samples or their targets have changed since"
     if any("--override" in part.get("command", "") for part in then.get("resumed", [])):
         yield "resumed: its config was changed on the way (--override); now it is the last one from the start"
 
@@ -72,7 +75,9 @@ def reproduce(run: Run) -> tuple[Result, list[str]]:
     if meta.get("resumed"):
         print(f"resumed    {len(meta['resumed'])} times; it is trained in one go now")
     found = list(differences(run, meta))
-    print("\n".join(f"differs    {line}" for line in found) or "as then    code, packages, Python, hardware, split")
+    print(
+        "\n".join(f"differs    {line}" for line in found) or "as then    code, packages, Python, hardware, data, split"
+    )
     stages: list[Stage] = [stage for stage in STAGES if any(name.startswith(f"{stage}/") for name in run.metrics)]
     again = Run.claim(run.config.name)
     try:

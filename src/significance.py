@@ -1,4 +1,4 @@
-"""Whether two runs differ, from what they predict of the same test samples."""
+"""Whether two runs really differ, from what they predict of the same test samples."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from src.errors import InputError
 from src.run import shown
 
 if TYPE_CHECKING:
     from src.compare import Row
 
+LESS = ("loss", "mae", "mse", "rmse", "error")  # less of these is better; more of all else, if no task says so
+
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much run B is better than run A, by the task's score of each sample; in points where it is right or wrong.
+    """By how much run B is better than run A, in what the task scores each sample by; in points where it is right or wrong.
 
     With the interval that holds 95 % of that over resampled test samples and, for right or wrong, the p of McNemar's
     test.
@@ -56,7 +56,7 @@ def paired(one: Row, other: Row, resamples: int = 10_000) -> Difference:
     Raises:
         InputError: when predictions are missing, or are not of the same samples.
     """
-    from src.compare import LESS
+    import numpy as np
 
     (a, scored), (b, in_other) = _predictions(one), _predictions(other)
     n, p = len(a["index"]), None
@@ -81,6 +81,8 @@ def paired(one: Row, other: Row, resamples: int = 10_000) -> Difference:
 
 def _predictions(run: Row) -> tuple[dict[str, Any], str]:
     """Index, target and score from predictions/test.npz, in the order of the sample numbers; and what the score is."""
+    import numpy as np
+
     path = run.paths[0] / "predictions" / "test.npz"
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as columns:

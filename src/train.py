@@ -132,15 +132,15 @@ def _fit(
     trainer.callbacks += callbacks  # type: ignore[attr-defined]
     drawing = Pictures(run) if pictures else None
     if drawing:
-        trainer.callbacks.insert(0, drawing)  # type: ignore[attr-defined]
+        trainer.callbacks[:0] = [drawing, drawing.histograms]  # type: ignore[attr-defined]
     parameters = sum(parameter.numel() for parameter in task.parameters())
     if trainer.is_global_zero:
         preflight(run, data, task)
         write(run.path / "split.csv", data.split_csv())
         run.begin(config, {
             **{key: config.values.get(key) for key in VALUES}, "split_hash": data.split_hash(),
-            "parameters": parameters, "monitor": task.monitor, "mode": task.mode, "init": taken,
-            "override": saved is not None and saved.renewed,
+            "data_hash": data.content_hash(), "parameters": parameters, "monitor": task.monitor, "mode": task.mode,
+            "init": taken, "override": saved is not None and saved.renewed,
         }, again=resume)  # fmt: skip
     if config.values["compile"]:
         task.net.compile()  # type: ignore[union-attr]  # the module itself, which keeps the names in its state dict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from sklearn import metrics as sk
 from torch import nn
 
-from src import figures
+from src import figures, figures_of_classes
 from src.data.batch import Samples
 from src.data.spec import Column, Spec
 from src.predictions import Predictions
@@ -78,7 +79,7 @@ def test_a_task_names_its_pictures() -> None:
 
 def test_the_confusion_matrix_counts() -> None:
     target, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0])
-    figure = figures.confusion(target, predicted, ["cat", "dog", "owl"])
+    figure = figures_of_classes.confusion(target, predicted, ["cat", "dog", "owl"])
     found = {
         tuple(map(int, text.get_position())): text.get_text() for text in figure.axes[0].texts
     }  # (predicted, true)
@@ -91,7 +92,7 @@ def test_the_confusion_matrix_counts() -> None:
 def test_many_classes_are_listed_by_their_confusions() -> None:
     target = np.concatenate([np.arange(40), np.full(5, 7), np.full(2, 9)])
     predicted = np.concatenate([np.arange(40), np.full(5, 3), np.full(2, 8)])
-    (text,) = figures.confusion(target, predicted, [f"class {i}" for i in range(40)]).axes[0].texts
+    (text,) = figures_of_classes.confusion(target, predicted, [f"class {i}" for i in range(40)]).axes[0].texts
     assert text.get_text().splitlines() == [
         "samples share  true → predicted", "      5   83%  class 7 → class 3", "      2   67%  class 9 → class 8"]  # fmt: skip
 
@@ -99,12 +100,21 @@ def test_many_classes_are_listed_by_their_confusions() -> None:
 def test_the_scores_of_classes_are_scikit_learns() -> None:
     _, predictions = classified(("cat", "dog", "owl"), 90)
     target, predicted = predictions["target"], predictions["prediction"]
-    (axis,) = figures.classes(target, predicted, ["cat", "dog", "owl"]).axes
+    (axis,) = figures_of_classes.classes(target, predicted, ["cat", "dog", "owl"]).axes
     shown = {str(dots.get_label()): dots.get_offsets()[:, 0].tolist() for dots in axis.collections[:3]}  # type: ignore[index]
     expected = sk.precision_recall_fscore_support(target, predicted)
     assert shown["precision"] == pytest.approx(expected[0].tolist())
     assert shown["recall"] == pytest.approx(expected[1].tolist())
     assert shown["F1"] == pytest.approx(expected[2].tolist())
+    written = [f"{score[i]:.3f}" for score in expected[:3] for i in range(3)]
+    assert [text.get_text() for text in axis.texts] == [
+        "precision",
+        *written[:3],
+        "recall",
+        *written[3:6],
+        "F1",
+        *written[6:],
+    ]
     assert [label.get_text() for label in axis.get_yticklabels()] == [
         f"{name} ({count})" for name, count in zip(("cat", "dog", "owl"), expected[3], strict=True)]  # fmt: skip
 
@@ -113,7 +123,7 @@ def test_the_worst_of_many_classes_are_shown() -> None:
     names = [f"class {i}" for i in range(30)]
     target = np.repeat(np.arange(29), 2)  # the last class has no sample
     predicted = np.where(np.isin(target, (4, 17)), 0, target)
-    (axis,) = figures.classes(target, predicted, names).axes
+    (axis,) = figures_of_classes.classes(target, predicted, names).axes
     shown = [label.get_text() for label in axis.get_yticklabels()]
     assert len(shown) == 20
     assert shown[:3] == ["class 4 (2)", "class 17 (2)", "class 0 (2)"]
@@ -123,28 +133,28 @@ def test_the_worst_of_many_classes_are_shown() -> None:
 def test_areas_and_average_precisions_are_scikit_learns() -> None:
     _, predictions = classified(("cat", "_dog", "owl"), 90)
     target, probability = predictions["target"], predictions["probability"]
-    roc, pr = figures.roc_and_pr(target, probability, ["cat", "_dog", "owl"]).axes
+    roc, pr = figures_of_classes.roc_and_pr(target, probability, ["cat", "_dog", "owl"]).axes
     for axis, score in ((roc, sk.roc_auc_score), (pr, sk.average_precision_score)):
         legend = axis.get_legend()
         assert legend is not None
         assert [text.get_text() for text in legend.get_texts()] == [
-            f"{score(target == i, probability[:, i]):.3f} {name}" for i, name in enumerate(("cat", "_dog", "owl"))]  # fmt: skip
+            f"{score(target == i, probability[:, i]):.3f}  {name}" for i, name in enumerate(("cat", "_dog", "owl"))]  # fmt: skip
 
 
 def test_of_two_classes_the_second_is_drawn() -> None:
     _, predictions = classified(("no", "yes"), 60)
     target, probability = predictions["target"], predictions["probability"]
-    roc = figures.roc_and_pr(target, probability, ["no", "yes"]).axes[0]
+    roc = figures_of_classes.roc_and_pr(target, probability, ["no", "yes"]).axes[0]
     assert [text.get_text() for text in roc.get_legend().get_texts()] == [  # type: ignore[union-attr]
-        f"{sk.roc_auc_score(target, probability[:, 1]):.3f} yes"]  # fmt: skip
+        f"{sk.roc_auc_score(target, probability[:, 1]):.3f}  yes"]  # fmt: skip
 
 
 def test_a_million_rows_are_thinned_and_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "RANKED", 500)
+    monkeypatch.setattr(figures_of_classes, "RANKED", 500)
     monkeypatch.setattr(figures, "DOTS", 100)
     _, predictions = classified(("no", "yes"), 2000)
     target, probability = predictions["target"], predictions["probability"]
-    roc = figures.roc_and_pr(target, probability, ["no", "yes"]).axes[0]
+    roc = figures_of_classes.roc_and_pr(target, probability, ["no", "yes"]).axes[0]
     assert roc.get_title() == "ROC (500 of 2,000 samples)"
     shown = float(roc.get_legend().get_texts()[0].get_text().split()[0])  # type: ignore[union-attr]
     assert shown == pytest.approx(sk.roc_auc_score(target, probability[:, 1]), abs=0.05)
@@ -155,11 +165,33 @@ def test_a_million_rows_are_thinned_and_said_so(monkeypatch: pytest.MonkeyPatch)
 def test_the_calibration_error_is_the_one_computed_by_hand() -> None:
     # Three say 0.96 in the mean, and two are right. One says 0.45 and is right: a gap of 0.55. Weighed by their number.
     confidence, correct = np.array([0.91, 0.99, 0.99, 0.45], np.float32), np.array([True, True, False, True])
-    axis, below = figures.calibration(confidence, correct, "probability", bins=10).axes
+    axis, below = figures_of_classes.calibration(confidence, correct, "probability", bins=10).axes
     expected = 3 / 4 * ((0.91 + 0.99 + 0.99) / 3 - 2 / 3) + 1 / 4 * 0.55
     assert axis.get_title() == f"Calibration: ECE {expected:.3f}"
     assert [bar.get_height() for bar in axis.patches] == pytest.approx([1, 2 / 3])  # type: ignore[attr-defined]
     assert [bar.get_height() for bar in below.patches] == [0, 0, 0, 0, 1, 0, 0, 0, 0, 3]  # type: ignore[attr-defined]
+
+
+def test_the_calibration_error_of_a_task_is_the_one_computed_naively() -> None:
+    task, predictions = classified(("cat", "dog", "owl"), 200)
+    confidence, right = predictions["probability"].max(1), predictions["prediction"] == predictions["target"]
+    gaps = 0.0
+    for low in range(15):
+        rows = [i for i in range(200) if low / 15 < confidence[i] <= (low + 1) / 15]
+        if rows:
+            gaps += abs(sum(right[rows]) - sum(confidence[rows])) / 200
+    title = task.figures(predictions)["calibration"].axes[0].get_title()
+    assert title == f"Calibration: ECE {gaps:.3f}"
+
+
+def test_a_bin_of_few_samples_has_a_wide_interval() -> None:
+    confidence = np.concatenate([np.full(10, 0.75), np.full(1000, 0.85)])
+    correct = np.concatenate([np.arange(10) < 8, np.arange(1000) < 800])
+    axis, _ = figures_of_classes.calibration(confidence, correct, "probability", bins=10).axes
+    (lines,) = (part for part in axis.collections if hasattr(part, "get_segments"))
+    ends = [segment[:, 1].tolist() for segment in lines.get_segments()]
+    # Wilson's intervals of 8 in 10 and of 800 in 1,000, as in Agresti and Coull's paper.
+    assert ends == [pytest.approx([0.490, 0.943], abs=0.001), pytest.approx([0.774, 0.824], abs=0.001)]
 
 
 def test_mistakes_come_with_the_surest_first_and_their_names() -> None:
@@ -182,16 +214,58 @@ def test_mistakes_come_with_the_surest_first_and_their_names() -> None:
         "untrained 60% dog", "untrained 90% dog", "untrained 80% dog", "untrained 70% cat"]  # fmt: skip
 
 
+def test_a_path_stands_in_two_lines_and_whole_in_the_text() -> None:
+    task, predictions = classified(("cat", "dog"), 2)
+    path = f"animals/{'long/' * 12}holiday_in_the_mountains_0001.png"
+    predictions.samples = dataclasses.replace(predictions.samples, name=lambda i: path if i else "top.png")
+    predictions.columns["target"] = 1 - predictions["prediction"]
+    mistakes = task.figures(predictions)["mistakes"]
+    colors = {text.get_text(): text.get_color() for text in mistakes.axes[0].texts}
+    assert colors["holiday_in_t…ns_0001.png"] == colors["animals/long…/long/long/"] == colors["top.png"] == "0.6"
+    said = mistakes.get_label().splitlines()  # type: ignore[attr-defined]
+    assert said[0].split() == ["true", "predicted"]
+    assert sorted(line.split()[0] for line in said[1:]) == sorted([path, "top.png"])
+    assert mistakes.get_gid() == figures.PHOTOS
+
+
+def test_before_and_after_say_how_many_are_right() -> None:
+    task, predictions = classified(("cat", "dog"), 4)
+    predictions.columns["prediction"] = predictions["target"].copy()
+    before = predictions.take(slice(None))
+    before.columns["prediction"] = 1 - before["target"]
+    before.columns["prediction"][0] = before["target"][0]
+    assert "Before and after training: 1 and 4 of 4 right" in texts(task.examples(predictions, before))
+    assert "Examples" in texts(task.examples(predictions))
+
+
+def test_columns_as_text_have_their_numbers_at_the_right() -> None:
+    text = figures.as_text(
+        {"": ["a", "bb"], "price": ["1.5", "-1,200"], "kind": ["x\ny", ""], "left": ["missing", "2"]}
+    )
+    assert text.splitlines() == [
+        "     price  kind     left",
+        "a      1.5  x y   missing",
+        "bb  -1,200              2",
+    ]
+    figure = figures.table({"layer": ["n" * 60]}, "The net")
+    assert figure.get_gid() == figures.TEXT
+    assert figure.get_label() == f"The net\n\nlayer\n{'n' * 60}"
+    assert f"layer\n{'n' * 12}…{'n' * 11}" in texts(figure)
+
+
 def test_rows_of_a_table_are_shown_with_their_columns() -> None:
     task, predictions = classified(("a$b$", "b"), 2, x=ROWS, columns=COLUMNS)
     predictions.columns["target"] = np.array([0, 1])
+    predictions.columns["prediction"] = np.array([1, 1])
+    wrong = [["✗"], []]
     lines = texts(task.examples(predictions))[0].splitlines()
     share = [f"{p:.0%} {('a$b$', 'b')[i]}".replace("$", r"\$") for p, i in zip(predictions["probability"].max(1), predictions["prediction"], strict=True)]  # fmt: skip
     assert [line.split() for line in lines] == [
-        ["true", "predicted", "age", "colour", "flag"],
-        ["picture_0.png", r"a\$b\$", *share[0].split(), "1.5", r"\$x^", "1"],
-        ["picture_1.png", "b", *share[1].split(), "nan", "?", "0"],
+        ["true", "predicted", "wrong", "age", "colour", "flag"],
+        ["picture_0.png", r"a\$b\$", *share[0].split(), *wrong[0], "1.5", r"\$x^", "1"],
+        ["picture_1.png", "b", *share[1].split(), *wrong[1], "missing", "?", "0"],
     ]  # fmt: skip
+    assert sorted(wrong) == [[], ["✗"]]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -233,6 +307,11 @@ def test_what_the_untrained_net_said_stands_beside_it() -> None:
     assert shown == {"untrained": [9.0] * 5, "trained": pytest.approx([1, 2, 3, 4, 5], abs=4)}
     assert sorted(shown["trained"]) == [1, 2, 3, 4, 5]
     assert axis.get_xlim()[1] > 9
+    assert axis.get_title() == "MAE 1, R² 0.500; untrained: MAE 7"
+    residuals = task.examples(predictions, before).axes[1]
+    now, past = (np.asarray(dots.get_offsets()).tolist() for dots in residuals.collections[:2])
+    assert sorted(now) == [[1, 1], [2, 1], [3, 1], [4, 1], [5, 1]]
+    assert sorted(past) == [[9, 5], [9, 6], [9, 7], [9, 8], [9, 9]]  # it always said 9
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -311,11 +390,22 @@ def test_what_is_not_finite_is_left_out_and_said_so() -> None:
     _, predictions = classified(("a", "b"), 20)
     predictions.columns["probability"][:5] = np.nan
     probability, target = predictions["probability"], predictions["target"]
-    assert figures.roc_and_pr(target, probability, ["a", "b"]).axes[0].get_title() == "ROC (15 of 20 samples)"
-    assert figures.calibration(probability[:, 1], target, "p").axes[0].get_title().endswith(" (15 of 20 samples)")
-    assert texts(figures.roc_and_pr(target, probability * np.nan, ["a", "b"])) == ["ROC: no finite probability"]
-    assert texts(figures.calibration(probability[:5, 1], target[:5], "p")) == ["Calibration: no finite probability"]
-    only = figures.roc_and_pr(np.zeros(20, int), np.full((20, 2), 0.5), ["a", "b"])
+    assert (
+        figures_of_classes.roc_and_pr(target, probability, ["a", "b"]).axes[0].get_title() == "ROC (15 of 20 samples)"
+    )
+    assert (
+        figures_of_classes.calibration(probability[:, 1], target, "p")
+        .axes[0]
+        .get_title()
+        .endswith(" (15 of 20 samples)")
+    )
+    assert texts(figures_of_classes.roc_and_pr(target, probability * np.nan, ["a", "b"])) == [
+        "ROC: no finite probability"
+    ]
+    assert texts(figures_of_classes.calibration(probability[:5, 1], target[:5], "p")) == [
+        "Calibration: no finite probability"
+    ]
+    only = figures_of_classes.roc_and_pr(np.zeros(20, int), np.full((20, 2), 0.5), ["a", "b"])
     assert "none: b (no samples)" in texts(only)
     predicted = np.where(np.arange(9) < 2, np.inf, 1.0)[:, None]
     assert figures.values(np.arange(9.0)[:, None], predicted, ["y"]).axes[0].get_title().endswith(", 2 not finite")
@@ -347,42 +437,3 @@ def test_labels_are_short_and_no_formulas() -> None:
     assert figures.label("two\nlines\t") == "two lines"
     assert figures.label("abcdefghijklmnopqrstuvwxyz", 10) == "abcde…wxyz"
     assert figures.label("$x^") == r"\$x^"
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Nets
-
-
-def test_layers_have_shapes_parameters_and_operations() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
-    spec = Spec(in_shape=(1, 4, 4), num_outputs=3, kind="image", classes=("a", "b", "c"), class_counts=(1, 1, 1))
-    task = Classification(net, spec)
-    assert figures.layers(task, spec) == [
-        ("preprocess", "Standardize", "1 x 4 x 4", 0, 0),
-        ("net.0", "Conv2d", "2 x 4 x 4", 2 * 9 + 2, 2 * 16 * 2 * 9),
-        ("net.1", "ReLU", "2 x 4 x 4", 0, 0),
-        ("net.2", "Flatten", "32", 0, 0),
-        ("net.3", "Linear", "3", 32 * 3 + 3, 2 * 32 * 3),
-    ]  # fmt: skip
-    assert task.example_input_array is None
-    assert task.training
-
-
-def test_weights_are_drawn_before_and_after() -> None:
-    spec = Spec(in_shape=(1, 4, 4), num_outputs=3, kind="image", classes=("a", "b", "c"), class_counts=(1, 1, 1))
-    task = Classification(nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3)), spec)
-    before = figures.sampled_weights(task)
-    assert list(before) == ["net.1.weight"]
-    assert len(figures.sampled_weights(task, most=10)["net.1.weight"]) == 10
-    with torch.no_grad():
-        task.net[1].weight.mul_(3)  # type: ignore[index, union-attr, operator]
-    after = figures.sampled_weights(task)
-    assert after["net.1.weight"] == pytest.approx(3 * before["net.1.weight"])
-    figure = figures.weights(after, before)
-    assert [axis.get_title() for axis in figure.axes] == ["1.weight"]
-    assert changed(figure, figures.weights(after, after))
-    assert changed(figure, figures.weights(after, {}))
-    many = {f"layer{i}": np.full(3, 0.1) for i in range(40)}
-    assert "Weights (12 of 40 layers)" in texts(figures.weights(many, {}))
-    assert texts(figures.weights({}, {})) == ["Weights: the net has none"]
-    assert figures.pixels(figures.weights({"net.0": np.array([np.nan, np.inf])}, {})).std() > 0

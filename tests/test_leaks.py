@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from PIL import Image, ImageOps
 
 from src.checkpoint_io import read_checkpoint
-from src.config import configs
+from src.config import ROOT, compose, configs
 from src.data.base import DataModule
 from src.data.batch import Samples
 from src.run import build_data
@@ -110,3 +111,12 @@ def test_what_is_held_out_changes_nothing_in_training(
     losses = [pd.read_csv(result.run.path / "metrics.csv") for result in (before, after)]
     assert losses[0]["train/loss"].tolist() == losses[1]["train/loss"].tolist()
     assert losses[0]["val/loss"].tolist() != losses[1]["val/loss"].tolist()
+
+
+def test_no_data_module_is_left_out() -> None:
+    there = set()
+    for path in (ROOT / "src" / "data").glob("*.py"):
+        module = importlib.import_module(f"src.data.{path.stem}")
+        there |= {f"{part.__module__}.{name}" for name, part in vars(module).items()
+                  if isinstance(part, type) and issubclass(part, DataModule) and part is not DataModule}  # fmt: skip
+    assert there == {compose(name).values["data"]["_target_"] for name in configs()}

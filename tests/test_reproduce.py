@@ -50,7 +50,7 @@ def test_the_same_numbers_come_out(run: Run, logs: Path, capsys: pytest.CaptureF
     assert (result.run.path / "config.yaml").read_text().partition("\n")[2] == (
         run.path / "config.yaml").read_text().partition("\n")[2]  # fmt: skip
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "as then    code, packages, Python, hardware, split"
+    assert lines[0] == "as then    code, packages, Python, hardware, data, split"
     assert lines[-1] == f"identical  metrics.json is that of {run.path}, byte for byte"
     assert lines[-2].startswith(f"run        {result.run.path} (")
 
@@ -59,7 +59,7 @@ def test_what_differs_is_told_before_and_after(run: Run, capsys: pytest.CaptureF
     path = run.path / "meta.json"
     meta = read_json(path)
     edit(path, packages={**meta["packages"], "torch": "1.0", "gone": "2"}, hardware={**meta["hardware"], "cores": 999},
-         git={"commit": "f" * 40, "dirty": True}, python="2.7", split_hash="0",
+         git={"commit": "f" * 40, "dirty": True}, python="2.7", split_hash="0", data_hash="0123456789abcdef",
          resumed=[{"command": "python -m src.train --resume latest"}, {"command": "train --resume x --override"}])  # fmt: skip
     (run.path / "diff.patch").write_text("+ one\n+ two\n")
     numbers = dict(run.metrics)
@@ -76,6 +76,7 @@ def test_what_differs_is_told_before_and_after(run: Run, capsys: pytest.CaptureF
         "gone: 2 then, None now",
         f"cores: 999 then, {meta['hardware']['cores']} now",
         "split: other samples in training, validation or test: the data have changed since",
+        f"data: hash 0123456789ab then, {meta['data_hash'][:12]} now: samples or their targets have changed since",
         "resumed: its config was changed on the way (--override); now it is the last one from the start",
     ]
     assert printed.splitlines()[0] == "resumed    2 times; it is trained in one go now"

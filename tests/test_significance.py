@@ -1,4 +1,4 @@
-"""Whether two runs differ: statistics against cases whose answer is known."""
+"""Statistics of two runs, against cases whose answer is known."""
 
 from __future__ import annotations
 

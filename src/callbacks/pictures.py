@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from src.callbacks.histograms import Histograms
 from src.data.base import DataModule
 from src.data.batch import Stage
 from src.predictions import Array, Predictions, predict
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 class Pictures(Callback):
     """Keeps what the untrained net says of some validation samples, for a picture of before and after.
 
+    The trainer gets it with its `histograms`, whose gradients are drawn as well.
+
     Args:
         run: where predictions and pictures go.
         most: so many validation samples.
@@ -28,12 +31,14 @@ class Pictures(Callback):
 
     def __init__(self, run: Run, most: int = 64) -> None:
         self.run, self.most = run, most
+        self.histograms = Histograms()
         self.device = torch.device("cpu")
         self.before: Predictions | None = None
         self.weights: Mapping[str, Array] = {}
+        self.layers: Mapping[str, list[str]] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from src.figures import sampled_weights
+        from src.layers import sampled_weights
 
         self.device = pl_module.device
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -60,8 +65,9 @@ class Pictures(Callback):
             loggers: of which TensorBoard's gets the same pictures, the layers and the config.
         """
         from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
 
-        from src.figures import layers, pixels
+        from src.figures import pixels
 
         boards = [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
         folder, names = self.run.path / "plots", []
@@ -69,25 +75,30 @@ class Pictures(Callback):
             folder.mkdir(exist_ok=True)
             for name, figure in self._figures(task.to(self.device), data, stage):
                 drawn = pixels(figure)
-                Image.fromarray(drawn).save(folder / f"{name}.png", compress_level=3)
+                about = PngInfo()  # what stands in the picture as a text, for the report
+                for key, said in (("Kind", figure.get_gid()), ("Description", figure.get_label())):
+                    if said:
+                        about.add_itxt(key, str(said), zip=True)
+                Image.fromarray(drawn).save(folder / f"{name}.png", compress_level=3, pnginfo=about)
                 for board in boards:
                     board.add_image(f"pictures/{name}", drawn, task.global_step, dataformats="HWC")
                 names.append(name)
             for board in boards:
                 config = (self.run.path / "config.yaml").read_text(encoding="utf-8")
                 board.add_text("config", "    " + config.replace("\n", "\n    "))
-                titles = [("layer", "kind", "output", "parameters", "FLOPs"), ("-", "-", "-", "-:", "-:")]
-                rows = ["|".join(map(str, row)) for row in [*titles, *layers(task, data.spec)]]
-                board.add_text("layers", "\n".join(f"|{row}|" for row in rows))
+                rows = [[*self.layers], ["-", "-", "-", "-:", "-:"], *zip(*self.layers.values(), strict=True)]
+                board.add_text("layers", "\n".join(f"|{'|'.join(row)}|" for row in rows))
         except Exception as error:
             after = f"after '{names[-1]}'" if names else "at the first"
             print(f"pictures: ended {after}: {type(error).__name__}: {error}")
         return names
 
     def _figures(self, task: Any, data: DataModule, stage: Stage) -> Iterator[tuple[str, Figure]]:
-        from src import figures, history
+        from src.figures import table
+        from src.history import curves
+        from src.layers import gradients, layer_columns, sampled_weights, weights
 
-        yield "curves", history.curves(self.run.path / "metrics.csv", task.monitor, task.mode)
+        yield "curves", curves(self.run.path / "metrics.csv", task.monitor, task.mode)
         if hasattr(task, "figures"):
             stage = stage if len(data.indices[stage]) else "val"
             predictions = predict(task, data, stage)
@@ -95,4 +106,8 @@ class Pictures(Callback):
             yield from ((f"{stage}_{name}", figure) for name, figure in task.figures(predictions).items())
         if hasattr(task, "examples") and self.before is not None:
             yield "before_and_after", task.examples(predict(task, data, "val", self.most), self.before)
-        yield "weights", figures.weights(figures.sampled_weights(task), self.weights)
+        yield "weights", weights(sampled_weights(task), self.weights)
+        if self.histograms.norms:
+            yield "gradients", gradients(self.histograms.norms)
+        self.layers = layer_columns(task, data.spec)
+        yield "layers", table(self.layers, "The net's layers, for one sample; a multiply-add is two FLOPs")

@@ -11,6 +11,8 @@ from torch.utils.tensorboard.summary import hparams
 from src.config import Config, flatten
 from src.redact import redacted
 
+KEPT = ("threads", "compile", "channels_last", "save_minutes", "skip_nonfinite")
+
 
 class TensorBoard(TensorBoardLogger):
     """Lightning's logger, kept open from the training to the final test.
@@ -34,12 +36,13 @@ class TensorBoard(TensorBoardLogger):
 
         Once, at the end: through Lightning's `log_hyperparams`, the numbers become points at step 0 of the curves.
         """
+        # What the machine is given, or how a run is kept, is not among them.
         values = {key: value if isinstance(value, bool | int | float | str) else str(value)
                   for key, value in flatten(redacted(config.values)).items()
-                  if value not in (None, [], {}) and key not in ("save_minutes", "skip_nonfinite")}  # fmt: skip
+                  if value not in (None, [], {}) and key not in KEPT}  # fmt: skip
         # The curves of val/ end with the last epoch; these numbers are the best checkpoint's.
-        final = {name.replace("val/", "best/"): value for name, value in metrics.items()}
-        for name in (name for name in final if name.startswith("best/")):
+        final = {name.replace("val/", "val_best/"): value for name, value in metrics.items()}
+        for name in (name for name in final if name.startswith("val_best/")):
             self.experiment.add_scalar(name, final[name], step)
         for summary in hparams(values, final):  # type: ignore[no-untyped-call]
             self.experiment._get_file_writer().add_summary(summary)

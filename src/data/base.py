@@ -224,6 +224,22 @@ class DataModule(LightningDataModule):
             digest.update(stage.encode() + self.indices[stage].numpy().tobytes())
         return digest.hexdigest()
 
+    def content_hash(self) -> str:
+        """A hash over what the samples hold, inputs and targets.
+
+        Of files it takes what the search for duplicates knows: their lengths, and the content of those that are as long
+        as another; nothing with `data.duplicates=ignore`, which is for folders that take too long to read.
+        """
+        from src.data.split import content_keys
+
+        digest = hashlib.sha256()
+        for source in (self.samples.x, self.samples.y):
+            if isinstance(source, Tensor):
+                digest.update(source.contiguous().view(torch.uint8).numpy().data)
+            elif self.duplicates != "ignore":
+                digest.update(content_keys(replace(self.samples, x=source)).tobytes())
+        return digest.hexdigest()
+
     def split_csv(self) -> str:
         """The split as CSV: each sample's number, its name and where it lies."""
         text = io.StringIO()

@@ -173,7 +173,7 @@ class Classification(LightningModule):
 
     def figures(self, predictions: Predictions) -> dict[str, Figure]:
         """Pictures by name, from the columns of `predict_step`."""
-        from src import figures
+        from src import figures, figures_of_classes
 
         if not len(predictions):
             return {}
@@ -185,10 +185,10 @@ class Classification(LightningModule):
         if len(names) == 2:
             claimed, true, meaning = probability[:, 1], target == 1, f"probability of {names[1]}"
         return {
-            "confusion": figures.confusion(target, predicted, names),
-            "classes": figures.classes(target, predicted, names),
-            "roc_and_pr": figures.roc_and_pr(target, probability, names),
-            "calibration": figures.calibration(claimed, true, meaning),
+            "confusion": figures_of_classes.confusion(target, predicted, names),
+            "classes": figures_of_classes.classes(target, predicted, names),
+            "roc_and_pr": figures_of_classes.roc_and_pr(target, probability, names),
+            "calibration": figures_of_classes.calibration(claimed, true, meaning),
             "mistakes": self._samples(surest, f"Most confident of {len(wrong):,} mistakes"),
             "uncertain": self._samples(uncertain, "Least certain"),
             "examples": self.examples(predictions),
@@ -200,7 +200,12 @@ class Classification(LightningModule):
         from src.predictions import spread
 
         rows = spread(len(predictions), SAMPLES)
-        return self._samples(predictions.take(rows), "Examples", before and before.take(rows))
+        some, title = predictions.take(rows), "Examples"
+        if before is not None:
+            before = before.take(rows)
+            right = [np.count_nonzero(said["prediction"] == said["target"]) for said in (before, some)]
+            title = f"Before and after training: {right[0]} and {right[1]} of {len(rows)} right"
+        return self._samples(some, title, before)
 
     def _samples(self, predictions: Predictions, title: str, before: Predictions | None = None) -> Figure:
         from src import figures

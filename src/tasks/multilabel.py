@@ -166,7 +166,7 @@ class Multilabel(LightningModule):
 
     def figures(self, predictions: Predictions) -> dict[str, Figure]:
         """Pictures by name, from the columns of `predict_step`."""
-        from src import figures
+        from src import figures, figures_of_classes
 
         if not len(predictions):
             return {}
@@ -175,9 +175,11 @@ class Multilabel(LightningModule):
         worst = np.argsort(-wrong.max(axis=1), kind="stable")[: figures.SAMPLES]
         worst = worst[(predictions["prediction"] != target).any(axis=1)[worst]]
         return {
-            "classes": figures.classes(target, predictions["prediction"], names),
-            "roc_and_pr": figures.roc_and_pr(target, probability, names),
-            "calibration": figures.calibration(probability.ravel(), target.ravel(), "probability of a label"),
+            "classes": figures_of_classes.classes(target, predictions["prediction"], names),
+            "roc_and_pr": figures_of_classes.roc_and_pr(target, probability, names),
+            "calibration": figures_of_classes.calibration(
+                probability.ravel(), target.ravel(), "probability of a label"
+            ),
             "mistakes": self._samples(predictions.take(worst), "Most confident mistakes"),
             "examples": self.examples(predictions),
         }
@@ -188,7 +190,8 @@ class Multilabel(LightningModule):
         from src.predictions import spread
 
         rows = spread(len(predictions), SAMPLES)
-        return self._samples(predictions.take(rows), "Examples", before and before.take(rows))
+        title = "Examples" if before is None else "Before and after training"
+        return self._samples(predictions.take(rows), title, before and before.take(rows))
 
     def _samples(self, predictions: Predictions, title: str, before: Predictions | None = None) -> Figure:
         from src import figures

@@ -151,6 +151,8 @@ class Regression(LightningModule):
             told: [", ".join(f"{value:.4g}" for value in row) for row in worst[column]]
             for told, column in (("true", "target"), ("predicted", "prediction"))
         }
+        off = worst["prediction"] - worst["target"]
+        captions["error"] = [", ".join(f"{value:+.4g}" for value in row) for row in off]
         of = f" ({', '.join(self.spec.names)})" if self.spec.num_outputs > 1 else ""
         return {"errors": self.examples(predictions), "worst": figures.samples(worst, f"Largest errors{of}", captions)}
 

@@ -142,7 +142,7 @@ class Segmentation(LightningModule):
 
     def figures(self, predictions: Predictions) -> dict[str, Figure]:
         """Pictures by name, from the columns of `predict_step`."""
-        from src import figures, figures_of_masks
+        from src import figures, figures_of_classes, figures_of_masks
 
         if not len(predictions):
             return {}
@@ -150,7 +150,7 @@ class Segmentation(LightningModule):
         counts = self._confusion(predictions)
         worst = predictions.take(np.argsort(predictions["score"], kind="stable")[: figures.SAMPLES // 2])
         return {
-            "confusion": figures.confused(counts, names, "pixels"),
+            "confusion": figures_of_classes.confused(counts, names, "pixels"),
             "overlap": figures_of_masks.overlap(counts, names),
             "worst": figures_of_masks.samples(worst, "Lowest IoU"),
             "examples": self.examples(predictions),
@@ -173,7 +173,8 @@ class Segmentation(LightningModule):
         from src.predictions import spread
 
         rows = spread(len(predictions), SAMPLES // 2)
-        return figures_of_masks.samples(predictions.take(rows), "Examples", before and before.take(rows))
+        title = "Examples" if before is None else "Before and after training"
+        return figures_of_masks.samples(predictions.take(rows), title, before and before.take(rows))
 
     def on_train_epoch_end(self) -> None:
         self.log_dict(self.train_meter.compute())

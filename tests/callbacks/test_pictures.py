@@ -23,7 +23,7 @@ from tests.conftest import checked
 
 pytestmark = pytest.mark.pictures
 OF_CLASSES = ["curves", "test_confusion", "test_classes", "test_roc_and_pr", "test_calibration", "test_mistakes",
-              "test_uncertain", "test_examples", "before_and_after", "weights"]  # fmt: skip
+              "test_uncertain", "test_examples", "before_and_after", "weights", "gradients", "layers"]  # fmt: skip
 
 
 def trained(
@@ -39,7 +39,7 @@ def trained(
     write(run.path / "config.yaml", "net: ü\n")
     pictures = Pictures(run)
     loggers = [MetricsFile(run.path / "metrics.csv", 0), TensorBoard(run.path, name="", version="")]
-    Trainer(max_epochs=2, limit_train_batches=4, callbacks=[pictures] if drawing else [], logger=loggers,
+    Trainer(max_epochs=2, limit_train_batches=4, callbacks=[pictures, pictures.histograms] if drawing else [], logger=loggers,
             accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
             num_sanity_val_steps=0, log_every_n_steps=2).fit(task, datamodule=data)  # fmt: skip
     return pictures, task, data, loggers
@@ -60,12 +60,13 @@ def test_pictures_lie_in_the_run_and_in_tensorboard() -> None:
     assert (image.height, image.width) == pyplot.imread(run.path / "plots" / "test_confusion.png").shape[:2]
     said = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in events.Tags()["tensors"]}
     assert said["config/text_summary"] == "    net: ü\n    "
-    assert "|net.head|Linear|10|10250|20480|" in said["layers/text_summary"].splitlines()
+    assert "|net.head|Linear|10|10,250|20,480|" in said["layers/text_summary"].splitlines()
 
 
 def test_predictions_are_kept_before_and_after() -> None:
     pictures, task, data, _ = trained("diabetes")
-    assert pictures.draw(task, data, "test") == ["curves", "test_errors", "test_worst", "before_and_after", "weights"]
+    assert pictures.draw(task, data, "test") == ["curves", "test_errors", "test_worst", "before_and_after",
+                                                 "weights", "gradients", "layers"]  # fmt: skip
     folder = pictures.run.path / "predictions"
     assert sorted(path.name for path in folder.iterdir()) == ["test.npz", "untrained.npz"]
     after = Predictions.load(folder / "test.npz", data)
@@ -115,7 +116,7 @@ def test_a_picture_that_fails_is_said_and_costs_no_training(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pictures, task, data, _ = trained("digits")
-    monkeypatch.setattr("src.figures.classes", lambda *_: 1 / 0)
+    monkeypatch.setattr("src.figures_of_classes.classes", lambda *_: 1 / 0)
     assert pictures.draw(task, data, "test") == ["curves"]
     assert capsys.readouterr().out == "pictures: ended after 'curves': ZeroDivisionError: division by zero\n"
     (pictures.run.path / "metrics.csv").write_text("no,step\n1,2\n")
@@ -148,5 +149,5 @@ class Bare(LightningModule):
 def test_a_task_without_pictures_has_its_curves_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
     pictures, task, data, loggers = trained("diabetes", Bare())
     assert "pictures: none of before: AttributeError: " in capsys.readouterr().out
-    assert pictures.draw(task, data, "test", loggers) == ["curves", "weights"]
+    assert pictures.draw(task, data, "test", loggers) == ["curves", "weights", "gradients", "layers"]
     assert capsys.readouterr().out == ""

@@ -59,6 +59,17 @@ def test_a_split_is_a_function_of_its_seed() -> None:
     assert ready().split_hash() != ready(split_seed=1).split_hash()
 
 
+def test_the_data_have_a_hash_that_their_content_makes() -> None:
+    data = ready()
+    first = data.content_hash()
+    assert ready(seed=5, split_seed=1).content_hash() == first
+    data.samples.x[3] += 1
+    changed = data.content_hash()
+    assert changed != first
+    data.samples.y[3] = 1 - data.samples.y[3]
+    assert data.content_hash() not in (first, changed)
+
+
 def test_splits_by_count_leave_the_rest_unused() -> None:
     data = ready(split=(50, 20, 10))
     assert [len(data.indices[stage]) for stage in STAGES] == [50, 20, 10]

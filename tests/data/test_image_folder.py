@@ -287,6 +287,18 @@ def test_the_same_picture_on_both_sides(cards: Path) -> None:
     assert one not in dropped.indices["train"]
 
 
+def test_the_hash_of_the_data_knows_files_by_length_and_where_alike_by_content(cards: Path) -> None:
+    first = ready(cards).content_hash()
+    assert ready(cards).content_hash() == first
+    write(cards / "dark ü" / "20.bmp", 60, (20, 16))
+    write(cards / "dark ü" / "21.bmp", 61, (20, 16))
+    more = ready(cards).content_hash()
+    assert more != first
+    write(cards / "dark ü" / "21.bmp", 62, (20, 16))  # as long as before
+    assert ready(cards).content_hash() != more
+    assert ready(cards, duplicates="ignore").content_hash() != first
+
+
 def test_large_files_are_compared_to_their_end(cards: Path) -> None:
     for name, ending in (("dark ü/a.bmp", b"1"), ("dark ü/b.bmp", b"2"), ("bright/c.bmp", b"1")):
         write(cards / name, size=(40, 40))
