@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,12 +33,15 @@ from src import export as exporting
 from src import run as runs
 from src.config import ROOT
 from src.data.encode_frame import encode_frame
+from src.data.spec import Spec
 from src.export import answer, export
 from src.run import Run
 from tests.conftest import mistakes, train
 
 for needed in ("fastapi", "uvicorn", "onnxruntime", "onnxscript", "python_multipart", "prometheus_client"):
     pytest.importorskip(needed, reason="the extras 'serve' and 'export' are not installed")
+
+from src.serving.model import Model  # noqa: E402  # needs the extras
 
 Headers = dict[str, str]
 
@@ -150,6 +154,15 @@ def houses(tmp_path_factory: pytest.TempPathFactory) -> Run:
         return run
 
 
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on pictures and their masks."""
+    with trained(tmp_path_factory):
+        run = train("segmentation", "data.scenes=[96,32,32]", "net.channels=[8,16]").run
+        export(run)
+        return run
+
+
 def file_of(run: Run) -> Path:
     return run.path / "export" / "model.onnx"
 
@@ -238,6 +251,51 @@ def test_rows_are_answered_as_the_run_answers(houses: Run, tables: Server) -> No
     assert tables.ask("/predict", json.dumps({**rows[0], "id": 7}).encode())[1]["notes"] == [
         "columns that the training did not have, left out: id"
     ]
+
+
+def test_a_mask_is_answered_as_the_run_answers_at_the_size_of_its_picture(scenes: Run, browser: Any) -> None:
+    data, classes = scenes.data(), scenes.spec.classes
+    x = data.samples.x[data.indices["test"][0]]
+    with torch.inference_mode():
+        expected = scenes.task.decide(scenes.task.answer(x[None]))[0].numpy()
+    pixels = (x[0].numpy() * (255 / scenes.spec.white)).round().astype(np.uint8)
+    large = png(np.kron(pixels, np.ones((3, 3), dtype=np.uint8)))
+    with serving(file_of(scenes)) as server:
+        status, told = server.ask("/predict", png(pixels))
+        assert status == 200
+        assert set(told) == {"prediction", "shares", "milliseconds"}
+        (first,) = server.ask("/predict/batch", *form(png(pixels), name="files"))[1]["predictions"]
+        assert first["prediction"] == told["prediction"]
+        with Image.open(io.BytesIO(b64decode(told["prediction"].partition(",")[2]))) as mask:
+            assert mask.mode == "P"
+            assert np.array_equal(np.asarray(mask), expected)
+        shares = {name: float((expected == i).mean()) for i, name in enumerate(classes)}
+        assert told["shares"] == pytest.approx(shares, abs=1e-6)
+        with Image.open(
+            io.BytesIO(b64decode(server.ask("/predict", large)[1]["prediction"].partition(",")[2]))
+        ) as mask:
+            assert mask.size == (3 * expected.shape[1], 3 * expected.shape[0])
+        with page_of(browser, server) as page:
+            page.wait_for_selector("#drop")
+            assert page.text_content("#about") == f"Pictures to a mask of {len(classes)} classes"
+            page.evaluate(DROP, list(large))
+            page.wait_for_function("document.getElementById('mask').naturalWidth == 96")
+            ranked = sorted(shares, key=lambda name: -shares[name])
+            assert page.locator("#bars li span:first-child").all_text_contents()[0] == ranked[0]
+
+
+def test_labels_and_several_values_by_name() -> None:
+    def answers(spec: Spec, outputs: list[list[float]]) -> list[dict[str, Any]]:
+        model = object.__new__(Model)
+        model.spec = spec
+        return model.answers(np.array(outputs, dtype=np.float32))
+
+    labels = Spec((1, 8, 8), 3, "image", classes=("cat", "dog", "sea"), target_shape=(3,))
+    told = answers(labels, [[0.75, 0.5, 0.25], [0.0, 0.25, 0.125]])
+    assert [one["prediction"] for one in told] == [["cat", "dog"], []]
+    assert told[0]["probabilities"] == {"cat": 0.75, "dog": 0.5, "sea": 0.25}
+    place = Spec((1, 8, 8), 2, "image", target="place", targets=("x", "y"), target_shape=(2,))
+    assert answers(place, [[1.5, -2.0]]) == [{"prediction": {"x": 1.5, "y": -2.0}, "target": "place"}]
 
 
 def test_what_it_says_of_itself(digits: Run, pictures: Server, tables: Server) -> None:

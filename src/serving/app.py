@@ -24,6 +24,7 @@ from prometheus_client import generate_latest as written
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from src.data.masks import PALETTE
 from src.serving.inputs import Inputs, refuse
 from src.serving.limits import Limits
 from src.serving.model import Batches, Full, Model
@@ -113,19 +114,19 @@ class Application:
 
     async def _predict(self, request: Request, several: bool) -> Response:
         began = time.perf_counter()
-        x, several, notes = await self.inputs(request, several)
+        asked = await self.inputs(request, several)
         try:
             async with asyncio.timeout(self.limits.wait):
-                outputs = await self.batches(x)
+                outputs = await self.batches(asked.x)
         except Full:
             refuse(429, f"{self.batches.count:,} wait already; try again later", {"retry-after": "1"})
         except TimeoutError:
             refuse(503, f"its turn did not come within {self.limits.wait:g} s; try again later", {"retry-after": "1"})
         took = time.perf_counter() - began
         self.seconds.observe(took)
-        answers = self.model.answers(outputs)
-        told: dict[str, Any] = {"predictions": answers} if several else answers[0]
-        told |= {"notes": notes} if notes else {}
+        answers = self.model.answers(outputs, asked.sizes)
+        told: dict[str, Any] = {"predictions": answers} if asked.several else answers[0]
+        told |= {"notes": asked.notes} if asked.notes else {}
         return Response(json.dumps({**told, "milliseconds": round(1000 * took, 2)}), media_type="application/json")
 
     # -----------------------------------------------------------------------------------------------------------
@@ -152,7 +153,9 @@ class Application:
         async def about_model() -> dict[str, Any]:
             spec, facts = self.model.spec, self.model.facts
             columns = [{"name": c.name, "kind": c.kind, "levels": c.levels, "mean": c.mean} for c in spec.columns]
+            colours = [f"rgb{tuple(colour)}" for colour in PALETTE[: len(spec.classes)].tolist()]
             return {"run": self.model.name, "target": spec.target, "classes": spec.classes, "columns": columns,
+                    "predicts": spec.predicts, "colours": colours if spec.predicts == "mask" else [],
                     "input": facts["input"], "output": facts["output"], "limits": vars(self.limits)}  # fmt: skip
 
         @app.get("/health", description="Whether the process is alive; needs no key.")

@@ -10,11 +10,11 @@ import io
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from fastapi import Request
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.types import Message
@@ -35,6 +35,15 @@ def refuse(status: int, reason: str, headers: dict[str, str] | None = None) -> N
     raise HTTPException(status, reason, headers)
 
 
+class Asked(NamedTuple):
+    """What a request asks for."""
+
+    x: Array  # (n, *raw_shape)
+    several: bool  # whether they came as several, and are answered so
+    notes: Sequence[str] = ()  # what the client should be told
+    sizes: Sequence[tuple[int, int]] = ()  # of the pictures, as they were sent: width and height
+
+
 class Inputs:
     """Reads requests.
 
@@ -48,27 +57,22 @@ class Inputs:
         self.held = 0  # bytes of bodies
         self.decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")
 
-    async def __call__(self, request: Request, several: bool) -> tuple[Array, bool, list[str]]:
+    async def __call__(self, request: Request, several: bool) -> Asked:
         """The inputs of a request.
-
-        Returns:
-            `(n, *raw_shape)`; whether they came as several; what the client should be told.
 
         Raises:
             HTTPException: with the status and the reason, where it is refused.
         """
-        body, notes = bytearray(), list[str]()
+        body = bytearray()
         try:
             await self._receive(request, body)
             if self.model.prepare is None:
-                x, several = self._rows(request, body, several, notes)
-            else:
-                x = await self._pictures(request, bytes(body), several)
+                return self._rows(request, body, several)
+            return await self._pictures(request, bytes(body), several)
         except TimeoutError:
             refuse(408, f"the body did not come within {self.limits.patience:g} s", CLOSE)
         finally:
             self.held -= len(body)
-        return x, several, notes
 
     async def _receive(self, request: Request, body: bytearray) -> None:
         """Fill the body; one that is too large is read on for a while, since few clients listen while they send."""
@@ -94,20 +98,22 @@ class Inputs:
     # -----------------------------------------------------------------------------------------------------------
     # Pictures
 
-    async def _pictures(self, request: Request, body: bytes, several: bool) -> Array:
+    async def _pictures(self, request: Request, body: bytes, several: bool) -> Asked:
         kind = _kind(request)
         if kind in ("application/json", "text/plain", "text/html"):
             refuse(415, f"this model takes pictures, not {kind}; send the file's bytes, or a form with files")
         if kind != "multipart/form-data":
             if several:
                 refuse(415, "/predict/batch takes pictures as files of a form (multipart/form-data)")
-            return (await self._prepared("the picture", body))[None]
+            x, size = await self._prepared("the picture", body)
+            return Asked(x[None], False, sizes=[size])
         files = await self._files(request, body)
         if not files:
             refuse(422, "the form holds no file")
         if not several and len(files) > 1:
             refuse(422, f"the form holds {len(files)} files; /predict/batch takes several")
-        return np.stack([await self._prepared(name or "the picture", content) for name, content in files])
+        found = [await self._prepared(name or "the picture", content) for name, content in files]
+        return Asked(np.stack([x for x, _ in found]), several, sizes=[size for _, size in found])
 
     async def _files(self, request: Request, body: bytes) -> Sequence[tuple[str | None, bytes]]:
         async def once() -> Message:
@@ -121,19 +127,21 @@ class Inputs:
         except MultiPartException as error:
             refuse(413 if "Too many" in error.message else 422, f"the form cannot be read: {error.message}")
 
-    async def _prepared(self, name: str, content: bytes) -> Array:
-        """A picture as the model takes it, `(C, H, W)`."""
+    async def _prepared(self, name: str, content: bytes) -> tuple[Array, tuple[int, int]]:
+        """A picture as the model takes it, `(C, H, W)`, and the width and height that it is seen at."""
         prepare, most = self.model.prepare, self.limits.max_pixels
         assert prepare is not None
         if not content:
             refuse(422, f"{name}: is empty")
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                pixels = image.width * image.height
+                pixels, size = image.width * image.height, image.size
                 if pixels > most:
                     refuse(413, f"{name}: {image.width} x {image.height} pixels; at most {most:,} are taken")
                 there = asyncio.get_running_loop()
                 x = prepare(image) if pixels <= SMALL else await there.run_in_executor(self.decoders, prepare, image)
+                if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # it is turned by a quarter
+                    size = size[::-1]
         except HTTPException:
             raise
         except UnidentifiedImageError:
@@ -144,15 +152,16 @@ class Inputs:
             refuse(422, f"{name}: cannot be read: {error}")
         if x.shape != self.model.shape:
             refuse(422, f"{name}: comes to {x.shape}, and the model takes {self.model.shape}")
-        return x.astype(self.model.type, copy=False)
+        return x.astype(self.model.type, copy=False), size
 
     # -----------------------------------------------------------------------------------------------------------
     # Rows
 
-    def _rows(self, request: Request, body: bytearray, several: bool, notes: list[str]) -> tuple[Array, bool]:
-        """The rows as the model takes them, `(rows, columns)`, and whether they came as a list."""
+    def _rows(self, request: Request, body: bytearray, several: bool) -> Asked:
+        """The rows as the model takes them, `(rows, columns)`; several where they came as a list."""
         import pandas as pd
 
+        notes: list[str] = []
         kind = _kind(request) or "application/json"
         if kind not in ("application/json", "application/x-www-form-urlencoded"):  # the second is what curl says
             refuse(415, f"this model takes rows as JSON (application/json), not {kind}")
@@ -183,7 +192,7 @@ class Inputs:
             refuse(422, str(error))
         for name, (_, example) in unseen_in(frame, x, self.model.spec.columns).items():
             notes.append(f"{name}: the training did not have {example!r}")
-        return x, isinstance(given, list)
+        return Asked(x, isinstance(given, list), notes)
 
 
 def _kind(request: Request) -> str:

@@ -6,8 +6,11 @@ Imports no torch; src/serving/app.py asks it.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+from base64 import b64encode
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from onnxruntime import InferenceSession, SessionOptions
 
+from src.data.masks import indexed, unfit
 from src.data.prepare import Preparation
 from src.data.spec import Spec
 from src.errors import InputError
@@ -60,21 +64,43 @@ class Model:
             raise InputError(f"{path}: takes {self.shape}, which no picture in a file comes to, so it cannot be served")
 
     def ask(self, x: Array) -> Array:
-        """Raw input `(B, *shape)` to probabilities or values `(B, num_outputs)`."""
+        """Raw input `(B, *shape)` to probabilities or values `(B, num_outputs)`; of masks `(B, classes, H, W)`."""
         outputs: Array = self.session.run(None, {"input": x})[0]
         return outputs
 
-    def answers(self, outputs: Array) -> list[dict[str, Any]]:
-        """What each request is told. Another kind of output gets its case here, and in `show` of page.html."""
+    def answers(self, outputs: Array, sizes: Sequence[tuple[int, int]] = ()) -> list[dict[str, Any]]:
+        """What each request is told; `show` of page.html shows it.
+
+        Args:
+            outputs: from `ask`.
+            sizes: width and height of each picture, as it was sent; a mask comes back at its picture's.
+        """
+        spec = self.spec
+        if spec.predicts == "mask":
+            return [self._mask(row, size) for row, size in zip(outputs, sizes, strict=True)]
         rows = outputs.astype(np.float64)
-        if self.facts["output"]["name"] == "probability":
-            classes, best = self.spec.classes, rows.argmax(axis=1).tolist()
-            return [
-                {"prediction": classes[i], "probability": row[i], "probabilities": dict(zip(classes, row, strict=True))}
-                for i, row in zip(best, rows.round(7).tolist(), strict=True)
-            ]
-        plain = [[float(f"{value:.7g}") for value in row] for row in rows.tolist()]
-        return [{"prediction": row[0] if len(row) == 1 else row, "target": self.spec.target} for row in plain]
+        if spec.predicts == "values":
+            plain = [[float(f"{value:.7g}") for value in row] for row in rows.tolist()]
+            return [{"prediction": row[0] if len(row) == 1 else dict(zip(spec.names, row, strict=True)),
+                     "target": spec.target} for row in plain]  # fmt: skip
+        likely = [dict(zip(spec.classes, row, strict=True)) for row in rows.round(7).tolist()]
+        if spec.predicts == "labels":
+            return [{"prediction": [name for name, share in one.items() if share >= 0.5], "probabilities": one}
+                    for one in likely]  # fmt: skip
+        best = [spec.classes[i] for i in rows.argmax(axis=1).tolist()]
+        return [{"prediction": name, "probability": one[name], "probabilities": one}
+                for name, one in zip(best, likely, strict=True)]  # fmt: skip
+
+    def _mask(self, output: Array, size: tuple[int, int]) -> dict[str, Any]:
+        """A class for each pixel, as a PNG whose pixels are the class numbers, and the share of each class."""
+        best = output.argmax(axis=0).astype(np.uint8)
+        shares = np.bincount(best.ravel(), minlength=len(output)) / best.size
+        mask, file = indexed(best), io.BytesIO()
+        if self.prepare is not None and not self.prepare.steps:  # what steps have done cannot be undone
+            mask = unfit(mask, size, self.prepare.fit)
+        mask.save(file, "PNG")
+        return {"prediction": "data:image/png;base64," + b64encode(file.getvalue()).decode(),
+                "shares": dict(zip(self.spec.classes, shares.round(7).tolist(), strict=True))}  # fmt: skip
 
 
 class Waiting(NamedTuple):
