@@ -52,6 +52,44 @@ class Paths:
     def path(self, i: int) -> str:
         return os.path.join(self.root, self[i])
 
+    def file_times(self) -> tuple[Any, Any]:
+        """Each file's size in bytes and time of change in nanoseconds, `(N,)` both; -1 and 0 for one that is gone."""
+        sizes, changed = np.full(len(self), -1, dtype=np.int64), np.zeros(len(self), dtype=np.int64)
+        for i in range(len(self)):
+            with suppress(OSError):  # a file that is gone equals no other; reading it will tell
+                status = os.stat(self.path(i))
+                sizes[i], changed[i] = status.st_size, status.st_mtime_ns
+        return sizes, changed
+
+    def content_keys(self) -> Any:
+        """A key of each file's content `(N,)`; kept under data/, since a large folder takes minutes to read.
+
+        Only files that are as long as another are opened, and only those that also begin alike are read to the end.
+        """
+        sizes, changed = self.file_times()
+        digest = hashlib.blake2b(str(self.root).encode("utf-8", "surrogateescape"), digest_size=12)
+        for array in (self.text, self.ends, sizes, changed):
+            digest.update(array.tobytes())
+        kept = DATA / "duplicates" / f"{digest.hexdigest()}.npy"
+        if kept.exists():
+            return np.load(kept)
+        keys = sizes.astype(np.uint64)
+        gone = sizes < 0
+        keys[gone] = (1 << 62) + np.flatnonzero(gone).astype(np.uint64)
+        for length in (4096, -1):
+            _, inverse, alike = np.unique(keys, return_inverse=True, return_counts=True)
+            for i in np.flatnonzero((alike[inverse] > 1) & ~gone & ((sizes > 4096) | (length > 0))).tolist():
+                with suppress(OSError), open(self.path(i), "rb") as file:
+                    content = hashlib.blake2b(
+                        file.read(length), digest_size=8, salt=struct.pack("<q", sizes[i])
+                    ).digest()
+                    keys[i] = int.from_bytes(content, "little") | (1 << 63)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        beside = kept.with_suffix(f".{os.getpid()}.tmp.npy")
+        np.save(beside, keys)
+        os.replace(beside, kept)
+        return keys
+
 
 class ImageFiles:
     """Images in files, by number.
@@ -127,43 +165,9 @@ class ImageFiles:
             )
         return None
 
-    def file_times(self) -> tuple[Any, Any]:
-        """Each file's size in bytes and time of change in nanoseconds, `(N,)` both; -1 and 0 for one that is gone."""
-        sizes, changed = np.full(len(self), -1, dtype=np.int64), np.zeros(len(self), dtype=np.int64)
-        for i in range(len(self)):
-            with suppress(OSError):  # a file that is gone equals no other; reading it will tell
-                status = os.stat(self.paths.path(i))
-                sizes[i], changed[i] = status.st_size, status.st_mtime_ns
-        return sizes, changed
-
     def content_keys(self) -> Any:
-        """A key of each file's content `(N,)`; kept under data/, since a large folder takes minutes to read.
-
-        Only files that are as long as another are opened, and only those that also begin alike are read to the end.
-        """
-        sizes, changed = self.file_times()
-        digest = hashlib.blake2b(str(self.paths.root).encode("utf-8", "surrogateescape"), digest_size=12)
-        for array in (self.paths.text, self.paths.ends, sizes, changed):
-            digest.update(array.tobytes())
-        kept = DATA / "duplicates" / f"{digest.hexdigest()}.npy"
-        if kept.exists():
-            return np.load(kept)
-        keys = sizes.astype(np.uint64)
-        gone = sizes < 0
-        keys[gone] = (1 << 62) + np.flatnonzero(gone).astype(np.uint64)
-        for length in (4096, -1):
-            _, inverse, alike = np.unique(keys, return_inverse=True, return_counts=True)
-            for i in np.flatnonzero((alike[inverse] > 1) & ~gone & ((sizes > 4096) | (length > 0))).tolist():
-                with suppress(OSError), open(self.paths.path(i), "rb") as file:
-                    content = hashlib.blake2b(
-                        file.read(length), digest_size=8, salt=struct.pack("<q", sizes[i])
-                    ).digest()
-                    keys[i] = int.from_bytes(content, "little") | (1 << 63)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        beside = kept.with_suffix(f".{os.getpid()}.tmp.npy")
-        np.save(beside, keys)
-        os.replace(beside, kept)
-        return keys
+        """A key of each file's content `(N,)`."""
+        return self.paths.content_keys()
 
 
 def size_of(path: str) -> tuple[int, int]:

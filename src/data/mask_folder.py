@@ -174,6 +174,10 @@ class MaskFiles:
         finally:
             self.whole = whole
 
+    def content_keys(self) -> Any:
+        """A key of each file's content `(N,)`."""
+        return self.paths.content_keys()
+
 
 def match(root: Path) -> tuple[Paths, Paths]:
     """The pictures and their masks, in one order.

@@ -54,7 +54,7 @@ def pack(images: ImageFiles, folder: Path, processes: int) -> Tensor:
 
 
 def _key(images: ImageFiles) -> str:
-    sizes, changed = images.file_times()
+    sizes, changed = images.paths.file_times()
     digest = hashlib.blake2b(f"{images.paths.root} {images.channels} {images.size} {images.fit}".encode(
         "utf-8", "surrogateescape"), digest_size=12)  # fmt: skip
     for array in (images.paths.text, images.paths.ends, sizes, changed):
