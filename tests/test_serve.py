@@ -282,6 +282,9 @@ def test_a_mask_is_answered_as_the_run_answers_at_the_size_of_its_picture(scenes
             page.wait_for_function("document.getElementById('mask').naturalWidth == 96")
             ranked = sorted(shares, key=lambda name: -shares[name])
             assert page.locator("#bars li span:first-child").all_text_contents()[0] == ranked[0]
+            boxes = [page.locator(name).bounding_box() for name in ("#below", "#mask")]
+            assert boxes[0] == boxes[1]  # the mask lies over the picture
+            assert page.evaluate("document.getElementById('below').naturalWidth") == 96
 
 
 def test_labels_and_several_values_by_name() -> None:

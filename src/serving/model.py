@@ -98,7 +98,8 @@ class Model:
         mask, file = indexed(best), io.BytesIO()
         if self.prepare is not None and not self.prepare.steps:  # what steps have done cannot be undone
             mask = unfit(mask, size, self.prepare.fit)
-        mask.save(file, "PNG")
+        # The background, and what was cropped away, are clear where the mask is laid over its picture.
+        mask.save(file, "PNG", transparency=bytes([0] + 254 * [255] + [0]))
         return {"prediction": "data:image/png;base64," + b64encode(file.getvalue()).decode(),
                 "shares": dict(zip(self.spec.classes, shares.round(7).tolist(), strict=True))}  # fmt: skip
 
