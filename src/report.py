@@ -166,13 +166,13 @@ def _named(name: str, value: Any) -> dict[str, Tensor]:
 def _over(metric: Any, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], Any]:
     """A function of sample numbers `(n,)` that gives the metric of these samples.
 
-    Where a sample is a whole mask, and what the metric keeps of samples adds up, each mask is read once.
+    Where what the metric keeps of samples adds up, and samples are few or large (masks), each is read once.
     """
     import torch
     from torchmetrics.utilities import dim_zero_sum
 
     adds = metric._reductions and all(reduction is dim_zero_sum for reduction in metric._reductions.values())
-    if outputs.ndim < 3 or not adds:
+    if not adds or (outputs.ndim < 3 and len(outputs) > RESAMPLES):
         return lambda rows: metric(outputs[rows], targets[rows])
     states: dict[str, list[Tensor]] = {key: [] for key in metric._defaults}
     for i in range(len(outputs)):
@@ -186,7 +186,7 @@ def _over(metric: Any, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], A
         times = torch.bincount(rows, minlength=len(outputs)).double()
         metric._update_count = 1
         for key, kept in each.items():
-            setattr(metric, key, (times @ kept.flatten(1).double()).reshape(kept.shape[1:]).to(kept.dtype))
+            setattr(metric, key, (times @ kept.reshape(len(kept), -1).double()).reshape(kept.shape[1:]).to(kept.dtype))
         return metric.compute()
 
     return over

@@ -17,14 +17,25 @@ from src.config import CONFIGS, ROOT
 from src.errors import InputError
 from src.run import load_run
 from tests.conftest import LITTLE, call, train
+from tests.written import composes
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 STUDIES = {"tune": ("--trials", "2"), "crossval": ("--folds", "2", "--repeats", "1")}
-COMMANDS = re.findall(r"^    (python -m src\S* ?.*?)(?:\s+#.*)?$", README, flags=re.MULTILINE)
+SHOWN = re.findall(
+    r"^    (?:torchrun .*-m|srun python -m|python -m) (src\S* ?.*?)(?:\s+#.*)?$", README, flags=re.MULTILINE
+)
+SEVERAL = [line for line in SHOWN if "trainer=ddp" in line]  # processes: tests/faults/test_distributed.py runs such
+COMMANDS = [f"python -m {line}" for line in SHOWN if line not in SEVERAL]
 
 
 def test_there_are_commands() -> None:
     assert len(COMMANDS) > 10
+    assert len(SEVERAL) == 3
+
+
+@pytest.mark.parametrize("line", SEVERAL)
+def test_a_command_of_several_processes_composes(line: str) -> None:
+    composes(line.removeprefix("src."))
 
 
 @pytest.mark.usefixtures("small_data")

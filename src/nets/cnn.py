@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from src.errors import InputError
@@ -16,7 +18,9 @@ class CNN(nn.Module):
         in_shape: `(channels, height, width)` of one image.
         num_outputs: number of classes or of target values.
         channels: output channels of each block.
-        dropout: share of the flattened features that is dropped in training.
+        dropout: share of the features before the head that is dropped in training.
+        over_places: what the head gets of the last block: each place's own features, or only the `max` or `mean` of each
+            over all places, where it does not matter in which place a thing is.
 
     Raises:
         InputError: when the input is no image.
@@ -28,6 +32,7 @@ class CNN(nn.Module):
         num_outputs: int,
         channels: tuple[int, ...] = (32, 64),
         dropout: float = 0.0,
+        over_places: Literal["max", "mean"] | None = None,
     ) -> None:
         super().__init__()
         if len(in_shape) != 3:
@@ -44,6 +49,9 @@ class CNN(nn.Module):
                 layers.append(nn.MaxPool2d(2))
                 height, width = height // 2, width // 2
             depth = next_depth
+        if over_places is not None:
+            layers.append(nn.AdaptiveMaxPool2d(1) if over_places == "max" else nn.AdaptiveAvgPool2d(1))
+            height = width = 1
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout))
         self.head = nn.Linear(depth * height * width, num_outputs)
 
