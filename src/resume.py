@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FREE = ("name", "tags", "logger", "save_minutes", "data.num_workers", "trainer.max_epochs", "trainer.max_steps",
         "trainer.max_time", "trainer.log_every_n_steps")  # fmt: skip
 # What cannot take effect on weights and optimizer states that are there.
-FIXED = ("net", "task._target_", "task.optimizer._target_")
+FIXED = ("net", "task._target_", "task.optimizer._target_", "finetune")
 SEEN = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr")  # a plateau's memory
 LENGTH = ("trainer.max_epochs", "trainer.max_steps")
 
@@ -143,7 +143,7 @@ class Saved:
             asked, before = get(config.values, key), get(run.config.values, key)
             if asked in (None, -1):
                 continue
-            if asked < done:
+            if asked < done and asked != before:  # averaging weights may add an epoch of its own
                 raise InputError(f"{key}: the run has done {done} already, and {asked} is asked for")
             if read_json(run.path / "meta.json").get("exit") == "finished" and asked in (done, before):
                 raise InputError(f"{shown(run.path)}: complete ({epochs} epochs); to train on, raise {key}: "

@@ -40,7 +40,8 @@ class Guard(Callback):
         self.skipped = state_dict["skipped"]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        self.batches.append(batch)
+        if not trainer.fit_loop._skip_backward:  # else no step follows
+            self.batches.append(batch)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         loss = loss.detach()
