@@ -202,7 +202,7 @@ class Run:
     @cached_property
     def task(self) -> LightningModule:
         """The trained task in eval mode, on the CPU: `run.task(x)` takes raw input."""
-        task = build_task(self.config, self.spec)
+        task = build_task(self.config, self.spec, begin=False)
         try:
             task.load_state_dict(self.checkpoint["state_dict"])
         except RuntimeError as error:
@@ -270,14 +270,30 @@ def build_data(config: Config) -> DataModule:
     return data
 
 
-def build_task(config: Config, spec: Spec, augment: Sequence[BatchTransform] = ()) -> LightningModule:
-    """The config's task around its net, untrained; `augment` are the data's transforms of training batches."""
+def build_task(
+    config: Config, spec: Spec, augment: Sequence[BatchTransform] = (), begin: bool = True
+) -> LightningModule:
+    """The config's task around its net, untrained.
+
+    Args:
+        config: a config that `src.parts.check` has accepted.
+        spec: of its data.
+        augment: the data's transforms of training batches.
+        begin: whether a net that begins with the weights of another training is given them (`load_weights`); not where
+            a checkpoint's follow.
+    """
     from src import parts
+    from src.nets.preprocess import InputStats
     from src.speed import format_net
 
     given = {"spec": spec, "in_shape": spec.in_shape, "num_outputs": spec.num_outputs}
     net = parts.build(config, "net", **given)
     _materialize(net, spec)
+    if begin and hasattr(net, "load_weights"):
+        net.load_weights()
+    if isinstance(stats := getattr(net, "input_stats", None), InputStats):
+        for transform in augment:
+            transform.fit(stats.of(spec))
     if (
         spec.kind == "image" and get(config.values, "task.optimizer._target_") != "torch.optim.LBFGS"
     ):  # it wants plain memory

@@ -89,6 +89,7 @@ def _fit(
     import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import seed_everything
+    from lightning.pytorch.callbacks import StochasticWeightAveraging
 
     from src import parts
     from src.advice import advise
@@ -115,7 +116,7 @@ def _fit(
         saved.check_data(data, override)
         data.position = saved.position
     seed_everything(values.seed, verbose=False)
-    task = build_task(config, data.spec, data.augment)
+    task = build_task(config, data.spec, data.augment, begin=saved is None)
     taken = take_weights(task, init) if init else None
     for name in ("monitor", "mode", "net"):
         if not hasattr(task, name):
@@ -140,7 +141,12 @@ def _fit(
         f"{config.name}: {type(task.net).__name__} with {parameters:,} parameters on {trainer.strategy.root_device}; {sizes}"
     )
     print("speed: " + ", ".join(_speed(config, data, trainer, task)))
-    for note in [*data.notes, *getattr(task, "notes", []), *(saved.notes if saved else [])]:
+    for note in [
+        *data.notes,
+        *getattr(task.net, "notes", []),
+        *getattr(task, "notes", []),
+        *(saved.notes if saved else []),
+    ]:
         print(note)
     # What the imports left on the heap lives as long as the process; the collector need not walk it in every round.
     frozen = gc.get_freeze_count() > 0  # by a study's worker, for all its trainings
@@ -155,6 +161,11 @@ def _fit(
         trainer.fit(task, datamodule=data, ckpt_path=saved.path if saved else None, weights_only=True)
         if not checkpoint.last.exists():  # there was nothing to train
             trainer.save_checkpoint(checkpoint.last)
+        if any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            # Where no norm layer makes an epoch of it, nothing has measured the average yet.
+            score = measure(trainer, task, data, "val").get(task.monitor)
+            if score is not None:
+                checkpoint.compare(trainer, torch.tensor(score))
         if checkpoint.best.exists():
             task.load_state_dict(read_checkpoint(checkpoint.best)["state_dict"])
         elif trainer.global_step:
@@ -245,6 +256,8 @@ def build_trainer(
         ]  # fmt: skip
         shown_by, on_terminal = progress()
         callbacks += shown_by
+        if config.values.get("finetune"):
+            callbacks.append(parts.build(config, "finetune"))
         loggers = [MetricsFile(run.path / "metrics.csv", step),
                    TensorBoard(run.path, name="", version="", default_hp_metric=False, purge_step=step)]  # fmt: skip
         extra = config.values.get("logger") or {}
@@ -288,11 +301,21 @@ def _speed(config: Config, data: Any, trainer: Trainer, task: LightningModule) -
 
 
 def take_weights(task: LightningModule, init: Run) -> dict[str, Any]:
-    """Copy from another run the weights whose names and shapes agree; says which do not."""
+    """Copy from another run the weights whose names and shapes agree; says which do not.
+
+    The head of a net that has learned other classes is left out, be there as many of them or not.
+    """
+    from src.data.batch import counted
+    from src.nets.head import find_head
+
+    net: Any = task.net
     theirs, ours = init.checkpoint["state_dict"], task.state_dict()
+    learned, classes = init.spec.classes, getattr(task, "spec", init.spec).classes
+    head = f"net.{find_head(net)}." if learned != classes else None
     fits = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
     # The statistics of the data are this run's own.
     fits = {name: value for name, value in fits.items() if name.startswith("net.")}
+    fits = {name: value for name, value in fits.items() if head is None or not name.startswith(head)}
     if not fits:
         raise InputError(f"--init {shown(init.path)}: not one of its {len(theirs)} tensors fits this net")
     task.load_state_dict(fits, strict=False)
@@ -300,6 +323,8 @@ def take_weights(task: LightningModule, init: Run) -> dict[str, Any]:
     print(f"init: took {len(fits)} tensors of the net from {shown(init.path)}")
     for name in left:
         there = f"{tuple(theirs[name].shape)} there" if name in theirs else "missing there"
+        if name in theirs and theirs[name].shape == ours[name].shape:
+            there = f"there of other classes: {counted(learned)}"
         print(f"init: not taken: {name} ({tuple(ours[name].shape)} here, {there})")
     return {"run": shown(init.path), "taken": sorted(fits), "left": left}
 
