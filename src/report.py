@@ -106,7 +106,7 @@ def bootstrap(run: Run, predictions: Predictions) -> tuple[dict[str, tuple[float
     constant = (counts / counts.sum() if spec.classes else counts).expand_as(outputs)
     generator = torch.Generator().manual_seed(0)
     intervals, baseline = {}, {}
-    meter: Any = build_task(run.config, predictions.spec).test_meter
+    meter: Any = build_task(run.config, predictions.spec, begin=False).test_meter
     for name, metric in meter.metrics.items():
         # A metric that keeps every sample, such as an area under a curve, takes ten times as long as the others.
         keeps = any(isinstance(default, list) for default in metric._defaults.values())

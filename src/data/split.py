@@ -42,7 +42,9 @@ def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indice
     if missing:
         count = counts[missing[0]]
         if samples.groups is None and count < len(free):  # of the oldest, training takes the newest
-            free = free[len(free) - count :] if samples.time is not None else free[:count]
+            kept = free[len(free) - count :]
+            free = kept if samples.time is not None else \
+                _cut(samples, free, count, seed, f"data.split: {list(split)}")[1]  # fmt: skip
         indices[missing[0]] = torch.from_numpy(np.sort(free))
     for stage in STAGES:
         if stage != "test" and len(indices[stage]) == 0:

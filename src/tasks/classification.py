@@ -74,7 +74,7 @@ class Classification(LightningModule):
                 f"task: Classification needs classes, and the data has values ({spec.target}); try task=regression"
             )
         self.spec = spec
-        self.preprocess = preprocess(spec)
+        self.preprocess = preprocess(spec, net)
         self.augment = nn.ModuleList(augment)
         self.mixes = any(transform.mixes for transform in augment)
         self.net = net
