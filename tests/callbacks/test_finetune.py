@@ -38,8 +38,8 @@ def test_a_frozen_backbone_stays_as_it_is_norms_included(before: Result, capsys:
     after = train("digits", *HALF, "finetune=head", init=before.run)
     assert changed(before, after) == {"net.head.weight", "net.head.bias"}
     lines = capsys.readouterr().out.splitlines()
-    assert "finetune: 1,285 of 20,773 parameters are trained; the backbone is frozen" in lines
-    assert "init: not taken: net.head.weight ((5, 256) here, there of other classes: 0, 1, 2, 3, 4)" in lines
+    assert "finetune: 5,125 of 24,037 parameters are trained; the backbone is frozen" in lines
+    assert "init: not taken: net.head.weight ((5, 1024) here, there of other classes: 0, 1, 2, 3, 4)" in lines
     assert len(saved(after)["optimizer_states"][0]["state"]) == 2
 
 
@@ -59,9 +59,9 @@ def test_gradual_trains_the_head_first_and_then_all_at_a_lower_rate(
         line for line in capsys.readouterr().out.splitlines() if line.startswith(("finetune", "epoch 3", "epoch 2"))
     ]
     assert told[-4:-1] == [
-        "finetune: 1,285 of 20,773 parameters are trained; the backbone is frozen until epoch 2",
+        "finetune: 5,125 of 24,037 parameters are trained; the backbone is frozen until epoch 2",
         told[-3],
-        "finetune: 20,773 of 20,773 parameters are trained; the backbone at 0.1 of the learning rate",
+        "finetune: 24,037 of 24,037 parameters are trained; the backbone at 0.1 of the learning rate",
     ]
     assert told[-3].startswith("epoch 2/4")
 
@@ -70,7 +70,7 @@ def test_all_is_what_training_is(before: Result, capsys: pytest.CaptureFixture[s
     plain = train("digits", *HALF, init=before.run)
     after = train("digits", *HALF, "finetune=all", init=before.run)
     assert changed(plain, after) == changed(plain, plain)
-    assert "finetune: 20,773 of 20,773 parameters are trained; all at one rate" in capsys.readouterr().out.splitlines()
+    assert "finetune: 24,037 of 24,037 parameters are trained; all at one rate" in capsys.readouterr().out.splitlines()
 
 
 def test_schedules_that_say_the_rates_keep_the_share(before: Result) -> None:

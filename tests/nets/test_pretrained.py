@@ -111,7 +111,7 @@ def test_a_run_needs_the_weights_once(tmp_path: Path, capsys: pytest.CaptureFixt
     torch.save(models.shufflenet_v2_x0_5(num_classes=7).state_dict(), path)
     words = ("net=pretrained", "net.name=shufflenet_v2_x0_5", "net.size=32", "data.classes=[0,1]")
     first = train("digits", *words, f"net.weights={path}", "finetune=head")
-    assert f"weights: 280 tensors of shufflenet_v2_x0_5 from {path}; the head is new (not taken: fc)" in (
+    assert f"weights: 336 tensors of shufflenet_v2_x0_5 from {path}; the head is new (not taken: fc)" in (
         capsys.readouterr().out
     )
     path.unlink()
