@@ -42,9 +42,7 @@ def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indice
     if missing:
         count = counts[missing[0]]
         if samples.groups is None and count < len(free):  # of the oldest, training takes the newest
-            kept = free[len(free) - count :]
-            free = kept if samples.time is not None else \
-                _cut(samples, free, count, seed, f"data.split: {list(split)}")[1]  # fmt: skip
+            free = free[len(free) - count :] if samples.time is not None else _some(samples, free, count, seed)
         indices[missing[0]] = torch.from_numpy(np.sort(free))
     for stage in STAGES:
         if stage != "test" and len(indices[stage]) == 0:
@@ -124,6 +122,19 @@ def _cut(samples: Samples, free: Any, count: int, seed: int, problem: str) -> tu
                 raise InputError(f"{problem} needs 3 samples of each class, one for each split; fewer have: "
                                  f"{counted(few)}; add samples or remove the class") from None  # fmt: skip
         raise InputError(f"{problem} does not fit {len(free):,} samples: {error}") from None
+
+
+def _some(samples: Samples, free: Any, count: int, seed: int) -> Any:
+    """So many of the free samples, of each class its share; a smaller count takes some of what a larger one takes."""
+    order = np.random.default_rng(seed).permutation(free)
+    if samples.classes:
+        y = samples.y.numpy()[order]
+        place = np.empty(len(order))  # of each sample among those of its class, from 0 to 1
+        for number in np.unique(y):
+            of_class = np.flatnonzero(y == number)
+            place[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
+        order = order[np.argsort(place, kind="stable")]
+    return order[:count]
 
 
 def _whole_groups(groups: Any, count: int, seed: int, problem: str) -> Any:
