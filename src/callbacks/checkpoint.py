@@ -58,6 +58,7 @@ class Checkpoint(lightning.Checkpoint):
         self.best_score: Tensor | None = None
         self.saved_at = time.monotonic()
         self.saved_step = -1
+        self.trained: dict[str, Tensor] | None = None  # where weights are averaged: those that training goes on with
         self.failed_in: str | None = None  # `train`, `val` or `test`
         self.saving: Place | Literal["best"] = "between epochs"
 
@@ -132,6 +133,9 @@ class Checkpoint(lightning.Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # In an epoch that goes on after an interruption, Lightning would leave out a plateau schedule's step.
         trainer.fit_loop._restarting = False
+        if any(isinstance(callback, lightning.WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            # When training ends, the average takes their place; a longer training needs them.
+            self.trained = {name: value.clone() for name, value in pl_module.state_dict().items()}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer, "between epochs")
@@ -211,6 +215,8 @@ class Checkpoint(lightning.Checkpoint):
         batches: Any
         epochs, batches = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop.batch_progress.current
         between = self.saving == "between epochs"
+        if between and self.trained and "current_model_state" in checkpoint:
+            checkpoint["current_model_state"] = self.trained
         checkpoint["kindling"]["resume"] = {
             "place": self.saving,
             "epoch": epochs.processed,
