@@ -251,7 +251,7 @@ def _task(config: Config, data: DataModule, device: Any) -> tuple[Any, Any]:
     from src.tasks.optimizers import fused
 
     torch.manual_seed(0)
-    task: Any = build_task(config, data.spec, data.augment).to(device).train()
+    task: Any = build_task(config, data.spec, data.augment, begin=False).to(device).train()
     trained = [parameter for parameter in task.parameters() if parameter.requires_grad]
     return task, fused(task.optimizer, device)(trained)
 

@@ -29,7 +29,7 @@ CONFIGS = ROOT / "configs"
 COMMAND_LINE = "command line"
 
 # A config has these sections and no others: some are built from a `_target_`, the rest are plain values.
-PARTS = ("data", "net", "task", "trainer", "callbacks", "logger")
+PARTS = ("data", "net", "task", "finetune", "trainer", "callbacks", "logger")
 VALUES = ("name", "tags", "seed", "threads", "compile", "channels_last", "save_minutes",
           "skip_nonfinite")  # fmt: skip
 # Every option of these groups describes the same class. When one is swapped, what the experiment sets (its number of

@@ -26,6 +26,7 @@ KINDS = {
     "data": "src.data.base.DataModule",
     "net": "torch.nn.Module",
     "task": "lightning.pytorch.LightningModule",
+    "finetune": "lightning.pytorch.callbacks.Callback",
     "trainer": "lightning.pytorch.Trainer",
     "callbacks": "lightning.pytorch.callbacks.Callback",
     "logger": "lightning.pytorch.loggers.Logger",
@@ -36,6 +37,7 @@ GIVEN = {
     "data": ("seed", "threads"),
     "net": OF_SPEC,
     "task": (*OF_SPEC, "net", "augment"),
+    "finetune": (),
     "trainer": (),
     "callbacks": ("monitor", "mode"),
     "logger": ("save_dir", "name", "version"),
@@ -116,6 +118,8 @@ def check(config: Config) -> None:
             for name, part in (node or {}).items():
                 if part is not None:  # null switches off what a file has switched on
                     _check_part(part, f"{section}.{name}", load(kind), GIVEN[section], report)
+            continue
+        if section == "finetune" and node is None:
             continue
         if section == "trainer" and isinstance(node, dict | None):
             node = {"_target_": KINDS["trainer"], **(node or {})}

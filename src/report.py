@@ -133,7 +133,7 @@ def bootstrap(run: Run, predictions: Predictions) -> tuple[dict[str, tuple[float
     from src.predictions import measured
     from src.run import build_task
 
-    task: Any = build_task(run.config, predictions.spec)
+    task: Any = build_task(run.config, predictions.spec, begin=False)
     if not hasattr(task, "answers") or "target" not in predictions.columns:
         return {}, {}
     outputs, targets = torch.from_numpy(measured(task, predictions.columns)), torch.from_numpy(predictions["target"])

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from src.command import Parser, run_command
+from src.environment import git_state, hardware, packages
 from src.errors import InputError
-from src.run import Run, build_data, git_state, hardware, load_run, packages, read_json, shown
+from src.run import Run, build_data, load_run, read_json, shown
 
 if TYPE_CHECKING:
     from src.data.batch import Stage

@@ -30,7 +30,7 @@ FREE = ("name", "tags", "logger", "save_minutes", "data.num_workers", "trainer.m
         "trainer.max_time", "trainer.log_every_n_steps")  # fmt: skip
 # What of a checkpoint means nothing to another optimizer or schedule.
 FOREIGN = {"task.optimizer._target_": "optimizer_states", "task.decay_all": "optimizer_states",
-           "task.scheduler._target_": "lr_schedulers"}  # fmt: skip
+           "finetune": "optimizer_states", "task.scheduler._target_": "lr_schedulers"}  # fmt: skip
 SEEN = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr")  # a plateau's memory
 MACHINE = ("threads", "compile", "channels_last", "trainer.precision")  # what a config may leave to the machine
 LENGTH = ("trainer.max_epochs", "trainer.max_steps")
@@ -182,10 +182,10 @@ class Saved:
         at = f"epoch {epochs + 1}, batch {saved.position[1] + 1}" if saved.position[1] else f"the end of epoch {epochs}"
         saved.notes.append(f"resumed: {shown(path)}, {at} ({steps:,} steps)")
         for key, done in (("trainer.max_epochs", epochs), ("trainer.max_steps", steps)):
-            asked = get(config.values, key)
+            asked, before = get(config.values, key), get(run.config.values, key)
             if asked in (None, -1):
                 continue
-            if asked < done:
+            if asked < done and asked != before:  # averaging weights may add an epoch of its own
                 raise InputError(f"{key}: the run has done {done} already, and {asked} is asked for")
             longer = any(get(config.values, end) != get(run.config.values, end) for end in ENDS)
             if meta.get("exit") == "finished" and (asked == done or not longer):

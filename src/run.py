@@ -12,19 +12,18 @@ import math
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from src.config import PARTS, ROOT, VALUES, Config, flatten, get
+from src.environment import git_state, hardware, packages
 from src.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 LOGS = ROOT / "logs"
 ELSEWHERE = "let logs/ be a link to a folder that you may write"
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn", "hydra-core")
 
 
 class Run:
@@ -207,7 +205,7 @@ class Run:
     @cached_property
     def task(self) -> LightningModule:
         """The trained task in eval mode, on the CPU: `run.task(x)` takes raw input."""
-        task = build_task(self.config, self.spec)
+        task = build_task(self.config, self.spec, begin=False)
         try:
             task.load_state_dict(self.checkpoint["state_dict"])
         except RuntimeError as error:
@@ -275,14 +273,30 @@ def build_data(config: Config) -> DataModule:
     return data
 
 
-def build_task(config: Config, spec: Spec, augment: Sequence[BatchTransform] = ()) -> LightningModule:
-    """The config's task around its net, untrained; `augment` are the data's transforms of training batches."""
+def build_task(
+    config: Config, spec: Spec, augment: Sequence[BatchTransform] = (), begin: bool = True
+) -> LightningModule:
+    """The config's task around its net, untrained.
+
+    Args:
+        config: a config that `src.parts.check` has accepted.
+        spec: of its data.
+        augment: the data's transforms of training batches.
+        begin: whether a net that begins with the weights of another training is given them (`load_weights`); not where
+            a checkpoint's follow.
+    """
     from src import parts
+    from src.nets.preprocess import InputStats
     from src.speed import format_net
 
     given = {"spec": spec, "in_shape": spec.in_shape, "num_outputs": spec.num_outputs}
     net = parts.build(config, "net", **given)
     _materialize(net, spec)
+    if begin and hasattr(net, "load_weights"):
+        net.load_weights()
+    if isinstance(stats := getattr(net, "input_stats", None), InputStats):
+        for transform in augment:
+            transform.fit(stats.of(spec))
     if (
         spec.kind == "image" and get(config.values, "task.optimizer._target_") != "torch.optim.LBFGS"
     ):  # it wants plain memory
@@ -350,38 +364,6 @@ def shown(path: Path) -> str:
     """A path as a user would type it: relative to the repository where it lies within."""
     path = path.absolute()
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
-
-
-def git_state() -> tuple[str | None, bool, str]:
-    """The commit, whether tracked files differ from it, and how."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-
-    try:
-        diff = git("diff", "HEAD", "--no-ext-diff", "--", ".")
-        return git("rev-parse", "HEAD").strip(), bool(diff), diff
-    except (OSError, subprocess.CalledProcessError):
-        return None, False, ""
-
-
-def packages() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def hardware() -> dict[str, Any]:
-    import torch
-
-    gpus = (
-        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    )
-    return {"machine": platform.machine(), "system": platform.platform(), "cores": os.cpu_count(), "gpus": gpus}
 
 
 def as_floats(metrics: Mapping[str, Any]) -> dict[str, float]:

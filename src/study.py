@@ -115,7 +115,7 @@ class Plan:
 
         quiet()
         config = self.configure(changes)
-        task: Any = build_task(config, build_data(config).spec)
+        task: Any = build_task(config, build_data(config).spec, begin=False)
         return replace(self, monitor=task.monitor, mode=task.mode)
 
 

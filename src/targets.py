@@ -82,9 +82,9 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
     if inspect.isclass(target):
         chain = [cls.__dict__["__init__"] for cls in target.__mro__[:-1] if "__init__" in cls.__dict__]
         found: dict[str, inspect.Parameter] = {}
-        for init in chain or [target.__new__]:
+        for number, init in enumerate(chain or [target.__new__]):
             own, passes_on = _own_parameters(init, skip_self=True)
-            if found or init is not chain[0]:  # a base's: what the class fills in by itself need not be given
+            if number:  # a base's: what the class fills in by itself need not be given
                 own = {name: p if p.default is not p.empty else p.replace(default=None) for name, p in own.items()}
             found = {**own, **found}
             if not passes_on:

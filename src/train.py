@@ -94,6 +94,7 @@ def _fit(
     import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import seed_everything
+    from lightning.pytorch.callbacks import StochasticWeightAveraging
 
     from src import parts
     from src.advice import advise
@@ -106,6 +107,7 @@ def _fit(
     from src.resume import Saved
     from src.speed import choose
     from src.trainer import build_trainer, measure
+    from src.transfer import take_weights
 
     started = time.perf_counter()
     quiet()
@@ -121,13 +123,13 @@ def _fit(
         saved.check_data(data)
         data.position = saved.position
     seed_everything(values.seed, verbose=False)
-    task = build_task(config, data.spec, data.augment)
+    task = build_task(config, data.spec, data.augment, begin=saved is None)
     if saved:
         saved.check_fits(task, run, config)
-    taken = take_weights(task, init) if init else None
     for name in ("monitor", "mode", "net"):
         if not hasattr(task, name):
             raise InputError(f"task: {type(task).__name__} has no '{name}'; a task has net, monitor and mode")
+    taken = take_weights(task, init) if init else None
     trainer = build_trainer(config, run, task, data.spec, interrupts, saved)
     trainer.callbacks += callbacks  # type: ignore[attr-defined]
     drawing = Pictures(run) if pictures else None
@@ -149,7 +151,8 @@ def _fit(
         f"{config.name}: {type(task.net).__name__} with {parameters:,} parameters on {trainer.strategy.root_device}; {sizes}"
     )
     print("speed: " + ", ".join(_speed(config, data, trainer, task)))
-    for note in [*data.notes, *getattr(task, "notes", []), *(saved.notes if saved else [])]:
+    of_net, of_task = (getattr(part, "notes", []) for part in (task.net, task))
+    for note in [*data.notes, *of_net, *of_task, *(saved.notes if saved else [])]:
         print(note)
     # What the imports left on the heap lives as long as the process; the collector need not walk it in every round.
     frozen = gc.get_freeze_count() > 0  # by a study's worker, for all its trainings
@@ -164,6 +167,11 @@ def _fit(
         trainer.fit(task, datamodule=data, ckpt_path=saved.path if saved else None, weights_only=True)
         if not checkpoint.last.exists():  # there was nothing to train
             trainer.save_checkpoint(checkpoint.last)
+        if any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            # Where no norm layer makes an epoch of it, nothing has measured the average yet.
+            measured = measure(trainer, task, data, "val")
+            if checkpoint.monitor in measured:
+                checkpoint.compare(trainer, torch.tensor(measured[checkpoint.monitor]))
         if checkpoint.best.exists():
             task.load_state_dict(read_checkpoint(checkpoint.best)["state_dict"])
         elif trainer.global_step:
@@ -236,23 +244,6 @@ def _speed(config: Config, data: Any, trainer: Trainer, task: LightningModule) -
         yield "channels_last"
     if config.values["compile"]:
         yield "compiled"
-
-
-def take_weights(task: LightningModule, init: Run) -> dict[str, Any]:
-    """Copy from another run the weights whose names and shapes agree; says which do not."""
-    theirs, ours = init.checkpoint["state_dict"], task.state_dict()
-    fits = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
-    # The statistics of the data are this run's own.
-    fits = {name: value for name, value in fits.items() if name.startswith("net.")}
-    if not fits:
-        raise InputError(f"--init {shown(init.path)}: not one of its {len(theirs)} tensors fits this net")
-    task.load_state_dict(fits, strict=False)
-    left = [name for name in ours if name.startswith("net.") and name not in fits]
-    print(f"init: took {len(fits)} tensors of the net from {shown(init.path)}")
-    for name in left:
-        there = f"{tuple(theirs[name].shape)} there" if name in theirs else "missing there"
-        print(f"init: not taken: {name} ({tuple(ours[name].shape)} here, {there})")
-    return {"run": shown(init.path), "taken": sorted(fits), "left": left}
 
 
 def table(metrics: dict[str, float]) -> None:

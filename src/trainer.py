@@ -46,6 +46,8 @@ def build_trainer(
         ]  # fmt: skip
         shown_by, on_terminal = progress()
         callbacks += shown_by
+        if config.values.get("finetune"):
+            callbacks.append(parts.build(config, "finetune"))
         loggers = [MetricsFile(run.path / "metrics.csv", step),
                    TensorBoard(run.path, name="", version="", default_hp_metric=False, purge_step=step)]  # fmt: skip
         extra = config.values.get("logger") or {}

@@ -122,9 +122,9 @@ def test_all_first_mistakes_are_told_at_once(configs: Path) -> None:
         "x: '[ is not valid YAML: found unexpected end of stream; quotes make it text: 'x=\"'[\"' (command line)",
         "b: no such config (configs/ has: a)",
         "data=twoo: no such option; did you mean 'two'? (configs/data/ has: one, two) (command line)",
-        "tra: no such section; did you mean 'trainer'? (a config has: data, net, task, trainer, callbacks, logger, name, "
+        "tra: no such section; did you mean 'trainer'? (a config has: data, net, task, finetune, trainer, callbacks, logger, name, "
         "tags, seed, threads, compile, channels_last, save_minutes, skip_nonfinite) (command line)",
-        "batch_size: no such section (a config has: data, net, task, trainer, callbacks, logger, name, tags, seed, "
+        "batch_size: no such section (a config has: data, net, task, finetune, trainer, callbacks, logger, name, tags, seed, "
         "threads, compile, channels_last, save_minutes, skip_nonfinite) (command line)",
     ]
 

@@ -163,6 +163,23 @@ def test_gradient_descent_by_hand_and_by_torch_takes_the_same_path(executed: Exe
     assert all(path.startswith("logs/table/") for path in executed.left)
 
 
+@of("03_fine_tuning")
+def test_a_backbone_that_follows_its_new_head_is_better_than_none(executed: Executed) -> None:
+    assert executed.number("old", "test accuracy") > 0.97
+    assert executed.text("parts").splitlines() == ["body   55,904 parameters", "head    5,125 parameters"]
+    of_head = "finetune: 5,125 of 61,029 parameters are trained; the backbone is frozen"
+    assert of_head in executed.text("frozen").splitlines()
+    told = [line for line in executed.text("unfrozen").splitlines() if line.startswith("finetune:")]
+    assert told == [
+        f"{of_head} until epoch 5",
+        "finetune: 61,029 of 61,029 parameters are trained; all at one rate",
+    ]
+    scratch, unfrozen = (executed.number(cell, "test accuracy") for cell in ("scratch", "unfrozen"))
+    assert unfrozen > scratch + 0.1
+    drawn(executed, 4)
+    assert all(path.startswith("logs/digits/") for path in executed.left)
+
+
 @of("04_your_own")
 def test_one_s_own_parts_are_trained_from_configs(executed: Executed) -> None:
     assert executed.text("check").splitlines() == [

@@ -131,7 +131,7 @@ def test_a_space_is_checked_as_a_config_is(space: Callable[[str], str], logs: Pa
         ("net.widht: [8, 16]", (), ["net.widht: CNN has no argument 'widht' (it accepts: in_shape, num_outputs, channels, "
                                     "dropout) (FILE)"]),
         ("lr: {low: 0.1, high: 0.2}", (), ["lr: no such section; did you mean 'task.optimizer.lr'? (a config has: data, "
-            "net, task, trainer, callbacks, logger, name, tags, seed, threads, compile, channels_last, save_minutes, "
+            "net, task, finetune, trainer, callbacks, logger, name, tags, seed, threads, compile, channels_last, save_minutes, "
             "skip_nonfinite) (FILE)"]),
         ("net: [cnn, mpl]", (), ["net=mpl: no such option; did you mean 'mlp'? (configs/net/ has: cnn, mlp) (FILE)"]),
         ("data.batch_size: {low: 0.5, high: 1.5}\ntask.optimizer.lr: [0.1, fast]", (),

@@ -58,6 +58,7 @@ class Checkpoint(lightning.Checkpoint):
         self.best_score: Tensor | None = None
         self.saved_at = time.monotonic()
         self.saved_step = -1
+        self.trained: dict[str, Tensor] | None = None  # where weights are averaged: those that training goes on with
         self.failed_in: str | None = None  # `train`, `val` or `test`
         self.saving: Place | Literal["best"] = "between epochs"
 
@@ -120,6 +121,10 @@ class Checkpoint(lightning.Checkpoint):
         if score is None:
             names = ", ".join(sorted(trainer.callback_metrics)) or "none"
             raise InputError(f"task.monitor: '{self.monitor}' was not logged in validation (logged: {names})")
+        self.compare(trainer, score)
+
+    def compare(self, trainer: Trainer, score: Tensor) -> None:
+        """Save the present weights as the best, if this score of theirs is."""
         better = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
         if better and torch.isfinite(score):
             self.best_score = score.detach().clone().cpu()
@@ -128,6 +133,9 @@ class Checkpoint(lightning.Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # In an epoch that goes on after an interruption, Lightning would leave out a plateau schedule's step.
         trainer.fit_loop._restarting = False
+        if any(isinstance(callback, lightning.WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            # When training ends, the average takes their place; a longer training needs them.
+            self.trained = {name: value.clone() for name, value in pl_module.state_dict().items()}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer, "between epochs")
@@ -187,6 +195,8 @@ class Checkpoint(lightning.Checkpoint):
             print(f"not saved: at step {trainer.global_step} the weights are no longer finite numbers")
             return
         self.saving = saving
+        if saving != "best" and trainer.fit_loop._skip_backward:
+            return  # StochasticWeightAveraging's last epoch, for the norms' statistics, is gone through as a whole
         if saving == "best":
             trainer.save_checkpoint(self.best)
             return
@@ -205,6 +215,8 @@ class Checkpoint(lightning.Checkpoint):
         batches: Any
         epochs, batches = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop.batch_progress.current
         between = self.saving == "between epochs"
+        if between and self.trained and "current_model_state" in checkpoint:
+            checkpoint["current_model_state"] = self.trained
         checkpoint["kindling"]["resume"] = {
             "place": self.saving,
             "epoch": epochs.processed,
@@ -225,7 +237,12 @@ class Checkpoint(lightning.Checkpoint):
         trainer._logger_connector._callback_metrics.update(resume["metrics"])
         for name, meter in _training_meters(module).items():
             meter.restore(resume["meters"][name], module.device)
-        if resume["place"] == "between epochs":
+        if resume["place"] != "between epochs":
+            # It takes up its schedule and its average where an epoch starts; what it has counted is not counted twice.
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, lightning.StochasticWeightAveraging):
+                    callback.on_train_epoch_start(trainer, module)
+        else:
             # Lightning takes a training that is limited by steps for one that was interrupted within an epoch.
             for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop, trainer.fit_loop.epoch_loop.val_loop):
                 loop._restarting = False

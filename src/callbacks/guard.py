@@ -54,6 +54,8 @@ class Guard(Callback):
         self.skipped = state_dict["skipped"]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        if trainer.fit_loop._skip_backward:
+            return  # StochasticWeightAveraging's last epoch measures the norms; no step follows
         if self.skip and not self.batches:
             self.buffers = [(buffer, buffer.clone()) for buffer in pl_module.buffers() if buffer.is_floating_point()]
         self.batches.append((batch.at, batch.index))

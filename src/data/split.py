@@ -44,7 +44,7 @@ def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indice
     if missing:
         count = counts[missing[0]]
         if samples.groups is None and count < len(free):  # of the oldest, training takes the newest
-            free = free[len(free) - count :] if samples.time is not None else free[:count]
+            free = free[len(free) - count :] if samples.time is not None else _some(samples, free, count, seed)
         indices[missing[0]] = torch.from_numpy(np.sort(free))
     for stage in STAGES:
         if stage != "test" and len(indices[stage]) == 0:
@@ -148,6 +148,20 @@ def strata(samples: Samples, index: Any) -> Any:
     if counts[rare].sum() < ALIKE:
         alike[alike == len(counts)] = counts.argmax()
     return alike
+
+
+def _some(samples: Samples, free: Any, count: int, seed: int) -> Any:
+    """So many of the free samples, of each class its share; a smaller count takes some of what a larger one takes."""
+    order = np.random.default_rng(seed).permutation(free)
+    if samples.predicts == "class":
+        assert isinstance(samples.y, Tensor)
+        y = samples.y.numpy()[order]
+        place = np.empty(len(order))  # of each sample among those of its class, from 0 to 1
+        for number in np.unique(y):
+            of_class = np.flatnonzero(y == number)
+            place[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
+        order = order[np.argsort(place, kind="stable")]
+    return order[:count]
 
 
 def _whole_groups(groups: Any, count: int, seed: int, problem: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,31 @@ from torch import Tensor, nn
 from src.data.spec import Column, Spec
 
 
-def preprocess(spec: Spec) -> nn.Module:
-    """The module that turns a raw batch of these data into what the net receives."""
+@dataclass(frozen=True)
+class InputStats:
+    """What a net that comes from another training wants to receive; such a net has them as its `input_stats`.
+
+    Attributes:
+        size: height and width.
+        mean, std: of each channel, of values from 0 to 1.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def of(self, spec: Spec) -> Spec:
+        """The spec of data that have been prepared like this."""
+        mean, std = (tuple(value * spec.white for value in values) for values in (self.mean, self.std))
+        return replace(spec, in_shape=(len(mean), self.size, self.size), mean=mean, std=std)
+
+
+def preprocess(spec: Spec, net: nn.Module | None = None) -> nn.Module:
+    """The module that turns a raw batch of these data into what the net receives, as it says or as the data are."""
+    stats = getattr(net, "input_stats", None)
+    if isinstance(stats, InputStats):
+        wanted = stats.of(spec)
+        return nn.Sequential(Resize(stats.size), Standardize(wanted.mean, wanted.std, dims=3))
     return EncodeTable(spec.columns) if spec.columns else Standardize(spec.mean, spec.std, dims=len(spec.in_shape))
 
 
@@ -34,12 +58,31 @@ class Standardize(nn.Module):
         self.register_buffer("std", torch.tensor(std).reshape(shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, …)` uint8 or float to float of the same shape."""
+        """`(B, C, …)` uint8 or float to float of the same shape; one channel to as many as there are means."""
         return (x - self.mean) / self.std
 
     def inverse(self, x: Tensor) -> Tensor:
         """The way back: standardized values in the raw unit."""
         return x * self.std + self.mean
+
+
+class Resize(nn.Module):
+    """Images of any size to a square, by linear interpolation that averages where they shrink.
+
+    Args:
+        size: height and width.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = (size, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, H, W)` uint8 or float to float `(B, C, size, size)`."""
+        x = x if x.is_floating_point() else x.float()
+        if x.shape[2:] == self.size:
+            return x
+        return nn.functional.interpolate(x, self.size, mode="bilinear", antialias=True)
 
 
 class EncodeTable(nn.Module):

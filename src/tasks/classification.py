@@ -81,7 +81,7 @@ class Classification(LightningModule):
             }[spec.predicts]
             raise InputError(f"task: Classification needs classes, and the data has {what}; try task={other}")
         self.spec, self.out_shape = spec, (spec.num_outputs,)
-        self.preprocess = preprocess(spec)
+        self.preprocess = preprocess(spec, net)
         self.augment = nn.ModuleList(augment)
         self.mixes = any(transform.mixes for transform in augment)
         self.net = net

@@ -86,7 +86,7 @@ class Multilabel(LightningModule):
                 f"task: Multilabel needs several labels for a sample, and the data has {what}; try task={other}"
             )
         self.spec, self.out_shape = spec, (spec.num_outputs,)
-        self.preprocess = preprocess(spec)
+        self.preprocess = preprocess(spec, net)
         self.augment = nn.ModuleList(augment)
         self.net = net
         self.loss = loss or nn.BCEWithLogitsLoss()

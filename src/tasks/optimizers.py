@@ -40,18 +40,15 @@ def configure(
     Raises:
         InputError: when the optimizer or the scheduler refuses its values.
     """
-    trained = [parameter for parameter in task.parameters() if parameter.requires_grad]
-    groups: list[Any] = trained
-    if not decay_all:
-        groups = [
-            {"params": [parameter for parameter in trained if parameter.ndim > 1]},
-            {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
-        ]
     optimizer = fused(optimizer, task.device)
     try:
-        made = optimizer(groups)
+        made = optimizer(_groups(task, decay_all))
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"task.optimizer: {_name(optimizer)}: {error}") from None
+    scales = [group.get("lr_scale", 1.0) for group in made.param_groups]
+    for group, scale in zip(made.param_groups, scales, strict=True):
+        if scale != 1:
+            group["lr"] = group["lr"] * scale
     if scheduler is None:
         return made
 
@@ -67,8 +64,12 @@ def configure(
             raise InputError(f"task.scheduler.{name}: expected at least 1, got {length}")
     try:
         schedule = scheduler(
-            made, **{name: lengths[name] for name in lengths if name in accepted and name not in given}
-        )
+            made,
+            **{name: lengths[name] for name in lengths if name in accepted and name not in given},
+            # Schedules that say the rates themselves: OneCycle, and the cyclic ones.
+            **{name: [given[name] * scale for scale in scales] for name in ("max_lr", "base_lr")
+               if set(scales) != {1.0} and isinstance(given.get(name), int | float)},
+        )  # fmt: skip
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise InputError(f"task.scheduler: {_name(scheduler)}: {error}") from None
     steps: LRSchedulerConfigType = {
@@ -78,6 +79,25 @@ def configure(
     if isinstance(schedule, ReduceLROnPlateau):
         steps["monitor"] = monitor
     return {"optimizer": made, "lr_scheduler": steps}
+
+
+def _groups(task: LightningModule, decay_all: bool) -> list[Any]:
+    """What is trained, in groups of one learning rate (`task.lr_scales`, see src/callbacks/finetune.py) and one decay."""
+    scales: dict[str, float] = getattr(task, "lr_scales", {})
+    trained = [(name, parameter) for name, parameter in task.named_parameters() if parameter.requires_grad]
+    if decay_all and not scales:
+        return [parameter for _, parameter in trained]
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for decays in (True, False):
+        for name, parameter in trained:
+            if decays != (decay_all or parameter.ndim > 1):
+                continue
+            scale = scales.get(name, 1.0)
+            group = groups.setdefault((scale, decays), {"params": [], "lr_scale": scale})
+            group["params"].append(parameter)
+            if not decays:
+                group["weight_decay"] = 0.0
+    return list(groups.values())
 
 
 def fused(optimizer: Callable[[Any], Optimizer], device: torch.device) -> Callable[[Any], Optimizer]:

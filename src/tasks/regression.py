@@ -74,7 +74,7 @@ class Regression(LightningModule):
                 f"task: Regression needs values, and the data has {len(spec.classes)} {what}; try task={other}"
             )
         self.spec, self.out_shape = spec, (spec.num_outputs,)
-        self.preprocess = preprocess(spec)
+        self.preprocess = preprocess(spec, net)
         self.scale = Standardize(spec.target_mean, spec.target_std, dims=1)
         self.augment = nn.ModuleList(augment)
         self.net = net

@@ -71,7 +71,7 @@ class Segmentation(LightningModule):
             raise InputError(f"data.train_transforms: {mixing[0]} blends targets, and the classes of a mask cannot be "
                              "blended; leave it out")  # fmt: skip
         self.spec, self.out_shape = spec, (spec.num_outputs, *spec.target_shape)
-        self.preprocess = preprocess(spec)
+        self.preprocess = preprocess(spec, net)
         self.augment = nn.ModuleList(augment)
         self.net = net
         self.loss = loss or CrossEntropyDiceLoss()

@@ -76,6 +76,16 @@ def test_splits_by_count_leave_the_rest_unused() -> None:
     assert len(torch.cat(list(data.indices.values())).unique()) == 80
 
 
+def test_of_a_count_each_class_has_its_share_and_fewer_are_some_of_more() -> None:
+    few, more = (ready(split=(count, 20, 10)) for count in (8, 50))
+    assert torch.bincount(few.samples.y[few.indices["train"]]).tolist() == [6, 2]
+    assert set(few.indices["train"].tolist()) < set(more.indices["train"].tolist())
+    assert few.indices["test"].tolist() == more.indices["test"].tolist()
+    other = ready(split=(8, 20, 10), split_seed=1)
+    assert other.indices["train"].tolist() != few.indices["train"].tolist()
+    assert len(ready(split=(169, 20, 10)).indices["train"]) == 169  # all but one
+
+
 def test_an_official_test_set_stays_the_test_set() -> None:
     data = ready(official=True, split=(0.9, 0.1, 0.0))
     assert torch.equal(data.indices["test"], torch.arange(180, 200))

@@ -33,6 +33,15 @@ CASES: dict[str, list[str]] = {
     "early stopping": ["callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, patience: 1, "
                        "min_delta: 0.9}", "trainer.max_epochs=5"],
     "averaged": ["callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.9}"],
+    "averaged equally": ["callbacks.average={_target_: lightning.pytorch.callbacks.WeightAveraging}"],
+    "swa": ["callbacks.swa={_target_: lightning.pytorch.callbacks.StochasticWeightAveraging, swa_lrs: 0.01, "
+            "swa_epoch_start: 1, annealing_epochs: 2}"],
+    "swa without norms": ["net._target_=src.nets.mlp.MLP", "net.dropout=0.2", "callbacks.swa={_target_: "
+                          "lightning.pytorch.callbacks.StochasticWeightAveraging, swa_lrs: 0.01, swa_epoch_start: 2}"],
+    "head": ["finetune=head"],
+    "gradual": ["finetune=gradual", "finetune.frozen_epochs=1"],
+    "gradual and averaged": ["finetune=gradual", "finetune.frozen_epochs=2", "trainer.accumulate_grad_batches=2",
+                             "callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.9}"],
     "steps": ["trainer.max_steps=21", "trainer.max_epochs=-1"],
     "momentum": ["task.optimizer={_target_: torch.optim.SGD, lr: 0.05, momentum: 0.9, nesterov: true}",
                  "trainer.gradient_clip_val=0.5"],

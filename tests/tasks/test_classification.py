@@ -1,0 +1,59 @@
+"""Classification measures what scikit-learn measures, names its columns, and trains."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from sklearn import metrics as sk
+from torch import nn
+
+from src.data.batch import Batch
+from src.data.spec import Column, Spec
+from src.errors import InputError
+from src.tasks.classification import Classification
+from tests.conftest import train
+
+COLUMNS = tuple(Column(name) for name in "abcd")
+CLASSES = Spec(columns=COLUMNS, in_shape=(4,), num_outputs=3, kind="table", classes=("a", "b", "c"))
+
+
+def test_classification_measures_what_scikit_learn_measures() -> None:
+    torch.manual_seed(0)
+    task = Classification(nn.Linear(4, 3), CLASSES)
+    x, y = torch.randn(60, 4), torch.randint(0, 3, (60,))
+    for part in range(0, 60, 25):
+        task.test_step(Batch(x[part : part + 25], y[part : part + 25], torch.arange(25), (0, 0)), 0)
+    values = {name: value.item() for name, value in task.test_meter.compute().items()}
+    logits = task(x).detach()
+    predicted, probability = logits.argmax(1), logits.softmax(1)
+    assert values["test/accuracy"] == pytest.approx(sk.accuracy_score(y, predicted))
+    assert values["test/precision"] == pytest.approx(sk.precision_score(y, predicted, average="macro"))
+    assert values["test/recall"] == pytest.approx(sk.recall_score(y, predicted, average="macro"))
+    assert values["test/f1"] == pytest.approx(sk.f1_score(y, predicted, average="macro"))
+    assert values["test/auroc"] == pytest.approx(sk.roc_auc_score(y, probability, multi_class="ovr"), abs=1e-5)
+    assert values["test/loss"] == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-5)
+
+
+def test_predict_step_names_its_columns() -> None:
+    batch = Batch(torch.randn(5, 4), torch.zeros(5, dtype=torch.int64), torch.arange(5), (0, 0))
+    columns = Classification(nn.Linear(4, 3), CLASSES).predict_step(batch, 0)
+    assert {name: tuple(value.shape) for name, value in columns.items()} == {
+        "index": (5,), "target": (5,), "prediction": (5,), "probability": (5, 3)}  # fmt: skip
+    assert torch.allclose(columns["probability"].sum(1), torch.ones(5))
+
+
+def test_balanced_weights_are_the_inverse_shares() -> None:
+    spec = dataclasses.replace(CLASSES, class_counts=(10, 20, 30))
+    task = Classification(nn.Linear(4, 3), spec, class_weights="balanced")
+    assert task.loss.weight.tolist() == pytest.approx([2.0, 1.0, 2 / 3])  # type: ignore[union-attr]
+    assert "loss.weight" in task.state_dict()
+    with pytest.raises(InputError, match="task.class_weights: MSELoss takes no weights"):
+        Classification(nn.Linear(4, 3), spec, loss=nn.MSELoss(), class_weights="balanced")
+
+
+def test_classification_trains() -> None:
+    result = train("digits")
+    assert type(result.run.task) is Classification
+    assert {"val/loss", "val/accuracy", "test/loss", "test/accuracy"} <= set(result.metrics)

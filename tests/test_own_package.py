@@ -1,0 +1,66 @@
+"""Parts of one's own installed package work by their dotted path, once its name is in ALLOWED."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from src import targets
+from src.errors import InputError
+from tests.conftest import checked, train
+
+PARTS = """
+import torch, torchmetrics
+from lightning.pytorch import Callback
+
+class Net(torch.nn.Linear):
+    def __init__(self, in_shape: tuple[int, ...], num_outputs: int, scale: float = 1.0) -> None:
+        super().__init__(in_shape[0], num_outputs)
+
+class Loss(torch.nn.CrossEntropyLoss):
+    pass
+
+class Optimizer(torch.optim.SGD):
+    pass
+
+class Schedule(torch.optim.lr_scheduler.StepLR):
+    pass
+
+class Metric(torchmetrics.MeanMetric):
+    def update(self, outputs, targets):
+        super().update(targets.float())
+
+class Watch(Callback):
+    seen = []
+
+    def on_train_end(self, trainer, pl_module):
+        self.seen.append(type(pl_module.net).__module__)
+"""
+WORDS = (
+    "net={_target_: own_package.parts.Net}", "task.loss={_target_: own_package.parts.Loss}",
+    "task.optimizer={_target_: own_package.parts.Optimizer, lr: 0.1}",
+    "task.scheduler={_target_: own_package.parts.Schedule, step_size: 1}",
+    "task.metrics.mine={_target_: own_package.parts.Metric}", "callbacks.watch={_target_: own_package.parts.Watch}",
+)  # fmt: skip
+
+
+def test_own_parts_work_once_their_package_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package" / "__init__.py").touch()
+    (tmp_path / "own_package" / "parts.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError) as caught:
+        checked("breast_cancer", *WORDS)
+    assert sorted(line.partition(":")[0] for line in caught.value.lines) == [
+        "callbacks.watch._target_", "net._target_", "task.loss._target_", "task.metrics.mine._target_",
+        "task.optimizer._target_", "task.scheduler._target_"]  # fmt: skip
+    assert "to allow another, add it to ALLOWED in src/targets.py" in str(caught.value)
+    monkeypatch.setattr(targets, "ALLOWED", (*targets.ALLOWED, "own_package"))
+    with pytest.raises(InputError, match="net.scael: Net has no argument 'scael'; did you mean 'scale'?"):
+        checked("breast_cancer", *WORDS, "net.scael=2")
+    result = train("breast_cancer", *WORDS)
+    from own_package.parts import Watch  # type: ignore[import-not-found]
+
+    assert Watch.seen == ["own_package.parts"]
+    assert 0 < result.metrics["test/mine"] < 1
