@@ -204,6 +204,6 @@ def test_mistakes_are_told_before_anything_runs(logs: Path) -> None:
         "data.fold: a cross-validation sets it; leave it out (command line)"
     ]
     assert mistakes("crossval", "digits", "net.widht=3") == [
-        "net.widht: CNN has no argument 'widht' (it accepts: in_shape, num_outputs, channels, dropout) (command line)"
+        "net.widht: CNN has no argument 'widht' (it accepts: in_shape, num_outputs, channels, dropout, over_places) (command line)"
     ]
     assert not list(logs.iterdir())

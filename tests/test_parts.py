@@ -51,7 +51,7 @@ def lines(*words: str, name: str = "digits") -> list[str]:
          "task.scheduler.step_size: StepLR needs it, and it is not set; add task.scheduler.step_size=… (command line)"),
         ("net.channels='???'", "net.channels: CNN needs it, and it is not set; add net.channels=… (command line)"),
         ("net.width=3",
-         "net.width: CNN has no argument 'width' (it accepts: in_shape, num_outputs, channels, dropout) (command line)"),
+         "net.width: CNN has no argument 'width' (it accepts: in_shape, num_outputs, channels, dropout, over_places) (command line)"),
         ("trainer.callbacks=[]", "trainer.callbacks: not set here: use the section 'callbacks', which gives each a name "
          "(command line)"),
         ("callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStoping",
