@@ -60,7 +60,7 @@ def test_a_command_runs(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["add-a-net.md", "add-data.md"])
+@pytest.mark.parametrize("name", ["add-a-net.md", "add-a-task.md", "add-data.md"])
 def test_what_a_page_begins_is_trained_as_it_says(
     name: str, repository: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -68,12 +68,13 @@ def test_what_a_page_begins_is_trained_as_it_says(
     shutil.copytree(ROOT / "tests", repository / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", repository)
     (block,) = re.findall(r"^```python\n(.*?)^```", TEXTS[name], flags=re.MULTILINE | re.DOTALL)
-    lines = re.findall(r"^    python -m (.*\bmy_(?:net|data)\b.*)$", TEXTS[name], flags=re.MULTILINE)
+    lines = re.findall(r"^    python -m (.*\bmy_(?:net|task|counts|data)\b.*)$", TEXTS[name], flags=re.MULTILINE)
     assert len(lines) >= 3
     for line in lines:
-        if "Wide" in line:  # the class that the page shows
-            with (repository / "src" / "nets" / "my_net.py").open("a") as module:
-                module.write(block)
+        for folder, module, cls in re.findall(r"src\.(\w+)\.(my_\w+)\.(\w+)", line):
+            if f"class {cls}(" in block:  # the one that the page shows
+                with (repository / "src" / folder / f"{module}.py").open("a") as file:
+                    file.write(block)
         done = command("-m", *shlex.split(line), *(LITTLE if line.startswith("src.train") else ()))
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -134,8 +135,8 @@ def test_a_report_has_what_its_page_says() -> None:
     for heading in ("Data", "Config", "Again", "Environment"):
         assert f"- **{heading}**" in page
         assert f"<h2>{heading}</h2>" in template
-    columns = re.findall(r"<th[^>]*>([^<]+)</th>", template.partition("</table>")[0])
-    assert columns == ["metric", "test", "95 % interval", "trivial predictor", "validation"]
+    columns = re.findall(r"<(?:th|small)[^>]*>([^<]+)<", template.partition("</table>")[0])
+    assert columns == ["metric", "test", "95 % interval", "trivial", "validation"]
     assert [column for column in columns[1:] if f"\n| {column} | " not in page] == []
     files = re.findall(r"^\| `([\w./]+)` \|", page.partition("## Where are the numbers?")[2], flags=re.MULTILINE)
     assert len(files) == 4
