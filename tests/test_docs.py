@@ -27,8 +27,9 @@ TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 ELSEWHERE = ("trainer=ddp", "trainer=gpu", "--storage ", "--workers ", "serve ", "logger=", "net=pretrained")
 # Nor are studies: the README's are run, and each takes half a minute.
 ELSEWHERE += ("tune ", "crossval ", "--seeds ")
-# Blocks of Python that are parts of something, and are read but not executed: page, and what they begin with.
-PARTIAL: tuple[tuple[str, str], ...] = ()
+# Blocks of Python that are parts of something, or take a quarter of an hour, and are read but not executed: page, and
+# what they begin with.
+PARTIAL: tuple[tuple[str, str], ...] = (("fine-tune.md", "from src import parts\nfrom src.config import compose\n"),)
 
 IN_README = set(commands(README))
 SHOWN = {command: name for name, text in TEXTS.items() for command in commands(text)}
