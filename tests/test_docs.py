@@ -69,7 +69,7 @@ def test_what_a_page_begins_is_trained_as_it_says(
     shutil.copytree(ROOT / "tests", repository / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", repository)
     (block,) = re.findall(r"^```python\n(.*?)^```", TEXTS[name], flags=re.MULTILINE | re.DOTALL)
-    lines = re.findall(r"^    python -m (.*\bmy_(?:net|data)\b.*)$", TEXTS[name], flags=re.MULTILINE)
+    lines = re.findall(r"^    python -m (.*(?:\b|_)my_(?:net|data)\b.*)$", TEXTS[name], flags=re.MULTILINE)
     assert len(lines) >= 3
     for line in lines:
         if "Wide" in line:  # the class that the page shows
