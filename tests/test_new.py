@@ -36,7 +36,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_each_of_the_three_trains_and_passes_its_test(with_tests: Path, command: Command) -> None:
     before = content(with_tests)
-    for kind, name in (("task", "ranking"), ("net", "unet"), ("data", "birds")):
+    for kind, name in (("task", "ranking"), ("net", "resnet20"), ("data", "birds")):
         done = command("-m", "src.new", kind, name)
         assert (done.returncode, done.stderr) == (0, "")
         lines = done.stdout.splitlines()
@@ -50,19 +50,19 @@ def test_each_of_the_three_trains_and_passes_its_test(with_tests: Path, command:
     after = content(with_tests)
     assert set(after) - set(before) == {
         "src/tasks/ranking.py", "configs/ranking.yaml", "tests/tasks/test_ranking.py",
-        "src/nets/unet.py", "configs/net/unet.yaml", "tests/nets/test_unet.py",
+        "src/nets/resnet20.py", "configs/net/resnet20.yaml", "tests/nets/test_resnet20.py",
         "src/data/birds.py", "configs/data/birds.yaml", "tests/data/test_birds.py",
     }  # fmt: skip
     assert {name: after[name] for name in before} == before
 
-    done = command("-m", "src.train", "ranking", "net._target_=src.nets.unet.UNet", "data=birds", *LITTLE)
+    done = command("-m", "src.train", "ranking", "net._target_=src.nets.resnet20.ResNet20", "data=birds", *LITTLE)
     assert done.returncode == 0, done.stderr
-    assert "ranking: UNet with 29,162 parameters on cpu; 1,257 train, 270 val, 270 test" in done.stdout
+    assert "ranking: ResNet20 with 29,162 parameters on cpu; 1,257 train, 270 val, 270 test" in done.stdout
     (run,) = (with_tests / "logs" / "ranking").iterdir()
     assert (run / "report.html").exists()  # the pictures, predictions and the report work through the task's contract
     assert list((run / "predictions").iterdir())
     assert (run / "plots" / "test_confusion.png").exists()
-    done = command("-m", "pytest", "tests/tasks/test_ranking.py", "tests/nets/test_unet.py", "tests/data/test_birds.py")
+    done = command("-m", "pytest", "tests/tasks/test_ranking.py", "tests/nets/test_resnet20.py", "tests/data/test_birds.py")
     assert done.returncode == 0, done.stdout
 
 

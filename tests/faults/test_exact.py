@@ -47,6 +47,9 @@ CASES: dict[str, list[str]] = {
                  "trainer.gradient_clip_val=0.5"],
 }  # fmt: skip
 
+# What others of them go through as well.
+LONG = ("averaged equally", "swa without norms", "head", "gradual")
+
 
 class Killed(BaseException):
     """Ends a training on the spot, as a kill does: nothing is saved by it."""
@@ -114,7 +117,9 @@ def killed_and_resumed(config: Any, kill: Callable[[int], None], after: Iterator
     raise AssertionError("never ended")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.long) if case in LONG else case for case in CASES]
+)
 def test_killed_anywhere_and_resumed_it_ends_the_same(case: str, kill: Callable[[int], None]) -> None:
     config = checked("digits", *WORDS, *CASES[case])
     whole = fit(config, Run.claim(config.name)).run
