@@ -62,7 +62,9 @@ def test_each_of_the_three_trains_and_passes_its_test(with_tests: Path, command:
     assert (run / "report.html").exists()  # the pictures, predictions and the report work through the task's contract
     assert list((run / "predictions").iterdir())
     assert (run / "plots" / "test_confusion.png").exists()
-    done = command("-m", "pytest", "tests/tasks/test_ranking.py", "tests/nets/test_resnet20.py", "tests/data/test_birds.py")
+    done = command(
+        "-m", "pytest", "tests/tasks/test_ranking.py", "tests/nets/test_resnet20.py", "tests/data/test_birds.py"
+    )
     assert done.returncode == 0, done.stdout
 
 
