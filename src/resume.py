@@ -250,7 +250,13 @@ def owned(run: Run, values: Mapping[str, Any]) -> Iterator[None]:
         raise InputError(f"{shown(run.path)}: is being trained by {who}; wait for it, or stop it") from None
     except OSError as error:
         lock.release()
-        raise InputError(f"{shown(run.path)}: cannot be written: {error.strerror}") from None
+        denied = isinstance(error, PermissionError)
+        reason = (
+            "this user may not open or write it; ls -ld shows who may"
+            if denied
+            else f"cannot be written: {error.strerror}"
+        )
+        raise InputError(f"{shown(Path(error.filename or run.path))}: {reason}") from None
     try:
         yield
     finally:

@@ -11,7 +11,8 @@ import importlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,13 @@ from src import parts
 from src import run as run_module
 from src.config import ROOT, Config, compose
 from src.errors import InputError
-from src.run import Run
+from src.run import Run, load_run
 from src.train import Result, fit
 
 # A few batches of two epochs: enough for every part to be used, and quick.
 LITTLE = ("trainer.max_epochs=2", "trainer.limit_train_batches=3", "trainer.limit_val_batches=2",
           "trainer.limit_test_batches=2", "threads=1", "trainer.accelerator=cpu")  # fmt: skip
+FEW_SCENES = "data.scenes=[96,32,32]"  # two thousand take two seconds to compose
 
 
 @pytest.fixture(autouse=True)
@@ -67,9 +69,32 @@ def mistakes(verb: str, *argv: str) -> list[str]:
 def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings of the tests draw nothing, but for those that are marked `pictures`: drawing takes a second."""
     if not request.node.get_closest_marker("pictures"):
-        monkeypatch.setattr("src.callbacks.pictures.Pictures.draw", lambda *_, **__: [])
-        monkeypatch.setattr("src.callbacks.pictures.Pictures.on_fit_start", lambda *_: None)
-        monkeypatch.setattr("src.train._write_report", lambda run: None)
+        draw_nothing(monkeypatch)
+
+
+def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings leave no pictures and no report."""
+    monkeypatch.setattr("src.callbacks.pictures.Pictures.draw", lambda *_, **__: [])
+    monkeypatch.setattr("src.callbacks.pictures.Pictures.on_fit_start", lambda *_: None)
+    monkeypatch.setattr("src.train._write_report", lambda run: None)
+
+
+@contextmanager
+def kept_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A logs/ for trainings that the tests of a module share; they draw nothing."""
+    logs = tmp_path_factory.mktemp("logs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "LOGS", logs)
+        patch.delenv("KINDLING_RUN", raising=False)
+        draw_nothing(patch)
+        yield logs
+
+
+def copied(run: Run) -> Run:
+    """A copy of a run in the logs/ of this test."""
+    copy = run_module.LOGS / run.path.parent.name / run.path.name
+    shutil.copytree(run.path, copy)
+    return load_run(copy)
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +128,11 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[st
 @pytest.fixture
 def small_data(small_files: tuple[Path, dict[str, dict[str, object]]], monkeypatch: pytest.MonkeyPatch) -> Path:
     """For tests that train any config: relative paths of its data lead into this folder, which holds a data/."""
+    return lead(small_files, monkeypatch)
+
+
+def lead(small_files: tuple[Path, dict[str, dict[str, object]]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let the data's relative paths lead into the folder of `small_files`."""
     root, believed = small_files
     monkeypatch.setattr("src.data.base.ROOT", root)
     monkeypatch.setattr("src.data.image_folder.DATA", root / "data")

@@ -13,7 +13,7 @@ from src.config import CONFIGS, ROOT, configs, first_comment, groups
 from src.errors import InputError
 from src.evaluate import evaluate
 from src.run import Run, load_run
-from tests.conftest import checked, train
+from tests.conftest import FEW_SCENES, checked, train
 
 # The training loss of the first 20 steps of each default experiment: seed 0, one thread.
 GOLDEN: dict[str, list[float]] = {'digits': [2.38022, 2.11184, 1.43262, 1.03606, 0.805221, 0.625085, 0.610407, 0.421126, 0.426599, 0.405697, 0.24428,
@@ -27,7 +27,8 @@ GOLDEN: dict[str, list[float]] = {'digits': [2.38022, 2.11184, 1.43262, 1.03606,
 # What a config needs besides its name to be trained here: files in `small_data`, or less to compute.
 WORDS: dict[str, tuple[str, ...]] = {"cifar10": ("data.batch_size=16",), "cifar100": ("data.batch_size=16",),
                                     "image_folder": ("data.root=~/cards",), "mask_folder": ("data.root=~/scans",),
-                                    "table": ("data.path=houses.csv", "data.target=price")}  # fmt: skip
+                                    "table": ("data.path=houses.csv", "data.target=price"),
+                                    **dict.fromkeys(("segmentation", "multilabel", "places"), (FEW_SCENES,))}  # fmt: skip
 
 
 @pytest.mark.usefixtures("small_data")

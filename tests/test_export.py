@@ -53,11 +53,15 @@ RUNS: dict[str, Callable[[Path], Run]] = {
 
 
 @pytest.mark.usefixtures("small_data", "in_this_process")
-@pytest.mark.parametrize("name", RUNS)
-def test_every_format_answers_as_every_kind_of_run(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "forms"), [
+    *((name, ("onnx",)) for name in RUNS),
+    *(pytest.param(name, ("pt2", "torchscript"), marks=() if name in ("digits", "table") else pytest.mark.long)
+      for name in RUNS)])  # fmt: skip
+def test_every_format_answers_as_every_kind_of_run(name: str, forms: tuple[str, ...], tmp_path: Path) -> None:
+    if "onnx" in forms and not find_spec("onnxscript"):
+        pytest.skip("the extra 'export' is not installed")
     run = RUNS[name](tmp_path)
     folder = run.path / "export"
-    forms = [form for form in module.WRITERS if form != "onnx" or find_spec("onnxscript")]
     for form in forms:
         found = export(run, form)[form]
         assert json.loads((folder / f"{form}.json").read_text()) == found

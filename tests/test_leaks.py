@@ -19,7 +19,7 @@ from src.config import ROOT, compose, configs
 from src.data.base import DataModule
 from src.data.batch import Samples
 from src.run import build_data
-from tests.conftest import checked, train
+from tests.conftest import FEW_SCENES, checked, train
 
 
 def spoil_rows(path: Path, held: list[int]) -> None:
@@ -70,11 +70,16 @@ def animals(path: Path) -> None:
     frame.assign(kind=np.where(frame["height"] > 0, "cat", "dog")).to_csv(path, index=False)
 
 
-@pytest.mark.parametrize("name", [*configs(), "animals"])
+# Of the same code as another: not each time.
+TWINS = {"cifar100", "fashion_mnist"}
+NAMES = [pytest.param(name, marks=pytest.mark.long) if name in TWINS else name for name in [*configs(), "animals"]]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_held_out_changes_nothing_in_training(
     name: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["trainer.max_epochs=1"]
+    words = ["trainer.max_epochs=1", *([FEW_SCENES] if name in ("segmentation", "multilabel", "places") else [])]
     if name == "table":
         table = tmp_path / "houses.csv"
         table.write_text((small_data / "houses.csv").read_text())

@@ -12,6 +12,7 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,26 +26,41 @@ from src.data.encode_frame import encode_frame
 from src.errors import InputError
 from src.predict import Predicted, predict
 from src.run import Run, load_run
-from tests.conftest import call, mistakes, train
+from tests.conftest import call, copied, kept_runs, lead, mistakes, train
 
 RESIZE = "[{_target_: torchvision.transforms.v2.Resize, size: [12, 12]}]"
 
 
+@pytest.fixture(scope="module")
+def of_cards(small_files: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    with kept_runs(tmp_path_factory), pytest.MonkeyPatch.context() as patch:
+        lead(small_files, patch)
+        return train("image_folder", "data.root=~/cards", "data.channels=3").run
+
+
 @pytest.fixture
-def cards(small_data: Path) -> Run:
+def cards(of_cards: Run, small_data: Path) -> Run:
     """A run on 120 colour pictures of ten classes."""
-    return train("image_folder", "data.root=~/cards", "data.channels=3").run
+    return copied(of_cards)
+
+
+HOUSES = "\n".join(["size,rooms,colour,new,id,price"] + [
+    f"{i % 17},{'' if i % 5 == 0 else i % 7},{['red', 'blue', ''][i % 3]},{bool(i % 2)},r{i},{i * 0.5}" for i in range(200)
+]) + "\n"  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def of_houses(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    with kept_runs(tmp_path_factory) as logs:
+        (logs / "houses.csv").write_text(HOUSES)
+        return train("table", f"data.path={logs}/houses.csv", "data.target=price", "data.drop=[id]").run
 
 
 @pytest.fixture
-def houses(tmp_path: Path) -> Run:
+def houses(of_houses: Run, tmp_path: Path) -> Run:
     """A run on a table with numbers, some missing, booleans and categories; one column is left out, one the target."""
-    rows = [
-        f"{i % 17},{'' if i % 5 == 0 else i % 7},{['red', 'blue', ''][i % 3]},{bool(i % 2)},r{i},{i * 0.5}"
-        for i in range(200)
-    ]
-    (tmp_path / "houses.csv").write_text("\n".join(["size,rooms,colour,new,id,price", *rows]) + "\n")
-    return train("table", f"data.path={tmp_path}/houses.csv", "data.target=price", "data.drop=[id]").run
+    (tmp_path / "houses.csv").write_text(HOUSES)
+    return copied(of_houses)
 
 
 def predicted(*words: object) -> Predicted:

@@ -30,13 +30,12 @@ import torch
 from PIL import Image
 
 from src import export as exporting
-from src import run as runs
 from src.config import ROOT
 from src.data.encode_frame import encode_frame
 from src.data.spec import Spec
 from src.export import answer, export
 from src.run import Run
-from tests.conftest import mistakes, train
+from tests.conftest import kept_runs, mistakes, train
 
 for needed in ("fastapi", "uvicorn", "onnxruntime", "onnxscript", "python_multipart", "prometheus_client"):
     pytest.importorskip(needed, reason="the extras 'serve' and 'export' are not installed")
@@ -121,14 +120,8 @@ def serving(model: Path, *flags: str, key: str | None = None) -> Iterator[Server
 @contextmanager
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder for a run, and exports without a process for each proof."""
-    logs = tmp_path_factory.mktemp("logs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "LOGS", logs)
-        patch.delenv("KINDLING_RUN", raising=False)
+    with kept_runs(tmp_path_factory) as logs, pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "in_fresh_process", lambda *words: answer(*map(str, words)))
-        patch.setattr("src.callbacks.pictures.Pictures.draw", lambda *_, **__: [])
-        patch.setattr("src.callbacks.pictures.Pictures.on_fit_start", lambda *_: None)
-        patch.setattr("src.train._write_report", lambda run: None)
         yield logs
 
 
@@ -251,40 +244,6 @@ def test_rows_are_answered_as_the_run_answers(houses: Run, tables: Server) -> No
     assert tables.ask("/predict", json.dumps({**rows[0], "id": 7}).encode())[1]["notes"] == [
         "columns that the training did not have, left out: id"
     ]
-
-
-def test_a_mask_is_answered_as_the_run_answers_at_the_size_of_its_picture(scenes: Run, browser: Any) -> None:
-    data, classes = scenes.data(), scenes.spec.classes
-    x = data.samples.x[data.indices["test"][0]]
-    with torch.inference_mode():
-        expected = scenes.task.decide(scenes.task.answer(x[None]))[0].numpy()
-    pixels = (x[0].numpy() * (255 / scenes.spec.white)).round().astype(np.uint8)
-    large = png(np.kron(pixels, np.ones((3, 3), dtype=np.uint8)))
-    with serving(file_of(scenes)) as server:
-        status, told = server.ask("/predict", png(pixels))
-        assert status == 200
-        assert set(told) == {"prediction", "shares", "milliseconds"}
-        (first,) = server.ask("/predict/batch", *form(png(pixels), name="files"))[1]["predictions"]
-        assert first["prediction"] == told["prediction"]
-        with Image.open(io.BytesIO(b64decode(told["prediction"].partition(",")[2]))) as mask:
-            assert mask.mode == "P"
-            assert np.array_equal(np.asarray(mask), expected)
-        shares = {name: float((expected == i).mean()) for i, name in enumerate(classes)}
-        assert told["shares"] == pytest.approx(shares, abs=1e-6)
-        with Image.open(
-            io.BytesIO(b64decode(server.ask("/predict", large)[1]["prediction"].partition(",")[2]))
-        ) as mask:
-            assert mask.size == (3 * expected.shape[1], 3 * expected.shape[0])
-        with page_of(browser, server) as page:
-            page.wait_for_selector("#drop")
-            assert page.text_content("#about") == f"Pictures to a mask of {len(classes)} classes"
-            page.evaluate(DROP, list(large))
-            page.wait_for_function("document.getElementById('mask').naturalWidth == 96")
-            ranked = sorted(shares, key=lambda name: -shares[name])
-            assert page.locator("#bars li span:first-child").all_text_contents()[0] == ranked[0]
-            boxes = [page.locator(name).bounding_box() for name in ("#below", "#mask")]
-            assert boxes[0] == boxes[1]  # the mask lies over the picture
-            assert page.evaluate("document.getElementById('below').naturalWidth") == 96
 
 
 def test_labels_and_several_values_by_name() -> None:
@@ -850,3 +809,37 @@ def test_the_pages_of_a_server_with_a_key_and_the_docs(browser: Any, houses: Run
                 )
                 assert done.stdout, command
                 assert '"error"' not in done.stdout, command
+
+
+def test_a_mask_is_answered_as_the_run_answers_at_the_size_of_its_picture(scenes: Run, browser: Any) -> None:
+    data, classes = scenes.data(), scenes.spec.classes
+    x = data.samples.x[data.indices["test"][0]]
+    with torch.inference_mode():
+        expected = scenes.task.decide(scenes.task.answer(x[None]))[0].numpy()
+    pixels = (x[0].numpy() * (255 / scenes.spec.white)).round().astype(np.uint8)
+    large = png(np.kron(pixels, np.ones((3, 3), dtype=np.uint8)))
+    with serving(file_of(scenes)) as server:
+        status, told = server.ask("/predict", png(pixels))
+        assert status == 200
+        assert set(told) == {"prediction", "shares", "milliseconds"}
+        (first,) = server.ask("/predict/batch", *form(png(pixels), name="files"))[1]["predictions"]
+        assert first["prediction"] == told["prediction"]
+        with Image.open(io.BytesIO(b64decode(told["prediction"].partition(",")[2]))) as mask:
+            assert mask.mode == "P"
+            assert np.array_equal(np.asarray(mask), expected)
+        shares = {name: float((expected == i).mean()) for i, name in enumerate(classes)}
+        assert told["shares"] == pytest.approx(shares, abs=1e-6)
+        with Image.open(
+            io.BytesIO(b64decode(server.ask("/predict", large)[1]["prediction"].partition(",")[2]))
+        ) as mask:
+            assert mask.size == (3 * expected.shape[1], 3 * expected.shape[0])
+        with page_of(browser, server) as page:
+            page.wait_for_selector("#drop")
+            assert page.text_content("#about") == f"Pictures to a mask of {len(classes)} classes"
+            page.evaluate(DROP, list(large))
+            page.wait_for_function("document.getElementById('mask').naturalWidth == 96")
+            ranked = sorted(shares, key=lambda name: -shares[name])
+            assert page.locator("#bars li span:first-child").all_text_contents()[0] == ranked[0]
+            boxes = [page.locator(name).bounding_box() for name in ("#below", "#mask")]
+            assert boxes[0] == boxes[1]  # the mask lies over the picture
+            assert page.evaluate("document.getElementById('below').naturalWidth") == 96

@@ -129,7 +129,7 @@ def test_a_line_of_a_space_that_cannot_be_is_told(text: str, line: str, space: C
 def test_a_space_is_checked_as_a_config_is(space: Callable[[str], str], logs: Path) -> None:
     for text, words, lines in (
         ("net.widht: [8, 16]", (), ["net.widht: CNN has no argument 'widht' (it accepts: in_shape, num_outputs, channels, "
-                                    "dropout) (FILE)"]),
+                                    "dropout, over_places) (FILE)"]),
         ("lr: {low: 0.1, high: 0.2}", (), ["lr: no such section; did you mean 'task.optimizer.lr'? (a config has: data, "
             "net, task, finetune, trainer, callbacks, logger, name, tags, seed, threads, compile, channels_last, save_minutes, "
             "skip_nonfinite) (FILE)"]),

@@ -47,7 +47,9 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return {name: value for name, value in run.checkpoint["state_dict"].items() if name.startswith("net.")}
 
 
-@pytest.mark.parametrize("by", ["lightning", "torchrun", pytest.param("slurm", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "by", ["lightning", *(pytest.param(by, marks=pytest.mark.long) for by in ("torchrun", "slurm"))]
+)
 def test_two_processes_end_where_one_with_the_doubled_batch_does(by: str, repository: Path) -> None:
     if by == "slurm":
         status, output = by_slurm(repository)
