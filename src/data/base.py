@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import os
+import sys
 from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,17 @@ from src.interrupts import in_worker
 DATA = ROOT / "data"
 # So many masks tell how often each class occurs.
 COUNTED_MASKS = 512
+
+
+def _import_sklearn() -> None:
+    """Import scikit-learn without pandas, which it wants for ARFF files alone and which takes longer than all the rest."""
+    if not {"pandas", "sklearn"} & sys.modules.keys():
+        sys.modules["pandas"] = None  # type: ignore[assignment]  # so an import of it fails, which scikit-learn is ready for
+        try:
+            import sklearn.datasets
+            import sklearn.model_selection  # noqa: F401
+        finally:
+            del sys.modules["pandas"]
 
 
 class DataModule(LightningDataModule):
@@ -156,6 +168,7 @@ class DataModule(LightningDataModule):
             return
         from src.data.split import check_classes, find_duplicates, fold_samples, split_samples
 
+        _import_sklearn()
         samples = self.load()
         self.indices = split_samples(samples, self.split, self.split_seed)
         if self.fold:

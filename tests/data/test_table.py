@@ -369,6 +369,14 @@ def test_importing_a_table_does_not_load_pandas(command: Callable[..., Any]) -> 
     assert done.returncode == 0, done.stderr
 
 
+def test_scikit_learn_does_not_load_pandas_and_whoever_wants_it_has_it(command: Callable[..., Any]) -> None:
+    done = command("-c", "import sys\nfrom src.data.digits import Digits\n"
+                         "data = Digits()\ndata.prepare_data()\ndata.setup()\n"
+                         "assert 'sklearn' in sys.modules and 'pandas' not in sys.modules\n"
+                         "import pandas\nprint(len(pandas.DataFrame({'a': [1, 2]})))")  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # What is refused
 
