@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Threads that wait for the next operation by spinning take the cores from the tests beside them.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A shell has what it starts in the background ignore Ctrl-C, and so would the processes of the tests.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import importlib
 import shutil
