@@ -475,6 +475,7 @@ def test_slow_clients_and_too_many_connections(digits: Run) -> None:
 
 def test_the_queue_and_the_wait_have_an_end() -> None:
     from src.serving.app import Application
+    from src.serving.inputs import Asked
     from src.serving.limits import Limits
 
     release = threading.Event()
@@ -485,9 +486,9 @@ def test_the_queue_and_the_wait_have_an_end() -> None:
 
     spec = SimpleNamespace(kind="table", columns=(), classes=(), target="y")
     model: Any = SimpleNamespace(ask=ask, spec=spec, facts={"input": {}, "output": {"name": "value"}}, prepare=None, name="m",
-                                 answers=lambda outputs: [{"prediction": 1.0} for _ in outputs])  # fmt: skip
+                                 answers=lambda outputs, sizes: [{"prediction": 1.0} for _ in outputs])  # fmt: skip
     application = Application(model, Limits(batch=1, queue=1, wait=0.2), None, lambda: 0)
-    application.inputs._rows = lambda *_: (np.zeros((1, 1)), False)  # type: ignore[method-assign]
+    application.inputs._rows = lambda *_: Asked(np.zeros((1, 1)), False)  # type: ignore[method-assign]
 
     async def asked() -> list[tuple[int, str]]:
         running = asyncio.create_task(application.batches.run())
@@ -506,7 +507,7 @@ def test_the_queue_and_the_wait_have_an_end() -> None:
             return sent[0]["status"], sent[1]["body"].decode()
 
         first = asyncio.create_task(one())
-        while not application.batches.thread._threads:  # until it is being computed
+        while not (application.batches.thread._threads or first.done()):  # until it is being computed
             await asyncio.sleep(0)
         second, third = asyncio.create_task(one()), asyncio.create_task(one())
         found = [await third, await second, await first]
