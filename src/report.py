@@ -149,7 +149,7 @@ def bootstrap(run: Run, predictions: Predictions) -> tuple[dict[str, tuple[float
         for _ in range(RESAMPLES // 8 if keeps else RESAMPLES):
             for key, value in _named(name, over(torch.randint(n, (n,), generator=generator))).items():
                 values.setdefault(key, []).append(value)
-            metric.reset()
+        metric.reset()
         for key, found in values.items():
             low, high = torch.stack(found).float().nanquantile(torch.tensor([0.025, 0.975])).tolist()
             intervals[key] = (low, high)
@@ -173,20 +173,26 @@ def _over(metric: Any, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], A
 
     adds = metric._reductions and all(reduction is dim_zero_sum for reduction in metric._reductions.values())
     if not adds or (outputs.ndim < 3 and len(outputs) > RESAMPLES):
-        return lambda rows: metric(outputs[rows], targets[rows])
+
+        def afresh(rows: Tensor) -> Any:
+            metric.reset()
+            return metric(outputs[rows], targets[rows])
+
+        return afresh
     states: dict[str, list[Tensor]] = {key: [] for key in metric._defaults}
     for i in range(len(outputs)):
         metric.update(outputs[i : i + 1], targets[i : i + 1])
         for key, kept in states.items():
             kept.append(getattr(metric, key).clone())
         metric.reset()
-    each = {key: torch.stack(kept) for key, kept in states.items()}
+    shapes, types = ({key: getattr(kept[0], name) for key, kept in states.items()} for name in ("shape", "dtype"))
+    each = {key: torch.stack(kept).reshape(len(kept), -1).double() for key, kept in states.items()}
 
     def over(rows: Tensor) -> Any:
         times = torch.bincount(rows, minlength=len(outputs)).double()
-        metric._update_count = 1
-        for key, kept in each.items():
-            setattr(metric, key, (times @ kept.reshape(len(kept), -1).double()).reshape(kept.shape[1:]).to(kept.dtype))
+        found = {key: (times @ kept).reshape(shapes[key]).to(types[key]) for key, kept in each.items()}
+        # Past `__setattr__`, which takes longer than all else here; without a value kept from the last time.
+        vars(metric).update(found, _update_count=1, _computed=None)
         return metric.compute()
 
     return over
