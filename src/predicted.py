@@ -114,8 +114,12 @@ def page(first: pd.DataFrame, paths: Sequence[str], run: Run, max_pixels: int, m
             picture.thumbnail((SIDE, SIDE))
             picture.save(file, "PNG")
             image = f'<img src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}" alt="{name}">'
-            told = ", ".join(f"{row[key]:.4g}" if isinstance(row[key], float) else row[key]
-                             for key in row if key.startswith("prediction"))  # fmt: skip
+            if drawn:  # the mask is seen; how much of it each class takes is told
+                there = sorted((key for key in row if key.startswith("share_") and row[key]), key=lambda key: -row[key])
+                told = ", ".join(f"{key.removeprefix('share_')} {row[key]:.0%}" for key in there)
+            else:
+                said = (row[key] for key in row if key.startswith("prediction"))
+                told = ", ".join(f"{value:.4g}" if isinstance(value, float) else value for value in said)
             told += f" {row['probability']:.0%}" if "probability" in row else ""
         figures.append(f"<figure>{image}<figcaption>{html.escape(told)}</figcaption><small>{name}</small></figure>\n")
     title = html.escape(f"{run.spec.target or 'Predictions'} ({shown(run.path)})")
