@@ -194,6 +194,22 @@ def test_a_browser_shows_it_on_a_phone_and_in_the_dark(digits: Run, browser: Any
     page.close()
 
 
+def test_long_names_and_exports_stay_on_a_phone(digits: Run, browser: Any, tmp_path: Path) -> None:
+    shutil.copytree(digits.path, run := tmp_path / "digits" / "run")
+    (run / "export").mkdir(exist_ok=True)
+    told = {"file": "model.onnx", "bytes": 484_000, "difference": 5.5e-6, "agreement": 1.0, "metric": "accuracy",
+            "milliseconds": {"1": 1.3, "64": 129.9}, "before": 0.9815, "after": 0.9815}  # fmt: skip
+    (run / "export" / "onnx.json").write_text(json.dumps(told))
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics |= {f"{stage}/{'dice_' * 12}background": 0.5 for stage in ("val", "test")}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.goto(f"file://{report(load_run(run))}")
+    assert page.locator("#exports").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.close()
+
+
 def test_tensorboard_shows_curves_pictures_and_hparams(digits: Run, browser: Any) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
