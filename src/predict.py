@@ -89,7 +89,7 @@ def predict(run: Run, inputs: Sequence[str], out: Path | None = None, gallery: P
         f"--batch-size: expected at least 1, got {batch_size}": batch_size is not None and batch_size < 1,
         f"--top: expected 1 to the number of classes, {len(spec.classes)}, got {top}":
             top is not None and not 1 <= top <= len(spec.classes),
-        f"--top {top}: is for one class out of several, and this run predicts {spec.predicts}":
+        f"--top {top}: is for one class out of several, and this run predicts {'masks' if spec.predicts == 'mask' else spec.predicts}":
             top is not None and spec.classes and spec.predicts != "class",
     }  # fmt: skip
     if any(mistakes.values()):

@@ -121,7 +121,7 @@ def test_masks_are_files_as_large_as_their_pictures(fit: str, small_data: Path, 
     assert not list(tmp_path.glob(".*.tmp"))
     with pytest.raises(InputError) as caught:
         predict(run, paths, tmp_path / "top.csv", top=2)
-    assert caught.value.lines == ["--top 2: is for one class out of several, and this run predicts mask"]
+    assert caught.value.lines == ["--top 2: is for one class out of several, and this run predicts masks"]
 
 
 # ---------------------------------------------------------------------------------------------------------------

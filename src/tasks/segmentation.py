@@ -66,7 +66,8 @@ class Segmentation(LightningModule):
     ) -> None:
         super().__init__()
         if spec.predicts != "mask":
-            raise InputError(f"task: Segmentation needs masks, and the data has {spec.predicts}; try task=auto")
+            what = "one class for a sample" if spec.predicts == "class" else spec.predicts
+            raise InputError(f"task: Segmentation needs masks, and the data has {what}; try task=auto")
         if mixing := [type(transform).__name__ for transform in augment if transform.mixes]:
             raise InputError(f"data.train_transforms: {mixing[0]} blends targets, and the classes of a mask cannot be "
                              "blended; leave it out")  # fmt: skip
