@@ -82,14 +82,14 @@ def predict(run: Run, inputs: Sequence[str], out: Path | None = None, gallery: P
 
     quiet()
     spec, values, out = run.spec, parts.values(run.config), out or run.path / "predictions.csv"
-    images = spec.kind == "image"
+    images, several = spec.kind == "image", {"mask": "masks"}.get(spec.predicts, spec.predicts)
     mistakes = {
         f"--out {out}: expected a name that ends in .csv, .jsonl or .parquet": out.suffix not in OUTPUTS,
         f"--gallery {gallery}: shows pictures, and this run predicts from tables": gallery and not images,
         f"--batch-size: expected at least 1, got {batch_size}": batch_size is not None and batch_size < 1,
         f"--top: expected 1 to the number of classes, {len(spec.classes)}, got {top}":
             top is not None and not 1 <= top <= len(spec.classes),
-        f"--top {top}: is for one class out of several, and this run predicts {'masks' if spec.predicts == 'mask' else spec.predicts}":
+        f"--top {top}: is for one class out of several, and this run predicts {several}":
             top is not None and spec.classes and spec.predicts != "class",
     }  # fmt: skip
     if any(mistakes.values()):
