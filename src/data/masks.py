@@ -37,7 +37,7 @@ def indexed(mask: Any) -> Image.Image:
 
 
 def unfit(mask: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
-    """A square mask at the size of the picture that `src.data.images.fit_to` made square.
+    """A square mask at the size of the picture that `src.data.decode.fit_to` made square.
 
     Args:
         mask: as the net gave it, indexed.
