@@ -133,7 +133,7 @@ def test_a_space_is_checked_as_a_config_is(space: Callable[[str], str], logs: Pa
         ("lr: {low: 0.1, high: 0.2}", (), ["lr: no such section; did you mean 'task.optimizer.lr'? (a config has: data, "
             "net, task, finetune, trainer, callbacks, logger, name, tags, seed, threads, compile, channels_last, save_minutes, "
             "skip_nonfinite) (FILE)"]),
-        ("net: [cnn, mpl]", (), ["net=mpl: no such option; did you mean 'mlp'? (configs/net/ has: cnn, mlp, pretrained) (FILE)"]),
+        ("net: [cnn, mpl]", (), ["net=mpl: no such option; did you mean 'mlp'? (configs/net/ has: cnn, mlp, pretrained, unet) (FILE)"]),
         ("data.batch_size: {low: 0.5, high: 1.5}\ntask.optimizer.lr: [0.1, fast]", (),
          ["data.batch_size: expected a whole number, got 0.5 (FILE)", "data.batch_size: expected a whole number, got 1.5 "
           "(FILE)", "task.optimizer.lr: expected a number, got 'fast' (FILE)"]),
