@@ -45,8 +45,10 @@ def benchmark(config: Config, rounds: int = 5, seconds: float = 2.0, raw: bool =
     from src import parts
     from src.quiet import quiet
     from src.run import build_data
+    from src.speed import look_for_gpus_once
 
     quiet()
+    look_for_gpus_once()
     values = parts.values(config)
     torch.set_num_threads(values.threads or 1)
     data = build_data(config)

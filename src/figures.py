@@ -5,6 +5,7 @@ Each is a matplotlib Figure of its own, made of plain arrays, without pyplot and
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,9 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from src.predictions import Array, Predictions
 
@@ -32,6 +36,16 @@ def pixels(figure: Figure) -> Array:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a script without a font is drawn as boxes
         canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
+
+
+def png(figure: Figure) -> tuple[bytes, int, int]:
+    """The figure as a PNG file's bytes, with what it says as text, for the report; its height and width in pixels."""
+    drawn, about, file = pixels(figure), PngInfo(), io.BytesIO()
+    for key, said in (("Kind", figure.get_gid()), ("Description", figure.get_label())):
+        if said:
+            about.add_itxt(key, str(said), zip=True)
+    Image.fromarray(drawn).save(file, "PNG", compress_level=3, pnginfo=about)
+    return file.getvalue(), *drawn.shape[:2]
 
 
 def label(name: str, most: int = 20) -> str:
@@ -73,6 +87,13 @@ def titled(axis: Axes, title: str, x: str = "", y: str = "", loc: Literal["left"
     # At a fixed height: matplotlib would measure all ticks to find one where the title is clear of them.
     axis.set_title(title, loc=loc, y=1.0, fontsize=10)
     axis.set(xlabel=x, ylabel=y)
+
+
+def logarithmic(axis: Axes) -> None:
+    """A logarithmic y axis whose numbers are plain text: matplotlib's own are formulas, slow to parse."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(LogFormatter())
+    axis.yaxis.set_minor_formatter(LogFormatter())
 
 
 # ---------------------------------------------------------------------------------------------------------------

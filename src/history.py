@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from matplotlib.figure import Figure
 
-from src.figures import BLUE, GREY, ORANGE, message, panels, titled
+from src.figures import BLUE, GREY, ORANGE, logarithmic, message, panels, titled
 from src.predictions import Array
 
 
@@ -51,7 +51,7 @@ def curves(path: Path, monitor: str, mode: Literal["min", "max"]) -> Figure:
                 axis.plot(columns["at"][rows], columns[column][rows], color=color, marker=marker, label=told)
         drawn = np.concatenate([np.ones(0), *(line.get_ydata() for line in axis.lines)])
         if name == "loss" and len(drawn) and drawn.max() > 30 * drawn.min() > 0:
-            axis.set_yscale("log")
+            logarithmic(axis)
         if best is not None:
             axis.axvline(best, color="tab:green", linestyle="--", linewidth=1, label=f"best: epoch {best:.4g}")
         axis.set_xlim(columns["at"].min() - 0.1, columns["at"].max() + 0.1)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from src.figures import BLUE, label, message, panels, titled
+from src.figures import BLUE, label, logarithmic, message, panels, titled
 from src.predictions import Array, eager, spread
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def weights(after: Mapping[str, Array], before: Mapping[str, Array]) -> Figure:
     for axis, name in zip(axes, names, strict=True):
         now, past = (values[np.isfinite(values)] for values in (after[name], before.get(name, np.empty(0))))
         bins = np.histogram_bin_edges(np.concatenate([now, past]), 40).tolist()
-        axis.hist(past, bins, color="0.8", label="untrained")
+        axis.hist(past, bins, histtype="stepfilled", color="0.8", label="untrained")
         axis.hist(now, bins, histtype="step", color=BLUE, label="trained")
         titled(axis, label(name.removeprefix("net."), 32))
         axis.set_yticks([])
@@ -83,7 +83,7 @@ def gradients(norms: Mapping[int, Mapping[str, Array]]) -> Figure:
         (line,) = axis.plot(epochs, middle, ".-", label=label(name.removeprefix("net."), 32))
         axis.fill_between(epochs, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
     if all((values > 0).all() for layers in norms.values() for values in layers.values()):
-        axis.set_yscale("log")
+        logarithmic(axis)
     axis.locator_params(axis="x", integer=True)
     axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
     titled(axis, "Norm of each layer's gradient: the median of an epoch's steps, and 90 % of them", "epoch", "norm")

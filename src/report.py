@@ -25,6 +25,7 @@ from src.run import Run, load_run, read_json, shown, write
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torchmetrics import Metric
 
     from src.predictions import Predictions
 
@@ -137,48 +138,63 @@ def bootstrap(run: Run, predictions: Predictions) -> tuple[dict[str, tuple[float
     if not hasattr(task, "answers") or "target" not in predictions.columns:
         return {}, {}
     outputs, targets = torch.from_numpy(measured(task, predictions.columns)), torch.from_numpy(predictions["target"])
-    constant, n = task.trivial().expand_as(outputs).contiguous(), len(outputs)
+    n, metrics = len(outputs), task.test_meter.metrics
+    baseline = {
+        name: float(value) for name, value in metrics(task.trivial().expand_as(outputs).contiguous(), targets).items()
+    }
+    metrics.reset()
     generator = torch.Generator().manual_seed(0)
+    values: dict[str, list[Tensor]] = {}
+    for resamples, over in _measures(dict(metrics.items()), outputs, targets):
+        for _ in range(resamples):
+            for name, value in over(torch.randint(n, (n,), generator=generator)).items():
+                values.setdefault(name, []).append(value)
     intervals: dict[str, tuple[float, float]] = {}
-    baseline: dict[str, float] = {}
-    for name, metric in task.test_meter.metrics.items():
-        # A metric that keeps every sample, such as an area under a curve, takes ten times as long as the others.
-        keeps = any(isinstance(state, list) for part in metric.modules() for state in part._defaults.values())
-        over = _over(metric, outputs, targets)
-        values: dict[str, list[Tensor]] = {}
-        for _ in range(RESAMPLES // 8 if keeps else RESAMPLES):
-            for key, value in _named(name, over(torch.randint(n, (n,), generator=generator))).items():
-                values.setdefault(key, []).append(value)
-        metric.reset()
-        for key, found in values.items():
-            low, high = torch.stack(found).float().nanquantile(torch.tensor([0.025, 0.975])).tolist()
-            intervals[key] = (low, high)
-        baseline |= {key: float(value) for key, value in _named(name, metric(constant, targets)).items()}
-        metric.reset()
+    for name in baseline:
+        low, high = torch.stack(values[name]).float().nanquantile(torch.tensor([0.025, 0.975])).tolist()
+        intervals[name] = (low, high)
     return intervals, baseline
 
 
-def _named(name: str, value: Any) -> dict[str, Tensor]:
-    """A metric's values by name: some give several."""
-    return value if isinstance(value, dict) else {name: value}
-
-
-def _over(metric: Any, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], Any]:
-    """A function of sample numbers `(n,)` that gives the metric of these samples.
-
-    Where what the metric keeps of samples adds up, and samples are few or large (masks), each is read once.
-    """
-    import torch
+def _measures(
+    metrics: dict[str, Metric], outputs: Tensor, targets: Tensor
+) -> Iterator[tuple[int, Callable[[Tensor], dict[str, Tensor]]]]:
+    """How often to resample, and a function of sample numbers `(n,)` that gives some metrics of these, by name."""
     from torchmetrics.utilities import dim_zero_sum
 
-    adds = metric._reductions and all(reduction is dim_zero_sum for reduction in metric._reductions.values())
-    if not adds or (outputs.ndim < 3 and len(outputs) > RESAMPLES):
+    few = outputs.ndim > 2 or len(outputs) <= RESAMPLES  # samples, or large ones, such as masks
+    adding, keeping = {}, {}
+    for name, metric in metrics.items():
+        if any(isinstance(state, list) for part in metric.modules() for state in part._defaults.values()):  # type: ignore[operator]
+            keeping[name] = metric
+        elif few and metric._reductions and all(kind is dim_zero_sum for kind in metric._reductions.values()):
+            yield RESAMPLES, _summed(name, metric, outputs, targets)
+        else:
+            adding[name] = metric
+    if adding:
+        yield RESAMPLES, _afresh(adding, outputs, targets)
+    if keeping:  # every sample, as an area under a curve does: such a metric takes ten times as long as the others
+        yield RESAMPLES // 8, _afresh(keeping, outputs, targets)
 
-        def afresh(rows: Tensor) -> Any:
-            metric.reset()
-            return metric(outputs[rows], targets[rows])
 
-        return afresh
+def _afresh(metrics: dict[str, Metric], outputs: Tensor, targets: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
+    from torchmetrics import MetricCollection
+
+    # What several are made of, such as the numbers of right and wrong answers, is counted once for all of them.
+    together = MetricCollection(metrics, compute_groups=True)  # type: ignore[arg-type]
+
+    def over(rows: Tensor) -> dict[str, Tensor]:
+        together.reset()
+        together.update(outputs[rows], targets[rows])
+        return together.compute()
+
+    return over
+
+
+def _summed(name: str, metric: Metric, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Of a metric that keeps sums alone: each sample is read once."""
+    import torch
+
     states: dict[str, list[Tensor]] = {key: [] for key in metric._defaults}
     for i in range(len(outputs)):
         metric.update(outputs[i : i + 1], targets[i : i + 1])
@@ -188,12 +204,13 @@ def _over(metric: Any, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], A
     shapes, types = ({key: getattr(kept[0], name) for key, kept in states.items()} for name in ("shape", "dtype"))
     each = {key: torch.stack(kept).reshape(len(kept), -1).double() for key, kept in states.items()}
 
-    def over(rows: Tensor) -> Any:
+    def over(rows: Tensor) -> dict[str, Tensor]:
         times = torch.bincount(rows, minlength=len(outputs)).double()
         found = {key: (times @ kept).reshape(shapes[key]).to(types[key]) for key, kept in each.items()}
         # Past `__setattr__`, which takes longer than all else here; without a value kept from the last time.
         vars(metric).update(found, _update_count=1, _computed=None)
-        return metric.compute()
+        value = metric.compute()
+        return value if isinstance(value, dict) else {name: value}  # some give several
 
     return over
 

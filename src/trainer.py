@@ -18,7 +18,7 @@ from src.callbacks.tensorboard import TensorBoard
 from src.checkpoint_io import AtomicIO
 from src.config import Config, get
 from src.run import Run, as_floats
-from src.speed import Unprofiled
+from src.speed import Unprofiled, look_for_gpus_once
 
 if TYPE_CHECKING:
     from src.data.batch import Stage
@@ -31,6 +31,7 @@ def build_trainer(
     saved: Saved | None = None,
 ) -> Trainer:  # fmt: skip
     """The config's Trainer; with a run, its checkpoints and loggers write there, and go on from what was saved."""
+    look_for_gpus_once()
     callbacks: list[Callback] = []
     loggers: list[Any] = []
     on_terminal = False

@@ -91,11 +91,13 @@ class Checkpoint(lightning.Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        here = time.monotonic() - self.saved_at > 60 * self.minutes or self.interrupts.received is not None
+        if trainer.world_size == 1 and not here:
+            return  # as in nearly every step; what follows asks Lightning's loops much
         loop = trainer.fit_loop.epoch_loop
         if loop._should_accumulate() or loop._num_ready_batches_reached() or self._validation_is_due(trainer):
             return
-        due = time.monotonic() - self.saved_at > 60 * self.minutes
-        if self._anywhere(trainer, due or self.interrupts.received is not None):
+        if self._anywhere(trainer, here):
             self._save(trainer, "after a step")
             self._stop_if_asked(trainer)
 

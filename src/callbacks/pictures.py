@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 from src.callbacks.histograms import Histograms
 from src.data.base import DataModule
@@ -64,24 +65,19 @@ class Pictures(Callback):
             stage: the split to predict; validation where it has no sample.
             loggers: of which TensorBoard's gets the same pictures, the layers and the config.
         """
-        from PIL import Image
-        from PIL.PngImagePlugin import PngInfo
-
-        from src.figures import pixels
+        from src.figures import png
 
         boards = [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
         folder, names = self.run.path / "plots", []
         try:
             folder.mkdir(exist_ok=True)
             for name, figure in self._figures(task.to(self.device), data, stage):
-                drawn = pixels(figure)
-                about = PngInfo()  # what stands in the picture as a text, for the report
-                for key, said in (("Kind", figure.get_gid()), ("Description", figure.get_label())):
-                    if said:
-                        about.add_itxt(key, str(said), zip=True)
-                Image.fromarray(drawn).save(folder / f"{name}.png", compress_level=3, pnginfo=about)
-                for board in boards:
-                    board.add_image(f"pictures/{name}", drawn, task.global_step, dataformats="HWC")
+                encoded, height, width = png(figure)
+                (folder / f"{name}.png").write_bytes(encoded)
+                for board in boards:  # `add_image` would compress it once more
+                    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
+                    summary = Summary(value=[Summary.Value(tag=f"pictures/{name}", image=image)])
+                    board._get_file_writer().add_summary(summary, task.global_step)
                 names.append(name)
             for board in boards:
                 config = (self.run.path / "config.yaml").read_text(encoding="utf-8")
