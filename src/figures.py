@@ -92,7 +92,7 @@ def titled(axis: Axes, title: str, x: str = "", y: str = "", loc: Literal["left"
 def logarithmic(axis: Axes) -> None:
     """A logarithmic y axis whose numbers are plain text: matplotlib's own are formulas, slow to parse."""
     axis.set_yscale("log")
-    axis.yaxis.set_major_formatter(LogFormatter())
+    axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(LogFormatter())
 
 
