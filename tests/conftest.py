@@ -15,6 +15,7 @@ import importlib
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +28,23 @@ from src.config import ROOT, Config, compose
 from src.errors import InputError
 from src.run import Run, load_run
 from src.train import Result, fit
+from tests.file_server import Server
 
 # A few batches of two epochs: enough for every part to be used, and quick.
 LITTLE = ("trainer.max_epochs=2", "trainer.limit_train_batches=3", "trainer.limit_val_batches=2",
           "trainer.limit_test_batches=2", "threads=1", "trainer.accelerator=cpu")  # fmt: skip
 FEW_SCENES = "data.scenes=[96,32,32]"  # two thousand take two seconds to compose
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server for what a test has downloaded."""
+    monkeypatch.setenv("no_proxy", "*")
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.go_on.set()
+        server.shutdown()
 
 
 @pytest.fixture(autouse=True)

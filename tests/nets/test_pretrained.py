@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from src.nets.preprocess import InputStats, Resize, preprocess
 from src.nets.pretrained import Pretrained
 from src.run import load_run
 from tests.conftest import train
+from tests.file_server import Server
 
 GREY = Spec(in_shape=(1, 8, 8), num_outputs=5, kind="image", classes=tuple("abcde"), white=16.0)
 OFFLINE = "[Errno -2] Name or service not known"
@@ -175,6 +177,36 @@ def test_without_network_the_file_to_bring_is_named(tmp_path: Path, monkeypatch:
     assert net.notes == [
         "weights: 120 tensors of resnet18 from data/weights/resnet18-f37072fd.pth; the head is new (not taken: fc)"
     ]
+
+
+# torch.hub leaves its connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_hubs_weights_are_downloaded_checked_and_kept(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(models.shufflenet_v2_x0_5().state_dict(), tmp_path / "made.pth")
+    content = (tmp_path / "made.pth").read_bytes()
+    name = f"shufflenet-{hashlib.sha256(content).hexdigest()[:10]}.pth"
+    load = torch.hub.load_state_dict_from_url
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda _, **how: load(server.url + name, **how)
+    )
+    monkeypatch.setattr("src.nets.pretrained.ROOT", tmp_path)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    assert told(name="shufflenet_v2_x0_5").endswith(
+        "could not be downloaded (Not Found); bring it as data/weights/shufflenetv2_x0.5-f707e7126e.pth, or name a file: "
+        "net.weights=PATH"
+    )
+    server.files[name] = content[:-1] + b"?"  # not what its checksum says
+    assert "could not be downloaded (invalid hash value" in told(name="shufflenet_v2_x0_5")
+    assert not list(tmp_path.rglob("hub/**/*.pth"))
+    server.files[name] = content
+    for _ in range(2):
+        net = Pretrained((1, 8, 8), 5, "shufflenet_v2_x0_5")
+        net.load_weights()
+        assert net.notes[0].startswith("weights: 336 tensors of shufflenet_v2_x0_5 from the hub (shufflenetv2_x0.5-")
+    assert server.downloads == [name] * 3  # missing, damaged, whole; the last time, it was there
+    assert "100%" in capsys.readouterr().err
 
 
 def test_files_that_are_no_weights_of_it_are_refused(tmp_path: Path) -> None:
