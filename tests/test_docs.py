@@ -152,5 +152,12 @@ def test_the_architecture_names_the_nouns_of_contributing() -> None:
     assert f"Seven nouns: {', '.join(nouns[1:])}." in told
 
 
+def test_the_architecture_names_each_file_of_src() -> None:
+    section = TEXTS["architecture.md"].partition("## What lies in")[2].partition("\n## ")[0]
+    table = "".join(line for line in section.splitlines() if line.startswith("| "))
+    named = sorted(set(re.findall(r"`(\w+)`", table)))
+    assert named == sorted(path.stem for path in (ROOT / "src").glob("*.py") if not path.stem.startswith("__"))
+
+
 def _without_code(text: str) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
