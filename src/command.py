@@ -55,6 +55,8 @@ class Parser(argparse.ArgumentParser):
                 hint = did_you_mean(name, flags, cutoff=0.7)
                 if not hint and equals:
                     hint = f"; config values go without dashes: {word.lstrip('-')}"
+                elif not hint and self.with_configs:
+                    hint = "; what a config holds is set by key=value, such as trainer.max_epochs=5"
                 lines.append(f"{name}: no such flag{hint} (this command has: {', '.join(told)})")
             else:
                 lines.append(f"{word}: not expected here (usage: {self.usage})")

@@ -244,6 +244,9 @@ def _read_words(words: Sequence[str], errors: list[str]) -> list[tuple[str, Any]
     pairs: list[tuple[str, Any]] = []
     for word in words:
         key, equals, text = word.partition("=")
+        if key.startswith("+"):
+            errors.append(f"{word}: every argument can be set as it is: {word.lstrip('+')} ({COMMAND_LINE})")
+            continue
         if not equals or not key or any(not step for step in key.split(".")):
             errors.append(f"{word}: expected key=value ({COMMAND_LINE})")
             continue

@@ -22,8 +22,17 @@ class InputError(Exception):
 
 def did_you_mean(given: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     """The hint `; did you mean 'width'?` for the nearest of the names, or nothing when none is near."""
-    near = difflib.get_close_matches(given, sorted(names), n=1, cutoff=cutoff)
+    names = sorted(names)
+    # Another case, or a beginning that one name alone has, says more than the number of equal letters.
+    same = [name for name in names if name.casefold() == given.casefold()]
+    begun = [name for name in names if len(given) > 2 and name.startswith(given)]
+    near = same or (begun if len(begun) == 1 else difflib.get_close_matches(given, names, n=1, cutoff=cutoff))
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def counting(number: int, thing: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def counted(names: Sequence[str], most: int = 5) -> str:

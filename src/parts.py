@@ -32,6 +32,7 @@ KINDS = {
     "logger": "lightning.pytorch.loggers.Logger",
 }
 # The arguments that a part is given by name, where its signature has them, so that a config leaves them out.
+EXTRAS = ("wandb", "mlflow")  # of the loggers, by their keys
 OF_SPEC = ("spec", "in_shape", "num_outputs")
 GIVEN = {
     "data": ("seed", "threads"),
@@ -294,6 +295,11 @@ def _build_part(node: Any, key: str, given: Mapping[str, Any], config: Config, p
         return target(**arguments)
     except refusals as error:
         message = str(error).partition("\n")[0]
+        extra = key.rpartition(".")[2]
+        if isinstance(error, ImportError) and extra in EXTRAS:
+            message = f"{extra} is not installed: pip install -e '.[{extra}]'"
+        if "No supported gpu backend" in message:
+            message = "torch finds no GPU here; trainer=cpu does without"
         raise InputError(f"{key}: {target.__name__}: {message} ({config.origin(key)})") from error
 
 

@@ -85,7 +85,7 @@ def predict(run: Run, inputs: Sequence[str], out: Path | None = None, gallery: P
     images, several = spec.kind == "image", {"mask": "masks"}.get(spec.predicts, spec.predicts)
     mistakes = {
         f"--out {out}: expected a name that ends in .csv, .jsonl or .parquet": out.suffix not in OUTPUTS,
-        f"--gallery {gallery}: shows pictures, and this run predicts from tables": gallery and not images,
+        f"--gallery {gallery}: shows pictures, and {shown(run.path)} predicts from tables": gallery and not images,
         f"--batch-size: expected at least 1, got {batch_size}": batch_size is not None and batch_size < 1,
         f"--top: expected 1 to the number of classes, {len(spec.classes)}, got {top}":
             top is not None and not 1 <= top <= len(spec.classes),

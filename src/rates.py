@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from src.config import Config
+from src.errors import counting
 
 if TYPE_CHECKING:
     from src.data.base import DataModule
@@ -59,6 +60,10 @@ def report_of(config: Config, data: DataModule, found: dict[str, list[float]], d
         "batch_size": batch,
         "unit": "images/s" if data.spec.kind == "image" else "rows/s",
         "rates": rates,
+        "of_the_limit": {
+            name: statistics.median(one / limit for one, limit in zip(values, found["limit"], strict=True))
+            for name, values in found.items()
+        },
         "ratios": {name: statistics.median(values) for name, values in ratios.items()},
         "milliseconds": goes,
         "peak_memory_mib": peak,
@@ -77,6 +82,8 @@ def advice(data: DataModule, rates: dict[str, float], goes: dict[str, float]) ->
             yield f"{gives}: set data.cache=memmap"
         else:
             yield f"{gives}: threads=1 makes room for more workers"
+    if min(goes.values()) < -0.05 * goes["net, loss, optimizer"]:
+        yield "a part of a batch comes out below zero: the machine did something else; measure again when it is idle"
     loop = goes["Lightning's loop"] + goes["callbacks"] + goes["logging"]
     if loop > goes["net, loss, optimizer"]:
         yield "most of a step is the loop around the net: a larger data.batch_size has fewer steps"
@@ -87,12 +94,13 @@ def table(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    unit, limit = report["unit"], report["rates"]["limit"]
-    print(f"{report['config']} on {report['device']}, {report['threads']} threads, {report['num_workers']} workers, "
+    unit = report["unit"]
+    threads, workers = counting(report["threads"], "thread"), counting(report["num_workers"], "worker")
+    print(f"{report['config']} on {report['device']}, {threads}, {workers}, "
           f"batches of {report['batch_size']}")  # fmt: skip
     rates = Table("", unit, "of the limit", box=None, pad_edge=False, header_style="bold")
     for name, rate in report["rates"].items():
-        rates.add_row(LABELS[name], f"{rate:,.0f}", f"{rate / limit:.2f}")
+        rates.add_row(LABELS[name], f"{rate:,.0f}", f"{report['of_the_limit'][name]:.2f}")
     parts = Table("a batch", "ms", box=None, pad_edge=False, header_style="bold")
     for name, value in report["milliseconds"].items():
         parts.add_row(name, f"{value:.2f}")
@@ -101,7 +109,7 @@ def table(report: dict[str, Any]) -> None:
             column.justify = "right"
         Console().print(printed)
     for name, ratio in report["ratios"].items():
-        print(f"{name:<12} {ratio:.2f} (median of the rounds)")
+        print(f"{name:<12} {ratio:.2f}")
     print(f"peak memory  {report['peak_memory_mib']:,.0f} MiB")
     if report["peak_gpu_memory_mib"] is not None:
         print(f"GPU memory   {report['peak_gpu_memory_mib']:,.0f} MiB")

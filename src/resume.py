@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.config import Config, change, flatten, get
 from src.data.spec import Spec
-from src.errors import InputError, counted
+from src.errors import InputError, counted, counting
 from src.ranks import rank
 from src.redact import HIDDEN, redacted
 from src.run import Run, read_json, shown
@@ -191,10 +191,14 @@ class Saved:
             if meta.get("exit") == "finished" and (asked == done or not longer):
                 if asked > done and get(config.values, "trainer.max_time"):
                     raise InputError(
-                        f"{shown(run.path)}: complete ({epochs} epochs): trainer.max_time is over; raise it"
+                        f"{shown(run.path)}: complete ({counting(epochs, 'epoch')}): trainer.max_time is over; raise it"
                     )
-                raise InputError(f"{shown(run.path)}: complete ({epochs} epochs); to train on, raise {key}: "
-                                 f"python -m src.train --resume {shown(run.path)} {key}={2 * asked}")  # fmt: skip
+                stretched = schedule_of_length(config)
+                aside, flag = (
+                    (f", by --override since it stretches {stretched}", " --override") if stretched else ("", "")
+                )
+                raise InputError(f"{shown(run.path)}: complete ({counting(epochs, 'epoch')}); to train on, raise {key}{aside}: "
+                                 f"python -m src.train --resume {shown(run.path)} {key}={2 * asked}{flag}")  # fmt: skip
         return saved
 
     @property

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.command import Parser, run_command, split_words
 from src.config import VALUES, Config, compose
-from src.errors import InputError
+from src.errors import InputError, counting
 from src.interrupts import Interrupted, Interrupts
 from src.ranks import agreed, rank
 from src.run import Run, build_data, build_task, load_run, read_json, shown, write
@@ -237,8 +237,8 @@ def _speed(config: Config, data: Any, trainer: Trainer, task: LightningModule) -
     """What was chosen from the machine and the data, for the output's second line."""
     import torch
 
-    yield f"{config.values['threads']} threads"
-    yield f"{data.num_workers} workers"
+    yield counting(config.values["threads"], "thread")
+    yield counting(data.num_workers, "worker")
     yield str(trainer.precision)
     if any(p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) for p in task.parameters()):
         yield "channels_last"
@@ -341,7 +341,7 @@ def main(argv: list[str]) -> Result | None:
         return result  # the first process has yet to write how it ended
     table(result.metrics)
     meta = read_json(run.path / "meta.json")
-    print(f"\nrun        {shown(run.path)} ({meta['epochs']} epochs, {result.seconds:.1f} s)")
+    print(f"\nrun        {shown(run.path)} ({counting(meta['epochs'], 'epoch')}, {result.seconds:.1f} s)")
     if (run.path / "report.html").exists():
         print(f"report     {shown(run.path / 'report.html')}")
     print("curves     tensorboard --logdir logs")

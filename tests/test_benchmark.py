@@ -24,7 +24,7 @@ def test_the_report_is_whole_and_adds_up(tmp_path: Path, capsys: pytest.CaptureF
     assert sum(report["milliseconds"].values()) == pytest.approx(whole)  # type: ignore[index]
     assert report["ratios"]["fit / raw"] == pytest.approx(report["rates"]["fit"] / report["rates"]["raw"])  # type: ignore[index]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "digits on cpu, 1 threads, 0 workers, batches of 64"
+    assert lines[0] == "digits on cpu, 1 thread, 0 workers, batches of 64"
     assert [line for line in lines if line.startswith("the whole fit")]
     assert [line for line in lines if line.startswith("peak memory")]
 

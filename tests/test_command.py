@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from src.config import configs, groups
+from src.errors import did_you_mean
 from tests.conftest import mistakes
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -60,6 +61,17 @@ def test_the_commands_are_listed(command: Command) -> None:
     assert {line.split()[2].removeprefix("src.") for line in lines} >= {"benchmark", "evaluate", "look", "train"}
 
 
+def test_the_nearest_name() -> None:
+    for given, names, nearest in (
+        ("Adamw", ["Adam", "AdamW"], "AdamW"),  # but for its case
+        ("val/acc", ["val/accuracy", "val/auroc", "val/loss"], "val/accuracy"),  # as it begins
+        ("val/a", ["val/accuracy", "val/auroc"], "val/auroc"),  # two begin so
+        ("widht", ["depth", "width"], "width"),
+    ):
+        assert did_you_mean(given, names) == f"; did you mean '{nearest}'?"
+    assert did_you_mean("x", ["width"]) == ""
+
+
 def test_wrong_flags() -> None:
     assert mistakes("train", "--inti", "x") == [
         "--inti: no such flag; did you mean '--init'? (this command has: "
@@ -69,6 +81,12 @@ def test_wrong_flags() -> None:
         "--trainer.max_epochs: no such flag; config values go without dashes: trainer.max_epochs=3 "
         "(this command has: "
         "--find, --help, --init, --no-pictures, --no-test, --override, --resume, --seeds)"
+    ]
+    assert mistakes("train", "--epochs=3", "--epochs")[1].startswith(
+        "--epochs: no such flag; what a config holds is set by key=value, such as trainer.max_epochs=5 (this command has: "
+    )
+    assert mistakes("train", "+trainer.precision=16") == [
+        "+trainer.precision=16: every argument can be set as it is: trainer.precision=16 (command line)"
     ]
     assert mistakes("train", "--init") == [
         "--init: expected one argument (usage: python -m src.train [CONFIG] [key=value ...] [--flags])"

@@ -142,7 +142,9 @@ def test_nested_parts_are_built() -> None:
 def test_a_refusal_of_a_library_is_one_line() -> None:
     with pytest.raises(InputError) as caught:
         parts.build(checked("digits", "trainer=gpu"), "trainer")
-    assert caught.value.lines == ["trainer: Trainer: No supported gpu backend found! (configs/trainer/gpu.yaml)"]
+    assert caught.value.lines == [
+        "trainer: Trainer: torch finds no GPU here; trainer=cpu does without (configs/trainer/gpu.yaml)"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -412,7 +412,7 @@ def test_flags_that_make_no_sense(houses: Run, tmp_path: Path) -> None:
     flags = ["--out", "o.xlsx", "--gallery", "g.html", "--batch-size", "0", "--top", "2"]
     assert mistakes("predict", "latest", path, *flags) == [
         "--out o.xlsx: expected a name that ends in .csv, .jsonl or .parquet",
-        "--gallery g.html: shows pictures, and this run predicts from tables",
+        f"--gallery g.html: shows pictures, and {houses.path} predicts from tables",
         "--batch-size: expected at least 1, got 0",
         "--top: expected 1 to the number of classes, 0, got 2",
     ]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from src.run import Run, load_run
-from tests.conftest import LITTLE, call, mistakes
+from tests.conftest import LITTLE, call, mistakes, train
 
 STEP = "task.scheduler={_target_: torch.optim.lr_scheduler.StepLR, step_size: 1, gamma: 0.5}"
 WORDS = (*LITTLE, STEP, "task.optimizer.lr=0.01")
@@ -39,6 +39,18 @@ def test_a_run_that_is_complete_says_how_to_go_on(run: Run, capsys: pytest.Captu
     assert load_run("latest").path == run.path
     assert load_run("latest").config.values["trainer"]["max_epochs"] == 4
     assert len(list(run.path.parent.iterdir())) == 1
+
+
+def test_what_it_says_works_with_a_schedule_that_is_stretched(logs: Path) -> None:
+    run = train("digits").run
+    (line,) = mistakes("train", "--resume", "latest")
+    told, _, command = line.partition(": python -m src.")
+    assert told == (
+        f"{run.path}: complete (2 epochs); to train on, raise trainer.max_epochs, by --override since it stretches "
+        "CosineAnnealingLR"
+    )
+    call(*command.split())
+    assert json.loads((run.path / "meta.json").read_text())["epochs"] == 4
 
 
 def test_what_differs_is_refused_line_by_line(run: Run) -> None:
