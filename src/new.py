@@ -137,7 +137,9 @@ def renamed(text: str, kind: str, old: Living, name: str, experiment: str | None
     """
     cls, package = class_name(kind, name), f"src.{FOLDERS[kind]}"
     text = re.sub(rf"(?<![\w.]){re.escape(package)}\.{old.module}\b", f"{package}.{name}", text)
-    text = re.sub(rf"(?<=\b{re.escape(package)}\.{name}\.){old.cls}\b|(?<![\w.]){old.cls}\b", cls, text)
+    text = re.sub(
+        rf"(?<=\b{re.escape(package)}\.{name}\.){old.cls}\b|(?<![\w.])(?!(?<=\"){old.cls}\"){old.cls}\b", cls, text
+    )
     text = re.sub(rf"\b{kind}={old.name}\b", f"{kind}={name}", text)
     if experiment:
         text = text.replace(f'"{experiment}"', f'"{name}"')

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -16,7 +14,6 @@ from src.errors import InputError
 from src.predictions import predict
 from src.report import bootstrap
 from src.run import load_run
-from src.tasks.classification import Classification
 from src.tasks.multilabel import Multilabel
 from src.tasks.regression import Regression
 from tests.conftest import mistakes, train
@@ -96,19 +93,7 @@ def test_presence_is_weighed_by_absence() -> None:
         Multilabel(nn.Linear(4, 3), LABELS, loss=nn.MSELoss(), class_weights="balanced")
 
 
-def test_each_task_sends_other_data_to_its_own() -> None:
-    one_class = dataclasses.replace(LABELS, target_shape=())
-    for task, spec, line in (
-        (Multilabel, one_class, "Multilabel needs several labels for a sample, and the data has one class for a sample; try "
-                                "task=classification"),
-        (Multilabel, VALUES, "Multilabel needs several labels for a sample, and the data has values (size); try task=regression"),
-        (Classification, LABELS, "Classification needs classes, and the data has several labels for a sample (red, round, old); "
-                                 "try task=multilabel"),
-        (Regression, LABELS, "Regression needs values, and the data has 3 labels; try task=multilabel"),
-    ):  # fmt: skip
-        with pytest.raises(InputError) as caught:
-            task(nn.Linear(4, 3), spec)  # type: ignore[operator]
-        assert caught.value.lines == [f"task: {line}"]
+def test_a_loss_of_classes_is_answered_with_the_labels_own() -> None:
     assert mistakes("train", "multilabel", "task.loss._target_=torch.nn.CrossEntropyLoss", "task.loss.ignore_index=0")[
         0
     ].endswith("for labels use task.loss._target_=torch.nn.BCEWithLogitsLoss")

@@ -202,9 +202,6 @@ def test_what_is_no_mask_is_refused() -> None:
         "net: CNN gives (2, 11), and the data has 11 classes in masks: (2, 11, 32, 32); the task needs them for each pixel; "
         "try net=unet"
     ]
-    assert mistakes("train", "segmentation", "task=classification") == [
-        "task: Classification needs classes, and the data has masks; try task=segmentation"
-    ]
     assert mistakes("train", "segmentation", "data.sampler=balanced") == [
         "data.sampler: 'balanced' needs classes, and the data has masks"
     ]
