@@ -225,7 +225,9 @@ class Checkpoint(lightning.Checkpoint):
             "batch": 0 if between else batches.ready,
             "step": trainer.global_step,
             "metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
-            "meters": {name: meter.state() for name, meter in _training_meters(pl_module).items()},
+            "meters": _of_each_process(
+                trainer, {name: meter.state() for name, meter in _training_meters(pl_module).items()}
+            ),
         }
         _tidy(checkpoint["loops"]["fit_loop"], self.saving)
 
@@ -237,8 +239,12 @@ class Checkpoint(lightning.Checkpoint):
         """What Lightning does not restore by itself."""
         resume = saved.content["kindling"]["resume"]
         trainer._logger_connector._callback_metrics.update(resume["metrics"])
-        for name, meter in _training_meters(module).items():
-            meter.restore(resume["meters"][name], module.device)
+        own = resume["meters"][
+            trainer.global_rank : trainer.global_rank + 1
+        ]  # none, where there are more processes now
+        for meters in own:
+            for name, meter in _training_meters(module).items():
+                meter.restore(meters[name], module.device)
         if resume["place"] != "between epochs":
             # It takes up its schedule and its average where an epoch starts; what it has counted is not counted twice.
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -256,6 +262,15 @@ class Checkpoint(lightning.Checkpoint):
 
 def _training_meters(module: LightningModule) -> dict[str, Meter]:
     return {name: part for name, part in module.named_modules() if isinstance(part, Meter) and part.stage == "train"}
+
+
+def _of_each_process(trainer: Trainer, value: Any) -> list[Any]:
+    """A value of which each of the training's processes has its own, by rank; all of them save at the same time."""
+    if trainer.world_size == 1:
+        return [value]
+    values = [None] * trainer.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def _tidy(loops: dict[str, Any], place: str) -> None:
