@@ -12,7 +12,7 @@ from src import parts, targets
 from src.config import compose
 from src.data.spec import Spec
 from src.errors import InputError
-from tests.conftest import checked
+from tests.conftest import checked, mistakes
 
 ALLOWED = (
     "outside the allowed packages (src, torch, torchvision, lightning, torchmetrics); "
@@ -179,3 +179,9 @@ def test_references_are_resolved_when_used(monkeypatch: pytest.MonkeyPatch) -> N
     assert parts.resolve(config)["data"]["batch_size"] == 32
     assert parts.resolve(config)["net"]["dropout"] == 0.5
     assert parts.resolve(checked("digits", "name=run-${seed}"))["name"] == "run-0"
+
+
+def test_a_missing_root_is_asked_for() -> None:
+    assert mistakes("train", "image_folder") == [
+        "data.root: ImageFolder needs it, and it is not set; add data.root=… (configs/data/image_folder.yaml)"
+    ]

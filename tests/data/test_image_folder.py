@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from src.data import image_folder as module
+import src.data.image_folder as module
 from src.data.batch import STAGES
 from src.data.decode import decode, fit_to
 from src.data.image_folder import ImageFolder
 from src.data.images import Paths
 from src.errors import InputError
 from src.run import load_run
-from tests.conftest import call, mistakes, train
+from tests.conftest import call, train
 
 
 @pytest.fixture(autouse=True)
@@ -415,12 +415,6 @@ def test_balanced_draws_each_class_equally(tmp_path: Path) -> None:
     drawn = torch.cat([batch.y for _ in range(10) for batch in data.train_dataloader()])
     assert drawn.float().mean().item() == pytest.approx(0.5, abs=0.1)
     assert torch.cat([batch.y for batch in data.val_dataloader()]).float().mean() > 0.8
-
-
-def test_a_missing_root_is_asked_for() -> None:
-    assert mistakes("train", "image_folder") == [
-        "data.root: ImageFolder needs it, and it is not set; add data.root=… (configs/data/image_folder.yaml)"
-    ]
 
 
 def test_grey_jpegs_decode_at_a_reduced_scale() -> None:
