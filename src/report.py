@@ -130,6 +130,7 @@ def bootstrap(run: Run, predictions: Predictions) -> tuple[dict[str, tuple[float
     The trivial predictor knows the training targets alone (the task's `trivial`).
     """
     import torch
+    from torchmetrics import Metric
 
     from src.predictions import measured
     from src.run import build_task
@@ -139,6 +140,9 @@ def bootstrap(run: Run, predictions: Predictions) -> tuple[dict[str, tuple[float
         return {}, {}
     outputs, targets = torch.from_numpy(measured(task, predictions.columns)), torch.from_numpy(predictions["target"])
     n, metrics = len(outputs), task.test_meter.metrics
+    for part in metrics.modules():
+        if isinstance(part, Metric):  # the first process of several writes the page alone, after the others' end
+            part.distributed_available_fn = lambda: False
     baseline = {
         name: float(value) for name, value in metrics(task.trivial().expand_as(outputs).contiguous(), targets).items()
     }

@@ -94,6 +94,13 @@ def test_intervals_and_the_trivial_predictor() -> None:
     assert baseline["auroc"] == pytest.approx(0.5)
 
 
+def test_the_first_of_several_processes_asks_no_other(digits: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictions = Predictions.load(digits.path / "predictions" / "test.npz")
+    alone = bootstrap(digits, predictions)
+    monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)  # their group still stands
+    assert bootstrap(digits, predictions) == alone
+
+
 def test_the_line_beside_a_number_shows_where_it_lies() -> None:
     row: dict[str, Any] = {"test": 0.9, "interval": (0.8, 1.0), "baseline": 0.1}
     assert _drawn(row) == {"low": 78.2, "high": 97.0, "test": 87.6, "baseline": 12.4}  # of 0 to 1, less the ends of 3 %
