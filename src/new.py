@@ -275,7 +275,9 @@ def main(argv: list[str]) -> dict[Path, str]:
     old = living(flags.kind)[like]
     word = flags.name if flags.kind == "task" else f"{trained_by(flags.kind, old)} {flags.kind}={flags.name}"
     print(f"\ntrain      python -m src.train {word}")
-    print(f"test       python -m pytest {_shown(_test(flags.kind, flags.name))}")
+    print(
+        f"test       python -m pytest {_shown(_test(flags.kind, flags.name))}    (pip install -e '.[dev]' has pytest)"
+    )
     return files
 
 

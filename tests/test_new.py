@@ -40,7 +40,10 @@ def test_each_of_the_three_trains_and_passes_its_test(with_tests: Path, command:
         done = command("-m", "src.new", kind, name)
         assert (done.returncode, done.stderr) == (0, "")
         lines = done.stdout.splitlines()
-        assert lines[-1] == f"test       python -m pytest tests/{FOLDERS[kind]}/test_{name}.py"
+        assert (
+            lines[-1]
+            == f"test       python -m pytest tests/{FOLDERS[kind]}/test_{name}.py    (pip install -e '.[dev]' has pytest)"
+        )
         places = [line.split()[1] for line in lines if line[:4].strip().isdigit()]
         assert places[0] == f"src/{FOLDERS[kind]}/{name}.py:1"
         for place in places:  # each names a line that is there
