@@ -14,6 +14,7 @@ import io
 import math
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_name("report.html")
 RESAMPLES = 400
+MOST = 5_000  # samples of a resample
 # What a reader wants to see first; other pictures follow by their names.
 ORDER = ("curves", "before_and_after", "confusion", "errors", "overlap", "classes", "roc_and_pr", "calibration",
          "mistakes", "worst", "uncertain", "examples", "weights", "gradients", "layers")  # fmt: skip
@@ -127,7 +129,9 @@ def _number(value: float | None) -> str:
 def bootstrap(run: Run, predictions: Predictions) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
     """For each test metric of the run's task, its 95 % interval over resampled test samples, and a trivial predictor's.
 
-    The trivial predictor knows the training targets alone (the task's `trivial`).
+    The trivial predictor knows the training targets alone (the task's `trivial`). Of many samples, some thousands are
+    drawn, and the spread, which falls with the root of their number, is taken down to that of all: the m out of n
+    bootstrap. Source: Bickel, Götze and van Zwet, Statistica Sinica 7, 1997.
     """
     import torch
     from torchmetrics import Metric
@@ -148,22 +152,24 @@ def bootstrap(run: Run, predictions: Predictions) -> tuple[dict[str, tuple[float
     }
     metrics.reset()
     generator = torch.Generator().manual_seed(0)
-    values: dict[str, list[Tensor]] = {}
-    for resamples, over in _measures(dict(metrics.items()), outputs, targets):
-        for _ in range(resamples):
-            for name, value in over(torch.randint(n, (n,), generator=generator)).items():
-                values.setdefault(name, []).append(value)
     intervals: dict[str, tuple[float, float]] = {}
-    for name in baseline:
-        low, high = torch.stack(values[name]).float().nanquantile(torch.tensor([0.025, 0.975])).tolist()
-        intervals[name] = (low, high)
+    for resamples, most, over in _measures(dict(metrics.items()), outputs, targets):
+        whole, size = over(torch.arange(n)), min(n, most)
+        values: dict[str, list[Tensor]] = defaultdict(list)
+        for _ in range(resamples):
+            for name, value in over(torch.randint(n, (size,), generator=generator)).items():
+                values[name].append(value)
+        for name, found in values.items():
+            ends = torch.stack(found).double().nanquantile(torch.tensor([0.025, 0.975], dtype=torch.double))
+            low, high = (whole[name] + (ends - whole[name]) * math.sqrt(size / n)).tolist()
+            intervals[name] = (low, high)
     return intervals, baseline
 
 
 def _measures(
     metrics: dict[str, Metric], outputs: Tensor, targets: Tensor
-) -> Iterator[tuple[int, Callable[[Tensor], dict[str, Tensor]]]]:
-    """How often to resample, and a function of sample numbers `(n,)` that gives some metrics of these, by name."""
+) -> Iterator[tuple[int, int, Callable[[Tensor], dict[str, Tensor]]]]:
+    """How often to resample, how many at most, and a function of sample numbers `(n,)` that gives some metrics by name."""
     from torchmetrics.utilities import dim_zero_sum
 
     few = outputs.ndim > 2 or len(outputs) <= RESAMPLES  # samples, or large ones, such as masks
@@ -172,13 +178,13 @@ def _measures(
         if any(isinstance(state, list) for part in metric.modules() for state in part._defaults.values()):  # type: ignore[operator]
             keeping[name] = metric
         elif few and metric._reductions and all(kind is dim_zero_sum for kind in metric._reductions.values()):
-            yield RESAMPLES, _summed(name, metric, outputs, targets)
+            yield RESAMPLES, len(outputs), _summed(name, metric, outputs, targets)
         else:
             adding[name] = metric
     if adding:
-        yield RESAMPLES, _afresh(adding, outputs, targets)
+        yield RESAMPLES, MOST, _afresh(adding, outputs, targets)
     if keeping:  # every sample, as an area under a curve does: such a metric takes ten times as long as the others
-        yield RESAMPLES // 8, _afresh(keeping, outputs, targets)
+        yield RESAMPLES // 8, MOST // 2, _afresh(keeping, outputs, targets)
 
 
 def _afresh(metrics: dict[str, Metric], outputs: Tensor, targets: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
