@@ -40,6 +40,7 @@ def test_lightnings_csv_receives_the_same() -> None:
         assert numbers(theirs, name) == pytest.approx(values), name
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's, of the database library below it
 def test_mlflow_receives_the_same_in_a_file(tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="pip install -e '.[mlflow]'")
     file = tmp_path / "mlflow.db"
@@ -55,7 +56,8 @@ def test_mlflow_receives_the_same_in_a_file(tmp_path: Path) -> None:
 def test_wandb_receives_the_same_offline() -> None:
     wandb = pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
     run = train("digits", "logger=wandb", "trainer.log_every_n_steps=2").run
-    wandb.finish()  # as the end of a process does: until then, rows wait in memory
+    wandb.finish()
+    wandb.teardown()  # as the end of a process does: until then, rows wait in the memory of its service
     (file,) = run.path.glob("wandb/offline-run-*/*.wandb")
     rows = list(history(file))
     for name, values in logged(run).items():
