@@ -31,8 +31,8 @@ KINDS = {
     "callbacks": "lightning.pytorch.callbacks.Callback",
     "logger": "lightning.pytorch.loggers.Logger",
 }
-# The arguments that a part is given by name, where its signature has them, so that a config leaves them out.
 EXTRAS = ("wandb", "mlflow")  # of the loggers, by their keys
+# The arguments that a part is given by name, where its signature has them, so that a config leaves them out.
 OF_SPEC = ("spec", "in_shape", "num_outputs")
 GIVEN = {
     "data": ("seed", "threads"),

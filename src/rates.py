@@ -48,9 +48,11 @@ def report_of(config: Config, data: DataModule, found: dict[str, list[float]], d
         goes["preprocessing and metrics"] = goes.pop("metrics")
         del goes["preprocessing and augmentation"]
     goes["Lightning's loop"] = milliseconds["fit"] - sum(goes.values())
-    ratios = {"fit / limit": [fit / limit for fit, limit in zip(found["fit"], found["limit"], strict=True)]}
-    if "raw" in found:
-        ratios["fit / raw"] = [fit / one for fit, one in zip(found["fit"], found["raw"], strict=True)]
+
+    def against(name: str, other: str) -> float:
+        return statistics.median(one / two for one, two in zip(found[name], found[other], strict=True))
+
+    ratios = {f"fit / {other}": against("fit", other) for other in ("limit", "raw") if other in found}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return {
         "config": config.name,
@@ -60,11 +62,8 @@ def report_of(config: Config, data: DataModule, found: dict[str, list[float]], d
         "batch_size": batch,
         "unit": "images/s" if data.spec.kind == "image" else "rows/s",
         "rates": rates,
-        "of_the_limit": {
-            name: statistics.median(one / limit for one, limit in zip(values, found["limit"], strict=True))
-            for name, values in found.items()
-        },
-        "ratios": {name: statistics.median(values) for name, values in ratios.items()},
+        "of_the_limit": {name: against(name, "limit") for name in found},
+        "ratios": ratios,
         "milliseconds": goes,
         "peak_memory_mib": peak,
         "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else None,

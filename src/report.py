@@ -57,7 +57,7 @@ def report(run: Run) -> Path:
         name=f"{path.parent.parent.name}/{path.parent.name}", meta=meta, command=_again(run), results=results,
         story=_story(run), pictures=list(_pictures(run)), config=_config(run.config),
         data=_data(run), exports=[read_json(path) for path in sorted((run.path / "export").glob("*.json"))],
-        rows=len(predictions) if predictions else 0, resamples=RESAMPLES,
+        rows=len(predictions) if predictions else 0, resamples=RESAMPLES, most=MOST,
         faultless=any(row["interval"] == (1.0, 1.0) for row in results), diff=(run.path / "diff.patch").exists(),
     ))  # fmt: skip
     return path

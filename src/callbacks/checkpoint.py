@@ -239,12 +239,10 @@ class Checkpoint(lightning.Checkpoint):
         """What Lightning does not restore by itself."""
         resume = saved.content["kindling"]["resume"]
         trainer._logger_connector._callback_metrics.update(resume["metrics"])
-        own = resume["meters"][
-            trainer.global_rank : trainer.global_rank + 1
-        ]  # none, where there are more processes now
-        for meters in own:
+        if trainer.global_rank < len(resume["meters"]):  # there may be more processes now than there were
+            own = resume["meters"][trainer.global_rank]
             for name, meter in _training_meters(module).items():
-                meter.restore(meters[name], module.device)
+                meter.restore(own[name], module.device)
         if resume["place"] != "between epochs":
             # It takes up its schedule and its average where an epoch starts; what it has counted is not counted twice.
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
