@@ -13,6 +13,8 @@ BIN     = $(VENV)/bin
 UV      = $(or $(shell command -v uv 2>/dev/null),$(BIN)/uv)
 # Bytecode is compiled now: without it, each start takes three times as long.
 INSTALL = VIRTUAL_ENV=$(abspath $(VENV)) $(UV) pip install --compile-bytecode
+# A process of the tests that crashes ends them: pytest-xdist 3.8 puts another in its place, and then waits for ever.
+PYTEST  = $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 .PHONY: train test test-long lint lock clean
 
@@ -20,10 +22,10 @@ train: $(VENV)/installed$(STAMP)
 	$(BIN)/python -m src.train
 
 test: $(VENV)/installed-dev$(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 test-long: $(VENV)/installed-dev$(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "long or not long"
+	$(PYTEST) -m "long or not long"
 
 lint: $(VENV)/installed-dev$(STAMP)
 	$(BIN)/ruff check .

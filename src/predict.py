@@ -213,9 +213,9 @@ class Pictures:
 def pictures(paths: Sequence[str], data: Any, spec: Spec, size: int) -> Any:
     """A loader of the files in batches, which as many processes decode as the run's evaluation takes."""
     from torch import Generator
-    from torch.utils.data import DataLoader
 
     from src.data.base import cores
+    from src.data.loader import Loader
     from src.interrupts import in_worker
 
     batches: Any = [range(start, min(start + size, len(paths))) for start in range(0, len(paths), size)]
@@ -223,9 +223,7 @@ def pictures(paths: Sequence[str], data: Any, spec: Spec, size: int) -> Any:
     workers = most if data.asked_workers == "auto" else min(most, data.asked_workers)
     workers = workers if len(batches) > 2 * workers else 0  # for a few files, starting them takes longer
     found: Any = Pictures(paths, data, spec)
-    return DataLoader(
-        found, None, sampler=batches, num_workers=workers, worker_init_fn=in_worker, generator=Generator()
-    )
+    return Loader(found, None, sampler=batches, num_workers=workers, worker_init_fn=in_worker, generator=Generator())
 
 
 def table_rows(paths: Sequence[str], data: Any, spec: Spec, size: int, notes: list[str]) -> Parts:

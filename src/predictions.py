@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from src.data.base import as_it_is
 from src.data.batch import BatchOrder, Samples, Stage, take
+from src.data.loader import Loader, as_it_is
 from src.data.spec import Spec
 from src.errors import InputError
 
@@ -121,8 +120,8 @@ def predict(task: LightningModule, data: DataModule, stage: Stage, limit: int | 
     if limit is not None:
         index = index[spread(len(index), limit)]
     order, workers = BatchOrder(index, data.batch_size, None), data.num_workers if limit is None else 0
-    loader = DataLoader(data.datasets["test" if stage == "train" else stage], sampler=order, batch_size=None,
-                        collate_fn=as_it_is, num_workers=workers, generator=torch.Generator())  # fmt: skip
+    loader = Loader(data.datasets["test" if stage == "train" else stage], sampler=order, batch_size=None,
+                    collate_fn=as_it_is, num_workers=workers, generator=torch.Generator())  # fmt: skip
     modes = [(module, module.training) for module in task.modules()]
     columns: dict[str, Array] = {"index": np.empty(len(index), np.int64)}
     rows, score = 0, getattr(task, "score", None)

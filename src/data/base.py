@@ -20,10 +20,10 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from src.config import ROOT
 from src.data.batch import STAGES, Batch, BatchDataset, BatchOrder, BatchTransform, Samples, Source, Stage, take
+from src.data.loader import Loader, as_it_is
 from src.data.spec import Column, Spec
 from src.errors import InputError
 from src.interrupts import in_worker
@@ -263,7 +263,7 @@ class DataModule(LightningDataModule):
                 writer.writerows([i, self.samples.name(i), stage] for i in some.tolist())
         return text.getvalue()
 
-    def loader(self, stage: Stage) -> DataLoader[Batch]:
+    def loader(self, stage: Stage) -> Loader:
         """The batches of one stage. Only training shuffles."""
         training = stage == "train"
         labels = self.samples.y[self.indices[stage]] if training and self.balanced else None
@@ -276,7 +276,7 @@ class DataModule(LightningDataModule):
         if self.transforms[stage] is None and (there := self._on_device(device)):
             order.device = device  # an epoch moves its order, and nothing else
             dataset, workers = BatchDataset(there, None, None), 0
-        return DataLoader(
+        return Loader(
             dataset,
             sampler=order,
             batch_size=None,  # the sampler's lists are whole batches already
@@ -296,16 +296,16 @@ class DataModule(LightningDataModule):
             return batch
         return batch._replace(x=batch.x.to(device, non_blocking=True), y=batch.y.to(device, non_blocking=True))
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> Loader:
         return self.loader("train")
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> Loader:
         return self.loader("val")
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> Loader:
         return self.loader("test")
 
-    def predict_dataloader(self) -> DataLoader[Batch]:
+    def predict_dataloader(self) -> Loader:
         return self.loader("test")
 
 
@@ -363,7 +363,3 @@ def mean_and_std(x: Source, index: Tensor, numbers: int = 1 << 17) -> tuple[tupl
 def data_path(path: str | Path) -> Path:
     """A path from a config: `~` is the home folder, and relative ones start at the repository."""
     return ROOT / Path(path).expanduser()
-
-
-def as_it_is(batch: Any) -> Any:
-    return batch

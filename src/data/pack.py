@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from src.data.base import as_it_is
+from src.data.loader import Loader, as_it_is
 from src.errors import InputError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _write(images: ImageFiles, whole: Path, shape: tuple[int, int, int, int], pr
 def _progress(images: ImageFiles, start: int, row: int, processes: int) -> Iterator[Tensor]:
     size = max(1, min(256, NOTED // row))
     chunks = [torch.arange(i, min(i + size, len(images))) for i in range(start, len(images), size)]
-    loader = DataLoader(_Chunks(images), sampler=chunks, batch_size=None, num_workers=processes, collate_fn=as_it_is)
+    loader = Loader(_Chunks(images), sampler=chunks, batch_size=None, num_workers=processes, collate_fn=as_it_is)
     if not sys.stdout.isatty():
         yield from loader
         return

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import multiprocessing
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.data.base import DataModule, mean_and_std
 from src.data.batch import STAGES, BatchOrder, Samples
@@ -223,6 +225,20 @@ def test_per_sample_transforms_draw_by_epoch_and_sample(num_workers: int) -> Non
     assert (
         sum(torch.equal(x, data.samples.x[i]) for i, x in one.items()) < 600
     )  # most of the 1,257 are turned by more than half a pixel
+
+
+def test_workers_end_in_order_however_their_loader_is_left() -> None:
+    data = Digits(batch_size=2000, num_workers=2, threads=1, train_transforms=[nn.Identity()])
+    data.setup()
+    loader = data.train_dataloader()
+    batches = iter(loader)
+    next(batches)  # the only one: the other worker has had none
+    workers = multiprocessing.active_children()
+    cycle: list[Any] = [loader, batches]
+    cycle.append(cycle)
+    del loader, batches, cycle
+    gc.collect()
+    assert [worker.exitcode for worker in workers] == [0, 0]
 
 
 def test_values_that_make_no_sense_are_refused() -> None:
