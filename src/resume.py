@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from src.data.base import DataModule
 
+# The form in which a checkpoint says where to go on; one more whenever that changes.
+FORM = 2
 # What may change without a word: it moves the end of the training, or nothing that is computed.
 FREE = ("name", "tags", "logger", "save_minutes", "data.num_workers", "trainer.max_epochs", "trainer.max_steps",
         "trainer.max_time", "trainer.log_every_n_steps")  # fmt: skip
@@ -175,6 +177,11 @@ class Saved:
             raise InputError(
                 f"{shown(path)}: does not say where to go on: it is a copy of best.ckpt, or of another version"
             )
+        if (form := kindling["resume"].get("form", 1)) != FORM:
+            commit = (meta.get("git") or {}).get("commit")
+            began = f"commit {commit}" if commit else "the version"
+            raise InputError(f"{shown(path)}: saved by another version of src/ (in form {form}, and this one goes on from "
+                             f"form {FORM}); go on with {began} that began it")  # fmt: skip
         override = override or (meta.get("override", False) and meta["exit"] != "finished")
         saved = cls(path, content, [f"WARNING    {line}" for line in notes], override)
         saved.renewed = differs(Config(config.name, kindling["config"]), config, saved.override)

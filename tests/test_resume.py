@@ -221,6 +221,18 @@ def test_a_copy_of_a_run_goes_on_and_a_strange_checkpoint_is_one_line(run: Run, 
     ]
 
 
+def test_a_run_of_another_version_is_one_line(run: Run) -> None:
+    last = run.checkpoints / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    commit = json.loads((run.path / "meta.json").read_text())["git"]["commit"]
+    began = f"commit {commit}" if commit else "the version"
+    del content["kindling"]["resume"]["form"]
+    torch.save(content, last)
+    assert mistakes("train", "--resume", "latest", "trainer.max_epochs=3") == [
+        f"{last}: saved by another version of src/ (in form 1, and this one goes on from form 2); go on with {began} that began it"
+    ]
+
+
 def test_a_time_that_is_over_can_be_raised() -> None:
     call("train", "digits", *LITTLE, STEP, "trainer.max_epochs=100000", "trainer.max_time='00:00:00:01'")
     run = load_run("latest")

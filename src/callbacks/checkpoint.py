@@ -19,7 +19,7 @@ from src.data.spec import Spec
 from src.errors import InputError
 from src.interrupts import Interrupts
 from src.redact import redacted
-from src.resume import Saved, forget, renew
+from src.resume import FORM, Saved, forget, renew
 from src.tasks.meter import Meter
 
 # The places where a training can be saved and go on as if nothing had been.
@@ -220,6 +220,7 @@ class Checkpoint(lightning.Checkpoint):
         if between and self.trained and "current_model_state" in checkpoint:
             checkpoint["current_model_state"] = self.trained
         checkpoint["kindling"]["resume"] = {
+            "form": FORM,
             "place": self.saving,
             "epoch": epochs.processed,
             "batch": 0 if between else batches.ready,
