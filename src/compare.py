@@ -27,8 +27,9 @@ from src.run import load_run, read_json, shown, write
 from src.significance import LESS
 
 FILES = {"run.json", "meta.json", "config.yaml"}  # a run's directory holds at least one of them, or nothing
-# On which data a run was measured: numbers of other data are neither higher nor lower.
-OF_DATA = ("data._target_", "data.path", "data.root", "data.files", "data.target")
+# On which data a run was measured: numbers of other data, or of a few batches, are neither higher nor lower.
+LIMITS = ("trainer.limit_val_batches", "trainer.limit_test_batches")
+OF_DATA = ("data._target_", "data.path", "data.root", "data.files", "data.target", *LIMITS)
 SIZE = ("seconds", "parameters")
 FOLD = "data.fold"
 DRAWN = 10  # rows whose curves are drawn: more could not be told apart
@@ -162,7 +163,8 @@ def _board(runs: list[Row], by: str) -> Board:
     columns = ["run", first, second, *differing([row.config for row in rows]), *SIZE, *rest]
     data = dict.fromkeys(str(run.config.get("data._target_")).rpartition(".")[2] for run in runs)
     lacking = "" if by in runs[0].numbers else " (not among the final numbers: see --sort)"
-    title = f"{', '.join(data)}: {by}, {'highest' if highest else 'lowest'} first{lacking}"
+    limits = {f"{key.rpartition('.')[2]}={run.config[key]}" for run in runs for key in LIMITS if key in run.config}
+    title = f"{', '.join([*data, *sorted(limits)])}: {by}, {'highest' if highest else 'lowest'} first{lacking}"
     return Board(title, rows, [column for column in columns if column])
 
 

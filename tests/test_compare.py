@@ -67,7 +67,7 @@ def test_real_runs_are_ranked(logs: Path, capsys: pytest.CaptureFixture[str]) ->
     assert board.rows[0].numbers["test/accuracy"] == best.metrics["test/accuracy"]
     assert {key for key in board.columns if "." in key} == {"net._target_"}
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Digits: val/loss, lowest first"
+    assert lines[0] == "Digits, limit_test_batches=2, limit_val_batches=2: val/loss, lowest first"
     assert lines[1].split()[:4] == ["run", "val/loss", "test/accuracy", "net._target_"]
     name = best.path.relative_to(logs).as_posix()
     kind = "CNN" if best is one else "MLP"
@@ -85,6 +85,15 @@ def test_the_monitored_metric_ranks_in_its_direction(logs: Path) -> None:
         make(logs, f"high/{name}", {"val/accuracy": accuracy}, {"net.width": name}, monitor="val/accuracy", mode="max")
     assert ranking("low") == [["low/b", "low/d", "low/a", "low/c"]]
     assert ranking("high") == [["high/a", "high/d", "high/b", "high/c"]]
+
+
+def test_a_run_on_a_few_batches_is_no_rival(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(logs, "digits/whole", {"val/loss": 0.4}, {"trainer.max_epochs": 3})
+    make(logs, "digits/debug", {"val/loss": 0.1}, {"trainer.limit_val_batches": 3})
+    assert ranking() == [["digits/debug"], ["digits/whole"]]
+    titles = [line for line in capsys.readouterr().out.splitlines() if "lowest first" in line]
+    assert titles == ["Digits, limit_val_batches=3: val/loss, lowest first", "Digits: val/loss, lowest first"]
+    assert ranking("--sort", "val/loss") == [["digits/debug", "digits/whole"]]
 
 
 def test_seeds_become_one_row(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
