@@ -76,7 +76,7 @@ def test_what_a_page_begins_is_trained_as_it_says(
             if f"class {cls}(" in block:  # the one that the page shows
                 with (repository / "src" / folder / f"{module}.py").open("a") as file:
                     file.write(block)
-        done = command("-m", *shlex.split(line), *(LITTLE if line.startswith("src.train") else ()))
+        done = command("-m", *shlex.split(line, comments=True), *(LITTLE if line.startswith("src.train") else ()))
         assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -97,7 +97,7 @@ class Checkpoint(lightning.Checkpoint):
         loop = trainer.fit_loop.epoch_loop
         if loop._should_accumulate() or loop._num_ready_batches_reached() or self._validation_is_due(trainer):
             return
-        if self._anywhere(trainer, here):
+        if self._agreed(trainer, here)[0]:
             self._save(trainer, "after a step")
             self._stop_if_asked(trainer)
 
@@ -159,19 +159,21 @@ class Checkpoint(lightning.Checkpoint):
             self._stop_if_asked(trainer)
             return
         loop = trainer.fit_loop.epoch_loop
-        if not loop._should_accumulate() and self._anywhere(trainer, self.interrupts.received is not None):
+        if not loop._should_accumulate() and self._agreed(trainer, self.interrupts.received is not None)[0]:
             self._save(trainer, "before validation")
             self._stop_if_asked(trainer)
 
-    def _anywhere(self, trainer: Trainer, here: bool) -> bool:
-        """Whether it is so in any of the training's processes, which then all do the same; signals are shared."""
+    def _agreed(self, trainer: Trainer, here: bool) -> tuple[bool, int | None]:
+        """Whether it is so in any of the training's processes, and the signal that any has received.
+
+        All of them are told the same, and then do the same. A signal that arrives meanwhile counts the next time.
+        """
+        received = self.interrupts.received
         if trainer.world_size == 1:
-            return here
-        flags = torch.tensor([float(here), float(self.interrupts.received or 0)], device=trainer.strategy.root_device)
+            return here, received
+        flags = torch.tensor([float(here), float(received or 0)], device=trainer.strategy.root_device)
         torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
-        anywhere, received = flags.tolist()
-        self.interrupts.received = int(received) or None
-        return bool(anywhere)
+        return bool(flags[0]), int(flags[1]) or None
 
     def _watch(self) -> None:
         """Take the signals from Lightning, whose handlers end a test with status 0."""
@@ -180,9 +182,9 @@ class Checkpoint(lightning.Checkpoint):
             self.interrupts.watched = True
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
-        if trainer.state.fn == "fit":
-            self._anywhere(trainer, False)
-        if self.interrupts.received is not None:
+        received = self._agreed(trainer, False)[1] if trainer.state.fn == "fit" else self.interrupts.received
+        if received is not None:
+            self.interrupts.received = received
             self.interrupts.stop()
 
     # -----------------------------------------------------------------------------------------------------------
