@@ -163,8 +163,9 @@ def _board(runs: list[Row], by: str) -> Board:
     columns = ["run", first, second, *differing([row.config for row in rows]), *SIZE, *rest]
     data = dict.fromkeys(str(run.config.get("data._target_")).rpartition(".")[2] for run in runs)
     lacking = "" if by in runs[0].numbers else " (not among the final numbers: see --sort)"
-    limits = {f"{key.rpartition('.')[2]}={run.config[key]}" for run in runs for key in LIMITS if key in run.config}
-    title = f"{', '.join([*data, *sorted(limits)])}: {by}, {'highest' if highest else 'lowest'} first{lacking}"
+    apart = differing([run.config for run in runs])
+    limits = [f"{k.rpartition('.')[2]}={runs[0].config[k]}" for k in LIMITS if k in runs[0].config and k not in apart]
+    title = f"{', '.join([*data, *limits])}: {by}, {'highest' if highest else 'lowest'} first{lacking}"
     return Board(title, rows, [column for column in columns if column])
 
 
@@ -334,7 +335,9 @@ def main(argv: list[str]) -> list[Board]:
     lines = [f"not ranked: {run.name}: {'a newer run has its config and seed' if run.state == 'finished' else run.state}"
              for run in runs if run.paths[0] not in ranked]  # fmt: skip
     if len(boards) > 1:
-        lines.append("runs with another monitored metric or other data are ranked apart; --sort METRIC ranks all")
+        lines.append(
+            "runs with another monitored metric, other data or a few batches of it are ranked apart; --sort METRIC ranks all"
+        )
     if pair or (len(runs) == 2 and all(run.state == "finished" for run in runs)):
         from src.significance import paired
 

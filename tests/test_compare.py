@@ -67,7 +67,7 @@ def test_real_runs_are_ranked(logs: Path, capsys: pytest.CaptureFixture[str]) ->
     assert board.rows[0].numbers["test/accuracy"] == best.metrics["test/accuracy"]
     assert {key for key in board.columns if "." in key} == {"net._target_"}
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Digits, limit_test_batches=2, limit_val_batches=2: val/loss, lowest first"
+    assert lines[0] == "Digits, limit_val_batches=2, limit_test_batches=2: val/loss, lowest first"
     assert lines[1].split()[:4] == ["run", "val/loss", "test/accuracy", "net._target_"]
     name = best.path.relative_to(logs).as_posix()
     kind = "CNN" if best is one else "MLP"
@@ -94,6 +94,7 @@ def test_a_run_on_a_few_batches_is_no_rival(logs: Path, capsys: pytest.CaptureFi
     titles = [line for line in capsys.readouterr().out.splitlines() if "lowest first" in line]
     assert titles == ["Digits, limit_val_batches=3: val/loss, lowest first", "Digits: val/loss, lowest first"]
     assert ranking("--sort", "val/loss") == [["digits/debug", "digits/whole"]]
+    assert capsys.readouterr().out.startswith("Digits: val/loss, lowest first\n")
 
 
 def test_seeds_become_one_row(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +160,10 @@ def test_other_monitors_and_other_data_are_ranked_apart(logs: Path, capsys: pyte
     assert ranking() == [["two/1", "one/1"], ["other/1"], ["two/2"]]
     printed = capsys.readouterr().out
     assert "\nDigits: val/f1, highest first\n" in printed
-    assert "runs with another monitored metric or other data are ranked apart; --sort METRIC ranks all\n" in printed
+    assert (
+        "runs with another monitored metric, other data or a few batches of it are ranked apart; --sort METRIC ranks all\n"
+        in printed
+    )
     assert ranking("--sort", "test/accuracy") == [["two/1", "two/2", "one/1", "other/1"]]
     assert ranking("--sort", "val/loss", "one", "two") == [["two/1", "one/1", "two/2"]]
     assert "Digits: val/loss, lowest first" in capsys.readouterr().out

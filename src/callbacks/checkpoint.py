@@ -173,7 +173,8 @@ class Checkpoint(lightning.Checkpoint):
             return here, received
         flags = torch.tensor([float(here), float(received or 0)], device=trainer.strategy.root_device)
         torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
-        return bool(flags[0]), int(flags[1]) or None
+        anywhere, signal = flags.tolist()  # on a GPU one wait, not two
+        return bool(anywhere), int(signal) or None
 
     def _watch(self) -> None:
         """Take the signals from Lightning, whose handlers end a test with status 0."""
