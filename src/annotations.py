@@ -58,35 +58,36 @@ def describe(annotation: Any) -> str:
     """The annotation in words: `a whole number or null`, `one of 'min', 'max'`."""
     readable = _readable(annotation)
     if readable is _NOTHING:
-        kind, _, _ = expected_part(annotation)
-        name = getattr(kind, "__name__", "an object")
-        return f"a part ({name}) with a '_target_'"
+        classes, _, _ = expected_part(annotation)
+        names = " or ".join(kind.__name__ for kind in classes) or "an object"
+        return f"a part ({names}) with a '_target_'"
     return " or ".join(dict.fromkeys(_words(readable)))
 
 
-def expected_part(annotation: Any) -> tuple[Any, bool, int]:
+def expected_part(annotation: Any) -> tuple[tuple[type, ...], bool, int]:
     """What a node with a `_target_` has to make here.
 
     Returns:
-        The class (None where the annotation names none); whether the part is built as a partial, because the
-        annotation is a callable that makes the class; and how many arguments its caller gives by position.
+        The classes it may be of (none where the annotation names none); whether the part is built as a partial,
+        because the annotation is a callable that makes the class; and how many arguments its caller gives by position.
     """
+    classes: list[type] = []
     for member in _members(annotation):
-        if get_origin(member) is collections.abc.Callable:
+        origin = get_origin(member) or member
+        if origin is collections.abc.Callable and not classes:
             given, result = get_args(member) or (..., Any)
             result = get_origin(result) or result
             count = len(given) if isinstance(given, list) else 1
-            return (result if inspect.isclass(result) else None), True, count
-        origin = get_origin(member) or member
-        if (
-            inspect.isclass(origin)
-            and origin is not Any
-            and origin not in _SCALARS
-            and origin not in _CONTAINERS
-            and origin is not type
-        ):
-            return origin, False, 0
-    return None, False, 0
+            return ((result,) if _is_part(result) else ()), True, count
+        if _is_part(origin):
+            classes.append(origin)
+    return tuple(classes), False, 0
+
+
+def _is_part(annotation: Any) -> bool:
+    """Whether an annotation names a class whose objects only a part can make."""
+    written = annotation in _SCALARS or annotation in _CONTAINERS
+    return inspect.isclass(annotation) and annotation not in (Any, object, type) and not written
 
 
 def element(annotation: Any) -> Any:

@@ -19,7 +19,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from src.annotations import describe, element, expected_part, validate
 from src.config import Config, get
 from src.errors import InputError, did_you_mean
-from src.targets import check_kind, load, locate, parameters
+from src.targets import NESTED, OF_TRAINER, find, load, parameters
 
 # What the part of each section has to be.
 KINDS = {
@@ -31,6 +31,7 @@ KINDS = {
     "callbacks": "lightning.pytorch.callbacks.Callback",
     "logger": "lightning.pytorch.loggers.Logger",
 }
+NAMED = ("callbacks", "logger")  # sections of several parts, each under a name of its own
 EXTRAS = ("wandb", "mlflow")  # of the loggers, by their keys
 # The arguments that a part is given by name, where its signature has them, so that a config leaves them out.
 OF_SPEC = ("spec", "in_shape", "num_outputs")
@@ -110,21 +111,21 @@ def check(config: Config) -> None:
     if type(threads) is int and not 1 <= threads <= 1024:
         report("threads", f"expected a number from 1 to 1024, got {threads}")
 
-    for section, kind in KINDS.items():
+    for section in KINDS:
         node = resolved.get(section)
-        if section in ("callbacks", "logger"):
+        if section in NAMED:
             if not isinstance(node, dict | None):
                 report(section, f"expected named parts, each with its '_target_', got {node!r}")
                 continue
             for name, part in (node or {}).items():
                 if part is not None:  # null switches off what a file has switched on
-                    _check_part(part, f"{section}.{name}", load(kind), GIVEN[section], report)
+                    _check_part(part, f"{section}.{name}", GIVEN[section], report)
             continue
         if section == "finetune" and node is None:
             continue
         if section == "trainer" and isinstance(node, dict | None):
             node = {"_target_": KINDS["trainer"], **(node or {})}
-        _check_part(node, section, load(kind), GIVEN[section], report)
+        _check_part(node, section, GIVEN[section], report)
     if report.lines:
         raise InputError(report.lines)
 
@@ -214,20 +215,31 @@ class _Report:
         self.lines.append(f"{key}: {text} ({self.config.origin(key)})")
 
 
-def _check_part(
-    node: Any, key: str, kind: Any, given: Sequence[str], report: _Report, partial: bool = False, positional: int = 0
-) -> None:
+def _target(node: Mapping[str, Any], key: str, annotation: Any = None) -> Any:
+    """The class or function of a part, if its place takes it: a section, or an argument with this annotation.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    section, _, rest = key.partition(".")
+    if section in KINDS and "." not in (rest if section in NAMED else key):
+        return find(node["_target_"], (load(KINDS[section]),))
+    expected, _, _ = expected_part(annotation)
+    return find(node["_target_"], expected, OF_TRAINER if section == "trainer" else NESTED)
+
+
+def _check_part(node: Any, key: str, given: Sequence[str], report: _Report, annotation: Any = None) -> None:
     if isinstance(node, _Unresolved):
         return
     if not isinstance(node, dict) or "_target_" not in node:
         report(key, f"expected a part with a '_target_', got {'null' if node is None else repr(node)}")
         return
     try:
-        target = locate(node["_target_"])
-        check_kind(target, node["_target_"], kind)
+        target = _target(node, key, annotation)
     except ValueError as error:
         report(f"{key}._target_", str(error))
         return
+    _, partial, positional = expected_part(annotation)
     accepted = parameters(target)
     title = target.__name__
     for name, value in node.items():
@@ -246,15 +258,16 @@ def _check_part(
     for name, parameter in accepted.items():
         if parameter.default is parameter.empty and name not in node and name not in filled:
             report(f"{key}.{name}", f"{title} needs it, and it is not set; add {key}.{name}=…")
+        if name == "weights_backbone" and name not in node and parameter.default is not None:
+            report(f"{key}.{name}", f"{title} downloads weights unless it is set; add {key}.{name}=null")
 
 
 def _check_value(value: Any, key: str, annotation: Any, given: Sequence[str], report: _Report) -> None:
     if isinstance(value, _Unresolved):
         return
     if isinstance(value, dict) and "_target_" in value:
-        kind, partial, positional = expected_part(annotation)
         within = tuple(name for name in given if name in OF_SPEC)
-        _check_part(value, key, kind, within, report, partial, positional)
+        _check_part(value, key, within, report, annotation)
     elif isinstance(value, dict | list) and _holds_parts(value):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, item in items:
@@ -272,8 +285,12 @@ def _holds_parts(value: Any) -> bool:
                for item in items)  # fmt: skip
 
 
-def _build_part(node: Any, key: str, given: Mapping[str, Any], config: Config, partial: bool = False) -> Any:
-    target = locate(node["_target_"])
+def _build_part(node: Any, key: str, given: Mapping[str, Any], config: Config, annotation: Any = None) -> Any:
+    try:
+        target = _target(node, key, annotation)
+    except ValueError as error:
+        raise InputError(f"{key}._target_: {error} ({config.origin(key)})") from None
+    _, partial, _ = expected_part(annotation)
     accepted = parameters(target)
     arguments = {
         name: _build_value(value, f"{key}.{name}", accepted[name].annotation, given, config)
@@ -305,9 +322,8 @@ def _build_part(node: Any, key: str, given: Mapping[str, Any], config: Config, p
 
 def _build_value(value: Any, key: str, annotation: Any, given: Mapping[str, Any], config: Config) -> Any:
     if isinstance(value, dict) and "_target_" in value:
-        _, partial, _ = expected_part(annotation)
         within = {name: item for name, item in given.items() if name in OF_SPEC}
-        return _build_part(value, key, within, config, partial)
+        return _build_part(value, key, within, config, annotation)
     if isinstance(value, dict) and _holds_parts(value):
         return {k: _build_value(v, f"{key}.{k}", element(annotation), given, config) for k, v in value.items()}
     if isinstance(value, list) and _holds_parts(value):

@@ -1,34 +1,182 @@
-"""Targets: the classes and functions that a config names by a dotted path, and the arguments that they accept."""
+"""Targets: the classes and functions that a config names by a dotted path, and the arguments that they accept.
+
+A config may come out of somebody else's checkpoint, so a path alone never decides what is built. A target has to lie in
+a package of the lists below, which is decided before anything is imported, and it has to be of a kind that its place
+in the config takes.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_type_hints
 
-from src.errors import did_you_mean
+from src.errors import InputError, did_you_mean
 
-# Where a `_target_` may come from. Add your own installed package here, and its classes work in every config.
-ALLOWED = ("src", "torch", "torchvision", "lightning", "torchmetrics")
+PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
+ALLOW = "[tool.kindling] targets in pyproject.toml"
+# The parts of the libraries whose classes do no more than compute, or that the Trainer asks for.
+LIBRARIES = (
+    "torch.nn",
+    "torch.optim",
+    "torchvision.models",
+    "torchvision.ops",
+    "torchvision.transforms",
+    "torchmetrics",
+    "lightning.pytorch",
+    "lightning.fabric.plugins",
+)
+# The user's own packages: there, any class and any function that says what it returns.
+ROOMS = ("src.data", "src.nets", "src.tasks")
+# The kinds that may be an argument of another part, whatever its annotation allows.
+NESTED = (
+    "torch.nn.Module",  # torchmetrics and batch transforms among them
+    "torch.optim.Optimizer",
+    "torch.optim.lr_scheduler.LRScheduler",
+)
+# The kinds that may be an argument of the Trainer.
+OF_TRAINER = (
+    "lightning.pytorch.accelerators.Accelerator",
+    "lightning.pytorch.profilers.Profiler",
+    "lightning.pytorch.strategies.Strategy",
+    "lightning.pytorch.plugins.LayerSync",
+    "lightning.pytorch.plugins.Precision",
+    "lightning.fabric.plugins.CheckpointIO",
+    "lightning.fabric.plugins.ClusterEnvironment",
+)
+# Of an allowed kind, and yet refused: building them opens a file, a socket or a process. Read by hand in torch 2.15,
+# torchvision 0.29, torchmetrics 1.9 and lightning 2.6.6; a test builds the others and watches what they open.
+OPENING = {
+    "lightning.fabric.plugins.environments.lsf.LSFEnvironment": "reads a file named by the environment",
+    "lightning.fabric.plugins.environments.mpi.MPIEnvironment": "starts MPI",
+    "lightning.pytorch.serve.servable_module_validator.ServableModuleValidator": "starts a server",
+    "lightning.pytorch.strategies.deepspeed.DeepSpeedStrategy": "reads the file in its argument 'config'",
+    "src.callbacks.metrics_file.MetricsFile": "writes the file in its argument 'path'",
+    "torchmetrics.functional": "its nets load weights from files and servers",
+    "torchmetrics.image.arniqa.ARNIQA": "downloads a model",
+    "torchmetrics.image.fid.FrechetInceptionDistance": "downloads a model",
+    "torchmetrics.image.fid.NoTrainInceptionV3": "downloads a model",
+    "torchmetrics.image.inception.InceptionScore": "downloads a model",
+    "torchmetrics.image.kid.KernelInceptionDistance": "downloads a model",
+    "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity": "downloads a model",
+    "torchmetrics.image.mifid.MemorizationInformedFrechetInceptionDistance": "downloads a model",
+    "torchmetrics.image.perceptual_path_length.PerceptualPathLength": "downloads a model",
+    "torchmetrics.multimodal.clip_iqa.CLIPImageQualityAssessment": "downloads a model",
+    "torchmetrics.multimodal.clip_score.CLIPScore": "downloads a model",
+    "torchmetrics.text.bert.BERTScore": "downloads or loads a model by name",
+    "torchmetrics.text.infolm.InfoLM": "downloads or loads a model by name",
+}
 
 
-def locate(path: str) -> Any:
-    """The class or function that a dotted path names.
+def find(path: Any, expected: Sequence[type], nested: tuple[str, ...] = ()) -> Any:
+    """The class or function that a dotted path names, where its place in the config takes it.
+
+    Args:
+        path: the `_target_`.
+        expected: the classes that it may make; none where an annotation names none.
+        nested: for an argument of another part, the kinds of the libraries' classes that may be one (`NESTED`).
 
     Raises:
-        ValueError: with the reason, when there is none or it lies outside the allowed packages.
+        ValueError: with the reason, when there is none, or when it is not allowed.
     """
-    allowed = f"the allowed packages ({', '.join(ALLOWED)}); to allow another, add it to ALLOWED in src/targets.py"
-    if not isinstance(path, str) or path.partition(".")[0] not in ALLOWED:
-        raise ValueError(f"{path!r} is outside {allowed}")
+    found = locate(path)
+    made = returned(found)
+    takes = issubclass(made, tuple(expected)) if expected and inspect.isclass(made) else inspect.isclass(found)
+    if not takes:
+        raise ValueError(f"expected {_one_of(expected)}, got '{path}'")
+    if nested and not _may_be_argument(path, made, nested):
+        raise ValueError(f"expected {_one_of(kinds(nested))}, got '{path}'")
+    return found
+
+
+def _one_of(classes: Sequence[type]) -> str:
+    """`a Module`, `a Module, Optimizer or LRScheduler`."""
+    *names, last = [kind.__name__ for kind in classes] or ["class"]
+    return _a(f"{', '.join(names)} or {last}" if names else last)
+
+
+def locate(path: Any) -> Any:
+    """The class or function that a dotted path names, of whatever kind.
+
+    Raises:
+        ValueError: with the reason, when there is none, or when it lies outside of what a config may name.
+    """
+    allowed = ("src", *LIBRARIES, *allowed_by_user())
+    outside = f"the allowed packages ({', '.join(allowed)}); add its package or its full path to {ALLOW}"
+    # Decided before anything is imported: an import runs code as well.
+    if not isinstance(path, str) or not _within(path, allowed):
+        raise ValueError(f"{path!r} is outside {outside}")
+    private = next((step for step in path.split(".") if step.startswith("__")), None)
+    if private:
+        raise ValueError(f"'{path}': '{private}' cannot be named in a config")
     found = load(path)
-    module = getattr(found, "__module__", None) or ""
     if not (inspect.isclass(found) or inspect.isroutine(found)):
         raise ValueError(f"{path!r} is {_a(type(found).__name__)}, not a class")
-    if module.partition(".")[0] not in ALLOWED:
-        raise ValueError(f"{path!r} comes from '{module}', outside {allowed}")
+    if path in allowed_by_user():
+        return found
+    home = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', '')}"
+    if not _within(home, allowed):
+        raise ValueError(f"{path!r} comes from '{found.__module__}', outside {outside}")
+    if not inspect.isclass(found) and not _within(home, (*ROOMS, *allowed_by_user(), "torchvision.models")):
+        raise ValueError(f"{path!r} is a function of a library, not a class; add its full path to {ALLOW}")
+    reason = _opens(found)
+    if reason and not _of_the_user(path, found):
+        raise ValueError(f"'{path}' {reason} when it is built; to allow it, add this path to {ALLOW}")
     return found
+
+
+def _opens(found: Any) -> str | None:
+    """What building it opens, by the list above."""
+    for base in inspect.getmro(found) if inspect.isclass(found) else ():
+        for name, reason in OPENING.items():
+            if _within(f"{base.__module__}.{base.__qualname__}", (name,)):
+                return reason
+    return None
+
+
+@functools.cache
+def allowed_by_user() -> tuple[str, ...]:
+    """The packages and full paths that pyproject.toml adds.
+
+    Raises:
+        InputError: when the file cannot be read, or the list is not one of texts.
+    """
+    try:
+        content = tomllib.loads(PYPROJECT.read_text(encoding="utf-8")) if PYPROJECT.exists() else {}
+    except ValueError as error:
+        raise InputError(f"pyproject.toml: not valid TOML: {error}") from None
+    targets = content.get("tool", {}).get("kindling", {}).get("targets", [])
+    if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
+        raise InputError(f"pyproject.toml: tool.kindling.targets: expected a list of texts, got {targets!r}")
+    return tuple(targets)
+
+
+@functools.cache
+def kinds(names: tuple[str, ...]) -> tuple[type, ...]:
+    """The classes of the given paths."""
+    return tuple(load(name) for name in names)
+
+
+def _within(path: str, prefixes: Sequence[str]) -> bool:
+    """Whether a dotted path is one of these, or lies in one of them."""
+    return any(path == prefix or path.startswith(prefix + ".") for prefix in prefixes)
+
+
+def _of_the_user(path: str, found: Any) -> bool:
+    """Whether somebody who owns this repository wrote it, or has allowed it by name."""
+    home = getattr(found, "__module__", None) or ""
+    return path in allowed_by_user() or _within(home, (*ROOMS, *allowed_by_user()))
+
+
+def _may_be_argument(path: str, made: type, nested: tuple[str, ...]) -> bool:
+    # torchvision's older transforms are no modules.
+    older_transform = nested == NESTED and _within(made.__module__, ("torchvision.transforms",))
+    return older_transform or _of_the_user(path, made) or issubclass(made, kinds(nested))
 
 
 def load(path: str) -> Any:
@@ -57,20 +205,6 @@ def load(path: str) -> Any:
         except Exception as error:
             raise ValueError(f"importing '{name}' failed: {type(error).__name__}: {error}") from error
     return found
-
-
-def check_kind(target: Any, path: str, kind: Any) -> None:
-    """Refuse a target that makes something else than is expected; None expects any class, but no function.
-
-    Raises:
-        ValueError: naming both.
-    """
-    result = returned(target)
-    if kind is None and inspect.isclass(target):
-        return
-    if not inspect.isclass(result) or (kind is not None and not issubclass(result, kind)):
-        expected = _a(kind.__name__) if kind is not None else "a class"
-        raise ValueError(f"'{path}' is no {expected.partition(' ')[2]}; {expected} is expected here")
 
 
 def parameters(target: Any) -> dict[str, inspect.Parameter]:

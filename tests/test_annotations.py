@@ -57,9 +57,10 @@ def test_other_values_are_refused_and_the_right_ones_described(annotation: Any, 
 
 
 def test_what_a_part_has_to_be() -> None:
-    assert expected_part(nn.Module | None) == (nn.Module, False, 0)
-    assert expected_part(Callable[[Any], Optimizer]) == (Optimizer, True, 1)
-    assert expected_part(Callable[..., Optimizer] | None) == (Optimizer, True, 1)
-    assert expected_part(int | None) == (None, False, 0)
+    assert expected_part(nn.Module | None) == ((nn.Module,), False, 0)
+    assert expected_part(Callable[[Any], Optimizer]) == ((Optimizer,), True, 1)
+    assert expected_part(Callable[..., Optimizer] | None) == ((Optimizer,), True, 1)
+    assert expected_part(int | None) == ((), False, 0)
+    assert expected_part(int | nn.Module | list[int] | Optimizer) == ((nn.Module, Optimizer), False, 0)
     assert element(list[nn.Module] | None) is nn.Module
     assert element(dict[str, nn.Module]) is nn.Module

@@ -1,4 +1,4 @@
-"""Parts of one's own installed package work by their dotted path, once its name is in ALLOWED."""
+"""Parts of one's own installed package work by their dotted path, once pyproject.toml names it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ WORDS = (
 )  # fmt: skip
 
 
-def test_own_parts_work_once_their_package_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_parts_work_once_their_package_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     (tmp_path / "own_package").mkdir()
     (tmp_path / "own_package" / "__init__.py").touch()
     (tmp_path / "own_package" / "parts.py").write_text(PARTS)
@@ -55,8 +57,12 @@ def test_own_parts_work_once_their_package_is_allowed(tmp_path: Path, monkeypatc
     assert sorted(line.partition(":")[0] for line in caught.value.lines) == [
         "callbacks.watch._target_", "net._target_", "task.loss._target_", "task.metrics.mine._target_",
         "task.optimizer._target_", "task.scheduler._target_"]  # fmt: skip
-    assert "to allow another, add it to ALLOWED in src/targets.py" in str(caught.value)
-    monkeypatch.setattr(targets, "ALLOWED", (*targets.ALLOWED, "own_package"))
+    assert "add its package or its full path to [tool.kindling] targets in pyproject.toml" in str(caught.value)
+    project = tmp_path / "pyproject.toml"
+    project.write_text('[tool.kindling]\ntargets = ["own_package"]\n')
+    monkeypatch.setattr(targets, "PYPROJECT", project)
+    targets.allowed_by_user.cache_clear()
+    request.addfinalizer(targets.allowed_by_user.cache_clear)
     with pytest.raises(InputError, match="net.scael: Net has no argument 'scael'; did you mean 'scale'?"):
         checked("breast_cancer", *WORDS, "net.scael=2")
     result = train("breast_cancer", *WORDS)

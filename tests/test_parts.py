@@ -15,8 +15,9 @@ from src.errors import InputError
 from tests.conftest import checked, mistakes
 
 ALLOWED = (
-    "outside the allowed packages (src, torch, torchvision, lightning, torchmetrics); "
-    "to allow another, add it to ALLOWED in src/targets.py (command line)"
+    "outside the allowed packages (src, torch.nn, torch.optim, torchvision.models, torchvision.ops, "
+    "torchvision.transforms, torchmetrics, lightning.pytorch, lightning.fabric.plugins); "
+    "add its package or its full path to [tool.kindling] targets in pyproject.toml (command line)"
 )
 SPEC = Spec(in_shape=(3, 32, 32), num_outputs=7, kind="image", classes=tuple("abcdefg"))
 
@@ -35,18 +36,25 @@ def lines(*words: str, name: str = "digits") -> list[str]:
          "trainer.max_epoch: Trainer has no argument 'max_epoch'; did you mean 'max_epochs'? (command line)"),
         ("task.optimizer.lr=fast", "task.optimizer.lr: expected a number, got 'fast' (command line)"),
         ("net._target_=os.system", f"net._target_: 'os.system' is {ALLOWED}"),
-        ("net._target_=torch.os.system", f"net._target_: 'torch.os.system' comes from 'posix', {ALLOWED}"),
+        ("net._target_=torch.os.system", f"net._target_: 'torch.os.system' is {ALLOWED}"),
+        ("net._target_=lightning.pytorch.trainer.trainer.os.system",
+         f"net._target_: 'lightning.pytorch.trainer.trainer.os.system' comes from 'posix', {ALLOWED}"),
+        ("net._target_=torch.nn.Module.__init__", "net._target_: 'torch.nn.Module.__init__': '__init__' cannot be named in "
+         "a config (command line)"),
+        ("net._target_=torchvision.models.detection.fasterrcnn_resnet50_fpn",
+         "net.weights_backbone: fasterrcnn_resnet50_fpn downloads weights unless it is set; add net.weights_backbone=null "
+         "(command line)"),
         ("net._target_=src.nets.cnn.CNNN",
          "net._target_: 'src.nets.cnn' has no 'CNNN'; did you mean 'CNN'? (command line)"),
         ("net._target_=src.nets.ccnn.CNN", "net._target_: 'src.nets' has no 'ccnn'; did you mean 'cnn'? (command line)"),
-        ("net._target_=torch.load", "net._target_: 'torch.load' is no Module; a Module is expected here (command line)"),
-        ("net._target_=torch.hub.load",
-         "net._target_: 'torch.hub.load' is no Module; a Module is expected here (command line)"),
+        ("net._target_=torch.load", f"net._target_: 'torch.load' is {ALLOWED}"),
+        ("net._target_=torch.hub.load", f"net._target_: 'torch.hub.load' is {ALLOWED}"),
+        ("net._target_=torch.optim.SGD", "net._target_: expected a Module, got 'torch.optim.SGD' (command line)"),
         ("net._target_=torch.nn", "net._target_: 'torch.nn' is a module, not a class (command line)"),
         ("net._target_=5", f"net._target_: 5 is {ALLOWED}"),
         ("net=null", "net: expected a part with a '_target_', got null (command line)"),
         ("task.optimizer._target_=torch.nn.Linear",
-         "task.optimizer._target_: 'torch.nn.Linear' is no Optimizer; an Optimizer is expected here (command line)"),
+         "task.optimizer._target_: expected an Optimizer, got 'torch.nn.Linear' (command line)"),
         ("task.scheduler._target_=torch.optim.lr_scheduler.StepLR",
          "task.scheduler.step_size: StepLR needs it, and it is not set; add task.scheduler.step_size=… (command line)"),
         ("net.channels='???'", "net.channels: CNN needs it, and it is not set; add net.channels=… (command line)"),
