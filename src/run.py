@@ -286,6 +286,7 @@ def build_task(
             a checkpoint's follow.
     """
     from src import parts
+    from src.monitor import settle_mode
     from src.nets.preprocess import InputStats
     from src.speed import format_net
 
@@ -302,6 +303,7 @@ def build_task(
     ):  # it wants plain memory
         format_net(net, parts.values(config).channels_last)
     task: LightningModule = parts.build(config, "task", net=net, augment=augment, **given)
+    settle_mode(task, config.values["task"])
     return task
 
 

@@ -250,4 +250,4 @@ def check_monitored(space: Space, name: str, monitor: str) -> None:
     keys = [p.key for p in space.parameters if any(p.key == key or p.key.startswith(f"{key}.") for key in OF_LOSS)]
     if monitor.endswith("/loss") and keys:
         raise InputError([f"{key}: changes {monitor} itself, by which trials are compared; monitor another metric, such as "
-                          f"task.monitor=val/accuracy task.mode=max ({file_of(name)})" for key in keys])  # fmt: skip
+                          f"task.monitor=val/accuracy ({file_of(name)})" for key in keys])  # fmt: skip

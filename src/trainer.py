@@ -17,6 +17,7 @@ from src.callbacks.shield import shielded
 from src.callbacks.tensorboard import TensorBoard
 from src.checkpoint_io import AtomicIO
 from src.config import Config, get
+from src.monitor import mode_of_callback
 from src.run import Run, as_floats
 from src.speed import Unprofiled, look_for_gpus_once
 
@@ -37,9 +38,11 @@ def build_trainer(
     on_terminal = False
     if run is not None:
         monitored: dict[str, Any] = {"monitor": task.monitor, "mode": task.mode}
-        named = config.values.get("callbacks") or {}
+        named = {name: part for name, part in (config.values.get("callbacks") or {}).items() if part}
         values, step = parts.values(config), saved.step if saved else 0
-        callbacks = [parts.build(config, f"callbacks.{name}", **monitored) for name, part in named.items() if part]
+        for name, part in named.items():
+            mode = mode_of_callback(name, part, task)
+            callbacks.append(parts.build(config, f"callbacks.{name}", monitor=task.monitor, mode=mode))
         callbacks += [
             Seeding(values.seed), Guard(values.skip_nonfinite), Curves(),
             Checkpoint(run.checkpoints, config, spec, **monitored, minutes=values.save_minutes, interrupts=interrupts,

@@ -145,7 +145,7 @@ def test_a_space_is_checked_as_a_config_is(space: Callable[[str], str], logs: Pa
           "(FILE)"]),
         ("task.loss.label_smoothing: [0.0, 0.1]\ntask.class_weights: [null, balanced]", (),
          [f"{key}: changes val/loss itself, by which trials are compared; monitor another metric, such as "
-          "task.monitor=val/accuracy task.mode=max (FILE)" for key in ("task.loss.label_smoothing", "task.class_weights")]),
+          "task.monitor=val/accuracy (FILE)" for key in ("task.loss.label_smoothing", "task.class_weights")]),
         ("net: [cnn, mlp]\nnet.hidden: {choices: [[8], [16]], when: {net: mlp}}\n"
          "net.channels: {choices: [[8], [16]], when: {net: cnn, net.hidden: [[8]]}}", (),
          ["net.channels: is never set: its conditions exclude each other"]),

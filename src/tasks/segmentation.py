@@ -43,7 +43,7 @@ class Segmentation(LightningModule):
         augment: random transforms of training batches, after preprocessing; filled in from the data.
         decay_all: False exempts biases and norms from weight decay.
         monitor: what picks the best checkpoint, stops early and steers schedules and studies.
-        mode: whether less or more of it is better.
+        mode: whether less or more of it is better; a config that sets `monitor` may leave it out (`src/monitor.py`).
 
     Raises:
         InputError: when the data are of another kind.
