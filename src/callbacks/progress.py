@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichModelSummary, RichProgressBar
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
 
 from src.data.spec import Spec
 
@@ -25,9 +28,11 @@ class Summary(RichModelSummary):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # One input is passed through in eval mode, for the shapes and the operations of each layer.
-        spec = cast(Spec, pl_module.spec)
-        pl_module.example_input_array = torch.zeros(1, *spec.raw_shape, device=pl_module.device)
+        own = pl_module.example_input_array
+        if own is None:
+            pl_module.example_input_array = _example(trainer, pl_module)
         super().on_fit_start(trainer, pl_module)
+        pl_module.example_input_array = own
 
     @staticmethod
     def summarize(summary_data: list[tuple[str, list[str]]], *args: Any, **kwargs: Any) -> None:
@@ -35,6 +40,25 @@ class Summary(RichModelSummary):
         rows = [i for i, count in enumerate(columns["Params"]) if count.strip() != "0"]
         kept = [(name, [values[i] for i in rows]) for name, values in summary_data]
         RichModelSummary.summarize(kept, *args, **kwargs)
+
+
+def _example(trainer: Trainer, module: LightningModule) -> Tensor | None:
+    """One raw input, if the data have a spec and the module's `forward` takes it; without one, the table has no shapes."""
+    spec: Spec | None = getattr(trainer.datamodule, "spec", None)  # type: ignore[attr-defined]
+    if spec is None or not is_overridden("forward", module):
+        return None
+    x = torch.zeros(1, *spec.raw_shape, device=module.device)
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
+            module(x)
+    except Exception:  # it takes something else
+        return None
+    finally:
+        for part, training in modes.items():
+            part.training = training
+    return x
 
 
 class Bar(RichProgressBar):
