@@ -6,12 +6,16 @@ import io
 import os
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from src.errors import InputError
 
@@ -21,10 +25,21 @@ class AtomicIO(CheckpointIO):
 
     A process that is killed while it writes leaves a `.tmp` file and the old checkpoint, whatever the moment, whatever
     the file system; Lightning's own way copies from the temporary folder, and what it leaves behind can be half a file.
+
+    What is neither a tensor nor a plain value is left out, and named once: it could not be loaded. A module's
+    `save_hyperparameters()` keeps nets and optimizers beside numbers.
     """
+
+    def __init__(self) -> None:
+        self.left_out: set[str] = set()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
+        left_out: dict[str, str] = {}
+        checkpoint = plain(checkpoint, left_out)
+        if new := [f"{key} ({kind})" for key, kind in left_out.items() if key not in self.left_out]:
+            print(f"checkpoint: {', '.join(new)} left out; a checkpoint holds tensors and plain values only")
+            self.left_out |= left_out.keys()
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(path.name + ".tmp")
         file = None
@@ -44,6 +59,58 @@ class AtomicIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+ATOMS = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype)
+NOT_HERE = object()
+
+
+def plain(value: Any, left_out: dict[str, str], key: str = "") -> Any:
+    """The same value, or a copy without what `torch.load(weights_only=True)` would refuse.
+
+    Args:
+        value: dicts, lists and tuples are gone through.
+        left_out: receives the dotted key and the class of each value that is left out.
+        key: of the value.
+    """
+    if type(value) in ATOMS:
+        return value
+    if isinstance(value, DictConfig | ListConfig):
+        value = OmegaConf.to_container(value)
+    if isinstance(value, Mapping):
+        items = {name: plain(item, left_out, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
+        kept = {name: item for name, item in items.items() if item is not NOT_HERE}
+        same = type(value) in (dict, OrderedDict, Counter) and all(kept.get(name) is value[name] for name in value)
+        return value if same else kept
+    if isinstance(value, list | tuple):
+        parts = [plain(item, left_out, f"{key}.{i}") for i, item in enumerate(value)]
+        present = [part for part in parts if part is not NOT_HERE]
+        same = type(value) in (list, tuple) and all(one is two for one, two in zip(parts, value, strict=True))
+        return value if same else tuple(present) if isinstance(value, tuple) else present
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Enum):
+        return plain(value.value, left_out, key)
+    if isinstance(value, np.generic):
+        return value.item()
+    if _loads(value):
+        return value
+    left_out[key] = type(value).__name__
+    return NOT_HERE
+
+
+def _loads(value: Any) -> bool:
+    """Whether torch loads this value from a checkpoint."""
+    if callable(value):  # nets among them, which take long to write
+        return False
+    file = io.BytesIO()
+    try:
+        torch.save(value, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception:  # what pickling an object raises, only its author knows
+        return False
+    return True
 
 
 class _Told(io.FileIO):

@@ -17,13 +17,14 @@ import shutil
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from src import parts
+from src import parts, tasks
 from src import run as run_module
 from src.config import ROOT, Config, compose
 from src.errors import InputError
@@ -190,6 +191,17 @@ def command(repository: Path) -> Callable[..., subprocess.CompletedProcess[str]]
                               env={**os.environ, **(env or {})})  # fmt: skip
 
     return run
+
+
+def as_own_task(task: type, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let a class of a test be found as one of src/tasks/; the word that names it."""
+    name = f"src.tasks.{task.__name__.lower()}"
+    module = types.ModuleType(name)
+    setattr(module, task.__name__, task)
+    monkeypatch.setattr(task, "__module__", name)
+    monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(tasks, task.__name__.lower(), module, raising=False)
+    return f"task._target_={name}.{task.__name__}"
 
 
 def folders(path: Path) -> Sequence[str]:

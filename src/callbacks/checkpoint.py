@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch import callbacks as lightning
 from torch import Tensor
 
@@ -25,7 +25,18 @@ from src.tasks.meter import Meter
 # The places where a training can be saved and go on as if nothing had been.
 Place = Literal["between epochs", "after a step", "before validation"]
 # What best.ckpt holds: enough to use the task, not to go on training it.
-OF_BEST = ("epoch", "global_step", "pytorch-lightning_version", "state_dict", "kindling")
+OF_BEST = (
+    "epoch",
+    "global_step",
+    "pytorch-lightning_version",
+    "state_dict",
+    "kindling",
+    *(  # what `load_from_checkpoint` of plain Lightning asks for
+        getattr(kind, name)
+        for kind in (LightningModule, LightningDataModule)
+        for name in ("CHECKPOINT_HYPER_PARAMS_KEY", "CHECKPOINT_HYPER_PARAMS_NAME")
+    ),
+)
 
 
 class Checkpoint(lightning.Checkpoint):

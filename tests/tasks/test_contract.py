@@ -22,7 +22,7 @@ from src.export import export
 from src.predictions import Predictions
 from src.report import bootstrap
 from src.run import load_run
-from tests.conftest import call, train
+from tests.conftest import as_own_task, call, train
 
 
 @pytest.fixture
@@ -83,12 +83,7 @@ class Bare(LightningModule):
 
 @pytest.mark.pictures
 def test_what_a_task_does_not_say_costs_what_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("src.tasks.bare")
-    module.Bare = Bare  # type: ignore[attr-defined]
-    monkeypatch.setattr(Bare, "__module__", "src.tasks.bare")
-    monkeypatch.setitem(sys.modules, "src.tasks.bare", module)
-    monkeypatch.setattr(tasks, "bare", module, raising=False)
-    result = train("digits", "task._target_=src.tasks.bare.Bare")
+    result = train("digits", as_own_task(Bare, monkeypatch))
     assert evaluate(load_run(result.run.path)) == result.metrics
     assert (result.run.path / "plots" / "curves.png").exists()
     assert (result.run.path / "report.html").exists()
