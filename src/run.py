@@ -263,13 +263,18 @@ def load_run(name: str | Path) -> Run:
 
 
 def build_data(config: Config) -> DataModule:
-    """The config's data, downloaded where it must be, and split."""
+    """The config's data, downloaded where it must be, and split; what they draw follows from the config's seed."""
+    from lightning.pytorch import seed_everything
+    from lightning.pytorch.utilities.seed import isolate_rng
+
     from src import parts
 
     values = parts.values(config)
-    data: DataModule = parts.build(config, "data", seed=values.seed, threads=values.threads)
-    data.prepare_data()
-    data.setup()
+    with isolate_rng():  # nor does it move what others draw
+        seed_everything(values.seed, verbose=False)
+        data: DataModule = parts.build(config, "data", seed=values.seed, threads=values.threads)
+        data.prepare_data()
+        data.setup()
     return data
 
 

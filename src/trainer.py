@@ -33,18 +33,20 @@ def build_trainer(
 ) -> Trainer:  # fmt: skip
     """The config's Trainer; with a run, its checkpoints and loggers write there, and go on from what was saved."""
     look_for_gpus_once()
-    callbacks: list[Callback] = []
+    values = parts.values(config)
+    seeding = Seeding(values.seed)
+    callbacks: list[Callback] = [] if run else [seeding]
     loggers: list[Any] = []
     on_terminal = False
     if run is not None:
         monitored: dict[str, Any] = {"monitor": task.monitor, "mode": task.mode}
         named = {name: part for name, part in (config.values.get("callbacks") or {}).items() if part}
-        values, step = parts.values(config), saved.step if saved else 0
+        step = saved.step if saved else 0
         for name, part in named.items():
             mode = mode_of_callback(name, part, task)
             callbacks.append(parts.build(config, f"callbacks.{name}", monitor=task.monitor, mode=mode))
         callbacks += [
-            Seeding(values.seed), Guard(values.skip_nonfinite), Curves(),
+            seeding, Guard(values.skip_nonfinite), Curves(),
             Checkpoint(run.checkpoints, config, spec, **monitored, minutes=values.save_minutes, interrupts=interrupts,
                        saved=saved),
         ]  # fmt: skip

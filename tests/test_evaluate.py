@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import random
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from src.data.batch import Samples
+from src.data.digits import Digits
 from src.run import load_run
-from tests.conftest import call, mistakes, train
+from src.tasks.classification import Classification
+from tests.conftest import as_own_task, call, mistakes, train
 
 
 def test_the_numbers_are_those_of_the_training(capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,6 +26,41 @@ def test_the_numbers_are_those_of_the_training(capsys: pytest.CaptureFixture[str
     (result.run.path / "evaluation.json").unlink()
     only = call("evaluate", "digits/latest", "--split", "test")
     assert only == {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+
+
+class Drawing(Classification):
+    """Draws in each evaluation step, as a Bayesian net does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits + torch.randn_like(logits) * (1 + np.random.rand() + random.random())
+
+
+def test_validation_that_draws_is_measured_as_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = train("digits", as_own_task(Drawing, monkeypatch), "seed=5")
+    torch.manual_seed(1)  # as each process begins with another
+    assert call("evaluate", "latest") == result.metrics
+    only = call("evaluate", "latest", "--split", "test")
+    assert only == {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+    other = train("digits", f"task._target_={Drawing.__module__}.Drawing", "seed=6")
+    assert other.metrics["val/loss"] != result.metrics["val/loss"]
+
+
+def test_data_that_draw_are_the_same_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Digits.load
+
+    def some(self: Digits) -> Samples:
+        samples = load(self)
+        taken = torch.utils.data.random_split(range(len(samples.y)), [0.5, 0.5])[0].indices  # type: ignore[arg-type]
+        return dataclasses.replace(samples, x=samples.x[taken], y=samples.y[taken])  # type: ignore[index]
+
+    monkeypatch.setattr(Digits, "load", some)
+    result = train("digits", "seed=5", "trainer.limit_test_batches=1.0")
+    content = load_run("latest").data().content_hash()
+    before = torch.get_rng_state()
+    assert load_run("latest").data().content_hash() == content
+    assert torch.equal(torch.get_rng_state(), before)
+    assert call("evaluate", "latest") == result.metrics
 
 
 def test_a_changed_weight_is_seen(capsys: pytest.CaptureFixture[str]) -> None:

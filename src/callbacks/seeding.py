@@ -14,7 +14,7 @@ from src.seeds import derive
 
 
 class Seeding(Callback):
-    """Before each batch, seeds torch, numpy and Python from (seed, epoch, batch, rank).
+    """Before each batch, seeds torch, numpy and Python from (seed, epoch, batch, rank); before a test, from (seed, rank).
 
     So the draws of a batch depend on no other batch: not on how many came before it in this process, and not on
     what a data module or a logger has drawn in between. The generator's own `manual_seed` takes 1 µs, where
@@ -32,7 +32,13 @@ class Seeding(Callback):
 
     # Apart from the batch before it: a training that goes on with a validation has not seen that batch.
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit":  # the best checkpoint is measured: now, or again by src.evaluate
+            self._seed(pl_module, -3, trainer.global_rank)
+            return
         self._seed(pl_module, trainer.current_epoch, -2, trainer.global_step, trainer.global_rank)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seed(pl_module, -4, trainer.global_rank)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self._seed(pl_module, trainer.current_epoch, -1, trainer.global_rank)
