@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch import callbacks as lightning
 from torch import Tensor
 
+from src import epoch_state
 from src.callbacks.guard import Guard
 from src.checkpoint_io import keep_previous
 from src.config import Config, get
@@ -240,6 +241,7 @@ class Checkpoint(lightning.Checkpoint):
             "batch": 0 if between else batches.ready,
             "step": trainer.global_step,
             "metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
+            "collected": _of_each_process(trainer, epoch_state.collected(trainer, pl_module)),
             "meters": _of_each_process(
                 trainer, {name: meter.state() for name, meter in _training_meters(pl_module).items()}
             ),
@@ -258,6 +260,9 @@ class Checkpoint(lightning.Checkpoint):
             own = resume["meters"][trainer.global_rank]
             for name, meter in _training_meters(module).items():
                 meter.restore(own[name], module.device)
+            if "collected" in resume:  # not in a checkpoint of an earlier version
+                within_epoch = resume["place"] != "between epochs"
+                epoch_state.restore(trainer, module, resume["collected"][trainer.global_rank], within_epoch)
         if resume["place"] != "between epochs":
             # It takes up its schedule and its average where an epoch starts; what it has counted is not counted twice.
             for callback in trainer.callbacks:  # type: ignore[attr-defined]

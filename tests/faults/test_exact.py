@@ -9,13 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MaxMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 from src.callbacks.curves import Curves
+from src.data.batch import Batch
 from src.interrupts import Interrupted, Interrupts
 from src.run import Run
 from src.tasks.classification import Classification
 from src.train import fit
-from tests.conftest import checked
+from tests.conftest import as_own_task, checked
 
 WORDS = ("trainer.max_epochs=3", "trainer.limit_train_batches=8", "trainer.limit_val_batches=2", "threads=1",
          "trainer.limit_test_batches=2", "trainer.accelerator=cpu", "trainer.log_every_n_steps=3", "net.dropout=0.2",
@@ -134,6 +139,74 @@ def test_a_task_of_any_kind_ends_the_same(name: str, kill: Callable[[int], None]
     whole = fit(config, Run.claim(config.name)).run
     run, kills = killed_and_resumed(config, kill, itertools.chain([2, 3, 4, 1, 5], itertools.repeat(40)))
     assert kills >= 3
+    assert ending(run) == ending(whole)
+
+
+class Logging(LightningModule):
+    """Logs as Lightning's documentation says, with torchmetrics of its own; no meters."""
+
+    monitor, mode = "val/accuracy", "max"
+
+    def __init__(self, net: nn.Module, num_outputs: int) -> None:
+        super().__init__()
+        self.net = net
+        self.accuracy = MulticlassAccuracy(num_outputs)
+        self.unlogged = MulticlassAccuracy(num_outputs)
+        self.auroc = MulticlassAUROC(num_outputs)  # its state is a list
+        self.val_accuracy, self.best_accuracy = MulticlassAccuracy(num_outputs), MaxMetric()
+
+    def training_step(self, batch: Batch, number: int) -> Tensor:
+        logits = self.net(batch.x.float() / 16)
+        loss = nn.functional.cross_entropy(logits, batch.y)
+        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(batch.y))
+        for fx in ("min", "max", "sum"):
+            self.log(f"train/{fx}", loss, reduce_fx=fx, on_step=False, on_epoch=True, batch_size=len(batch.y))
+        for part in logits.softmax(dim=1).detach().max(dim=1).values.split(20):  # several times in a step
+            self.log("train/certain", part.mean(), on_step=False, on_epoch=True, batch_size=len(part))
+        if number == 0:  # and once in an epoch
+            self.log("train/first", loss, on_step=False, on_epoch=True, batch_size=len(batch.y))
+        self.accuracy(logits, batch.y)
+        self.log("train/accuracy", self.accuracy, on_step=True, on_epoch=True)
+        self.unlogged.update(logits, batch.y)
+        self.auroc.update(logits, batch.y)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/unlogged", self.unlogged.compute())
+        self.log("train/auroc", self.auroc.compute())
+        self.unlogged.reset()
+        self.auroc.reset()
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        logits = self.net(batch.x.float() / 16)
+        self.val_accuracy(logits, batch.y)
+        self.log("val/accuracy", self.val_accuracy, on_epoch=True)
+        self.log("val/loss", nn.functional.cross_entropy(logits, batch.y), batch_size=len(batch.y))
+
+    def on_validation_epoch_end(self) -> None:
+        self.best_accuracy.update(self.val_accuracy.compute())
+        self.log("val/best", self.best_accuracy.compute())
+
+    def test_step(self, batch: Batch, number: int) -> None:
+        self.log("test/loss", nn.functional.cross_entropy(self.net(batch.x.float()), batch.y), batch_size=len(batch.y))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+@pytest.mark.parametrize("words", [[], ["trainer.val_check_interval=0.5"], ["save_minutes=1000"]])
+def test_what_lightning_logs_by_epoch_ends_the_same(
+    words: list[str], kill: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = checked("digits", *WORDS, as_own_task(Logging, monkeypatch), *words)
+    whole = fit(config, Run.claim(config.name)).run
+    kills = [2, 3, 4, 1, 5, 7, 3] if "save_minutes=1000" not in words else [3, 9, 8]
+    run, count = killed_and_resumed(config, kill, itertools.chain(kills, itertools.repeat(40)))
+    assert count >= 3
+    header = (whole.path / "metrics.csv").read_text().partition("\n")[0]
+    assert {"train/loss_epoch", "train/first", "train/auroc", "train/accuracy_epoch", "val/best"} <= {
+        *header.split(",")
+    }
     assert ending(run) == ending(whole)
 
 
