@@ -130,6 +130,20 @@ def check(config: Config) -> None:
         raise InputError(report.lines)
 
 
+def check_training(config: Config) -> None:
+    """Check what only a training refuses; a run that was trained with it can still be evaluated.
+
+    Raises:
+        InputError: when classes are balanced twice, which makes the rare ones outweigh the others.
+    """
+    keys = ("data.sampler", "task.class_weights")
+    if all(get(config.values, key) == "balanced" for key in keys):
+        raise InputError(
+            f"{' and '.join(keys)}: both are 'balanced', which corrects for rare classes twice; set only "
+            f"task.class_weights=balanced, or only data.sampler=balanced ({config.origin(keys[0])})"
+        )
+
+
 def build(config: Config, key: str, **given: Any) -> Any:
     """Build the part under a dotted key.
 

@@ -111,6 +111,7 @@ def _fit(
 
     started = time.perf_counter()
     quiet()
+    parts.check_training(config)
     values = parts.values(config)
     # The run records what was filled in, so that another machine repeats it; references stay references.
     filled = {key: value for key, value in dataclasses.asdict(values).items() if config.values.get(key) is None}

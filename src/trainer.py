@@ -40,7 +40,7 @@ def build_trainer(
     on_terminal = False
     if run is not None:
         monitored: dict[str, Any] = {"monitor": task.monitor, "mode": task.mode}
-        named = {name: part for name, part in (config.values.get("callbacks") or {}).items() if part}
+        named = {name: part for name, part in (parts.resolve(config).get("callbacks") or {}).items() if part}
         step = saved.step if saved else 0
         for name, part in named.items():
             mode = mode_of_callback(name, part, task)

@@ -58,7 +58,7 @@ def test_accuracy_without_mode_keeps_the_highest(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(
     ("words", "mode"),
-    [(["monitor: val/accuracy"], "max"), (["monitor: val/f1"], "max"), (["monitor: val/loss"], "min"), ([], "max"),
+    [(["monitor: val/accuracy"], "max"), (["monitor: val/f1"], "max"), (["monitor: val/loss"], "min"), ([], "max"), (["monitor: '${task.monitor}'"], "max"),
      (["monitor: val/accuracy", "mode: min"], "min")],
 )  # fmt: skip
 def test_callback_with_its_own_monitor_gets_its_mode(
@@ -70,7 +70,8 @@ def test_callback_with_its_own_monitor_gets_its_mode(
     monkeypatch.setattr(EarlyStopping, "on_fit_start", lambda self, *_: made.append(self), raising=False)
     target = "_target_: lightning.pytorch.callbacks.EarlyStopping"
     train("digits", "callbacks.stop={" + ", ".join([target, *words]) + "}", "task.monitor=val/auroc")
-    assert (made[0].monitor, made[0].mode) == ((words or ["monitor: val/auroc"])[0].removeprefix("monitor: "), mode)
+    assert made[0].mode == mode
+    assert made[0].monitor == (words[0].removeprefix("monitor: ") if words and "$" not in words[0] else "val/auroc")
 
 
 def test_unknown_direction_is_asked_for_before_training() -> None:

@@ -206,3 +206,14 @@ def test_debug_runs_a_few_batches_of_everything() -> None:
     run = load_run("latest")
     assert (run.path / "metrics.csv").read_text().splitlines()[1].startswith("0,2,")
     assert set(run.metrics) >= {"val/accuracy", "test/accuracy"}
+
+
+def test_balanced_sampler_and_balanced_weights_are_refused_together(logs: Path) -> None:
+    both = ("data.sampler=balanced", "task.class_weights=balanced")
+    assert mistakes("train", "digits", *LITTLE, *both) == [
+        "data.sampler and task.class_weights: both are 'balanced', which corrects for rare classes twice; set only "
+        "task.class_weights=balanced, or only data.sampler=balanced (command line)"
+    ]
+    assert list(logs.iterdir()) == []
+    for one in both:
+        train("digits", one)
