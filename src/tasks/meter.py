@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,17 @@ class Meter(nn.Module):
         self.metrics = MetricCollection(dict(metrics), compute_groups=False)
         self.held: list[tuple[Tensor, Tensor, Tensor]] = []
         self.held_numbers = 0
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Meter:
+        """Move the metrics' sums and never convert them: half precision would miscount."""
+
+        def move(value: Tensor) -> Tensor:
+            device = fn(torch.empty(0, device=value.device)).device
+            kept = device.type == "mps" and value.dtype is torch.float64  # which MPS does not have
+            return value if kept else value.to(device)
+
+        super()._apply(move, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def has(self, name: str) -> None:
         """Refuse a name, such as a task's `monitor`, that this meter does not give."""

@@ -12,13 +12,13 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, R2Score
+from torchmetrics import MeanAbsoluteError, Metric
 
 from src.data.batch import Batch, BatchTransform
 from src.data.spec import Spec
 from src.errors import InputError
 from src.nets.preprocess import Standardize, preprocess
-from src.tasks.meter import Each, Meter
+from src.tasks.meter import Meter, plain_names
 from src.tasks.optimizers import configure
 
 if TYPE_CHECKING:
@@ -81,13 +81,15 @@ class Regression(LightningModule):
         self.loss = loss or nn.MSELoss()
         self.optimizer, self.scheduler, self.decay_all = optimizer, scheduler, decay_all
         self.monitor, self.mode = monitor, mode
-        extra, names = metrics or {}, spec.names
-        if taken := sorted(set(_metrics(names)) & set(extra)):
+        val = RegressionScores(spec.names, spec.target_mean)
+        test = RegressionScores(spec.names, spec.target_mean, baseline=True)
+        extra = metrics or {}
+        if taken := sorted({"scores", *test.names} & set(extra)):
             raise InputError(f"task.metrics.{taken[0]}: the name is taken by a metric of the task; choose another")
         self.train_meter = Meter("train", {"mae": MeanAbsoluteError()})
-        self.val_meter = Meter("val", {**_metrics(names), **extra})
+        self.val_meter = Meter("val", {"scores": val, **extra})
         self.val_meter.has(monitor)
-        self.test_meter = Meter("test", {**_metrics(names), **_of_mean_predictor(spec.target_mean), **extra})
+        self.test_meter = Meter("test", {"scores": test, **extra})
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw input `(B, *shape)` to values `(B, num_outputs)` in the target's unit."""
@@ -176,40 +178,68 @@ class Regression(LightningModule):
         return configure(self, self.optimizer, self.scheduler, self.monitor, self.mode, self.decay_all)
 
 
-class MeanPredictor(Metric):
-    """A metric of the predictor that always says the training targets' mean."""
+class RegressionScores(Metric):
+    """MAE, RMSE and R² of each value and their means over the values, from float64 sums.
 
-    def __init__(self, metric: Metric, mean: tuple[float, ...]) -> None:
+    torchmetrics' R2Score takes the difference of two float32 sums, and sums below 1e-4 for zero:
+    wrong for targets far from 0 or small ones. Here deviations are summed around the training mean.
+    As in scikit-learn, R² of equal targets is 1 without any error, else 0; it needs two samples.
+
+    Args:
+        names: of the values.
+        mean: of each value in the training split, in the target's unit.
+        baseline: whether to add MAE and RMSE of the predictor that always says this mean.
+    """
+
+    count: Tensor
+    absolute: Tensor
+    squared: Tensor
+    deviation: Tensor
+    deviation_absolute: Tensor
+    deviation_squared: Tensor
+
+    def __init__(self, names: Sequence[str], mean: Sequence[float], baseline: bool = False) -> None:
         super().__init__()
-        self.metric = metric
-        self.mean: Tensor
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.mean, self.baseline = tuple(mean), baseline
+        self.values = plain_names(names) if len(names) > 1 else []
+        endings = ["", *(f"_{value}" for value in self.values)]
+        self.names = [f"{name}{ending}" for name in ("mae", "rmse", "r2") for ending in endings]
+        self.names += ["mean_predictor_mae", "mean_predictor_rmse"] if baseline else []
+        zeros = torch.zeros(len(names), dtype=torch.float64)
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("absolute", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("squared", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("deviation", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("deviation_absolute", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("deviation_squared", zeros.clone(), dist_reduce_fx="sum")
 
-    def update(self, _: Tensor, targets: Tensor) -> None:
-        self.metric.update(self.mean.expand_as(targets).contiguous(), targets)
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        device = self.count.device  # on MPS, which has no float64, it is the CPU
+        outputs, targets = outputs.to(device).double(), targets.to(device).double()
+        errors, deviations = outputs - targets, targets - targets.new_tensor(self.mean)
+        self.count += len(targets)
+        self.absolute += errors.abs().sum(dim=0)
+        self.squared += errors.square().sum(dim=0)
+        self.deviation += deviations.sum(dim=0)
+        self.deviation_absolute += deviations.abs().sum(dim=0)
+        self.deviation_squared += deviations.square().sum(dim=0)
 
-    def compute(self) -> Tensor:
-        value: Tensor = self.metric.compute()
-        return value
+    def compute(self) -> dict[str, Tensor]:
+        each = {
+            "mae": self.absolute / self.count,
+            "rmse": (self.squared / self.count).sqrt(),
+            "r2": self._r2(),
+        }
+        values = {name: found.mean() for name, found in each.items()}
+        for name, found in each.items():
+            values |= {f"{name}_{of}": value for of, value in zip(self.values, found, strict=False)}
+        if self.baseline:
+            values["mean_predictor_mae"] = (self.deviation_absolute / self.count).mean()
+            values["mean_predictor_rmse"] = (self.deviation_squared / self.count).sqrt().mean()
+        return {name: value.float() for name, value in values.items()}
 
-    def reset(self) -> None:
-        self.metric.reset()
-        super().reset()
-
-
-def _metrics(names: Sequence[str]) -> dict[str, Metric]:
-    if (count := len(names)) == 1:
-        return {"mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False), "r2": R2Score()}
-    each = {
-        "mae": MeanAbsoluteError(num_outputs=count),
-        "rmse": MeanSquaredError(squared=False, num_outputs=count),
-        "r2": R2Score(multioutput="raw_values"),
-    }
-    return {name: Each(metric, name, names) for name, metric in each.items()}
-
-
-def _of_mean_predictor(mean: tuple[float, ...]) -> dict[str, Metric]:
-    return {
-        "mean_predictor_mae": MeanPredictor(MeanAbsoluteError(), mean),
-        "mean_predictor_rmse": MeanPredictor(MeanSquaredError(squared=False), mean),
-    }
+    def _r2(self) -> Tensor:
+        total = self.deviation_squared - self.deviation.square() / self.count
+        equal = total <= 1e-13 * self.deviation_squared  # of equal targets, rounding leaves less
+        r2 = torch.where(equal, (self.squared == 0).double(), 1 - self.squared / total)
+        return r2.masked_fill(self.count < 2, torch.nan)

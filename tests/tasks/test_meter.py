@@ -26,3 +26,13 @@ def test_a_meter_holds_little_and_gives_the_same(monkeypatch: pytest.MonkeyPatch
     assert whole["val/loss"] == pytest.approx(outputs.mean().item(), rel=1e-5)  # weighted by the batches' sizes
     monkeypatch.setattr(meter_module, "HELD", 10)
     assert value() == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_meter_counts_in_full_precision_whatever_the_weights_are_in() -> None:
+    outputs = torch.rand(200, 1000)
+    meter = Meter("val", {"mae": MeanAbsoluteError()}).to(torch.bfloat16)
+    for some in outputs:
+        meter.update(some.mean(), some, torch.zeros(1000))
+    mean = pytest.approx(outputs.mean().item(), rel=1e-5)
+    values = meter.compute()
+    assert (values["val/loss"].item(), values["val/mae"].item()) == (mean, mean)
