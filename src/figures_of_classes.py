@@ -117,7 +117,7 @@ def roc_and_pr(target: Array, probability: Array, names: Sequence[str]) -> Figur
     truth = target == 1 if several else target[:, None] == np.arange(count)
     there, chosen = truth.sum(axis=0), [1] if count == 2 and not several else list(range(count))
     if count > CURVES:
-        predicted = probability >= 0.5 if several else probability.argmax(axis=1)
+        predicted = probability > 0.5 if several else probability.argmax(axis=1)
         f1 = f1_score(target, predicted, labels=chosen, average=None, zero_division=0)
         chosen = np.lexsort((f1, there == 0))[:CURVES].tolist()
     figure, (roc, pr) = panels(2, 4.4, 3.8, across=2)

@@ -253,9 +253,9 @@ def test_labels_and_several_values_by_name() -> None:
         return model.answers(np.array(outputs, dtype=np.float32))
 
     labels = Spec((1, 8, 8), 3, "image", classes=("cat", "dog", "sea"), target_shape=(3,))
-    told = answers(labels, [[0.75, 0.5, 0.25], [0.0, 0.25, 0.125]])
+    told = answers(labels, [[0.75, 0.625, 0.5], [0.0, 0.25, 0.125]])
     assert [one["prediction"] for one in told] == [["cat", "dog"], []]
-    assert told[0]["probabilities"] == {"cat": 0.75, "dog": 0.5, "sea": 0.25}
+    assert told[0]["probabilities"] == {"cat": 0.75, "dog": 0.625, "sea": 0.5}
     place = Spec((1, 8, 8), 2, "image", target="place", targets=("x", "y"), target_shape=(2,))
     assert answers(place, [[1.5, -2.0]]) == [{"prediction": {"x": 1.5, "y": -2.0}, "target": "place"}]
 

@@ -85,8 +85,9 @@ class Model:
                      "target": spec.target} for row in plain]  # fmt: skip
         likely = [dict(zip(spec.classes, row, strict=True)) for row in rows.round(7).tolist()]
         if spec.predicts == "labels":
-            return [{"prediction": [name for name, share in one.items() if share >= 0.5], "probabilities": one}
-                    for one in likely]  # fmt: skip
+            labels = [[spec.classes[i] for i in np.flatnonzero(row > 0.5)] for row in rows]
+            pairs = zip(labels, likely, strict=True)
+            return [{"prediction": names, "probabilities": one} for names, one in pairs]
         best = [spec.classes[i] for i in rows.argmax(axis=1).tolist()]
         return [{"prediction": name, "probability": one[name], "probabilities": one}
                 for name, one in zip(best, likely, strict=True)]  # fmt: skip

@@ -46,7 +46,8 @@ class Classification(LightningModule):
         scheduler: any scheduler; what follows from the length of the training is filled in.
         loss: takes logits `(B, num_outputs)` and class numbers `(B,)`.
         class_weights: `balanced` weighs each class in the loss by the inverse of its share of the training split.
-        metrics: further torchmetrics by name, taking the same.
+        metrics: further torchmetrics by name, taking probabilities `(N, num_outputs)`, float32, and
+            class numbers `(N,)`.
         augment: random transforms of training batches, after preprocessing; filled in from the data.
         decay_all: False exempts biases and norms from weight decay.
         monitor: what picks the best checkpoint, stops early and steers schedules and studies.
@@ -96,10 +97,11 @@ class Classification(LightningModule):
         classes, extra = spec.num_outputs, metrics or {}
         if taken := sorted(set(_metrics(classes)) & set(extra)):
             raise InputError(f"task.metrics.{taken[0]}: the name is taken by a metric of the task; choose another")
-        self.train_meter = Meter("train", {"accuracy": MulticlassAccuracy(classes, average="micro")})
-        self.val_meter = Meter("val", {**_metrics(classes), **extra})
+        accuracy = MulticlassAccuracy(classes, average="micro")
+        self.train_meter = Meter("train", {"accuracy": accuracy}, to_probabilities)
+        self.val_meter = Meter("val", {**_metrics(classes), **extra}, to_probabilities)
         self.val_meter.has(monitor)
-        self.test_meter = Meter("test", {**_metrics(classes), **extra})
+        self.test_meter = Meter("test", {**_metrics(classes), **extra}, to_probabilities)
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw input `(B, *shape)` to logits `(B, num_outputs)`."""
@@ -141,8 +143,7 @@ class Classification(LightningModule):
 
     def answer(self, x: Tensor) -> Tensor:
         """Raw input to the probability of each class, `(B, num_outputs)`: what a user gets, exported or served."""
-        logits: Tensor = self(x)
-        return logits.softmax(dim=1)
+        return to_probabilities(self(x))
 
     def decide(self, answer: Tensor) -> Tensor:
         """The class numbers `(B,)` that an answer comes to."""
@@ -229,6 +230,11 @@ class Classification(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return configure(self, self.optimizer, self.scheduler, self.monitor, self.mode, self.decay_all)
+
+
+def to_probabilities(logits: Tensor) -> Tensor:
+    """Logits `(B, num_outputs)` to probabilities in float32, as they are saved and measured."""
+    return logits.float().softmax(dim=1)
 
 
 def _weigh(loss: nn.Module, spec: Spec) -> Tensor:

@@ -25,13 +25,20 @@ class Meter(nn.Module):
     Args:
         stage: prefix of the names: `val` makes `val/accuracy`.
         metrics: torchmetrics that take `(outputs, targets)`.
+        activation: turns logits into the probabilities that the metrics take; left out, they take
+            the outputs. torchmetrics would guess, and take logits within [0, 1] for probabilities.
     """
 
-    def __init__(self, stage: str, metrics: dict[str, Metric]) -> None:
+    def __init__(
+        self,
+        stage: str,
+        metrics: dict[str, Metric],
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         if "loss" in metrics:
             raise InputError("task.metrics.loss: the name is taken by the loss; choose another")
-        self.stage = stage
+        self.stage, self.activation = stage, activation
         self.loss = MeanMetric()
         self.metrics = MetricCollection(dict(metrics), compute_groups=False)
         self.held: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -105,7 +112,10 @@ class Meter(nn.Module):
         sizes = torch.tensor([len(target) for target in targets], device=losses[0].device)
         self.loss.update(torch.stack(losses).float(), sizes)
         together = torch.cat(outputs)
-        self.metrics.update(together.float() if together.is_floating_point() else together, torch.cat(targets))
+        together = together.float() if together.is_floating_point() else together
+        if self.activation:
+            together = self.activation(together)
+        self.metrics.update(together, torch.cat(targets))
         self.held, self.held_numbers = [], 0
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Multilabel(LightningModule):
-    """Raw input in, logits out, one for each label; a label is predicted from a probability of 0.5 on.
+    """Raw input in, logits out; a label is predicted where its probability is above 0.5.
 
     Args:
         net: maps standardized input `(B, *in_shape)` to logits `(B, num_outputs)`.
@@ -49,7 +49,8 @@ class Multilabel(LightningModule):
         loss: takes logits and labels (0.0 or 1.0), each `(B, num_outputs)`.
         class_weights: `balanced` weighs each label's presence in the loss by how many samples lack it for one that
             has it, in the training split.
-        metrics: further torchmetrics by name, taking the same, with labels as whole numbers.
+        metrics: further torchmetrics by name, taking probabilities, float32, and labels (0 or 1,
+            int64), each `(N, num_outputs)`.
         augment: random transforms of training batches, after preprocessing; filled in from the data.
         decay_all: False exempts biases and norms from weight decay.
         monitor: what picks the best checkpoint, stops early and steers schedules and studies.
@@ -100,10 +101,11 @@ class Multilabel(LightningModule):
         extra = metrics or {}
         if taken := sorted(set(_metrics(spec.classes)) & set(extra)):
             raise InputError(f"task.metrics.{taken[0]}: the name is taken by a metric of the task; choose another")
-        self.train_meter = Meter("train", {"accuracy": MultilabelAccuracy(spec.num_outputs, average="micro")})
-        self.val_meter = Meter("val", {**_metrics(spec.classes), **extra})
+        accuracy = MultilabelAccuracy(spec.num_outputs, average="micro")
+        self.train_meter = Meter("train", {"accuracy": accuracy}, to_probabilities)
+        self.val_meter = Meter("val", {**_metrics(spec.classes), **extra}, to_probabilities)
         self.val_meter.has(monitor)
-        self.test_meter = Meter("test", {**_metrics(spec.classes), **extra})
+        self.test_meter = Meter("test", {**_metrics(spec.classes), **extra}, to_probabilities)
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw input `(B, *shape)` to logits `(B, num_outputs)`."""
@@ -143,12 +145,11 @@ class Multilabel(LightningModule):
 
     def answer(self, x: Tensor) -> Tensor:
         """Raw input to the probability of each label, `(B, num_outputs)`: what a user gets, exported or served."""
-        logits: Tensor = self(x)
-        return logits.sigmoid()
+        return to_probabilities(self(x))
 
     def decide(self, answer: Tensor) -> Tensor:
-        """Which labels an answer comes to, 0 or 1, `(B, num_outputs)`."""
-        return (answer >= 0.5).long()
+        """The labels of an answer, 0 or 1, `(B, num_outputs)`: those above 0.5, as in torchmetrics."""
+        return (answer > 0.5).long()
 
     def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Whether all of a sample's labels are right, 0 or 1, `(B,)`; from probabilities and labels."""
@@ -218,6 +219,11 @@ class Multilabel(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return configure(self, self.optimizer, self.scheduler, self.monitor, self.mode, self.decay_all)
+
+
+def to_probabilities(logits: Tensor) -> Tensor:
+    """Logits `(B, num_outputs)` to probabilities in float32, as they are saved and measured."""
+    return logits.float().sigmoid()
 
 
 def _weigh(loss: nn.Module, spec: Spec) -> Tensor:

@@ -74,7 +74,7 @@ def test_rows_are_named_by_labels_and_by_targets() -> None:
     columns = task.predict_step(Batch(torch.randn(2, 4), y, torch.arange(2), (0, 0)), 0)
     assert {name: tuple(value.shape) for name, value in columns.items()} == {
         "index": (2,), "target": (2, 3), "prediction": (2, 3), "probability": (2, 3)}  # fmt: skip
-    columns["probability"] = torch.tensor([[0.5, 0.2, 0.9], [0.1, 0.2, 0.3]])
+    columns["probability"] = torch.tensor([[0.51, 0.2, 0.9], [0.1, 0.5, 0.3]])
     columns["prediction"] = task.decide(columns["probability"])
     rows = task.rows(columns)
     assert list(rows) == ["prediction", "probability_red", "probability_round", "probability_old"]

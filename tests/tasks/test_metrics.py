@@ -1,0 +1,221 @@
+"""The tasks' metrics are those of scikit-learn and numpy where float32 and torchmetrics go wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn import metrics as sk
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassCalibrationError, MultilabelF1Score
+
+from src.data.batch import Batch
+from src.data.spec import Column, Spec
+from src.errors import InputError
+from src.predictions import predict
+from src.report import bootstrap
+from src.run import load_run
+from src.tasks.classification import Classification
+from src.tasks.multilabel import Multilabel
+from src.tasks.regression import Regression, RegressionScores
+from tests.conftest import train
+
+COLUMNS = tuple(Column(name) for name in "abcd")
+VALUES = Spec(
+    columns=COLUMNS,
+    in_shape=(4,),
+    num_outputs=1,
+    kind="table",
+    target_mean=(50.0,),
+    target_std=(10.0,),
+)
+CLASSES = Spec(columns=COLUMNS, in_shape=(4,), num_outputs=3, kind="table", classes=("a", "b", "c"))
+LABELS = Spec(
+    columns=COLUMNS,
+    in_shape=(4,),
+    num_outputs=3,
+    kind="table",
+    classes=("red", "round", "old"),
+    class_counts=(30, 6, 15),
+    target_mean=(0.5, 0.1, 0.25),
+    target_shape=(3,),
+)
+
+
+# Values: numbers that float32 sums cannot hold
+
+
+def scores(predicted: np.ndarray, target: np.ndarray, mean: float) -> dict[str, float]:
+    """The scores of float32 predictions and targets `(N,)`, in two parts."""
+    metric = RegressionScores(("value",), (mean,))
+    for rows in (slice(None, 3), slice(3, None)):
+        outputs, targets = (torch.from_numpy(values[rows, None]) for values in (predicted, target))
+        if len(targets):
+            metric.update(outputs, targets)
+    return {name: value.item() for name, value in metric.compute().items()}
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [(0, 1e-3), (1e4, 1), (101_325, 30), (0, 1e-23), (-1e6, 1), (0, 1e25), (5, 2)]
+)
+@pytest.mark.parametrize("count", [2, 3, 500])
+def test_scores_are_those_of_scikit_learn_at_any_scale(mean: float, std: float, count: int) -> None:
+    generator = np.random.default_rng(count)
+    values = mean + std * generator.standard_normal((1000 + count, 2)) @ [[1, 0.7], [0, 0.7]]
+    target, predicted = values[1000:, 0].astype(np.float32), values[1000:, 1].astype(np.float32)
+    found = scores(predicted, target, float(values[:1000, 0].mean()))
+    exact = target.astype(float), predicted.astype(float)
+    assert found["r2"] == pytest.approx(sk.r2_score(*exact), rel=1e-5, abs=1e-6)
+    assert found["mae"] == pytest.approx(sk.mean_absolute_error(*exact), rel=1e-6)
+    assert found["rmse"] == pytest.approx(sk.root_mean_squared_error(*exact), rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 101_325.3, 1e-20])
+def test_r2_of_equal_targets_is_that_of_scikit_learn(value: float) -> None:
+    target = np.full(777, value, np.float32)
+    assert scores(target, target, 1.0)["r2"] == sk.r2_score(target, target) == 1
+    # scikit-learn's mean of 777 equal numbers may differ from them in float32; of two it does not.
+    assert sk.r2_score(target[:2], target[:2] + 1) == 0
+    assert scores(target + np.float32(1), target, 1.0)["r2"] == 0
+    assert np.isnan(scores(target[:1], target[:1], 1.0)["r2"])
+
+
+def test_a_run_far_from_zero_has_the_scores_of_scikit_learn(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    table = pd.DataFrame(generator.standard_normal((400, 3)), columns=list("abc"))
+    table["pressure"] = 101_325 + 30 * (0.6 * table["a"] + 0.8 * generator.standard_normal(400))
+    table.to_csv(tmp_path / "air.csv", index=False)
+    result = train(
+        "table",
+        f"data.path={tmp_path / 'air.csv'}",
+        "data.target=pressure",
+        "trainer.limit_val_batches=1.0",
+        "trainer.limit_test_batches=1.0",
+    )
+    run = load_run(result.run.path)
+    metrics = json.loads((run.path / "metrics.json").read_text())
+    for stage in ("val", "test"):
+        found = predict(run.task, run.data(), stage)  # type: ignore[arg-type]
+        target, predicted = found["target"].astype(float), found["prediction"].astype(float)
+        rmse = sk.root_mean_squared_error(target, predicted)
+        assert metrics[f"{stage}/r2"] == pytest.approx(sk.r2_score(target, predicted), abs=1e-5)
+        assert metrics[f"{stage}/rmse"] == pytest.approx(rmse, rel=1e-5)
+    intervals, baseline = bootstrap(run, found)
+    mean = np.full_like(target, run.spec.target_mean[0])
+    assert baseline["r2"] == pytest.approx(sk.r2_score(target, mean), abs=1e-5)
+    rmse = sk.root_mean_squared_error(target, mean)
+    assert metrics["test/mean_predictor_rmse"] == pytest.approx(rmse, rel=1e-5)
+    rows = generator.integers(len(target), size=(400, len(target)))
+    resampled = [sk.r2_score(target[some], predicted[some]) for some in rows]
+    ends = np.quantile(resampled, (0.025, 0.975))
+    assert intervals["r2"] == pytest.approx(ends, abs=0.25 * (ends[1] - ends[0]))
+
+
+def test_scores_stay_on_the_cpu_for_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def to(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+        assert (device.type, value.dtype == torch.float64) == ("mps", False)
+        return value
+
+    meter = Regression(nn.Linear(4, 1), VALUES).test_meter
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", to)
+        meter._apply(lambda _: SimpleNamespace(device=torch.device("mps")))  # type: ignore
+    meter.update(torch.tensor(0.5), torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [4.0]]))
+    assert meter.compute()["test/mae"] == 1
+
+
+def test_a_metric_of_the_tasks_own_name_is_refused() -> None:
+    with pytest.raises(InputError, match="task.metrics.r2: the name is taken"):
+        Regression(nn.Linear(4, 1), VALUES, metrics={"r2": RegressionScores(("value",), (0.0,))})
+
+
+# Classes: metrics take probabilities
+
+
+class Scaled(nn.Module):
+    """Logits that are the first three inputs, scaled and shifted."""
+
+    def __init__(self, scale: float, shift: float) -> None:
+        super().__init__()
+        self.scale, self.shift = scale, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x[:, :3] + self.shift
+
+
+def measure(task: Classification | Multilabel, x: Tensor, y: Tensor) -> dict[str, float]:
+    """The test metrics over two batches, and the training accuracy of the same outputs."""
+    for rows in (slice(None, 150), slice(150, None)):
+        task.test_step(Batch(x[rows], y[rows], torch.arange(len(x))[rows], (0, 0)), 0)
+    task.train_meter.update(torch.tensor(0.0), task(x), y)
+    values = {**task.test_meter.compute(), **task.train_meter.compute()}
+    return {name: value.item() for name, value in values.items()}
+
+
+def columns(task: Classification | Multilabel, x: Tensor, y: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """What predict_step says: probabilities and predictions."""
+    with torch.no_grad():
+        found = task.predict_step(Batch(x, y, torch.arange(len(x)), (0, 0)), 0)
+    return found["probability"].numpy(), found["prediction"].numpy()
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"),
+    [(0.1, 0.5), (60, 0), (1e-9, 0.1)],
+    ids=["within 0 and 1", "saturated", "nearly equal"],
+)
+def test_class_metrics_are_those_of_the_saved_probabilities(scale: float, shift: float) -> None:
+    torch.manual_seed(0)
+    ece = MulticlassCalibrationError(3)
+    task = Classification(Scaled(scale, shift), CLASSES, metrics={"ece": ece})
+    x, y = torch.rand(200, 4) * 2 - 1, torch.randint(0, 3, (200,))
+    values = measure(task, x, y)
+    probability, predicted = columns(task, x, y)
+    accuracy = pytest.approx(sk.accuracy_score(y, predicted))
+    assert values["train/accuracy"] == values["test/accuracy"] == accuracy
+    assert values["test/f1"] == pytest.approx(sk.f1_score(y, predicted, average="macro"))
+    auroc = sk.roc_auc_score(np.eye(3)[y], probability)
+    assert values["test/auroc"] == pytest.approx(auroc, abs=1e-6)
+    claimed, right = probability.max(axis=1).astype(float), predicted == y.numpy()
+    bins = np.minimum((claimed * 15).astype(int), 14)
+    gaps = [abs((claimed - right)[bins == i].sum()) for i in range(15)]
+    assert values["test/ece"] == pytest.approx(sum(gaps) / len(y), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"),
+    [(0.1, 0.5), (60, 0), (0, 0)],
+    ids=["within 0 and 1", "saturated", "all 0.5"],
+)
+def test_label_metrics_are_those_of_the_saved_probabilities(scale: float, shift: float) -> None:
+    torch.manual_seed(0)
+    micro_f1 = MultilabelF1Score(3, average="micro")
+    task = Multilabel(Scaled(scale, shift), LABELS, metrics={"micro_f1": micro_f1})
+    x, y = torch.rand(200, 4) * 2 - 1, torch.randint(0, 2, (200, 3))
+    values = measure(task, x, y)
+    probability, predicted = columns(task, x, y)
+    accuracy = pytest.approx((predicted == y.numpy()).mean())
+    assert values["train/accuracy"] == values["test/accuracy"] == accuracy
+    assert values["test/exact_match"] == pytest.approx(sk.accuracy_score(y, predicted))
+    assert values["test/auroc"] == pytest.approx(sk.roc_auc_score(y, probability), abs=1e-6)
+    precision = sk.average_precision_score(y, probability)
+    assert values["test/map"] == pytest.approx(precision, abs=1e-6)
+    micro = sk.f1_score(y, predicted, average="micro", zero_division=0)
+    assert values["test/micro_f1"] == pytest.approx(micro)
+
+
+def test_weights_of_sixteen_bits_have_probabilities_in_float32() -> None:
+    torch.manual_seed(0)
+    task = Classification(nn.Linear(4, 3), CLASSES).to(torch.bfloat16)
+    x, y = torch.rand(200, 4, dtype=torch.bfloat16), torch.randint(0, 3, (200,))
+    probability, predicted = columns(task, x, y)
+    assert probability.dtype == np.float32
+    values = measure(task, x, y)
+    assert values["test/accuracy"] == pytest.approx(sk.accuracy_score(y, predicted))
+    auroc = sk.roc_auc_score(np.eye(3)[y], probability)
+    assert values["test/auroc"] == pytest.approx(auroc, abs=1e-6)
