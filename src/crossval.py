@@ -21,7 +21,18 @@ from src.command import Parser, run_command, split_words
 from src.config import compose, get
 from src.errors import InputError
 from src.run import Run, shown
-from src.study import Member, Outcome, Plan, add_flags, begin, end, for_members, run_study, show_metrics
+from src.study import (
+    Member,
+    Outcome,
+    Plan,
+    add_flags,
+    begin,
+    defined_metrics,
+    end,
+    for_members,
+    run_study,
+    show_metrics,
+)
 
 if TYPE_CHECKING:
     from src.predictions import Predictions
@@ -120,12 +131,16 @@ def interval(values: Sequence[float], share: float, level: float = 0.95) -> tupl
 
 
 def summarize(plan: Plan, found: Sequence[Outcome]) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation and confidence interval (`low`, `high`) of each metric over the finished folds."""
+    """Mean, standard deviation and confidence interval (`low`, `high`) of each metric over the folds.
+
+    Of the finished folds. A metric that is undefined in one of them is left out.
+    """
     finished = [outcome for outcome in found if outcome.state == "finished"]
     share = fmean(_share(plan, outcome) for outcome in finished) if finished else 0.0
-    summary = {}
-    for name in finished[0].metrics if len(finished) > 1 else ():
-        values = [outcome.metrics[name] for outcome in finished]
+    summary: dict[str, dict[str, float]] = {}
+    if len(finished) < 2:
+        return summary
+    for name, values in defined_metrics([outcome.metrics for outcome in finished]).items():
         low, high = interval(values, share)
         summary[name] = {"mean": fmean(values), "std": stdev(values), "low": low, "high": high}
     return summary

@@ -5,6 +5,7 @@ python -m src.evaluate RUN [--split val|test]
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from src.command import Parser, run_command
@@ -69,7 +70,8 @@ def main(argv: list[str]) -> dict[str, float]:
     metrics = evaluate(run, (flags.split,) if flags.split else ("val", "test"))
     table(metrics)
     trained = {name: value for name, value in run.metrics.items() if name in metrics}
-    differing = [name for name, value in trained.items() if value != metrics[name]]
+    now = {name: None if math.isnan(value) else value for name, value in metrics.items()}  # as JSON
+    differing = [name for name, value in trained.items() if value != now[name]]
     print(f"\nrun        {shown(run.path)} ({run.checkpoint_file.name})")
     for name in differing:
         print(f"differs    {name}: {metrics[name]!r} now, {trained[name]!r} at the end of training")

@@ -12,8 +12,6 @@ MESSAGES = (
     r".*does not have many workers which may be a bottleneck",
     # The values of an epoch are logged whatever the interval is.
     r".*is smaller than the logging interval Trainer\(log_every_n_steps",
-    # A handful of validation samples need not hold every class; the metric's value stays defined.
-    r"No (positive|negative) samples in targets",
     # The loaders go on where the training stopped, by its epoch and batch (src/data/batch.py); Lightning cannot know.
     r"You're resuming from a checkpoint that ended before the epoch ended",
     # The meters' values are of all processes already.

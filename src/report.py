@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.command import Parser, run_command
 from src.config import Config, compose, flatten
-from src.errors import InputError
+from src.errors import InputError, counted
 from src.run import Run, load_run, read_json, shown, write
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def report(run: Run) -> Path:
     path, results = run.path / "report.html", _results(run, predictions)
     write(path, page.render(
         name=f"{path.parent.parent.name}/{path.parent.name}", meta=meta, command=_again(run), results=results,
-        story=_story(run), pictures=list(_pictures(run)), config=_config(run.config),
+        story=[*_story(run), *_missing(predictions)],
+        pictures=list(_pictures(run)), config=_config(run.config),
         data=_data(run), exports=[read_json(path) for path in sorted((run.path / "export").glob("*.json"))],
         rows=len(predictions) if predictions else 0, resamples=RESAMPLES, most=MOST,
         faultless=any(row["interval"] == (1.0, 1.0) for row in results), diff=(run.path / "diff.patch").exists(),
@@ -117,8 +118,8 @@ def _drawn(row: dict[str, Any]) -> dict[str, float] | None:
 
 
 def _number(value: float | None) -> str:
-    """Four digits, so that numbers stand below each other alike; nothing for None."""
-    if value is None:
+    """Four digits, so that numbers stand below each other alike; nothing for None or NaN."""
+    if value is None or math.isnan(value):
         return ""
     size = abs(value)
     if not size or 1e-3 <= size < 10:
@@ -162,7 +163,8 @@ def bootstrap(run: Run, predictions: Predictions) -> tuple[dict[str, tuple[float
         for name, found in values.items():
             ends = torch.stack(found).double().nanquantile(torch.tensor([0.025, 0.975], dtype=torch.double))
             low, high = (whole[name] + (ends - whole[name]) * math.sqrt(size / n)).tolist()
-            intervals[name] = (low, high)
+            if math.isfinite(low):  # no class, or no pixel, to measure
+                intervals[name] = (low, high)
     return intervals, baseline
 
 
@@ -250,6 +252,24 @@ def _story(run: Run) -> list[str]:
         if words := overfitting(table):
             lines.append(words[0].upper() + words[1:] + ".")
     return lines
+
+
+def _missing(predictions: Predictions | None) -> list[str]:
+    """A line on the classes or labels that no test sample has."""
+    import numpy as np
+
+    if predictions is None or predictions.spec.predicts not in ("class", "labels"):
+        return []
+    target, names = predictions["target"], predictions.spec.classes
+    numbers = np.flatnonzero(target.any(axis=0)) if target.ndim == 2 else np.unique(target)
+    missing = [name for i, name in enumerate(names) if i not in numbers]
+    if not missing:
+        return []
+    others = f"the other {len(numbers)} of {len(names)}"
+    return [
+        f"No {predictions.stage} sample is of: {counted(missing)}. "
+        f"AUROC, average precision and recall are means over {others}."
+    ]
 
 
 def _pictures(run: Run) -> Iterator[dict[str, Any]]:

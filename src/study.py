@@ -258,6 +258,16 @@ def show_metrics(rows: Mapping[str, Sequence[str]], columns: Sequence[str]) -> N
     print()
 
 
+def defined_metrics(runs: Sequence[Mapping[str, float | None]]) -> dict[str, list[float]]:
+    """Each metric's values over the runs; left out where one is NaN, or null as JSON has it."""
+    columns = {name: [metrics[name] for metrics in runs] for name in runs[0]}
+    return {
+        name: [value for value in values if value is not None]
+        for name, values in columns.items()
+        if all(value is not None and value == value for value in values)
+    }
+
+
 def seeds(given: str, name: str, words: Sequence[str], flags: argparse.Namespace) -> list[Outcome]:
     """Train and test a config once with each seed, and say how the results spread.
 
@@ -285,7 +295,7 @@ def seeds(given: str, name: str, words: Sequence[str], flags: argparse.Namespace
     finished = [outcome.metrics for outcome in found if outcome.state == "finished"]
     summary = {}
     if len(finished) > 1:
-        columns = {name: [metrics[name] for metrics in finished] for name in finished[0]}
+        columns = defined_metrics(finished)
         summary = {name: {"mean": fmean(values), "std": stdev(values)} for name, values in columns.items()}
         show_metrics({name: [f"{numbers['mean']:.4f} ± {numbers['std']:.4f}"] for name, numbers in summary.items()},
                      [f"mean ± std of {len(finished)} seeds"])  # fmt: skip

@@ -73,11 +73,16 @@ def build_trainer(
 
 
 def measure(trainer: Trainer, task: LightningModule, data: Any, stage: Stage) -> dict[str, float]:
-    """The metrics of one stage with the task's present weights; nothing is logged."""
+    """The metrics of one stage with the task's present weights; nothing is logged.
+
+    Prints which classes a mean leaves out, where the stage lacks some.
+    """
     trainer.loggers = []
     if len(data.indices[stage]) == 0:
         return {}
     measured = (trainer.validate if stage == "val" else trainer.test)(
         task, dataloaders=data.loader(stage), verbose=False
     )
+    for note in getattr(getattr(task, f"{stage}_meter", None), "notes", ()):
+        print(note)
     return as_floats(measured[0]) if measured else {}  # nothing where limit_…_batches is 0

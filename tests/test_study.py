@@ -25,7 +25,7 @@ from src.data.base import cores
 from src.interrupts import Interrupted
 from src.run import load_run
 from src.storage import patiently
-from src.study import Member, Plan, begin, outcomes, run_study
+from src.study import Member, Plan, begin, defined_metrics, outcomes, run_study
 from src.tasks.classification import Classification
 from src.worker import Worker
 from tests.conftest import LITTLE, call, folders, mistakes, train
@@ -543,3 +543,10 @@ def test_four_commands_one_killed_and_a_server_restarted_train_each_member_once(
         plain = train("digits", "trainer.limit_train_batches=1.0", "trainer.limit_val_batches=1.0", "trainer.devices=1",
                       "trainer.limit_test_batches=1.0", "trainer.max_epochs=8", f"seed={seed}")  # fmt: skip
         assert study["members"][seed]["metrics"] == plain.metrics
+
+
+def test_a_metric_that_is_undefined_in_a_run_is_left_out_of_the_summary() -> None:
+    one = {"val/loss": 1.0, "val/auroc": 0.5, "val/f1": 0.5}
+    other = {"val/loss": 2.0, "val/auroc": float("nan"), "val/f1": None}
+    runs = [one, other]
+    assert defined_metrics(runs) == {"val/loss": [1.0, 2.0]}

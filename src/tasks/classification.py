@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,17 +16,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 from torchmetrics.classification import (
     MulticlassAccuracy,
-    MulticlassAUROC,
     MulticlassF1Score,
     MulticlassPrecision,
     MulticlassRecall,
 )
+from torchmetrics.functional.classification import binary_auroc
 
 from src.data.batch import Batch, BatchTransform
 from src.data.spec import Spec
 from src.errors import InputError, counted
 from src.nets.preprocess import preprocess
-from src.tasks.meter import Meter
+from src.tasks.meter import MeanOverClasses, Meter
 from src.tasks.optimizers import configure
 
 if TYPE_CHECKING:
@@ -94,14 +95,14 @@ class Classification(LightningModule):
             self.notes.append(f"class weights in the loss: {counted(shown, most=10)}")
         self.optimizer, self.scheduler, self.decay_all = optimizer, scheduler, decay_all
         self.monitor, self.mode = monitor, mode
-        classes, extra = spec.num_outputs, metrics or {}
-        if taken := sorted(set(_metrics(classes)) & set(extra)):
+        extra = metrics or {}
+        if taken := sorted(set(_metrics(spec.classes)) & set(extra)):
             raise InputError(f"task.metrics.{taken[0]}: the name is taken by a metric of the task; choose another")
-        accuracy = MulticlassAccuracy(classes, average="micro")
+        accuracy = MulticlassAccuracy(spec.num_outputs, average="micro")
         self.train_meter = Meter("train", {"accuracy": accuracy}, to_probabilities)
-        self.val_meter = Meter("val", {**_metrics(classes), **extra}, to_probabilities)
+        self.val_meter = Meter("val", {**_metrics(spec.classes), **extra}, to_probabilities)
         self.val_meter.has(monitor)
-        self.test_meter = Meter("test", {**_metrics(classes), **extra}, to_probabilities)
+        self.test_meter = Meter("test", {**_metrics(spec.classes), **extra}, to_probabilities)
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw input `(B, *shape)` to logits `(B, num_outputs)`."""
@@ -232,6 +233,18 @@ class Classification(LightningModule):
         return configure(self, self.optimizer, self.scheduler, self.monitor, self.mode, self.decay_all)
 
 
+class MeanRecall(MulticlassRecall):
+    """The mean over the classes that occur; torchmetrics' counts one that is only predicted as 0.
+
+    That is scikit-learn's balanced accuracy. It is made with `average="none"`, NaN for 0/0, and
+    without validation of arguments, which would allow only 0 or 1.
+    """
+
+    def compute(self) -> Tensor:
+        values: Tensor = super().compute()
+        return values.nanmean()
+
+
 def to_probabilities(logits: Tensor) -> Tensor:
     """Logits `(B, num_outputs)` to probabilities in float32, as they are saved and measured."""
     return logits.float().softmax(dim=1)
@@ -245,11 +258,16 @@ def _weigh(loss: nn.Module, spec: Spec) -> Tensor:
     return loss.weight
 
 
-def _metrics(classes: int) -> dict[str, Metric]:
+def _metrics(names: Sequence[str]) -> dict[str, Metric]:
+    """Accuracy, and means over the classes that occur.
+
+    A class that does not occur but is predicted has a precision and an F1 of 0, as in scikit-learn.
+    """
+    count = len(names)
     return {
-        "accuracy": MulticlassAccuracy(classes, average="micro"),
-        "precision": MulticlassPrecision(classes, average="macro"),
-        "recall": MulticlassRecall(classes, average="macro"),
-        "f1": MulticlassF1Score(classes, average="macro"),
-        "auroc": MulticlassAUROC(classes, average="macro"),
+        "accuracy": MulticlassAccuracy(count, average="micro"),
+        "precision": MulticlassPrecision(count, average="macro"),
+        "recall": MeanRecall(count, average="none", zero_division=math.nan, validate_args=False),
+        "f1": MulticlassF1Score(count, average="macro"),
+        "auroc": MeanOverClasses(binary_auroc, names, negatives=True),
     }

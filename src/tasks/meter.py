@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.utilities import dim_zero_cat
 
-from src.errors import InputError, did_you_mean
+from src.errors import InputError, counted, did_you_mean
 
 # Collected outputs are handed to the metrics when they reach this many numbers: rarely enough to cost nothing in
 # a step, often enough to keep memory bounded.
@@ -43,6 +44,7 @@ class Meter(nn.Module):
         self.metrics = MetricCollection(dict(metrics), compute_groups=False)
         self.held: list[tuple[Tensor, Tensor, Tensor]] = []
         self.held_numbers = 0
+        self.notes: list[str] = []  # on the values that were computed last
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Meter:
         """Move the metrics' sums and never convert them: half precision would miscount."""
@@ -75,6 +77,8 @@ class Meter(nn.Module):
         """The epoch's values by name; empties the meter. Under DDP, over all ranks."""
         self._hand_over()
         values = {"loss": self.loss.compute(), **self.metrics.compute()}
+        notes = {name: getattr(metric, "note", "") for name, metric in self.metrics.items()}
+        self.notes = [f"{self.stage}/{name}: {note}" for name, note in notes.items() if note]
         self.loss.reset()
         self.metrics.reset()
         return {f"{self.stage}/{name}": value for name, value in values.items()}
@@ -143,6 +147,61 @@ class Each(Metric):
     def reset(self) -> None:
         self.metric.reset()
         super().reset()
+
+
+class MeanOverClasses(Metric):
+    """A metric of each class against the rest: the mean over the classes that occur, else NaN.
+
+    torchmetrics gives a class without samples 0 and counts it in the mean.
+
+    Args:
+        metric: a binary metric of torchmetrics.functional, of probabilities and truth `(N,)`.
+        classes: the names of the classes or labels.
+        negatives: whether a class needs samples without it too, as AUROC does.
+    """
+
+    probability: list[Tensor]
+    target: list[Tensor]
+
+    def __init__(
+        self,
+        metric: Callable[..., Tensor],
+        classes: Sequence[str],
+        negatives: bool,
+    ) -> None:
+        super().__init__()
+        self.metric, self.classes, self.negatives = metric, classes, negatives
+        self.note = ""  # which classes the mean leaves out
+        self.add_state("probability", [], dist_reduce_fx="cat")
+        self.add_state("target", [], dist_reduce_fx="cat")
+
+    def update(self, probability: Tensor, target: Tensor) -> None:
+        """Take probabilities `(N, K)`; class numbers `(N,)`, or labels (0 or 1) `(N, K)`."""
+        self.probability.append(probability)
+        self.target.append(target)
+
+    def compute(self) -> Tensor:
+        probability, target = dim_zero_cat(self.probability), dim_zero_cat(self.target)
+        N, K = probability.shape
+        classes = torch.arange(K, device=target.device)
+        truth = target if target.ndim == 2 else target[:, None] == classes  # (N, K)
+        counts = truth.sum(dim=0).tolist()
+        most = N - 1 if self.negatives else N
+        found = [i for i, count in enumerate(counts) if 0 < count <= most]
+        self.note = self._describe(counts, most, len(found))
+        values = [self.metric(probability[:, i], truth[:, i], validate_args=False) for i in found]
+        return torch.stack(values).mean() if values else probability.new_tensor(torch.nan)
+
+    def _describe(self, counts: Sequence[int], most: int, found: int) -> str:
+        """Which classes the mean leaves out; empty where none."""
+        missing = [name for name, count in zip(self.classes, counts, strict=True) if not count]
+        every = [name for name, count in zip(self.classes, counts, strict=True) if count > most]
+        left_out = [f"missing: {counted(missing)}"] if missing else []
+        left_out += [f"in every sample: {counted(every)}"] if every else []
+        if not left_out:
+            return ""
+        mean = f"mean over the {found} of {len(counts)} classes that occur"
+        return f"{mean if found else 'undefined'}; {'; '.join(left_out)}"
 
 
 def plain_names(names: Sequence[str]) -> list[str]:

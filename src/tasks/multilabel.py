@@ -6,6 +6,7 @@ targets, the weights, the metrics, what a probability means, what is predicted, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,17 +20,16 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 from torchmetrics.classification import (
     MultilabelAccuracy,
-    MultilabelAUROC,
-    MultilabelAveragePrecision,
     MultilabelExactMatch,
     MultilabelF1Score,
 )
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from src.data.batch import Batch, BatchTransform
 from src.data.spec import Spec
 from src.errors import InputError, counted
 from src.nets.preprocess import preprocess
-from src.tasks.meter import Each, Meter
+from src.tasks.meter import Each, MeanOverClasses, Meter
 from src.tasks.optimizers import configure
 
 if TYPE_CHECKING:
@@ -236,10 +236,13 @@ def _weigh(loss: nn.Module, spec: Spec) -> Tensor:
 
 def _metrics(names: Sequence[str]) -> dict[str, Metric]:
     count = len(names)
+    # F1 of a label that neither occurs nor is predicted is NaN, and left out of the mean. Arguments
+    # are not validated, because torchmetrics would only allow 0 or 1 for 0/0.
+    f1 = MultilabelF1Score(count, average="none", zero_division=math.nan, validate_args=False)
     return {
         "accuracy": MultilabelAccuracy(count, average="micro"),
         "exact_match": MultilabelExactMatch(count),
-        "f1": Each(MultilabelF1Score(count, average="none"), "f1", names),
-        "map": MultilabelAveragePrecision(count, average="macro"),
-        "auroc": MultilabelAUROC(count, average="macro"),
+        "f1": Each(f1, "f1", names),
+        "map": MeanOverClasses(binary_average_precision, names, negatives=False),
+        "auroc": MeanOverClasses(binary_auroc, names, negatives=True),
     }

@@ -18,12 +18,12 @@ from src.data.batch import Batch
 from src.data.spec import Column, Spec
 from src.errors import InputError
 from src.predictions import predict
-from src.report import bootstrap
+from src.report import _missing, _number, bootstrap
 from src.run import load_run
 from src.tasks.classification import Classification
 from src.tasks.multilabel import Multilabel
 from src.tasks.regression import Regression, RegressionScores
-from tests.conftest import train
+from tests.conftest import call, train
 
 COLUMNS = tuple(Column(name) for name in "abcd")
 VALUES = Spec(
@@ -219,3 +219,126 @@ def test_weights_of_sixteen_bits_have_probabilities_in_float32() -> None:
     assert values["test/accuracy"] == pytest.approx(sk.accuracy_score(y, predicted))
     auroc = sk.roc_auc_score(np.eye(3)[y], probability)
     assert values["test/auroc"] == pytest.approx(auroc, abs=1e-6)
+
+
+# Classes that a split lacks
+
+
+def draw(classes: int, count: int = 300) -> tuple[Tensor, Tensor]:
+    """Inputs, and class numbers below `classes` that they tell something of."""
+    torch.manual_seed(0)
+    y = torch.randint(0, classes, (count,))
+    x = torch.randn(count, 4) + 2 * nn.functional.one_hot(y, 4)
+    return x, y
+
+
+def test_class_metrics_are_means_over_the_classes_that_occur() -> None:
+    x, y = draw(2)
+    task = Classification(Scaled(1, 0), CLASSES)
+    values = measure(task, x, y)
+    probability, predicted = columns(task, x, y)
+    assert (predicted == 2).any()  # which never occurs
+    auroc = [sk.roc_auc_score(y == i, probability[:, i]) for i in range(2)]
+    assert values["test/auroc"] == pytest.approx(np.mean(auroc), abs=1e-6)
+    recall = sk.recall_score(y, predicted, average="macro", labels=[0, 1])
+    assert values["test/recall"] == pytest.approx(recall)
+    every = {"labels": [0, 1, 2], "average": "macro", "zero_division": 0}
+    assert values["test/precision"] == pytest.approx(sk.precision_score(y, predicted, **every))
+    assert values["test/f1"] == pytest.approx(sk.f1_score(y, predicted, **every))
+    mean = "mean over the 2 of 3 classes that occur"
+    assert task.test_meter.notes == [f"test/auroc: {mean}; missing: c"]
+
+
+def test_a_class_that_neither_occurs_nor_is_predicted_costs_nothing() -> None:
+    x, y = draw(2)
+    x[:, 2] = -9
+    task = Classification(Scaled(1, 0), CLASSES)
+    values = measure(task, x, y)
+    predicted = columns(task, x, y)[1]
+    for name in ("precision", "recall", "f1"):
+        score = getattr(sk, f"{name}_score")(y, predicted, average="macro", labels=[0, 1])
+        assert values[f"test/{name}"] == pytest.approx(score)
+
+
+def test_label_metrics_are_means_over_the_labels_that_occur() -> None:
+    x, y = draw(2)
+    labels = torch.stack([y, torch.zeros_like(y), torch.ones_like(y)], dim=1)
+    x[:, 1] = -9
+    task = Multilabel(Scaled(1, 0), LABELS)
+    values = measure(task, x, labels)
+    probability, predicted = columns(task, x, labels)
+    auroc = sk.roc_auc_score(labels[:, 0], probability[:, 0])
+    precision = sk.average_precision_score(labels[:, [0, 2]], probability[:, [0, 2]])
+    assert values["test/auroc"] == pytest.approx(auroc, abs=1e-6)
+    assert values["test/map"] == pytest.approx(precision, abs=1e-6)
+    f1 = sk.f1_score(labels, predicted, average="macro", labels=[0, 2])
+    assert values["test/f1"] == pytest.approx(f1)
+    assert np.isnan(values["test/f1_round"])
+    occur = "mean over the 1 of 3 classes that occur; missing: round; in every sample: old"
+    assert task.test_meter.notes == [
+        f"test/auroc: {occur}",
+        "test/map: mean over the 2 of 3 classes that occur; missing: round",
+    ]
+
+
+def test_of_one_class_alone_the_area_is_undefined() -> None:
+    x, y = draw(1)
+    task = Classification(Scaled(1, 0), CLASSES)
+    assert np.isnan(measure(task, x, y)["test/auroc"])
+    assert task.test_meter.notes == ["test/auroc: undefined; missing: b, c; in every sample: a"]
+
+
+def test_a_run_says_which_classes_its_splits_lack(capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("data.batch_size=12", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1")
+    run = load_run(train("digits", *few).run.path)
+    metrics = json.loads((run.path / "metrics.json").read_text())
+    output = capsys.readouterr().out
+    for stage in ("val", "test"):
+        found = predict(run.task, run.data(), stage).take(slice(12))  # type: ignore[arg-type]
+        target, probability = found["target"], found["probability"]
+        there = np.unique(target)
+        auroc = np.mean([sk.roc_auc_score(target == i, probability[:, i]) for i in there])
+        assert metrics[f"{stage}/auroc"] == pytest.approx(auroc, abs=1e-6)
+        missing = ", ".join(str(i) for i in range(10) if i not in there)
+        mean = f"mean over the {len(there)} of 10 classes that occur"
+        assert f"{stage}/auroc: {mean}; missing: {missing}\n" in output
+
+
+def test_evaluate_finds_an_undefined_number_identical(capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("data.batch_size=1", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1")
+    run = train("digits", *few).run
+    assert json.loads((run.path / "metrics.json").read_text())["test/auroc"] is None
+    call("evaluate", str(run.path))
+    assert "identical  to the last digit" in capsys.readouterr().out
+
+
+def test_intervals_and_baseline_are_over_the_classes_of_each_resample() -> None:
+    run = train("digits", "trainer.limit_test_batches=1.0").run
+    predictions = predict(load_run(run.path).task, run.data(), "test")
+    target = predictions["target"]
+    some = predictions.take((target < 3) & ((target != 2) | (np.cumsum(target == 2) == 1)))
+    target, probability = some["target"], some["probability"]
+    assert np.count_nonzero(target == 2) == 1  # a third of the resamples lacks it
+    intervals, baseline = bootstrap(run, some)
+    assert baseline["auroc"] == pytest.approx(0.5)
+
+    def auroc(rows: np.ndarray) -> float:
+        there = np.unique(target[rows])
+        areas = [sk.roc_auc_score(target[rows] == i, probability[rows, i]) for i in there]
+        return float(np.mean(areas))
+
+    generator = np.random.default_rng(0)
+    drawn = [auroc(generator.integers(len(target), size=len(target))) for _ in range(400)]
+    ends = np.quantile(drawn, (0.025, 0.975))
+    assert intervals["auroc"] == pytest.approx(ends, abs=0.5 * (ends[1] - ends[0]))
+    assert intervals["auroc"][0] <= auroc(np.arange(len(target))) <= intervals["auroc"][1]
+
+
+def test_the_report_says_which_classes_do_not_occur() -> None:
+    run = train("digits").run
+    predictions = predict(load_run(run.path).task, run.data(), "test")
+    some = predictions.take(predictions["target"] < 8)
+    assert _missing(predictions) == []
+    means = "AUROC, average precision and recall are means over the other 8 of 10."
+    assert _missing(some) == [f"No test sample is of: 8, 9. {means}"]
+    assert not {"nan", "null"} & {_number(float("nan")), _number(None)}
