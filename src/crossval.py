@@ -131,9 +131,9 @@ def interval(values: Sequence[float], share: float, level: float = 0.95) -> tupl
 
 
 def summarize(plan: Plan, found: Sequence[Outcome]) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation and confidence interval (`low`, `high`) of each metric over the folds.
+    """Mean, standard deviation and interval (`low`, `high`) of each metric over the finished folds.
 
-    Of the finished folds. A metric that is undefined in one of them is left out.
+    A metric that is undefined in one of them is left out.
     """
     finished = [outcome for outcome in found if outcome.state == "finished"]
     share = fmean(_share(plan, outcome) for outcome in finished) if finished else 0.0

@@ -222,7 +222,10 @@ class Multilabel(LightningModule):
 
 
 def to_probabilities(logits: Tensor) -> Tensor:
-    """Logits `(B, num_outputs)` to probabilities in float32, as they are saved and measured."""
+    """Logits `(B, num_outputs)` to probabilities in float32, as they are saved and measured.
+
+    Saturated ones are equal, 1.0, and AUROC takes them for ties.
+    """
     return logits.float().sigmoid()
 
 
