@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
-from torch import Tensor
 from torchmetrics import Metric
 
-from src.tasks.meter import Meter
+from src.tasks.meter import Meter, moved
 
 # What describes a logged value, beside how it is shared between processes.
 DESCRIPTION = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx",
@@ -56,15 +54,6 @@ def restore(trainer: Trainer, module: LightningModule, state: dict[str, Any], wi
             results[key] = result
     # Lightning would begin the averages again at the first batch it sees.
     trainer._logger_connector._first_loop_iter = False
-
-
-def moved(state: Any, device: torch.device | str) -> Any:
-    """A copy of nested values with all tensors on a device."""
-    if isinstance(state, dict):
-        return {key: moved(value, device) for key, value in state.items()}
-    if isinstance(state, list):
-        return [moved(value, device) for value in state]
-    return state.detach().to(device).clone() if isinstance(state, Tensor) else state
 
 
 def _own_metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:

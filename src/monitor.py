@@ -33,7 +33,7 @@ def infer_mode(name: str, module: nn.Module) -> tuple[Literal["min", "max"], str
     for path, part in module.named_modules():
         own = {path.rpartition(".")[2], *getattr(part, "names", ())}
         if isinstance(part, Metric) and names & own:
-            higher = getattr(part, "metric", part).higher_is_better
+            higher = getattr(getattr(part, "metric", part), "higher_is_better", None)
             if higher is not None:
                 return ("max" if higher else "min"), "by its torchmetrics class"
     for word in reversed(re.split(r"[^a-z0-9]+", name.lower())):

@@ -90,7 +90,7 @@ class Meter(nn.Module):
             "sizes": [len(target) for target in targets],
             "held": [torch.stack(losses).cpu(), torch.cat(outputs).cpu(), torch.cat(targets).cpu()] if losses else [],
             "metrics": {
-                name: {"updates": part._update_count, "state": _moved(part.metric_state, "cpu")}
+                name: {"updates": part._update_count, "state": moved(part.metric_state, "cpu")}
                 for name, part in self.named_modules() if isinstance(part, Metric)
             },
         }  # fmt: skip
@@ -99,12 +99,12 @@ class Meter(nn.Module):
         """Take over what another meter of this task had collected."""
         self.held, self.held_numbers = [], 0
         if state["held"]:
-            losses, outputs, targets = _moved(state["held"], device)
+            losses, outputs, targets = moved(state["held"], device)
             parts = zip(losses, outputs.split(state["sizes"]), targets.split(state["sizes"]), strict=True)
             self.held, self.held_numbers = list(parts), outputs.numel()
         for name, part in self.named_modules():
             if isinstance(part, Metric) and name in state["metrics"]:
-                for key, value in _moved(state["metrics"][name]["state"], device).items():
+                for key, value in moved(state["metrics"][name]["state"], device).items():
                     setattr(part, key, value)
                 part._update_count = state["metrics"][name]["updates"]
                 part._computed = None
@@ -209,9 +209,13 @@ def plain_names(names: Sequence[str]) -> list[str]:
     return ["_".join(name.replace("/", " ").split()) for name in names]
 
 
-def _moved(state: Any, device: torch.device | str) -> Any:
+def moved(state: Any, device: torch.device | str) -> Any:
+    """A copy of nested values with all tensors on a device; MPS has no float64, which then goes to the CPU."""
     if isinstance(state, dict):
-        return {key: _moved(value, device) for key, value in state.items()}
+        return {key: moved(value, device) for key, value in state.items()}
     if isinstance(state, list):
-        return [_moved(value, device) for value in state]
-    return state.detach().to(device).clone()
+        return [moved(value, device) for value in state]
+    if not isinstance(state, Tensor):
+        return state
+    without = torch.device(device).type == "mps" and state.dtype is torch.float64
+    return state.detach().to("cpu" if without else device).clone()
