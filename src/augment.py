@@ -23,6 +23,7 @@ from src.errors import InputError
 
 # Weights of red, green and blue in a grey of the same brightness (ITU-R BT.601), as torchvision has them.
 GREY = (0.2989, 0.587, 0.114)
+ATTEMPTS = 10  # to draw a box that fits into the image, as torchvision has it
 
 
 def compose(transforms: Sequence[BatchTransform]) -> list[BatchTransform]:
@@ -177,25 +178,83 @@ class RandomCrop(Geometric):
 
 
 class RandomResizedCrop(Geometric):
-    """Enlarges a part of the image to the whole; the shape stays.
+    """Crops a box of whole pixels and enlarges it to the image's shape; drawn as in torchvision.
+
+    Where no box fits in ten attempts, the crop is the largest central one within `ratio`.
 
     Args:
-        scale: the smallest and the largest share of the area.
-        ratio: the smallest and the largest width over height of the part.
+        scale: smallest and largest area of the crop, as a share of the image.
+        ratio: smallest and largest width over height of the crop, in pixels.
     """
 
-    def __init__(self, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> None:
+    def __init__(
+        self,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    ) -> None:
         super().__init__()
         if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
             raise ValueError(f"expected a smallest and a largest above 0, got scale {list(scale)}, ratio {list(ratio)}")
         self.scale, self.ratio = scale, ratio
 
     def maps(self, B: int, H: int, W: int, device: torch.device) -> Tensor:
-        area, shape, right, down = torch.rand(4, B, device=device)
-        area = self.scale[0] + (self.scale[1] - self.scale[0]) * area
-        shape = torch.exp(math.log(self.ratio[0]) + math.log(self.ratio[1] / self.ratio[0]) * shape)
-        width, height = (area * shape).sqrt().clamp(max=1), (area / shape).sqrt().clamp(max=1)
-        return _matrix(width, height, (right - 0.5) * (1 - width) * W, (down - 0.5) * (1 - height) * H)
+        widths, heights = draw_sides(B, H * W, self.scale, self.ratio, device)
+        fits = (widths > 0) & (widths <= W) & (heights > 0) & (heights <= H)
+        found, (width, height) = first_fitting(fits, widths, heights)
+        left, top = draw_offset(W - width), draw_offset(H - height)
+        central_width, central_height = self._central(H, W)
+        width = torch.where(found, width, central_width)
+        height = torch.where(found, height, central_height)
+        left = torch.where(found, left, (W - central_width) // 2)
+        top = torch.where(found, top, (H - central_height) // 2)
+        # From the image's centre to the crop's centre.
+        return _matrix(width / W, height / H, left + (width - W) / 2, top + (height - H) / 2)
+
+    def _central(self, H: int, W: int) -> tuple[int, int]:
+        """Width and height of the crop where no attempt fits."""
+        low, high = self.ratio
+        return min(W, max(1, round(H * high))), min(H, max(1, round(W / low)))
+
+
+def draw_sides(
+    B: int,
+    pixels: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Draw sides of boxes in whole pixels, `(ATTEMPTS, B)` each.
+
+    Args:
+        B: number of samples.
+        pixels: the image's area.
+        scale: smallest and largest area of a box, as a share of the image.
+        ratio: smallest and largest ratio of the first side to the second; drawn on a log scale.
+        device: of the result.
+    """
+    area, log_ratio = torch.rand(2, ATTEMPTS, B, device=device)
+    area = pixels * (scale[0] + (scale[1] - scale[0]) * area)
+    aspect = (math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * log_ratio).exp()
+    return (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+
+
+def first_fitting(fits: Tensor, *sides: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Pick each sample's first attempt that fits.
+
+    Args:
+        fits: `(ATTEMPTS, B)`.
+        sides: values of the attempts, `(ATTEMPTS, B)` each.
+
+    Returns:
+        Whether any attempt fits, `(B,)`, and the values of the first that does (else of the first).
+    """
+    first = fits.int().argmax(0, keepdim=True)
+    return fits.any(0), [side.gather(0, first)[0] for side in sides]
+
+
+def draw_offset(free: Tensor) -> Tensor:
+    """Draw whole numbers from 0 to `free`, both included, with equal probability; `(B,)`."""
+    return (torch.rand_like(free) * (free + 1)).floor()
 
 
 def affine(angle: Tensor, right: Tensor, down: Tensor, size: Tensor) -> Tensor:
@@ -226,10 +285,13 @@ def _matrix(
 
 
 class ColorJitter(BatchTransform):
-    """Changes brightness, contrast and saturation, in this order and in one pass; hue is torchvision's alone.
+    """Changes brightness, contrast and saturation in one pass; for hue, use torchvision's.
+
+    torchvision applies the three in a random order. Without its clamping, the order makes no
+    difference.
 
     Args:
-        brightness, contrast, saturation: the factor is drawn from 1 - value to 1 + value.
+        brightness, contrast, saturation: the factor is drawn from max(0, 1 - value) to 1 + value.
     """
 
     mean: Tensor
@@ -250,7 +312,8 @@ class ColorJitter(BatchTransform):
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Images `(B, C, H, W)`; targets stay as they are."""
-        factors = [1 + part * (2 * torch.rand(len(x), device=x.device) - 1) for part in self.ranges]
+        ranges = [(max(0.0, 1 - part), 1 + part) for part in self.ranges]
+        factors = [low + (high - low) * torch.rand(len(x), device=x.device) for low, high in ranges]
         return (jitter(x * self.std + self.mean, *factors) - self.mean) / self.std, y
 
 
@@ -272,14 +335,16 @@ def jitter(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) 
 
 
 class RandomErasing(BatchTransform):
-    """Sets a rectangle to 0, the mean.
+    """Sets a rectangle to 0, the mean; drawn as in torchvision.
+
+    Where no rectangle fits in ten attempts, the image stays as it is.
 
     Zhong et al., Random Erasing Data Augmentation, https://arxiv.org/abs/1708.04896.
 
     Args:
         p: the share of samples in which one is set.
-        scale: the smallest and the largest share of the area.
-        ratio: the smallest and the largest width over height.
+        scale: smallest and largest area of the rectangle, as a share of the image.
+        ratio: smallest and largest height over width of the rectangle, in pixels.
     """
 
     def __init__(
@@ -291,13 +356,11 @@ class RandomErasing(BatchTransform):
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Images `(B, C, H, W)`; targets stay as they are."""
         B, _, H, W = x.shape
-        area, shape, right, down, chosen = torch.rand(5, B, device=x.device)
-        area = self.scale[0] + (self.scale[1] - self.scale[0]) * area
-        shape = torch.exp(math.log(self.ratio[0]) + math.log(self.ratio[1] / self.ratio[0]) * shape)
-        width, height = (W * (area * shape).sqrt()).round(), (H * (area / shape).sqrt()).round()
-        width, height = width.clamp(1, W), height.clamp(1, H)
-        left, top = (right * (W - width)).round(), (down * (H - height)).round()
-        box = inside(H, W, top, top + height, left, left + width) & (chosen < self.p)[:, None, None, None]
+        heights, widths = draw_sides(B, H * W, self.scale, self.ratio, x.device)
+        found, (height, width) = first_fitting((heights < H) & (widths < W), heights, widths)
+        top, left = draw_offset(H - height), draw_offset(W - width)
+        erased = found & (torch.rand(B, device=x.device) < self.p)
+        box = inside(H, W, top, top + height, left, left + width) & erased[:, None, None, None]
         return x.masked_fill(box, 0.0), y
 
 
@@ -345,10 +408,13 @@ class CutMix(BatchTransform):
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Images `(B, C, H, W)` and targets `(B, …)`."""
         B, _, H, W = x.shape
-        side = (1 - _beta(self.alpha, x)).sqrt()
+        # As torchvision draws it: whole pixels to both sides of a pixel's corner.
+        half = (1 - _beta(self.alpha, x)).sqrt() / 2
         row, column = torch.rand(2, B, device=x.device)
-        top, bottom = ((H * (row + half * side)).clamp(0, H).round() for half in (-0.5, 0.5))
-        left, right = ((W * (column + half * side)).clamp(0, W).round() for half in (-0.5, 0.5))
+        row, column = (row * H).floor(), (column * W).floor()
+        high, wide = (half * H).floor(), (half * W).floor()
+        top, bottom = (row - high).clamp(min=0), (row + high).clamp(max=H)
+        left, right = (column - wide).clamp(min=0), (column + wide).clamp(max=W)
         other = torch.randperm(B, device=x.device)
         share = 1 - (bottom - top) * (right - left) / (H * W)
         return torch.where(inside(H, W, top, bottom, left, right), x[other], x), _blend(y, other, share)
