@@ -42,7 +42,7 @@ GIVEN = {
     "finetune": (),
     "trainer": (),
     "callbacks": ("monitor", "mode"),
-    "logger": ("save_dir", "name", "version"),
+    "logger": ("save_dir", "name", "version", "run_name"),
 }
 # The trainer's arguments that have a section of their own, or that the run decides.
 ELSEWHERE = {

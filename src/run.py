@@ -11,9 +11,11 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import sys
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -95,6 +97,16 @@ class Run:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @cached_property
+    def logger_id(self) -> str:
+        """The run's ID for loggers: unique over configs, studies and time, and kept on resume."""
+        if meta := self._meta():
+            return str(meta.get("logger_id") or self.path.name)  # of an earlier version: its name
+        inside = self.path.is_relative_to(LOGS)
+        name = "-".join(self.path.relative_to(LOGS).parts if inside else self.path.parts[-2:])
+        # W&B allows 128 characters, and not all.
+        return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)[-100:]}-{uuid.uuid4().hex[:8]}"
+
     # -----------------------------------------------------------------------------------------------------------
     # What a training writes
 
@@ -121,7 +133,8 @@ class Run:
             facts = {**facts, "init": before.get("init")}
         elif diff:
             write(self.path / "diff.patch", redact(diff))
-        write_json(self.path / "meta.json", {**meta, **facts, "exit": "running"})
+        facts = {**facts, "logger_id": self.logger_id, "exit": "running"}
+        write_json(self.path / "meta.json", {**meta, **facts})
         self._write_summary(config, {}, "running")
 
     def finish(self, config: Config, metrics: dict[str, float], seconds: float, facts: dict[str, Any]) -> None:

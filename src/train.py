@@ -99,9 +99,11 @@ def _fit(
     from src import parts
     from src.advice import advise
     from src.callbacks.checkpoint import Checkpoint
+    from src.callbacks.metrics_file import MetricsFile
     from src.callbacks.pictures import Pictures
     from src.callbacks.tensorboard import TensorBoard
     from src.checkpoint_io import read_checkpoint
+    from src.loggers import finish_wandb
     from src.preflight import preflight
     from src.quiet import quiet
     from src.resume import Saved
@@ -179,7 +181,8 @@ def _fit(
             print(f"no best checkpoint: {task.monitor} was never a finite number; the numbers are the last weights'")
         for stage in stages:
             metrics |= measure(trainer, task, data, stage)
-        for logger in loggers[1:]:  # metrics.csv is of epochs; metrics.json holds these
+        # metrics.csv is of epochs; metrics.json holds these.
+        for logger in (one for one in loggers if not isinstance(one, MetricsFile)):
             logger.log_metrics({name: value for name, value in metrics.items() if name.startswith("test/")},
                                step=trainer.global_step)  # fmt: skip
         interrupts.watched = False  # nobody looks any more
@@ -209,6 +212,7 @@ def _fit(
             if isinstance(logger, TensorBoard) and metrics:
                 logger.log_result(config, metrics, trainer.global_step)
             logger.close() if isinstance(logger, TensorBoard) else logger.finalize("success")
+        finish_wandb(run.logger_id, exit_code=0 if ending["exit"] == "finished" else 1)
         if not frozen:
             gc.unfreeze()
         seconds = round(time.perf_counter() - started, 3)

@@ -17,6 +17,7 @@ from src.callbacks.shield import shielded
 from src.callbacks.tensorboard import TensorBoard
 from src.checkpoint_io import AtomicIO
 from src.config import Config, get
+from src.loggers import muted
 from src.monitor import mode_of_callback
 from src.run import Run, as_floats
 from src.speed import Unprofiled, look_for_gpus_once
@@ -54,11 +55,13 @@ def build_trainer(
         callbacks += shown_by
         if config.values.get("finetune"):
             callbacks.append(parts.build(config, "finetune"))
-        loggers = [MetricsFile(run.path / "metrics.csv", step),
-                   TensorBoard(run.path, name="", version="", default_hp_metric=False, purge_step=step)]  # fmt: skip
+        # TensorBoard first: the first logger is `self.logger` of the task, for its `experiment`.
+        board = TensorBoard(run.path, name="", version="", default_hp_metric=False, purge_step=step)
+        loggers = [board, MetricsFile(run.path / "metrics.csv", step)]
         extra = config.values.get("logger") or {}
+        ids = {"version": run.logger_id, "run_name": run.logger_id}
         loggers += [
-            parts.build(config, f"logger.{name}", save_dir=run.path, name=config.name, version=run.path.name)
+            parts.build(config, f"logger.{name}", save_dir=run.path, name=config.name, **ids)
             for name, part in extra.items() if part
         ]  # fmt: skip
         loggers = [shielded(logger) for logger in loggers]
@@ -77,12 +80,12 @@ def measure(trainer: Trainer, task: LightningModule, data: Any, stage: Stage) ->
 
     Prints which classes a mean leaves out, where the stage lacks some.
     """
-    trainer.loggers = []
     if len(data.indices[stage]) == 0:
         return {}
-    measured = (trainer.validate if stage == "val" else trainer.test)(
-        task, dataloaders=data.loader(stage), verbose=False
-    )
+    with muted(trainer.loggers):
+        measured = (trainer.validate if stage == "val" else trainer.test)(
+            task, dataloaders=data.loader(stage), verbose=False
+        )
     for note in getattr(getattr(task, f"{stage}_meter", None), "notes", ()):
         print(note)
     return as_floats(measured[0]) if measured else {}  # nothing where limit_…_batches is 0
