@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from src.command import Parser, run_command
-from src.environment import git_state, hardware, packages
-from src.errors import InputError
+from src.environment import hardware, packages
+from src.errors import InputError, counted
 from src.run import Run, build_data, load_run, read_json, shown
+from src.source_files import HEADING, compare_files, git_state, source_files
 
 if TYPE_CHECKING:
     from src.data.batch import Stage
@@ -33,7 +34,9 @@ def differences(run: Run, then: dict[str, Any]) -> Iterator[str]:
 
     commit, _, diff = git_state()
     patch = run.path / "diff.patch"
-    before, diff = patch.read_text(encoding="utf-8") if patch.exists() else "", redact(diff)
+    before = patch.read_bytes().decode(errors="replace") if patch.exists() else ""
+    # Untracked files are compared by their hashes, each by its name.
+    before, diff = (text.partition(HEADING)[0] for text in (before, redact(diff)))
     compared: list[tuple[str, Any, Any]] = [("git commit", (then.get("git") or {}).get("commit"), commit)]
     if before != diff:
         sizes = [f"{len(text.splitlines())} lines of diff" if text else "none" for text in (before, diff)]
@@ -43,6 +46,7 @@ def differences(run: Run, then: dict[str, Any]) -> Iterator[str]:
         was = then.get(name) or {}
         compared += [(key, was.get(key), now.get(key)) for key in dict.fromkeys([*was, *now])]
     yield from (f"{what}: {was} then, {now} now" for what, was, now in compared if was != now)
+    yield from compare_files(then.get("files", {}), run.config.name)
     data = build_data(run.config)
     if then.get("split_hash") != data.split_hash():
         yield "split: other samples in training, validation or test: the data have changed since"
@@ -50,6 +54,12 @@ def differences(run: Run, then: dict[str, Any]) -> Iterator[str]:
         yield f"data: hash {then['data_hash'][:12]} then, {found[:12]} now: samples or their targets have changed since"
     if any("--override" in part.get("command", "") for part in then.get("resumed", [])):
         yield "resumed: its config was changed on the way (--override); now it is the last one from the start"
+
+
+def unrecorded(then: dict[str, Any]) -> str | None:
+    """Which untracked files cannot be compared, since an earlier version recorded none."""
+    names = [name for name in source_files("") if "files" not in then]
+    return f"{counted(names)}: not tracked by git; the run does not record such files" if names else None
 
 
 def reproduce(run: Run) -> tuple[Result, list[str]]:
@@ -75,10 +85,14 @@ def reproduce(run: Run) -> tuple[Result, list[str]]:
     parts.check(run.config)
     if meta.get("resumed"):
         print(f"resumed    {len(meta['resumed'])} times; it is trained in one go now")
-    found = list(differences(run, meta))
-    print(
-        "\n".join(f"differs    {line}" for line in found) or "as then    code, packages, Python, hardware, data, split"
-    )
+    found, unknown = list(differences(run, meta)), unrecorded(meta)
+    if found:
+        print("\n".join(f"differs    {line}" for line in found))
+    else:
+        print(f"as then    {'' if unknown else 'code, '}packages, Python, hardware, data, split")
+    if unknown:
+        print(f"unknown    {unknown}")
+        found.append(unknown)
     stages: list[Stage] = [stage for stage in STAGES if any(name.startswith(f"{stage}/") for name in run.metrics)]
     again = Run.claim(run.config.name)
     try:

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from src.config import PARTS, ROOT, VALUES, Config, flatten, get
-from src.environment import git_state, hardware, packages
+from src.environment import hardware, packages
 from src.errors import InputError, did_you_mean
+from src.source_files import git_state, source_files
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -123,6 +124,7 @@ class Run:
             "command": redact(shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "git": {"commit": commit, "dirty": changed},
+            "files": source_files(config.name),
             "packages": packages(),
             "python": platform.python_version(),
             "hardware": hardware(),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from src.run import Run, read_json, write_json
+from src.source_files import HEADING
 from src.train import Result
 from tests.conftest import call, folders, mistakes, train
 
@@ -32,6 +33,9 @@ def code(monkeypatch: pytest.MonkeyPatch) -> None:
     """The repository's state, which may change while the tests run."""
     for module in ("src.run", "src.reproduce"):
         monkeypatch.setattr(f"{module}.git_state", lambda: ("c" * 40, True, "+ here\n"))
+    for module in ("src.run", "src.reproduce"):
+        monkeypatch.setattr(f"{module}.source_files", lambda config: {"src/nets/mine.py": "a" * 64})
+    monkeypatch.setattr("src.reproduce.compare_files", lambda then, config: [])
 
 
 @pytest.fixture
@@ -96,6 +100,36 @@ def test_another_diff_of_the_same_size_is_told(run: Run, capsys: pytest.CaptureF
     (run.path / "diff.patch").unlink()
     assert call("reproduce", str(run.path))
     assert "differs    uncommitted changes: none then, 1 lines of diff now\n" in capsys.readouterr().out
+
+
+def test_untracked_files_are_compared_by_name(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = []
+
+    def compare(then: dict[str, str], config: str) -> list[str]:
+        given.append((then, config))
+        return ["src/nets/mine.py: changed since"]
+
+    monkeypatch.setattr("src.reproduce.compare_files", compare)
+    # The patch holds the untracked files as they were; the tracked ones are equal.
+    (run.path / "diff.patch").write_text(f"+ here\n{HEADING}+ other\n")
+    capsys.readouterr()
+    assert again()[0] == 0
+    assert capsys.readouterr().out.splitlines()[0] == "differs    src/nets/mine.py: changed since"
+    assert given == [({"src/nets/mine.py": "a" * 64}, "digits")]
+
+
+def test_a_run_of_an_earlier_version_recorded_no_untracked_files(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    meta = read_json(run.path / "meta.json")
+    del meta["files"]
+    write_json(run.path / "meta.json", meta)
+    capsys.readouterr()
+    assert again()[0] == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "as then    packages, Python, hardware, data, split",
+        "unknown    src/nets/mine.py: not tracked by git; the run does not record such files",
+    ]
 
 
 def test_without_a_known_reason(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
