@@ -29,7 +29,6 @@ from src.serving.limits import Limits
 NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "onnxruntime": "onnxruntime",
           "python_multipart": "python-multipart", "prometheus_client": "prometheus-client"}  # fmt: skip
 SECONDS = 5  # after which what does not end by itself is killed
-FOREVER = 1e12  # more than anybody means
 READY = b"r"
 
 
@@ -193,6 +192,23 @@ def _received(end: socket.socket) -> bytes:
         return b""
 
 
+def _wrong_port(port: int) -> list[str]:
+    """The system would take the number modulo 65536."""
+    return [] if 0 <= port <= 65535 else [f"--port: expected a number from 0 to 65535, got {port}"]
+
+
+def _wrong_limits(given: dict[str, float]) -> list[str]:
+    lines = []
+    for one in fields(Limits):
+        value, most = given[one.name], one.metadata["most"]
+        flag = f"--{one.name.replace('_', '-')}"
+        if not value > 0:
+            lines.append(f"{flag}: expected more than 0, got {value:g}")
+        elif value > most:
+            lines.append(f"{flag}: expected at most {most:,}, got {value:g}")
+    return lines
+
+
 def main(argv: list[str]) -> int:
     parser = Parser("serve", "RUN|MODEL.onnx [--port N] [--host ADDRESS] [--api-key-env NAME] [limits]",
                     "Serve a run's model: a page at /, POST /predict, /docs, /metrics.")  # fmt: skip
@@ -209,8 +225,7 @@ def main(argv: list[str]) -> int:
                             metavar=one.metadata["unit"])  # fmt: skip
     flags = parser.read(argv)
     given = {one.name: getattr(flags, one.name) for one in fields(Limits)}
-    if lines := [f"--{name.replace('_', '-')}: expected more than 0, got {value:g}" for name, value in given.items()
-                 if not 0 < value < FOREVER]:  # fmt: skip
+    if lines := [*_wrong_port(flags.port), *_wrong_limits(given)]:
         raise InputError(lines)
     limits = Limits(**given)
     if missing := sorted({name for module, name in NEEDED.items() if find_spec(module) is None}):

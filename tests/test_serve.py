@@ -617,6 +617,15 @@ def test_mistakes_are_told_before_anything_starts(digits: Run, tmp_path: Path, m
     assert mistakes("serve", path, "--batch", "0", "--wait", "-1", "--queue", "0") == [
         "--batch: expected more than 0, got 0", "--queue: expected more than 0, got 0", "--wait: expected more than 0, got -1"
     ]  # fmt: skip
+    for port in ("80000", "65536", "-1"):
+        assert mistakes("serve", "nowhere", "--port", port) == [
+            f"--port: expected a number from 0 to 65535, got {port}"
+        ]  # before anything is looked for
+    assert mistakes("serve", path, "--threads", "5000", "--wait", "inf", "--patience", "nan") == [
+        "--threads: expected at most 1,024, got 5000",
+        "--wait: expected at most 86,400, got inf",
+        "--patience: expected more than 0, got nan",
+    ]
     assert mistakes("serve", path, "--max-boddy", "3")[0].startswith(
         "--max-boddy: no such flag; did you mean '--max-body'?"
     )

@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def _limit(default: float, unit: str, about: str) -> Any:
-    return field(default=default, metadata={"unit": unit, "about": about})
+def _limit(default: float, unit: str, about: str, most: float) -> Any:
+    return field(default=default, metadata={"unit": unit, "about": about, "most": most})
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Whole numbers from 1, and seconds and megabytes above 0."""
+    """Whole numbers from 1, and seconds and megabytes above 0; each up to the `most` of its metadata."""
 
-    threads: int = _limit(1, "N", "cores for one batch: more pay for a large net, and cost a small one")
-    batch: int = _limit(64, "N", "inputs that the model takes at once")
-    max_body: float = _limit(10.0, "MB", "of a request (else 413)")
-    max_pixels: int = _limit(20_000_000, "N", "of a picture, read before it is decoded (413)")
-    max_rows: int = _limit(256, "N", "pictures or rows in one request (413)")
-    queue: int = _limit(1024, "N", "inputs that may wait for the model (429)")
-    wait: float = _limit(10.0, "SECONDS", "that a request may wait for the model (503)")
-    connections: int = _limit(512, "N", "open at once (503)")
-    patience: float = _limit(10.0, "SECONDS", "that a client has to send a request (408)")
+    threads: int = _limit(1, "N", "cores for one batch: more pay for a large net, and cost a small one", 1024)
+    batch: int = _limit(64, "N", "inputs that the model takes at once", 1_000_000)
+    max_body: float = _limit(10.0, "MB", "of a request (else 413)", 10_000)
+    max_pixels: int = _limit(20_000_000, "N", "of a picture, read before it is decoded (413)", 10**10)
+    max_rows: int = _limit(256, "N", "pictures or rows in one request (413)", 1_000_000)
+    queue: int = _limit(1024, "N", "inputs that may wait for the model (429)", 1_000_000)
+    wait: float = _limit(10.0, "SECONDS", "that a request may wait for the model (503)", 86_400)
+    connections: int = _limit(512, "N", "open at once (503)", 1_000_000)
+    patience: float = _limit(10.0, "SECONDS", "that a client has to send a request (408)", 86_400)
