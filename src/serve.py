@@ -11,10 +11,12 @@ from __future__ import annotations
 import gc
 import ipaddress
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
@@ -30,6 +32,9 @@ NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "onnxruntime": "onnxruntim
           "python_multipart": "python-multipart", "prometheus_client": "prometheus-client"}  # fmt: skip
 SECONDS = 5  # after which what does not end by itself is killed
 READY = b"r"
+DELAYS = (0.25, 0.5, 1.0, 2.0, 4.0)  # seconds before a worker is started again that was not ready yet; then no more
+LAST_BYTES = 2000  # of what a worker printed, told when the server gives up
+WRONG_INPUT = 2  # the status of a worker that cannot work with what it was given, however often it is started
 
 
 def exported(name: str) -> Path:
@@ -133,42 +138,114 @@ class Watch:
     key: str | None
     child: int = 0
     stopping: bool = False
+    said: bytes = b""  # what the present worker printed last
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT.
 
         Returns:
-            The exit status: that of the process, where it did not come so far as to answer.
+            The exit status: 0, or when no worker came so far as to answer, the last one's, or 1.
         """
-        signals = {signal.SIGTERM, signal.SIGINT}
-        for number in signals:
+        for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGALRM, lambda *_: self._send(signal.SIGKILL))
+        failures = 0
         while True:
-            ours, theirs = socket.socketpair()
-            signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-            self.child = os.fork()
-            if self.child == 0:
-                ours.close()
-                for number in signals:
-                    signal.signal(number, signal.SIG_DFL)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-                run_command(partial(self._work, theirs.fileno()))
-            theirs.close()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-            if self.stopping:
-                self._stop()
-            status = os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+            ours, errors = self._start()
+            was_ready, status = self._follow(ours, errors)
+            self.child = 0
             signal.alarm(0)
-            ours.setblocking(False)
-            was_ready = _received(ours) == READY
-            ours.close()
             if self.stopping:
                 return 0
-            if not was_ready:
-                return status if status > 0 else 1
             by = f"signal {-status}" if status < 0 else f"status {status}"
-            print(f"worker     ended by {by}; another takes its place", file=sys.stderr, flush=True)
+            if was_ready:
+                failures = 0
+                _tell(f"ended by {by}; another takes its place")
+                continue
+            if status == WRONG_INPUT:  # it has printed what is wrong
+                return status
+            if failures == len(DELAYS):
+                _tell(f"ended by {by} before it was ready, {failures + 1} times in a row; {self._last_words()}")
+                return status if status > 0 else 1
+            delay = DELAYS[failures]
+            failures += 1
+            _tell(f"ended by {by} before it was ready; another takes its place in {delay:g} s")
+            until = time.monotonic() + delay
+            while not self.stopping and time.monotonic() < until:
+                time.sleep(min(delay, 0.05))
+            if self.stopping:
+                return 0
+
+    def _start(self) -> tuple[socket.socket, int]:
+        """Start a worker.
+
+        Returns:
+            The end at which it tells that it is ready, closed when it ends; and where its standard error comes.
+        """
+        ours, theirs = socket.socketpair()
+        errors, its_errors = os.pipe()
+        signals = {signal.SIGTERM, signal.SIGINT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        self.child = os.fork()
+        if self.child == 0:
+            ours.close()
+            os.close(errors)
+            os.dup2(its_errors, 2)
+            os.close(its_errors)
+            for number in signals:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+            run_command(partial(self._work, theirs.fileno()))
+        theirs.close()
+        os.close(its_errors)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        if self.stopping:
+            self._stop()
+        return ours, errors
+
+    def _follow(self, ours: socket.socket, errors: int) -> tuple[bool, int]:
+        """Pass on what a worker prints, until its end.
+
+        Returns:
+            Whether it was ready, and its status; negative for a signal.
+        """
+        os.set_blocking(errors, False)
+        ours.setblocking(False)
+        self.said, was_ready, ended = b"", False, 0
+        watched: list[Any] = [ours, errors]
+        while not ended:
+            # A process that it started may hold its standard error open, so the end of that tells nothing.
+            for end in select.select(watched, [], [], None if ours in watched else 0.02)[0]:
+                if end is ours:
+                    received = _received(ours)
+                    was_ready = was_ready or received == READY
+                    if not received:
+                        watched.remove(ours)
+                elif not self._pass_on(errors):
+                    watched.remove(errors)
+            if ours not in watched:
+                ended, status = os.waitpid(self.child, os.WNOHANG)
+        while self._pass_on(errors):
+            pass
+        ours.close()
+        os.close(errors)
+        return was_ready, os.waitstatus_to_exitcode(status)
+
+    def _pass_on(self, errors: int) -> bool:
+        """Write on what there is of a worker's standard error; False at its end, or where nothing is left."""
+        try:
+            data = os.read(errors, 65536)
+        except BlockingIOError:
+            return False
+        self.said = (self.said + data)[-LAST_BYTES:]
+        with suppress(OSError):  # nobody listens
+            sys.stderr.buffer.write(data)
+            sys.stderr.flush()
+        return bool(data)
+
+    def _last_words(self) -> str:
+        lines = self.said.decode(errors="replace").strip().splitlines()
+        return "\n    ".join(["it printed last:", *lines[-10:]]) if lines else "it printed nothing"
 
     def _work(self, parent: int, _: list[str]) -> None:
         work(self.path, self.where, self.limits, self.key, parent)
@@ -183,6 +260,10 @@ class Watch:
         if self.child:  # 0 would be whoever started the server too
             with suppress(ProcessLookupError):  # it has just ended by itself
                 os.kill(self.child, number)
+
+
+def _tell(line: str) -> None:
+    print(f"worker     {line}", file=sys.stderr, flush=True)
 
 
 def _received(end: socket.socket) -> bytes:

@@ -599,6 +599,62 @@ def test_a_killed_server_leaves_no_process(digits: Run) -> None:
             pass
 
 
+# The server, but its first workers are killed before they are ready.
+SHAKY = """
+import os, signal, sys
+from src import serve
+
+real, failures, count = serve.work, int(sys.argv.pop(1)), sys.argv.pop(1)
+serve.DELAYS = (0.01, 0.02, 0.03, 0.04, 0.05)
+
+def work(*given):
+    with open(count, "a") as file:
+        file.write("x")
+    if os.path.getsize(count) <= failures:
+        print("almost there", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(*given)
+
+serve.work = work
+serve.run_command(serve.main)
+"""
+
+
+def shaky(model: Path, failures: int, count: Path) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", SHAKY, str(failures), str(count), str(model), "--port", "0"]
+    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_workers_killed_before_they_are_ready_are_replaced(digits: Run, tmp_path: Path) -> None:
+    process = shaky(file_of(digits), 2, tmp_path / "count")
+    assert process.stdout
+    port = int(re.findall(r":(\d+)/", process.stdout.readline() + process.stdout.readline())[0])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/ready")  # the socket has listened from the beginning
+    assert connection.getresponse().status == 200
+    connection.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[1].splitlines() == [
+        "almost there",
+        "worker     ended by signal 9 before it was ready; another takes its place in 0.01 s",
+        "almost there",
+        "worker     ended by signal 9 before it was ready; another takes its place in 0.02 s",
+    ]
+    assert process.returncode == 0
+
+
+def test_the_server_ends_when_no_worker_becomes_ready(digits: Run, tmp_path: Path) -> None:
+    process = shaky(file_of(digits), 99, tmp_path / "count")
+    error = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 1
+    assert (tmp_path / "count").read_text() == "x" * 6
+    assert error[-3:] == [
+        "almost there",
+        "worker     ended by signal 9 before it was ready, 6 times in a row; it printed last:",
+        "    almost there",
+    ]
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Mistakes, and a run without an export
 
