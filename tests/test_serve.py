@@ -99,6 +99,12 @@ class Server:
         """Of the worker, in MB."""
         return float(re.search(r"^process_resident_memory_bytes (\S+)", self.ask("/metrics")[1], re.M)[1]) / 1e6  # type: ignore[index]
 
+    def decoders(self) -> list[int]:
+        """Of the worker, once it is ready."""
+        assert self.ask("/ready")[0] == 200
+        words = ["pgrep", "-P", str(self.worker())]
+        return [int(pid) for pid in subprocess.run(words, capture_output=True, text=True).stdout.split()]
+
     def stop(self) -> tuple[int, str]:
         """Status and standard error."""
         self.process.send_signal(signal.SIGTERM)
@@ -181,15 +187,24 @@ def png(pixels: Any = None, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def bomb() -> bytes:
-    """196 megapixels in a few kB."""
+def chunk(name: bytes, content: bytes = b"") -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    rows = zlib.compress(b"\x00" * (14000 // 8 + 1) * 14000, 9)
-    head = struct.pack(">IIBBBBB", 14000, 14000, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+def black(width: int, height: int) -> bytes:
+    """Many pixels of one bit each, in a few kB."""
+    rows = zlib.compress(b"\x00" * (width // 8 + 1) * height, 9)
+    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND")
+
+
+def scans(count: int, side: int = 64) -> bytes:
+    """A progressive JPEG with so many empty scans more than usual."""
+    usual = png(np.full((side, side), 99, np.uint8), format="JPEG", progressive=True)
+    last = usual.rindex(b"\xff\xda")
+    header = usual[last : last + 2 + int.from_bytes(usual[last + 2 : last + 4], "big")]
+    return usual[:-2] + count * header + usual[-2:]
 
 
 def form(*files: bytes, name: str = "file") -> tuple[bytes, Headers]:
@@ -308,6 +323,8 @@ def test_requests_are_gathered_into_batches(digits: Run) -> None:
 
 JPEG = png(format="JPEG")
 ONE, TWO, MANY, NONE = form(png()), form(png(), png()), form(*[png()] * 21), form()
+
+
 JSON = {"Content-Type": "application/json"}
 # What is sent, where, with which headers; the status that it gets, and what the reason says.
 BAD_PICTURES: dict[str, tuple[str, bytes | None, Headers, int, str]] = {
@@ -322,7 +339,10 @@ BAD_PICTURES: dict[str, tuple[str, bytes | None, Headers, int, str]] = {
     "half of a photograph": ("/predict", JPEG[: len(JPEG) // 2], {}, 422, "the picture: cannot be read: "),
     "the first bytes alone": ("/predict", png()[:10], {}, 422, "cannot be read: its beginning is damaged"),
     "a wrong check sum": ("/predict", png()[:45] + b"\xff\xff" + png()[47:], {}, 422, "cannot be read: "),
-    "196 megapixels": ("/predict", bomb(), {}, 413, "the picture: 14000 x 14000 pixels; at most 20,000,000 are taken"),
+    "196 megapixels": ("/predict", black(14000, 14000), {}, 413, "the picture: 14000 x 14000 pixels; at most 20,000,000 are taken"),
+    "many scans": ("/predict", scans(1000), {}, 422, "the picture: the JPEG has more than 100 scans; save it as a baseline JPEG"),
+    "many scans of a large JPEG": ("/predict", scans(90_000, 2000), {}, 422, "the picture: the JPEG has more than 100 scans"),
+    "many pixels together": ("/predict/batch", *form(*[black(5000, 4000)] * 6), 413, "120,000,000 pixels or more in one request; at most 100,000,000 are taken, so send fewer pictures at once"),
     "too many bytes": ("/predict", b"x" * 1_000_001, {}, 413, "the body has 1,000,001 bytes or more; at most 1,000,000"),
     "two files": ("/predict", *TWO, 422, "the form holds 2 files; /predict/batch takes several"),
     "no file": ("/predict", *NONE, 422, "the form holds no file"),
@@ -364,6 +384,9 @@ BAD_ROWS: dict[str, tuple[str, bytes | None, Headers, int, str]] = {
     "an empty list": ("/predict/batch", b"[]", JSON, 422, "a row is an object of columns and values"),
     "a number": ("/predict", b"7", JSON, 422, "a row is an object of columns and values"),
     "one where several are taken": ("/predict/batch", row(), JSON, 422, "/predict/batch takes a list of rows"),
+    "unknown columns": ("/predict", row(**{f"c{i}": 1 for i in range(101)}), JSON, 413, "row 1: 105 columns; the training had 4, and at most 100 others are taken"),
+    "unknown columns over many rows": ("/predict", json.dumps([{f"{r} {i}": 1 for i in range(90)} for r in range(3)]).encode(), JSON, 413, "row 2: 180 columns; the training had 4, and at most 100 others are taken"),
+    "many unknown columns": ("/predict", row(**{f"c{i}": 1 for i in range(70_000)}), JSON, 413, "row 1: 70,004 columns; the training had 4, and at most 100 others are taken"),
     "too many rows": ("/predict", json.dumps([ROW] * 21).encode(), JSON, 413, "21 rows in one request; at most 20 are taken"),
     "too many bytes": ("/predict", b" " * 1_000_001, JSON, 413, "at most 1,000,000"),
     "a picture": ("/predict", png(), {"Content-Type": "image/png"}, 415, "takes rows as JSON (application/json), not image/png"),
@@ -459,6 +482,99 @@ def test_after_much_that_is_bad_it_is_healthy(rounds: int, pictures: Server, tab
     assert tables.ask("/predict", row())[0] == 200
 
 
+def test_scans_of_a_jpeg_are_counted_where_a_decoder_finds_them() -> None:
+    from src.serving.decode import has_more_scans
+
+    usual = png(np.full((64, 64), 99, np.uint8), format="JPEG", progressive=True)
+    count = usual.count(b"\xff\xda")
+    assert count > 1
+    assert (has_more_scans(usual, count - 1), has_more_scans(usual, count)) == (True, False)
+    start = b"\xff\xda\x00\x08"
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 2 + 200 * len(start)) + 200 * start
+    for harmless in (usual[:2] + thumbnail + usual[2:], usual + 200 * start):
+        assert not has_more_scans(harmless, count)
+        assert has_more_scans(harmless, count - 1)
+    assert has_more_scans(usual[:2] + thumbnail + scans(100)[2:], 100)
+
+
+def test_a_long_and_narrow_picture_is_not_resized_to_gigapixels() -> None:
+    from src.data.prepare import Preparation
+    from src.serving.decode import Refusal, decode_images
+    from src.serving.limits import Limits
+
+    step = {"do": "resize", "size": [64], "longest": None, "how": "BILINEAR"}
+    prepare = Preparation(1, 64, "squash", whole=True, white=255, steps=[step])
+    assert decode_images([("a.png", black(640, 64))], False, prepare, Limits()).x.shape == (1, 1, 64, 640)
+    with pytest.raises(Refusal) as refused:
+        decode_images([("a.png", black(65_536, 1))], False, prepare, Limits())
+    reason = "a.png: 65536 x 1 pixels would be resized to 268,435,456; at most 20,000,000 are taken"
+    assert (refused.value.status, refused.value.reason) == (413, reason)
+
+
+def slow_to_decode(kind: str) -> bytes:
+    """What takes ten seconds or more to decode, far below the limits of pixels and rows."""
+    if kind == "table":
+        return b'[{"size": [' + b",".join([b"[]"] * 12_000_000) + b"]}]"
+    return png()[:33] + 3_000_000 * chunk(b"teSt") + png()[33:]
+
+
+@pytest.mark.parametrize("kind", ["image", "table"])
+def test_a_slow_decode_is_ended_and_holds_up_nobody(kind: str, digits: Run, houses: Run) -> None:
+    model, good = (
+        (file_of(digits), png(np.zeros((600, 600), np.uint8))) if kind == "image" else (file_of(houses), row())
+    )
+    with serving(model, "--max-body", "40", "--decode", "1.5") as server:
+        before, body, refused = server.decoders(), slow_to_decode(kind), list[tuple[int, Any]]()
+        attacks = [threading.Thread(target=lambda: refused.append(server.ask("/predict", body))) for _ in before]
+        for one in attacks:
+            one.start()
+        while server.ask("/ready")[1] == {"status": "ready"}:
+            assert any(one.is_alive() for one in attacks)
+        assert server.ask("/ready") == (503, {"status": "busy: all decoders are at slow requests"})
+        assert server.ask("/health")[0] == 200
+        assert refused == []  # they were answered while it decoded
+        for one in attacks:
+            one.join()
+        reason = "decoding took more than 1.5 s; send less, or simpler files"
+        assert refused == [(422, {"error": reason})] * len(before)
+        assert server.ask("/predict", good)[0] == 200
+        while server.ask("/ready")[0] != 200:
+            pass
+        assert set(server.decoders()).isdisjoint(before)
+        assert f"kindling_decoders_replaced {len(before)}.0\n" in server.ask("/metrics")[1]
+        told = "decoder    killed: one request took more than 1.5 s; another takes its place\n"
+        assert server.stop() == (0, told * len(before))
+
+
+def test_a_killed_decoder_is_replaced(digits: Run) -> None:
+    good = png(np.zeros((600, 600), np.uint8))
+    with serving(file_of(digits)) as server:
+        for pid in server.decoders():
+            os.kill(pid, signal.SIGKILL)
+            while Path(f"/proc/{pid}").exists():
+                pass
+        assert server.ask("/predict", good)[0] == 200
+        status, error = server.stop()
+        assert status == 0
+        assert "decoder    ended by signal 9 while it was idle; another takes its place\n" in error
+
+
+def test_requests_wait_for_a_decoder_only_so_long() -> None:
+    from src.serving.decode import Refusal
+    from src.serving.decoders import Decoders
+    from src.serving.limits import Limits
+
+    async def asked() -> list[Any]:
+        decoders = Decoders(0, Limits(queue=1, wait=0.1))
+        return await asyncio.gather(*[decoders({}) for _ in range(2)], return_exceptions=True)
+
+    first, second = asyncio.run(asked())
+    assert isinstance(first, Refusal)
+    assert isinstance(second, Refusal)
+    assert (first.status, first.reason) == (503, "no decoder was free within 0.1 s; try again later")
+    assert (second.status, second.reason) == (429, "1 wait for a decoder already; try again later")
+
+
 def test_slow_clients_and_too_many_connections(digits: Run) -> None:
     with serving(file_of(digits), "--patience", "0.5", "--connections", "4") as server:
         for begun in (b"", b"GET /health HTTP/1.1\r\nHost:", HEAD + b"100\r\n\r\nx"):
@@ -475,7 +591,7 @@ def test_slow_clients_and_too_many_connections(digits: Run) -> None:
 
 def test_the_queue_and_the_wait_have_an_end() -> None:
     from src.serving.app import Application
-    from src.serving.inputs import Asked
+    from src.serving.decode import Decoded
     from src.serving.limits import Limits
 
     release = threading.Event()
@@ -488,7 +604,11 @@ def test_the_queue_and_the_wait_have_an_end() -> None:
     model: Any = SimpleNamespace(ask=ask, spec=spec, facts={"input": {}, "output": {"name": "value"}}, prepare=None, name="m",
                                  answers=lambda outputs, sizes: [{"prediction": 1.0} for _ in outputs])  # fmt: skip
     application = Application(model, Limits(batch=1, queue=1, wait=0.2), None, lambda: 0)
-    application.inputs._rows = lambda *_: Asked(np.zeros((1, 1)), False)  # type: ignore[method-assign]
+
+    async def rows(*_: Any) -> Decoded:
+        return Decoded(np.zeros((1, 1)), False)
+
+    application.inputs._rows = rows  # type: ignore[method-assign]
 
     async def asked() -> list[tuple[int, str]]:
         running = asyncio.create_task(application.batches.run())
@@ -590,13 +710,16 @@ def test_a_killed_worker_is_replaced_and_nobody_hangs(digits: Run) -> None:
 def test_a_killed_server_leaves_no_process(digits: Run) -> None:
     server = Server(file_of(digits))
     assert server.ask("/health")[0] == 200
-    worker = server.worker()
+    processes = [server.worker(), *server.decoders()]
+    assert len(processes) > 1
     with server.connect() as waiting:
         server.process.kill()
         server.process.communicate()
         assert waiting.recv(1000) == b""  # the worker has closed it, and ends
-        while Path(f"/proc/{worker}").exists() and Path(f"/proc/{worker}/stat").read_text().split()[2] != "Z":
-            pass
+        for pid in processes:
+            with suppress(FileNotFoundError):  # it has ended
+                while Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+                    pass
 
 
 # The server, but its first workers are killed before they are ready.

@@ -1,1 +1,1 @@
-"""The parts of src/serve.py: the model and its batches, the application, the connections, and its pages."""
+"""The parts of src/serve.py: model and batches, application, decoders, connections, pages."""

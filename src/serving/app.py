@@ -63,6 +63,8 @@ class Application:
         sizes = Histogram("kindling_batch_size", "Inputs in a batch", buckets=[2**i for i in range(11)], registry=it)
         self.inputs, self.batches = Inputs(model, limits), Batches(model, limits.batch, limits.queue, sizes.observe)
         Gauge("kindling_waiting", "Inputs that wait", registry=it).set_function(lambda: self.batches.count)
+        replaced = Gauge("kindling_decoders_replaced", "Decoder processes that were replaced", registry=it)
+        replaced.set_function(lambda: self.inputs.decoders.replaced)
         Gauge("kindling_connections", "Open connections", registry=it).set_function(connections)
         self.counters: dict[tuple[str, int], Any] = {}  # to look a child up costs more than to count
         self.app = self._app()
@@ -135,10 +137,12 @@ class Application:
     def _app(self) -> FastAPI:
         @asynccontextmanager
         async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-            await asyncio.to_thread(self.model.ask, np.zeros((1, *self.model.shape), self.model.type))
+            blank = np.zeros((1, *self.model.shape), self.model.type)
+            await asyncio.gather(asyncio.to_thread(self.model.ask, blank), self.inputs.decoders.start(self.model.facts))
             running = asyncio.create_task(self.batches.run())
             yield
             running.cancel()
+            await self.inputs.decoders.close()
 
         app = FastAPI(title=f"Kindling: {self.model.name}", docs_url=None, redoc_url=None, lifespan=lifespan)
         for path, about in ABOUT.items():
@@ -162,9 +166,11 @@ class Application:
         async def health() -> dict[str, str]:
             return {"status": "alive"}
 
-        @app.get("/ready", description="Whether it takes requests: 503 while it is stopping.")
+        @app.get("/ready", description="Whether it takes requests: 503 while it is stopping, or all decoders are busy.")
         async def ready() -> Response:
-            return JSONResponse({"status": "stopping" if self.draining else "ready"}, 503 if self.draining else 200)
+            busy = "busy: all decoders are at slow requests" if self.inputs.decoders.stuck() else ""
+            wrong = "stopping" if self.draining else busy
+            return JSONResponse({"status": wrong or "ready"}, 503 if wrong else 200)
 
         @app.get("/metrics", description="For Prometheus.")
         async def metrics() -> Response:

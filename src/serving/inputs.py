@@ -6,42 +6,29 @@ src/serving/app.py calls this for each prediction.
 from __future__ import annotations
 
 import asyncio
-import io
-import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
-import numpy as np
 from fastapi import Request
-from PIL import ExifTags, Image, UnidentifiedImageError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.types import Message
 
-from src.data.encode_frame import encode_frame, unseen_in
-from src.errors import InputError
+from src.serving.decode import Decoded, Refusal, decode_rows, decode_small_images
+from src.serving.decoders import Decoders
 from src.serving.limits import Limits
-from src.serving.model import Array, Model
+from src.serving.model import Model
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
-BEGINNINGS = (b"\x89PNG", b"\xff\xd8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
-SMALL = 1 << 16  # pixels that take less time to decode than to hand to a thread
+# Rows that take less time to decode than to hand to another process.
+FEW_BYTES, FEW_COLUMNS = 1 << 14, 64
+# More than the cores of a small machine: one decodes while another's result is on its way. Rows rarely need any.
+IMAGE_DECODERS, ROW_DECODERS = 3, 1
 HELD = 8  # largest bodies that are held at once
 CLOSE = {"connection": "close"}
 
 
 def refuse(status: int, reason: str, headers: dict[str, str] | None = None) -> NoReturn:
     raise HTTPException(status, reason, headers)
-
-
-class Asked(NamedTuple):
-    """What a request asks for."""
-
-    x: Array  # (n, *raw_shape)
-    several: bool  # whether they came as several, and are answered so
-    notes: Sequence[str] = ()  # what the client should be told
-    sizes: Sequence[tuple[int, int]] = ()  # of the pictures, as they were sent: width and height
 
 
 class Inputs:
@@ -55,9 +42,9 @@ class Inputs:
     def __init__(self, model: Model, limits: Limits) -> None:
         self.model, self.limits, self.most = model, limits, int(limits.max_body * 1e6)
         self.held = 0  # bytes of bodies
-        self.decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")
+        self.decoders = Decoders(IMAGE_DECODERS if model.prepare else ROW_DECODERS, limits)
 
-    async def __call__(self, request: Request, several: bool) -> Asked:
+    async def __call__(self, request: Request, several: bool) -> Decoded:
         """The inputs of a request.
 
         Raises:
@@ -67,8 +54,11 @@ class Inputs:
         try:
             await self._receive(request, body)
             if self.model.prepare is None:
-                return self._rows(request, body, several)
+                return await self._rows(request, body, several)
             return await self._pictures(request, bytes(body), several)
+        except Refusal as refusal:
+            again = {"retry-after": "1"} if refusal.status in (429, 503) else None
+            refuse(refusal.status, refusal.reason, again)
         except TimeoutError:
             refuse(408, f"the body did not come within {self.limits.patience:g} s", CLOSE)
         finally:
@@ -98,24 +88,31 @@ class Inputs:
     # -----------------------------------------------------------------------------------------------------------
     # Pictures
 
-    async def _pictures(self, request: Request, body: bytes, several: bool) -> Asked:
+    async def _pictures(self, request: Request, body: bytes, several: bool) -> Decoded:
         kind = _kind(request)
         if kind in ("application/json", "text/plain", "text/html"):
             refuse(415, f"this model takes pictures, not {kind}; send the file's bytes, or a form with files")
         if kind != "multipart/form-data":
             if several:
                 refuse(415, "/predict/batch takes pictures as files of a form (multipart/form-data)")
-            x, size = await self._prepared("the picture", body)
-            return Asked(x[None], False, sizes=[size])
-        files = await self._files(request, body)
+            files: Sequence[tuple[str, bytes]] = [("the picture", body)]
+        else:
+            files = await self._files(request, body)
         if not files:
             refuse(422, "the form holds no file")
         if not several and len(files) > 1:
             refuse(422, f"the form holds {len(files)} files; /predict/batch takes several")
-        found = [await self._prepared(name or "the picture", content) for name, content in files]
-        return Asked(np.stack([x for x, _ in found]), several, sizes=[size for _, size in found])
+        assert self.model.prepare is not None
+        decoded = decode_small_images(files, several, self.model.prepare, self.limits)
+        if decoded is None:
+            lengths = [(name, len(content)) for name, content in files]
+            contents = [content for _, content in files]
+            decoded = await self.decoders({"files": lengths, "several": several}, *contents)
+        if decoded.x.shape[1:] != self.model.shape:
+            refuse(422, f"the pictures come to {decoded.x.shape[1:]}, and the model takes {self.model.shape}")
+        return decoded._replace(x=decoded.x.astype(self.model.type, copy=False))
 
-    async def _files(self, request: Request, body: bytes) -> Sequence[tuple[str | None, bytes]]:
+    async def _files(self, request: Request, body: bytes) -> Sequence[tuple[str, bytes]]:
         async def once() -> Message:
             return {"type": "http.request", "body": body, "more_body": False}
 
@@ -123,81 +120,22 @@ class Inputs:
         try:
             async with Request(request.scope, once).form(max_files=most, max_fields=most) as form:
                 files = [value for _, value in form.multi_items() if not isinstance(value, str)]
-                return [(file.filename, await file.read()) for file in files]
+                return [(file.filename or "the picture", await file.read()) for file in files]
         except MultiPartException as error:
             refuse(413 if "Too many" in error.message else 422, f"the form cannot be read: {error.message}")
-
-    async def _prepared(self, name: str, content: bytes) -> tuple[Array, tuple[int, int]]:
-        """A picture as the model takes it, `(C, H, W)`, and the width and height that it is seen at."""
-        prepare, most = self.model.prepare, self.limits.max_pixels
-        assert prepare is not None
-        if not content:
-            refuse(422, f"{name}: is empty")
-        try:
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                pixels, size = image.width * image.height, image.size
-                if pixels > most:
-                    refuse(413, f"{name}: {image.width} x {image.height} pixels; at most {most:,} are taken")
-                there = asyncio.get_running_loop()
-                x = prepare(image) if pixels <= SMALL else await there.run_in_executor(self.decoders, prepare, image)
-                if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # it is turned by a quarter
-                    size = size[::-1]
-        except HTTPException:
-            raise
-        except UnidentifiedImageError:
-            if content.startswith(BEGINNINGS):
-                refuse(422, f"{name}: cannot be read: its beginning is damaged")
-            refuse(415, f"{name}: is no picture that can be read ({', '.join(FORMATS)})")
-        except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
-            refuse(422, f"{name}: cannot be read: {error}")
-        if x.shape != self.model.shape:
-            refuse(422, f"{name}: comes to {x.shape}, and the model takes {self.model.shape}")
-        return x.astype(self.model.type, copy=False), size
 
     # -----------------------------------------------------------------------------------------------------------
     # Rows
 
-    def _rows(self, request: Request, body: bytearray, several: bool) -> Asked:
-        """The rows as the model takes them, `(rows, columns)`; several where they came as a list."""
-        import pandas as pd
-
-        notes: list[str] = []
+    async def _rows(self, request: Request, body: bytearray, several: bool) -> Decoded:
         kind = _kind(request) or "application/json"
         if kind not in ("application/json", "application/x-www-form-urlencoded"):  # the second is what curl says
             refuse(415, f"this model takes rows as JSON (application/json), not {kind}")
-        try:
-            given = json.loads(body, parse_constant=_no_constant)
-        except RecursionError:
-            refuse(422, "the JSON is nested too deeply")
-        except ValueError as error:
-            refuse(422, f"the body is no JSON: {error}")
-        rows = given if isinstance(given, list) else [given]
-        if several and not isinstance(given, list):
-            refuse(422, "/predict/batch takes a list of rows")
-        if not rows or not all(isinstance(row, dict) for row in rows):
-            refuse(422, "a row is an object of columns and values, several are a list of such")
-        if len(rows) > self.limits.max_rows:
-            refuse(413, f"{len(rows):,} rows in one request; at most {self.limits.max_rows:,} are taken")
-        names = dict.fromkeys(name for row in rows for name in row)
-        for number, row in enumerate(rows, 1):
-            if lacking := next((name for name in names if name not in row), None):
-                refuse(422, f"row {number} lacks the column '{lacking}' that others have; null is a missing value")
-            if nested := next((name for name, value in row.items() if isinstance(value, list | dict)), None):
-                refuse(422, f"column '{nested}' (row {number}): a number, a text, true, false or null is expected")
-        frame = pd.DataFrame({name: pd.Series([row[name] for row in rows]) for name in names})
-        try:
-            with np.errstate(all="ignore"):
-                x = encode_frame(frame, self.model.spec.columns, notes)
-        except (InputError, OverflowError) as error:
-            refuse(422, str(error))
-        for name, (_, example) in unseen_in(frame, x, self.model.spec.columns).items():
-            notes.append(f"{name}: the training did not have {example!r}")
-        return Asked(x, isinstance(given, list), notes)
+        columns = self.model.spec.columns
+        if len(body) <= FEW_BYTES and len(columns) <= FEW_COLUMNS:
+            return decode_rows(body, several, columns, self.limits)
+        return await self.decoders({"several": several}, bytes(body))
 
 
 def _kind(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON; null stands for a missing value")

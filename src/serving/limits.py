@@ -18,8 +18,12 @@ class Limits:
     batch: int = _limit(64, "N", "inputs that the model takes at once", 1_000_000)
     max_body: float = _limit(10.0, "MB", "of a request (else 413)", 10_000)
     max_pixels: int = _limit(20_000_000, "N", "of a picture, read before it is decoded (413)", 10**10)
+    max_total_pixels: int = _limit(
+        100_000_000, "N", "of all pictures in one request, or --max-pixels where that is more (413)", 10**10
+    )
     max_rows: int = _limit(256, "N", "pictures or rows in one request (413)", 1_000_000)
-    queue: int = _limit(1024, "N", "inputs that may wait for the model (429)", 1_000_000)
-    wait: float = _limit(10.0, "SECONDS", "that a request may wait for the model (503)", 86_400)
+    decode: float = _limit(10.0, "SECONDS", "that decoding the pictures or rows of one request may take (422)", 86_400)
+    queue: int = _limit(1024, "N", "inputs that may wait for the model, or requests for a decoder (429)", 1_000_000)
+    wait: float = _limit(10.0, "SECONDS", "that a request may wait for the model, or for a decoder (503)", 86_400)
     connections: int = _limit(512, "N", "open at once (503)", 1_000_000)
     patience: float = _limit(10.0, "SECONDS", "that a client has to send a request (408)", 86_400)
