@@ -325,6 +325,10 @@ JPEG = png(format="JPEG")
 ONE, TWO, MANY, NONE = form(png()), form(png(), png()), form(*[png()] * 21), form()
 
 
+def charset(name: str) -> Headers:
+    return {"Content-Type": f"multipart/form-data; boundary=xyz; charset={name}"}
+
+
 JSON = {"Content-Type": "application/json"}
 # What is sent, where, with which headers; the status that it gets, and what the reason says.
 BAD_PICTURES: dict[str, tuple[str, bytes | None, Headers, int, str]] = {
@@ -349,6 +353,9 @@ BAD_PICTURES: dict[str, tuple[str, bytes | None, Headers, int, str]] = {
     "a text instead of a file": ("/predict", ONE[0].replace(b'; filename="0.png"', b""), ONE[1], 422, "the form "),
     "a form without an end": ("/predict", ONE[0][:60], ONE[1], 422, "the form "),
     "a form without a boundary": ("/predict", ONE[0], {"Content-Type": "multipart/form-data"}, 422, "the form cannot be read"),
+    "a charset that is none": ("/predict", ONE[0], charset("undefined"), 422, "the form cannot be read: charset 'undefined'; send names as UTF-8, without a charset"),
+    "a charset of host names": ("/predict", ONE[0].replace(b"0.png", b"\xff.png"), charset("punycode"), 422, "the form cannot be read: charset 'punycode'"),
+    "a charset that makes half characters": ("/predict", form(b"\x89PNG")[0].replace(b"0.png", rb"\ud800.png"), charset("unicode_escape"), 422, "the form cannot be read: charset 'unicode_escape'"),
     "a damaged file in a form": ("/predict/batch", *form(png(), b"\x89PNG"), 422, "1.png: cannot be read"),
     "too many files": ("/predict/batch", *MANY, 413, "Too many files"),
     "one where several are taken": ("/predict/batch", png(), {}, 415, "takes pictures as files of a form"),
@@ -384,6 +391,11 @@ BAD_ROWS: dict[str, tuple[str, bytes | None, Headers, int, str]] = {
     "an empty list": ("/predict/batch", b"[]", JSON, 422, "a row is an object of columns and values"),
     "a number": ("/predict", b"7", JSON, 422, "a row is an object of columns and values"),
     "one where several are taken": ("/predict/batch", row(), JSON, 422, "/predict/batch takes a list of rows"),
+    "half a character": ("/predict", row(colour="\ud800"), JSON, 422, "column 'colour' (row 1): the text has half of a surrogate pair, \\ud800; send the whole character"),
+    "half a character for a number": ("/predict", row(size="1\udfff"), JSON, 422, "column 'size' (row 1): the text has half of a surrogate pair, \\udfff"),
+    "half a character in a name": ("/predict", row(**{"a\ud800": 1}), JSON, 422, "column 'a\\ud800' (row 1): the name has half of a surrogate pair, \\ud800"),
+    "half a character in bytes": ("/predict", row(colour="?").replace(b"?", b"\xed\xa0\x80"), JSON, 422, "the body is no JSON: 'utf-8' codec can't decode"),
+    "a missing name of half a character": ("/predict", json.dumps([{"\ud800": 1}, {"size": 1}]).encode(), JSON, 422, "column '\\ud800' (row 1): the name has half"),
     "unknown columns": ("/predict", row(**{f"c{i}": 1 for i in range(101)}), JSON, 413, "row 1: 105 columns; the training had 4, and at most 100 others are taken"),
     "unknown columns over many rows": ("/predict", json.dumps([{f"{r} {i}": 1 for i in range(90)} for r in range(3)]).encode(), JSON, 413, "row 2: 180 columns; the training had 4, and at most 100 others are taken"),
     "many unknown columns": ("/predict", row(**{f"c{i}": 1 for i in range(70_000)}), JSON, 413, "row 1: 70,004 columns; the training had 4, and at most 100 others are taken"),

@@ -33,6 +33,7 @@ MAX_UNKNOWN = 100  # columns of a row that the training did not have
 MAX_LINE = 1000  # characters of a reason or a note
 MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")  # of JPEG segments; the others have no length
 START_OF_SCAN, END_OF_IMAGE, SEQUENTIAL_FRAMES = b"\xda", b"\xd9", (b"\xc0", b"\xc1", b"\xc9")
+SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # half of a pair, or the whole of one
 
 
 def shorten(line: str) -> str:
@@ -210,7 +211,8 @@ def decode_rows(body: bytes | bytearray, several: bool, columns: Sequence[Column
     from src.data.encode_frame import encode_frame, unseen_in
 
     try:
-        given = json.loads(body, parse_constant=_no_constant)
+        text = body.decode(json.detect_encoding(body))  # json.loads would let surrogates pass
+        given = json.loads(text, parse_constant=_no_constant)
     except RecursionError:
         raise Refusal(422, "the JSON is nested too deeply") from None
     except ValueError as error:
@@ -220,6 +222,8 @@ def decode_rows(body: bytes | bytearray, several: bool, columns: Sequence[Column
     rows = given if isinstance(given, list) else [given]
     known = {column.name for column in columns}
     names = _names(rows, known, limits.max_rows)
+    if SURROGATE_ESCAPE.search(text):
+        _check_surrogates(rows)
     _check_cells(rows, names)
     # Of unknown columns the name is enough, for a note or as a hint at a wrong name.
     values = {name: pd.Series([row[name] for row in rows]) if name in known else None for name in names}
@@ -258,6 +262,21 @@ def _check_cells(rows: list[Row], names: Iterable[str]) -> None:
             raise Refusal(422, f"row {number} lacks the column '{lacking}' that others have; null is a missing value")
         if nested := next((name for name, value in row.items() if isinstance(value, list | dict)), None):
             raise Refusal(422, f"column '{nested}' (row {number}): a number, a text, true, false or null is expected")
+
+
+def _check_surrogates(rows: list[Row]) -> None:
+    """Refuse half of a surrogate pair, which cannot be encoded as UTF-8."""
+    for number, row in enumerate(rows, 1):
+        for name, value in row.items():
+            for text, what in ((name, "the name"), (value, "the text")):
+                try:
+                    if isinstance(text, str):
+                        text.encode()
+                except UnicodeEncodeError as error:
+                    escape = f"\\u{ord(text[error.start]):04x}"
+                    column = name.encode(errors="backslashreplace").decode()
+                    reason = f"{what} has half of a surrogate pair, {escape}; send the whole character"
+                    raise Refusal(422, f"column '{column}' (row {number}): {reason}") from None
 
 
 def _no_constant(name: str) -> NoReturn:

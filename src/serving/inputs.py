@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from fastapi import Request
+from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.types import Message
@@ -19,6 +20,8 @@ from src.serving.decoders import Decoders
 from src.serving.limits import Limits
 from src.serving.model import Model
 
+# Of names in forms; the codecs of Python are more, and some fail or make half characters.
+CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "windows-1252")
 # Rows that take less time to decode than to hand to another process.
 FEW_BYTES, FEW_COLUMNS = 1 << 14, 64
 # More than the cores of a small machine: one decodes while another's result is on its way. Rows rarely need any.
@@ -117,6 +120,10 @@ class Inputs:
             return {"type": "http.request", "body": body, "more_body": False}
 
         most = self.limits.max_rows
+        charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8").decode("latin-1")
+        if charset.lower() not in CHARSETS:
+            reason = f"charset {charset[:40]!r}; send names as UTF-8, without a charset"
+            refuse(422, f"the form cannot be read: {reason}")
         try:
             async with Request(request.scope, once).form(max_files=most, max_fields=most) as form:
                 files = [value for _, value in form.multi_items() if not isinstance(value, str)]
