@@ -194,7 +194,7 @@ class Decoders:
         self.idle.put_nowait(one)
 
     def _replace(self, one: Decoder, reason: str) -> None:
-        print(f"decoder    {reason}; another takes its place", file=sys.stderr, flush=True)
+        _tell(f"{reason}; another takes its place")
         self.replaced += 1
         task = asyncio.create_task(self._restart(one))
         self.tasks.add(task)
@@ -209,6 +209,11 @@ class Decoders:
                 await one.start(self.first)
             except OSError as error:
                 failures += 1
-                print(f"decoder    {error}; failed {failures} times in a row", file=sys.stderr, flush=True)
+                _tell(f"{error}; failed {failures} times in a row")
             else:
                 return self._release(one)
+
+
+def _tell(line: str) -> None:
+    with suppress(OSError):  # nobody listens, where the process that started the server was killed
+        print(f"decoder    {line}", file=sys.stderr, flush=True)
