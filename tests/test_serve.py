@@ -194,7 +194,7 @@ def chunk(name: bytes, content: bytes = b"") -> bytes:
 
 def black(width: int, height: int) -> bytes:
     """Many pixels of one bit each, in a few kB."""
-    rows = zlib.compress(b"\x00" * (width // 8 + 1) * height, 9)
+    rows = zlib.compress(b"\x00" * ((width + 7) // 8 + 1) * height, 9)
     head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND")
 
@@ -521,6 +521,31 @@ def test_a_long_and_narrow_picture_is_not_resized_to_gigapixels() -> None:
         decode_images([("a.png", black(65_536, 1))], False, prepare, Limits())
     reason = "a.png: 65536 x 1 pixels would be resized to 268,435,456; at most 20,000,000 are taken"
     assert (refused.value.status, refused.value.reason) == (413, reason)
+
+
+def test_only_little_work_is_done_in_the_event_loop() -> None:
+    from src.data.prepare import Preparation
+    from src.serving.decode import Decoded, decode_small_images
+    from src.serving.limits import Limits
+
+    def decoded(*files: bytes, prepare: Preparation) -> Decoded | None:
+        return decode_small_images([("a", file) for file in files], True, prepare, Limits())
+
+    small = Preparation(1, 8, "squash", whole=False, white=255)
+    large = Preparation(1, 512, "squash", whole=False, white=255)
+    step = {"do": "resize", "size": [64], "longest": None, "how": "BILINEAR"}
+    whole = Preparation(1, 64, "squash", whole=True, white=255, steps=[step])
+    for file in (png(), JPEG, black(256, 256)):
+        assert decoded(file, prepare=small) is not None
+    assert decoded(*[black(100, 100)] * 6, prepare=small) is not None
+    texts = png()[:33] + 2 * chunk(b"zTXt", b"a\x00\x00" + zlib.compress(b"")) + png()[33:]
+    padded = png() + b" " * 70_000
+    for file in (black(257, 256), png(format="TIFF"), png(format="WEBP"), texts, padded):
+        assert decoded(file, prepare=small) is None
+    assert decoded(*[black(100, 100)] * 7, prepare=small) is None
+    assert decoded(png(), prepare=large) is None
+    assert decoded(black(64, 64), prepare=whole) is not None
+    assert decoded(black(64, 1), prepare=whole) is None
 
 
 def slow_to_decode(kind: str) -> bytes:

@@ -26,7 +26,7 @@ Files = Sequence[tuple[str, bytes]]  # names and contents
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 PNG, JPEG = b"\x89PNG", b"\xff\xd8"
 BEGINNINGS = (PNG, JPEG, b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
-SMALL_BYTES = SMALL_PIXELS = 1 << 16
+SMALL_BYTES, SMALL_PIXELS = 1 << 15, 1 << 16
 PACKED_CHUNKS = (b"zTXt", b"iTXt", b"iCCP")  # of a PNG; each may expand a thousandfold
 MAX_SCANS = 100  # of a JPEG; encoders write about ten, and each decodes the whole image again
 MAX_UNKNOWN = 100  # columns of a row that the training did not have
@@ -87,8 +87,8 @@ def decode_images(files: Files, several: bool, prepare: Preparation, limits: Lim
 def decode_small_images(files: Files, several: bool, prepare: Preparation, limits: Limits) -> Decoded | None:
     """`decode_images` for what takes longer to hand to another process than to decode; else None.
 
-    The bytes, and whatever can multiply the work on them, are bounded before Pillow sees them, so that
-    even crafted files take no more than some tens of milliseconds.
+    Bytes, and chunks that expand, are bounded before Pillow sees them, and pixels before it decodes, so
+    that even crafted files (thousands of EXIF entries, say) take no more than some 50 ms.
     """
     if sum(len(content) for _, content in files) > SMALL_BYTES:
         return None
@@ -98,7 +98,7 @@ def decode_small_images(files: Files, several: bool, prepare: Preparation, limit
         if content.startswith(PNG) and sum(map(content.count, PACKED_CHUNKS)) > 1:
             return None
     images = _open_all(files, limits)
-    if sum(image.width * image.height for image in images) > SMALL_PIXELS:
+    if sum(_most_pixels(image, prepare) for image in images) > SMALL_PIXELS:
         return None
     return _decode_all(files, images, several, prepare, limits)
 
@@ -120,7 +120,9 @@ def _decode_all(
     files: Files, images: Sequence[Image.Image], several: bool, prepare: Preparation, limits: Limits
 ) -> Decoded:
     for (name, _), image in zip(files, images, strict=True):
-        _check_aspect(name, image, prepare, limits.max_pixels)
+        if (pixels := _most_pixels(image, prepare)) > limits.max_pixels:
+            reason = f"{image.width} x {image.height} pixels would be resized to {pixels:,}"
+            raise Refusal(413, f"{name}: {reason}; at most {limits.max_pixels:,} are taken")
     found = [_decode(name, image, prepare) for (name, _), image in zip(files, images, strict=True)]
     x = np.stack([x for x, _ in found]) if len(found) > 1 else found[0][0][None]
     return Decoded(x, several, sizes=[size for _, size in found])
@@ -158,15 +160,21 @@ def _decode(name: str, image: Image.Image, prepare: Preparation) -> tuple[Array,
     return x, size
 
 
-def _check_aspect(name: str, image: Image.Image, prepare: Preparation, max_pixels: int) -> None:
-    """Refuse what is so long and narrow that a resize of its shorter side makes it huge."""
+def _most_pixels(image: Image.Image, prepare: Preparation) -> int:
+    """The pixels of the largest form that the preparation gives an image.
+
+    A resize of the shorter side makes a long and narrow image huge.
+    """
     width, height = image.size
+    most = width * height if prepare.whole else max(width * height, prepare.size**2)
     for step in prepare.steps:
-        if step["do"] == "resize" and len(step["size"]) == 1 and step["longest"] is None:
-            pixels = step["size"][0] ** 2 * max(width, height) // min(width, height)
-            if pixels > max_pixels:
-                reason = f"{width} x {height} pixels would be resized to {pixels:,}"
-                raise Refusal(413, f"{name}: {reason}; at most {max_pixels:,} are taken")
+        if step["do"] == "resize":
+            short, long = step["size"][0], step["size"][-1]
+            if len(step["size"]) == 1:
+                long = short * max(width, height) // min(width, height)
+                long = min(long, step["longest"] or long)
+            most = max(most, short * long)
+    return most
 
 
 def has_more_scans(content: bytes, most: int) -> bool:
