@@ -42,7 +42,11 @@ def validate(value: Any, annotation: Any) -> Any:
     if readable is _NOTHING:
         raise ValueError
     try:
-        converted = _adapter(readable).validate_json(json.dumps(value), strict=True)
+        text = json.dumps(value)
+    except TypeError:  # of no type that YAML can write
+        raise ValueError(f"{type(value).__name__} is no plain value") from None
+    try:
+        converted = _adapter(readable).validate_json(text, strict=True)
     except ValidationError as error:
         raise ValueError(str(error)) from None
     except (PydanticSchemaGenerationError, PydanticUserError, TypeError):

@@ -61,6 +61,8 @@ class AtomicIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+# A config has some hundred values in a handful of levels.
+MOST_VALUES, MOST_LEVELS = 100_000, 50
 ATOMS = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype)
 NOT_HERE = object()
 
@@ -181,7 +183,38 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{name}: not a readable checkpoint: {reason}") from None
     if not isinstance(content, dict) or "kindling" not in content:
         raise InputError(f"{name}: a checkpoint of another program: it holds no config and no spec")
+    try:
+        check_content(content)
+    except ValueError as error:
+        raise InputError(f"{name}: not a readable checkpoint: {error}") from None
     return content
+
+
+def check_content(content: dict[str, Any]) -> None:
+    """Check what others read: the weights by their names, and a config of plain values.
+
+    Raises:
+        ValueError: naming what is wrong; also for a config that is too large or nested too deeply to be one.
+    """
+    state, own = content.get("state_dict"), content["kindling"]
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ValueError("state_dict: expected tensors by name")
+    kinds = {"name": str, "config": dict, "spec": dict}
+    wrong = [key for key in kinds if not isinstance(own, dict) or not isinstance(own.get(key), kinds[key])]
+    if wrong:
+        raise ValueError(f"kindling.{wrong[0]}: expected a {kinds[wrong[0]].__name__}")
+    seen, left = 0, [(own["config"], 0)]
+    while left:
+        value, depth = left.pop()
+        seen += 1
+        if seen > MOST_VALUES or depth > MOST_LEVELS:
+            raise ValueError("kindling.config: too large, or nested too deeply")
+        if isinstance(value, dict):
+            left += [(item, depth + 1) for item in value.values()]
+        elif isinstance(value, list | tuple):
+            left += [(item, depth + 1) for item in value]
+        elif not isinstance(value, str | int | float | None):
+            raise ValueError(f"kindling.config: holds a {type(value).__name__}, which is no plain value")
 
 
 def newest(files: Sequence[Path]) -> tuple[Path | None, dict[str, Any] | None, list[str]]:

@@ -6,10 +6,10 @@ python -m src.evaluate RUN [--split val|test]
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from src.command import Parser, run_command
-from src.ranks import distributed
 from src.run import Run, load_run, read_json, shown, write_json
 
 if TYPE_CHECKING:
@@ -33,9 +33,10 @@ def evaluate(run: Run, stages: tuple[Stage, ...] = ("val", "test")) -> dict[str,
     task, data = run.task, run.data()
     if run.config.values.get("compile"):
         task.net.compile()  # type: ignore[union-attr]  # as in training, or the last digits differ
-    # However many processes it was trained in: here there may be one GPU, or none.
-    alone = {"trainer.strategy": "auto", "trainer.devices": 1, "trainer.num_nodes": 1}
-    config = run.config.replaced(alone, origin="src.evaluate") if distributed(run.config.values) else run.config
+    # However many processes it was trained in: here there may be one GPU, or none. A profiler writes files where it likes.
+    alone = {"trainer.strategy": "auto", "trainer.devices": 1, "trainer.num_nodes": 1, "trainer.profiler": None}
+    resolved = replace(run.config, values=parts.resolve(run.config, run.spec))
+    config = resolved.replaced(alone, origin="src.evaluate")
     trainer = build_trainer(config, None, task, run.spec)
     metrics: dict[str, float] = {}
     for stage in stages:

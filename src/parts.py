@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
@@ -32,6 +33,8 @@ KINDS = {
     "logger": "lightning.pytorch.loggers.Logger",
 }
 NAMED = ("callbacks", "logger")  # sections of several parts, each under a name of its own
+# Names of parts become names of modules, which torch.fx and torch.export write into code that they run.
+NAME = re.compile(r"[\w ./:+-]+")
 EXTRAS = ("wandb", "mlflow")  # of the loggers, by their keys
 # The arguments that a part is given by name, where its signature has them, so that a config leaves them out.
 OF_SPEC = ("spec", "in_shape", "num_outputs")
@@ -285,6 +288,8 @@ def _check_value(value: Any, key: str, annotation: Any, given: Sequence[str], re
     elif isinstance(value, dict | list) and _holds_parts(value):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, item in items:
+            if not NAME.fullmatch(str(name)):
+                report(key, f"{name!r} cannot name a part; use letters, digits, spaces and ._:/+-")
             _check_value(item, f"{key}.{name}", element(annotation), given, report)
     else:
         try:
@@ -321,7 +326,7 @@ def _build_part(node: Any, key: str, given: Mapping[str, Any], config: Config, a
     # In a module of this repository, a TypeError is more likely to be a mistake there than in the values.
     refusals: tuple[type[Exception], ...] = (ValueError, MisconfigurationException, ImportError)
     if not target.__module__.startswith("src."):
-        refusals += (TypeError,)
+        refusals += (TypeError, RuntimeError, AssertionError)
     try:
         return target(**arguments)
     except refusals as error:
@@ -339,6 +344,8 @@ def _build_value(value: Any, key: str, annotation: Any, given: Mapping[str, Any]
         within = {name: item for name, item in given.items() if name in OF_SPEC}
         return _build_part(value, key, within, config, annotation)
     if isinstance(value, dict) and _holds_parts(value):
+        if wrong := [name for name in value if not NAME.fullmatch(str(name))]:
+            raise InputError(f"{key}: {wrong[0]!r} cannot name a part ({config.origin(key)})")
         return {k: _build_value(v, f"{key}.{k}", element(annotation), given, config) for k, v in value.items()}
     if isinstance(value, list) and _holds_parts(value):
         return [_build_value(v, f"{key}.{i}", element(annotation), given, config) for i, v in enumerate(value)]

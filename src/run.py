@@ -65,6 +65,8 @@ class Run:
         told = os.environ.get("KINDLING_RUN")
         if told and int(os.environ.get("LOCAL_RANK", "0")) > 0:
             return cls(Path(told))
+        if Path(name).name != name or name == "..":
+            raise InputError(f"{name!r}: not the name of a config")
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
         folder = LOGS / name
         try:
@@ -215,11 +217,17 @@ class Run:
         """What the task knows of its data."""
         from src.data.spec import Spec
 
-        return Spec.from_plain(self.checkpoint["kindling"]["spec"])
+        try:
+            return Spec.from_plain(self.checkpoint["kindling"]["spec"])
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"{shown(self.checkpoint_file)}: its spec cannot be read: {error!r}") from None
 
     @cached_property
     def task(self) -> LightningModule:
         """The trained task in eval mode, on the CPU: `run.task(x)` takes raw input."""
+        from src import parts
+
+        parts.check(self.config)
         task = build_task(self.config, self.spec, begin=False)
         try:
             task.load_state_dict(self.checkpoint["state_dict"])

@@ -49,16 +49,20 @@ OF_TRAINER = (
     "lightning.fabric.plugins.CheckpointIO",
     "lightning.fabric.plugins.ClusterEnvironment",
 )
-# Of an allowed kind, and yet refused: building them opens a file, a socket or a process. Read by hand in torch 2.15,
+# Of an allowed kind, and yet refused: building or using them opens a file, a socket or a process. Read by hand in torch 2.15,
 # torchvision 0.29, torchmetrics 1.9 and lightning 2.6.6; a test builds the others and watches what they open.
 OPENING = {
     "lightning.fabric.plugins.environments.lsf.LSFEnvironment": "reads a file named by the environment",
     "lightning.fabric.plugins.environments.mpi.MPIEnvironment": "starts MPI",
+    "lightning.pytorch.demos": "downloads its data",
     "lightning.pytorch.serve.servable_module_validator.ServableModuleValidator": "starts a server",
     "lightning.pytorch.strategies.deepspeed.DeepSpeedStrategy": "reads the file in its argument 'config'",
     "src.callbacks.metrics_file.MetricsFile": "writes the file in its argument 'path'",
+    "torchmetrics.audio.dnsmos.DeepNoiseSuppressionMeanOpinionScore": "downloads a model",
+    "torchmetrics.audio.nisqa.NonIntrusiveSpeechQualityAssessment": "downloads a model",
     "torchmetrics.functional": "its nets load weights from files and servers",
     "torchmetrics.image.arniqa.ARNIQA": "downloads a model",
+    "torchmetrics.image.dists.DeepImageStructureAndTextureSimilarity": "downloads a model",
     "torchmetrics.image.fid.FrechetInceptionDistance": "downloads a model",
     "torchmetrics.image.fid.NoTrainInceptionV3": "downloads a model",
     "torchmetrics.image.inception.InceptionScore": "downloads a model",
@@ -111,8 +115,8 @@ def locate(path: Any) -> Any:
     # Decided before anything is imported: an import runs code as well.
     if not isinstance(path, str) or not _within(path, allowed):
         raise ValueError(f"{path!r} is outside {outside}")
-    private = next((step for step in path.split(".") if step.startswith("__")), None)
-    if private:
+    private = next((step for step in path.split(".") if step.startswith("_")), None)
+    if private and (private.startswith("__") or _within(path, LIBRARIES)):
         raise ValueError(f"'{path}': '{private}' cannot be named in a config")
     found = load(path)
     if not (inspect.isclass(found) or inspect.isroutine(found)):
@@ -122,12 +126,19 @@ def locate(path: Any) -> Any:
     home = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', '')}"
     if not _within(home, allowed):
         raise ValueError(f"{path!r} comes from '{found.__module__}', outside {outside}")
-    if not inspect.isclass(found) and not _within(home, (*ROOMS, *allowed_by_user(), "torchvision.models")):
+    if not inspect.isclass(found) and not _within(home, (*ROOMS, *allowed_by_user())) and not _is_builder(found):
         raise ValueError(f"{path!r} is a function of a library, not a class; add its full path to {ALLOW}")
     reason = _opens(found)
     if reason and not _of_the_user(path, found):
-        raise ValueError(f"'{path}' {reason} when it is built; to allow it, add this path to {ALLOW}")
+        raise ValueError(f"'{path}' {reason}; to allow it, add this path to {ALLOW}")
     return found
+
+
+def _is_builder(found: Any) -> bool:
+    """Whether it is a function of torchvision that makes one of its models; others there take models apart."""
+    from torchvision.models import get_model_builder, list_models
+
+    return any(found is get_model_builder(name) for name in list_models())
 
 
 def _opens(found: Any) -> str | None:
@@ -148,9 +159,9 @@ def allowed_by_user() -> tuple[str, ...]:
     """
     try:
         content = tomllib.loads(PYPROJECT.read_text(encoding="utf-8")) if PYPROJECT.exists() else {}
-    except ValueError as error:
-        raise InputError(f"pyproject.toml: not valid TOML: {error}") from None
-    targets = content.get("tool", {}).get("kindling", {}).get("targets", [])
+        targets = content.get("tool", {}).get("kindling", {}).get("targets", [])
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"pyproject.toml: tool.kindling.targets cannot be read: {error}") from None
     if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
         raise InputError(f"pyproject.toml: tool.kindling.targets: expected a list of texts, got {targets!r}")
     return tuple(targets)
@@ -186,7 +197,10 @@ def load(path: str) -> Any:
         ValueError: with the step at which the path leads nowhere.
     """
     steps = path.split(".")
-    found: Any = importlib.import_module(steps[0])
+    try:
+        found: Any = importlib.import_module(steps[0])
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"importing '{steps[0]}' failed: {error}") from None
     for i, step in enumerate(steps[1:], 1):
         if hasattr(found, step):
             found = getattr(found, step)

@@ -15,7 +15,7 @@ import torch
 from src import parts
 from src.config import ROOT, compose
 from src.errors import InputError
-from src.run import load_run
+from src.run import Run, load_run
 from tests.conftest import call, kept_runs, train
 
 HANDLER = "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler"
@@ -81,6 +81,94 @@ def test_part_of_another_kind_is_refused(section: str, part: dict[str, Any], che
         assert any(line.startswith(section) and "._target_: " in line for line in lines)
 
 
+# torch.fx and torch.export write the names of modules into code that they run.
+NAMED = '(", 0), getattr(__import__("os"), "system")("touch MARKER"), getattr(self, ")'
+
+
+@pytest.mark.parametrize("extracted", [True, False])
+def test_name_of_a_module_runs_nothing(extracted: bool, checkpoint: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "started"
+    name = NAMED.replace("MARKER", str(marker))
+    parts_by_name = {
+        name: {"_target_": "torch.nn.Flatten"},
+        "b": {"_target_": "torch.nn.LazyLinear", "out_features": 10},
+    }
+    net: dict[str, Any] = {"_target_": "torch.nn.ModuleDict", "modules": parts_by_name}
+    if extracted:
+        getter = "torchvision.models._utils.IntermediateLayerGetter"
+        net = {"_target_": "torchvision.models.feature_extraction.create_feature_extractor", "return_nodes": ["b"],
+               "model": {"_target_": getter, "model": net, "return_layers": {"b": "out"}}}  # fmt: skip
+    file = hostile(checkpoint, tmp_path, "net", net)
+    with pytest.raises(InputError, match="function of a library|cannot name a part"):
+        call("evaluate", str(file))
+    with pytest.raises(InputError, match="function of a library|cannot name a part"):
+        _ = load_run(file).task
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        {
+            "profiler": {
+                "_target_": "lightning.pytorch.profilers.SimpleProfiler",
+                "dirpath": "THERE",
+                "filename": "evil",
+            }
+        },
+        {"profiler": "pytorch"},
+        "${oc.create:{accelerator: cpu, devices: 2, strategy: ddp}}",
+        {"strategy": "ddp", "devices": 2},
+    ],
+)
+def test_trainer_of_a_stranger_writes_and_starts_nothing(
+    trainer: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there"
+    text = json.dumps(trainer).replace("THERE", str(there))
+    file = hostile(checkpoint, tmp_path, "trainer", json.loads(text))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("subprocess.Popen", None)
+    call("evaluate", str(file), "--split", "test")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.json", "hostile.ckpt", "logs"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("kindling", None, "kindling.name: expected a str"),
+        ("config", ["a"], "kindling.config: expected a dict"),
+        ("config", {"net": b"x"}, "kindling.config: holds a bytes, which is no plain value"),
+        ("config", {"net": {"weights": torch.ones(1)}}, "kindling.config: holds a Tensor"),
+        ("config", "laughs", "too large, or nested too deeply"),
+        ("config", "deep", "too large, or nested too deeply"),
+        ("spec", {"classes": 3}, "its spec cannot be read"),
+        ("state_dict", {3: torch.ones(1)}, "state_dict: expected tensors by name"),
+    ],
+)
+def test_malformed_checkpoint_is_one_line(key: str, value: Any, line: str, checkpoint: Path, tmp_path: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    if value in ("laughs", "deep"):
+        grown: Any = ["ha"]
+        for _ in range(40):
+            grown = [grown] * (10 if value == "laughs" else 1)
+        value = {"net": grown if value == "laughs" else [[grown] for _ in range(1)]}
+        for _ in range(20):
+            value = {"net": value}
+    (content if key in content else content["kindling"])[key] = value
+    torch.save(content, tmp_path / "malformed.ckpt")
+    with pytest.raises(InputError) as caught:
+        call("evaluate", str(tmp_path / "malformed.ckpt"))
+    assert line in str(caught.value)
+    assert len(caught.value.lines) == 1
+
+
+def test_run_is_claimed_within_the_folder_of_runs() -> None:
+    for name in ("../../escaped", "a/b", ".."):
+        with pytest.raises(InputError, match="not the name of a config"):
+            Run.claim(name)
+
+
 def test_target_outside_is_refused_before_it_is_imported() -> None:
     words = ["net._target_=torch.nn.Transformer", f"net.custom_encoder={{_target_: {HANDLER}}}"]
     code = f"import sys; from src import parts; from src.config import compose\ntry: parts.check(compose('digits', {words}))\n" \
@@ -107,7 +195,7 @@ def test_only_allowed_kinds_of_all_libraries_and_none_opens_a_file() -> None:
 
 def test_single_class_is_allowed_by_its_full_path(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["task.metrics={a: {_target_: torchmetrics.image.fid.FrechetInceptionDistance}}"]
-    with pytest.raises(InputError, match=r"downloads a model when it is built; .* \[tool.kindling\] targets"):
+    with pytest.raises(InputError, match=r"downloads a model; .* \[tool.kindling\] targets"):
         parts.check(compose("digits", words))
     monkeypatch.setattr("src.targets.allowed_by_user", lambda: ("torchmetrics.image.fid.FrechetInceptionDistance",))
     parts.check(compose("digits", words))
@@ -115,7 +203,7 @@ def test_single_class_is_allowed_by_its_full_path(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("text", "line"), [
     ("[tool.kindling]\ntargets = 3\n", "tool.kindling.targets: expected a list of texts, got 3"),
-    ("[tool\n", "pyproject.toml: not valid TOML"),
+    ("[tool\n", "pyproject.toml: tool.kindling.targets cannot be read"),
 ])  # fmt: skip
 def test_wrong_list_of_targets_is_one_line(text: str, line: str, command: Any, repository: Path) -> None:
     (repository / "pyproject.toml").write_text(text)

@@ -76,7 +76,7 @@ def _missing(folder: Path, archives: Sequence[Archive]) -> list[Archive]:
 def _fetch(folder: Path, missing: Sequence[Archive]) -> None:
     """The files of the first of the missing archives."""
     archive = missing[0]
-    work = folder / ".download"
+    work = folder / ".kindling-download"
     # Only who holds the lock makes this folder: if it is here already, its maker was killed.
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()

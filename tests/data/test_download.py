@@ -71,7 +71,7 @@ def refused(data: MNIST | CIFAR10) -> str:
     """The one line that `prepare_data` ends with; no temporary file is left."""
     with pytest.raises(InputError) as caught:
         data.prepare_data()
-    assert not (data.folder / ".download").exists()
+    assert not (data.folder / ".kindling-download").exists()
     (line,) = caught.value.lines
     assert "\n" not in line
     return line
@@ -298,10 +298,10 @@ def test_a_process_killed_at_any_moment_leaves_nothing_that_looks_whole(
     ] * 3
     for moment, there in (("downloading", 0), ("unpacked", 0), ("moving", 2)):
         folder = folders[moment]
-        assert (folder / ".download").is_dir()  # it really was in the middle
+        assert (folder / ".kindling-download").is_dir()  # it really was in the middle
         assert [(folder / file).exists() for file in archive.files] == [True] * there + [False] * (5 - there)
         fetch(folder, [archive])
-        assert not (folder / ".download").exists()
+        assert not (folder / ".kindling-download").exists()
         for file in archive.files:
             assert (folder / file).read_bytes() == (tmp_path / "made" / file).read_bytes()
 
