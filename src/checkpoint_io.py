@@ -38,7 +38,10 @@ class AtomicIO(CheckpointIO):
         left_out: dict[str, str] = {}
         checkpoint = plain(checkpoint, left_out)
         if new := [f"{key} ({kind})" for key, kind in left_out.items() if key not in self.left_out]:
-            print(f"checkpoint: {', '.join(new)} left out; a checkpoint holds tensors and plain values only")
+            print(
+                f"checkpoint: {', '.join(new)} left out, neither tensors nor plain values; "
+                "save_hyperparameters(ignore=[…]) keeps them out"
+            )
             self.left_out |= left_out.keys()
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(path.name + ".tmp")
@@ -80,9 +83,15 @@ def plain(value: Any, left_out: dict[str, str], key: str = "") -> Any:
     if isinstance(value, DictConfig | ListConfig):
         value = OmegaConf.to_container(value)
     if isinstance(value, Mapping):
-        items = {name: plain(item, left_out, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
-        kept = {name: item for name, item in items.items() if item is not NOT_HERE}
-        same = type(value) in (dict, OrderedDict, Counter) and all(kept.get(name) is value[name] for name in value)
+        kept = {}
+        for name, item in value.items():
+            own = f"{key}.{name}".lstrip(".")
+            plain_name, plain_item = plain(name, left_out, own), plain(item, left_out, own)
+            if plain_name is not NOT_HERE and plain_item is not NOT_HERE:
+                kept[plain_name] = plain_item
+        same = type(value) in (dict, OrderedDict, Counter) and all(
+            type(name) in ATOMS and kept.get(name, NOT_HERE) is item for name, item in value.items()
+        )
         return value if same else kept
     if isinstance(value, list | tuple):
         parts = [plain(item, left_out, f"{key}.{i}") for i, item in enumerate(value)]
@@ -97,6 +106,8 @@ def plain(value: Any, left_out: dict[str, str], key: str = "") -> Any:
         return value.item()
     if _loads(value):
         return value
+    if key.startswith("state_dict."):
+        raise InputError(f"checkpoint: {key} ({type(value).__name__}) cannot be loaded again; convert it to a tensor")
     left_out[key] = type(value).__name__
     return NOT_HERE
 

@@ -7,12 +7,15 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from src.targets import allowed_by_user
+
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn", "hydra-core")
 
 
 def packages() -> dict[str, str]:
     found = {}
-    for name in PACKAGES:
+    own = [name.partition(".")[0] for name in allowed_by_user()]
+    for name in dict.fromkeys([*PACKAGES, *own]):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

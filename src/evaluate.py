@@ -33,7 +33,7 @@ def evaluate(run: Run, stages: tuple[Stage, ...] = ("val", "test")) -> dict[str,
     task, data = run.task, run.data()
     if run.config.values.get("compile"):
         task.net.compile()  # type: ignore[union-attr]  # as in training, or the last digits differ
-    # However many processes it was trained in: here there may be one GPU, or none. A profiler writes files where it likes.
+    # However many processes it was trained in: here there may be one GPU, or none. A profiler writes files to any path.
     alone = {"trainer.strategy": "auto", "trainer.devices": 1, "trainer.num_nodes": 1, "trainer.profiler": None}
     resolved = replace(run.config, values=parts.resolve(run.config, run.spec))
     config = resolved.replaced(alone, origin="src.evaluate")
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> dict[str, float]:
     from src import parts
     from src.train import table
 
-    parts.check(run.config)
+    parts.check(run.config, trained=True)
     _compare_split(run)
     metrics = evaluate(run, (flags.split,) if flags.split else ("val", "test"))
     table(metrics)

@@ -366,7 +366,7 @@ def main(argv: list[str]) -> dict[str, dict[str, Any]]:
 
     from src import parts
 
-    parts.check(run.config)
+    parts.check(run.config, trained=True)
     reports = export(run, flags.format, flags.int8)
     if flags.format == "torchscript":
         print("torchscript is deprecated: PyTorch develops it no further; pt2 takes its place")

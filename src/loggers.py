@@ -51,4 +51,4 @@ def finish_wandb(run_id: str, exit_code: int) -> None:
     try:
         wandb.finish(exit_code=exit_code)
     except Exception as error:
-        print(f"WandbLogger: {type(error).__name__}: {error}; the training goes on without it")
+        print(f"wandb: not finished: {type(error).__name__}: {error}; upload the run with 'wandb sync'")

@@ -6,15 +6,16 @@ import re
 from typing import TYPE_CHECKING, Any, Literal
 
 from src.errors import InputError
+from src.targets import locate, parameters
 
 if TYPE_CHECKING:
     from torch import nn
 
-LESS = re.compile(
+LOWER_IS_BETTER = re.compile(
     "loss|nll|ce|bce|error|err|mae|mse|rmse|mape|smape|mase|msle|crps|perplexity|ppl|ece|brier|wer|cer|fid|kid|lpips|"
     "hausdorff|fpr|fnr|cost"
 )
-MORE = re.compile(
+HIGHER_IS_BETTER = re.compile(
     "accuracy|acc|f1|fbeta|precision|recall|sensitivity|specificity|auroc|auprc|auc|ap|map|iou|miou|jaccard|dice|r2|psnr|"
     "ssim|bleu|rouge|meteor|kappa|mcc|matthews|ndcg|mrr|tpr|tnr|reward"
 )
@@ -37,46 +38,53 @@ def infer_mode(name: str, module: nn.Module) -> tuple[Literal["min", "max"], str
             if higher is not None:
                 return ("max" if higher else "min"), "by its torchmetrics class"
     for word in reversed(re.split(r"[^a-z0-9]+", name.lower())):
-        if LESS.fullmatch(word):
+        if LOWER_IS_BETTER.fullmatch(word):
             return "min", "by its name"
-        if MORE.fullmatch(word):
+        if HIGHER_IS_BETTER.fullmatch(word):
             return "max", "by its name"
     return None
 
 
-def settle_mode(task: Any, section: dict[str, Any]) -> None:
-    """Give a task its mode, where the config names what it monitors and leaves out the direction; printed as a note.
+def set_mode(task: Any, section: dict[str, Any]) -> None:
+    """Give a task that is to be trained its mode, where the config changes what it monitors and leaves out the mode.
+
+    The mode is printed with the task's notes.
 
     Args:
         task: a LightningModule with `monitor` and `mode`.
         section: the config's `task`.
 
     Raises:
-        InputError: when the direction is unknown.
+        InputError: when the mode is unknown.
     """
-    if section.get("monitor") is None or section.get("mode") is not None or not hasattr(task, "monitor"):
-        return
-    task.mode, source = _known(task.monitor, task, "task")
-    better = "higher" if task.mode == "max" else "lower"
-    task.notes = [*getattr(task, "notes", []), f"monitor: {task.monitor}, {better} is better ({source})"]
+    default = parameters(type(task)).get("monitor")
+    changed = section.get("monitor") is not None and not (default and default.default == section["monitor"])
+    if changed and section.get("mode") is None and hasattr(task, "monitor"):
+        task.mode, line = _require_mode(task.monitor, task, "task")
+        task.notes = [*getattr(task, "notes", []), line]
 
 
 def mode_of_callback(name: str, section: dict[str, Any], task: Any) -> str:
-    """The direction of what a callback monitors.
+    """The mode for what a callback monitors; one that is inferred is printed.
 
     Raises:
         InputError: when it is unknown.
     """
     monitor = section.get("monitor")
-    if monitor is None or monitor == task.monitor or "mode" in section:
+    takes_mode = "mode" in parameters(locate(section["_target_"]))
+    if monitor in (None, task.monitor) or section.get("mode") is not None or not takes_mode:
         return str(task.mode)
-    return _known(monitor, task, f"callbacks.{name}")[0]
+    mode, line = _require_mode(monitor, task, f"callbacks.{name}")
+    print(line)
+    return mode
 
 
-def _known(monitor: str, task: nn.Module, key: str) -> tuple[str, str]:
+def _require_mode(monitor: str, task: nn.Module, key: str) -> tuple[str, str]:
+    """The mode, and a line that names its source."""
     found = infer_mode(monitor, task)
     if found is None:
         raise InputError(
             f"{key}.mode: unknown whether a higher or a lower '{monitor}' is better; set {key}.mode=max or {key}.mode=min"
         )
-    return found
+    better = "higher" if found[0] == "max" else "lower"
+    return found[0], f"{key}.monitor: {monitor}, {better} is better ({found[1]})"

@@ -96,13 +96,18 @@ def values(config: Config) -> Values:
     return filled
 
 
-def check(config: Config) -> None:
-    """Check every section against the signatures that it names. Constructs nothing, touches no data.
+def check(config: Config, sections: Sequence[str] = tuple(KINDS), trained: bool = False) -> None:
+    """Check sections against the signatures that they name. Constructs nothing, touches no data.
+
+    Args:
+        config: the config.
+        sections: those that are going to be built.
+        trained: whether it is a run's, so that weights come from its checkpoint.
 
     Raises:
         InputError: with one line for each unknown, mistyped or missing argument and each wrong target.
     """
-    report = _Report(config)
+    report = _Report(config, trained)
     resolved = resolve(config, report=report)
     hints = get_type_hints(Values)
     for key, annotation in hints.items():
@@ -114,7 +119,7 @@ def check(config: Config) -> None:
     if type(threads) is int and not 1 <= threads <= 1024:
         report("threads", f"expected a number from 1 to 1024, got {threads}")
 
-    for section in KINDS:
+    for section in sections:
         node = resolved.get(section)
         if section in NAMED:
             if not isinstance(node, dict | None):
@@ -224,8 +229,8 @@ _LATER = "\0spec."
 
 
 class _Report:
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, trained: bool = False) -> None:
+        self.config, self.trained = config, trained
         self.lines: list[str] = []
 
     def __call__(self, key: str, text: str) -> None:
@@ -275,7 +280,8 @@ def _check_part(node: Any, key: str, given: Sequence[str], report: _Report, anno
     for name, parameter in accepted.items():
         if parameter.default is parameter.empty and name not in node and name not in filled:
             report(f"{key}.{name}", f"{title} needs it, and it is not set; add {key}.{name}=…")
-        if name == "weights_backbone" and name not in node and parameter.default is not None:
+        downloads = name == "weights_backbone" and parameter.default is not None
+        if downloads and name not in node and not report.trained:
             report(f"{key}.{name}", f"{title} downloads weights unless it is set; add {key}.{name}=null")
 
 
@@ -288,14 +294,19 @@ def _check_value(value: Any, key: str, annotation: Any, given: Sequence[str], re
     elif isinstance(value, dict | list) and _holds_parts(value):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, item in items:
-            if not NAME.fullmatch(str(name)):
-                report(key, f"{name!r} cannot name a part; use letters, digits, spaces and ._:/+-")
+            if line := _wrong_name(name):
+                report(key, line)
             _check_value(item, f"{key}.{name}", element(annotation), given, report)
     else:
         try:
             validate(value, annotation)
         except ValueError:
             report(key, f"expected {describe(annotation)}, got {value!r}")
+
+
+def _wrong_name(name: Any) -> str | None:
+    fits = isinstance(name, int) or NAME.fullmatch(str(name))
+    return None if fits else f"{name!r} cannot name a part; use letters, digits, spaces and ._:/+-"
 
 
 def _holds_parts(value: Any) -> bool:
@@ -316,6 +327,8 @@ def _build_part(node: Any, key: str, given: Mapping[str, Any], config: Config, a
         for name, value in node.items()
         if name != "_target_"
     }
+    if "weights_backbone" in accepted:  # never downloaded here: `check` asks for it, or a checkpoint has the weights
+        arguments.setdefault("weights_backbone", None)
     if partial:
         return functools.partial(target, **arguments)
     if not {"monitor", "mode"} <= accepted.keys():  # a mode of something else
@@ -344,8 +357,8 @@ def _build_value(value: Any, key: str, annotation: Any, given: Mapping[str, Any]
         within = {name: item for name, item in given.items() if name in OF_SPEC}
         return _build_part(value, key, within, config, annotation)
     if isinstance(value, dict) and _holds_parts(value):
-        if wrong := [name for name in value if not NAME.fullmatch(str(name))]:
-            raise InputError(f"{key}: {wrong[0]!r} cannot name a part ({config.origin(key)})")
+        for line in filter(None, map(_wrong_name, value)):
+            raise InputError(f"{key}: {line} ({config.origin(key)})")
         return {k: _build_value(v, f"{key}.{k}", element(annotation), given, config) for k, v in value.items()}
     if isinstance(value, list) and _holds_parts(value):
         return [_build_value(v, f"{key}.{i}", element(annotation), given, config) for i, v in enumerate(value)]

@@ -296,7 +296,7 @@ def main(argv: list[str]) -> Predicted:
 
     from src import parts
 
-    parts.check(run.config)
+    parts.check(run.config, trained=True)
     started = time.perf_counter()
     found = predict(run, inputs, flags.out, flags.gallery, flags.batch_size, flags.top)
     seconds = time.perf_counter() - started

@@ -44,7 +44,8 @@ def redacted(values: Any, key: str = "") -> Any:
     if isinstance(values, dict):
         return {name: redacted(value, "" if name == "_target_" else f"{key}.{name}") for name, value in values.items()}
     if isinstance(values, list | tuple):
-        return type(values)(redacted(value, key) for value in values)
+        found = [redacted(value, key) for value in values]
+        return tuple(found) if isinstance(values, tuple) else found
     if re.search(KEY, key, re.IGNORECASE) and _value(key, str(values)) == HIDDEN:
         return HIDDEN
     return redact(values) if isinstance(values, str) else values

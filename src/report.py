@@ -266,10 +266,8 @@ def _missing(predictions: Predictions | None) -> list[str]:
     if not missing:
         return []
     others = f"the other {len(numbers)} of {len(names)}"
-    return [
-        f"No {predictions.stage} sample is of: {counted(missing)}. "
-        f"AUROC, average precision and recall are means over {others}."
-    ]
+    means = "AUROC and recall" if predictions.spec.predicts == "class" else "AUROC and average precision"
+    return [f"Classes without a {predictions.stage} sample: {counted(missing)}. {means} are means over {others}."]
 
 
 def _pictures(run: Run) -> Iterator[dict[str, Any]]:

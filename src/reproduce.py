@@ -56,10 +56,11 @@ def differences(run: Run, then: dict[str, Any]) -> Iterator[str]:
         yield "resumed: its config was changed on the way (--override); now it is the last one from the start"
 
 
-def unrecorded(then: dict[str, Any]) -> str | None:
+def unrecorded_files(then: dict[str, Any]) -> str | None:
     """Which untracked files cannot be compared, since an earlier version recorded none."""
-    names = [name for name in source_files("") if "files" not in then]
-    return f"{counted(names)}: not tracked by git; the run does not record such files" if names else None
+    if "files" in then or not (names := list(source_files(""))):
+        return None
+    return f"{counted(names)}: not tracked by git; the run does not record such files"
 
 
 def reproduce(run: Run) -> tuple[Result, list[str]]:
@@ -85,7 +86,7 @@ def reproduce(run: Run) -> tuple[Result, list[str]]:
     parts.check(run.config)
     if meta.get("resumed"):
         print(f"resumed    {len(meta['resumed'])} times; it is trained in one go now")
-    found, unknown = list(differences(run, meta)), unrecorded(meta)
+    found, unknown = list(differences(run, meta)), unrecorded_files(meta)
     if found:
         print("\n".join(f"differs    {line}" for line in found))
     else:

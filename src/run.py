@@ -66,7 +66,7 @@ class Run:
         if told and int(os.environ.get("LOCAL_RANK", "0")) > 0:
             return cls(Path(told))
         if Path(name).name != name or name == "..":
-            raise InputError(f"{name!r}: not the name of a config")
+            raise InputError(f"{name!r}: not the name of a config; a run's folder is made in logs/<config>/")
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
         folder = LOGS / name
         try:
@@ -227,7 +227,7 @@ class Run:
         """The trained task in eval mode, on the CPU: `run.task(x)` takes raw input."""
         from src import parts
 
-        parts.check(self.config)
+        parts.check(self.config, sections=("net", "task"), trained=True)
         task = build_task(self.config, self.spec, begin=False)
         try:
             task.load_state_dict(self.checkpoint["state_dict"])
@@ -287,14 +287,19 @@ def load_run(name: str | Path) -> Run:
 
 def build_data(config: Config) -> DataModule:
     """The config's data, downloaded where it must be, and split; what they draw follows from the config's seed."""
-    from lightning.pytorch import seed_everything
+    import random
+
+    import numpy as np
+    import torch
     from lightning.pytorch.utilities.seed import isolate_rng
 
     from src import parts
 
     values = parts.values(config)
-    with isolate_rng():  # nor does it move what others draw
-        seed_everything(values.seed, verbose=False)
+    with isolate_rng(include_cuda=False):  # which moves no other draws
+        torch.manual_seed(values.seed)
+        random.seed(values.seed)
+        np.random.seed(values.seed)
         data: DataModule = parts.build(config, "data", seed=values.seed, threads=values.threads)
         data.prepare_data()
         data.setup()
@@ -314,7 +319,6 @@ def build_task(
             a checkpoint's follow.
     """
     from src import parts
-    from src.monitor import settle_mode
     from src.nets.preprocess import InputStats
     from src.speed import format_net
 
@@ -331,7 +335,6 @@ def build_task(
     ):  # it wants plain memory
         format_net(net, parts.values(config).channels_last)
     task: LightningModule = parts.build(config, "task", net=net, augment=augment, **given)
-    settle_mode(task, config.values["task"])
     return task
 
 
@@ -360,7 +363,7 @@ def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     beside = path.with_name(path.name + ".tmp")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", newline="")  # a patch keeps its line ends
         os.replace(beside, path)
     except OSError:
         beside.unlink(missing_ok=True)

@@ -83,6 +83,7 @@ def read_key(name: str | None) -> str | None:
     if not key or not key.isascii() or not key.isprintable():
         raise InputError(f"--api-key-env {name}: the variable is {'not plain ASCII' if key else 'not set, or empty'}; "
                          f"for instance: export {name}=$(openssl rand -hex 16)")  # fmt: skip
+    del os.environ[name]  # the processes that decode what clients send need not know it
     return key
 
 
@@ -172,7 +173,7 @@ class Watch:
             _tell(f"ended by {by} before it was ready; another takes its place in {delay:g} s")
             until = time.monotonic() + delay
             while not self.stopping and time.monotonic() < until:
-                time.sleep(min(delay, 0.05))
+                time.sleep(0.05)
             if self.stopping:
                 return 0
 

@@ -13,7 +13,7 @@ from src.config import ROOT
 from src.targets import allowed_by_user
 
 HEADING = "# Untracked files\n"  # in diff.patch; `git apply` ignores such lines
-LARGEST = 1 << 20  # bytes of a file in the patch
+LARGEST, MOST = 1 << 20, 100  # bytes of a file in the patch, and the number of files
 # Whatever git's settings: a diff as `git apply` reads it.
 PLAIN = (
     "-c",
@@ -50,7 +50,7 @@ def git_state() -> tuple[str | None, bool | None, str]:
     try:
         diff = git(*DIFF, "HEAD", "--", ".") + _untracked_patch()
         return git("rev-parse", "HEAD").strip(), bool(diff), diff
-    except subprocess.CalledProcessError:
+    except (OSError, subprocess.CalledProcessError):
         return None, True, ""
 
 
@@ -88,25 +88,29 @@ def _untracked() -> list[str]:
 
 
 def _untracked_patch() -> str:
-    """The untracked files as additions; a large one is only named."""
+    """The untracked files as additions; a large file, and files beyond a number, are only named."""
+    names = _untracked()
     parts = []
-    for name in _untracked():
-        size = (ROOT / name).lstat().st_size
+    for name in names[:MOST]:
+        path = ROOT / name
+        size = path.lstat().st_size if path.exists() or path.is_symlink() else 0
         if size > LARGEST:
             parts.append(f"# {name}: left out, {size:,} bytes\n")
         else:
             parts.append(git(*DIFF, "--no-index", "--", "/dev/null", name, check=False))
+    if len(names) > MOST:
+        parts.append(f"# {len(names) - MOST:,} more untracked files left out\n")
     return HEADING + "".join(parts) if parts else ""
 
 
 def _imported() -> Iterator[str]:
-    """The names of this process's modules from the repository, and from packages that pyproject.toml allows."""
+    """The names of modules from the repository, and from allowed packages that are edited in place."""
     own = {name.partition(".")[0] for name in allowed_by_user()}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
-        if not file.endswith(".py"):
+        if not file.endswith(".py") or "site-packages" in file:  # an installed package has a version
             continue
-        if file.startswith(f"{ROOT}/") and "site-packages" not in file:
+        if Path(file).is_relative_to(ROOT):
             yield Path(file).relative_to(ROOT).as_posix()
         elif name.partition(".")[0] in own:
             yield name

@@ -111,11 +111,15 @@ class Plan:
 
     def monitored(self, changes: dict[str, Any]) -> Plan:
         """This plan with what the task of such a member monitors. Builds its data, which may refuse."""
+        from src.monitor import set_mode
+        from src.parts import check_training
         from src.quiet import quiet
 
         quiet()
         config = self.configure(changes)
+        check_training(config)
         task: Any = build_task(config, build_data(config).spec, begin=False)
+        set_mode(task, config.values["task"])
         return replace(self, monitor=task.monitor, mode=task.mode)
 
 
@@ -259,13 +263,15 @@ def show_metrics(rows: Mapping[str, Sequence[str]], columns: Sequence[str]) -> N
 
 
 def defined_metrics(runs: Sequence[Mapping[str, float | None]]) -> dict[str, list[float]]:
-    """Each metric's values over the runs; left out where one is NaN, or null as JSON has it."""
-    columns = {name: [metrics[name] for metrics in runs] for name in runs[0]}
-    return {
-        name: [value for value in values if value is not None]
-        for name, values in columns.items()
-        if all(value is not None and value == value for value in values)
-    }
+    """Each metric's values over the runs; one that is NaN (null in JSON) in a run is left out, and named."""
+    columns: dict[str, list[float]] = {}
+    for name in runs[0]:
+        values = [value for metrics in runs if (value := metrics[name]) is not None and value == value]
+        if len(values) == len(runs):
+            columns[name] = values
+        else:
+            print(f"{name}: left out, undefined in {len(runs) - len(values)} of {len(runs)} runs")
+    return columns
 
 
 def seeds(given: str, name: str, words: Sequence[str], flags: argparse.Namespace) -> list[Outcome]:

@@ -1,8 +1,8 @@
 """Targets: the classes and functions that a config names by a dotted path, and the arguments that they accept.
 
-A config may come out of somebody else's checkpoint, so a path alone never decides what is built. A target has to lie in
-a package of the lists below, which is decided before anything is imported, and it has to be of a kind that its place
-in the config takes.
+A config may come from somebody else's checkpoint, so a path alone never decides what is built. A target must be in a
+package of the lists below, which is decided before anything is imported, and of a kind that its place in the config
+takes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ OF_TRAINER = (
 )
 # Of an allowed kind, and yet refused: building or using them opens a file, a socket or a process. Read by hand in torch 2.15,
 # torchvision 0.29, torchmetrics 1.9 and lightning 2.6.6; a test builds the others and watches what they open.
-OPENING = {
+REFUSED = {
     "lightning.fabric.plugins.environments.lsf.LSFEnvironment": "reads a file named by the environment",
     "lightning.fabric.plugins.environments.mpi.MPIEnvironment": "starts MPI",
     "lightning.pytorch.demos": "downloads its data",
@@ -90,11 +90,13 @@ def find(path: Any, expected: Sequence[type], nested: tuple[str, ...] = ()) -> A
     """
     found = locate(path)
     made = returned(found)
+    if made is None and expected:
+        raise ValueError(f"'{path}' has no return annotation; annotate it: -> {expected[0].__name__}")
     takes = issubclass(made, tuple(expected)) if expected and inspect.isclass(made) else inspect.isclass(found)
     if not takes:
         raise ValueError(f"expected {_one_of(expected)}, got '{path}'")
     if nested and not _may_be_argument(path, made, nested):
-        raise ValueError(f"expected {_one_of(kinds(nested))}, got '{path}'")
+        raise ValueError(f"expected {_one_of(kinds(nested))}, got '{path}'; to allow it, add its full path to {ALLOW}")
     return found
 
 
@@ -108,7 +110,7 @@ def locate(path: Any) -> Any:
     """The class or function that a dotted path names, of whatever kind.
 
     Raises:
-        ValueError: with the reason, when there is none, or when it lies outside of what a config may name.
+        ValueError: with the reason, when there is none, or when it is outside of what a config may name.
     """
     allowed = ("src", *LIBRARIES, *allowed_by_user())
     outside = f"the allowed packages ({', '.join(allowed)}); add its package or its full path to {ALLOW}"
@@ -117,7 +119,7 @@ def locate(path: Any) -> Any:
         raise ValueError(f"{path!r} is outside {outside}")
     private = next((step for step in path.split(".") if step.startswith("_")), None)
     if private and (private.startswith("__") or _within(path, LIBRARIES)):
-        raise ValueError(f"'{path}': '{private}' cannot be named in a config")
+        raise ValueError(f"'{path}': '{private}' is private; name a public class")
     found = load(path)
     if not (inspect.isclass(found) or inspect.isroutine(found)):
         raise ValueError(f"{path!r} is {_a(type(found).__name__)}, not a class")
@@ -128,7 +130,7 @@ def locate(path: Any) -> Any:
         raise ValueError(f"{path!r} comes from '{found.__module__}', outside {outside}")
     if not inspect.isclass(found) and not _within(home, (*ROOMS, *allowed_by_user())) and not _is_builder(found):
         raise ValueError(f"{path!r} is a function of a library, not a class; add its full path to {ALLOW}")
-    reason = _opens(found)
+    reason = _refusal(found)
     if reason and not _of_the_user(path, found):
         raise ValueError(f"'{path}' {reason}; to allow it, add this path to {ALLOW}")
     return found
@@ -141,10 +143,10 @@ def _is_builder(found: Any) -> bool:
     return any(found is get_model_builder(name) for name in list_models())
 
 
-def _opens(found: Any) -> str | None:
+def _refusal(found: Any) -> str | None:
     """What building it opens, by the list above."""
     for base in inspect.getmro(found) if inspect.isclass(found) else ():
-        for name, reason in OPENING.items():
+        for name, reason in REFUSED.items():
             if _within(f"{base.__module__}.{base.__qualname__}", (name,)):
                 return reason
     return None
@@ -199,8 +201,8 @@ def load(path: str) -> Any:
     steps = path.split(".")
     try:
         found: Any = importlib.import_module(steps[0])
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"importing '{steps[0]}' failed: {error}") from None
+    except Exception as error:
+        raise ValueError(f"importing '{steps[0]}' failed: {type(error).__name__}: {error}") from error
     for i, step in enumerate(steps[1:], 1):
         if hasattr(found, step):
             found = getattr(found, step)

@@ -104,6 +104,7 @@ def _fit(
     from src.callbacks.tensorboard import TensorBoard
     from src.checkpoint_io import read_checkpoint
     from src.loggers import finish_wandb
+    from src.monitor import set_mode
     from src.preflight import preflight
     from src.quiet import quiet
     from src.resume import Saved
@@ -113,7 +114,8 @@ def _fit(
 
     started = time.perf_counter()
     quiet()
-    parts.check_training(config)
+    if not resume:
+        parts.check_training(config)
     values = parts.values(config)
     # The run records what was filled in, so that another machine repeats it; references stay references.
     filled = {key: value for key, value in dataclasses.asdict(values).items() if config.values.get(key) is None}
@@ -132,6 +134,7 @@ def _fit(
     for name in ("monitor", "mode", "net"):
         if not hasattr(task, name):
             raise InputError(f"task: {type(task).__name__} has no '{name}'; a task has net, monitor and mode")
+    set_mode(task, config.values["task"])
     taken = take_weights(task, init) if init else None
     trainer = build_trainer(config, run, task, data.spec, interrupts, saved)
     trainer.callbacks += callbacks  # type: ignore[attr-defined]
@@ -212,7 +215,6 @@ def _fit(
             if isinstance(logger, TensorBoard) and metrics:
                 logger.log_result(config, metrics, trainer.global_step)
             logger.close() if isinstance(logger, TensorBoard) else logger.finalize("success")
-        finish_wandb(run.logger_id, exit_code=0 if ending["exit"] == "finished" else 1)
         if not frozen:
             gc.unfreeze()
         seconds = round(time.perf_counter() - started, 3)
@@ -225,6 +227,7 @@ def _fit(
                 print(f"{shown(run.path)}: how it ended could not be written: {error.strerror}")
             if pictures and ending["exit"] != "interrupted":
                 _write_report(run)
+        finish_wandb(run.logger_id, exit_code=0 if ending["exit"] == "finished" else 1)
     score = checkpoint.best_score
     return Result(run, metrics, None if score is None else float(score), seconds)
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import csv
+import json
 from typing import Any
 
 import pytest
-from torch import nn
+from lightning.pytorch import Callback
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from src.data.spec import Spec
 from src.errors import InputError
 from src.monitor import infer_mode
 from src.run import load_run
 from src.study import Plan
+from src.tasks.classification import Classification
 from src.tasks.meter import Each
-from tests.conftest import checked, train
+from tests.conftest import as_own_task, checked, train
 
 OWN = "task.metrics.own={_target_: torchmetrics.MeanMetric}"
 
@@ -53,7 +57,7 @@ def test_accuracy_without_mode_keeps_the_highest(capsys: pytest.CaptureFixture[s
     assert result.score == pytest.approx(max(accuracies))
     assert result.metrics["val/accuracy"] == pytest.approx(max(accuracies))
     assert load_run(result.run.path).checkpoint["epoch"] == accuracies.index(max(accuracies))
-    assert "monitor: val/accuracy, higher is better (by its torchmetrics class)" in capsys.readouterr().out
+    assert "task.monitor: val/accuracy, higher is better (by its torchmetrics class)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -72,6 +76,40 @@ def test_callback_with_its_own_monitor_gets_its_mode(
     train("digits", "callbacks.stop={" + ", ".join([target, *words]) + "}", "task.monitor=val/auroc")
     assert made[0].mode == mode
     assert made[0].monitor == (words[0].removeprefix("monitor: ") if words and "$" not in words[0] else "val/auroc")
+
+
+class Undirected(MeanMetric):
+    """A metric of which nobody says whether more is better."""
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        super().update(outputs.mean())
+
+
+class Scored(Classification):
+    """Monitors a score of its own, of which more is better."""
+
+    def __init__(self, net: nn.Module, spec: Spec, monitor: str = "val/own") -> None:
+        super().__init__(net, spec, metrics={"own": Undirected()}, monitor=monitor, mode="max")
+
+
+def test_mode_of_the_class_stays_where_its_monitor_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    word = as_own_task(Scored, monkeypatch)
+    for words in ([], ["task.monitor=val/own"]):
+        run = train("digits", word, *words).run
+        assert json.loads((run.path / "meta.json").read_text())["mode"] == "max"
+    assert (
+        json.loads((train("digits", word, "task.monitor=val/loss").run.path / "meta.json").read_text())["mode"] == "min"
+    )
+
+
+def test_callback_without_a_mode_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Watch(Callback):
+        def __init__(self, monitor: str) -> None:
+            self.monitor = monitor
+
+    target = as_own_task(Watch, monkeypatch).removeprefix("task._target_=")
+    own = as_own_task(Undirected, monkeypatch).replace("task._target_=", "task.metrics.own={_target_: ") + "}"
+    train("digits", own, f"callbacks.watch={{_target_: {target}, monitor: val/own}}")
 
 
 def test_unknown_direction_is_asked_for_before_training() -> None:

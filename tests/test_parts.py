@@ -39,8 +39,8 @@ def lines(*words: str, name: str = "digits") -> list[str]:
         ("net._target_=torch.os.system", f"net._target_: 'torch.os.system' is {ALLOWED}"),
         ("net._target_=lightning.pytorch.trainer.trainer.os.system",
          f"net._target_: 'lightning.pytorch.trainer.trainer.os.system' comes from 'posix', {ALLOWED}"),
-        ("net._target_=torch.nn.Module.__init__", "net._target_: 'torch.nn.Module.__init__': '__init__' cannot be named in "
-         "a config (command line)"),
+        ("net._target_=torch.nn.Module.__init__", "net._target_: 'torch.nn.Module.__init__': '__init__' is private; name a "
+         "public class (command line)"),
         ("net._target_=torchvision.models.detection.fasterrcnn_resnet50_fpn",
          "net.weights_backbone: fasterrcnn_resnet50_fpn downloads weights unless it is set; add net.weights_backbone=null "
          "(command line)"),

@@ -52,10 +52,12 @@ class Server:
         model: what is served.
         flags: of the command.
         key: sent with every request.
+        script: run instead of src.serve.
     """
 
-    def __init__(self, model: Path, *flags: str, key: str | None = None) -> None:
-        words = [sys.executable, "-m", "src.serve", str(model), "--port", "0", *flags]
+    def __init__(self, model: Path, *flags: str, key: str | None = None, script: str = "") -> None:
+        begin = ["-c", script] if script else ["-m", "src.serve"]
+        words = [sys.executable, *begin, str(model), "--port", "0", *flags]
         self.process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         env={**os.environ, "KINDLING_KEY": key or ""}, start_new_session=True)  # fmt: skip
         self.key = key
@@ -113,8 +115,8 @@ class Server:
 
 
 @contextmanager
-def serving(model: Path, *flags: str, key: str | None = None) -> Iterator[Server]:
-    server = Server(model, *flags, key=key)
+def serving(model: Path, *flags: str, key: str | None = None, script: str = "") -> Iterator[Server]:
+    server = Server(model, *flags, key=key, script=script)
     try:
         yield server
     finally:
@@ -381,6 +383,7 @@ BAD_ROWS: dict[str, tuple[str, bytes | None, Headers, int, str]] = {
     "beyond float32": ("/predict", row(size=1e39), JSON, 422, "column 'size': 1e+39 (row 1) is no number"),
     "deep JSON": ("/predict", b"[" * 100_000, JSON, 422, "the JSON is nested too deeply"),
     "deep objects": ("/predict", b'{"a":' * 100_000, JSON, 422, "the JSON is nested too deeply"),
+    "unknown columns alone": ("/predict", b'{"siez": 1, "romms": 2}', JSON, 422, "did you mean"),
     "text for a number": ("/predict", row(size="large"), JSON, 422, "column 'size': 'large' (row 1) is no number; the training had numbers there"),
     "a number for a truth": ("/predict", row(new=2), JSON, 422, "column 'new': 2 (row 1) is no boolean"),
     "a list for a value": ("/predict", row(size=[1]), JSON, 422, "column 'size' (row 1): a number, a text, true, false or null is expected"),
@@ -548,11 +551,30 @@ def test_only_little_work_is_done_in_the_event_loop() -> None:
     assert decoded(black(64, 1), prepare=whole) is None
 
 
-def slow_to_decode(kind: str) -> bytes:
-    """What takes ten seconds or more to decode, far below the limits of pixels and rows."""
-    if kind == "table":
-        return b'[{"size": [' + b",".join([b"[]"] * 12_000_000) + b"]}]"
-    return png()[:33] + 3_000_000 * chunk(b"teSt") + png()[33:]
+# A server whose decoders stop at what begins with "slow", as at a crafted file, until they are killed.
+STUCK = """
+import sys
+from src import serve
+from src.serving import decoders
+
+STUB = '''
+import time
+from src.serving import decoder_process
+
+def slow(decode):
+    def decoded(given, *others):
+        while (given if isinstance(given, bytes) else given[0][1]).startswith(b"slow"):
+            time.sleep(60)
+        return decode(given, *others)
+    return decoded
+
+decoder_process.decode_rows = slow(decoder_process.decode_rows)
+decoder_process.decode_images = slow(decoder_process.decode_images)
+decoder_process.main()
+'''
+decoders.COMMAND = (sys.executable, "-c", STUB)
+serve.run_command(serve.main)
+"""
 
 
 @pytest.mark.parametrize("kind", ["image", "table"])
@@ -560,26 +582,26 @@ def test_a_slow_decode_is_ended_and_holds_up_nobody(kind: str, digits: Run, hous
     model, good = (
         (file_of(digits), png(np.zeros((600, 600), np.uint8))) if kind == "image" else (file_of(houses), row())
     )
-    with serving(model, "--max-body", "40", "--decode", "4") as server:
-        before, body, refused = server.decoders(), slow_to_decode(kind), list[tuple[int, Any]]()
+    with serving(model, "--decode", "3", script=STUCK) as server:
+        before, body, refused = server.decoders(), b"slow" + bytes(40_000), list[tuple[int, Any]]()
         attacks = [threading.Thread(target=lambda: refused.append(server.ask("/predict", body))) for _ in before]
         for one in attacks:
             one.start()
         while server.ask("/ready")[1] == {"status": "ready"}:
             assert any(one.is_alive() for one in attacks)
-        assert server.ask("/ready") == (503, {"status": "busy: all decoders are at slow requests"})
+        assert server.ask("/ready") == (503, {"status": "busy: all decoders work on slow requests"})
         assert server.ask("/health")[0] == 200
         assert refused == []  # they were answered while it decoded
         for one in attacks:
             one.join()
-        reason = "decoding took more than 4 s; send less, or simpler files"
+        reason = "decoding took more than 3 s; send less, or simpler files"
         assert refused == [(422, {"error": reason})] * len(before)
         assert server.ask("/predict", good)[0] == 200
         while server.ask("/ready")[0] != 200:
             pass
         assert set(server.decoders()).isdisjoint(before)
         assert f"kindling_decoders_replaced {len(before)}.0\n" in server.ask("/metrics")[1]
-        told = "decoder    killed: one request took more than 4 s; another takes its place\n"
+        told = "decoder    killed: one request took more than 3 s; another takes its place\n"
         assert server.stop() == (0, told * len(before))
 
 

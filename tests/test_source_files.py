@@ -106,6 +106,14 @@ def test_large_file_is_named_in_the_patch_and_hashed(root: Path) -> None:
     assert set(source_files.source_files("digits")) == {"configs/digits.yaml", "configs/net/large.yaml"}
 
 
+def test_patch_of_many_files_is_bounded(root: Path) -> None:
+    for i in range(103):
+        (root / "src" / f"many{i}.py").write_text("a = 1\n")
+    _, _, diff = source_files.git_state()
+    assert diff.count("diff --git") == 100
+    assert diff.endswith("# 3 more untracked files left out\n")
+
+
 def test_a_diff_that_is_not_utf8_does_not_end_a_training(root: Path) -> None:
     (root / "src" / "nets" / "cnn.py").write_bytes(b"# gr\xf6\xdfe\n")
     assert "+# gr" in source_files.git_state()[2]

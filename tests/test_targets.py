@@ -152,7 +152,7 @@ def test_malformed_checkpoint_is_one_line(key: str, value: Any, line: str, check
         grown: Any = ["ha"]
         for _ in range(40):
             grown = [grown] * (10 if value == "laughs" else 1)
-        value = {"net": grown if value == "laughs" else [[grown] for _ in range(1)]}
+        value = {"net": grown if value == "laughs" else [[grown]]}
         for _ in range(20):
             value = {"net": value}
     (content if key in content else content["kindling"])[key] = value

@@ -26,17 +26,16 @@ from src.tasks.meter import Meter
 # The places where a training can be saved and go on as if nothing had been.
 Place = Literal["between epochs", "after a step", "before validation"]
 # What best.ckpt holds: enough to use the task, not to go on training it.
+HYPERPARAMETERS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY)
 OF_BEST = (
     "epoch",
     "global_step",
     "pytorch-lightning_version",
     "state_dict",
     "kindling",
-    *(  # what `load_from_checkpoint` of plain Lightning asks for
-        getattr(kind, name)
-        for kind in (LightningModule, LightningDataModule)
-        for name in ("CHECKPOINT_HYPER_PARAMS_KEY", "CHECKPOINT_HYPER_PARAMS_NAME")
-    ),
+    *HYPERPARAMETERS,  # with their names, what `load_from_checkpoint` of plain Lightning asks for
+    LightningModule.CHECKPOINT_HYPER_PARAMS_NAME,
+    LightningDataModule.CHECKPOINT_HYPER_PARAMS_NAME,
 )
 
 
@@ -224,6 +223,9 @@ class Checkpoint(lightning.Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["kindling"] = dict(self.content)
+        for key in HYPERPARAMETERS:
+            if key in checkpoint:
+                checkpoint[key] = redacted(checkpoint[key])
         if self.saving == "best":
             for key in set(checkpoint) - set(OF_BEST):
                 del checkpoint[key]

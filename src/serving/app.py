@@ -168,7 +168,7 @@ class Application:
 
         @app.get("/ready", description="Whether it takes requests: 503 while it is stopping, or all decoders are busy.")
         async def ready() -> Response:
-            busy = "busy: all decoders are at slow requests" if self.inputs.decoders.stuck() else ""
+            busy = "busy: all decoders work on slow requests" if self.inputs.decoders.stuck() else ""
             wrong = "stopping" if self.draining else busy
             return JSONResponse({"status": wrong or "ready"}, 503 if wrong else 200)
 

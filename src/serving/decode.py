@@ -124,6 +124,9 @@ def _decode_all(
             reason = f"{image.width} x {image.height} pixels would be resized to {pixels:,}"
             raise Refusal(413, f"{name}: {reason}; at most {limits.max_pixels:,} are taken")
     found = [_decode(name, image, prepare) for (name, _), image in zip(files, images, strict=True)]
+    if len({x.shape for x, _ in found}) > 1:
+        shapes = ", ".join(f"{name} {x.shape}" for (name, _), (x, _) in zip(files, found, strict=True))
+        raise Refusal(422, f"different shapes after preparation: {shapes}; send one shape per request")
     x = np.stack([x for x, _ in found]) if len(found) > 1 else found[0][0][None]
     return Decoded(x, several, sizes=[size for _, size in found])
 
@@ -235,7 +238,7 @@ def decode_rows(body: bytes | bytearray, several: bool, columns: Sequence[Column
     _check_cells(rows, names)
     # Of unknown columns the name is enough, for a note or as a hint at a wrong name.
     values = {name: pd.Series([row[name] for row in rows]) if name in known else None for name in names}
-    frame = pd.DataFrame(values)
+    frame = pd.DataFrame(values, index=range(len(rows)))
     notes: list[str] = []
     try:
         with np.errstate(all="ignore"):

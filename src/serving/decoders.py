@@ -23,6 +23,7 @@ from src.serving.decoder_process import Facts, pack
 from src.serving.limits import Limits
 
 ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "src.serving.decoder_process")
 START = 60  # seconds that a decoder may take to start
 DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds before each attempt to start a decoder
 STUCK = 1.0  # seconds; when all decoders take longer at a request, the server is not ready
@@ -51,9 +52,8 @@ class Decoder:
             OSError: when it does not come so far.
         """
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        command = (sys.executable, "-m", "src.serving.decoder_process")
         self.process = await asyncio.create_subprocess_exec(
-            *command,
+            *COMMAND,
             stdin=PIPE,
             stdout=PIPE,
             limit=BUFFER,
@@ -196,6 +196,7 @@ class Decoders:
     def _replace(self, one: Decoder, reason: str) -> None:
         _tell(f"{reason}; another takes its place")
         self.replaced += 1
+        one.since = one.since or time.monotonic()
         task = asyncio.create_task(self._restart(one))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)

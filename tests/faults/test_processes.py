@@ -203,8 +203,9 @@ from src.checkpoint_io import AtomicIO
 path, io, number = Path(sys.argv[1]), AtomicIO(), 0
 while True:
     number += 1
-    weights = torch.full((2_000_000,), float(number))
-    io.save_checkpoint({"kindling": {}, "number": number, "weights": weights}, path)
+    weights = {"weight": torch.full((2_000_000,), float(number))}
+    own = {"name": "digits", "config": {}, "spec": {}}
+    io.save_checkpoint({"kindling": own, "number": number, "state_dict": weights}, path)
     print(number, flush=True)
 """
 
@@ -221,7 +222,7 @@ def test_killed_while_it_saves_the_file_is_whole(attempt: int, tmp_path: Path) -
         process.wait(random.Random(attempt).uniform(0, 0.1))
     killed(process)
     content = read_checkpoint(path)
-    assert bool((content["weights"] == content["number"]).all())
+    assert bool((content["state_dict"]["weight"] == content["number"]).all())
 
 
 def ranks(process: subprocess.Popen[str]) -> list[int]:

@@ -339,6 +339,6 @@ def test_the_report_says_which_classes_do_not_occur() -> None:
     predictions = predict(load_run(run.path).task, run.data(), "test")
     some = predictions.take(predictions["target"] < 8)
     assert _missing(predictions) == []
-    means = "AUROC, average precision and recall are means over the other 8 of 10."
-    assert _missing(some) == [f"No test sample is of: 8, 9. {means}"]
+    means = "AUROC and recall are means over the other 8 of 10."
+    assert _missing(some) == [f"Classes without a test sample: 8, 9. {means}"]
     assert not {"nan", "null"} & {_number(float("nan")), _number(None)}
