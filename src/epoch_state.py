@@ -36,9 +36,9 @@ def restore(trainer: Trainer, module: LightningModule, state: dict[str, Any], wi
     """Give a task and its training back what `collected` returned, before the first batch.
 
     Args:
-        trainer, module: of the training that goes on.
+        trainer, module: of the resumed training.
         state: as it was saved.
-        within_epoch: whether the epoch goes on; else what was logged is of an epoch that has ended.
+        within_epoch: whether the training resumes within an epoch; else the logged values are of one that has ended.
     """
     for name, metric in _own_metrics(module):
         if name in state["metrics"]:

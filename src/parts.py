@@ -32,7 +32,7 @@ KINDS = {
     "callbacks": "lightning.pytorch.callbacks.Callback",
     "logger": "lightning.pytorch.loggers.Logger",
 }
-NAMED = ("callbacks", "logger")  # sections of several parts, each under a name of its own
+NAMED = ("callbacks", "logger")  # sections of several named parts
 # Names of parts become names of modules, which torch.fx and torch.export write into code that they run.
 NAME = re.compile(r"[\w ./:+-]+")
 EXTRAS = ("wandb", "mlflow")  # of the loggers, by their keys

@@ -33,7 +33,7 @@ NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "onnxruntime": "onnxruntim
 SECONDS = 5  # after which what does not end by itself is killed
 READY = b"r"
 DELAYS = (0.25, 0.5, 1.0, 2.0, 4.0)  # seconds before a worker is started again that was not ready yet; then no more
-LAST_BYTES = 2000  # of what a worker printed, told when the server gives up
+LAST_BYTES = 2000  # of a worker's output, printed when the server gives up
 WRONG_INPUT = 2  # the status of a worker that cannot work with what it was given, however often it is started
 
 
@@ -181,7 +181,7 @@ class Watch:
         """Start a worker.
 
         Returns:
-            The end at which it tells that it is ready, closed when it ends; and where its standard error comes.
+            The socket on which it reports that it is ready, closed when it ends; and its standard error.
         """
         ours, theirs = socket.socketpair()
         errors, its_errors = os.pipe()

@@ -176,7 +176,7 @@ def kinds(names: tuple[str, ...]) -> tuple[type, ...]:
 
 
 def _within(path: str, prefixes: Sequence[str]) -> bool:
-    """Whether a dotted path is one of these, or lies in one of them."""
+    """Whether a dotted path is one of these, or is in one of them."""
     return any(path == prefix or path.startswith(prefix + ".") for prefix in prefixes)
 
 

@@ -59,7 +59,7 @@ class Decoded(NamedTuple):
 
     x: Array  # (n, *raw_shape)
     several: bool  # whether they came as several, and are answered so
-    notes: Sequence[str] = ()  # what the client should be told
+    notes: Sequence[str] = ()  # for the client
     sizes: Sequence[tuple[int, int]] = ()  # of the pictures, as they were sent: width and height
 
 
