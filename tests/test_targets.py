@@ -189,7 +189,7 @@ def test_only_allowed_kinds_of_all_libraries_and_none_opens_a_file() -> None:
     )
     assert "lightning.pytorch.strategies.DDPStrategy" in allowed["an argument of the Trainer"]
     assert not {"torch.nn.Linear", "torchvision.transforms.ToTensor"} & set(allowed["an argument of the Trainer"])
-    assert found["built"] > 500  # of 884
+    assert found["built"] > 500  # 590 with these guesses
     assert list(found["opened"]) == ["the test's own"]
 
 
