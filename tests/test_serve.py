@@ -969,6 +969,7 @@ def test_a_picture_is_dropped_and_the_bars_appear(
             )
             assert " ms in the server, " in page.text_content("#time")
             page.reload()
+            page.wait_for_selector("#drawing")  # else the drop may come before the page listens
         page.evaluate(DROP, list(file))
         page.wait_for_selector("#bars li")
         # The command that the page shows does the same.
