@@ -215,7 +215,7 @@ class Watch:
         self.said, was_ready, ended = b"", False, 0
         watched: list[Any] = [ours, errors]
         while not ended:
-            # A process that it started may hold its standard error open, so the end of that tells nothing.
+            # A child of the worker may keep this pipe open, so its end does not show that the worker ended.
             for end in select.select(watched, [], [], None if ours in watched else 0.02)[0]:
                 if end is ours:
                     received = _received(ours)

@@ -291,4 +291,4 @@ def _check_surrogates(rows: list[Row]) -> None:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON; null stands for a missing value")
+    raise ValueError(f"{name} is not valid JSON; send null for a missing value")
