@@ -266,7 +266,7 @@ def load_run(name: str | Path) -> Run:
     for folder in (path, LOGS / path, ROOT / path):
         if (folder / "config.yaml").is_file():
             return Run(folder.resolve())
-    runs = sorted(LOGS.glob("*/*/config.yaml"), key=lambda file: file.parent.name)
+    runs = sorted(LOGS.glob("*/*/config.yaml"), key=_began)
     if path.name == "latest" and str(path) in ("latest", f"{path.parent.name}/latest"):
         of = path.parent.name
         found = [file for file in runs if not of or file.parent.parent.name == of]
@@ -279,6 +279,11 @@ def load_run(name: str | Path) -> Run:
     raise InputError(
         f"{name}: no such run{hint} (a run is a folder in logs/, a .ckpt file, 'latest' or '<config>/latest')"
     )
+
+
+def _began(config: Path) -> tuple[str, int]:
+    """When a run began: the second is in its folder's name; within a second, its config.yaml tells."""
+    return config.parent.name[: len("2026-11-21_13-24-00")], config.stat().st_mtime_ns
 
 
 # ---------------------------------------------------------------------------------------------------------------

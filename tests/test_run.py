@@ -173,6 +173,18 @@ def test_a_token_is_found_in_no_file_of_a_run(monkeypatch: pytest.MonkeyPatch) -
     assert "***" in (run.path / "meta.json").read_text()
 
 
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a"), ("a", "a"), ("b", "a", "a")])
+def test_latest_of_runs_that_began_in_the_same_second(names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KINDLING_RUN", raising=False)
+    monkeypatch.setattr(time, "strftime", lambda *_: "2026-11-21_13-24-00")
+    for number, name in enumerate(names * 6):
+        run = Run.claim(name)
+        (run.path / "config.yaml").write_text(f"config: {name}\n")
+        os.utime(run.path / "config.yaml", ns=(number, number))
+        assert load_run("latest").path == run.path
+        assert load_run(f"{name}/latest").path == run.path
+
+
 def test_nothing_is_fetched() -> None:
     assert mistakes("evaluate", "https://example.com/best.ckpt") == [
         "https://example.com/best.ckpt: a run is a folder or a file here; nothing is fetched, download it first"
