@@ -1,0 +1,67 @@
+"""Runs of version 0.1, written before the engine had a folder of its own: loaded, measured, resumed and exported.
+
+`tests/old_runs/<config>` was stopped in the middle of its second epoch; `uninterrupted.json` and `.csv` are the
+results of the same training without the stop.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from src import run as run_module
+from src.run import Run, load_run
+from tests.conftest import call
+
+OLD = Path(__file__).with_name("old_runs")
+
+
+@pytest.fixture(params=["digits", "diabetes"])
+def old(request: pytest.FixtureRequest, logs: Path) -> Run:
+    path = run_module.LOGS / request.param / "2026-11-29_02-05-44"
+    shutil.copytree(OLD / request.param, path)
+    return load_run(path)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_old_run_is_measured_again(old: Run) -> None:
+    first = read_csv(old.path / "metrics.csv")[0]
+    found = call("evaluate", str(old.path))
+    assert isinstance(found, dict)
+    for name in (name for name in first if name.startswith("val/")):
+        assert found[name] == pytest.approx(float(first[name]), rel=1e-4)
+
+
+def test_old_run_resumes_to_the_numbers_of_one_without_a_stop(old: Run) -> None:
+    call("train", "--resume", str(old.path), "--no-pictures")
+    expected = json.loads((old.path / "uninterrupted.json").read_text())
+    found = json.loads((old.path / "metrics.json").read_text())
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-3)
+    rows = read_csv(old.path / "uninterrupted.csv")
+    resumed = read_csv(old.path / "metrics.csv")
+    assert [row["step"] for row in resumed] == [row["step"] for row in rows]
+    for name in rows[0]:
+        values = [float(row[name]) for row in rows if row[name]]
+        assert [float(row[name]) for row in resumed if row[name]] == pytest.approx(values, rel=1e-3)
+
+
+def test_old_run_is_exported(old: Run) -> None:
+    call("export", str(old.path), "--format", "onnx")
+    assert (old.path / "export" / "model.onnx").stat().st_size > 1000
+    report = json.loads((old.path / "export" / "onnx.json").read_text())
+    assert report["difference"] < 1e-4
+
+
+def test_old_checkpoint_file_is_loaded_without_its_run(old: Run, tmp_path: Path) -> None:
+    file = Path(shutil.copy(old.checkpoints / "best.ckpt", tmp_path / "old.ckpt"))
+    task = load_run(file).task
+    assert torch.equal(next(task.parameters()), next(old.task.parameters()))
