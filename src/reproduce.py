@@ -6,129 +6,24 @@ python -m src.reproduce RUN
 from __future__ import annotations
 
 import os
-import platform
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from src.command import Parser, run_command
-from src.environment import hardware, packages
-from src.errors import InputError, counted
-from src.run import Run, build_data, load_run, read_json, shown
-from src.source_files import HEADING, compare_files, git_state, source_files
+from src.kindling.config.command import Parser, run_command
+from src.kindling.runs.files import shown
 
 if TYPE_CHECKING:
-    from src.data.batch import Stage
-    from src.train import Result
-
-STAGES: tuple[Stage, ...] = ("val", "test")
-
-UNKNOWN = (
-    "none is known; a GPU adds up in another order each time (trainer.deterministic=true), and other processors, or "
-    "fewer cores than threads, round the last digits in another way"
-)
-
-
-def differences(run: Run, then: dict[str, Any]) -> Iterator[str]:
-    """What is not as it was when a run was trained, `then` being its meta.json; a line for each."""
-    from src.redact import redact
-
-    commit, _, diff = git_state()
-    patch = run.path / "diff.patch"
-    before = patch.read_bytes().decode(errors="replace") if patch.exists() else ""
-    # Untracked files are compared by their hashes, each by its name.
-    before, diff = (text.partition(HEADING)[0] for text in (before, redact(diff)))
-    compared: list[tuple[str, Any, Any]] = [("git commit", (then.get("git") or {}).get("commit"), commit)]
-    if before != diff:
-        sizes = [f"{len(text.splitlines())} lines of diff" if text else "none" for text in (before, diff)]
-        compared.append(("uncommitted changes", sizes[0], sizes[1] if sizes[0] != sizes[1] else f"other {sizes[1]}"))
-    compared.append(("python", then.get("python"), platform.python_version()))
-    for name, now in (("packages", packages()), ("hardware", hardware())):
-        was = then.get(name) or {}
-        compared += [(key, was.get(key), now.get(key)) for key in dict.fromkeys([*was, *now])]
-    yield from (f"{what}: {was} then, {now} now" for what, was, now in compared if was != now)
-    yield from compare_files(then.get("files", {}), run.config.name)
-    data = build_data(run.config)
-    if then.get("split_hash") != data.split_hash():
-        yield "split: other samples in training, validation or test: the data have changed since"
-    if "data_hash" in then and then["data_hash"] != (found := data.content_hash()):
-        yield f"data: hash {then['data_hash'][:12]} then, {found[:12]} now: samples or their targets have changed since"
-    if any("--override" in part.get("command", "") for part in then.get("resumed", [])):
-        yield "resumed: its config was changed on the way (--override); now it is the last one from the start"
-
-
-def unrecorded_files(then: dict[str, Any]) -> str | None:
-    """Which untracked files cannot be compared, since an earlier version recorded none."""
-    if "files" in then or not (names := list(source_files(""))):
-        return None
-    return f"{counted(names)}: not tracked by git; the run does not record such files"
-
-
-def reproduce(run: Run) -> tuple[Result, list[str]]:
-    """Say what differs from then, and train a run again into a directory of its own, measured on the same splits.
-
-    Returns:
-        The new training, and what differs.
-
-    Raises:
-        InputError: when the run has no final numbers, or began with the weights of a run that is gone.
-    """
-    from src import parts
-    from src.train import fit
-
-    path = run.path / "meta.json"
-    meta = read_json(path) if path.exists() else {}
-    if meta.get("exit") != "finished":
-        raise InputError(f"{shown(run.path)}: it has not finished ({meta.get('exit', 'no meta.json')}); to go on with it: "
-                         f"python -m src.train --resume {shown(run.path)}")  # fmt: skip
-    if not run.metrics:
-        raise InputError(f"{shown(run.path / 'metrics.json')}: no such file: there are no numbers to compare with")
-    init = _init(run, meta["init"]["run"]) if meta.get("init") else None
-    parts.check(run.config)
-    if meta.get("resumed"):
-        print(f"resumed    {len(meta['resumed'])} times; it is trained in one go now")
-    found, unknown = list(differences(run, meta)), unrecorded_files(meta)
-    if found:
-        print("\n".join(f"differs    {line}" for line in found))
-    else:
-        print(f"as then    {'' if unknown else 'code, '}packages, Python, hardware, data, split")
-    if unknown:
-        print(f"unknown    {unknown}")
-        found.append(unknown)
-    stages: list[Stage] = [stage for stage in STAGES if any(name.startswith(f"{stage}/") for name in run.metrics)]
-    again = Run.claim(run.config.name)
-    try:
-        return fit(run.config, again, stages, init), found
-    except BaseException as error:
-        if not again.checkpoints.exists() and (
-            isinstance(error, InputError) or not (again.path / "meta.json").exists()
-        ):
-            again.discard()  # nothing was trained
-        raise
-
-
-def _init(run: Run, name: str) -> Run:
-    print(f"init       weights of {name}: they have to be the same as then")
-    try:
-        return load_run(name)
-    except InputError:
-        raise InputError(f"{shown(run.path)}: it began with the weights of {name} (--init) and needs the same; "
-                         "that run is gone") from None  # fmt: skip
-
-
-def _table(then: dict[str, float], now: dict[str, float]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    printed = Table("metric", "then", "now", box=None, pad_edge=False, header_style="bold")
-    for name in dict.fromkeys([*then, *now]):
-        printed.add_row(name, *(repr(numbers.get(name)) for numbers in (then, now)))
-    Console(highlight=False).print(printed)
+    from src.kindling.training.fit import Result
+from src.kindling.dev.reproduce import UNKNOWN, _table, reproduce
 
 
 def main(argv: list[str]) -> Result:
     parser = Parser("reproduce", "RUN", "Train a run again and compare the final numbers, to the last digit.")
     parser.add_argument("run", metavar="RUN", help="a folder in logs/, 'latest' or '<config>/latest'")
-    run = load_run(parser.read(argv).run)
+    flags = parser.read(argv)
+
+    from src.kindling.training.trained_run import load_run
+
+    run = load_run(flags.run)
     result, found = reproduce(run)
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
         return result  # the first process tells

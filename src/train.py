@@ -10,265 +10,26 @@ The heavy imports stand inside the functions, so that help and first mistakes ar
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import gc
 import os
-import signal
 import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from src.command import Parser, run_command, split_words
-from src.config import VALUES, Config, compose
-from src.errors import InputError, counting
-from src.interrupts import Interrupted, Interrupts
-from src.ranks import agreed, rank
-from src.run import Run, build_data, build_task, load_run, read_json, shown, write
-from src.slurm import requeue, requeued
-from src.study import add_flags, seeds
+from src.kindling.config.command import Parser, run_command, split_words
+from src.kindling.config.compose import compose
+from src.kindling.config.errors import InputError, counting
+from src.kindling.runs.files import read_json, shown
+from src.kindling.runs.run import Run, find_run
+from src.kindling.runs.signals import Interrupted
+from src.kindling.studies.flags import add_flags
+from src.kindling.studies.study import seeds
+from src.kindling.training.distributed import agreed, rank
+from src.kindling.training.slurm import requeue, requeued
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback, LightningModule, Trainer
-
-    from src.data.batch import Stage
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a training returns.
-
-    Attributes:
-        run: its directory.
-        metrics: the final numbers of the best checkpoint, by name: `test/accuracy`.
-        score: the best value of what the task monitors.
-        seconds: from the first line of `fit` to its last.
-    """
-
-    run: Run
-    metrics: dict[str, float]
-    score: float | None
-    seconds: float
-
-
-def fit(
-    config: Config, run: Run, stages: Sequence[Stage] = ("val", "test"), init: Run | None = None,
-    resume: bool = False, override: bool = False, pictures: bool = True, callbacks: Sequence[Callback] = (),
-) -> Result:  # fmt: skip
-    """Train a config and measure its best checkpoint. May be called any number of times in one process.
-
-    Args:
-        config: a config that `src.parts.check` has accepted.
-        run: a directory of its own, from `Run.claim`; or, to go on with, one that was trained before.
-        stages: what to measure at the end; search trials and folds leave out `test`.
-        init: a run whose weights to begin with, where names and shapes agree.
-        resume: go on from the run's newest whole checkpoint, to the last digit as if it had never stopped.
-        override: what differs from the run's own config and data is meant, and takes effect.
-        pictures: draw plots/ and report.html at the end; the members of a study go without.
-        callbacks: further ones, which are not recorded.
-
-    Raises:
-        InputError: when the data or a constructor refuses a value (nothing was trained then), or when training ends
-            in a way that has a remedy.
-        Interrupted: when a signal ended the training, which was saved.
-    """
-    from src.advice import advise
-    from src.resume import owned
-
-    with owned(run, config.values), Interrupts() as interrupts:
-        try:
-            return _fit(config, run, stages, init, interrupts, resume, override, pictures, callbacks)
-        except OSError as error:  # before the first step, or after the last
-            if lines := advise(error, config, run):
-                raise InputError(lines) from error
-            raise
-
-
-def _fit(
-    config: Config, run: Run, stages: Sequence[Stage], init: Run | None, interrupts: Interrupts, resume: bool,
-    override: bool, pictures: bool, callbacks: Sequence[Callback],
-) -> Result:  # fmt: skip
-    import torch
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch import seed_everything
-    from lightning.pytorch.callbacks import StochasticWeightAveraging
-
-    from src import parts
-    from src.advice import advise
-    from src.callbacks.checkpoint import Checkpoint
-    from src.callbacks.metrics_file import MetricsFile
-    from src.callbacks.pictures import Pictures
-    from src.callbacks.tensorboard import TensorBoard
-    from src.checkpoint_io import read_checkpoint
-    from src.loggers import finish_wandb
-    from src.monitor import set_mode
-    from src.preflight import preflight
-    from src.quiet import quiet
-    from src.resume import Saved
-    from src.speed import choose
-    from src.trainer import build_trainer, measure
-    from src.transfer import take_weights
-
-    started = time.perf_counter()
-    quiet()
-    if not resume:
-        parts.check_training(config)
-    values = parts.values(config)
-    # The run records what was filled in, so that another machine repeats it; references stay references.
-    filled = {key: value for key, value in dataclasses.asdict(values).items() if config.values.get(key) is None}
-    config = config.replaced(filled, origin="a default")
-    saved = Saved.newest(run, config, override) if resume else None
-    torch.set_num_threads(values.threads or 1)
-    data = build_data(config)
-    config = config.replaced(choose(config, data), origin="a default")
-    if saved:
-        saved.check_data(data)
-        data.position = saved.position
-    seed_everything(values.seed, verbose=False)
-    task = build_task(config, data.spec, data.augment, begin=saved is None)
-    if saved:
-        saved.check_fits(task, run, config)
-    for name in ("monitor", "mode", "net"):
-        if not hasattr(task, name):
-            raise InputError(f"task: {type(task).__name__} has no '{name}'; a task has net, monitor and mode")
-    set_mode(task, config.values["task"])
-    taken = take_weights(task, init) if init else None
-    trainer = build_trainer(config, run, task, data.spec, interrupts, saved)
-    trainer.callbacks += callbacks  # type: ignore[attr-defined]
-    drawing = Pictures(run) if pictures else None
-    if drawing:
-        trainer.callbacks[:0] = [drawing, drawing.histograms]  # type: ignore[attr-defined]
-    parameters = sum(parameter.numel() for parameter in task.parameters())
-    if trainer.is_global_zero:
-        preflight(run, data, task)
-        write(run.path / "split.csv", data.split_csv())
-        run.begin(config, {
-            **{key: config.values.get(key) for key in VALUES}, "split_hash": data.split_hash(),
-            "data_hash": data.content_hash(), "parameters": parameters, "monitor": task.monitor, "mode": task.mode,
-            "init": taken, "override": saved is not None and saved.renewed,
-        }, again=resume)  # fmt: skip
-    if config.values["compile"]:
-        task.net.compile()  # type: ignore[union-attr]  # the module itself, which keeps the names in its state dict
-    sizes = ", ".join(f"{len(index):,} {stage}" for stage, index in data.indices.items())
-    print(
-        f"{config.name}: {type(task.net).__name__} with {parameters:,} parameters on {trainer.strategy.root_device}; {sizes}"
-    )
-    print("speed: " + ", ".join(_speed(config, data, trainer, task)))
-    of_net, of_task = (getattr(part, "notes", []) for part in (task.net, task))
-    for note in [*data.notes, *of_net, *of_task, *(saved.notes if saved else [])]:
-        print(note)
-    # What the imports left on the heap lives as long as the process; the collector need not walk it in every round.
-    frozen = gc.get_freeze_count() > 0  # by a study's worker, for all its trainings
-    gc.collect()
-    if not frozen:
-        gc.freeze()
-    metrics: dict[str, float] = {}
-    loggers = trainer.loggers
-    checkpoint = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoint))  # type: ignore[attr-defined]
-    ending = {"exit": "failed"}
-    try:
-        trainer.fit(task, datamodule=data, ckpt_path=saved.path if saved else None, weights_only=True)
-        if not checkpoint.last.exists():  # there was nothing to train
-            trainer.save_checkpoint(checkpoint.last)
-        if any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            # Where no norm layer makes an epoch of it, nothing has measured the average yet.
-            measured = measure(trainer, task, data, "val")
-            if checkpoint.monitor in measured:
-                checkpoint.compare(trainer, torch.tensor(measured[checkpoint.monitor]))
-        if checkpoint.best.exists():
-            task.load_state_dict(read_checkpoint(checkpoint.best)["state_dict"])
-        elif trainer.global_step:
-            print(f"no best checkpoint: {task.monitor} was never a finite number; the numbers are the last weights'")
-        for stage in stages:
-            metrics |= measure(trainer, task, data, stage)
-        # metrics.csv is of epochs; metrics.json holds these.
-        for logger in (one for one in loggers if not isinstance(one, MetricsFile)):
-            logger.log_metrics({name: value for name, value in metrics.items() if name.startswith("test/")},
-                               step=trainer.global_step)  # fmt: skip
-        interrupts.watched = False  # nobody looks any more
-        if interrupts.received is not None:
-            interrupts.stop()
-        ending = {"exit": "finished"}
-        if drawing and trainer.is_global_zero:
-            drawing.draw(task, data, "test" if "test" in stages else "val", loggers)
-    except Interrupted as interrupted:
-        ending = {"exit": "interrupted", "by": interrupted.name}
-        raise
-    except InputError as error:
-        ending = {"exit": "failed", "error": "\n".join(error.lines)}
-        raise
-    except Exception as error:
-        ending = {"exit": "failed", "error": f"{type(error).__name__}: {error}"}
-        if isinstance(error, MisconfigurationException):
-            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
-        if lines := advise(error, config, run, checkpoint.failed_in):
-            raise InputError(lines) from error
-        raise
-    finally:
-        interrupts.watched = False
-        for note in data.final_notes():
-            print(note)
-        for logger in loggers:
-            if isinstance(logger, TensorBoard) and metrics:
-                logger.log_result(config, metrics, trainer.global_step)
-            logger.close() if isinstance(logger, TensorBoard) else logger.finalize("success")
-        if not frozen:
-            gc.unfreeze()
-        seconds = round(time.perf_counter() - started, 3)
-        if trainer.is_global_zero:
-            try:
-                run.finish(config, metrics, seconds, {"epochs": trainer.current_epoch, **ending})
-            except OSError as error:
-                if ending["exit"] == "finished":
-                    raise
-                print(f"{shown(run.path)}: how it ended could not be written: {error.strerror}")
-            if pictures and ending["exit"] != "interrupted":
-                _write_report(run)
-        finish_wandb(run.logger_id, exit_code=0 if ending["exit"] == "finished" else 1)
-    score = checkpoint.best_score
-    return Result(run, metrics, None if score is None else float(score), seconds)
-
-
-def _write_report(run: Run) -> None:
-    from src.report import report
-
-    try:
-        report(run)
-    except Exception as error:  # a page is not worth a training
-        print(f"report: not written: {type(error).__name__}: {error}")
-
-
-def _speed(config: Config, data: Any, trainer: Trainer, task: LightningModule) -> Iterator[str]:
-    """What was chosen from the machine and the data, for the output's second line."""
-    import torch
-
-    yield counting(config.values["threads"], "thread")
-    yield counting(data.num_workers, "worker")
-    yield str(trainer.precision)
-    if any(p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) for p in task.parameters()):
-        yield "channels_last"
-    if config.values["compile"]:
-        yield "compiled"
-
-
-def table(metrics: dict[str, float]) -> None:
-    """Print the metrics, a row each, a column for each stage."""
-    from rich.console import Console
-    from rich.table import Table
-
-    stages = [stage for stage in ("train", "val", "test") if any(name.startswith(f"{stage}/") for name in metrics)]
-    names = list(dict.fromkeys(name.partition("/")[2] for name in metrics))
-    printed = Table("metric", *stages, box=None, pad_edge=False, header_style="bold")
-    for column in printed.columns[1:]:
-        column.justify = "right"
-    for name in names:
-        printed.add_row(
-            name, *(f"{metrics[key]:.4f}" if (key := f"{stage}/{name}") in metrics else "" for stage in stages)
-        )
-    Console().print(printed)
+    from src.kindling.data.batch import Stage
+from src.kindling.training.fit import Result, _follow, _go_on, fit, table
 
 
 def main(argv: list[str]) -> Result | None:
@@ -300,7 +61,7 @@ def main(argv: list[str]) -> Result | None:
         seeds(flags.seeds, *split_words(flags.words), flags)
         return None
     if flags.find:
-        from src.tune import find
+        from src.kindling.studies.search import find
 
         find(flags.find, *split_words(flags.words))
         return None
@@ -308,21 +69,24 @@ def main(argv: list[str]) -> Result | None:
     begun = member.path if member and (member.path / "meta.json").exists() else requeued()
     if flags.resume is None and begun:
         flags.resume, flags.words = str(begun), []
+    run: Run | None = None
     if flags.resume is None:
         if flags.override:
             raise InputError("--override: belongs to --resume RUN")
-        config, run = compose(*split_words(flags.words)), None
+        config = compose(*split_words(flags.words))
     else:
-        run = load_run(flags.resume)
+        run = find_run(flags.resume)
         if flags.resume.endswith(".ckpt"):
             raise InputError(f"--resume {flags.resume}: name the run, {shown(run.path)}: it goes on from its newest "
                              "whole checkpoint")  # fmt: skip
         config = _go_on(run, flags.words, flags.init, flags.override)
+
+    from src.kindling.analysis.plots import Plots
+    from src.kindling.config import instantiate
+    from src.kindling.training.trained_run import load_run
+
     init = load_run(flags.init) if flags.init else None
-
-    from src import parts
-
-    parts.check(config)
+    instantiate.check(config)
     if rank(config.values):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the first process of a distributed training speaks for all
     new = run is None
@@ -332,7 +96,7 @@ def main(argv: list[str]) -> Result | None:
     stages: tuple[Stage, ...] = ("val",) if flags.no_test else ("val", "test")
     try:
         result = fit(config, run, stages, init=init, resume=not new, override=flags.override,
-                     pictures=not flags.no_pictures)  # fmt: skip
+                     plots=None if flags.no_pictures else Plots(run))  # fmt: skip
     except BaseException as error:
         written = (run.path / "meta.json").exists()
         if new and not run.checkpoints.exists() and (isinstance(error, InputError) or not written):
@@ -355,25 +119,6 @@ def main(argv: list[str]) -> Result | None:
     print("curves     tensorboard --logdir logs")
     print(f"again      python -m src.evaluate {shown(run.path)}")
     return result
-
-
-def _follow() -> None:
-    """End with the process that started this one: its end of standard input is closed then."""
-    sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _go_on(run: Run, words: list[str], init: str | None, override: bool) -> Config:
-    """The config that a run goes on with: its own, and what the words change."""
-    from src.resume import go_on
-
-    if init:
-        raise InputError("--init: a resumed run has weights of its own; leave out --init or --resume")
-    if words and "=" not in words[0]:
-        name, words = words[0], words[1:]
-        if name != run.config.name:
-            raise InputError(f"{name}: {shown(run.path)} is a run of {run.config.name}; leave the config's name out")
-    return go_on(run, words, override)
 
 
 if __name__ == "__main__":

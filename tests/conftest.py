@@ -24,12 +24,15 @@ from pathlib import Path
 
 import pytest
 
-from src import parts, tasks
-from src import run as run_module
-from src.config import ROOT, Config, compose
-from src.errors import InputError
-from src.run import Run, load_run
-from src.train import Result, fit
+from src import tasks
+from src.kindling.analysis.plots import Plots
+from src.kindling.config import instantiate
+from src.kindling.config.compose import ROOT, Config, compose
+from src.kindling.config.errors import InputError
+from src.kindling.runs import run as run_module
+from src.kindling.runs.run import Run
+from src.kindling.training.fit import Result, fit
+from src.kindling.training.trained_run import load_run
 from tests.file_server import Server
 
 # A few batches of two epochs: enough for every part to be used, and quick.
@@ -71,14 +74,15 @@ def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def checked(name: str = "digits", *words: str) -> Config:
     """A composed and checked config."""
     config = compose(name, words)
-    parts.check(config)
+    instantiate.check(config)
     return config
 
 
-def train(name: str = "digits", *words: str, **options: object) -> Result:
+def train(name: str = "digits", *words: str, pictures: bool = True, **options: object) -> Result:
     """A little training in this process."""
     config = checked(name, *LITTLE, *words)
-    return fit(config, Run.claim(config.name), **options)  # type: ignore[arg-type]
+    run = Run.claim(config.name)
+    return fit(config, run, plots=Plots(run) if pictures else None, **options)  # type: ignore[arg-type]
 
 
 def call(verb: str, *argv: str) -> object:
@@ -102,9 +106,9 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings leave no pictures and no report."""
-    monkeypatch.setattr("src.callbacks.pictures.Pictures.draw", lambda *_, **__: [])
-    monkeypatch.setattr("src.callbacks.pictures.Pictures.on_fit_start", lambda *_: None)
-    monkeypatch.setattr("src.train._write_report", lambda run: None)
+    monkeypatch.setattr("src.kindling.analysis.plots.Plots.draw", lambda *_, **__: [])
+    monkeypatch.setattr("src.kindling.analysis.plots.Plots.on_fit_start", lambda *_: None)
+    monkeypatch.setattr("src.kindling.analysis.plots.Plots.write_report", lambda _: None)
 
 
 @contextmanager
@@ -162,10 +166,10 @@ def small_data(small_files: tuple[Path, dict[str, dict[str, object]]], monkeypat
 def lead(small_files: tuple[Path, dict[str, dict[str, object]]], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Let the data's relative paths lead into the folder of `small_files`."""
     root, believed = small_files
-    monkeypatch.setattr("src.data.base.ROOT", root)
-    monkeypatch.setattr("src.data.image_folder.DATA", root / "data")
-    monkeypatch.setattr("src.data.images.DATA", root / "data")
-    monkeypatch.setattr("src.data.mask_folder.DATA", root / "data")
+    monkeypatch.setattr("src.kindling.data.data_module.ROOT", root)
+    monkeypatch.setattr("src.kindling.data.images.image_folder.DATA", root / "data")
+    monkeypatch.setattr("src.kindling.data.images.image_data.DATA", root / "data")
+    monkeypatch.setattr("src.kindling.data.images.mask_folder.DATA", root / "data")
     monkeypatch.setenv("HOME", str(root))
     for name, attributes in believed.items():
         for attribute, value in attributes.items():

@@ -8,11 +8,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from src import train as train_module
-from src.config import CONFIGS, ROOT, configs, first_comment, groups
-from src.errors import InputError
-from src.evaluate import evaluate
-from src.run import Run, load_run
+from src.kindling.config.compose import CONFIGS, ROOT, configs, first_comment, groups
+from src.kindling.config.errors import InputError
+from src.kindling.runs.run import Run
+from src.kindling.training import fit as train_module
+from src.kindling.training.evaluate import evaluate
+from src.kindling.training.trained_run import load_run
 from tests.conftest import FEW_SCENES, checked, train
 
 # The training loss of the first 20 steps of each default experiment: seed 0, one thread.
@@ -77,7 +78,7 @@ def test_the_first_losses_are_those_pinned(name: str, monkeypatch: pytest.Monkey
         ) -> None:
             losses.append(outputs["loss"].item())
 
-    monkeypatch.setattr("src.trainer.progress", lambda: ([Record()], False))
+    monkeypatch.setattr("src.kindling.training.trainer.progress", lambda: ([Record()], False))
     config = checked(name, "threads=1", "trainer.max_epochs=2", "trainer.accelerator=cpu", "task.scheduler=null")
     train_module.fit(config, Run.claim(name), stages=())
     assert losses[:20] == pytest.approx(GOLDEN[name], rel=1e-4), losses[:20]

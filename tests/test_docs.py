@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src import report
-from src.config import PARTS, ROOT, VALUES
+from src.kindling.analysis import report
+from src.kindling.config.compose import PARTS, ROOT, VALUES
 from tests.conftest import LITTLE, train
 from tests.test_readme import README, runs
 from tests.written import YOURS, commands, composes, mentioned, missing
@@ -29,7 +29,9 @@ ELSEWHERE = ("trainer=ddp", "trainer=gpu", "--storage ", "--workers ", "serve ",
 ELSEWHERE += ("tune ", "crossval ", "--seeds ")
 # Blocks of Python that are parts of something, or take a quarter of an hour, and are read but not executed: page, and
 # what they begin with.
-PARTIAL: tuple[tuple[str, str], ...] = (("fine-tune.md", "from src import parts\nfrom src.config import compose\n"),)
+PARTIAL: tuple[tuple[str, str], ...] = (
+    ("fine-tune.md", "from src.kindling.config import instantiate\nfrom src.kindling.config.compose import compose\n"),
+)
 
 IN_README = set(commands(README))
 SHOWN = {command: name for name, text in TEXTS.items() for command in commands(text)}
@@ -152,11 +154,13 @@ def test_the_architecture_names_the_nouns_of_contributing() -> None:
     assert f"Seven nouns: {', '.join(nouns[1:])}." in told
 
 
-def test_the_architecture_names_each_file_of_src() -> None:
+def test_the_architecture_names_each_package_and_command() -> None:
     section = TEXTS["architecture.md"].partition("## What lies in")[2].partition("\n## ")[0]
     table = "".join(line for line in section.splitlines() if line.startswith("| "))
     named = sorted(set(re.findall(r"`(\w+)`", table)))
-    assert named == sorted(path.stem for path in (ROOT / "src").glob("*.py") if not path.stem.startswith("__"))
+    packages = [path.parent.name for path in (ROOT / "src" / "kindling").glob("*/__init__.py")]
+    commands = [path.stem for path in (ROOT / "src").glob("*.py") if not path.stem.startswith("__")]
+    assert named == sorted(packages + commands)
 
 
 def _without_code(text: str) -> str:

@@ -1,67 +1,65 @@
-"""The net's layers are counted right, and its weights are drawn as they are."""
+"""The engine's layers: each package imports from itself and from those below it, and no module from the user's rooms."""
 
 from __future__ import annotations
 
-import numpy as np
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+
 import pytest
-import torch
-from torch import nn
 
-from src.data.spec import Spec
-from src.figures import pixels
-from src.layers import gradients, layer_columns, layers, sampled_weights, weights
-from src.tasks.classification import Classification
-from tests.test_figures import changed, texts
+from src.kindling.config.compose import ROOT
 
-
-def test_layers_have_shapes_parameters_and_operations() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
-    spec = Spec(in_shape=(1, 4, 4), num_outputs=3, kind="image", classes=("a", "b", "c"), class_counts=(1, 1, 1))
-    task = Classification(net, spec)
-    assert layers(task, spec) == [
-        ("preprocess", "Standardize", "1 x 4 x 4", 0, 0),
-        ("net.0", "Conv2d", "2 x 4 x 4", 2 * 9 + 2, 2 * 16 * 2 * 9),
-        ("net.1", "ReLU", "2 x 4 x 4", 0, 0),
-        ("net.2", "Flatten", "32", 0, 0),
-        ("net.3", "Linear", "3", 32 * 3 + 3, 2 * 32 * 3),
-    ]  # fmt: skip
-    columns = layer_columns(task, spec)
-    assert columns["layer"] == ["preprocess", "net.0", "net.1", "net.2", "net.3", "all"]
-    assert (columns["parameters"][-1], columns["FLOPs"][-1]) == ("119", "768")
-    assert task.example_input_array is None
-    assert task.training
+# From the lowest to the highest; commands stand above all of them.
+LAYERS = ("config", "runs", "data", "nn", "training", "analysis", "deploy", "studies", "dev")
+USERS_ROOMS = ("src.data", "src.nets", "src.tasks", "src.gallery")
+WITHOUT_TORCH = ("src.kindling.config", "src.kindling.runs", "src.kindling.deploy.serving")
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "src").rglob("*.py"))
+}
 
 
-def test_weights_are_drawn_before_and_after() -> None:
-    spec = Spec(in_shape=(1, 4, 4), num_outputs=3, kind="image", classes=("a", "b", "c"), class_counts=(1, 1, 1))
-    task = Classification(nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3)), spec)
-    before = sampled_weights(task)
-    assert list(before) == ["net.1.weight"]
-    assert len(sampled_weights(task, most=10)["net.1.weight"]) == 10
-    with torch.no_grad():
-        task.net[1].weight.mul_(3)  # type: ignore[index, union-attr, operator]
-    after = sampled_weights(task)
-    assert after["net.1.weight"] == pytest.approx(3 * before["net.1.weight"])
-    figure = weights(after, before)
-    assert [axis.get_title() for axis in figure.axes] == ["1.weight"]
-    assert changed(figure, weights(after, after))
-    assert changed(figure, weights(after, {}))
-    many = {f"layer{i}": np.full(3, 0.1) for i in range(40)}
-    assert "Weights (12 of 40 layers)" in texts(weights(many, {}))
-    assert texts(weights({}, {})) == ["Weights: the net has none"]
-    assert pixels(weights({"net.0": np.array([np.nan, np.inf])}, {})).std() > 0
+def imports(module: str, top_level_only: bool = False) -> Iterator[str]:
+    """The modules that a module imports, inside functions and for annotations too."""
+    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{module}: a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in FILES else node.module
 
 
-def test_gradients_are_drawn_over_the_epochs() -> None:
-    norms = {
-        epoch: {"net.1.weight": np.full(5, 2.0 - epoch), "net.head.weight": np.arange(1.0, 6.0)} for epoch in (0, 1)
-    }
-    figure = gradients(norms)
-    (axis,) = figure.axes
-    lines = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in axis.lines}
-    assert lines == {"1.weight": [[1, 2], [2, 1]], "head.weight": [[1, 3], [2, 3]]}
-    assert axis.get_yscale() == "log"
-    norms[1]["net.1.weight"] = np.zeros(5)  # such as a layer that nothing reaches
-    assert gradients(norms).axes[0].get_yscale() == "linear"
-    assert changed(figure, gradients(norms))
-    assert texts(gradients({})) == ["Gradients: none was recorded"]
+def layer(module: str) -> int:
+    """The layer's number; -1 for what is no part of the engine's packages."""
+    steps = module.split(".")
+    return LAYERS.index(steps[2]) if module.startswith("src.kindling.") and len(steps) > 2 else -1
+
+
+ENGINE = [module for module in FILES if module.startswith("src.kindling")]
+
+
+@pytest.mark.parametrize("module", ENGINE)
+def test_layer_imports_nothing_above_it(module: str) -> None:
+    above = [name for name in imports(module) if name.startswith("src.kindling") and layer(name) > layer(module)]
+    assert not above
+    outside = [name for name in imports(module) if name.startswith("src.") and not name.startswith("src.kindling")]
+    assert not outside, "the engine finds the user's modules by their dotted paths"
+
+
+def test_imports_have_no_cycle() -> None:
+    graph = {module: {name for name in imports(module) if name in FILES and name != module} for module in FILES}
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("module", [module for module in ENGINE if module.startswith(WITHOUT_TORCH)])
+def test_light_packages_import_no_torch(module: str) -> None:
+    heavy = ("torch", "lightning", "torchvision", "torchmetrics")
+    assert not [name for name in imports(module, top_level_only=True) if name.partition(".")[0] in heavy]

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from src.config import ROOT
+from src.kindling.config.compose import ROOT
 from tests.written import commands, composes, mentioned, missing
 
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))

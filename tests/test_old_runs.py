@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from src import run as run_module
-from src.run import Run, load_run
+from src.kindling.runs import run as run_module
+from src.kindling.runs.run import Run
+from src.kindling.training.trained_run import load_run
 from tests.conftest import call
 
 OLD = Path(__file__).with_name("old_runs")

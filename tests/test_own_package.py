@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from src import targets
-from src.errors import InputError
+from src.kindling.config import targets
+from src.kindling.config.errors import InputError
 from tests.conftest import checked, train
 
 PARTS = """

@@ -13,9 +13,9 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_diabetes
 
-from src.config import CONFIGS, ROOT
-from src.errors import InputError
-from src.run import load_run
+from src.kindling.config.compose import CONFIGS, ROOT
+from src.kindling.config.errors import InputError
+from src.kindling.training.trained_run import load_run
 from tests.conftest import LITTLE, call, train
 from tests.written import composes
 
@@ -59,7 +59,7 @@ def runs(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         assert ended.value.code == 0
         return
     if verb == "new":  # what it writes is trained in tests/test_new.py
-        monkeypatch.setattr("src.new.write_all", lambda files: None)
+        monkeypatch.setattr("src.kindling.dev.scaffold.write_all", lambda files: None)
     if verb == "benchmark":
         monkeypatch.chdir(tmp_path)
         call(verb, *argv, "--rounds", "1", "--seconds", "0.05")

@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from src import parts
-from src.command import split_words
-from src.config import ROOT, compose
+from src.kindling.config import instantiate
+from src.kindling.config.command import split_words
+from src.kindling.config.compose import ROOT, compose
 
 # What a reader is to write: it need not be there.
 YOURS = re.compile(r"\bmine\b|\bmy_\w+")
@@ -51,7 +51,7 @@ def composes(command: str) -> None:
     plain = [word for word, value in zip(words, valued, strict=False) if not value and not word.startswith("--")]
     if verb in ("train", "tune", "crossval", "look", "benchmark") and "--resume" not in words:
         name, changes = split_words(plain)
-        parts.check(compose(name, [word for word in changes if "=" in word]))
+        instantiate.check(compose(name, [word for word in changes if "=" in word]))
 
 
 def missing(text: str, folder: Path) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from src.data.base import DataModule
-from src.data.batch import Samples
+from src.kindling.data.batch import Samples
+from src.kindling.data.data_module import DataModule
 
 
 class BreastCancer(DataModule):

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from src.data.base import DataModule, data_path
-from src.data.batch import Samples
-from src.data.download import Archive, fetch
-from src.errors import InputError
+from src.kindling.config.errors import InputError
+from src.kindling.data.batch import Samples
+from src.kindling.data.data_module import DataModule, data_path
+from src.kindling.data.download import Archive, fetch
 
 IMAGE = (3, 32, 32)
 

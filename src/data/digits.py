@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.data.base import DataModule
-from src.data.batch import Samples
+from src.kindling.data.batch import Samples
+from src.kindling.data.data_module import DataModule
 
 
 class Digits(DataModule):

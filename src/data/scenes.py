@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from src.data.base import DataModule
-from src.data.batch import STAGES, Samples, Stage
-from src.errors import InputError
+from src.kindling.config.errors import InputError
+from src.kindling.data.batch import STAGES, Samples, Stage
+from src.kindling.data.data_module import DataModule
 
 INK = 4  # a digit's pixels, 0 to 16, are its own from this value on; fainter ones stay background
 

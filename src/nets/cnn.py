@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from src.errors import InputError
+from src.kindling.config.errors import InputError
 
 
 class CNN(nn.Module):

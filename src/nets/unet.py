@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from src.errors import InputError
+from src.kindling.config.errors import InputError
 
 
 class UNet(nn.Module):

@@ -11,9 +11,9 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from src.data.batch import BatchTransform
-from src.data.spec import Spec
-from src.errors import InputError
+from src.kindling.config.errors import InputError
+from src.kindling.data.batch import BatchTransform
+from src.kindling.data.spec import Spec
 from src.tasks.classification import Classification
 from src.tasks.multilabel import Multilabel
 from src.tasks.regression import Regression

@@ -25,17 +25,17 @@ from torchmetrics.classification import (
 )
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
-from src.data.batch import Batch, BatchTransform
-from src.data.spec import Spec
-from src.errors import InputError, counted
-from src.nets.preprocess import preprocess
-from src.tasks.meter import Each, MeanOverClasses, Meter
-from src.tasks.optimizers import configure
+from src.kindling.config.errors import InputError, counted
+from src.kindling.data.batch import Batch, BatchTransform
+from src.kindling.data.preprocess import preprocess
+from src.kindling.data.spec import Spec
+from src.kindling.nn.meter import Each, MeanOverClasses, Meter
+from src.kindling.nn.optimizers import configure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from src.predictions import Array, Predictions
+    from src.kindling.analysis.predictions import Array, Predictions
 
 
 class Multilabel(LightningModule):
@@ -54,7 +54,7 @@ class Multilabel(LightningModule):
         augment: random transforms of training batches, after preprocessing; filled in from the data.
         decay_all: False exempts biases and norms from weight decay.
         monitor: what picks the best checkpoint, stops early and steers schedules and studies.
-        mode: whether less or more of it is better; a config that sets `monitor` may leave it out (`src/monitor.py`).
+        mode: whether less or more of it is better; a config that sets `monitor` may leave it out (training/monitor.py).
 
     Raises:
         InputError: when the data are of another kind.
@@ -167,7 +167,7 @@ class Multilabel(LightningModule):
 
     def figures(self, predictions: Predictions) -> dict[str, Figure]:
         """Pictures by name, from the columns of `predict_step`."""
-        from src import figures, figures_of_classes
+        from src.kindling.analysis import figures, figures_of_classes
 
         if not len(predictions):
             return {}
@@ -187,15 +187,15 @@ class Multilabel(LightningModule):
 
     def examples(self, predictions: Predictions, before: Predictions | None = None) -> Figure:
         """Some samples and what is predicted; beside it what was `before`, of the same samples."""
-        from src.figures import SAMPLES
-        from src.predictions import spread
+        from src.kindling.analysis.figures import SAMPLES
+        from src.kindling.analysis.predictions import spread
 
         rows = spread(len(predictions), SAMPLES)
         title = "Examples" if before is None else "Before and after training"
         return self._samples(predictions.take(rows), title, before and before.take(rows))
 
     def _samples(self, predictions: Predictions, title: str, before: Predictions | None = None) -> Figure:
-        from src import figures
+        from src.kindling.analysis import figures
 
         captions = {"true": self._listed(predictions["target"])}
         for told, some in (("untrained", before), ("predicted", predictions)):

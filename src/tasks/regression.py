@@ -14,17 +14,17 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanAbsoluteError, Metric
 
-from src.data.batch import Batch, BatchTransform
-from src.data.spec import Spec
-from src.errors import InputError
-from src.nets.preprocess import Standardize, preprocess
-from src.tasks.meter import Meter, plain_names
-from src.tasks.optimizers import configure
+from src.kindling.config.errors import InputError
+from src.kindling.data.batch import Batch, BatchTransform
+from src.kindling.data.preprocess import Standardize, preprocess
+from src.kindling.data.spec import Spec
+from src.kindling.nn.meter import Meter, plain_names
+from src.kindling.nn.optimizers import configure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from src.predictions import Array, Predictions
+    from src.kindling.analysis.predictions import Array, Predictions
 
 
 class Regression(LightningModule):
@@ -43,7 +43,7 @@ class Regression(LightningModule):
         augment: random transforms of training batches, after preprocessing; filled in from the data.
         decay_all: False exempts biases and norms from weight decay.
         monitor: what picks the best checkpoint, stops early and steers schedules and studies.
-        mode: whether less or more of it is better; a config that sets `monitor` may leave it out (`src/monitor.py`).
+        mode: whether less or more of it is better; a config that sets `monitor` may leave it out (training/monitor.py).
 
     Raises:
         InputError: when the data are of the other kind.
@@ -145,7 +145,7 @@ class Regression(LightningModule):
 
     def figures(self, predictions: Predictions) -> dict[str, Figure]:
         """Pictures by name, from the columns of `predict_step`."""
-        from src import figures
+        from src.kindling.analysis import figures
 
         off = np.abs(predictions["prediction"] - predictions["target"]) / np.array(self.spec.target_std, np.float32)
         worst = predictions.take(np.argsort(-off.max(axis=1), kind="stable")[: figures.SAMPLES])
@@ -160,7 +160,7 @@ class Regression(LightningModule):
 
     def examples(self, predictions: Predictions, before: Predictions | None = None) -> Figure:
         """Predictions against the truth; beside them those made `before`, of the same samples."""
-        from src import figures
+        from src.kindling.analysis import figures
 
         past = None if before is None else before["prediction"]
         return figures.values(predictions["target"], predictions["prediction"], self.spec.names, past)

@@ -14,19 +14,19 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from src.data.batch import Batch, BatchTransform
-from src.data.masks import VOID
-from src.data.spec import Spec
-from src.errors import InputError
-from src.nets.preprocess import preprocess
-from src.tasks.dice import IGNORED, CrossEntropyDiceLoss
-from src.tasks.meter import Meter, plain_names
-from src.tasks.optimizers import configure
+from src.kindling.config.errors import InputError
+from src.kindling.data.batch import Batch, BatchTransform
+from src.kindling.data.masks import VOID
+from src.kindling.data.preprocess import preprocess
+from src.kindling.data.spec import Spec
+from src.kindling.nn.dice import IGNORED, CrossEntropyDiceLoss
+from src.kindling.nn.meter import Meter, plain_names
+from src.kindling.nn.optimizers import configure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from src.predictions import Array, Predictions
+    from src.kindling.analysis.predictions import Array, Predictions
 
 
 class Segmentation(LightningModule):
@@ -43,7 +43,7 @@ class Segmentation(LightningModule):
         augment: random transforms of training batches, after preprocessing; filled in from the data.
         decay_all: False exempts biases and norms from weight decay.
         monitor: what picks the best checkpoint, stops early and steers schedules and studies.
-        mode: whether less or more of it is better; a config that sets `monitor` may leave it out (`src/monitor.py`).
+        mode: whether less or more of it is better; a config that sets `monitor` may leave it out (training/monitor.py).
 
     Raises:
         InputError: when the data are of another kind.
@@ -143,7 +143,7 @@ class Segmentation(LightningModule):
 
     def figures(self, predictions: Predictions) -> dict[str, Figure]:
         """Pictures by name, from the columns of `predict_step`."""
-        from src import figures, figures_of_classes, figures_of_masks
+        from src.kindling.analysis import figures, figures_of_classes, figures_of_masks
 
         if not len(predictions):
             return {}
@@ -169,9 +169,9 @@ class Segmentation(LightningModule):
 
     def examples(self, predictions: Predictions, before: Predictions | None = None) -> Figure:
         """Some images under their masks, true and predicted; beside them what was predicted `before`."""
-        from src import figures_of_masks
-        from src.figures import SAMPLES
-        from src.predictions import spread
+        from src.kindling.analysis import figures_of_masks
+        from src.kindling.analysis.figures import SAMPLES
+        from src.kindling.analysis.predictions import spread
 
         rows = spread(len(predictions), SAMPLES // 2)
         title = "Examples" if before is None else "Before and after training"

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torchvision import datasets
 
-from src.data.batch import STAGES
 from src.data.cifar import CIFAR10, CIFAR100
-from src.errors import InputError
+from src.kindling.config.errors import InputError
+from src.kindling.data.batch import STAGES
 from tests import make_cifar
 
 

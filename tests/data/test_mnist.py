@@ -10,9 +10,9 @@ import pytest
 import torch
 from torchvision import datasets
 
-from src.data.batch import STAGES
 from src.data.mnist import MNIST, FashionMNIST
-from src.errors import InputError
+from src.kindling.config.errors import InputError
+from src.kindling.data.batch import STAGES
 from tests import make_mnist
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"

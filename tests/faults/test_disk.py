@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from src.checkpoint_io import read_checkpoint
-from src.config import ROOT
+from src.kindling.config.compose import ROOT
+from src.kindling.runs.checkpoint_file import read_checkpoint
 from tests.faults.test_processes import WORDS, finished, killed, start, the_run, until
 
 SMALL = ("net=mlp", "net.hidden=[8]")  # checkpoints of 20 KB

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.checkpoint_io import read_checkpoint
-from src.run import Run
+from src.kindling.runs.checkpoint_file import read_checkpoint
+from src.kindling.runs.run import Run
 from tests.conftest import call, train
 from tests.faults.test_processes import the_run, until
 

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from torchmetrics import MaxMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
-from src.callbacks.curves import Curves
-from src.data.batch import Batch
-from src.interrupts import Interrupted, Interrupts
-from src.run import Run
+from src.kindling.data.batch import Batch
+from src.kindling.runs.run import Run
+from src.kindling.runs.signals import Interrupted, Interrupts
+from src.kindling.training.callbacks.step_curves import Curves
+from src.kindling.training.fit import fit
 from src.tasks.classification import Classification
-from src.train import fit
 from tests.conftest import as_own_task, checked
 
 WORDS = ("trainer.max_epochs=3", "trainer.limit_train_batches=8", "trainer.limit_val_batches=2", "threads=1",
          "trainer.limit_test_batches=2", "trainer.accelerator=cpu", "trainer.log_every_n_steps=3", "net.dropout=0.2",
-         "save_minutes=0", "data.train_transforms=[{_target_: src.augment.RandomAffine, degrees: 10}]")  # fmt: skip
+         "save_minutes=0", "data.train_transforms=[{_target_: src.kindling.data.augment.RandomAffine, degrees: 10}]")  # fmt: skip
 CASES: dict[str, list[str]] = {
     "plain": [],
     "workers": ["data.num_workers=2",

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from src.run import Run
+from src.kindling.runs.run import Run
 from tests.faults.test_exact import ending
 
 WORDS = ("digits", "trainer.max_epochs=4", "threads=1", "trainer.accelerator=cpu", "net.dropout=0.2", "save_minutes=0",
@@ -104,7 +104,7 @@ def test_killed_at_random_moments_it_ends_the_same(
 # Kills itself at the end of its n-th batch.
 KILLED = """
 import os, signal, sys
-from src.callbacks.curves import Curves
+from src.kindling.training.callbacks.step_curves import Curves
 end, left = Curves.on_train_batch_end, [int(sys.argv.pop(1))]
 def killed(self, *args):
     end(self, *args)
@@ -112,7 +112,7 @@ def killed(self, *args):
     if left[0] == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 Curves.on_train_batch_end = killed
-from src.command import run_command
+from src.kindling.config.command import run_command
 from src.train import main
 run_command(main)
 """
@@ -168,7 +168,7 @@ def test_a_run_that_is_alive_is_nobody_elses(repository: Path) -> None:
 CLAIM = """
 import os, sys, time
 from pathlib import Path
-from src import run
+from src.kindling.runs import run
 run.LOGS = Path(sys.argv[1])
 os.environ.pop("KINDLING_RUN", None)
 time.sleep(max(0, float(sys.argv[2]) - time.time()))
@@ -199,7 +199,7 @@ def test_four_whole_trainings_at_once_are_four_runs(repository: Path) -> None:
 SAVING = """
 import sys, torch
 from pathlib import Path
-from src.checkpoint_io import AtomicIO
+from src.kindling.training.checkpoint_io import AtomicIO
 path, io, number = Path(sys.argv[1]), AtomicIO(), 0
 while True:
     number += 1
@@ -212,7 +212,7 @@ while True:
 
 @pytest.mark.parametrize("attempt", longer(*range(40), short=3))
 def test_killed_while_it_saves_the_file_is_whole(attempt: int, tmp_path: Path) -> None:
-    from src.checkpoint_io import read_checkpoint
+    from src.kindling.runs.checkpoint_file import read_checkpoint
 
     path, other = tmp_path / "last.ckpt", Path("/dev/shm") if Path("/dev/shm").is_dir() else tmp_path
     process = subprocess.Popen([sys.executable, "-c", SAVING, str(path)], stdout=subprocess.PIPE, text=True,

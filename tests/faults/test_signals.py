@@ -18,13 +18,13 @@ from tests.faults.test_processes import WORDS, longer, start, the_run, until
 # By phase: a method, how often it is called before the moment (once each in the trial before the first step), the place
 # that is saved, and its step; no place where nothing was trained yet, and no step where there is no run yet.
 PHASES = {
-    "loading": ("src.data.base:DataModule.setup", 1, None, None),
+    "loading": ("src.kindling.data.data_module:DataModule.setup", 1, None, None),
     "building": ("src.tasks.classification:Classification.configure_optimizers", 1, None, 0),
-    "beginning": ("src.callbacks.checkpoint:Checkpoint.on_train_start", 1, None, 0),
+    "beginning": ("src.kindling.training.callbacks.checkpoint:Checkpoint.on_train_start", 1, None, 0),
     "training": ("src.tasks.classification:Classification.training_step", 4, "after a step", 3),
-    "saving": ("src.checkpoint_io:AtomicIO.save_checkpoint", 1, "after a step", 11),
+    "saving": ("src.kindling.runs.checkpoint_file:AtomicIO.save_checkpoint", 1, "after a step", 11),
     "validating": ("src.tasks.classification:Classification.validation_step", 4, "before validation", 10),
-    "between epochs": ("src.callbacks.seeding:Seeding.on_train_epoch_end", 1, "between epochs", 20),
+    "between epochs": ("src.kindling.training.callbacks.seeding:Seeding.on_train_epoch_end", 1, "between epochs", 20),
     "testing": ("src.tasks.classification:Classification.test_step", 4, "between epochs", 80),
 }
 # Has that moment announce itself, so that a signal can be sent within it.
@@ -41,7 +41,7 @@ def announced(self, *args, **kwargs):
         time.sleep(0.5)
     return method(self, *args, **kwargs)
 setattr(owner, name, announced)
-from src.command import run_command
+from src.kindling.config.command import run_command
 from src.train import main
 run_command(main)
 """
@@ -131,13 +131,13 @@ def test_ctrl_c_while_torch_is_loaded_is_no_traceback(repository: Path) -> None:
 import sys, time
 print("now", flush=True)
 del sys.argv[1:3]
-from src import parts
+from src.kindling.config import instantiate
 def check(config):
     import torch
     print("then", flush=True)
     time.sleep(600)
-parts.check = check
-from src.command import run_command
+instantiate.check = check
+from src.kindling.config.command import run_command
 from src.train import main
 run_command(main)
 """)  # fmt: skip

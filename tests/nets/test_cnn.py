@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from src.errors import InputError
+from src.kindling.config.errors import InputError
 from src.nets.cnn import CNN
 from tests.conftest import train
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torchmetrics import MeanAbsoluteError
 
-from src.data.spec import Column, Spec
-from src.errors import InputError
+from src.kindling.config.errors import InputError
+from src.kindling.data.spec import Column, Spec
 from src.nets.mlp import MLP
 from src.tasks.auto import supervised
 from src.tasks.classification import Classification

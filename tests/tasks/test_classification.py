@@ -9,9 +9,9 @@ import torch
 from sklearn import metrics as sk
 from torch import nn
 
-from src.data.batch import Batch
-from src.data.spec import Column, Spec
-from src.errors import InputError
+from src.kindling.config.errors import InputError
+from src.kindling.data.batch import Batch
+from src.kindling.data.spec import Column, Spec
 from src.tasks.classification import Classification
 from tests.conftest import train
 

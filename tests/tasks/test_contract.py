@@ -14,14 +14,14 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from src import tasks
-from src.config import ROOT
-from src.data.batch import Batch
-from src.errors import InputError
-from src.evaluate import evaluate
-from src.export import export
-from src.predictions import Predictions
-from src.report import bootstrap
-from src.run import load_run
+from src.kindling.analysis.predictions import Predictions
+from src.kindling.analysis.report import bootstrap
+from src.kindling.config.compose import ROOT
+from src.kindling.config.errors import InputError
+from src.kindling.data.batch import Batch
+from src.kindling.deploy.export import export
+from src.kindling.training.evaluate import evaluate
+from src.kindling.training.trained_run import load_run
 from tests.conftest import as_own_task, call, train
 
 

@@ -8,12 +8,12 @@ import torch
 from sklearn import metrics as sk
 from torch import nn
 
-from src.data.batch import Batch
-from src.data.spec import Column, Spec
-from src.errors import InputError
-from src.predictions import predict
-from src.report import bootstrap
-from src.run import load_run
+from src.kindling.analysis.predictions import predict
+from src.kindling.analysis.report import bootstrap
+from src.kindling.config.errors import InputError
+from src.kindling.data.batch import Batch
+from src.kindling.data.spec import Column, Spec
+from src.kindling.training.trained_run import load_run
 from src.tasks.multilabel import Multilabel
 from src.tasks.regression import Regression
 from tests.conftest import mistakes, train

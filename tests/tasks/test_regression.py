@@ -7,8 +7,8 @@ import torch
 from sklearn import metrics as sk
 from torch import nn
 
-from src.data.batch import Batch
-from src.data.spec import Column, Spec
+from src.kindling.data.batch import Batch
+from src.kindling.data.spec import Column, Spec
 from src.tasks.regression import Regression
 from tests.conftest import train
 

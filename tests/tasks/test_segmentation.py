@@ -11,15 +11,16 @@ import torch
 from sklearn import metrics as sk
 from torch import Tensor, nn
 
-from src.augment import MixUp
-from src.data.batch import Batch
-from src.data.spec import Spec
-from src.errors import InputError
+from src.kindling.analysis.predictions import Predictions, predict
+from src.kindling.analysis.report import bootstrap
+from src.kindling.config.errors import InputError
+from src.kindling.data.augment import MixUp
+from src.kindling.data.batch import Batch
+from src.kindling.data.spec import Spec
+from src.kindling.nn.dice import IGNORED, CrossEntropyDiceLoss, DiceLoss
+from src.kindling.runs.run import Run
+from src.kindling.training.build import build_data
 from src.nets.unet import UNet
-from src.predictions import Predictions, predict
-from src.report import bootstrap
-from src.run import Run, build_data
-from src.tasks.dice import IGNORED, CrossEntropyDiceLoss, DiceLoss
 from src.tasks.segmentation import Overlap, Segmentation, confusions
 from tests.conftest import checked, mistakes, train
 
@@ -30,11 +31,11 @@ SPEC = Spec(in_shape=(1, 6, 5), num_outputs=3, kind="image", classes=("ground", 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A little run, trained once."""
-    from src import run as runs
+    from src.kindling.runs import run as runs
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "LOGS", tmp_path_factory.mktemp("logs"))
-        patch.setattr("src.callbacks.pictures.Pictures.draw", lambda *_, **__: [])
+        patch.setattr("src.kindling.analysis.plots.Plots.draw", lambda *_, **__: [])
         return train("segmentation", "data.scenes=[96,32,40]", "net.channels=[8,16]", "trainer.max_epochs=1",
                      "trainer.limit_test_batches=1.0").run  # fmt: skip
 
@@ -130,7 +131,7 @@ def test_dice_is_that_of_all_pixels_that_count() -> None:
     assert nothing.isfinite()
 
 
-@pytest.mark.parametrize("loss", ["torch.nn.CrossEntropyLoss", "src.tasks.dice.DiceLoss"])
+@pytest.mark.parametrize("loss", ["torch.nn.CrossEntropyLoss", "src.kindling.nn.dice.DiceLoss"])
 def test_it_trains_on_either_loss_alone(loss: str) -> None:
     found = train("segmentation", "data.scenes=[96,32,32]", "net.channels=[8,16]", f"task.loss._target_={loss}")
     assert 0 < found.metrics["val/loss"] < 3
@@ -158,7 +159,7 @@ def test_intervals_of_masks_are_those_of_images_drawn_again(scenes: Run) -> None
 
 
 def test_pictures_show_the_masks(scenes: Run) -> None:
-    from src.figures import pixels
+    from src.kindling.analysis.figures import pixels
 
     data = scenes.data()
     predictions = predict(scenes.task, data, "test", 12)

@@ -1,0 +1,1 @@
+"""The engine: nobody has to open it to add a task."""

@@ -1,0 +1,1 @@
+"""Predictions, figures, reports, leaderboards and significance of finished runs."""

@@ -1,0 +1,123 @@
+"""What every command shares: reading its words and flags, its help, and the end of a mistake.
+
+A command is a thin main over a function that returns its result. This module imports no torch, so that help and
+first mistakes are told at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import multiprocessing
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from src.kindling.config.errors import InputError, did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors that name the nearest flag, and words and flags in any order.
+
+    Args:
+        verb: the command's name.
+        usage: what follows the name.
+        about: one sentence.
+        with_configs: whether the help lists the experiments and the groups.
+    """
+
+    def __init__(self, verb: str, usage: str, about: str, with_configs: bool = False) -> None:
+        super().__init__(prog=f"python -m src.{verb}", usage=f"python -m src.{verb} {usage}", description=about,
+                         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+        self.with_configs = with_configs
+
+    def format_help(self) -> str:
+        if self.with_configs:
+            self.epilog = _configs_help()
+        return super().format_help()
+
+    def read(self, argv: list[str]) -> argparse.Namespace:
+        """The parsed words and flags.
+
+        Raises:
+            InputError: for an unknown or incomplete flag.
+        """
+        parsed, unknown = self.parse_known_intermixed_args(argv)
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        told = sorted(a.option_strings[-1] for a in self._actions if a.option_strings and a.help != argparse.SUPPRESS)
+        lines = []
+        for word in unknown:
+            name, equals, _ = word.partition("=")
+            if name.startswith("-"):
+                hint = did_you_mean(name, flags, cutoff=0.7)
+                if not hint and equals:
+                    hint = f"; config values go without dashes: {word.lstrip('-')}"
+                elif not hint and self.with_configs:
+                    hint = "; what a config holds is set by key=value, such as trainer.max_epochs=5"
+                lines.append(f"{name}: no such flag{hint} (this command has: {', '.join(told)})")
+            else:
+                lines.append(f"{word}: not expected here (usage: {self.usage})")
+        if lines:
+            raise InputError(lines)
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(re.sub(r"^argument ", "", message) + f" (usage: {self.usage})")
+
+
+def split_words(words: list[str]) -> tuple[str, list[str]]:
+    """CONFIG (`digits` when there is none) and the `key=value` words."""
+    if words and "=" not in words[0]:
+        return words[0], words[1:]
+    return "digits", words
+
+
+def run_command(main: Callable[[list[str]], Any]) -> NoReturn:
+    """Call a command's main and end the process: a mistake is told in plain lines and ends with status 2."""
+    status = 0
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        sys.stdout.flush()
+        print("\n".join(error.lines), file=sys.stderr)
+        status = 2
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1 if end.code else 0
+    except KeyboardInterrupt:  # where no training looks for it: while torch is loaded, say
+        status = 128 + signal.SIGINT
+    if "torch" not in sys.modules:
+        sys.exit(status)
+    # Taking torch and Lightning apart takes the interpreter 1.7 s, after everything is written. What is registered
+    # for the end (workers, other loggers) still runs.
+    workers = [child for child in multiprocessing.active_children() if child.daemon]
+    if workers and hasattr(signal, "SIGCHLD"):  # they would outlive the SIGTERM that they get next, see interrupts.py
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or torch raises for each
+        for worker in workers:
+            worker.kill()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _configs_help() -> str:
+    from src.kindling.config.compose import (  # which takes longer than most of a server's start
+        CONFIGS,
+        configs,
+        first_comment,
+        groups,
+    )
+
+    lines = ["configs:"]
+    lines += [f"  {name:<16} {first_comment(CONFIGS / f'{name}.yaml')}" for name in configs()]
+    lines += ["", "parts to swap (configs/<group>/<option>.yaml):"]
+    lines += [f"  {group + '=':<16} {' | '.join(options)}" for group, options in groups().items()]
+    lines += [
+        "",
+        "Any argument of a part can be set: net.dropout=0.1, task.optimizer.lr=3e-4,",
+        "net._target_=src.nets.mlp.MLP, trainer.max_epochs=5, seed=1, name=first, tags=[a,b].",
+    ]
+    return "\n".join(lines)

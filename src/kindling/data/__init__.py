@@ -1,0 +1,1 @@
+"""DataModules for images, tables and masks: split, order, preprocessing, augmentation, loaders."""

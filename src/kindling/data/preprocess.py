@@ -1,0 +1,126 @@
+"""The preprocessing that a task owns: raw values to standardized ones, on the training device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from src.kindling.data.spec import Column, Spec
+
+
+@dataclass(frozen=True)
+class InputStats:
+    """What a net that comes from another training wants to receive; such a net has them as its `input_stats`.
+
+    Attributes:
+        size: height and width.
+        mean, std: of each channel, of values from 0 to 1.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def of(self, spec: Spec) -> Spec:
+        """The spec of data that have been prepared like this."""
+        mean, std = (tuple(value * spec.white for value in values) for values in (self.mean, self.std))
+        return replace(spec, in_shape=(len(mean), self.size, self.size), mean=mean, std=std)
+
+
+def preprocess(spec: Spec, net: nn.Module | None = None) -> nn.Module:
+    """The module that turns a raw batch of these data into what the net receives, as it says or as the data are."""
+    stats = getattr(net, "input_stats", None)
+    if isinstance(stats, InputStats):
+        wanted = stats.of(spec)
+        return nn.Sequential(Resize(stats.size), Standardize(wanted.mean, wanted.std, dims=3))
+    return EncodeTable(spec.columns) if spec.columns else Standardize(spec.mean, spec.std, dims=len(spec.in_shape))
+
+
+class Standardize(nn.Module):
+    """`(x - mean) / std` for each channel or feature; its numbers are buffers, saved with the weights.
+
+    Args:
+        mean: of each channel or feature, in the raw input's unit.
+        std: likewise; none is zero.
+        dims: number of dimensions of one input without the batch: 3 for images, 1 for rows of a table.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], dims: int) -> None:
+        super().__init__()
+        shape = (-1,) + (1,) * (dims - 1)
+        self.register_buffer("mean", torch.tensor(mean).reshape(shape))
+        self.register_buffer("std", torch.tensor(std).reshape(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, …)` uint8 or float to float of the same shape; one channel to as many as there are means."""
+        return (x - self.mean) / self.std
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """The way back: standardized values in the raw unit."""
+        return x * self.std + self.mean
+
+
+class Resize(nn.Module):
+    """Images of any size to a square, by linear interpolation that averages where they shrink.
+
+    Args:
+        size: height and width.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = (size, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, H, W)` uint8 or float to float `(B, C, size, size)`."""
+        x = x if x.is_floating_point() else x.float()
+        if x.shape[2:] == self.size:
+            return x
+        return nn.functional.interpolate(x, self.size, mode="bilinear", antialias=True)
+
+
+class EncodeTable(nn.Module):
+    """Rows of numbers and level places to what a net can take.
+
+    Numbers are standardized, and a missing one becomes the mean, 0; where the training split had missing ones, an
+    indicator follows. A category becomes one value for each level and a last one for what is missing or was never
+    seen in training.
+
+    Args:
+        columns: the features, as the training split had them.
+    """
+
+    mean: Tensor
+    std: Tensor
+    numbers: Tensor
+    indicated: Tensor
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        super().__init__()
+        places = {kind: [i for i, c in enumerate(columns) if (c.kind == "category") == kind] for kind in (True, False)}
+        numbers = [columns[i] for i in places[False]]
+        self.register_buffer("mean", torch.tensor([column.mean for column in numbers]))
+        self.register_buffer("std", torch.tensor([column.std for column in numbers]))
+        self.register_buffer("numbers", torch.tensor(places[False], dtype=torch.int64), persistent=False)
+        indicated = [i for i, column in enumerate(columns) if column.missing and column.kind != "category"]
+        self.register_buffer("indicated", torch.tensor(indicated, dtype=torch.int64), persistent=False)
+        self.categories = [(i, len(columns[i].levels)) for i in places[True]]
+        self.only_numbers = len(numbers) == len(columns) and not indicated
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, columns)` to `(B, sum of the columns' widths)`."""
+        if self.only_numbers:
+            return torch.nan_to_num((x - self.mean) / self.std, nan=0.0)
+        encoded = [torch.nan_to_num((x[:, self.numbers] - self.mean) / self.std, nan=0.0)]
+        encoded.append(x[:, self.indicated].isnan().to(x.dtype))
+        for place, levels in self.categories:
+            level = torch.nan_to_num(x[:, place], nan=-1.0).long()
+            level = torch.where((level < 0) | (level >= levels), levels, level)
+            encoded.append(nn.functional.one_hot(level, levels + 1).to(x.dtype))
+        return torch.cat(encoded, dim=1)

@@ -1,0 +1,1 @@
+"""Predict on new data, export and serve."""

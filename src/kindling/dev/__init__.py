@@ -1,0 +1,1 @@
+"""Benchmark, scaffold new parts and reproduce runs."""

@@ -1,0 +1,1 @@
+"""Metrics, losses, optimizers, schedules and pretrained nets."""

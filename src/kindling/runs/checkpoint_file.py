@@ -1,0 +1,123 @@
+"""Read checkpoint files, and keep the one before."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from src.kindling.config.aliases import rename_old
+from src.kindling.config.errors import InputError
+from src.kindling.runs.files import shown
+
+# A config has some hundred values in a handful of levels.
+MOST_VALUES, MOST_LEVELS = 100_000, 50
+
+
+def keep_previous(path: Path, previous: Path) -> None:
+    """Give the file at `path` a second name, before another takes its first: there is never a moment without one."""
+    if path.exists():
+        beside = previous.with_name(previous.name + ".tmp")
+        beside.unlink(missing_ok=True)
+        try:
+            os.link(path, beside)
+        except OSError:  # a file system without links
+            return
+        os.replace(beside, previous)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk know the folder's names as they are now."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, loaded to the CPU; only tensors and plain values, whatever the environment asks for.
+
+    Raises:
+        InputError: when the file is missing, damaged, holds code, or is not one of Kindling's.
+    """
+    import torch
+
+    name = shown(path)
+    if not path.exists():
+        raise InputError(f"{name}: no such checkpoint; the run may have ended before its first was saved")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if broken := archive.testzip():
+                raise InputError(f"{name}: damaged: its part {broken} does not match its checksum")
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("Unsupported")[2].partition(".\n")[0].partition("\n")[0].strip()
+        raise InputError(f"{name}: untrusted: it holds more than tensors and plain values"
+                         f"{f' ({reason})' if reason else ''}; it was not loaded") from None  # fmt: skip
+    except zipfile.BadZipFile:
+        size = path.stat().st_size
+        raise InputError(f"{name}: not a readable checkpoint: " + (
+            f"its {size:,} bytes are cut off, or another kind of file" if size else "it is empty")) from None  # fmt: skip
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"{name}: not a readable checkpoint: {reason}") from None
+    if not isinstance(content, dict) or "kindling" not in content:
+        raise InputError(f"{name}: a checkpoint of another program: it holds no config and no spec")
+    try:
+        check_content(content)
+    except ValueError as error:
+        raise InputError(f"{name}: not a readable checkpoint: {error}") from None
+    content["kindling"]["config"] = rename_old(content["kindling"]["config"])
+    return content
+
+
+def check_content(content: dict[str, Any]) -> None:
+    """Check what others read: the weights by their names, and a config of plain values.
+
+    Raises:
+        ValueError: naming what is wrong; also for a config that is too large or nested too deeply to be one.
+    """
+    state, own = content.get("state_dict"), content["kindling"]
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ValueError("state_dict: expected tensors by name")
+    kinds = {"name": str, "config": dict, "spec": dict}
+    wrong = [key for key in kinds if not isinstance(own, dict) or not isinstance(own.get(key), kinds[key])]
+    if wrong:
+        raise ValueError(f"kindling.{wrong[0]}: expected a {kinds[wrong[0]].__name__}")
+    seen, left = 0, [(own["config"], 0)]
+    while left:
+        value, depth = left.pop()
+        seen += 1
+        if seen > MOST_VALUES or depth > MOST_LEVELS:
+            raise ValueError("kindling.config: too large, or nested too deeply")
+        if isinstance(value, dict):
+            left += [(item, depth + 1) for item in value.values()]
+        elif isinstance(value, list | tuple):
+            left += [(item, depth + 1) for item in value]
+        elif not isinstance(value, str | int | float | None):
+            raise ValueError(f"kindling.config: holds a {type(value).__name__}, which is no plain value")
+
+
+def newest(files: Sequence[Path]) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
+    """The first file that is whole, its content, and a line for each that is not; None where there is no file.
+
+    Raises:
+        InputError: when there are files, and none is whole.
+    """
+    lines: list[str] = []
+    for path in files:
+        if path.exists():
+            try:
+                return path, read_checkpoint(path), lines
+            except InputError as error:
+                lines += error.lines
+    if lines:
+        raise InputError([*lines, "no checkpoint of this run can be read"])
+    return None, None, lines

@@ -1,0 +1,126 @@
+"""Source files that git does not track: a run keeps their hashes, and their content in diff.patch."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from src.kindling.config.compose import ROOT
+from src.kindling.config.targets import allowed_by_user
+
+HEADING = "# Untracked files\n"  # in diff.patch; `git apply` ignores such lines
+LARGEST, MOST = 1 << 20, 100  # bytes of a file in the patch, and the number of files
+# Whatever git's settings: a diff as `git apply` reads it.
+PLAIN = (
+    "-c",
+    "core.quotePath=false",
+    "-c",
+    "color.ui=never",
+    "-c",
+    "diff.noprefix=false",
+    "-c",
+    "diff.mnemonicPrefix=false",
+)
+DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--binary")
+
+
+def git(*arguments: str, check: bool = True) -> str:
+    """The output of a git command in the repository; what is not UTF-8 is replaced.
+
+    Raises:
+        OSError, subprocess.CalledProcessError: without git, without a repository, or when it fails.
+    """
+    done = subprocess.run(["git", *PLAIN, *arguments], cwd=ROOT, capture_output=True, check=check)
+    return done.stdout.decode(errors="replace")
+
+
+def git_state() -> tuple[str | None, bool | None, str]:
+    """The commit; whether files differ from it, untracked ones of src/ and configs/ included; and the diff.
+
+    Without a commit, the tree is dirty; without a repository, this is unknown: None.
+    """
+    try:
+        git("rev-parse", "--git-dir")
+    except (OSError, subprocess.CalledProcessError):
+        return None, None, ""
+    try:
+        diff = git(*DIFF, "HEAD", "--", ".") + _untracked_patch()
+        return git("rev-parse", "HEAD").strip(), bool(diff), diff
+    except (OSError, subprocess.CalledProcessError):
+        return None, True, ""
+
+
+def source_files(config: str) -> dict[str, str]:
+    """SHA-256 of what a run is made of beside the commit, by name.
+
+    These are the imported files that the commit does not have, the untracked options of configs/, and the config's own
+    file. A file of the repository is named by its path, one of another package by its module.
+    """
+    try:
+        committed = {*git("ls-tree", "-r", "-z", "--name-only", "HEAD").split("\0")}
+        options = [name for name in _untracked() if name.startswith("configs/")]
+    except (OSError, subprocess.CalledProcessError):
+        committed, options = set(), []
+    names = {*_imported(), *options} - committed
+    hashes = {name: _hash(name) for name in sorted({*names, f"configs/{config}.yaml"})}
+    return {name: value for name, value in hashes.items() if value is not None}
+
+
+def compare_files(then: Mapping[str, str], config: str) -> Iterator[str]:
+    """A line for each file that differs from what `source_files` returned when the config was trained."""
+    for name, before in then.items():
+        now = _hash(name)
+        if now is None:
+            yield f"{name}: in the run's code, missing now"
+        elif now != before:
+            yield f"{name}: changed since" + (
+                "; the run's own config.yaml is used" if name == f"configs/{config}.yaml" else ""
+            )
+
+
+def _untracked() -> list[str]:
+    listed = git("ls-files", "-z", "--others", "--exclude-standard", "--", "src", "configs")
+    return [name for name in listed.split("\0") if name and not name.endswith("/")]  # another repository ends with it
+
+
+def _untracked_patch() -> str:
+    """The untracked files as additions; a large file, and files beyond a number, are only named."""
+    names = _untracked()
+    parts = []
+    for name in names[:MOST]:
+        path = ROOT / name
+        size = path.lstat().st_size if path.exists() or path.is_symlink() else 0
+        if size > LARGEST:
+            parts.append(f"# {name}: left out, {size:,} bytes\n")
+        else:
+            parts.append(git(*DIFF, "--no-index", "--", "/dev/null", name, check=False))
+    if len(names) > MOST:
+        parts.append(f"# {len(names) - MOST:,} more untracked files left out\n")
+    return HEADING + "".join(parts) if parts else ""
+
+
+def _imported() -> Iterator[str]:
+    """The names of modules from the repository, and from allowed packages that are edited in place."""
+    own = {name.partition(".")[0] for name in allowed_by_user()}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if not file.endswith(".py") or "site-packages" in file:  # an installed package has a version
+            continue
+        if Path(file).is_relative_to(ROOT):
+            yield Path(file).relative_to(ROOT).as_posix()
+        elif name.partition(".")[0] in own:
+            yield name
+
+
+def _hash(name: str) -> str | None:
+    """The hash of a file by its name in `source_files`; None where there is none."""
+    try:
+        spec = None if "/" in name or name.endswith(".py") else find_spec(name)
+        path = Path(spec.origin) if spec and spec.origin else ROOT / name
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, ImportError, ValueError):
+        return None

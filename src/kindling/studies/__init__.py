@@ -1,0 +1,1 @@
+"""Many runs of one config: search, folds and seeds."""

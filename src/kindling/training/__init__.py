@@ -1,0 +1,1 @@
+"""Build a config's parts, rehearse, fit, checkpoint and resume."""

@@ -1,0 +1,31 @@
+"""What the libraries print that nobody here can act on: silenced by message, one by one, each with its reason."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+MESSAGES = (
+    # Lightning asks torch's own pytree in the old way; only Lightning can change it.
+    r".*isinstance\(treespec, LeafSpec\)` is deprecated",
+    # Data that lies in memory is served fastest by the main process, and files have workers by their config.
+    r".*does not have many workers which may be a bottleneck",
+    # The values of an epoch are logged whatever the interval is.
+    r".*is smaller than the logging interval Trainer\(log_every_n_steps",
+    # The loaders go on where the training stopped, by its epoch and batch (src/kindling/data/batch.py); Lightning cannot know.
+    r"You're resuming from a checkpoint that ended before the epoch ended",
+    # The meters' values are of all processes already.
+    r"It is recommended to use `self\.log\(.*sync_dist=True\)`",
+    # Mixed precision keeps its weights in 32 bits, which is what the summary then assumes.
+    r"Precision .* is not supported by the model summary",
+    # Raised when a trainer is given a folder that the run has made for it.
+    r"Checkpoint directory .* exists and is not empty",
+)
+
+
+def quiet() -> None:
+    """Silence them in this process, and Lightning's notes about hardware and other products."""
+    for message in MESSAGES:
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)

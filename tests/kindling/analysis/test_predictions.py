@@ -1,0 +1,159 @@
+"""Predictions of a whole split: every sample once, as the task itself says it, kept in a file and read again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from src.kindling.analysis.predictions import Predictions, predict, spread
+from src.kindling.config.compose import Config
+from src.kindling.config.errors import InputError
+from src.kindling.data.batch import Batch
+from src.kindling.data.data_module import DataModule
+from src.kindling.training.build import build_data, build_task
+from tests.conftest import checked
+
+
+def built(config: Config) -> tuple[Any, DataModule]:
+    """An untrained task and its data; its dropout would show in predictions that are made in training mode."""
+    torch.manual_seed(0)
+    data = build_data(config)
+    return build_task(config, data.spec), data
+
+
+@pytest.fixture
+def digits() -> tuple[Any, DataModule]:
+    return built(checked("digits", "net.dropout=0.5", "data.batch_size=100"))
+
+
+def test_every_sample_is_predicted_once_as_the_task_says_it(digits: tuple[Any, DataModule]) -> None:
+    task, data = digits
+    predictions = predict(task, data, "test")
+    index = data.indices["test"]
+    assert len(predictions) == len(index) == 270
+    assert predictions["index"].tolist() == index.tolist()
+    assert predictions["target"].tolist() == data.samples.y[index].tolist()
+    expected = task.eval()(data.samples.x[index]).softmax(dim=1).detach().numpy()
+    assert predictions["probability"].dtype == np.float32
+    assert predictions["probability"] == pytest.approx(expected, abs=1e-6)
+    assert predictions["prediction"].tolist() == expected.argmax(axis=1).tolist()
+    assert torch.equal(predictions.inputs([3, 5]), data.samples.x[index[[3, 5]]])
+    assert predictions.name(3) == str(int(index[3]))
+    some = predictions.take([3, 5])
+    assert len(some) == 2
+    assert some["index"].tolist() == index[[3, 5]].tolist()
+
+
+def test_the_task_is_left_as_it_was(digits: tuple[Any, DataModule]) -> None:
+    task, data = digits
+    task.train()
+    task.net.body[1].eval()
+    before, drawn = {name: value.clone() for name, value in task.state_dict().items()}, torch.get_rng_state()
+    predict(task, data, "val", 10)
+    assert task.training
+    assert not task.net.body[1].training
+    assert task.net.body[2].training
+    assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_a_handful_is_the_same_each_time_and_spread_over_the_split(digits: tuple[Any, DataModule]) -> None:
+    task, data = digits
+    some, every = predict(task, data, "val", 10), predict(task, data, "val")
+    rows = [0, 29, 59, 89, 119, 149, 179, 209, 239, 269]
+    assert some["index"].tolist() == every["index"][rows].tolist()
+    assert some["probability"] == pytest.approx(every["probability"][rows], abs=1e-6)
+    assert len(predict(task, data, "val", 1000)) == 270
+    assert [spread(5, 5), spread(5, 1), spread(0, 3), spread(9, 3)] == [[0, 1, 2, 3, 4], [0], [], [0, 4, 8]]
+
+
+def test_training_samples_are_predicted_without_their_random_transforms() -> None:
+    flip = "data.train_transforms=[{_target_: torchvision.transforms.v2.RandomHorizontalFlip, p: 1.0}]"
+    task, data = built(checked("digits", flip, "data.num_workers=0"))
+    predictions = predict(task, data, "train", 20)
+    expected = task.eval()(data.samples.x[torch.from_numpy(predictions["index"])]).softmax(dim=1).detach().numpy()
+    assert predictions["probability"] == pytest.approx(expected, abs=1e-6)
+
+
+class Embedding(nn.Module):
+    """Stands for any task: its columns have shapes and kinds of their own."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def predict_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
+        x = batch.x.flatten(1)[:, :6].reshape(-1, 2, 3)
+        return {"vector": x.double(), "dark": x[:, 0, 0] < 1, "count": x[:, 0].long().sum(1), "half": x.bfloat16()}
+
+
+def test_any_columns_come_through_and_are_read_again(digits: tuple[Any, DataModule], tmp_path: Path) -> None:
+    _, data = digits
+    predictions = predict(Embedding(), data, "val")  # type: ignore[arg-type]
+    shapes = {name: (values.shape, str(values.dtype)) for name, values in predictions.columns.items()}
+    assert shapes == {"index": ((270,), "int64"), "vector": ((270, 2, 3), "float32"), "dark": ((270,), "bool"),
+                      "count": ((270,), "int64"), "half": ((270, 2, 3), "float32")}  # fmt: skip
+    path = tmp_path / "predictions" / "val.npz"
+    predictions.save(path)
+    again = Predictions.load(path)
+    assert list(again.columns) == list(predictions.columns)
+    assert all(np.array_equal(again[name], predictions[name]) for name in again.columns)
+    assert (again.spec, again.stage) == (data.spec, "val")
+    assert again.name(7) == str(predictions["index"][7])
+    with pytest.raises(RuntimeError, match="without their data"):
+        again.inputs([0])
+    assert torch.equal(Predictions.load(path, data).inputs([7]), predictions.inputs([7]))
+    assert [file.name for file in path.parent.iterdir()] == ["val.npz"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"\x93NUMPY nonsense"])
+def test_a_file_that_is_no_predictions_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "test.npz"
+    with pytest.raises(InputError, match=f"^{path}: no such predictions$"):
+        Predictions.load(path)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"^{path}: not readable: .*; remove it$"):
+        Predictions.load(path)
+
+
+def test_pictures_that_cannot_be_read_have_no_row(small_data: Path) -> None:
+    root = small_data / "cards"
+    task, data = built(checked("image_folder", f"data.root={root}", "data.on_error=skip", "data.num_workers=0",
+                               "data.error_limit=0.5"))  # fmt: skip
+    bad = int(data.indices["test"][2])
+    path = Path(data.samples.x.paths.path(bad))  # type: ignore[union-attr]
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(b"no picture")
+        predictions = predict(task, data, "test")
+    finally:
+        path.write_bytes(whole)
+    assert predictions["index"].tolist() == [i for i in data.indices["test"].tolist() if i != bad]
+    assert predictions["probability"].shape == (len(predictions), 10)
+    assert predictions.name(0).endswith(".png")
+
+
+def test_weights_of_sixteen_bits_give_columns_of_thirty_two() -> None:
+    task, data = built(checked("diabetes"))
+    expected = predict(task, data, "test")["prediction"]
+    predictions = predict(task.to(torch.bfloat16), data, "test")
+    assert predictions["prediction"].dtype == np.float32
+    assert predictions["prediction"] == pytest.approx(expected, rel=0.1)
+
+
+def test_a_compiled_net_is_not_compiled_anew_for_a_handful(digits: tuple[Any, DataModule]) -> None:
+    task, data = digits
+    compiled = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    task.net.compile(backend=backend)
+    some = predict(task, data, "val", 10)
+    assert compiled == []
+    assert predict(task, data, "val")["probability"][0] == pytest.approx(some["probability"][0], abs=1e-6)
+    assert compiled != []

@@ -1,0 +1,97 @@
+"""Help and first mistakes as a user meets them: real processes, plain lines, status 2, and no torch."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from src.kindling.config.compose import configs, groups
+from src.kindling.config.errors import did_you_mean
+from tests.conftest import mistakes
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+NO_TORCH = "import sys; sys.modules['torch'] = sys.modules['lightning'] = None; import runpy; runpy.run_module({!r}, run_name='__main__', alter_sys=True)"
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "look", "benchmark"])
+def test_help_is_made_from_the_configs_and_imports_no_torch(command: Command, repository: Path, verb: str) -> None:
+    (repository / "configs" / "mine.yaml").write_text("# My own experiment.\n")
+    done = command("-c", NO_TORCH.format(f"src.{verb}"), "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    if verb == "train":
+        assert "  mine             My own experiment.\n" in done.stdout
+        assert "  trainer=         cpu | ddp | debug | default | fsdp | gpu\n" in done.stdout
+        assert len(done.stdout.splitlines()) < 33 + len([*(repository / "configs").glob("*.yaml")])
+
+
+def test_first_mistakes_import_no_torch_and_leave_nothing(command: Command, repository: Path) -> None:
+    done = command("-c", NO_TORCH.format("src.train"), "digit", "data=digit")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"digit: no such config; did you mean 'digits'? (configs/ has: {', '.join(configs())})",
+        f"data=digit: no such option; did you mean 'digits'? (configs/data/ has: {', '.join(groups()['data'])}) "
+        "(command line)",
+    ]
+    assert not (repository / "logs").exists()
+
+
+def test_second_mistakes_end_with_status_2_and_leave_nothing(command: Command, repository: Path) -> None:
+    done = command("-m", "src.train", "trainer.max_epoch=3", "task.optimizer.lr=fast")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "task.optimizer.lr: expected a number, got 'fast' (command line)",
+        "trainer.max_epoch: Trainer has no argument 'max_epoch'; did you mean 'max_epochs'? (command line)",
+    ]
+    assert not (repository / "logs").exists()
+
+
+def test_the_commands_are_listed(command: Command) -> None:
+    done = command("-m", "src")
+    lines = done.stdout.splitlines()
+    assert (
+        "python -m src.train      Train an experiment: fit it, test the best checkpoint, and leave a run in logs/."
+        in lines
+    )
+    for line in lines:  # each command has a sentence
+        assert re.fullmatch(r"python -m src\.[a-z]+ +[A-Z].*\.", line), line
+    assert {line.split()[2].removeprefix("src.") for line in lines} >= {"benchmark", "evaluate", "look", "train"}
+
+
+def test_the_nearest_name() -> None:
+    for given, names, nearest in (
+        ("Adamw", ["Adam", "AdamW"], "AdamW"),  # but for its case
+        ("val/acc", ["val/accuracy", "val/auroc", "val/loss"], "val/accuracy"),  # as it begins
+        ("val/a", ["val/accuracy", "val/auroc"], "val/auroc"),  # two begin so
+        ("widht", ["depth", "width"], "width"),
+    ):
+        assert did_you_mean(given, names) == f"; did you mean '{nearest}'?"
+    assert did_you_mean("x", ["width"]) == ""
+
+
+def test_wrong_flags() -> None:
+    assert mistakes("train", "--inti", "x") == [
+        "--inti: no such flag; did you mean '--init'? (this command has: "
+        "--find, --help, --init, --no-pictures, --no-test, --override, --resume, --seeds)"
+    ]
+    assert mistakes("train", "--trainer.max_epochs=3") == [
+        "--trainer.max_epochs: no such flag; config values go without dashes: trainer.max_epochs=3 "
+        "(this command has: "
+        "--find, --help, --init, --no-pictures, --no-test, --override, --resume, --seeds)"
+    ]
+    assert mistakes("train", "--epochs=3", "--epochs")[1].startswith(
+        "--epochs: no such flag; what a config holds is set by key=value, such as trainer.max_epochs=5 (this command has: "
+    )
+    assert mistakes("train", "+trainer.precision=16") == [
+        "+trainer.precision=16: every argument can be set as it is: trainer.precision=16 (command line)"
+    ]
+    assert mistakes("train", "--init") == [
+        "--init: expected one argument (usage: python -m src.train [CONFIG] [key=value ...] [--flags])"
+    ]
+    assert mistakes("train", "digits", "diabetes") == ["diabetes: expected key=value (command line)"]
+    assert mistakes("evaluate") == [
+        "the following arguments are required: RUN (usage: python -m src.evaluate RUN [--split val|test])"
+    ]

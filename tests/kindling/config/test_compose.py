@@ -1,0 +1,172 @@
+"""Words to a config: groups, values, where each came from, and what is said when they are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from src.kindling.config import compose as config_module
+from src.kindling.config.compose import Config, compose, flatten
+from src.kindling.config.errors import InputError
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configs/ folder to write into, holding one experiment `a` with a group or two."""
+    folder = tmp_path / "configs"
+    for name in ("data", "net", "trainer"):
+        (folder / name).mkdir(parents=True)
+    (folder / "a.yaml").write_text(
+        "# An experiment.\ndefaults:\n  - data: one\n  - trainer: default\n"
+        "data:\n  batch_size: 3\ntrainer:\n  max_epochs: 9\n"
+    )
+    (folder / "data" / "one.yaml").write_text("_target_: src.One\nbatch_size: 1\nonly_one: 1e-3\n")
+    (folder / "data" / "two.yaml").write_text("defaults:\n  - one\nextra: true\n")
+    (folder / "trainer" / "default.yaml").write_text("max_epochs: 1\ndefault_only: 1\n")
+    (folder / "trainer" / "debug.yaml").write_text("limit: 3\n")
+    monkeypatch.setattr(config_module, "CONFIGS", folder)
+    return folder
+
+
+def lines(name: str, *words: str) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        compose(name, words)
+    return caught.value.lines
+
+
+def test_an_experiment_overrides_its_parts(configs: Path) -> None:
+    config = compose("a")
+    assert config.values == {
+        "data": {"_target_": "src.One", "batch_size": 3, "only_one": 0.001},
+        "trainer": {"max_epochs": 9, "default_only": 1},
+    }
+    assert config.origin("data.batch_size") == "configs/a.yaml"
+    assert config.origin("data.only_one") == "configs/data/one.yaml"
+
+
+def test_swapping_a_group_leaves_nothing_of_the_old_choice(configs: Path) -> None:
+    config = compose("a", ["data.extra=false", "data=two"])
+    assert config.values["data"] == {"_target_": "src.One", "batch_size": 1, "only_one": 0.001, "extra": False}
+    assert config.origin("data.batch_size") == "configs/data/one.yaml"
+    assert config.origin("data.extra") == "command line"
+
+
+def test_swapping_the_trainer_keeps_what_the_experiment_sets(configs: Path) -> None:
+    (configs / "trainer" / "debug.yaml").write_text("max_epochs: 1\nlimit: 3\n")
+    assert compose("a", ["trainer=debug"]).values["trainer"] == {"max_epochs": 1, "limit": 3}
+    (configs / "trainer" / "debug.yaml").write_text("limit: 3\n")
+    assert compose("a", ["trainer=debug"]).values["trainer"] == {"max_epochs": 9, "limit": 3}
+
+
+def test_a_trainer_option_says_only_what_its_own_file_says(configs: Path) -> None:
+    (configs / "trainer" / "gpu.yaml").write_text("defaults:\n  - default\naccelerator: gpu\n")
+    trainer = compose("a", ["trainer=gpu"]).values["trainer"]
+    assert trainer == {"max_epochs": 9, "default_only": 1, "accelerator": "gpu"}
+
+
+def test_a_group_that_the_experiment_does_not_name_can_be_added(configs: Path) -> None:
+    (configs / "net" / "mlp.yaml").write_text("_target_: src.MLP\n")
+    assert compose("a", ["net=mlp"]).values["net"] == {"_target_": "src.MLP"}
+
+
+def test_a_new_target_replaces_its_section_in_any_order(configs: Path) -> None:
+    for words in (["data._target_=src.New", "data.x=1"], ["data.x=1", "data._target_=src.New"]):
+        assert compose("a", words).values["data"] == {"_target_": "src.New", "x": 1}
+    assert compose("a", ["data._target_=src.One", "data.x=1"]).values["data"]["batch_size"] == 3
+
+
+def test_a_new_target_in_the_experiment_s_file_replaces_what_its_part_said_for_the_old_one(configs: Path) -> None:
+    (configs / "task").mkdir()
+    (configs / "task" / "one.yaml").write_text(
+        "_target_: src.Task\nloss: 1\noptimizer:\n  _target_: src.Old\n  lr: 1\n  decay: 2\n"
+    )
+    own = "task:\n  optimizer:\n    _target_: src.New\n    lr: 3\n"
+    (configs / "c.yaml").write_text(f"defaults:\n  - task: one\n{own}")
+    config = compose("c")
+    assert config.values["task"] == {"_target_": "src.Task", "loss": 1, "optimizer": {"_target_": "src.New", "lr": 3}}
+    assert "task.optimizer.decay" not in config.origins
+    assert config.origins["task.optimizer.lr"] == "configs/c.yaml"
+    (configs / "c.yaml").write_text(f"defaults:\n  - task: one\n{own.replace('src.New', 'src.Old')}")
+    assert compose("c").values["task"]["optimizer"] == {"_target_": "src.Old", "lr": 3, "decay": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("~/cards", "~/cards"), ("a,b", "a,b"), ("My Pictures (2)", "My Pictures (2)"), ("ü=1", "ü=1"),
+        ("1e-3", 0.001), ("-1", -1), ("[1, 2]", [1, 2]), ("null", None), ("", None), ("true", True),
+        ("{a: 1}", {"a": 1}), ("2026-01-02", "2026-01-02"), ("${oc.env:HOME}", "${oc.env:HOME}"), ("'7'", "7"),
+    ],
+)  # fmt: skip
+def test_words_are_read_as_yaml(configs: Path, text: str, value: object) -> None:
+    assert compose("a", [f"data.x={text}"]).values["data"]["x"] == value
+
+
+def test_lists_are_reached_by_number() -> None:
+    config = Config("a", {"data": {"list": [{"p": 1}, {"p": 2}]}})
+    assert config.replaced({"data.list.1.p": 3}).values == {"data": {"list": [{"p": 1}, {"p": 3}]}}
+    with pytest.raises(InputError, match="data.list is a list of 2; a number from 0 to 1 is expected in the place"):
+        config.replaced({"data.list.2.p": 3})
+
+
+def test_replaced_leaves_the_original_alone(configs: Path) -> None:
+    config = compose("a")
+    changed = config.replaced({"data.batch_size": 7})
+    assert (config.values["data"]["batch_size"], changed.values["data"]["batch_size"]) == (3, 7)
+
+
+def test_all_first_mistakes_are_told_at_once(configs: Path) -> None:
+    assert lines("b", "data=twoo", "tra=1", "trainer.x", "batch_size=3", "x='[") == [
+        "trainer.x: expected key=value (command line)",
+        "x: '[ is not valid YAML: found unexpected end of stream; quotes make it text: 'x=\"'[\"' (command line)",
+        "b: no such config (configs/ has: a)",
+        "data=twoo: no such option; did you mean 'two'? (configs/data/ has: one, two) (command line)",
+        "tra: no such section; did you mean 'trainer'? (a config has: data, net, task, finetune, trainer, callbacks, logger, name, "
+        "tags, seed, threads, compile, channels_last, save_minutes, skip_nonfinite) (command line)",
+        "batch_size: no such section (a config has: data, net, task, finetune, trainer, callbacks, logger, name, tags, seed, "
+        "threads, compile, channels_last, save_minutes, skip_nonfinite) (command line)",
+    ]
+
+
+def test_a_key_from_further_down_is_recognized(configs: Path) -> None:
+    assert lines("a", "only_one=2")[0].startswith("only_one: no such section; did you mean 'data.only_one'? (a config")
+
+
+def test_mistakes_in_files_name_the_file(configs: Path) -> None:
+    (configs / "a.yaml").write_text("defaults:\n  - data: tow\n  - nets: x\n  - [1]\ndta:\n  x: 1\n")
+    assert lines("a") == [
+        "data=tow: no such option; did you mean 'two'? (configs/data/ has: one, two) (configs/a.yaml)",
+        "nets: no such group; did you mean 'net'? (configs/a.yaml)",
+        "configs/a.yaml: defaults: [1] is neither a file beside it nor 'group: option'",
+        "dta: no such section; did you mean 'data'? (configs/a.yaml)",
+    ]
+
+
+def test_a_yaml_error_names_file_and_line(configs: Path) -> None:
+    (configs / "data" / "one.yaml").write_text("x: 1\ny: [1, 2\nz: 3\n")
+    assert lines("a") == ["configs/data/one.yaml:3: not valid YAML: expected ',' or ']', but got ':'"]
+
+
+def test_defaults_that_cannot_be(configs: Path) -> None:
+    (configs / "data" / "one.yaml").write_text("defaults:\n  - one\n")
+    assert lines("a") == ["configs/data/one.yaml: defaults: names itself"]
+    (configs / "data" / "one.yaml").write_text("defaults: two\n")
+    assert lines("a") == ["configs/data/one.yaml: defaults: expected a list such as '- data: digits', got 'two'"]
+    (configs / "data" / "one.yaml").write_text("x: 1\n")
+    (configs / "a.yaml").write_text("defaults:\n  - data: one\ndata: [1]\n")
+    assert lines("a")[0].startswith("configs/a.yaml: its parts do not fit together: ")
+
+
+def test_a_value_is_no_section(configs: Path) -> None:
+    assert lines("a", "trainer.max_epochs.x=1") == [
+        "trainer.max_epochs.x: trainer.max_epochs is 9, a value, and holds no 'x' (command line)"
+    ]
+
+
+def test_the_file_name_is_understood_too(configs: Path) -> None:
+    assert compose("configs/a.yaml").name == "a"
+
+
+def test_flatten() -> None:
+    assert flatten({"a": {"b": [1, 2], "c": [{"d": 1}]}, "e": {}}) == {"a.b": [1, 2], "a.c.0.d": 1, "e": {}}

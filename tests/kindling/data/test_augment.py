@@ -1,0 +1,224 @@
+"""Batch transforms: a draw of its own for each sample, targets that say how much of each is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from src.kindling.config.errors import InputError
+from src.kindling.data.augment import (
+    ColorJitter,
+    CutMix,
+    MixUp,
+    RandomAffine,
+    RandomCrop,
+    RandomErasing,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RandomRotation,
+    RandomVerticalFlip,
+    Resample,
+    affine,
+    compose,
+    jitter,
+    resample,
+)
+from src.kindling.data.spec import Spec
+from tests.conftest import train
+
+
+def batch(size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images that are constant, and whose targets are that constant: so the mean says the share."""
+    values = torch.rand(size)
+    return values[:, None, None, None].expand(size, 2, 10, 12).clone(), values[:, None]
+
+
+def test_mixup_blends_samples_and_targets_alike() -> None:
+    torch.manual_seed(0)
+    x, y = batch()
+    mixed, targets = MixUp(alpha=1.0)(x, y)
+    assert torch.allclose(mixed.mean(dim=(1, 2, 3)), targets[:, 0], atol=1e-6)
+    shares = ((targets - y) / y).flatten()
+    assert len(shares.unique()) > 50  # each its own
+
+
+def test_cutmix_shares_the_target_by_area() -> None:
+    torch.manual_seed(0)
+    x, y = batch()
+    mixed, targets = CutMix()(x, y)
+    assert torch.allclose(mixed.mean(dim=(1, 2, 3)), targets[:, 0], atol=1e-5)
+    for image, original in zip(mixed, x, strict=True):
+        assert set(image.unique().tolist()) <= {*original.unique().tolist(), *x.unique().tolist()}
+        assert len(image.unique()) <= 2
+
+
+def test_an_alpha_has_to_be_positive() -> None:
+    with pytest.raises(InputError, match="data.train_transforms: MixUp needs an alpha above 0, got 0"):
+        MixUp(alpha=0)
+
+
+def test_training_with_mixed_targets() -> None:
+    result = train(
+        "digits",
+        "data.train_transforms=[{_target_: src.kindling.data.augment.MixUp}, {_target_: src.kindling.data.augment.CutMix}]",
+    )
+    assert 0 < result.metrics["val/loss"] < 10
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Masks
+
+
+def test_masks_move_with_their_images() -> None:
+    # Each pixel of the image says where it was, and so does the mask: wherever both go, they agree.
+    numbers = torch.arange(1, 12 * 10 + 1, dtype=torch.uint8).reshape(12, 10).repeat(16, 1, 1)
+    x = numbers.unsqueeze(1).float()
+    whole_pixels = [RandomHorizontalFlip(), RandomVerticalFlip(), RandomCrop(padding=3)]
+    for transform in (*whole_pixels, *compose(whole_pixels)):
+        torch.manual_seed(0)
+        moved, masks = transform(x, numbers)
+        assert masks.dtype == torch.uint8
+        outside = masks == 255
+        assert torch.equal(moved[:, 0].round().to(torch.uint8), masks.masked_fill(outside, 0))
+        assert not torch.equal(masks, numbers)
+    assert outside.any()
+    assert not outside.all()
+
+
+def test_masks_are_read_at_the_nearest_pixel_without_blending() -> None:
+    torch.manual_seed(0)
+    y = torch.randint(0, 4, (16, 20, 24), dtype=torch.uint8)
+    y[:, 5:9, 5:9] = 255  # what does not count moves, too
+    x = torch.ones(16, 1, 20, 24)
+    moved, masks = RandomAffine(degrees=30, translate=(0.1, 0.1), scale=(0.7, 1.3))(x, y)
+    assert set(masks.unique().tolist()) == {0, 1, 2, 3, 255}
+    # Where nothing of the image is, nothing is known of the classes.
+    assert (masks[moved[:, 0] == 0] == 255).all()
+    torch.manual_seed(0)
+    same = ColorJitter(brightness=0.5)
+    same.fit(Spec(in_shape=(1, 20, 24), num_outputs=4, kind="image", mean=(0.0,), std=(1.0,)))
+    assert same(x, y)[1] is y
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The same as torchvision's, sample by sample, with the same parameters
+
+
+def images(channels: int = 3) -> torch.Tensor:
+    return torch.rand(6, channels, 20, 24, generator=torch.Generator().manual_seed(1))
+
+
+def one_by_one(x: torch.Tensor, function: Callable[[torch.Tensor, int], torch.Tensor]) -> torch.Tensor:
+    return torch.stack([function(image, i) for i, image in enumerate(x)])
+
+
+def test_turn_shift_and_scale_agree_with_torchvision() -> None:
+    x = images()
+    angles = torch.tensor([0.0, 30.0, -45.0, 90.0, 10.0, 180.0])
+    right, down = torch.tensor([0.0, 3, -2, 0, 5, 1]), torch.tensor([0.0, -1, 4, 2, 0, 0])
+    size = torch.tensor([1.0, 1.0, 1.5, 0.7, 1.1, 1.0])
+    ours = resample(x, affine(angles.deg2rad(), right, down, size))
+    theirs = one_by_one(x, lambda image, i: F.affine(
+        image, angles[i].item(), [int(right[i]), int(down[i])], size[i].item(), [0.0, 0.0],
+        interpolation=v2.InterpolationMode.BILINEAR))  # fmt: skip
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_flips_agree_with_torchvision() -> None:
+    x = images()
+    assert torch.allclose(RandomHorizontalFlip(p=1)(x, x)[0], F.horizontal_flip(x), atol=1e-5)
+    assert torch.allclose(RandomVerticalFlip(p=1)(x, x)[0], F.vertical_flip(x), atol=1e-5)
+    assert torch.allclose(RandomVerticalFlip(p=0)(x, x)[0], x, atol=1e-5)
+
+
+def test_crop_agrees_with_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = images()
+    shifts = torch.tensor([[0, 4, -4, 2, 1, -3], [0, -4, 4, 1, 3, 0]])
+    monkeypatch.setattr(torch, "randint", lambda low, high, *_, **__: shifts if (low, high) == (-4, 5) else None)
+    ours, _ = RandomCrop(padding=4)(x, x)
+    theirs = one_by_one(x, lambda image, i: F.crop(
+        F.pad(image, [4]), 4 + int(shifts[1, i]), 4 + int(shifts[0, i]), 20, 24))  # fmt: skip
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_resized_crop_agrees_with_torchvision() -> None:
+    x = images()
+    # The part from row 5 to 15 and column 6 to 18: half the height and half the width, at the centre.
+    transform = RandomResizedCrop()
+    ours = resample(x, torch.eye(3).repeat(6, 1, 1) * torch.tensor([0.5, 0.5, 1.0])[:, None])
+    theirs = F.resized_crop(x, 5, 6, 10, 12, [20, 24], antialias=False)
+    assert torch.allclose(ours[:, :, 1:-1, 1:-1], theirs[:, :, 1:-1, 1:-1], atol=1e-5)
+    maps = transform.maps(500, 20, 24, x.device)
+    area = maps[:, 0, 0] * maps[:, 1, 1]
+    assert 0.05 < area.min() < 0.2
+    assert area.max() <= 1
+
+
+def test_what_moves_pixels_composes_into_one_resampling() -> None:
+    steps = [
+        RandomHorizontalFlip(),
+        RandomRotation(20),
+        RandomAffine(translate=(0.2, 0.1), scale=(0.8, 1.2)),
+        RandomCrop(2),
+    ]
+    (one,) = compose(steps)
+    assert isinstance(one, Resample)
+    assert [type(part) for part in compose([steps[0], MixUp(), *steps[1:]])] == [Resample, MixUp, Resample]
+    x = images()
+    exact = [RandomHorizontalFlip(p=1), RandomCrop(padding=3)]  # whole pixels: reading twice loses nothing
+    torch.manual_seed(5)
+    together, _ = compose(exact)[0](x, x)
+    torch.manual_seed(5)
+    apart = exact[1](exact[0](x, x)[0], x)[0]
+    assert torch.allclose(together, apart, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colours_agree_with_torchvision(channels: int) -> None:
+    x = 0.4 + 0.2 * images(channels)  # so that nothing reaches 0 or 1, where torchvision clamps
+    brightness = torch.tensor([1.0, 1.3, 0.8, 1.0, 1.0, 1.1])
+    contrast = torch.tensor([1.0, 1.0, 1.0, 1.4, 0.6, 0.9])
+    saturation = torch.tensor([1.0, 1.0, 0.5, 1.0, 1.5, 1.2])
+    theirs = one_by_one(x, lambda image, i: F.adjust_saturation(F.adjust_contrast(F.adjust_brightness(
+        image, brightness[i].item()), contrast[i].item()), saturation[i].item()))  # fmt: skip
+    assert torch.allclose(jitter(x, brightness, contrast, saturation), theirs, atol=2e-4)
+
+
+def test_colour_jitter_works_behind_the_standardization() -> None:
+    spec = Spec(in_shape=(3, 20, 24), num_outputs=2, kind="image", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    transform = ColorJitter(brightness=0.5)
+    transform.fit(spec)
+    mean, std = (torch.tensor(v).reshape(-1, 1, 1) for v in (spec.mean, spec.std))
+    x = images()
+    jittered = transform((x - mean) / std, x)[0] * std + mean
+    factors = (jittered / x).flatten(1)
+    assert torch.allclose(factors, factors[:, :1].expand_as(factors), atol=1e-3)
+    assert len(factors[:, 0].unique()) == 6
+
+
+def test_erasing_agrees_with_torchvision() -> None:
+    x = images() + 1
+    torch.manual_seed(0)
+    erased, _ = RandomErasing(p=1)(x, x)
+    for image, original in zip(erased, x, strict=True):
+        rows, columns = torch.nonzero((image == 0).all(0), as_tuple=True)
+        top, left = int(rows.min()), int(columns.min())
+        height, width = int(rows.max()) + 1 - top, int(columns.max()) + 1 - left
+        assert torch.equal(image, F.erase(original, top, left, height, width, torch.zeros(1)))
+        assert 0.01 < height * width / (20 * 24) < 0.4
+    torch.manual_seed(0)
+    touched = (RandomErasing(p=0.5)(images().repeat(50, 1, 1, 1) + 1, x)[0] == 0).flatten(1).any(1)
+    assert touched.float().mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_training_with_everything() -> None:
+    names = ["RandomHorizontalFlip}", "RandomRotation, degrees: 10}", "RandomAffine, translate: [0.1, 0.1], scale: [0.9, 1.1]}",
+             "RandomCrop, padding: 1}", "ColorJitter, brightness: 0.2, contrast: 0.2}", "RandomErasing}", "MixUp}"]  # fmt: skip
+    listed = ", ".join("{_target_: src.kindling.data.augment." + name for name in names)
+    first = train("digits", f"data.train_transforms=[{listed}]")
+    again = train("digits", f"data.train_transforms=[{listed}]", "data.num_workers=1")
+    assert first.metrics == again.metrics

@@ -1,0 +1,305 @@
+"""Exporting: every format answers as the run does, for every kind of data; a file that does not is not left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from src.kindling.config.compose import ROOT
+from src.kindling.data.spec import Spec
+from src.kindling.deploy import export as module
+from src.kindling.deploy.export import FILES, answer, export, wrapped
+from src.kindling.runs.run import Run
+from src.kindling.training.trained_run import load_run
+from tests.conftest import call, mistakes, train
+
+needs_onnx = pytest.mark.skipif(find_spec("onnxscript") is None, reason="the extra 'export' is not installed")
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof without a process of its own, which takes seconds."""
+    monkeypatch.setattr(module, "in_fresh_process", lambda *words: answer(*map(str, words)))
+
+
+def table_run(tmp_path: Path) -> Run:
+    """A run on a table with categories, booleans and missing values."""
+    rows = [
+        f"{i % 17},{'' if i % 5 == 0 else i % 7},{['red', 'blue', ''][i % 3]},{bool(i % 2)},{i * 0.5}"
+        for i in range(200)
+    ]
+    (tmp_path / "houses.csv").write_text("\n".join(["size,rooms,colour,new,price", *rows]) + "\n")
+    return train("table", f"data.path={tmp_path}/houses.csv", "data.target=price").run
+
+
+RUNS: dict[str, Callable[[Path], Run]] = {
+    "digits": lambda _: train("digits").run,
+    "diabetes": lambda _: train("diabetes").run,
+    "breast_cancer": lambda _: train("breast_cancer").run,
+    "labels": lambda _: train("multilabel", "data.scenes=[96,32,32]").run,
+    "places": lambda _: train("places", "data.scenes=[96,32,32]").run,
+    "masks": lambda _: train("segmentation", "data.scenes=[96,32,32]", "net.channels=[8,16]").run,
+    "table": table_run,
+    "colour pictures": lambda _: train("image_folder", "data.root=~/cards", "data.channels=3").run,
+}
+
+
+@pytest.mark.usefixtures("small_data", "in_this_process")
+@pytest.mark.parametrize(("name", "forms"), [
+    *((name, ("onnx",)) for name in RUNS),
+    *(pytest.param(name, ("pt2", "torchscript"), marks=() if name in ("digits", "table") else pytest.mark.long)
+      for name in RUNS)])  # fmt: skip
+def test_every_format_answers_as_every_kind_of_run(name: str, forms: tuple[str, ...], tmp_path: Path) -> None:
+    if "onnx" in forms and not find_spec("onnxscript"):
+        pytest.skip("the extra 'export' is not installed")
+    run = RUNS[name](tmp_path)
+    folder = run.path / "export"
+    for form in forms:
+        found = export(run, form)[form]
+        assert json.loads((folder / f"{form}.json").read_text()) == found
+        assert found["difference"] <= 1e-5
+        assert found["agreement"] == (1.0 if run.spec.classes else None)
+        assert found["bytes"] == (folder / FILES[form]).stat().st_size
+        assert list(found["milliseconds"]) == ["1", "2", "7", "64"]
+        assert found["input"]["shape"] == ["batch", *run.spec.raw_shape]
+        assert found["output"]["name"] == ("probability" if run.spec.classes else "value")
+        assert found["output"]["shape"] == ["batch", *run.task.out_shape]
+        assert found["output"]["names"] == list(run.spec.names)
+    names = [name for form in forms for name in (FILES[form], f"{form}.json")]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+
+
+@needs_onnx
+def test_onnx_needs_no_torch_and_int8_is_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train("digits", "trainer.max_epochs=10", "trainer.limit_train_batches=1.0").run
+    asked: list[list[str]] = []
+    real = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda words, **options: (asked.append(words), real(words, **options))[1])
+    found = call("export", "latest", "--int8")
+    assert isinstance(found, dict)
+    assert [words[3:5] for words in asked] == [["torch", "onnx"], ["torch", "int8"]]
+    assert found["onnx"]["difference"] <= 1e-5
+    folder = run.path / "export"
+    assert sorted(path.name for path in folder.iterdir()) == ["int8.json", "model.int8.onnx", "model.onnx", "onnx.json"]
+    small = json.loads((folder / "int8.json").read_text())
+    assert small == found["int8"]
+    assert small["metric"] == "accuracy"
+    assert small["before"] == pytest.approx(call("evaluate", "latest", "--split", "test")["test/accuracy"], abs=0.2)  # type: ignore[index]
+    assert small["before"] > 0.9
+    assert small["after"] == pytest.approx(small["before"], abs=0.02)
+    assert 1e-5 < small["difference"] < 0.2
+    assert small["bytes"] < 0.5 * small["bytes_before"] == 0.5 * found["onnx"]["bytes"]
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("model.onnx: "))
+    assert lines[start].endswith(" kB, uint8 (batch, 1, 8, 8) to probability")
+    assert lines[start + 1].startswith("  proved   64 samples: at most ")
+    assert lines[start + 1].endswith(" from the run's answers, 100% of the classes agree")
+    assert lines[start + 2].startswith("  speed    ")
+    assert [
+        line
+        for line in lines
+        if line.startswith(f"  int8     accuracy {small['after']:.4f}, before {small['before']:.4f}; ")
+    ]
+    assert f"saved      {folder}" in lines
+
+
+@needs_onnx
+@pytest.mark.usefixtures("in_this_process")
+def test_the_mae_of_int8(tmp_path: Path) -> None:
+    found = export(train("diabetes").run, int8=True)["int8"]
+    assert found["metric"] == "mae"
+    assert found["after"] == pytest.approx(found["before"], rel=0.1)
+
+
+@pytest.mark.parametrize("form", ["pt2", "torchscript"])
+def test_other_formats_in_a_fresh_process(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    train("diabetes")
+    found = call("export", "latest", "--format", form)
+    assert isinstance(found, dict)
+    assert found[form]["difference"] <= 1e-5
+    deprecated = "torchscript is deprecated: PyTorch develops it no further; pt2 takes its place\n"
+    assert (deprecated in capsys.readouterr().out) == (form == "torchscript")
+
+
+@needs_onnx
+@pytest.mark.usefixtures("in_this_process")
+def test_the_file_says_what_it_is(tmp_path: Path) -> None:
+    from onnxruntime import InferenceSession
+
+    run = table_run(tmp_path)
+    export(run)
+    path = run.path / "export" / "model.onnx"
+    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [(one.name, one.type, one.shape) for one in session.get_inputs()] == [
+        ("input", "tensor(float)", ["batch", 4])
+    ]
+    assert [(one.name, one.type, one.shape) for one in session.get_outputs()] == [
+        ("value", "tensor(float)", ["batch", 1])
+    ]
+    told = session.get_modelmeta().custom_metadata_map
+    assert Spec.from_plain(json.loads(told["spec"])) == run.spec
+    assert told["run"] == f"table/{run.path.name}"
+    assert json.loads(told["classes"]) == []
+    assert str(ROOT).encode() not in path.read_bytes()
+
+    export(run, "pt2")
+    extra = {"kindling.json": ""}
+    torch.export.load(run.path / "export" / "model.pt2", extra_files=extra)
+    assert Spec.from_plain(json.loads(extra["kindling.json"])["spec"]) == run.spec
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What is not exported
+
+
+class Wrong(nn.Module):
+    """Another module than the run's: `change` spoils its task."""
+
+    def __init__(self, run: Run, change: Callable[[Any], object]) -> None:
+        super().__init__()
+        self.inner = wrapped(run)
+        self.eval()
+        change(self.inner.task)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x)
+        return y
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "a wrong mean": lambda task: task.preprocess.mean.add_(1.0),
+    "no number": lambda task: task.net.head.bias.fill_(float("nan")),
+    "a wrong weight": lambda task: task.net.head.bias[0].add_(0.1),
+    "dropout": lambda task: task.net.body[-1].train(),
+}
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize(("form", "change"), [
+    pytest.param("onnx", "a wrong mean", marks=needs_onnx),  # its exporter leaves dropout out, whatever the mode
+    *[("pt2", change) for change in CHANGES],
+])  # fmt: skip
+def test_a_file_that_answers_otherwise_is_not_left(form: str, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train("digits", "net.dropout=0.5").run
+    monkeypatch.setattr(module, "wrapped", lambda run: Wrong(run, CHANGES[change]))
+    (line,) = mistakes("export", "latest", "--format", form)
+    assert line.startswith(f"{FILES[form]}: not exported: its answers differ from the run's by up to ")
+    assert line.endswith(", and 1e-05 is allowed; the net may compute something at random, or keep a state")
+    assert not (run.path / "export").exists()
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_value_is_compared_in_the_target_s_spread_and_an_earlier_export_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = train("diabetes").run
+    export(run, "pt2")
+    before = (run.path / "export" / "model.pt2").read_bytes()
+    for share, refused in ((5e-6, False), (2e-5, True)):
+        step = share * run.spec.target_std[0]
+        monkeypatch.setattr(
+            module, "wrapped", lambda run, step=step: Wrong(run, lambda task: task.scale.mean.add_(step))
+        )
+        if refused:
+            (line,) = mistakes("export", "latest", "--format", "pt2")
+            assert "by up to 2e-05 of the target's standard deviation, and 1e-05 is allowed" in line
+            assert (run.path / "export" / "model.pt2").read_bytes() == before
+        else:
+            assert export(run, "pt2")["pt2"]["difference"] == pytest.approx(share, rel=0.3)
+            before = (run.path / "export" / "model.pt2").read_bytes()
+    assert sorted(path.name for path in (run.path / "export").iterdir()) == ["model.pt2", "pt2.json"]
+
+
+def test_a_file_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train("digits").run
+    monkeypatch.setitem(module.WRITERS, "pt2", lambda module, x, path, facts: path.write_bytes(b"no archive"))
+    (line,) = mistakes("export", "latest", "--format", "pt2")
+    assert line.startswith("model.pt2: not exported: a fresh process cannot use it: ")
+    assert not (run.path / "export").exists()
+
+
+def test_a_net_that_cannot_be_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Branches(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.float().flatten(1) * (2 if x.float().sum() > 0 else 3)
+
+    run = train("digits").run
+    monkeypatch.setattr(module, "wrapped", lambda run: Branches())
+    (line,) = mistakes("export", "latest", "--format", "pt2")
+    assert line.startswith("CNN cannot be exported as pt2: ")
+    assert not (run.path / "export").exists()
+
+
+def test_what_is_missing_or_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
+    train("digits")
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name != "onnx" else sys)
+    assert mistakes("export", "latest") == [
+        "--format onnx needs onnxscript, onnxruntime; install the extra: pip install -e '.[export]'"
+    ]
+    assert mistakes("export", "latest", "--format", "pt2", "--int8") == [
+        "--int8: is made from ONNX; leave out --format pt2"
+    ]
+    assert mistakes("export", "latest", "--format", "tflite")[0].startswith("--format: invalid choice: 'tflite'")
+    assert not (load_run("latest").path / "export").exists()
+
+
+@needs_onnx
+@pytest.mark.usefixtures("small_data", "in_this_process")
+def test_the_file_says_how_a_picture_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxruntime import InferenceSession
+
+    from src.kindling.data.images import prepare
+
+    words = ["image_folder", "data.root=~/cards", "data.size=12", "data.fit=pad"]
+    run = train(*words, "data.test_transforms=[{_target_: torchvision.transforms.v2.Pad, padding: 0}]").run
+    export(run)
+    told = InferenceSession(run.path / "export" / "model.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(told["prepare"]) == {
+        "channels": 1, "size": 12, "fit": "pad", "whole": False, "white": 255.0,
+        "steps": [{"do": "pad", "border": [0, 0, 0, 0], "value": 0}],
+    }  # fmt: skip
+    monkeypatch.setattr(prepare, "fit_to", lambda image, size, fit: image.resize((size, size)).rotate(90))
+    (line,) = mistakes("export", "latest")
+    assert line.startswith(
+        "data.test_transforms: a test sample prepared without torch differs from the run's own by up to "
+    )
+
+
+@needs_onnx
+@pytest.mark.usefixtures("small_data")
+def test_a_run_that_cannot_be_prepared_without_torch_is_refused_by_name() -> None:
+    train(
+        "image_folder",
+        "data.root=~/cards",
+        "data.test_transforms=[{_target_: torchvision.transforms.v2.GaussianBlur, kernel_size: 3}]",
+    )
+    assert mistakes("export", "latest") == [
+        "data.test_transforms[0]: torchvision.transforms.v2.GaussianBlur is not done; what serves the file has no torch: use "
+        "Resize, CenterCrop, Pad, Grayscale or ToDtype, or export with --format pt2"
+    ]
+    assert not (load_run("latest").path / "export").exists()
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_report_shows_it() -> None:
+    from src.kindling.analysis.report import report
+
+    run = train("digits").run
+    assert "Exports" not in report(run).read_text()
+    call("export", "latest", "--format", "pt2")
+    page = (run.path / "report.html").read_text()
+    found = json.loads((run.path / "export" / "pt2.json").read_text())
+    assert "<h2>Exports</h2>" in page
+    assert f'<td>model.pt2</td><td class="n">{found["bytes"] / 1000:,.0f}</td>' in page
+    assert f"at most {found['difference']:.1e}</td>" in page

@@ -1,0 +1,161 @@
+"""What `python -m src.new` writes trains, passes its own test, and changes no existing line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.kindling.config import compose as config_module
+from src.kindling.config.compose import ROOT
+from src.kindling.config.errors import InputError
+from src.kindling.dev import scaffold as new_module
+from src.kindling.dev.scaffold import FOLDERS, class_name, living, write_all
+from tests.conftest import LITTLE, call, mistakes, train
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def with_tests(repository: Path) -> Path:
+    """The copy of the repository, with its tests."""
+    shutil.copytree(ROOT / "tests", repository / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", repository)
+    return repository
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*"))
+            if path.is_file() and "__pycache__" not in path.parts}  # fmt: skip
+
+
+def test_each_of_the_three_trains_and_passes_its_test(with_tests: Path, command: Command) -> None:
+    before = content(with_tests)
+    for kind, name in (("task", "ranking"), ("net", "resnet20"), ("data", "birds")):
+        done = command("-m", "src.new", kind, name)
+        assert (done.returncode, done.stderr) == (0, "")
+        lines = done.stdout.splitlines()
+        assert (
+            lines[-1]
+            == f"test       python -m pytest tests/{FOLDERS[kind]}/test_{name}.py    (pip install -e '.[dev]' has pytest)"
+        )
+        places = [line.split()[1] for line in lines if line[:4].strip().isdigit()]
+        assert places[0] == f"src/{FOLDERS[kind]}/{name}.py:1"
+        for place in places:  # each names a line that is there
+            file, _, line = place.partition(":")
+            assert (with_tests / file).read_text().splitlines()[int(line) - 1].strip()
+    assert lines[-2] == "train      python -m src.train digits data=birds"
+    after = content(with_tests)
+    assert set(after) - set(before) == {
+        "src/tasks/ranking.py", "configs/ranking.yaml", "tests/tasks/test_ranking.py",
+        "src/nets/resnet20.py", "configs/net/resnet20.yaml", "tests/nets/test_resnet20.py",
+        "src/data/birds.py", "configs/data/birds.yaml", "tests/data/test_birds.py",
+    }  # fmt: skip
+    assert {name: after[name] for name in before} == before
+
+    done = command("-m", "src.train", "ranking", "net._target_=src.nets.resnet20.ResNet20", "data=birds", *LITTLE)
+    assert done.returncode == 0, done.stderr
+    assert "ranking: ResNet20 with 29,162 parameters on cpu; 1,257 train, 270 val, 270 test" in done.stdout
+    (run,) = (with_tests / "logs" / "ranking").iterdir()
+    assert (run / "report.html").exists()  # the pictures, predictions and the report work through the task's contract
+    assert list((run / "predictions").iterdir())
+    assert (run / "plots" / "test_confusion.png").exists()
+    done = command(
+        "-m", "pytest", "tests/tasks/test_ranking.py", "tests/nets/test_resnet20.py", "tests/data/test_birds.py"
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "like"), [(kind, like) for kind in FOLDERS for like in living(kind)])
+def test_a_copy_of_each_passes_its_test(kind: str, like: str, with_tests: Path, command: Command) -> None:
+    done = command("-m", "src.new", kind, "another_one", "--like", like)
+    assert done.returncode == 0, done.stderr
+    done = command("-m", "pytest", f"tests/{FOLDERS[kind]}/test_another_one.py")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("net torch", "torch: would be taken for the module of that name (one of Python's or an installed one); choose another"),
+        ("data json", "json: would be taken for the module of that name (one of Python's or an installed one); choose another"),
+        ("task train", "train: would be taken for the module of that name (src/train.py); choose another"),
+        ("net tasks", "tasks: would be taken for the module of that name (src/tasks); choose another"),
+        ("net cnn", "cnn: the name is taken (src/nets/cnn.py); choose another"),
+        ("task digits", "digits: the name is taken (configs/); choose another"),
+        ("data cifar10", "cifar10: the name is taken (configs/); choose another"),
+        ("net My-Net", "My-Net: expected a small letter, then small letters, digits and _; try 'my_net'"),
+        ("net 2d", "2d: expected a small letter, then small letters, digits and _"),
+        ("net ../cnn2", "../cnn2: expected a small letter, then small letters, digits and _; try 'cnn2'"),
+        ("data class", "class: is a word of Python itself; choose another"),
+        ("net tensor", "tensor: its class would be 'Tensor', which src/nets/cnn.py uses for something else; choose another"),
+        ("net mine --like cnnn", "--like cnnn: no net to copy; did you mean 'cnn'? (there are: cnn, mlp)"),
+    ],
+)  # fmt: skip
+def test_a_name_that_cannot_be_used_is_refused(words: str, line: str) -> None:
+    assert mistakes("new", *words.split()) == [line]
+
+
+def test_names_of_classes() -> None:
+    names = {"unet": "UNet", "resnet50": "ResNet50", "net": "Net", "image_folder": "ImageFolder", "net2d": "Net2d"}
+    assert {name: class_name("net", name) for name in names} == names
+    assert class_name("data", "planet") == "Planet"
+
+
+def test_all_files_are_written_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "b").write_text("mine")
+    with pytest.raises(InputError) as caught:
+        write_all({tmp_path / "a": "1", tmp_path / "b": "2"})
+    assert caught.value.lines == [f"{tmp_path}/b: cannot be written: File exists"]
+    assert content(tmp_path / ".") == {"b": b"mine"}
+    with pytest.raises(InputError) as caught:
+        write_all({tmp_path / "a": "1", tmp_path / "no" / "c": "2"})
+    assert caught.value.lines == [f"{tmp_path}/no/c: cannot be written: No such file or directory"]
+    link = os.link
+
+    def interrupted(one: Any, other: Path) -> None:
+        if other.name == "c":
+            raise KeyboardInterrupt
+        link(one, other)
+
+    monkeypatch.setattr(os, "link", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_all({tmp_path / "a": "1", tmp_path / "c": "2"})
+    assert content(tmp_path) == {"b": b"mine"}
+
+
+def test_a_table_or_a_folder_of_pictures_needs_a_yaml_alone(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_module, "CONFIGS", tmp_path / "configs")
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / "configs/data/houses.yaml").write_text(
+        "# Houses.\n_target_: src.kindling.data.tables.table.Table\npath: houses.csv\ntarget: price\n"
+    )
+    (tmp_path / "configs/data/cards.yaml").write_text(
+        "# Cards.\n_target_: src.kindling.data.images.image_folder.ImageFolder\nroot: cards\n"
+    )
+    assert train("table", "data=houses").run.spec.target == "price"
+    assert train("image_folder", "data=cards").run.spec.classes[0] == "digit 0"
+
+
+def test_what_is_written_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: dict[Path, str] = {}
+    monkeypatch.setattr(new_module, "write_all", written.update)
+    files = call("new", "net", "wide", "--like", "mlp")
+    assert files == written
+    assert [path.relative_to(ROOT).as_posix() for path in written] == [
+        "src/nets/wide.py", "configs/net/wide.yaml", "tests/nets/test_wide.py"]  # fmt: skip
+    module, yaml, test = written.values()
+    assert "class Wide(nn.Module):" in module
+    assert "MLP" not in module
+    assert yaml == "# A copy of mlp: say here in a line what it is.\n_target_: src.nets.wide.Wide\n"
+    assert "def test_wide_trains" in test
+    assert 'train("digits", "net=wide")' in test
+    assert "mlp" not in test.lower()

@@ -1,0 +1,112 @@
+"""The evaluate command gives what training ended with, to the last digit, and sees a changed weight."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from src.data.digits import Digits
+from src.kindling.data.batch import Samples
+from src.kindling.training.trained_run import load_run
+from src.tasks.classification import Classification
+from tests.conftest import as_own_task, call, mistakes, train
+
+
+def test_the_numbers_are_those_of_the_training(capsys: pytest.CaptureFixture[str]) -> None:
+    result = train("digits")
+    assert call("evaluate", "latest") == result.metrics
+    assert "identical  to the last digit" in capsys.readouterr().out
+    assert json.loads((result.run.path / "evaluation.json").read_text()) == result.metrics
+    (result.run.path / "evaluation.json").unlink()
+    only = call("evaluate", "digits/latest", "--split", "test")
+    assert only == {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+
+
+class Drawing(Classification):
+    """Draws in each evaluation step, as a Bayesian net does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits + torch.randn_like(logits) * (1 + np.random.rand() + random.random())
+
+
+def test_validation_that_draws_is_measured_as_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = train("digits", as_own_task(Drawing, monkeypatch), "seed=5")
+    torch.manual_seed(1)  # as each process begins with another
+    assert call("evaluate", "latest") == result.metrics
+    only = call("evaluate", "latest", "--split", "test")
+    assert only == {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+    other = train("digits", f"task._target_={Drawing.__module__}.Drawing", "seed=6")
+    assert other.metrics["val/loss"] != result.metrics["val/loss"]
+
+
+def test_data_that_draw_are_the_same_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Digits.load
+
+    def some(self: Digits) -> Samples:
+        samples = load(self)
+        taken = torch.utils.data.random_split(range(len(samples.y)), [0.5, 0.5])[0].indices  # type: ignore[arg-type]
+        return dataclasses.replace(samples, x=samples.x[taken], y=samples.y[taken])  # type: ignore[index]
+
+    monkeypatch.setattr(Digits, "load", some)
+    result = train("digits", "seed=5", "trainer.limit_test_batches=1.0")
+    content = load_run("latest").data().content_hash()
+    before = torch.get_rng_state()
+    assert load_run("latest").data().content_hash() == content
+    assert torch.equal(torch.get_rng_state(), before)
+    assert call("evaluate", "latest") == result.metrics
+
+
+def test_a_changed_weight_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    result = train("digits")
+    path = result.run.checkpoints / "best.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["net.head.bias"][3] += 0.5
+    torch.save(content, path)
+    metrics = call("evaluate", "latest")
+    assert metrics["test/loss"] != result.metrics["test/loss"]  # type: ignore[index]
+    output = capsys.readouterr().out
+    assert f"differs    test/loss: {metrics['test/loss']!r} now, {result.metrics['test/loss']!r}" in output  # type: ignore[index]
+    assert "identical" not in output
+
+
+def test_the_last_checkpoint_can_be_named() -> None:
+    run = train("digits").run
+    call("evaluate", str(run.checkpoints / "last.ckpt"))
+    assert load_run(run.checkpoints / "last.ckpt").checkpoint["epoch"] == 2
+
+
+def test_another_split_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    run = train("digits").run
+    path = run.path / "config.yaml"
+    path.write_text(
+        path.read_text().replace(
+            "_target_: src.data.digits.Digits", "_target_: src.data.digits.Digits\n  split_seed: 5"
+        )
+    )
+    call("evaluate", "latest")
+    assert "WARNING    the split is another one than in training" in capsys.readouterr().out
+
+
+def test_broken_files_are_named() -> None:
+    run = train("digits").run
+    path = run.path / "config.yaml"
+    text = path.read_text()
+    path.write_text("")
+    shown = str(run.checkpoints / "best.ckpt")
+    (line,) = mistakes("evaluate", "latest")
+    assert line.startswith(f"{path}: not a run's config: ")
+    assert line.endswith(f"; the checkpoint holds it too: name {shown} instead")
+    path.write_text(text.replace("src.nets.cnn.CNN", "src.nets.cnn.CNN\n  channels: [8]"))
+    (line,) = mistakes("evaluate", "latest")
+    assert line.startswith(f"{run.path}: the checkpoint does not fit the net of its config: ")
+    path.write_text(text)
+    (run.path / "metrics.json").write_text("{")
+    (line,) = mistakes("evaluate", "latest")
+    assert line.startswith(f"{run.path / 'metrics.json'}: not readable: ")

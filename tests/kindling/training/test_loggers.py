@@ -1,0 +1,253 @@
+"""Other loggers stand beside TensorBoard and metrics.csv, and receive the same numbers."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import re
+import sqlite3
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from src.kindling.config.errors import InputError
+from src.kindling.runs.files import read_json, write_json
+from src.kindling.runs.run import Run
+from src.kindling.training.callbacks.guarded_logger import shielded
+from src.kindling.training.callbacks.metrics_file import MetricsFile
+from src.kindling.training.loggers import muted
+from src.tasks.classification import Classification
+from tests.conftest import LITTLE, call, train
+
+# Unlike the default, it does not depend on trainer.max_epochs, so that a run can be resumed.
+CONSTANT = "task.scheduler={_target_: torch.optim.lr_scheduler.ConstantLR}"
+
+
+def numbers(path: Path, column: str) -> list[float]:
+    with path.open(newline="") as file:
+        return [float(row[column]) for row in csv.DictReader(file) if row[column]]
+
+
+def logged(run: Run) -> dict[str, list[float]]:
+    """What every logger should have received: the epochs' numbers, and the final ones of the test."""
+    names = ("train/loss", "val/loss", "val/accuracy", "lr")
+    found = {name: numbers(run.path / "metrics.csv", name) for name in names}
+    assert [len(found[name]) for name in names] == [2, 2, 2, 3]
+    assert list(run.path.glob("events*"))
+    return {**found, "test/accuracy": [run.metrics["test/accuracy"]]}
+
+
+def test_lightnings_csv_receives_the_same() -> None:
+    run = train("digits", "logger=csv", "trainer.log_every_n_steps=2").run
+    (theirs,) = run.path.glob("digits/*/metrics.csv")
+    for name, values in logged(run).items():
+        assert numbers(theirs, name) == pytest.approx(values), name
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's, of the database library below it
+def test_mlflow_receives_the_same_in_a_file(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow", reason="pip install -e '.[mlflow]'")
+    file = tmp_path / "mlflow.db"
+    run = train(
+        "digits", "logger=mlflow", f"logger.mlflow.tracking_uri=sqlite:///{file}", "trainer.log_every_n_steps=2"
+    ).run
+    with closing(sqlite3.connect(file)) as found:
+        for name, values in logged(run).items():
+            rows = found.execute("select value from metrics where key = ? order by step", (name,)).fetchall()
+            assert [value for (value,) in rows] == pytest.approx(values), name
+        # By itself, MLflow draws a name from Python's generator, which the seed sets: equal names.
+        assert found.execute("select name from runs").fetchall() == [(run.logger_id,)]
+
+
+def test_wandb_receives_the_same_offline() -> None:
+    wandb = pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
+    run = train("digits", "logger=wandb", "trainer.log_every_n_steps=2").run
+    wandb.finish()
+    wandb.teardown()  # as the end of a process does: until then, rows wait in the memory of its service
+    (file,) = run.path.glob("wandb/offline-run-*/*.wandb")
+    rows = list(history(file))
+    for name, values in logged(run).items():
+        assert [row[name] for row in rows if name in row] == pytest.approx(values), name
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# IDs
+
+
+def csv_ids(logs: Path) -> dict[str, list[str]]:
+    """The version that each run's CSVLogger received, by the run's directory."""
+    found = sorted(logs.rglob("lightning_logs_of_digits/*/metrics.csv"))
+    ids: dict[str, list[str]] = {}
+    for path in found:
+        run = path.parents[2].relative_to(logs).as_posix()
+        ids.setdefault(run, []).append(path.parent.name)
+    return ids
+
+
+WITH_CSV = (*LITTLE, "logger=csv", "logger.csv.name=lightning_logs_of_digits")
+
+
+def test_ids_differ_between_studies_and_between_runs(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for study in ("one", "two"):
+        call("train", "digits", *WITH_CSV, "--seeds", "0,1", "--name", study)
+    monkeypatch.setattr(time, "strftime", lambda *_: "2026-01-02_03-04-05")
+    train("digits", *WITH_CSV)
+    monkeypatch.undo()
+    ids = csv_ids(logs)
+    assert sorted(ids) == [
+        "digits/2026-01-02_03-04-05",
+        "digits/one/seed0",
+        "digits/one/seed1",
+        "digits/two/seed0",
+        "digits/two/seed1",
+    ]
+    for run, (version,) in ids.items():
+        assert re.fullmatch(re.escape(run.replace("/", "-")) + "-[0-9a-f]{8}", version)
+
+
+def test_id_is_one_that_wandb_accepts(logs: Path) -> None:
+    path = logs / "größe: 1 #2" / ("a" * 150) / "seed0"
+    assert re.fullmatch(r"[A-Za-z0-9_.-]{9,128}", Run(path).logger_id)
+    # Even a study that was deleted and is trained again is another one.
+    assert Run(path).logger_id != Run(path).logger_id
+
+
+@pytest.mark.filterwarnings("ignore:Experiment logs directory")  # it begins its file again
+def test_id_is_kept_on_resume(logs: Path) -> None:
+    run = train("digits", *WITH_CSV, CONSTANT).run
+    for epochs in (3, 4):
+        call("train", "--resume", str(run.path), f"trainer.max_epochs={epochs}")
+    meta = read_json(run.path / "meta.json")
+    assert csv_ids(logs) == {f"digits/{run.path.name}": [meta["logger_id"]]}
+    assert len(meta["resumed"]) == 2
+
+
+@pytest.mark.filterwarnings("ignore:Experiment logs directory")  # it begins its file again
+def test_id_of_a_run_of_an_earlier_version_is_its_directory(logs: Path) -> None:
+    run = train("digits", *WITH_CSV, CONSTANT).run
+    meta = read_json(run.path / "meta.json")
+    new = meta.pop("logger_id")
+    write_json(run.path / "meta.json", meta)
+    call("train", "--resume", str(run.path), "trainer.max_epochs=3")
+    assert csv_ids(logs) == {f"digits/{run.path.name}": [run.path.name, new]}
+
+
+def test_wandb_has_one_run_for_each_member_of_each_study(logs: Path) -> None:
+    wandb = pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
+    for study in ("one", "two"):
+        call("train", "digits", *LITTLE, "logger=wandb", "--seeds", "0,1", "--name", study)
+    assert wandb.run is None
+    run = train("digits", "logger=wandb", CONSTANT).run
+    call("train", "--resume", str(run.path), "trainer.max_epochs=3")
+    wandb.teardown()
+    ids = {}
+    for path in logs.rglob("wandb/offline-run-*"):
+        folder = path.parents[1]
+        expected = read_json(folder / "meta.json")["logger_id"]
+        assert path.name.endswith(f"-{expected}")
+        ids.setdefault(expected, []).append(folder)
+    assert len(ids) == 5
+    assert sorted(map(len, ids.values())) == [1, 1, 1, 1, 2]  # two parts of the resumed run
+    for folders in ids.values():
+        (folder,) = set(folders)
+        rows = [row for file in folder.glob("wandb/offline-run-*/*.wandb") for row in history(file)]
+        losses = [row["val/loss"] for row in rows if "val/loss" in row]
+        assert sorted(losses) == sorted(numbers(folder / "metrics.csv", "val/loss"))
+
+
+@pytest.mark.filterwarnings("ignore:There is a wandb run already in progress")
+def test_a_wandb_run_of_the_user_stays_open(logs: Path, tmp_path: Path) -> None:
+    wandb = pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
+    mine = wandb.init(dir=tmp_path, mode="offline", id="mine")
+    train("digits", "logger=wandb")
+    assert wandb.run is mine
+    wandb.finish()
+    wandb.teardown()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What a task reaches by `self.logger`
+
+
+def test_a_task_writes_images_in_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stage in ("training", "validation", "test"):
+        step = getattr(Classification, f"{stage}_step")
+
+        @functools.wraps(step)
+        def write(task: Classification, *args: Any, stage: str = stage, step: Any = step) -> Any:
+            board = task.logger.experiment  # type: ignore[union-attr]
+            board.add_image(stage, torch.zeros(3, 2, 2), task.global_step)
+            return step(task, *args)
+
+        monkeypatch.setattr(Classification, f"{stage}_step", write)
+    run = train("digits").run
+    events = EventAccumulator(str(run.path), size_guidance={"scalars": 0, "images": 0}).Reload()
+    found = {tag: {event.step for event in events.Images(tag)} for tag in events.Tags()["images"]}
+    assert found["training"] == {0, 1, 2, 3, 4, 5}
+    assert {3, 6} <= found["validation"]
+    assert found["test"] == {6}
+    # What is measured at the end makes no more points of the epochs' curves.
+    assert [event.step for event in events.Scalars("val/loss")] == [2, 5]
+    assert [event.value for event in events.Scalars("test/accuracy")] == pytest.approx([run.metrics["test/accuracy"]])
+
+
+def test_muted_loggers_receive_nothing_and_work_again_after(tmp_path: Path) -> None:
+    file = shielded(MetricsFile(tmp_path / "metrics.csv", 0))
+    with suppress(RuntimeError), muted([file]):
+        file.log_metrics({"a": 1.0}, step=0)
+        raise RuntimeError
+    assert not (tmp_path / "metrics.csv").exists()
+    file.log_metrics({"a": 2.0}, step=0)
+    assert numbers(tmp_path / "metrics.csv", "a") == [2.0]
+
+
+def history(path: Path) -> Iterator[dict[str, float]]:
+    """The rows of numbers in the file that `wandb sync` would send: a log of protocol buffers in blocks of 32 KiB."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, at, record = path.read_bytes(), 7, b""  # after its own head
+    while len(content) - at >= 7:
+        room = 32768 - at % 32768
+        if room < 7:  # too little for a head: the block's rest is empty
+            at += room
+            continue
+        _, length, part = struct.unpack_from("<IHB", content, at)
+        record += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if part in (1, 4):  # whole, or the last of several
+            items = Record.FromString(record).history.item
+            yield {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+            record = b""
+
+
+def test_a_logger_that_is_not_installed_says_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
+    with pytest.raises(InputError) as caught:
+        train("digits", "logger={wandb: {_target_: lightning.pytorch.loggers.WandbLogger}}")
+    assert caught.value.lines == [
+        "logger.wandb: WandbLogger: wandb is not installed: pip install -e '.[wandb]' (command line)"
+    ]
+
+
+def test_a_worker_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from src.kindling.data.batch import BatchDataset
+
+    def hangs(self: BatchDataset, request: object) -> None:
+        if torch.utils.data.get_worker_info() is not None:
+            time.sleep(600)
+
+    read = BatchDataset.__getitem__
+    monkeypatch.setattr(BatchDataset, "__getitem__", lambda self, request: hangs(self, request) or read(self, request))
+    with pytest.raises(InputError) as caught:
+        train("digits", "data.num_workers=1", "data.timeout=1")
+    (line,) = caught.value.lines
+    assert line.startswith("the training loader gave no batch for 1")
+    assert "data.num_workers=0" in line

@@ -1,0 +1,50 @@
+"""The curves within an epoch, and a bar that is drawn by time."""
+
+from __future__ import annotations
+
+import csv
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from src.kindling.training.callbacks import progress
+from tests.conftest import train
+
+
+def test_the_loss_and_the_rate_are_logged_every_few_steps() -> None:
+    run = train("digits", "trainer.log_every_n_steps=2", "task.optimizer.lr=0.01", "trainer.max_epochs=2",
+                "task.scheduler={_target_: torch.optim.lr_scheduler.StepLR, step_size: 1, gamma: 0.1}").run  # fmt: skip
+    with (run.path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    within = [row for row in rows if row["train/batch_loss"]]
+    assert [row["step"] for row in within] == ["1", "3", "5"]
+    assert [float(row["lr"]) for row in within] == pytest.approx([0.01, 0.001, 0.001])
+    assert all(0.5 < float(row["train/batch_loss"]) < 5 for row in within)
+    assert [row["step"] for row in rows if row["val/loss"]] == ["2", "5"]
+
+
+def test_the_bar_is_drawn_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, now = [], [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(progress.RichProgressBar, "on_train_batch_end", lambda self, trainer, *rest: drawn.append(rest))
+    bar = progress.Bar()
+    for batch in range(1000):
+        now[0] += 0.004  # 4 ms a step
+        bar.on_train_batch_end(SimpleNamespace(is_last_batch=batch == 999), batch)  # type: ignore[arg-type]
+    assert 35 < len(drawn) < 45  # 4 s, ten times a second
+    assert drawn[-1] == (999,)
+
+
+def test_lightning_enters_no_profiler_and_a_configs_own_is_kept() -> None:
+    from lightning.pytorch import Trainer
+
+    from src.kindling.training.trainer import build_trainer
+    from tests.conftest import checked
+
+    def made(*words: str) -> Any:
+        trainer: Trainer = build_trainer(checked("digits", *words), None, None, None)  # type: ignore[arg-type]
+        return type(trainer.profiler).__name__
+
+    assert made() == "Unprofiled"
+    assert made("trainer.profiler=simple") == "SimpleProfiler"

@@ -1,0 +1,220 @@
+"""fit and the train command: the same numbers twice, the curves, the end of a mistake, another run's weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from src.kindling.config.errors import InputError
+from src.kindling.runs.run import Run
+from src.kindling.training.fit import fit
+from src.kindling.training.trained_run import load_run
+from tests.conftest import LITTLE, call, checked, folders, mistakes, train
+
+
+def metrics_bytes(*words: str) -> bytes:
+    return (train("digits", "net.dropout=0.2", *words).run.path / "metrics.json").read_bytes()
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_workers() -> None:
+    first = metrics_bytes("seed=3")
+    assert metrics_bytes("seed=3", "data.num_workers=2") == first
+    assert metrics_bytes("seed=4") != first
+
+
+def test_tensorboard_finds_the_curves() -> None:
+    run = train("digits").run
+    events = EventAccumulator(str(run.path))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "test/accuracy"} <= set(tags)
+    assert [event.step for event in events.Scalars("val/loss")] == [2, 5]
+    assert "hp_metric" not in tags
+    metrics = json.loads((run.path / "metrics.json").read_text())
+    assert events.Scalars("test/accuracy")[0].value == pytest.approx(metrics["test/accuracy"])
+    assert len(list(run.path.glob("events*"))) == 1
+
+
+def test_the_final_numbers_are_those_of_the_best_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    from src.tasks.classification import Classification
+
+    # From the second epoch on, every validation finds the net ruined.
+    ruin = Classification.on_validation_epoch_start
+
+    def ruined(task: Classification) -> None:
+        ruin(task)
+        if task.current_epoch >= 1 and task.trainer.state.fn == "fit":
+            task.net.head.bias.data[0] += 100
+
+    monkeypatch.setattr(Classification, "on_validation_epoch_start", ruined)
+    result = train("digits", "trainer.max_epochs=3")
+    losses = [float(row.split(",")[2]) for row in (result.run.path / "metrics.csv").read_text().splitlines()[1:]]
+    assert result.metrics["val/loss"] == pytest.approx(min(losses))
+    assert losses[-1] > min(losses)
+    assert result.score == pytest.approx(min(losses))
+
+
+def test_stages_leave_the_test_set_unseen() -> None:
+    config = checked("digits", *LITTLE)
+    result = fit(config, Run.claim("digits"), stages=("val",))
+    assert {name.partition("/")[0] for name in result.metrics} == {"val"}
+
+
+def test_piped_output_is_one_line_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    call("train", "digits", *LITTLE)
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
+    assert output.err == ""
+    assert lines.pop(0) == "digits: CNN with 29,162 parameters on cpu; 1,257 train, 270 val, 270 test"
+    assert lines[0] == "speed: 1 thread, 0 workers, 32-true, channels_last"
+    assert [line.partition("  ")[0] for line in lines[1:3]] == ["epoch 1/2", "epoch 2/2"]
+    for name in ("train/accuracy", "train/loss", "val/accuracy", "val/loss"):
+        assert f"  {name} 0." in lines[1] or f"  {name} " in lines[1]
+    assert lines[3].split() == ["metric", "val", "test"]
+    assert [line.split()[0] for line in lines[4:10]] == ["accuracy", "auroc", "f1", "loss", "precision", "recall"]
+    run = load_run("latest").path
+    assert lines[11].startswith(f"run        {run} (2 epochs, ")
+    assert lines[12:] == ["curves     tensorboard --logdir logs", f"again      python -m src.evaluate {run}"]
+
+
+def test_a_mistake_that_only_the_data_can_tell_leaves_no_run(logs: Path) -> None:
+    assert mistakes("train", "digits", "data.split=[0.5,0.2,0.1]") == [
+        "data.split: [0.5, 0.2, 0.1]: the shares add up to 0.8, not to 1"
+    ]
+    assert mistakes("train", "digits", "data=diabetes") == [
+        "net: CNN needs images (channels, height, width), and the data is (10,); try net=mlp"
+    ]
+    assert mistakes("train", "digits", "task=regression") == [
+        "task: Regression needs values, and the data has 10 classes; try task=classification"
+    ]
+    assert mistakes("train", "diabetes", "task=classification") == [
+        "task: Classification needs classes, and the data has values (disease progression after one year (points)); "
+        "try task=regression"
+    ]
+    assert mistakes("train", "digits", "task.optimizer.lr=-1") == ["task.optimizer: AdamW: Invalid learning rate: -1.0"]
+    assert list(logs.iterdir()) == []  # nor an empty folder for them
+
+
+def test_a_crash_keeps_its_run_and_its_reason(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from src.tasks.classification import Classification
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(Classification, "on_validation_epoch_end", broken)
+    with pytest.raises(RuntimeError, match="planted"):
+        call("train", "digits", *LITTLE)
+    (name,) = folders(logs)
+    assert json.loads((logs / name / "meta.json").read_text())["exit"] == "failed"
+    assert json.loads((logs / name / "run.json").read_text())["status"] == "failed"
+
+
+def test_another_runs_weights_are_taken_where_they_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    first = train("digits").run
+    call("train", "digits", *LITTLE, "--init", str(first.path), "task.optimizer.lr=0", "data.split=[0.6,0.2,0.2]")
+    assert f"init: took 14 tensors of the net from {first.path}" in capsys.readouterr().out
+    ours = load_run("latest")
+    assert torch.equal(ours.task.net.head.weight, first.task.net.head.weight)
+    assert ours.spec.mean != first.spec.mean  # the statistics are those of its own training split
+
+    call("train", "digits", *LITTLE, "--init", str(first.path), "net.channels=[32,48]")
+    output = capsys.readouterr().out
+    assert "init: took 8 tensors" in output
+    assert "init: not taken: net.head.weight ((10, 768) here, (10, 1024) there)" in output
+    meta = json.loads((load_run("latest").path / "meta.json").read_text())
+    assert "net.head.weight" in meta["init"]["left"]
+
+    with pytest.raises(InputError, match="not one of its .* tensors fits this net"):
+        call("train", "diabetes", *LITTLE, "--init", str(first.path), "net.hidden=[7]")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["task.scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "task.scheduler.max_lr=0.01"],
+        ["task.scheduler._target_=torch.optim.lr_scheduler.StepLR", "task.scheduler.step_size=1"],
+        ["task.scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau", "task.scheduler.patience=0"],
+        [
+            "task.scheduler._target_=torch.optim.lr_scheduler.CyclicLR",
+            "task.scheduler.base_lr=0.001",
+            "task.scheduler.max_lr=0.01",
+            "task.optimizer._target_=torch.optim.SGD",
+        ],
+        ["trainer.max_epochs=null", "trainer.max_steps=5"],
+        ["task.optimizer._target_=torch.optim.LBFGS", "task.scheduler=null"],
+        ["task.loss.weight=[1,1,1,1,1,1,1,1,1,1]"],
+        ["task.scheduler=null", "task.decay_all=false", "task.optimizer._target_=torch.optim.SGD"],
+    ],
+)
+def test_any_optimizer_and_scheduler(words: list[str]) -> None:
+    assert train("digits", *words).metrics["val/loss"] > 0
+
+
+def test_what_is_not_there_is_not_measured() -> None:
+    assert {name.partition("/")[0] for name in train("digits", "data.split=[0.8,0.2,0]").metrics} == {"val"}
+    assert {name.partition("/")[0] for name in train("digits", "trainer.limit_test_batches=0").metrics} == {"val"}
+
+
+def test_a_training_without_a_step_can_be_loaded() -> None:
+    train("digits", "trainer.max_epochs=0")
+    assert load_run("latest").checkpoint_file.name == "last.ckpt"
+    call("evaluate", "latest")
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("task.monitor=val/acuracy", "task.monitor: no metric 'val/acuracy'; did you mean 'val/accuracy'? (there are: "
+         "val/loss, val/accuracy, val/auroc, val/f1, val/precision, val/recall)"),
+        ("task.metrics.loss._target_=torchmetrics.MeanMetric",
+         "task.metrics.loss: the name is taken by the loss; choose another"),
+        ("task.metrics.f1._target_=torchmetrics.MeanMetric",
+         "task.metrics.f1: the name is taken by a metric of the task; choose another"),
+        ("task.scheduler.T_max=0", "task.scheduler.T_max: expected at least 1, got 0"),
+        ("trainer.overfit_batches=-3", "trainer: Trainer: You have passed invalid value -3 for overfit_batches, it has to be in "
+         "[0.0, 1.0] or an int. (command line)"),
+        ("task._target_=lightning.pytorch.LightningModule",
+         "task: LightningModule has no 'monitor'; a task has net, monitor and mode"),
+    ],
+)  # fmt: skip
+def test_what_only_a_constructor_can_tell_is_one_line(word: str, line: str, logs: Path) -> None:
+    assert mistakes("train", "digits", word) == [line]
+    assert folders(logs) == []
+
+
+def test_logs_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("src.kindling.runs.run.LOGS", tmp_path / "file")
+    assert mistakes("train", "digits") == [
+        f"{tmp_path / 'file' / 'digits'}: the runs' folder cannot be made: Not a directory; "
+        "let logs/ be a link to a folder that you may write"
+    ]
+
+
+def test_early_stopping_is_told_what_to_watch() -> None:
+    stop = "callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping"
+    result = train("digits", stop, "callbacks.stop.patience=1", "task.optimizer.lr=0", "trainer.max_epochs=9",
+                   "task.monitor=val/accuracy", "task.mode=max")  # fmt: skip
+    assert json.loads((result.run.path / "meta.json").read_text())["epochs"] == 2
+
+
+def test_debug_runs_a_few_batches_of_everything() -> None:
+    call("train", "digits", "trainer=debug", "threads=1")
+    run = load_run("latest")
+    assert (run.path / "metrics.csv").read_text().splitlines()[1].startswith("0,2,")
+    assert set(run.metrics) >= {"val/accuracy", "test/accuracy"}
+
+
+def test_balanced_sampler_and_balanced_weights_are_refused_together(logs: Path) -> None:
+    both = ("data.sampler=balanced", "task.class_weights=balanced")
+    assert mistakes("train", "digits", *LITTLE, *both) == [
+        "data.sampler and task.class_weights: both are 'balanced', which corrects for rare classes twice; set only "
+        "task.class_weights=balanced, or only data.sampler=balanced (command line)"
+    ]
+    assert list(logs.iterdir()) == []
+    for one in both:
+        train("digits", one)
