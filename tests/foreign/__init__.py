@@ -1,0 +1,1 @@
+"""Other people's Lightning modules, which Kindling trains unchanged."""

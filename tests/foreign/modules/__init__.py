@@ -1,0 +1,1 @@
+"""Modules as their authors would publish them: nothing here knows of Kindling."""
