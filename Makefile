@@ -49,22 +49,28 @@ $(VENV)/python:
 	@test -x "$(UV)" || $(BIN)/python -m pip install --quiet uv
 	@touch $@
 
-# $(1) the lock, $(2) what of this repository. Another build of torch has other hashes: then the versions alone hold.
+# Another build of torch has other hashes and other CUDA packages: these come without hashes, all others with theirs.
+OF_TORCH = ^(torch|torchvision|triton|nvidia-[^=]*|cuda-[^=]*)==
+
+# $(1) is the lock. Where torch's packages are left out, --no-deps keeps the other packages from asking for them.
 define install
-	@echo "installing what $(1) names; the first time, some gigabytes are downloaded"
+	@echo "installing the packages of $(1); the first time, this downloads some gigabytes"
 	@if [ -z "$(TORCH)" ]; then \
-		$(INSTALL) --require-hashes -r $(1) && $(INSTALL) --quiet --no-deps -e .; \
+		$(INSTALL) --require-hashes -r $(1); \
 	else \
-		sed -e '/^ *--hash/d' -e 's/ *\\$$//' $(1) > $(VENV)/constraints.txt && \
+		awk '/^[^ #]/ {of_torch = /$(OF_TORCH)/} !of_torch' $(1) > $(VENV)/others.txt && \
+		sed -n 's/ *\\$$//; /^torch==/p; /^torchvision==/p' $(1) > $(VENV)/torch.txt && \
+		$(INSTALL) --require-hashes --no-deps -r $(VENV)/others.txt && \
 		$(INSTALL) --torch-backend=$(TORCH) --reinstall-package torch --reinstall-package torchvision \
-			-c $(VENV)/constraints.txt -e '$(2)' && \
+			-r $(VENV)/torch.txt && \
 		echo $(TORCH) > $(VENV)/torch-backend; \
 	fi
+	@$(INSTALL) --quiet --no-deps -e .
 	@touch $@
 endef
 
 $(VENV)/installed$(STAMP): $(VENV)/python requirements.lock pyproject.toml
-	$(call install,requirements.lock,.)
+	$(call install,requirements.lock)
 
 $(VENV)/installed-dev$(STAMP): $(VENV)/installed$(STAMP) requirements-dev.lock
-	$(call install,requirements-dev.lock,.[dev])
+	$(call install,requirements-dev.lock)

@@ -9,25 +9,29 @@ import math
 
 from src.kindling.config.command import Parser, run_command
 from src.kindling.runs.files import shown
-from src.kindling.training.evaluate import _compare_split, evaluate
+from src.kindling.training.evaluate import compare_split, evaluate
 
 
 def main(argv: list[str]) -> dict[str, float]:
     parser = Parser("evaluate", "RUN [--split val|test]", "Measure a run's best checkpoint again.")
-    parser.add_argument("run", metavar="RUN", help="a folder in logs/, a .ckpt file, 'latest' or '<config>/latest'")
-    parser.add_argument("--split", choices=("val", "test"), help="only this split; both when left out")
+    parser.add_argument(
+        "run", metavar="RUN", help="a folder in logs/, a .ckpt file, 'latest' or '<config>/latest'"
+    )
+    parser.add_argument(
+        "--split", choices=("val", "test"), help="only this split; both when left out"
+    )
     flags = parser.read(argv)
     from src.kindling.training.trained_run import load_run
 
     run = load_run(flags.run)
 
     from src.kindling.config import instantiate
-    from src.kindling.training.fit import table
+    from src.kindling.training.launch import print_metrics
 
     instantiate.check(run.config, trained=True)
-    _compare_split(run)
+    compare_split(run)
     metrics = evaluate(run, (flags.split,) if flags.split else ("val", "test"))
-    table(metrics)
+    print_metrics(metrics)
     trained = {name: value for name, value in run.metrics.items() if name in metrics}
     now = {name: None if math.isnan(value) else value for name, value in metrics.items()}  # as JSON
     differing = [name for name, value in trained.items() if value != now[name]]

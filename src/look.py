@@ -1,4 +1,4 @@
-"""Look at the data as the net will see it, before training: a summary, and pictures in a folder.
+"""Look at the data before training: a summary, and plots in a folder.
 
 python -m src.look [CONFIG] [key=value ...]
 """
@@ -12,8 +12,14 @@ from src.kindling.runs.files import shown
 
 
 def main(argv: list[str]) -> Look:
-    parser = Parser("look", "[CONFIG] [key=value ...]", "Look at the data before training.", with_configs=True)
-    parser.add_argument("words", nargs="*", metavar="CONFIG, key=value", help="a config's name, and values to change")
+    usage = "[CONFIG] [key=value ...]"
+    parser = Parser("look", usage, "Look at the data before training.", with_configs=True)
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="CONFIG, key=value",
+        help="a config's name, and values to change",
+    )
     config = compose(*split_words(parser.read(argv).words))
 
     from src.kindling.config import instantiate
@@ -23,7 +29,7 @@ def main(argv: list[str]) -> Look:
     folder = run_module.LOGS / config.name / "look"
     found = look(config, folder)
     print("\n".join(found.summary))
-    print(f"pictures    {shown(folder)}: {', '.join(path.name for path in found.pictures)}")
+    print(f"plots       {shown(folder)}: {', '.join(path.name for path in found.plots)}")
     return found
 
 

@@ -1,9 +1,6 @@
-"""Begin a task, a net or data of your own: a copy of one that works, under a new name, with its config and its test.
+"""Copy a task, net or data module that works, with its config and its test, under a new name.
 
-    python -m src.new task|net|data NAME [--like EXISTING]
-
-What is copied is a living module that the tests cover, so the copy trains and passes its own test as it stands; the
-command says which lines to change, in order. No existing file is touched.
+python -m src.new task|net|data NAME [--like EXISTING]
 """
 
 from __future__ import annotations
@@ -11,30 +8,46 @@ from __future__ import annotations
 from pathlib import Path
 
 from src.kindling.config.command import Parser, run_command
-from src.kindling.dev.scaffold import FOLDERS, LIKE, _shown, _test, living, new, steps, trained_by
+from src.kindling.dev.scaffold import (
+    DEFAULTS,
+    FOLDERS,
+    copy_template,
+    find_experiment,
+    find_templates,
+    list_edits,
+    test_file,
+)
+from src.kindling.runs.files import shown
+
+ABOUT = "Copy a task, a net or data that works, with its config and its test, under a new name."
 
 
 def main(argv: list[str]) -> dict[Path, str]:
-    parser = Parser("new", "task|net|data NAME [--like EXISTING]",
-                    "Copy a task, a net or data that works, with its config and its test, under a new name.")  # fmt: skip
-    parser.add_argument("kind", metavar="task|net|data", choices=tuple(FOLDERS), help="what to begin")
-    parser.add_argument("name", metavar="NAME", help="of the new file, in small letters: my_net")
-    parser.add_argument("--like", metavar="EXISTING", help="what to copy; left out: " + ", ".join(
-        f"{like} for {'data' if kind == 'data' else f'a {kind}'}" for kind, like in LIKE.items()))  # fmt: skip
-    flags = parser.read(argv)
-    like = flags.like or LIKE[flags.kind]
-    files = new(flags.kind, flags.name, like)
-    for path in files:
-        print(f"wrote      {_shown(path)}")
-    print(f"\nIt is a copy of {like}, and runs as it is. Change, in this order:\n")
-    for number, (place, about) in enumerate(steps(flags.kind, files), 1):
-        print(f"  {number:>2}  {place:<38}  {about}")
-    old = living(flags.kind)[like]
-    word = flags.name if flags.kind == "task" else f"{trained_by(flags.kind, old)} {flags.kind}={flags.name}"
-    print(f"\ntrain      python -m src.train {word}")
-    print(
-        f"test       python -m pytest {_shown(_test(flags.kind, flags.name))}    (pip install -e '.[dev]' has pytest)"
+    parser = Parser("new", "task|net|data NAME [--like EXISTING]", ABOUT)
+    parser.add_argument(
+        "kind", metavar="task|net|data", choices=tuple(FOLDERS), help="what to copy"
     )
+    parser.add_argument(
+        "name", metavar="NAME", help="of the new file, in lowercase letters: my_net"
+    )
+    defaults = ", ".join(f"{kind} {name}" for kind, name in DEFAULTS.items())
+    parser.add_argument("--like", metavar="EXISTING", help=f"the one to copy (default: {defaults})")
+    flags = parser.read(argv)
+    kind, name, like = flags.kind, flags.name, flags.like or DEFAULTS[flags.kind]
+    files = copy_template(kind, name, like)
+    for path in files:
+        print(f"wrote      {shown(path)}")
+    print(f"\nIt is a copy of {like} and runs unchanged. Edit, in this order:\n")
+    for number, (place, what) in enumerate(list_edits(kind, files), 1):
+        print(f"  {number:>2}  {place:<38}  {what}")
+    words = (
+        name
+        if kind == "task"
+        else f"{find_experiment(kind, find_templates(kind)[like])} {kind}={name}"
+    )
+    print(f"\ntrain      python -m src.train {words}")
+    test = shown(test_file(kind, name))
+    print(f"test       python -m pytest {test}    (pip install -e '.[dev]' has pytest)")
     return files
 
 

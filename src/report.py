@@ -1,8 +1,9 @@
-"""One page about a run: its result, its curves and pictures, its data, its config, and how to run it again.
+"""One page about a run: its result, plots, data and config, and how to run it again.
 
     python -m src.report RUN
 
-The page is a single file without scripts, `report.html` in the run's directory; training writes it by itself.
+The page is a single file without scripts, `report.html` in the run's directory; training
+writes it by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from src.kindling.runs.files import shown
 
 def main(argv: list[str]) -> Path:
     parser = Parser("report", "RUN", "Write a run's page again.")
-    parser.add_argument("run", metavar="RUN", help="a folder in logs/, 'latest' or '<config>/latest'")
+    parser.add_argument(
+        "run", metavar="RUN", help="a folder in logs/, 'latest' or '<config>/latest'"
+    )
     flags = parser.read(argv)
 
     from src.kindling.training.trained_run import load_run

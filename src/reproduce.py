@@ -1,4 +1,4 @@
-"""Train a run again from its config, seed and split, and say whether its numbers come out the same, to the last digit.
+"""Train a run again from its config, seed and split, and compare the metrics to the last digit.
 
 python -m src.reproduce RUN
 """
@@ -13,29 +13,47 @@ from src.kindling.runs.files import shown
 
 if TYPE_CHECKING:
     from src.kindling.training.fit import Result
-from src.kindling.dev.reproduce import UNKNOWN, _table, reproduce
+
+UNKNOWN = (
+    "no known reason; a GPU adds in another order each time (set trainer.deterministic=true), and "
+    "other processors, or fewer cores than threads, round the last digits differently"
+)
 
 
 def main(argv: list[str]) -> Result:
-    parser = Parser("reproduce", "RUN", "Train a run again and compare the final numbers, to the last digit.")
-    parser.add_argument("run", metavar="RUN", help="a folder in logs/, 'latest' or '<config>/latest'")
+    about = "Train a run again and compare its metrics to the last digit."
+    parser = Parser("reproduce", "RUN", about)
+    parser.add_argument(
+        "run", metavar="RUN", help="a folder in logs/, 'latest' or '<config>/latest'"
+    )
     flags = parser.read(argv)
 
+    from src.kindling.dev.reproduce import reproduce
     from src.kindling.training.trained_run import load_run
 
     run = load_run(flags.run)
-    result, found = reproduce(run)
+    result, differing = reproduce(run)
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
-        return result  # the first process tells
+        return result  # the first process prints
     files = [(path / "metrics.json").read_bytes() for path in (run.path, result.run.path)]
     print(f"\nrun        {shown(result.run.path)} ({result.seconds:.1f} s)")
     if files[0] == files[1]:
-        print(f"identical  metrics.json is that of {shown(run.path)}, byte for byte")
+        print(f"identical  metrics.json equals that of {shown(run.path)}, byte for byte")
         return result
-    _table(run.metrics, result.run.metrics)
+    _print_metrics(run.metrics, result.run.metrics)
     print(f"not the same as {shown(run.path)}; probable reasons:")
-    print("\n".join(f"- {line}" for line in found or [UNKNOWN]))
+    print("\n".join(f"- {line}" for line in differing or [UNKNOWN]))
     raise SystemExit(1)
+
+
+def _print_metrics(then: dict[str, float], now: dict[str, float]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", "then", "now", box=None, pad_edge=False, header_style="bold")
+    for name in dict.fromkeys([*then, *now]):
+        table.add_row(name, repr(then.get(name)), repr(now.get(name)))
+    Console(highlight=False).print(table)
 
 
 if __name__ == "__main__":

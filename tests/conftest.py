@@ -23,12 +23,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from src import tasks
 from src.kindling.analysis.plots import Plots
 from src.kindling.config import instantiate
 from src.kindling.config.compose import ROOT, Config, compose
 from src.kindling.config.errors import InputError
+from src.kindling.data import DataModule, Stage
 from src.kindling.runs import run as run_module
 from src.kindling.runs.run import Run
 from src.kindling.training.fit import Result, fit
@@ -36,8 +38,14 @@ from src.kindling.training.trained_run import load_run
 from tests.file_server import Server
 
 # A few batches of two epochs: enough for every part to be used, and quick.
-LITTLE = ("trainer.max_epochs=2", "trainer.limit_train_batches=3", "trainer.limit_val_batches=2",
-          "trainer.limit_test_batches=2", "threads=1", "trainer.accelerator=cpu")  # fmt: skip
+LITTLE = (
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=3",
+    "trainer.limit_val_batches=2",
+    "trainer.limit_test_batches=2",
+    "threads=1",
+    "trainer.accelerator=cpu",
+)
 FEW_SCENES = "data.scenes=[96,32,32]"  # two thousand take two seconds to compose
 
 
@@ -78,6 +86,16 @@ def checked(name: str = "digits", *words: str) -> Config:
     return config
 
 
+def numbered_batches(
+    data: DataModule, stage: Stage, epoch: int = 0
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The batches of a stage, with the numbers of their samples."""
+    loader = data.loader(stage)
+    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    for number, (x, y) in enumerate(loader):
+        yield data.sample_numbers(stage, epoch, number), x, y
+
+
 def train(name: str = "digits", *words: str, pictures: bool = True, **options: object) -> Result:
     """A little training in this process."""
     config = checked(name, *LITTLE, *words)
@@ -107,7 +125,7 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings leave no pictures and no report."""
     monkeypatch.setattr("src.kindling.analysis.plots.Plots.draw", lambda *_, **__: [])
-    monkeypatch.setattr("src.kindling.analysis.plots.Plots.on_fit_start", lambda *_: None)
+    monkeypatch.setattr("src.kindling.analysis.plots.Plots.draw_before", lambda *_: None)
     monkeypatch.setattr("src.kindling.analysis.plots.Plots.write_report", lambda _: None)
 
 
@@ -130,7 +148,9 @@ def copied(run: Run) -> Run:
 
 
 @pytest.fixture(scope="session")
-def small_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, object]]]:
+def small_files(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, dict[str, dict[str, object]]]:
     """A folder whose data/ holds a little of what the configs would download, in the real formats; and what
     torchvision has to believe of it."""
     from PIL import Image
@@ -146,30 +166,39 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[st
     for i, (image, digit) in enumerate(zip(images[:120], digits[:120], strict=True)):
         folder = root / "cards" / f"digit {digit}"
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((image.reshape(8, 8) * 15.9).astype("uint8")).resize((16, 16)).save(folder / f"{i}.png")
+        Image.fromarray((image.reshape(8, 8) * 15.9).astype("uint8")).resize((16, 16)).save(
+            folder / f"{i}.png"
+        )
     make_masks.write(root / "scans", 120)
     diabetes = load_diabetes(scaled=False)
     rows = [
-        ",".join(map(str, [*values, target])) for values, target in zip(diabetes.data, diabetes.target, strict=True)
+        ",".join(map(str, [*values, target]))
+        for values, target in zip(diabetes.data, diabetes.target, strict=True)
     ]
-    (root / "houses.csv").write_text("\n".join([",".join([*diabetes.feature_names, "price"]), *rows]) + "\n")
-    return root, {known.__name__: make_cifar.write(root / "data", known, 1000, 200)
-                  for known in (datasets.CIFAR10, datasets.CIFAR100)}  # fmt: skip
+    (root / "houses.csv").write_text(
+        "\n".join([",".join([*diabetes.feature_names, "price"]), *rows]) + "\n"
+    )
+    return root, {
+        known.__name__: make_cifar.write(root / "data", known, 1000, 200)
+        for known in (datasets.CIFAR10, datasets.CIFAR100)
+    }
 
 
 @pytest.fixture
-def small_data(small_files: tuple[Path, dict[str, dict[str, object]]], monkeypatch: pytest.MonkeyPatch) -> Path:
+def small_data(
+    small_files: tuple[Path, dict[str, dict[str, object]]], monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """For tests that train any config: relative paths of its data lead into this folder, which holds a data/."""
     return lead(small_files, monkeypatch)
 
 
-def lead(small_files: tuple[Path, dict[str, dict[str, object]]], monkeypatch: pytest.MonkeyPatch) -> Path:
+def lead(
+    small_files: tuple[Path, dict[str, dict[str, object]]], monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """Let the data's relative paths lead into the folder of `small_files`."""
     root, believed = small_files
     monkeypatch.setattr("src.kindling.data.data_module.ROOT", root)
-    monkeypatch.setattr("src.kindling.data.images.image_folder.DATA", root / "data")
     monkeypatch.setattr("src.kindling.data.images.image_data.DATA", root / "data")
-    monkeypatch.setattr("src.kindling.data.images.mask_folder.DATA", root / "data")
     monkeypatch.setenv("HOME", str(root))
     for name, attributes in believed.items():
         for attribute, value in attributes.items():
@@ -190,9 +219,16 @@ def repository(tmp_path: Path) -> Path:
 def command(repository: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Calls `python …` in the copy of the repository, as a user would."""
 
-    def run(*argv: str, cwd: Path = repository, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, *argv], cwd=cwd, capture_output=True, text=True,
-                              env={**os.environ, **(env or {})})  # fmt: skip
+    def run(
+        *argv: str, cwd: Path = repository, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *argv],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
 
     return run
 

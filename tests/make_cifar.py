@@ -63,7 +63,9 @@ def write(folder: Path, known: Any, train: int, test: int) -> dict[str, Any]:
     names = [f"thing_{i}" for i in range(classes)]
     meta = put(known.meta["filename"], {known.meta["key"]: names})
     return {
-        "train_list": [put(name, batch(train // len(known.train_list))) for name, _ in known.train_list],
+        "train_list": [
+            put(name, batch(train // len(known.train_list))) for name, _ in known.train_list
+        ],
         "test_list": [put(name, batch(test)) for name, _ in known.test_list],
         "meta": {**known.meta, "md5": meta[1]},
     }

@@ -32,7 +32,9 @@ def write(folder: Path, train: int, test: int, seed: int = 0) -> None:
     cut = len(digits) * 4 // 5
     for name, count, low, high in (("train", train, 0, cut), ("t10k", test, cut, len(digits))):
         chosen = random.integers(low, high, count)
-        images = windows[chosen, random.integers(0, margin + 1, count), random.integers(0, margin + 1, count)]
+        images = windows[
+            chosen, random.integers(0, margin + 1, count), random.integers(0, margin + 1, count)
+        ]
         images += random.integers(0, 32, images.shape, dtype=np.uint8)
         _write_idx(folder / f"{name}-images-idx3-ubyte", images)
         _write_idx(folder / f"{name}-labels-idx1-ubyte", digits[chosen].astype(np.uint8))
@@ -46,4 +48,8 @@ def _write_idx(path: Path, values: Any) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[3] if len(sys.argv) > 3 else "data/MNIST/raw"), int(sys.argv[1]), int(sys.argv[2]))
+    write(
+        Path(sys.argv[3] if len(sys.argv) > 3 else "data/MNIST/raw"),
+        int(sys.argv[1]),
+        int(sys.argv[2]),
+    )

@@ -24,25 +24,44 @@ TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 
 # Commands that want more than this machine: another machine, a server, a hub, several processes. What they name is
 # composed and checked, and they are not run. A part of a command is enough.
-ELSEWHERE = ("trainer=ddp", "trainer=gpu", "--storage ", "--workers ", "serve ", "logger=", "net=pretrained")
+ELSEWHERE = (
+    "trainer=ddp",
+    "trainer=gpu",
+    "--storage ",
+    "--workers ",
+    "serve ",
+    "logger=",
+    "net=pretrained",
+)
 # Nor are studies: the README's are run, and each takes half a minute.
 ELSEWHERE += ("tune ", "crossval ", "--seeds ")
 # Blocks of Python that are parts of something, or take a quarter of an hour, and are read but not executed: page, and
 # what they begin with.
 PARTIAL: tuple[tuple[str, str], ...] = (
-    ("fine-tune.md", "from src.kindling.config import instantiate\nfrom src.kindling.config.compose import compose\n"),
+    (
+        "fine-tune.md",
+        "from src.kindling.config import instantiate\nfrom src.kindling.config.compose import compose\n",
+    ),
 )
 
 IN_README = set(commands(README))
 SHOWN = {command: name for name, text in TEXTS.items() for command in commands(text)}
-ELSE = {command for command in SHOWN if any(part in f"{command} " for part in ELSEWHERE)
-        or (YOURS.search(command) and not command.startswith("new "))}  # fmt: skip
+ELSE = {
+    command
+    for command in SHOWN
+    if any(part in f"{command} " for part in ELSEWHERE)
+    or (YOURS.search(command) and not command.startswith("new "))
+}
 RUN = sorted(set(SHOWN) - ELSE - IN_README)
 
 
 def test_the_pages_are_there() -> None:
     assert len(PAGES) > 7
-    assert [name for name in TEXTS if f"({name})" not in "".join(TEXTS.values()) and f"docs/{name}" not in README] == []
+    assert [
+        name
+        for name in TEXTS
+        if f"({name})" not in "".join(TEXTS.values()) and f"docs/{name}" not in README
+    ] == []
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -57,7 +76,10 @@ def test_a_page_is_short_and_headed_by_its_question(name: str) -> None:
 @pytest.mark.usefixtures("small_data")
 @pytest.mark.parametrize("command", RUN)
 def test_a_command_runs(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     runs(f"python -m src.{command}", tmp_path, monkeypatch, capsys)
 
@@ -68,17 +90,27 @@ def test_what_a_page_begins_is_trained_as_it_says(
     name: str, repository: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     """All that concerns the reader's own part, in order, in a copy of the repository."""
-    shutil.copytree(ROOT / "tests", repository / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "tests", repository / "tests", ignore=shutil.ignore_patterns("__pycache__")
+    )
     shutil.copy(ROOT / "pyproject.toml", repository)
     (block,) = re.findall(r"^```python\n(.*?)^```", TEXTS[name], flags=re.MULTILINE | re.DOTALL)
-    lines = re.findall(r"^    python -m (.*(?:\b|_)my_(?:net|task|counts|data)\b.*)$", TEXTS[name], flags=re.MULTILINE)
+    lines = re.findall(
+        r"^    python -m (.*(?:\b|_)my_(?:net|task|counts|data)\b.*)$",
+        TEXTS[name],
+        flags=re.MULTILINE,
+    )
     assert len(lines) >= 3
     for line in lines:
         for folder, module, cls in re.findall(r"src\.(\w+)\.(my_\w+)\.(\w+)", line):
             if f"class {cls}(" in block:  # the one that the page shows
                 with (repository / "src" / folder / f"{module}.py").open("a") as file:
                     file.write(block)
-        done = command("-m", *shlex.split(line, comments=True), *(LITTLE if line.startswith("src.train") else ()))
+        done = command(
+            "-m",
+            *shlex.split(line, comments=True),
+            *(LITTLE if line.startswith("src.train") else ()),
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -135,20 +167,24 @@ def test_the_report_s_pictures_are_explained() -> None:
 
 def test_a_report_has_what_its_page_says() -> None:
     page, template = TEXTS["read-the-report.md"], report.TEMPLATE.read_text(encoding="utf-8")
-    for heading in ("Data", "Config", "Again", "Environment"):
+    for heading in ("Data", "Config", "Commands", "Environment"):
         assert f"- **{heading}**" in page
         assert f"<h2>{heading}</h2>" in template
     columns = re.findall(r"<th[^>]*>([^<]+)<", template.partition("</table>")[0])
-    assert columns == ["metric", "test", "trivial", "validation"]
+    assert columns == ["metric", "test", "baseline", "validation"]
     assert [column for column in columns[1:] if f"\n| {column} | " not in page] == []
-    files = re.findall(r"^\| `([\w./]+)` \|", page.partition("## Where are the numbers?")[2], flags=re.MULTILINE)
+    files = re.findall(
+        r"^\| `([\w./]+)` \|", page.partition("## Where are the numbers?")[2], flags=re.MULTILINE
+    )
     assert len(files) == 4
     assert [file for file in files if f"`{file}`" not in README] == []
 
 
 def test_the_architecture_names_the_nouns_of_contributing() -> None:
     nouns = re.findall(
-        r"^\| (\w+) \| .* \|$", TEXTS["architecture.md"].partition("## One diagram")[0], flags=re.MULTILINE
+        r"^\| (\w+) \| .* \|$",
+        TEXTS["architecture.md"].partition("## One diagram")[0],
+        flags=re.MULTILINE,
     )
     told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert f"Seven nouns: {', '.join(nouns[1:])}." in told

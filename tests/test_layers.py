@@ -1,8 +1,9 @@
-"""The engine's layers: each package imports from itself and from those below it, and no module from the user's rooms."""
+"""The engine's layers: a package imports itself and those below it, never the user's code."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
@@ -37,7 +38,7 @@ def imports(module: str, top_level_only: bool = False) -> Iterator[str]:
 def layer(module: str) -> int:
     """The layer's number; -1 for what is no part of the engine's packages."""
     steps = module.split(".")
-    return LAYERS.index(steps[2]) if module.startswith("src.kindling.") and len(steps) > 2 else -1
+    return LAYERS.index(steps[2]) if len(steps) > 2 and steps[2] in LAYERS else -1
 
 
 ENGINE = [module for module in FILES if module.startswith("src.kindling")]
@@ -45,21 +46,96 @@ ENGINE = [module for module in FILES if module.startswith("src.kindling")]
 
 @pytest.mark.parametrize("module", ENGINE)
 def test_layer_imports_nothing_above_it(module: str) -> None:
-    above = [name for name in imports(module) if name.startswith("src.kindling") and layer(name) > layer(module)]
+    above = [
+        name
+        for name in imports(module)
+        if name.startswith("src.kindling") and layer(name) > layer(module)
+    ]
     assert not above
-    outside = [name for name in imports(module) if name.startswith("src.") and not name.startswith("src.kindling")]
+    outside = [
+        name
+        for name in imports(module)
+        if name.startswith("src.") and not name.startswith("src.kindling")
+    ]
     assert not outside, "the engine finds the user's modules by their dotted paths"
 
 
+LIGHTNING_PRIVATE = re.compile(
+    r"(?:\b(?:trainer|loop|strategy|fetcher)|trainer\.[a-z_.]+|_(?:loop|connector))\._[a-z]"
+    r"|from lightning\.[\w.]+ import (?:\([^)]*|[^(\n]*)\b_[A-Z]\w+"
+    r"|\b_(?:Metadata|ResultMetric|ResultCollection|Sync)\b"
+)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "trainer._logger_connector",
+        "trainer.fit_loop.epoch_loop._results",
+        "self.trainer.fit_loop._restarting = False",
+        "loop._should_accumulate()",
+        "from lightning.pytorch.loops.loop import (\n    _Loop,\n)",
+        "meta = _Metadata()",
+    ],
+)
+def test_private_names_of_lightning_are_recognized(line: str) -> None:
+    assert LIGHTNING_PRIVATE.search(line)
+
+
+def test_private_names_of_lightning_are_used_in_one_file() -> None:
+    users = {
+        module
+        for module, path in FILES.items()
+        if LIGHTNING_PRIVATE.search(path.read_text(encoding="utf-8"))
+    }
+    assert users == {"src.kindling.training.lightning_internals"}
+
+
 def test_imports_have_no_cycle() -> None:
-    graph = {module: {name for name in imports(module) if name in FILES and name != module} for module in FILES}
+    graph = {
+        module: {name for name in imports(module) if name in FILES and name != module}
+        for module in FILES
+    }
     try:
         list(TopologicalSorter(graph).static_order())
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-@pytest.mark.parametrize("module", [module for module in ENGINE if module.startswith(WITHOUT_TORCH)])
+@pytest.mark.parametrize(
+    "module", [module for module in ENGINE if module.startswith(WITHOUT_TORCH)]
+)
 def test_light_packages_import_no_torch(module: str) -> None:
     heavy = ("torch", "lightning", "torchvision", "torchmetrics")
-    assert not [name for name in imports(module, top_level_only=True) if name.partition(".")[0] in heavy]
+    assert not [
+        name for name in imports(module, top_level_only=True) if name.partition(".")[0] in heavy
+    ]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [module for module in FILES if module.startswith(USERS_ROOMS)],
+)
+def test_user_modules_import_only_what_packages_export(module: str) -> None:
+    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
+    imported = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    statements = [ast.unparse(node) for node in imported if "src.kindling" in ast.unparse(node)]
+    packages = "|".join(LAYERS)
+    wrong = [s for s in statements if not re.match(rf"from src\.kindling\.({packages}) import ", s)]
+    assert not wrong, "import from the package, as in `from src.kindling.data import DataModule`"
+    names = [name for name in imports(module) if name.startswith("src.kindling")]
+    assert not [name for name in names if name.count(".") > 2], "a submodule is no exported name"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_files_and_functions_are_short(module: str) -> None:
+    text = FILES[module].read_text(encoding="utf-8")
+    functions = [
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert len(text.splitlines()) <= (300 if module.startswith("src.kindling") else 150)
+    long = [node.name for node in functions if (node.end_lineno or 0) - node.lineno >= 60]
+    assert not long
+    assert "# fmt: skip" not in text

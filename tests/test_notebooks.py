@@ -28,7 +28,9 @@ class Executed:
         self.left = left
 
     def text(self, cell: str) -> str:
-        return "".join(output.text for output in self.cells[cell].outputs if output.output_type == "stream")
+        return "".join(
+            output.text for output in self.cells[cell].outputs if output.output_type == "stream"
+        )
 
     def number(self, cell: str, pattern: str) -> float:
         found = re.search(pattern + r"\s*(-?[\d.]+(?:e[+-]?\d+)?%?)", self.text(cell))
@@ -53,7 +55,9 @@ def executed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     before = {path for path in copy.rglob("*") if path.is_file()}
     notebook = nbformat.read(copy / "notebooks" / f"{name}.ipynb", 4)
     # The time is for a kernel that hangs: a cell takes some seconds.
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(copy / "notebooks")}})
+    client = NotebookClient(
+        notebook, timeout=600, resources={"metadata": {"path": str(copy / "notebooks")}}
+    )
     environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     environment.pop("KINDLING_RUN", None)
     client.execute(env=environment)
@@ -76,7 +80,9 @@ def test_it_is_stored_without_outputs(name: str) -> None:
     assert path.read_text(encoding="utf-8") == nbformat.writes(notebook, indent=1) + "\n"
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
     assert [cell.id for cell in notebook.cells if cell.metadata] == []
-    assert [cell.id for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")] == []
+    assert [
+        cell.id for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")
+    ] == []
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
 
 
@@ -89,7 +95,9 @@ def test_it_says_what_it_teaches_and_where_to_go_on(name: str) -> None:
     assert cells[-1].source.startswith("## Where to go on\n")
     # One idea a cell; what is written into a file is a file's worth.
     long = [
-        cell.id for cell in cells if not cell.source.startswith("%%writefile") and len(cell.source.splitlines()) > 32
+        cell.id
+        for cell in cells
+        if not cell.source.startswith("%%writefile") and len(cell.source.splitlines()) > 32
     ]
     assert long == []
 
@@ -100,7 +108,9 @@ def test_its_commands_and_paths_are_so(name: str, monkeypatch: pytest.MonkeyPatc
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells
     text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     written = re.findall(
-        r"^%%writefile configs/(\w+)\.yaml", "\n".join(cell.source for cell in cells), flags=re.MULTILINE
+        r"^%%writefile configs/(\w+)\.yaml",
+        "\n".join(cell.source for cell in cells),
+        flags=re.MULTILINE,
     )
     found = [*commands(text), *mentioned(text)]
     assert len(found) >= 3
@@ -120,7 +130,11 @@ def drawn(executed: Executed, count: int) -> None:
     """So many pictures at least, none of them empty: a blank one of this size has less than 3 kB."""
     pictures = list(executed.pictures())
     assert len(pictures) >= count
-    assert [name for name, (width, height), size in pictures if width < 350 or height < 150 or size < 6000] == []
+    assert [
+        name
+        for name, (width, height), size in pictures
+        if width < 350 or height < 150 or size < 6000
+    ] == []
 
 
 @of("01_workflow")
@@ -135,7 +149,11 @@ def test_the_hand_written_loop_and_the_trainer_have_the_same_losses(executed: Ex
     by_hand, run = executed.number("accuracy", "by hand:"), executed.number("accuracy", "the run:")
     assert by_hand == run > 0.93
     for name in ("precision", "recall", "f1"):
-        assert executed.number("scores", rf"{name}\s+by hand") == executed.number("scores", rf"{name}.*the run") > 0.93
+        assert (
+            executed.number("scores", rf"{name}\s+by hand")
+            == executed.number("scores", rf"{name}.*the run")
+            > 0.93
+        )
     assert executed.number("export", "largest difference.*pictures:") < 1e-5
     assert executed.text("use-export").strip() == executed.text("load-run").partition(" and")[0]
     drawn(executed, 11)
@@ -150,7 +168,9 @@ def test_new_drawings_are_read(executed: Executed) -> None:
 @of("02_linear_regression")
 def test_gradient_descent_by_hand_and_by_torch_takes_the_same_path(executed: Executed) -> None:
     assert executed.number("torch-loop", "largest difference.*path:") < 1e-12
-    by_hand, checked = (line.split(":")[1].split() for line in executed.text("gradient").splitlines()[:2])
+    by_hand, checked = (
+        line.split(":")[1].split() for line in executed.text("gradient").splitlines()[:2]
+    )
     assert by_hand == checked
     assert executed.text("autograd").splitlines()[0].split(":")[1].split() == checked
     for cell in ("torch-loop", "layer"):
@@ -158,7 +178,9 @@ def test_gradient_descent_by_hand_and_by_torch_takes_the_same_path(executed: Exe
         assert executed.number(cell, "bias") == pytest.approx(-1, abs=0.1)
     assert executed.number("read", "Regression task: weight") == pytest.approx(2, abs=0.15)
     assert executed.number("read", "Regression task: .*bias") == pytest.approx(-1, abs=0.15)
-    assert executed.number("metrics", "test/mae") < 0.2 * executed.number("metrics", "test/mean_predictor_mae")
+    assert executed.number("metrics", "test/mae") < 0.2 * executed.number(
+        "metrics", "test/mean_predictor_mae"
+    )
     drawn(executed, 6)
     assert all(path.startswith("logs/table/") for path in executed.left)
 
@@ -166,7 +188,10 @@ def test_gradient_descent_by_hand_and_by_torch_takes_the_same_path(executed: Exe
 @of("03_fine_tuning")
 def test_a_backbone_that_follows_its_new_head_is_better_than_none(executed: Executed) -> None:
     assert executed.number("old", "test accuracy") > 0.97
-    assert executed.text("parts").splitlines() == ["body   55,904 parameters", "head    5,125 parameters"]
+    assert executed.text("parts").splitlines() == [
+        "body   55,904 parameters",
+        "head    5,125 parameters",
+    ]
     of_head = "finetune: 5,125 of 61,029 parameters are trained; the backbone is frozen"
     assert of_head in executed.text("frozen").splitlines()
     told = [line for line in executed.text("unfrozen").splitlines() if line.startswith("finetune:")]
@@ -191,6 +216,8 @@ def test_one_s_own_parts_are_trained_from_configs(executed: Executed) -> None:
     assert executed.number("train", "test accuracy") > 0.9
     assert "shapes: Little with " in executed.text("train")
     assert executed.number("compare", "ours") == executed.number("train", "test accuracy")
-    assert executed.number("sharpen", "restored pictures:") < 0.5 * executed.number("sharpen", "coarse pictures:")
+    assert executed.number("sharpen", "restored pictures:") < 0.5 * executed.number(
+        "sharpen", "coarse pictures:"
+    )
     drawn(executed, 3)
     assert executed.left == []  # all of it lay in a temporary folder, which is gone

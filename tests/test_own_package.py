@@ -38,11 +38,13 @@ class Watch(Callback):
         self.seen.append(type(pl_module.net).__module__)
 """
 WORDS = (
-    "net={_target_: own_package.parts.Net}", "task.loss={_target_: own_package.parts.Loss}",
+    "net={_target_: own_package.parts.Net}",
+    "task.loss={_target_: own_package.parts.Loss}",
     "task.optimizer={_target_: own_package.parts.Optimizer, lr: 0.1}",
     "task.scheduler={_target_: own_package.parts.Schedule, step_size: 1}",
-    "task.metrics.mine={_target_: own_package.parts.Metric}", "callbacks.watch={_target_: own_package.parts.Watch}",
-)  # fmt: skip
+    "task.metrics.mine={_target_: own_package.parts.Metric}",
+    "callbacks.watch={_target_: own_package.parts.Watch}",
+)
 
 
 def test_own_parts_work_once_their_package_is_allowed(
@@ -55,15 +57,24 @@ def test_own_parts_work_once_their_package_is_allowed(
     with pytest.raises(InputError) as caught:
         checked("breast_cancer", *WORDS)
     assert sorted(line.partition(":")[0] for line in caught.value.lines) == [
-        "callbacks.watch._target_", "net._target_", "task.loss._target_", "task.metrics.mine._target_",
-        "task.optimizer._target_", "task.scheduler._target_"]  # fmt: skip
-    assert "add its package or its full path to [tool.kindling] targets in pyproject.toml" in str(caught.value)
+        "callbacks.watch._target_",
+        "net._target_",
+        "task.loss._target_",
+        "task.metrics.mine._target_",
+        "task.optimizer._target_",
+        "task.scheduler._target_",
+    ]
+    assert "add its package or its full path to [tool.kindling] targets in pyproject.toml" in str(
+        caught.value
+    )
     project = tmp_path / "pyproject.toml"
     project.write_text('[tool.kindling]\ntargets = ["own_package"]\n')
     monkeypatch.setattr(targets, "PYPROJECT", project)
     targets.allowed_by_user.cache_clear()
     request.addfinalizer(targets.allowed_by_user.cache_clear)
-    with pytest.raises(InputError, match="net.scael: Net has no argument 'scael'; did you mean 'scale'?"):
+    with pytest.raises(
+        InputError, match="net.scael: Net has no argument 'scael'; did you mean 'scale'?"
+    ):
         checked("breast_cancer", *WORDS, "net.scael=2")
     result = train("breast_cancer", *WORDS)
     from own_package.parts import Watch  # type: ignore[import-not-found]

@@ -22,9 +22,13 @@ from tests.written import composes
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 STUDIES = {"tune": ("--trials", "2"), "crossval": ("--folds", "2", "--repeats", "1")}
 SHOWN = re.findall(
-    r"^    (?:torchrun .*-m|srun python -m|python -m) (src\S* ?.*?)(?:\s+#.*)?$", README, flags=re.MULTILINE
+    r"^    (?:torchrun .*-m|srun python -m|python -m) (src\S* ?.*?)(?:\s+#.*)?$",
+    README,
+    flags=re.MULTILINE,
 )
-SEVERAL = [line for line in SHOWN if "trainer=ddp" in line]  # processes: tests/faults/test_distributed.py runs such
+SEVERAL = [
+    line for line in SHOWN if "trainer=ddp" in line
+]  # processes: tests/faults/test_distributed.py runs such
 COMMANDS = [f"python -m {line}" for line in SHOWN if line not in SEVERAL]
 
 
@@ -46,7 +50,9 @@ def test_a_command_runs(
     runs(line, tmp_path, monkeypatch, capsys)
 
 
-def runs(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def runs(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Call a command as it is written, with a few batches, and see that it says what it says at its end."""
     words = shlex.split(line)[2:]
     verb = words[0].removeprefix("src.")
@@ -63,7 +69,7 @@ def runs(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     if verb == "benchmark":
         monkeypatch.chdir(tmp_path)
         call(verb, *argv, "--rounds", "1", "--seconds", "0.05")
-        assert "fit / limit" in capsys.readouterr().out
+        assert "fit / model_only" in capsys.readouterr().out
         return
     if verb in STUDIES:
         argv = [*(word for word in argv if word not in ("--workers", "2")), *LITTLE, *STUDIES[verb]]
@@ -83,9 +89,17 @@ def runs(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         Path("new").mkdir()
         Image.new("L", (20, 20), 200).save("new/one.png")
     call(verb, *argv)
-    expected = {"look": "pictures  ", "report": "report     ", "compare": "digits/", "reproduce": "identical",
-                "predict": "saved      ", "export": "saved      ", "tune": "config     ",
-                "crossval": "all folds  ", "new": "wrote      "}  # fmt: skip
+    expected = {
+        "look": "plots     ",
+        "report": "report     ",
+        "compare": "digits/",
+        "reproduce": "identical",
+        "predict": "saved      ",
+        "export": "saved      ",
+        "tune": "config     ",
+        "crossval": "all folds  ",
+        "new": "wrote      ",
+    }
     if verb == "train":
         verb = next((word for word in ("--seeds", "--find") if word in argv), verb)
         expected |= {"--seeds": "mean ± std", "--find": "to use it  "}
@@ -93,7 +107,9 @@ def runs(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 
 def test_the_mistake_is_told_as_shown() -> None:
-    shown = re.search(r"^    \$ python -m src\.train (.*)\n((?:    .+\n)+)", README, flags=re.MULTILINE)
+    shown = re.search(
+        r"^    \$ python -m src\.train (.*)\n((?:    .+\n)+)", README, flags=re.MULTILINE
+    )
     assert shown
     with pytest.raises(InputError) as caught:
         call("train", *shlex.split(shown[1]))
@@ -115,19 +131,32 @@ def test_the_yaml_shown_is_the_file() -> None:
 
 def test_make_targets_and_paths_exist() -> None:
     for target in set(re.findall(r"\bmake ([a-z-]+)", README)):
-        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
-    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README) + re.findall(r"`((?:src|configs)/[\w/.]+)`", README):
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README) + re.findall(
+        r"`((?:src|configs)/[\w/.]+)`", README
+    ):
         assert (ROOT / path).exists(), path
     for module in re.findall(r"`(src\.[\w.]+)\.[A-Z]\w+`", README):
         importlib.import_module(module)
 
 
 def test_the_environment_can_be_made_by_another_torch() -> None:
-    done = subprocess.run(["make", "-n", "train", "TORCH=cpu", "VENV=/nowhere"], cwd=ROOT, capture_output=True, text=True,
-                          check=True)  # fmt: skip
+    done = subprocess.run(
+        ["make", "-n", "train", "TORCH=cpu", "VENV=/nowhere"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "--torch-backend=cpu" in done.stdout
     done = subprocess.run(
-        ["make", "-n", "train", "VENV=/nowhere"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "-n", "train", "VENV=/nowhere"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "--compile-bytecode --require-hashes -r requirements.lock" in done.stdout

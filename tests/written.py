@@ -21,8 +21,12 @@ OWN = r"(?:src|configs|docs|notebooks|tests)/[\w./-]*\w"
 
 def commands(text: str) -> Iterator[str]:
     """The words after `-m src.`: `train digits seed=1`; of lines of code, without their comments."""
-    fenced = re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    indented = re.findall(r"^    .*$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    fenced = re.findall(
+        r"^```(?:bash|sh|console)?\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL
+    )
+    indented = re.findall(
+        r"^    .*$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE
+    )
     for line in "\n".join([*fenced, *indented]).splitlines():
         if found := re.search(r"(?:python|torchrun .*) -m src\.(.*?)(?:\s+#.*)?$", line):
             # Within quotes, such as those of an ssh, it ends with them.
@@ -31,7 +35,11 @@ def commands(text: str) -> Iterator[str]:
 
 def mentioned(text: str) -> Iterator[str]:
     """The commands within sentences and tables: `python -m src.train digits`."""
-    yield from (command for command in re.findall(r"`python -m src\.([^`]+)`", here(text)) if "<" not in command)
+    yield from (
+        command
+        for command in re.findall(r"`python -m src\.([^`]+)`", here(text))
+        if "<" not in command
+    )
 
 
 def here(text: str) -> str:
@@ -48,7 +56,11 @@ def composes(command: str) -> None:
     verb, *words = shlex.split(command)
     assert (ROOT / "src" / f"{verb}.py").exists(), verb
     valued = [before.startswith("--") and before not in LONE for before in ["", *words]]
-    plain = [word for word, value in zip(words, valued, strict=False) if not value and not word.startswith("--")]
+    plain = [
+        word
+        for word, value in zip(words, valued, strict=False)
+        if not value and not word.startswith("--")
+    ]
     if verb in ("train", "tune", "crossval", "look", "benchmark") and "--resume" not in words:
         name, changes = split_words(plain)
         instantiate.check(compose(name, [word for word in changes if "=" in word]))

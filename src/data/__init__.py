@@ -1,1 +1,1 @@
-"""Data modules: each wraps the download, the split, the transforms and the loaders of one source."""
+"""Data modules: each wraps download, split, transforms and loaders of one source."""

@@ -1,11 +1,10 @@
-"""The breast cancer table that comes with scikit-learn: 569 tumours, 30 measurements, no download."""
+"""The breast cancer table of scikit-learn: 569 tumors, 30 measurements, no download."""
 
 from __future__ import annotations
 
 import torch
 
-from src.kindling.data.batch import Samples
-from src.kindling.data.data_module import DataModule
+from src.kindling.data import DataModule, Samples
 
 
 class BreastCancer(DataModule):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from src.kindling.data.batch import Samples
-from src.kindling.data.data_module import DataModule
+from src.kindling.data import DataModule, Samples
 
 
 class Diabetes(DataModule):
-    """Ten measurements in their own units, and how far the disease has gone a year later (25 to 346).
+    """Ten measurements in their own units, and the disease progression a year later (25 to 346).
 
-    Source: Efron et al., Least Angle Regression (2004), as `sklearn.datasets.load_diabetes(scaled=False)`.
+    Source: Efron et al., Least Angle Regression (2004), as
+    `sklearn.datasets.load_diabetes(scaled=False)`.
     """
 
     def load(self) -> Samples:

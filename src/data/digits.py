@@ -7,16 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.kindling.data.batch import Samples
-from src.kindling.data.data_module import DataModule
+from src.kindling.data import DataModule, Samples
 
 
 class Digits(DataModule):
     """Images `(1, 8, 8)` uint8 with values from 0 to 16, and the digit that each shows.
 
-    They are cut out closely, so that a few samples are enough to tell them apart; on a larger canvas they are not.
+    They are cut out closely, so that a few samples are enough to tell them apart; on a larger
+    canvas they are not.
 
-    Source: https://archive.ics.uci.edu/dataset/80 (its test set), as `sklearn.datasets.load_digits`.
+    Source: https://archive.ics.uci.edu/dataset/80 (its test set), as
+    `sklearn.datasets.load_digits`.
 
     Args:
         classes: the digits that are taken, in this order; the others are left out.
@@ -24,7 +25,9 @@ class Digits(DataModule):
         base: see DataModule.
     """
 
-    def __init__(self, classes: tuple[int, ...] = tuple(range(10)), canvas: int = 8, **base: Any) -> None:
+    def __init__(
+        self, classes: tuple[int, ...] = tuple(range(10)), canvas: int = 8, **base: Any
+    ) -> None:
         super().__init__(**base)
         if len(set(classes)) != len(classes) or not set(classes) <= set(range(10)):
             raise ValueError(f"classes: expected different digits, got {list(classes)}")
@@ -46,11 +49,13 @@ class Digits(DataModule):
         )
 
     def _placed(self, images: Tensor) -> Tensor:
-        """Images `(N, 1, 8, 8)` on the canvas: a digit's place is its own, whichever others are taken."""
+        """Images `(N, 1, 8, 8)` on the canvas; a digit's place is independent of the others."""
         if self.canvas == 8:
             return images
         canvas = images.new_zeros(len(images), 1, self.canvas, self.canvas)
-        places = torch.randint(self.canvas - 7, (len(images), 2), generator=torch.Generator().manual_seed(0))
+        places = torch.randint(
+            self.canvas - 7, (len(images), 2), generator=torch.Generator().manual_seed(0)
+        )
         for i, (row, column) in enumerate(places.tolist()):
             canvas[i, :, row : row + 8, column : column + 8] = images[i]
         return canvas

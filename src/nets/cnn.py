@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from src.kindling.config.errors import InputError
+from src.kindling.config import InputError
 
 
 class CNN(nn.Module):
@@ -19,8 +19,8 @@ class CNN(nn.Module):
         num_outputs: number of classes or of target values.
         channels: output channels of each block.
         dropout: share of the features before the head that is dropped in training.
-        over_places: what the head gets of the last block: each place's own features, or only the `max` or `mean` of each
-            over all places, where it does not matter in which place a thing is.
+        over_places: None gives the head the features of each place; `max` or `mean` pools them over
+            all places.
 
     Raises:
         InputError: when the input is no image.
@@ -37,20 +37,27 @@ class CNN(nn.Module):
         super().__init__()
         if len(in_shape) != 3:
             raise InputError(
-                f"net: CNN needs images (channels, height, width), and the data is {in_shape}; try net=mlp"
+                "net: CNN needs images (channels, height, width), "
+                f"and the data is {in_shape}; try net=mlp"
             )
         if min(channels, default=1) < 1:
             raise ValueError(f"expected at least 1 channel in each block, got {list(channels)}")
         depth, height, width = in_shape
         layers: list[nn.Module] = []
         for next_depth in channels:
-            layers += [nn.Conv2d(depth, next_depth, 3, padding=1, bias=False), nn.BatchNorm2d(next_depth), nn.ReLU()]
+            layers += [
+                nn.Conv2d(depth, next_depth, 3, padding=1, bias=False),
+                nn.BatchNorm2d(next_depth),
+                nn.ReLU(),
+            ]
             if min(height, width) > 4:
                 layers.append(nn.MaxPool2d(2))
                 height, width = height // 2, width // 2
             depth = next_depth
         if over_places is not None:
-            layers.append(nn.AdaptiveMaxPool2d(1) if over_places == "max" else nn.AdaptiveAvgPool2d(1))
+            layers.append(
+                nn.AdaptiveMaxPool2d(1) if over_places == "max" else nn.AdaptiveAvgPool2d(1)
+            )
             height = width = 1
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout))
         self.head = nn.Linear(depth * height * width, num_outputs)

@@ -1,24 +1,24 @@
-"""U-Net, for masks: what is seen at a coarse scale is joined, on the way back up, with what was seen at a fine one."""
+"""U-Net, for masks: features of a coarse scale are joined with those of the finer one."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from src.kindling.config.errors import InputError
+from src.kindling.config import InputError
 
 
 class UNet(nn.Module):
     """Blocks of two convolutions on the way down and on the way up, joined at each size.
 
     Ronneberger, Fischer and Brox, U-Net: Convolutional Networks for Biomedical Image Segmentation,
-    https://arxiv.org/abs/1505.04597; here with batch normalization, and padded, so that the output is as large as the
-    input, whatever its size.
+    https://arxiv.org/abs/1505.04597; here with batch normalization, and padded, so that the output
+    is as large as the input, whatever its size.
 
     Args:
         in_shape: `(channels, height, width)` of one image.
         num_outputs: number of classes, or of values for each pixel.
-        channels: of the blocks from the finest to the coarsest; each next one has half the height and width.
+        channels: of the blocks from the finest to the coarsest; each halves height and width.
         dropout: share of the coarsest block's channels that is dropped in training.
 
     Raises:
@@ -34,15 +34,25 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(in_shape) != 3:
-            raise InputError(f"net: UNet needs images (channels, height, width), and the data is {in_shape}")
+            raise InputError(
+                f"net: UNet needs images (channels, height, width), and the data is {in_shape}"
+            )
         if not channels or min(channels) < 1:
-            raise ValueError(f"expected at least one block, and at least 1 channel in each, got {list(channels)}")
+            raise ValueError(
+                f"expected at least one block, and at least 1 channel in each, got {list(channels)}"
+            )
         depths = [in_shape[0], *channels]
-        self.down = nn.ModuleList(block(above, below) for above, below in zip(depths, channels, strict=False))
+        self.down = nn.ModuleList(
+            block(above, below) for above, below in zip(depths, channels, strict=False)
+        )
         self.pool = nn.MaxPool2d(2)
         self.dropout = nn.Dropout2d(dropout)
-        steps = list(zip(channels[:0:-1], channels[-2::-1], strict=True))  # from the coarsest to the finest
-        self.grow = nn.ModuleList(nn.ConvTranspose2d(below, above, 2, stride=2) for below, above in steps)
+        steps = list(
+            zip(channels[:0:-1], channels[-2::-1], strict=True)
+        )  # from the coarsest to the finest
+        self.grow = nn.ModuleList(
+            nn.ConvTranspose2d(below, above, 2, stride=2) for below, above in steps
+        )
         self.up = nn.ModuleList(block(2 * above, above) for _, above in steps)
         self.head = nn.Conv2d(channels[0], num_outputs, 1)
 
@@ -63,8 +73,12 @@ class UNet(nn.Module):
 
 
 def block(depth: int, next_depth: int) -> nn.Sequential:
-    """Two convolutions, each with batch normalization and ReLU: `(B, depth, H, W)` to `(B, next_depth, H, W)`."""
+    """Two convolutions with batch normalization and ReLU: `depth` channels to `next_depth`."""
     layers: list[nn.Module] = []
     for before in (depth, next_depth):
-        layers += [nn.Conv2d(before, next_depth, 3, padding=1, bias=False), nn.BatchNorm2d(next_depth), nn.ReLU()]
+        layers += [
+            nn.Conv2d(before, next_depth, 3, padding=1, bias=False),
+            nn.BatchNorm2d(next_depth),
+            nn.ReLU(),
+        ]
     return nn.Sequential(*layers)

@@ -1,1 +1,1 @@
-"""Tasks: each a complete LightningModule, a net with its preprocessing, loss, optimizer and metrics."""
+"""Tasks: each a complete LightningModule, a net with its loss, optimizer and metrics."""

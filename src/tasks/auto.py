@@ -1,8 +1,8 @@
-"""The task that fits the data: what they have for targets says which."""
+"""The supervised task that fits the target of the data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule
@@ -11,13 +11,19 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from src.kindling.config.errors import InputError
-from src.kindling.data.batch import BatchTransform
-from src.kindling.data.spec import Spec
+from src.kindling.config import InputError
+from src.kindling.data import Spec
 from src.tasks.classification import Classification
 from src.tasks.multilabel import Multilabel
 from src.tasks.regression import Regression
 from src.tasks.segmentation import Segmentation
+
+TASKS: dict[str, Callable[..., LightningModule]] = {
+    "class": Classification,
+    "labels": Multilabel,
+    "values": Regression,
+    "mask": Segmentation,
+}
 
 
 def supervised(
@@ -28,24 +34,18 @@ def supervised(
     loss: nn.Module | None = None,
     class_weights: Literal["balanced"] | None = None,
     metrics: dict[str, Metric] | None = None,
-    augment: Sequence[BatchTransform] = (),
-    decay_all: bool = True,
-    monitor: str = "val/loss",
-    mode: Literal["min", "max"] = "min",
+    decay_bias_and_norm: bool = True,
 ) -> LightningModule:
-    """A `Classification`, `Multilabel`, `Regression` or `Segmentation`, as the spec says; they say what the arguments are.
+    """A `Classification`, `Multilabel`, `Regression` or `Segmentation`, with its arguments.
 
-    A loss and metrics fit one of them: who sets them knows which, and may as well say `task=regression`.
+    Raises:
+        InputError: when `class_weights` is set and the target has no classes to weigh.
     """
-    common: dict[str, Any] = {
-        "optimizer": optimizer, "scheduler": scheduler, "loss": loss, "metrics": metrics, "augment": augment,
-        "decay_all": decay_all, "monitor": monitor, "mode": mode,
-    }  # fmt: skip
-    if spec.predicts == "class":
-        return Classification(net, spec, class_weights=class_weights, **common)
-    if spec.predicts == "labels":
-        return Multilabel(net, spec, class_weights=class_weights, **common)
+    given: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "loss": loss}
+    given |= {"metrics": metrics, "decay_bias_and_norm": decay_bias_and_norm}
+    if class_weights and spec.predicts not in ("class", "labels"):
+        what = "values" if spec.predicts == "values" else "masks"
+        raise InputError(f"task.class_weights: the target ({spec.target}) has {what}; remove it")
     if class_weights:
-        what = "values, not classes" if spec.predicts == "values" else "masks, which cannot be weighed so"
-        raise InputError(f"task.class_weights: the target ({spec.target}) has {what}")
-    return (Regression if spec.predicts == "values" else Segmentation)(net, spec, **common)
+        given["class_weights"] = class_weights
+    return TASKS[spec.predicts](net, spec, **given)

@@ -18,10 +18,14 @@ def test_digits_are_what_they_say() -> None:
     data.setup()
     assert data.spec.raw_shape == (1, 8, 8)
     assert data.spec.classes == tuple("0123456789")
-    assert {stage: len(index) for stage, index in data.indices.items()} == {"train": 1257, "val": 270, "test": 270}
-    batch = next(iter(data.train_dataloader()))
-    assert (batch.x.shape, batch.x.dtype, int(batch.x.max())) == ((64, 1, 8, 8), torch.uint8, 16)
-    assert torch.equal(batch.y, data.samples.y[batch.index])
+    assert {stage: len(index) for stage, index in data.indices.items()} == {
+        "train": 1257,
+        "val": 270,
+        "test": 270,
+    }
+    x, y = next(iter(data.train_dataloader()))
+    assert (x.shape, x.dtype, int(x.max())) == ((64, 1, 8, 8), torch.uint8, 16)
+    assert torch.equal(y, data.samples.y[data.sample_numbers("train", 0, 0)])
 
 
 def test_some_of_the_digits_on_a_larger_canvas() -> None:
@@ -32,7 +36,9 @@ def test_some_of_the_digits_on_a_larger_canvas() -> None:
     assert (data.spec.in_shape, data.spec.classes) == ((1, 16, 16), ("7", "3"))
     sevens = plain.samples.x[plain.samples.y == 7]
     placed = data.samples.x[data.samples.y == 0]
-    assert torch.equal(placed.sum(dim=(1, 2, 3)), sevens.sum(dim=(1, 2, 3)))  # nothing of them is cut off
+    assert torch.equal(
+        placed.sum(dim=(1, 2, 3)), sevens.sum(dim=(1, 2, 3))
+    )  # nothing of them is cut off
     rows = [int(image.sum(dim=(0, 2)).nonzero()[0]) for image in placed]
     assert min(rows) == 0
     assert max(rows) == 8
@@ -56,4 +62,4 @@ def test_what_cannot_be_had_is_refused(arguments: dict[str, Any], text: str) -> 
 
 def test_digits_train() -> None:
     run = train("digits", "data=digits").run
-    assert run.task(run.data().samples.x[:3]).shape == (3, run.spec.num_outputs)
+    assert len(run.predict(run.data().samples.x[:3])["prediction"]) == 3

@@ -18,35 +18,75 @@ from tests.conftest import call, train
 from tests.faults.test_processes import the_run, until
 
 # Eight whole batches: the last one of an epoch is not the same for one process and for two.
-WORDS = ("digits", "net=mlp", "threads=1", "trainer.accelerator=cpu", "trainer.max_epochs=3", "data.split=[1255,271,271]",
-         "trainer.limit_train_batches=8", "task.optimizer._target_=torch.optim.SGD", "task.optimizer.lr=0.1")  # fmt: skip
+WORDS = (
+    "digits",
+    "net=mlp",
+    "threads=1",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=3",
+    "data.split=[1255,271,271]",
+    "trainer.limit_train_batches=8",
+    "task.optimizer._target_=torch.optim.SGD",
+    "task.optimizer.lr=0.1",
+)
 DDP = ("trainer=ddp", "data.batch_size=64", "--no-pictures")
 
 
 def begun(repository: Path, launcher: tuple[str, ...], *words: str) -> subprocess.Popen[str]:
     """A distributed training in a copy of the repository."""
-    return subprocess.Popen([sys.executable, *launcher, "-m", "src.train", *WORDS, *DDP, *words], cwd=repository, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", "src.train", *WORDS, *DDP, *words],
+        cwd=repository,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0")
+TORCHRUN = (
+    "-m",
+    "torch.distributed.run",
+    "--nproc_per_node=2",
+    "--rdzv_backend=c10d",
+    "--rdzv_endpoint=localhost:0",
+)
 
 
 def by_slurm(repository: Path) -> tuple[int, str]:
     """Two processes with the variables that SLURM gives to each; their worst status and what they said."""
-    job = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "0", "SLURM_JOB_ID": "4711",
-           "SLURM_NODELIST": "127.0.0.1", "SLURM_JOB_NAME": "train", "OMP_NUM_THREADS": "1"}  # fmt: skip
+    job = {
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NODEID": "0",
+        "SLURM_JOB_ID": "4711",
+        "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_JOB_NAME": "train",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-m", "src.train", *WORDS, *DDP, "trainer.devices=2"]
-    both = [subprocess.Popen(command, cwd=repository, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                             env={**os.environ, **job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank})
-            for rank in "01"]  # fmt: skip
+    both = [
+        subprocess.Popen(
+            command,
+            cwd=repository,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+        )
+        for rank in "01"
+    ]
     outputs = [process.communicate(timeout=120)[0] for process in both]
     return max(process.returncode for process in both), "".join(outputs)
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in run.checkpoint["state_dict"].items() if name.startswith("net.")}
+    return {
+        name: value
+        for name, value in run.checkpoint["state_dict"].items()
+        if name.startswith("net.")
+    }
 
 
 @pytest.mark.parametrize(
@@ -56,13 +96,20 @@ def test_two_processes_end_where_one_with_the_doubled_batch_does(by: str, reposi
     if by == "slurm":
         status, output = by_slurm(repository)
     else:
-        process = begun(repository, *((TORCHRUN,) if by == "torchrun" else ((), "trainer.devices=2")))
+        process = begun(
+            repository, *((TORCHRUN,) if by == "torchrun" else ((), "trainer.devices=2"))
+        )
         output, _ = process.communicate(timeout=120)
         status = process.returncode
     assert status == 0, output
     two = the_run(repository)
     assert output.count("digits: MLP with") == 1
-    one = train(*WORDS, "trainer.limit_val_batches=1.0", "trainer.limit_test_batches=1.0", "data.batch_size=128").run
+    one = train(
+        *WORDS,
+        "trainer.limit_val_batches=1.0",
+        "trainer.limit_test_batches=1.0",
+        "data.batch_size=128",
+    ).run
     for name, value in weights(one).items():
         torch.testing.assert_close(weights(two)[name], value, atol=1e-6, rtol=0)
     # Odd numbers of samples: a duplicate that fills up the second process's share would count.
@@ -87,16 +134,24 @@ def test_what_was_killed_under_torchrun_goes_on_in_the_same_order(repository: Pa
     # Within an epoch: what each process has measured of it so far is its own.
     while not 5 <= read_checkpoint(last)["kindling"]["resume"]["batch"] < 40:
         pass
-    found = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "src.train digits"], capture_output=True, text=True)
+    found = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "src.train digits"], capture_output=True, text=True
+    )
     os.kill(max(int(number) for number in found.stdout.split()), signal.SIGKILL)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1, output
     broken = the_run(repository)
     again = [sys.executable, *TORCHRUN, "-m", "src.train", "--resume", "latest", "--no-pictures"]
     done = subprocess.run(
-        again, cwd=repository, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        again,
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert re.search("\nresumed: logs/digits/.*, epoch [23], batch [0-9]+ ", done.stdout), done.stdout + done.stderr
+    assert re.search("\nresumed: logs/digits/.*, epoch [23], batch [0-9]+ ", done.stdout), (
+        done.stdout + done.stderr
+    )
     assert done.returncode == 0
     broken.path.rename(repository / "broken")
     process = begun(repository, TORCHRUN, *words)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torchmetrics import MaxMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
-from src.kindling.data.batch import Batch
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.callbacks.step_curves import Curves
@@ -22,35 +21,69 @@ from src.kindling.training.fit import fit
 from src.tasks.classification import Classification
 from tests.conftest import as_own_task, checked
 
-WORDS = ("trainer.max_epochs=3", "trainer.limit_train_batches=8", "trainer.limit_val_batches=2", "threads=1",
-         "trainer.limit_test_batches=2", "trainer.accelerator=cpu", "trainer.log_every_n_steps=3", "net.dropout=0.2",
-         "save_minutes=0", "data.train_transforms=[{_target_: src.kindling.data.augment.RandomAffine, degrees: 10}]")  # fmt: skip
+WORDS = (
+    "trainer.max_epochs=3",
+    "trainer.limit_train_batches=8",
+    "trainer.limit_val_batches=2",
+    "threads=1",
+    "trainer.limit_test_batches=2",
+    "trainer.accelerator=cpu",
+    "trainer.log_every_n_steps=3",
+    "net.dropout=0.2",
+    "save_minutes=0",
+    "data.train_transforms=[{_target_: src.kindling.data.augment.RandomAffine, degrees: 10}]",
+)
 CASES: dict[str, list[str]] = {
     "plain": [],
-    "workers": ["data.num_workers=2",
-                "data.train_transforms=[{_target_: torchvision.transforms.v2.RandomRotation, degrees: 10}]"],
+    "workers": [
+        "data.num_workers=2",
+        "data.train_transforms=[{_target_: torchvision.transforms.v2.RandomRotation, degrees: 10}]",
+    ],
     "accumulated": ["trainer.accumulate_grad_batches=3"],
-    "onecycle": ["task.scheduler={_target_: torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.01}",
-                 "trainer.accumulate_grad_batches=2"],
-    "plateau": ["task.scheduler={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau, patience: 0, threshold: 0.9}"],
+    "onecycle": [
+        "task.scheduler={_target_: torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.01}",
+        "trainer.accumulate_grad_batches=2",
+    ],
+    "plateau": [
+        "task.scheduler={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau, patience: 0, threshold: 0.9}"
+    ],
     "half epochs": ["trainer.val_check_interval=0.5"],
     "every other epoch": ["trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4"],
-    "early stopping": ["callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, patience: 1, "
-                       "min_delta: 0.9}", "trainer.max_epochs=5"],
-    "averaged": ["callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.9}"],
-    "averaged equally": ["callbacks.average={_target_: lightning.pytorch.callbacks.WeightAveraging}"],
-    "swa": ["callbacks.swa={_target_: lightning.pytorch.callbacks.StochasticWeightAveraging, swa_lrs: 0.01, "
-            "swa_epoch_start: 1, annealing_epochs: 2}"],
-    "swa without norms": ["net._target_=src.nets.mlp.MLP", "net.dropout=0.2", "callbacks.swa={_target_: "
-                          "lightning.pytorch.callbacks.StochasticWeightAveraging, swa_lrs: 0.01, swa_epoch_start: 2}"],
+    "early stopping": [
+        "callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, patience: 1, "
+        "min_delta: 0.9}",
+        "trainer.max_epochs=5",
+    ],
+    "averaged": [
+        "callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.9}"
+    ],
+    "averaged equally": [
+        "callbacks.average={_target_: lightning.pytorch.callbacks.WeightAveraging}"
+    ],
+    "swa": [
+        "callbacks.swa={_target_: lightning.pytorch.callbacks.StochasticWeightAveraging, swa_lrs: 0.01, "
+        "swa_epoch_start: 1, annealing_epochs: 2}"
+    ],
+    "swa without norms": [
+        "net._target_=src.nets.mlp.MLP",
+        "net.dropout=0.2",
+        "callbacks.swa={_target_: "
+        "lightning.pytorch.callbacks.StochasticWeightAveraging, swa_lrs: 0.01, swa_epoch_start: 2}",
+    ],
     "head": ["finetune=head"],
     "gradual": ["finetune=gradual", "finetune.frozen_epochs=1"],
-    "gradual and averaged": ["finetune=gradual", "finetune.frozen_epochs=2", "trainer.accumulate_grad_batches=2",
-                             "callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.9}"],
+    "gradual and averaged": [
+        "finetune=gradual",
+        "finetune.frozen_epochs=2",
+        "trainer.accumulate_grad_batches=2",
+        "callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.9}",
+    ],
     "steps": ["trainer.max_steps=21", "trainer.max_epochs=-1"],
-    "momentum": ["task.optimizer={_target_: torch.optim.SGD, lr: 0.05, momentum: 0.9, nesterov: true}",
-                 "trainer.gradient_clip_val=0.5"],
-}  # fmt: skip
+    "momentum": [
+        "task.optimizer={_target_: torch.optim.SGD, lr: 0.05, momentum: 0.9, nesterov: true}",
+        "trainer.gradient_clip_val=0.5",
+    ],
+}
 
 # What others of them go through as well.
 LONG = ("averaged equally", "swa without norms", "head", "gradual")
@@ -64,13 +97,18 @@ def ending(run: Run) -> dict[str, str]:
     """What a training left, as texts and hashes."""
     content = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
     best = torch.load(run.checkpoints / "best.ckpt", weights_only=True)
-    found = {f"last {key}": _hash(content[key]) for key in ("state_dict", "optimizer_states", "lr_schedulers", "loops")}
+    found = {
+        f"last {key}": _hash(content[key])
+        for key in ("state_dict", "optimizer_states", "lr_schedulers", "loops")
+    }
     found |= {
         "best": _hash(best["state_dict"]),
         "step": str(content["global_step"]),
         "best step": str(best["global_step"]),
     }
-    return found | {name: (run.path / name).read_text() for name in ("metrics.csv", "metrics.json", "split.csv")}
+    return found | {
+        name: (run.path / name).read_text() for name in ("metrics.csv", "metrics.json", "split.csv")
+    }
 
 
 def _hash(value: Any) -> str:
@@ -109,7 +147,9 @@ def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return lambda batches: left.__setitem__(0, batches)
 
 
-def killed_and_resumed(config: Any, kill: Callable[[int], None], after: Iterator[int]) -> tuple[Run, int]:
+def killed_and_resumed(
+    config: Any, kill: Callable[[int], None], after: Iterator[int]
+) -> tuple[Run, int]:
     """Train, killed after so many batches each time, until the end."""
     run, kills = Run.claim(config.name), 0
     for batches in after:
@@ -125,19 +165,27 @@ def killed_and_resumed(config: Any, kill: Callable[[int], None], after: Iterator
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=pytest.mark.long) if case in LONG else case for case in CASES]
 )
-def test_killed_anywhere_and_resumed_it_ends_the_same(case: str, kill: Callable[[int], None]) -> None:
+def test_killed_anywhere_and_resumed_it_ends_the_same(
+    case: str, kill: Callable[[int], None]
+) -> None:
     config = checked("digits", *WORDS, *CASES[case])
     whole = fit(config, Run.claim(config.name)).run
-    run, kills = killed_and_resumed(config, kill, itertools.chain([2, 3, 4, 1, 5, 7, 3], itertools.repeat(40)))
+    run, kills = killed_and_resumed(
+        config, kill, itertools.chain([2, 3, 4, 1, 5, 7, 3], itertools.repeat(40))
+    )
     assert kills >= 3
     assert ending(run) == ending(whole)
 
 
 @pytest.mark.parametrize("name", ["segmentation", "multilabel", "places"])
 def test_a_task_of_any_kind_ends_the_same(name: str, kill: Callable[[int], None]) -> None:
-    config = checked(name, *WORDS, "data.scenes=[120,32,32]", "data.batch_size=16", "net.channels=[4,8]")
+    config = checked(
+        name, *WORDS, "data.scenes=[120,32,32]", "data.batch_size=16", "net.channels=[4,8]"
+    )
     whole = fit(config, Run.claim(config.name)).run
-    run, kills = killed_and_resumed(config, kill, itertools.chain([2, 3, 4, 1, 5], itertools.repeat(40)))
+    run, kills = killed_and_resumed(
+        config, kill, itertools.chain([2, 3, 4, 1, 5], itertools.repeat(40))
+    )
     assert kills >= 3
     assert ending(run) == ending(whole)
 
@@ -155,20 +203,31 @@ class Logging(LightningModule):
         self.auroc = MulticlassAUROC(num_outputs)  # its state is a list
         self.val_accuracy, self.best_accuracy = MulticlassAccuracy(num_outputs), MaxMetric()
 
-    def training_step(self, batch: Batch, number: int) -> Tensor:
-        logits = self.net(batch.x.float() / 16)
-        loss = nn.functional.cross_entropy(logits, batch.y)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(batch.y))
+    def training_step(self, batch: Any, number: int) -> Tensor:
+        logits = self.net(batch[0].float() / 16)
+        loss = nn.functional.cross_entropy(logits, batch[1])
+        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(batch[1]))
         for fx in ("min", "max", "sum"):
-            self.log(f"train/{fx}", loss, reduce_fx=fx, on_step=False, on_epoch=True, batch_size=len(batch.y))
-        for part in logits.softmax(dim=1).detach().max(dim=1).values.split(20):  # several times in a step
-            self.log("train/certain", part.mean(), on_step=False, on_epoch=True, batch_size=len(part))
+            self.log(
+                f"train/{fx}",
+                loss,
+                reduce_fx=fx,
+                on_step=False,
+                on_epoch=True,
+                batch_size=len(batch[1]),
+            )
+        for part in (
+            logits.softmax(dim=1).detach().max(dim=1).values.split(20)
+        ):  # several times in a step
+            self.log(
+                "train/certain", part.mean(), on_step=False, on_epoch=True, batch_size=len(part)
+            )
         if number == 0:  # and once in an epoch
-            self.log("train/first", loss, on_step=False, on_epoch=True, batch_size=len(batch.y))
-        self.accuracy(logits, batch.y)
+            self.log("train/first", loss, on_step=False, on_epoch=True, batch_size=len(batch[1]))
+        self.accuracy(logits, batch[1])
         self.log("train/accuracy", self.accuracy, on_step=True, on_epoch=True)
-        self.unlogged.update(logits, batch.y)
-        self.auroc.update(logits, batch.y)
+        self.unlogged.update(logits, batch[1])
+        self.auroc.update(logits, batch[1])
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -177,18 +236,24 @@ class Logging(LightningModule):
         self.unlogged.reset()
         self.auroc.reset()
 
-    def validation_step(self, batch: Batch, _: int) -> None:
-        logits = self.net(batch.x.float() / 16)
-        self.val_accuracy(logits, batch.y)
+    def validation_step(self, batch: Any, _: int) -> None:
+        logits = self.net(batch[0].float() / 16)
+        self.val_accuracy(logits, batch[1])
         self.log("val/accuracy", self.val_accuracy, on_epoch=True)
-        self.log("val/loss", nn.functional.cross_entropy(logits, batch.y), batch_size=len(batch.y))
+        self.log(
+            "val/loss", nn.functional.cross_entropy(logits, batch[1]), batch_size=len(batch[1])
+        )
 
     def on_validation_epoch_end(self) -> None:
         self.best_accuracy.update(self.val_accuracy.compute())
         self.log("val/best", self.best_accuracy.compute())
 
-    def test_step(self, batch: Batch, number: int) -> None:
-        self.log("test/loss", nn.functional.cross_entropy(self.net(batch.x.float()), batch.y), batch_size=len(batch.y))
+    def test_step(self, batch: Any, number: int) -> None:
+        self.log(
+            "test/loss",
+            nn.functional.cross_entropy(self.net(batch[0].float()), batch[1]),
+            batch_size=len(batch[1]),
+        )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=0.01)
@@ -204,9 +269,13 @@ def test_what_lightning_logs_by_epoch_ends_the_same(
     run, count = killed_and_resumed(config, kill, itertools.chain(kills, itertools.repeat(40)))
     assert count >= 3
     header = (whole.path / "metrics.csv").read_text().partition("\n")[0]
-    assert {"train/loss_epoch", "train/first", "train/auroc", "train/accuracy_epoch", "val/best"} <= {
-        *header.split(",")
-    }
+    assert {
+        "train/loss_epoch",
+        "train/first",
+        "train/auroc",
+        "train/accuracy_epoch",
+        "val/best",
+    } <= {*header.split(",")}
     assert ending(run) == ending(whole)
 
 
@@ -219,7 +288,9 @@ def test_saved_only_between_epochs_it_ends_the_same(kill: Callable[[int], None])
 
 
 @pytest.mark.parametrize("batch", [0, 1])
-def test_stopped_while_validating_it_validates_again(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_while_validating_it_validates_again(
+    batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = (*WORDS, "trainer.val_check_interval=0.5", "save_minutes=1000")
     config = checked("digits", *words)
     whole = fit(config, Run.claim(config.name)).run

@@ -20,21 +20,42 @@ import torch
 from src.kindling.runs.run import Run
 from tests.faults.test_exact import ending
 
-WORDS = ("digits", "trainer.max_epochs=4", "threads=1", "trainer.accelerator=cpu", "net.dropout=0.2", "save_minutes=0",
-         "trainer.val_check_interval=0.5", "trainer.log_every_n_steps=3")  # fmt: skip
+WORDS = (
+    "digits",
+    "trainer.max_epochs=4",
+    "threads=1",
+    "trainer.accelerator=cpu",
+    "net.dropout=0.2",
+    "save_minutes=0",
+    "trainer.val_check_interval=0.5",
+    "trainer.log_every_n_steps=3",
+)
 
 
 def longer(*cases: Any, short: int = 1) -> list[Any]:
     """Test cases of which only the first few belong to the short suite."""
-    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=() if i < short else pytest.mark.long)
-            for i, case in enumerate(cases)]  # fmt: skip
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)),
+            marks=() if i < short else pytest.mark.long,
+        )
+        for i, case in enumerate(cases)
+    ]
 
 
-def start(repository: Path, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def start(
+    repository: Path, *words: str, env: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     """`python -m src.train …` in a copy of the repository, a process group of its own."""
-    return subprocess.Popen([sys.executable, "-u", "-m", "src.train", "--no-pictures", *words], cwd=repository, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-                            env={**os.environ, "OMP_WAIT_POLICY": "passive", **(env or {})})  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "src.train", "--no-pictures", *words],
+        cwd=repository,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env={**os.environ, "OMP_WAIT_POLICY": "passive", **(env or {})},
+    )
 
 
 def until(process: subprocess.Popen[str], found: Callable[[str], bool]) -> list[str]:
@@ -73,13 +94,21 @@ def whole_endings() -> dict[int, dict[str, str]]:
     return {}
 
 
-@pytest.mark.parametrize(("workers", "attempt"), longer(*((w, n) for n in range(20) for w in (2, 0))))
+@pytest.mark.parametrize(
+    ("workers", "attempt"), longer(*((w, n) for n in range(20) for w in (2, 0)))
+)
 def test_killed_at_random_moments_it_ends_the_same(
-    workers: int, attempt: int, repository: Path, tmp_path: Path, whole_endings: dict[int, dict[str, str]]
+    workers: int,
+    attempt: int,
+    repository: Path,
+    tmp_path: Path,
+    whole_endings: dict[int, dict[str, str]],
 ) -> None:
     words = (*WORDS, f"data.num_workers={workers}")
     if workers:
-        words += ("data.train_transforms=[{_target_: torchvision.transforms.v2.RandomRotation, degrees: 10}]",)
+        words += (
+            "data.train_transforms=[{_target_: torchvision.transforms.v2.RandomRotation, degrees: 10}]",
+        )
     if workers not in whole_endings:
         whole_endings[workers] = ending(finished(repository, *words))
         (repository / "logs").rename(tmp_path / "whole")
@@ -89,7 +118,9 @@ def test_killed_at_random_moments_it_ends_the_same(
         try:
             until(process, lambda line: line.startswith(("speed: ", "logs/")))
             # Within the training, or after it; in the end it is left alone, however slow the machine is.
-            output, _ = process.communicate(timeout=chance.uniform(0, 3) if kills < (6 if attempt else 3) else None)
+            output, _ = process.communicate(
+                timeout=chance.uniform(0, 3) if kills < (6 if attempt else 3) else None
+            )
             break
         except subprocess.TimeoutExpired:
             killed(process)
@@ -97,7 +128,10 @@ def test_killed_at_random_moments_it_ends_the_same(
             process = start(repository, "--resume", "digits/latest")
     run = the_run(repository)
     # Killed after its last line was written, it is complete.
-    assert process.returncode == 0 or json.loads((run.path / "run.json").read_text())["status"] == "finished", output
+    assert (
+        process.returncode == 0
+        or json.loads((run.path / "run.json").read_text())["status"] == "finished"
+    ), output
     assert ending(run) == whole_endings[workers], f"{kills} kills"
 
 
@@ -131,18 +165,28 @@ def test_killed_on_an_epochs_last_batch_and_then_within_an_epoch(
     # An epoch has 20 batches: its last one; seven of the next; the rest of that and all of another; to the end.
     for batches, words, status in ((20, begin, -9), (7, again, -9), (40, again, -9), (0, again, 0)):
         command = [sys.executable, "killed.py", str(batches), "--no-pictures", *words]
-        ended = subprocess.run(command, cwd=repository, capture_output=True, text=True,
-                               env={**os.environ, "PYTHONPATH": str(repository)})  # fmt: skip
+        ended = subprocess.run(
+            command,
+            cwd=repository,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(repository)},
+        )
         assert ended.returncode == status, ended.stdout + ended.stderr
     assert ending(the_run(repository)) == whole_endings[0]
 
 
 def test_of_two_that_resume_a_run_at_once_one_does(repository: Path) -> None:
     finished(repository, *WORDS[:5], "trainer.max_epochs=1")
-    both = [start(repository, "--resume", "latest", "trainer.max_epochs=100", "--override") for _ in range(2)]
+    both = [
+        start(repository, "--resume", "latest", "trainer.max_epochs=100", "--override")
+        for _ in range(2)
+    ]
     outputs = [process.communicate(timeout=200)[0] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], outputs
-    (refused,) = (output for output, process in zip(outputs, both, strict=True) if process.returncode)
+    (refused,) = (
+        output for output, process in zip(outputs, both, strict=True) if process.returncode
+    )
     (other,) = (process.pid for process in both if not process.returncode)
     assert f"is being trained by process {other} on {os.uname().nodename}; wait for it" in refused
     assert json.loads((the_run(repository).path / "meta.json").read_text())["epochs"] == 100
@@ -156,8 +200,10 @@ def test_a_run_that_is_alive_is_nobody_elses(repository: Path) -> None:
     assert second.returncode == 2
     host = os.uname().nodename
     run = the_run(repository).path.name
-    assert output.endswith(f"logs/digits/{run}: is being trained by process {first.pid} on {host}; wait for it, or "
-                           "stop it\n")  # fmt: skip
+    assert output.endswith(
+        f"logs/digits/{run}: is being trained by process {first.pid} on {host}; wait for it, or "
+        "stop it\n"
+    )
     killed(first)
     third = start(repository, "--resume", "latest", "trainer.max_epochs=4", "--override")
     output, _ = third.communicate(timeout=60)
@@ -178,8 +224,14 @@ print(run.Run.claim("digits").path)
 
 def test_forty_that_begin_in_the_same_instant_get_forty_directories(tmp_path: Path) -> None:
     at = str(time.time() + 3)
-    processes = [subprocess.Popen([sys.executable, "-c", CLAIM, str(tmp_path / "logs"), at], text=True,
-                                  stdout=subprocess.PIPE) for _ in range(40)]  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CLAIM, str(tmp_path / "logs"), at],
+            text=True,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(40)
+    ]
     paths = [process.communicate(timeout=60)[0] for process in processes]
     assert len(set(paths)) == 40
     assert all(process.returncode == 0 for process in processes)
@@ -192,7 +244,12 @@ def test_four_whole_trainings_at_once_are_four_runs(repository: Path) -> None:
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
     runs = list((repository / "logs" / "digits").iterdir())
-    assert sorted(json.loads((run / "meta.json").read_text())["seed"] for run in runs) == [0, 1, 2, 3]
+    assert sorted(json.loads((run / "meta.json").read_text())["seed"] for run in runs) == [
+        0,
+        1,
+        2,
+        3,
+    ]
     assert all(len(list(run.glob("events*"))) == 1 for run in runs)
 
 
@@ -214,9 +271,17 @@ while True:
 def test_killed_while_it_saves_the_file_is_whole(attempt: int, tmp_path: Path) -> None:
     from src.kindling.runs.checkpoint_file import read_checkpoint
 
-    path, other = tmp_path / "last.ckpt", Path("/dev/shm") if Path("/dev/shm").is_dir() else tmp_path
-    process = subprocess.Popen([sys.executable, "-c", SAVING, str(path)], stdout=subprocess.PIPE, text=True,
-                               start_new_session=True, env={**os.environ, "TMPDIR": str(other)})  # fmt: skip
+    path, other = (
+        tmp_path / "last.ckpt",
+        Path("/dev/shm") if Path("/dev/shm").is_dir() else tmp_path,
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", SAVING, str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(other)},
+    )
     until(process, lambda line: line.startswith("2"))
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(random.Random(attempt).uniform(0, 0.1))
@@ -227,18 +292,33 @@ def test_killed_while_it_saves_the_file_is_whole(attempt: int, tmp_path: Path) -
 
 def ranks(process: subprocess.Popen[str]) -> list[int]:
     """The processes of a distributed training, its first one first."""
-    found = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True).stdout.split()
+    found = subprocess.run(
+        ["pgrep", "-g", str(process.pid)], capture_output=True, text=True
+    ).stdout.split()
     return [process.pid, *(int(number) for number in found if int(number) != process.pid)]
 
 
 @pytest.mark.parametrize(
     ("number", "to"),
-    longer((signal.SIGTERM, 1), (signal.SIGTERM, 0), (signal.SIGTERM, -1), (signal.SIGINT, -1), (signal.SIGKILL, 0),
-           (signal.SIGKILL, 1)),
-)  # fmt: skip
+    longer(
+        (signal.SIGTERM, 1),
+        (signal.SIGTERM, 0),
+        (signal.SIGTERM, -1),
+        (signal.SIGINT, -1),
+        (signal.SIGKILL, 0),
+        (signal.SIGKILL, 1),
+    ),
+)
 def test_two_processes_of_one_training_end_together(number: int, to: int, repository: Path) -> None:
-    words = ("digits", "trainer.strategy=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "threads=1",
-             "trainer.max_epochs=200", "save_minutes=1000")  # fmt: skip
+    words = (
+        "digits",
+        "trainer.strategy=ddp",
+        "trainer.devices=2",
+        "trainer.accelerator=cpu",
+        "threads=1",
+        "trainer.max_epochs=200",
+        "save_minutes=1000",
+    )
     process = start(repository, *words)
     until(process, lambda line: line.startswith("epoch 2/"))
     both = ranks(process)
@@ -247,13 +327,17 @@ def test_two_processes_of_one_training_end_together(number: int, to: int, reposi
     os.killpg(process.pid, number) if to < 0 else os.kill(both[to], number)
     output, _ = process.communicate(timeout=60)
     assert time.monotonic() - sent < 30
-    assert process.returncode == (128 + number if number != signal.SIGKILL else -9 if to == 0 else 2), output
+    assert process.returncode == (
+        128 + number if number != signal.SIGKILL else -9 if to == 0 else 2
+    ), output
     if number == signal.SIGKILL:
         assert "--resume logs/digits/" in output
     else:
-        assert output.count(f"{signal.Signals(number).name}: stopped; to go on: ") == 1
+        assert output.count(f"{signal.Signals(number).name}: stopped; to resume: ") == 1
     content = torch.load(the_run(repository).checkpoints / "last.ckpt", weights_only=True)
-    again = start(repository, "--resume", "latest", f"trainer.max_epochs={content['epoch'] + 2}", "--override")
+    again = start(
+        repository, "--resume", "latest", f"trainer.max_epochs={content['epoch'] + 2}", "--override"
+    )
     output, _ = again.communicate(timeout=120)
     assert again.returncode == 0, output
     assert output.count("resumed: ") == 1

@@ -27,43 +27,77 @@ class Planted(Callback):
 
 @pytest.mark.pictures
 def test_a_token_is_found_in_no_file(
-    repository: Path, command: Callable[..., subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+    repository: Path,
+    command: Callable[..., subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def git(*words: str) -> None:
         user = ("-c", "user.name=me", "-c", "user.email=me@host")
         subprocess.run(["git", *user, *words], cwd=repository, check=True, capture_output=True)
 
-    planted = repository / "src" / "callbacks" / "planted.py"
+    planted = repository / "src" / "tasks" / "planted.py"
     planted.write_text(f'TOKEN = ""\n{PLANTED}')
     (repository / ".env").write_text("HF_TOKEN=\n")
     (repository / ".gitignore").write_text("logs/\n")
     git("init"), git("add", "--all"), git("commit", "--message", "x")
     planted.write_text(f'TOKEN = "{TOKEN}"\n{PLANTED}')
-    (repository / ".env").write_text(f"HF_TOKEN={TOKEN}\nDATABASE=postgresql://me:{TOKEN}@host/db\n")
+    (repository / ".env").write_text(
+        f"HF_TOKEN={TOKEN}\nDATABASE=postgresql://me:{TOKEN}@host/db\n"
+    )
     monkeypatch.setenv("PLANTED", TOKEN)
     key = "callbacks.planted"
-    words = ("digits", "trainer=debug", f"{key}._target_=src.callbacks.planted.Planted", f"{key}.api_key={TOKEN}",
-             f"{key}.password=${{oc.env:PLANTED}}", f"{key}.url=https://me:{TOKEN}@host/x",
-             f"{key}.headers={{Authorization: Bearer {TOKEN}}}",
-             "logger={csv: {_target_: lightning.pytorch.loggers.CSVLogger}}")  # fmt: skip
+    words = (
+        "digits",
+        "trainer=debug",
+        f"{key}._target_=src.tasks.planted.Planted",
+        f"{key}.api_key={TOKEN}",
+        f"{key}.password=${{oc.env:PLANTED}}",
+        f"{key}.url=https://me:{TOKEN}@host/x",
+        f"{key}.headers={{Authorization: Bearer {TOKEN}}}",
+        "logger={csv: {_target_: lightning.pytorch.loggers.CSVLogger}}",
+    )
     ended = command("-m", "src.train", *words)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    again = (f"{key}.api_key={TOKEN}", f"{key}.url=https://me:{TOKEN}@host/x",
-             f"{key}.headers={{Authorization: Bearer {TOKEN}}}")  # fmt: skip
-    ended = command("-m", "src.train", "--resume", "latest", "trainer.max_epochs=2", "--override", *again)
+    again = (
+        f"{key}.api_key={TOKEN}",
+        f"{key}.url=https://me:{TOKEN}@host/x",
+        f"{key}.headers={{Authorization: Bearer {TOKEN}}}",
+    )
+    ended = command(
+        "-m", "src.train", "--resume", "latest", "trainer.max_epochs=2", "--override", *again
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     ended = command(
-        "-m", "src.train", "--resume", "latest", "trainer.max_epochs=3", "--override", *again, f"{key}.fails=true"
+        "-m",
+        "src.train",
+        "--resume",
+        "latest",
+        "trainer.max_epochs=3",
+        "--override",
+        *again,
+        f"{key}.fails=true",
     )
     assert ended.returncode == 1, ended.stdout + ended.stderr
     run = the_run(repository)
     files = [path for path in run.path.rglob("*") if path.is_file()]
     names = {path.name for path in files} | {path.suffix for path in files}
-    assert names >= {"config.yaml", "run.json", "meta.json", "diff.patch", "report.html", "best.ckpt", "last.ckpt", "metrics.csv",
-                     "split.csv", ".png"}  # fmt: skip
+    assert names >= {
+        "config.yaml",
+        "run.json",
+        "meta.json",
+        "diff.patch",
+        "report.html",
+        "best.ckpt",
+        "last.ckpt",
+        "metrics.csv",
+        "split.csv",
+        ".png",
+    }
     assert any(path.name.startswith("events.out") for path in files)
     assert (run.path / "digits").is_dir()  # the other logger's
-    assert [path.relative_to(run.path) for path in files if TOKEN.encode() in path.read_bytes()] == []
+    assert [
+        path.relative_to(run.path) for path in files if TOKEN.encode() in path.read_bytes()
+    ] == []
     assert "https://***@host/x: no answer" in (run.path / "meta.json").read_text()
     assert "***" in (run.path / "diff.patch").read_text()
     assert "${oc.env:PLANTED}" in (run.path / "config.yaml").read_text()

@@ -20,11 +20,26 @@ from tests.faults.test_processes import WORDS, longer, start, the_run, until
 PHASES = {
     "loading": ("src.kindling.data.data_module:DataModule.setup", 1, None, None),
     "building": ("src.tasks.classification:Classification.configure_optimizers", 1, None, 0),
-    "beginning": ("src.kindling.training.callbacks.checkpoint:Checkpoint.on_train_start", 1, None, 0),
+    "beginning": (
+        "src.kindling.training.callbacks.checkpoint:Checkpoint.on_train_start",
+        1,
+        None,
+        0,
+    ),
     "training": ("src.tasks.classification:Classification.training_step", 4, "after a step", 3),
     "saving": ("src.kindling.runs.checkpoint_file:AtomicIO.save_checkpoint", 1, "after a step", 11),
-    "validating": ("src.tasks.classification:Classification.validation_step", 4, "before validation", 10),
-    "between epochs": ("src.kindling.training.callbacks.seeding:Seeding.on_train_epoch_end", 1, "between epochs", 20),
+    "validating": (
+        "src.tasks.classification:Classification.validation_step",
+        4,
+        "before validation",
+        10,
+    ),
+    "between epochs": (
+        "src.kindling.training.callbacks.seeding:Seeding.on_train_epoch_end",
+        1,
+        "between epochs",
+        20,
+    ),
     "testing": ("src.tasks.classification:Classification.test_step", 4, "between epochs", 80),
 }
 # Has that moment announce itself, so that a signal can be sent within it.
@@ -47,22 +62,48 @@ run_command(main)
 """
 
 
-def announcing(repository: Path, phase: str, *words: str, script: str = ANNOUNCING) -> subprocess.Popen[str]:
+def announcing(
+    repository: Path, phase: str, *words: str, script: str = ANNOUNCING
+) -> subprocess.Popen[str]:
     """A training that is in that phase now."""
     (repository / "announcing.py").write_text(script)
     place, count, *_ = PHASES[phase]
-    command = [sys.executable, "-u", "announcing.py", place, str(count), "--no-pictures", *WORDS, *words]
-    process = subprocess.Popen(command, cwd=repository, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               start_new_session=True, env={**os.environ, "PYTHONPATH": str(repository)})  # fmt: skip
+    command = [
+        sys.executable,
+        "-u",
+        "announcing.py",
+        place,
+        str(count),
+        "--no-pictures",
+        *WORDS,
+        *words,
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=repository,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+    )
     until(process, lambda line: line.startswith("now"))
     return process
 
 
-QUICK = [("training", signal.SIGTERM, True, 2), ("validating", signal.SIGINT, True, 2), ("loading", signal.SIGINT, True, 0),
-         ("between epochs", signal.SIGTERM, True, 0), ("testing", signal.SIGTERM, False, 0)]  # fmt: skip
-ALL = [(phase, number, group, workers) for phase in PHASES
-       for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-       for group, workers in ((True, 2), (False, 2), (True, 0))]  # fmt: skip
+QUICK = [
+    ("training", signal.SIGTERM, True, 2),
+    ("validating", signal.SIGINT, True, 2),
+    ("loading", signal.SIGINT, True, 0),
+    ("between epochs", signal.SIGTERM, True, 0),
+    ("testing", signal.SIGTERM, False, 0),
+]
+ALL = [
+    (phase, number, group, workers)
+    for phase in PHASES
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    for group, workers in ((True, 2), (False, 2), (True, 0))
+]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +126,10 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(
         assert output.endswith(f"{name}: stopped before the first step\n")
         return
     run = the_run(repository)
-    assert f"{name}: stopped; to go on: python -m src.train --resume logs/digits/{run.path.name}\n" in output
+    assert (
+        f"{name}: stopped; to resume: python -m src.train --resume logs/digits/{run.path.name}\n"
+        in output
+    )
     meta = json.loads((run.path / "meta.json").read_text())
     assert (meta["exit"], meta["by"]) == ("interrupted", name)
     if place:
@@ -101,7 +145,9 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(
 
 
 def test_a_second_ctrl_c_ends_at_once(repository: Path) -> None:
-    slow = ANNOUNCING.replace("time.sleep(0.5)", "time.sleep(0.5); print('then', flush=True); time.sleep(600)")
+    slow = ANNOUNCING.replace(
+        "time.sleep(0.5)", "time.sleep(0.5); print('then', flush=True); time.sleep(600)"
+    )
     process = announcing(repository, "training", script=slow)
     process.send_signal(signal.SIGINT)
     until(process, lambda line: line.startswith("then"))
@@ -127,7 +173,10 @@ def test_a_job_that_is_to_make_room_before_its_first_step_is_queued_again(
 
 
 def test_ctrl_c_while_torch_is_loaded_is_no_traceback(repository: Path) -> None:
-    process = announcing(repository, "loading", script="""
+    process = announcing(
+        repository,
+        "loading",
+        script="""
 import sys, time
 print("now", flush=True)
 del sys.argv[1:3]
@@ -140,7 +189,8 @@ instantiate.check = check
 from src.kindling.config.command import run_command
 from src.train import main
 run_command(main)
-""")  # fmt: skip
+""",
+    )
     until(process, lambda line: line.startswith("then"))
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=10)

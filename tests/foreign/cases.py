@@ -78,7 +78,9 @@ CASES = (
         True,
         logged=("train_loss", "val_mae", "val_mse", "val_r2"),
     ),
-    Case("detector", "val/loss", logged=("train/loss_heat", "val/loss"), export="example_input_array"),
+    Case(
+        "detector", "val/loss", logged=("train/loss_heat", "val/loss"), export="example_input_array"
+    ),
     Case("distillation", "val/acc", "max", logged=("train/kd", "train/loss", "val/acc")),
     Case("docs_autoencoder", "val_loss", logged=("train_loss", "val_loss")),
     Case(

@@ -16,14 +16,16 @@ def test_cnn_takes_any_image(in_shape: tuple[int, ...]) -> None:
 
 
 def test_cnn_refuses_a_table() -> None:
-    with pytest.raises(InputError, match=r"net: CNN needs images .* and the data is \(10,\); try net=mlp"):
+    with pytest.raises(
+        InputError, match=r"net: CNN needs images .* and the data is \(10,\); try net=mlp"
+    ):
         CNN((10,), 2)
 
 
 def test_cnn_trains() -> None:
     run = train("digits", "net=cnn").run
     assert type(run.task.net) is CNN
-    assert run.task(torch.zeros(2, *run.spec.raw_shape)).shape == (2, run.spec.num_outputs)
+    assert run.task(torch.zeros(2, *run.spec.in_shape)).shape == (2, run.spec.num_outputs)
 
 
 @pytest.mark.parametrize("how", ["max", "mean"])

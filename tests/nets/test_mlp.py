@@ -19,4 +19,4 @@ def test_mlp_takes_any_shape(in_shape: tuple[int, ...]) -> None:
 def test_mlp_trains() -> None:
     run = train("digits", "net=mlp").run
     assert type(run.task.net) is MLP
-    assert run.task(torch.zeros(2, *run.spec.raw_shape)).shape == (2, run.spec.num_outputs)
+    assert run.task(torch.zeros(2, *run.spec.in_shape)).shape == (2, run.spec.num_outputs)

@@ -21,9 +21,24 @@ from tests.conftest import checked, mistakes
 
 COLUMNS = (Column("a"), Column("b"))
 CLASSES = Spec(columns=COLUMNS, in_shape=(2,), num_outputs=3, kind="table", classes=("a", "b", "c"))
-VALUES = Spec(columns=COLUMNS, in_shape=(2,), num_outputs=1, kind="table", target_mean=(50.0,), target_std=(10.0,))
-LABELS = Spec(columns=COLUMNS, in_shape=(2,), num_outputs=3, kind="table", classes=("red", "round", "old"),
-              class_counts=(30, 6, 15), target_mean=(0.5, 0.1, 0.25), target_shape=(3,))  # fmt: skip
+VALUES = Spec(
+    columns=COLUMNS,
+    in_shape=(2,),
+    num_outputs=1,
+    kind="table",
+    target_mean=(50.0,),
+    target_std=(10.0,),
+)
+LABELS = Spec(
+    columns=COLUMNS,
+    in_shape=(2,),
+    num_outputs=3,
+    kind="table",
+    classes=("red", "round", "old"),
+    class_counts=(30, 6, 15),
+    target_mean=(0.5, 0.1, 0.25),
+    target_shape=(3,),
+)
 
 
 def test_classes_make_a_classification_and_values_a_regression() -> None:
@@ -37,20 +52,27 @@ def test_every_argument_arrives(spec: Spec) -> None:
     scheduler = functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1)
     net, metrics = MLP((2,), spec.num_outputs), {"extra": MeanAbsoluteError()}
     task = supervised(
-        net, spec, optimizer, scheduler, loss, metrics=metrics, decay_all=False, monitor="val/extra", mode="max"
+        net, spec, optimizer, scheduler, loss, metrics=metrics, decay_bias_and_norm=False
     )
     assert isinstance(task, Classification | Regression)
-    assert (task.net, task.optimizer, task.scheduler, task.loss) == (net, optimizer, scheduler, loss)
-    assert (task.decay_all, task.monitor, task.mode) == (False, "val/extra", "max")
+    assert (task.net, task.optimizer, task.scheduler, task.loss) == (
+        net,
+        optimizer,
+        scheduler,
+        loss,
+    )
+    assert task.decay_bias_and_norm is False
     assert "extra" in task.val_meter.metrics
 
 
 def test_its_arguments_are_checked_like_any_others() -> None:
     words = ("data.path=a.csv", "data.target=b")
-    assert checked("table", *words, "task.optimizer.lr=0.1", "task.loss._target_=torch.nn.CrossEntropyLoss")
-    assert mistakes("train", "table", *words, "task.monitr=val/accuracy", "data.traget=c") == [
+    assert checked(
+        "table", *words, "task.optimizer.lr=0.1", "task.loss._target_=torch.nn.CrossEntropyLoss"
+    )
+    assert mistakes("train", "table", *words, "task.metrisc={}", "data.traget=c") == [
         "data.traget: Table has no argument 'traget'; did you mean 'target'? (command line)",
-        "task.monitr: supervised has no argument 'monitr'; did you mean 'monitor'? (command line)",
+        "task.metrisc: supervised has no argument 'metrisc'; did you mean 'metrics'? (command line)",
     ]
 
 
@@ -63,17 +85,19 @@ def test_what_is_missing_is_named() -> None:
 
 def test_each_task_sends_other_data_to_its_own() -> None:
     one_class = dataclasses.replace(LABELS, target_shape=())
-    for task, spec, line in (
-        (Multilabel, one_class, "Multilabel needs several labels for a sample, and the data has one class for a sample; try "
-                                "task=classification"),
-        (Multilabel, dataclasses.replace(VALUES, target="size"), "Multilabel needs several labels for a sample, and the data has values (size); try task=regression"),
-        (Classification, LABELS, "Classification needs classes, and the data has several labels for a sample (red, round, old); "
-                                 "try task=multilabel"),
-        (Regression, LABELS, "Regression needs values, and the data has 3 labels; try task=multilabel"),
-    ):  # fmt: skip
+    sizes = dataclasses.replace(VALUES, target="size")
+    for task, spec, has, fitting in (
+        (Multilabel, one_class, "one class for a sample", "classification"),
+        (Multilabel, sizes, "values (size)", "regression"),
+        (Classification, LABELS, "several labels for a sample", "multilabel"),
+        (Regression, LABELS, "several labels for a sample", "multilabel"),
+    ):
         with pytest.raises(InputError) as caught:
             task(nn.Linear(2, 3), spec)  # type: ignore[operator]
-        assert caught.value.lines == [f"task: {line}"]
-    assert mistakes("train", "segmentation", "task=classification") == [
-        "task: Classification needs classes, and the data has masks; try task=segmentation"
-    ]
+        (line,) = caught.value.lines
+        assert line.startswith("task: needs ")
+        assert line.endswith(f", and the data has {has}; set task={fitting}")
+    (line,) = mistakes("train", "segmentation", "task=classification")
+    assert (
+        line == "task: needs one class for a sample, and the data has masks; set task=segmentation"
+    )

@@ -10,7 +10,6 @@ from sklearn import metrics as sk
 from torch import nn
 
 from src.kindling.config.errors import InputError
-from src.kindling.data.batch import Batch
 from src.kindling.data.spec import Column, Spec
 from src.tasks.classification import Classification
 from tests.conftest import train
@@ -24,23 +23,32 @@ def test_classification_measures_what_scikit_learn_measures() -> None:
     task = Classification(nn.Linear(4, 3), CLASSES)
     x, y = torch.randn(60, 4), torch.randint(0, 3, (60,))
     for part in range(0, 60, 25):
-        task.test_step(Batch(x[part : part + 25], y[part : part + 25], torch.arange(25), (0, 0)), 0)
+        task.test_step((x[part : part + 25], y[part : part + 25]), 0)
     values = {name: value.item() for name, value in task.test_meter.compute().items()}
     logits = task(x).detach()
     predicted, probability = logits.argmax(1), logits.softmax(1)
     assert values["test/accuracy"] == pytest.approx(sk.accuracy_score(y, predicted))
-    assert values["test/precision"] == pytest.approx(sk.precision_score(y, predicted, average="macro"))
+    assert values["test/precision"] == pytest.approx(
+        sk.precision_score(y, predicted, average="macro")
+    )
     assert values["test/recall"] == pytest.approx(sk.recall_score(y, predicted, average="macro"))
     assert values["test/f1"] == pytest.approx(sk.f1_score(y, predicted, average="macro"))
-    assert values["test/auroc"] == pytest.approx(sk.roc_auc_score(y, probability, multi_class="ovr"), abs=1e-5)
-    assert values["test/loss"] == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-5)
+    assert values["test/auroc"] == pytest.approx(
+        sk.roc_auc_score(y, probability, multi_class="ovr"), abs=1e-5
+    )
+    assert values["test/loss"] == pytest.approx(
+        nn.functional.cross_entropy(logits, y).item(), rel=1e-5
+    )
 
 
 def test_predict_step_names_its_columns() -> None:
-    batch = Batch(torch.randn(5, 4), torch.zeros(5, dtype=torch.int64), torch.arange(5), (0, 0))
+    batch = (torch.randn(5, 4), torch.zeros(5, dtype=torch.int64))
     columns = Classification(nn.Linear(4, 3), CLASSES).predict_step(batch, 0)
     assert {name: tuple(value.shape) for name, value in columns.items()} == {
-        "index": (5,), "target": (5,), "prediction": (5,), "probability": (5, 3)}  # fmt: skip
+        "target": (5,),
+        "prediction": (5,),
+        "probability": (5, 3),
+    }
     assert torch.allclose(columns["probability"].sum(1), torch.ones(5))
 
 

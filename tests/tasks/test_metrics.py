@@ -14,15 +14,16 @@ from sklearn import metrics as sk
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError, MultilabelF1Score
 
+from src.kindling.analysis.bootstrap import bootstrap
 from src.kindling.analysis.predictions import predict
-from src.kindling.analysis.report import _missing, _number, bootstrap
+from src.kindling.analysis.report_notes import format_number, list_missing_classes
 from src.kindling.config.errors import InputError
-from src.kindling.data.batch import Batch
 from src.kindling.data.spec import Column, Spec
+from src.kindling.nn.metrics import RegressionScores
 from src.kindling.training.trained_run import load_run
 from src.tasks.classification import Classification
 from src.tasks.multilabel import Multilabel
-from src.tasks.regression import Regression, RegressionScores
+from src.tasks.regression import Regression
 from tests.conftest import call, train
 
 COLUMNS = tuple(Column(name) for name in "abcd")
@@ -151,16 +152,18 @@ class Scaled(nn.Module):
 def measure(task: Classification | Multilabel, x: Tensor, y: Tensor) -> dict[str, float]:
     """The test metrics over two batches, and the training accuracy of the same outputs."""
     for rows in (slice(None, 150), slice(150, None)):
-        task.test_step(Batch(x[rows], y[rows], torch.arange(len(x))[rows], (0, 0)), 0)
+        task.test_step((x[rows], y[rows]), 0)
     task.train_meter.update(torch.tensor(0.0), task(x), y)
     values = {**task.test_meter.compute(), **task.train_meter.compute()}
     return {name: value.item() for name, value in values.items()}
 
 
-def columns(task: Classification | Multilabel, x: Tensor, y: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def columns(
+    task: Classification | Multilabel, x: Tensor, y: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
     """What predict_step says: probabilities and predictions."""
     with torch.no_grad():
-        found = task.predict_step(Batch(x, y, torch.arange(len(x)), (0, 0)), 0)
+        found = task.predict_step((x, y), 0)
     return found["probability"].numpy(), found["prediction"].numpy()
 
 
@@ -338,7 +341,7 @@ def test_the_report_says_which_classes_do_not_occur() -> None:
     run = train("digits").run
     predictions = predict(load_run(run.path).task, run.data(), "test")
     some = predictions.take(predictions["target"] < 8)
-    assert _missing(predictions) == []
+    assert list_missing_classes(predictions) == []
     means = "AUROC and recall are means over the other 8 of 10."
-    assert _missing(some) == [f"Classes without a test sample: 8, 9. {means}"]
-    assert not {"nan", "null"} & {_number(float("nan")), _number(None)}
+    assert list_missing_classes(some) == [f"Classes without a test sample: 8, 9. {means}"]
+    assert not {"nan", "null"} & {format_number(float("nan")), format_number(None)}

@@ -8,10 +8,9 @@ import torch
 from sklearn import metrics as sk
 from torch import nn
 
+from src.kindling.analysis.bootstrap import bootstrap
 from src.kindling.analysis.predictions import predict
-from src.kindling.analysis.report import bootstrap
 from src.kindling.config.errors import InputError
-from src.kindling.data.batch import Batch
 from src.kindling.data.spec import Column, Spec
 from src.kindling.training.trained_run import load_run
 from src.tasks.multilabel import Multilabel
@@ -19,15 +18,32 @@ from src.tasks.regression import Regression
 from tests.conftest import mistakes, train
 
 COLUMNS = tuple(Column(name) for name in "abcd")
-LABELS = Spec(columns=COLUMNS, in_shape=(4,), num_outputs=3, kind="table", classes=("red", "round", "old"),
-              class_counts=(30, 6, 15), target_mean=(0.5, 0.1, 0.25), target_shape=(3,))  # fmt: skip
-VALUES = Spec(columns=COLUMNS, in_shape=(4,), num_outputs=2, kind="table", target="size", targets=("height", "my width"),
-              target_shape=(2,), target_mean=(50.0, 1.0), target_std=(10.0, 0.1))  # fmt: skip
+LABELS = Spec(
+    columns=COLUMNS,
+    in_shape=(4,),
+    num_outputs=3,
+    kind="table",
+    classes=("red", "round", "old"),
+    class_counts=(30, 6, 15),
+    target_mean=(0.5, 0.1, 0.25),
+    target_shape=(3,),
+)
+VALUES = Spec(
+    columns=COLUMNS,
+    in_shape=(4,),
+    num_outputs=2,
+    kind="table",
+    target="size",
+    targets=("height", "my width"),
+    target_shape=(2,),
+    target_mean=(50.0, 1.0),
+    target_std=(10.0, 0.1),
+)
 
 
 def steps(task: Multilabel | Regression, x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
     for part in range(0, len(x), 25):
-        task.test_step(Batch(x[part : part + 25], y[part : part + 25], torch.arange(25), (0, 0)), 0)
+        task.test_step((x[part : part + 25], y[part : part + 25]), 0)
     return {name: value.item() for name, value in task.test_meter.compute().items()}
 
 
@@ -48,16 +64,25 @@ def test_labels_are_measured_as_scikit_learn_measures() -> None:
     assert values["test/auroc"] == pytest.approx(sk.roc_auc_score(y, probability), abs=1e-5)
     expected = nn.functional.binary_cross_entropy_with_logits(logits, y.float())
     assert values["test/loss"] == pytest.approx(expected.item(), rel=1e-5)
-    assert task.score(torch.from_numpy(probability), y).mean().item() == pytest.approx(values["test/exact_match"])
+    assert task.outputs.score(torch.from_numpy(probability), y).mean().item() == pytest.approx(
+        values["test/exact_match"]
+    )
 
 
 def test_several_values_are_measured_each_and_together() -> None:
     torch.manual_seed(0)
     task = Regression(nn.Linear(4, 2), VALUES)
-    x, y = torch.randn(60, 4), torch.tensor([50, 1.0]) + torch.tensor([10, 0.1]) * torch.randn(60, 2)
+    x, y = (
+        torch.randn(60, 4),
+        torch.tensor([50, 1.0]) + torch.tensor([10, 0.1]) * torch.randn(60, 2),
+    )
     values = steps(task, x, y)
     said = task(x).detach()
-    for name, of in {"mae": sk.mean_absolute_error, "rmse": sk.root_mean_squared_error, "r2": sk.r2_score}.items():
+    for name, of in {
+        "mae": sk.mean_absolute_error,
+        "rmse": sk.root_mean_squared_error,
+        "r2": sk.r2_score,
+    }.items():
         each = of(y, said, multioutput="raw_values")
         assert values[f"test/{name}_height"] == pytest.approx(each[0], rel=1e-4)
         assert values[f"test/{name}_my_width"] == pytest.approx(each[1], rel=1e-4)
@@ -65,38 +90,49 @@ def test_several_values_are_measured_each_and_together() -> None:
     assert values["test/mean_predictor_mae"] == pytest.approx(
         (y - torch.tensor([50, 1.0])).abs().mean().item(), rel=1e-5
     )
-    assert task.score(said, y).mean().item() == pytest.approx(values["test/mae"], rel=1e-5)
+    assert task.outputs.score(said, y).mean().item() == pytest.approx(values["test/mae"], rel=1e-5)
 
 
 def test_rows_are_named_by_labels_and_by_targets() -> None:
     y = torch.zeros(2, 3, dtype=torch.int64)
     task = Multilabel(nn.Linear(4, 3), LABELS)
-    columns = task.predict_step(Batch(torch.randn(2, 4), y, torch.arange(2), (0, 0)), 0)
+    columns = task.predict_step((torch.randn(2, 4), y), 0)
     assert {name: tuple(value.shape) for name, value in columns.items()} == {
-        "index": (2,), "target": (2, 3), "prediction": (2, 3), "probability": (2, 3)}  # fmt: skip
+        "target": (2, 3),
+        "prediction": (2, 3),
+        "probability": (2, 3),
+    }
     columns["probability"] = torch.tensor([[0.51, 0.2, 0.9], [0.1, 0.5, 0.3]])
-    columns["prediction"] = task.decide(columns["probability"])
-    rows = task.rows(columns)
+    columns["prediction"] = task.outputs.decode(columns["probability"])
+    rows = task.outputs.to_frame(columns)
     assert list(rows) == ["prediction", "probability_red", "probability_round", "probability_old"]
     assert rows["prediction"] == ["red;old", ""]
     assert rows["probability_old"].tolist() == pytest.approx([0.9, 0.3])
     values = {"prediction": torch.tensor([[50.0, 1.0]])}
-    assert {name: column.tolist() for name, column in Regression(nn.Linear(4, 2), VALUES).rows(values).items()} == {
-        "prediction_height": [50.0], "prediction_my width": [1.0]}  # fmt: skip
+    assert {
+        name: column.tolist()
+        for name, column in Regression(nn.Linear(4, 2), VALUES).outputs.to_frame(values).items()
+    } == {"prediction_height": [50.0], "prediction_my width": [1.0]}
 
 
 def test_presence_is_weighed_by_absence() -> None:
     task = Multilabel(nn.Linear(4, 3), LABELS, class_weights="balanced")
     assert task.loss.pos_weight.tolist() == pytest.approx([1, 9, 3])  # type: ignore[union-attr]
     assert task.notes == ["weights of the labels' presence in the loss: red 1, round 9, old 3"]
-    with pytest.raises(InputError, match="task.class_weights: MSELoss takes none; use torch.nn.BCEWithLogitsLoss"):
+    with pytest.raises(
+        InputError,
+        match="task.class_weights: MSELoss takes no weights; set task.loss to torch.nn.BCEWithLogitsLoss",
+    ):
         Multilabel(nn.Linear(4, 3), LABELS, loss=nn.MSELoss(), class_weights="balanced")
 
 
 def test_a_loss_of_classes_is_answered_with_the_labels_own() -> None:
-    assert mistakes("train", "multilabel", "task.loss._target_=torch.nn.CrossEntropyLoss", "task.loss.ignore_index=0")[
-        0
-    ].endswith("for labels use task.loss._target_=torch.nn.BCEWithLogitsLoss")
+    assert mistakes(
+        "train",
+        "multilabel",
+        "task.loss._target_=torch.nn.CrossEntropyLoss",
+        "task.loss.ignore_index=0",
+    )[0].endswith("for labels set task.loss._target_=torch.nn.BCEWithLogitsLoss")
 
 
 def test_labels_have_intervals_a_baseline_and_pictures() -> None:
@@ -109,12 +145,14 @@ def test_labels_have_intervals_a_baseline_and_pictures() -> None:
         == (predictions["prediction"] == predictions["target"]).all(1).astype(float).tolist()
     )
     intervals, baseline = bootstrap(run, predictions)
-    said = sk.f1_score(predictions["target"], predictions["prediction"], average="macro", zero_division=0)
+    said = sk.f1_score(
+        predictions["target"], predictions["prediction"], average="macro", zero_division=0
+    )
     assert intervals["f1"][0] <= said <= intervals["f1"][1] + 0.02
     assert baseline["auroc"] == pytest.approx(0.5)
     shares = np.array(run.spec.target_mean) >= 0.5
     assert baseline["exact_match"] == pytest.approx((predictions["target"] == shares).all(1).mean())
-    made = run.task.figures(predictions)  # type: ignore[operator]
+    made = run.task.outputs.plot(predictions)  # type: ignore[operator]
     assert list(made) == ["classes", "roc_and_pr", "calibration", "mistakes", "examples"]
     texts = [text.get_text() for text in made["examples"].axes[0].texts]
     true = ";".join(np.flatnonzero(predictions["target"][0]).astype(str))

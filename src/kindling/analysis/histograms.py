@@ -1,4 +1,4 @@
-"""How the weights and the gradients' norms of each layer are spread, every few epochs; in TensorBoard's histograms."""
+"""Histograms of weights and gradient norms in TensorBoard, every few epochs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ VALUES = 2_000  # of each weight
 
 
 class Histograms(Callback):
-    """Records the first ten epochs and every tenth part of a training, or every n-th epoch where that is told.
+    """Record the first ten epochs and every tenth part of a training, or every n-th epoch.
 
-    Nothing is read from the device within an epoch: the norms of some tens of its steps wait there for its end. Biases
-    and norms are left out, and of many layers some are chosen.
+    Norms stay on the device until the end of the epoch, so that no step waits for them. Biases
+    and norms are left out; of many layers, evenly spaced ones are recorded.
 
     Args:
-        every: so many epochs lie between two that are recorded; 0 records none.
+        every: epochs between two recorded ones; 0 records none.
 
     Attributes:
         norms: of each layer's gradient, `(steps,)` by epoch and layer.
@@ -41,38 +41,50 @@ class Histograms(Callback):
         self.norms: dict[int, dict[str, Array]] = {}
         self.layers: dict[str, Parameter] = {}  # empty in an epoch that is not recorded
         self.stride = 1
-        self.kept: list[Tensor] = []
+        self.buffer: list[Tensor] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, every = trainer.current_epoch, self.every
-        if every is None:  # a training that stops early is seen as well
+        if every is None:  # the first epochs, since a training may stop early
             every = 1 if epoch < EPOCHS else max(1, (trainer.max_epochs or 0) // EPOCHS)
-        self.layers, self.kept = {}, []
+        self.layers, self.buffer = {}, []
         if not every or epoch % every or not trainer.is_global_zero:
             return
-        found = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad and p.ndim > 1 and p.numel()]
-        self.layers = dict(found[i] for i in spread(len(found), LAYERS))
-        batches = trainer.num_training_batches
-        self.stride = (
-            max(1, int(batches) // trainer.accumulate_grad_batches // STEPS) if math.isfinite(batches) else STEPS
-        )
+        named = [
+            (name, parameter)
+            for name, parameter in pl_module.named_parameters()
+            if parameter.requires_grad and parameter.ndim > 1 and parameter.numel()
+        ]
+        self.layers = dict(named[i] for i in spread(len(named), LAYERS))
+        batches, self.stride = trainer.num_training_batches, STEPS
+        if math.isfinite(batches):
+            steps = int(batches) // trainer.accumulate_grad_batches
+            self.stride = max(1, steps // STEPS)
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self.layers and not trainer.global_step % self.stride and len(self.kept) < 2 * STEPS:
-            grads = [p.grad if p.grad is not None else p.new_zeros(1) for p in self.layers.values()]
-            self.kept.append(torch.stack(torch._foreach_norm(grads)))
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        due = self.layers and not trainer.global_step % self.stride
+        if due and len(self.buffer) < 2 * STEPS:
+            parameters = self.layers.values()
+            grads = [p.new_zeros(1) if p.grad is None else p.grad for p in parameters]
+            self.buffer.append(torch.stack(torch._foreach_norm(grads)))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from src.kindling.analysis.layers import sampled_weights
+        from src.kindling.analysis.layers import sample_weights
 
-        if not self.kept:
+        if not self.buffer:
             return
-        norms = torch.stack(self.kept).float().cpu().numpy()
+        norms = torch.stack(self.buffer).float().cpu().numpy()
         self.norms[trainer.current_epoch] = dict(zip(self.layers, norms.T, strict=True))
-        weights = sampled_weights(pl_module, VALUES)
+        weights = sample_weights(pl_module, VALUES)
+        values = {f"weights/{name}": weights[name] for name in self.layers}
+        values |= {
+            f"gradient_norms/{name}": row for name, row in zip(self.layers, norms.T, strict=True)
+        }
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                for name, found in self.norms[trainer.current_epoch].items():
-                    for tag, values in ((f"weights/{name}", weights[name]), (f"gradient_norms/{name}", found)):
-                        if len(finite := values[np.isfinite(values)]):
-                            logger.experiment.add_histogram(tag, finite, trainer.global_step - 1, bins=40)
+                for tag, array in values.items():
+                    if len(finite := array[np.isfinite(array)]):
+                        step = trainer.global_step - 1
+                        logger.experiment.add_histogram(tag, finite, step, bins=40)

@@ -1,21 +1,24 @@
-"""The run's pictures: drawn once, with the best checkpoint's weights, into plots/ and TensorBoard."""
+"""Plots of a run with the weights of its best checkpoint, for plots/ and TensorBoard."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from src.kindling.analysis.histograms import Histograms
 from src.kindling.analysis.predictions import Array, Predictions, predict
 from src.kindling.analysis.report import report
-from src.kindling.data.batch import Stage
+from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
+from src.kindling.data.samples import Stage
 from src.kindling.runs.run import Run
+from src.kindling.training.monitor import Monitor
+from src.kindling.training.stages import has_stage
 from src.kindling.training.trained_run import TrainedRun
 
 if TYPE_CHECKING:
@@ -23,19 +26,18 @@ if TYPE_CHECKING:
 
 
 class Plots(Callback):
-    """Keeps what the untrained net says of some validation samples, for a picture of before and after.
+    """Plot a run, and keep predictions of the untrained net for a plot of before and after.
 
-    The trainer gets it with its `histograms`, whose gradients are drawn as well.
+    The Trainer gets this callback and its `histograms`, which record gradient norms.
 
     Args:
-        run: where predictions and pictures go.
-        most: so many validation samples.
+        run: its directory gets predictions and plots.
+        most: number of validation samples in the plot of before and after.
     """
 
     def __init__(self, run: Run, most: int = 64) -> None:
         self.run, self.most = run, most
         self.histograms = Histograms()
-        self.device = torch.device("cpu")
         self.before: Predictions | None = None
         self.weights: Mapping[str, Array] = {}
         self.layers: Mapping[str, list[str]] = {}
@@ -45,78 +47,119 @@ class Plots(Callback):
         return [self, self.histograms]
 
     def write_report(self) -> None:
-        """Write report.html; an error is printed, since a page must not end a training."""
+        """Write report.html; an error is printed and does not end the training."""
         try:
             report(TrainedRun.of(self.run))
         except Exception as error:
             print(f"report: not written: {type(error).__name__}: {error}")
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from src.kindling.analysis.layers import sampled_weights
+    def draw_before(self, task: LightningModule, data: LightningDataModule | None) -> None:
+        """Predict some validation samples with the untrained task; an error is printed."""
+        from src.kindling.analysis.layers import sample_weights
 
-        self.device = pl_module.device
-        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         kept = self.run.path / "predictions" / "untrained.npz"
         try:
-            if kept.exists():  # the training goes on from a checkpoint
+            if kept.exists():  # resumed from a checkpoint
                 self.before = Predictions.load(kept, data)
-            elif trainer.is_global_zero:
-                self.weights = sampled_weights(pl_module)
-                self.before = predict(pl_module, data, "val", self.most)
+                return
+            self.weights = sample_weights(task)
+            if hasattr(task, "outputs") and isinstance(data, DataModule):
+                self.before = predict(task, data, "val", self.most)
                 self.before.save(kept)
         except Exception as error:
-            print(f"pictures: none of before: {type(error).__name__}: {error}")
+            print(f"plots: before_and_after: skipped: {type(error).__name__}: {error}")
 
-    def draw(self, task: Any, data: DataModule, stage: Stage, loggers: Sequence[Logger] = ()) -> list[str]:
-        """Write the pictures and a split's predictions, and return the pictures' names; in the first process alone.
+    def draw(
+        self,
+        task: Any,
+        data: LightningDataModule | None,
+        stage: Stage,
+        monitor: Monitor,
+        loggers: Sequence[Logger] = (),
+    ) -> list[str]:
+        """Write plots and a split's predictions in the first process; return the plots' names.
 
-        What goes wrong here is said and ends the drawing: it is not worth a training.
+        An error is printed and ends the plotting, not the training.
 
         Args:
-            task: with the weights of the best checkpoint; `figures` and `examples` are drawn where it has them.
+            task: with the weights of the best checkpoint. Plotted are its `outputs` and the
+                figures by name that its own `plot(predictions)` returns.
             data: its data.
-            stage: the split to predict; validation where it has no sample.
-            loggers: of which TensorBoard's gets the same pictures, the layers and the config.
+            stage: the split to predict; validation if it has no samples.
+            monitor: the metric that selected the best checkpoint.
+            loggers: TensorBoard's gets the plots, the layers and the config.
         """
-        from src.kindling.analysis.figures import png
+        from src.kindling.analysis.drawing import encode_png
 
         boards = [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
         folder, names = self.run.path / "plots", []
         try:
             folder.mkdir(exist_ok=True)
-            for name, figure in self._figures(task.to(self.device), data, stage):
-                encoded, height, width = png(figure)
+            for name, figure in self._figures(task, data, stage, monitor):
+                encoded, height, width = encode_png(figure)
                 (folder / f"{name}.png").write_bytes(encoded)
-                for board in boards:  # `add_image` would compress it once more
-                    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
-                    summary = Summary(value=[Summary.Value(tag=f"pictures/{name}", image=image)])
+                for board in boards:  # `add_image` would compress again
+                    image = Summary.Image(
+                        height=height, width=width, colorspace=3, encoded_image_string=encoded
+                    )
+                    summary = Summary(value=[Summary.Value(tag=f"plots/{name}", image=image)])
                     board._get_file_writer().add_summary(summary, task.global_step)
                 names.append(name)
             for board in boards:
                 config = (self.run.path / "config.yaml").read_text(encoding="utf-8")
                 board.add_text("config", "    " + config.replace("\n", "\n    "))
-                rows = [[*self.layers], ["-", "-", "-", "-:", "-:"], *zip(*self.layers.values(), strict=True)]
+                rows = [
+                    [*self.layers],
+                    ["-", "-", "-", "-:", "-:"],
+                    *zip(*self.layers.values(), strict=True),
+                ]
                 board.add_text("layers", "\n".join(f"|{'|'.join(row)}|" for row in rows))
         except Exception as error:
-            after = f"after '{names[-1]}'" if names else "at the first"
-            print(f"pictures: ended {after}: {type(error).__name__}: {error}")
+            after = f"after '{names[-1]}'" if names else "at the first plot"
+            print(f"plots: stopped {after}: {type(error).__name__}: {error}")
         return names
 
-    def _figures(self, task: Any, data: DataModule, stage: Stage) -> Iterator[tuple[str, Figure]]:
-        from src.kindling.analysis.figures import table
-        from src.kindling.analysis.history import curves
-        from src.kindling.analysis.layers import gradients, layer_columns, sampled_weights, weights
+    def _figures(
+        self, task: Any, data: LightningDataModule | None, stage: Stage, monitor: Monitor
+    ) -> Iterator[tuple[str, Figure]]:
+        from src.kindling.analysis.drawing import draw_table
+        from src.kindling.analysis.history import plot_curves
+        from src.kindling.analysis.layers import (
+            plot_gradients,
+            plot_weights,
+            sample_weights,
+            summarize_layers,
+        )
 
-        yield "curves", curves(self.run.path / "metrics.csv", task.monitor, task.mode)
-        if hasattr(task, "figures"):
-            stage = stage if len(data.indices[stage]) else "val"
-            predictions = predict(task, data, stage)
-            predictions.save(self.run.path / "predictions" / f"{stage}.npz")
-            yield from ((f"{stage}_{name}", figure) for name, figure in task.figures(predictions).items())
-        if hasattr(task, "examples") and self.before is not None:
-            yield "before_and_after", task.examples(predict(task, data, "val", self.most), self.before)
-        yield "weights", weights(sampled_weights(task), self.weights)
+        path = self.run.path / "metrics.csv"
+        if path.exists() and monitor.name:
+            yield "curves", plot_curves(path, monitor.name, monitor.mode)
+        yield from self._of_predictions(task, data, stage)
+        yield "weights", plot_weights(sample_weights(task), self.weights)
         if self.histograms.norms:
-            yield "gradients", gradients(self.histograms.norms)
-        self.layers = layer_columns(task, data.spec)
-        yield "layers", table(self.layers, "The net's layers, for one sample; a multiply-add is two FLOPs")
+            yield "gradients", plot_gradients(self.histograms.norms)
+        self.layers = summarize_layers(task, getattr(data, "spec", None))
+        title = "The net's layers, for one sample; a multiply-add is two FLOPs"
+        yield "layers", draw_table(self.layers, title)
+
+    def _of_predictions(
+        self, task: Any, data: LightningDataModule | None, stage: Stage
+    ) -> Iterator[tuple[str, Figure]]:
+        """Save a split's predictions and plot them."""
+        if not is_overridden("predict_step", task):
+            return
+        stage = stage if has_stage(stage, data, task) else "val"
+        if not has_stage(stage, data, task):
+            return
+        try:
+            predictions = predict(task, data, stage)
+        except InputError as error:  # it returns no columns
+            print(f"plots: predictions: skipped: {error.lines[0]}")
+            return
+        predictions.save(self.run.path / "predictions" / f"{stage}.npz")
+        plots = task.outputs.plot(predictions) if hasattr(task, "outputs") else {}
+        plots |= task.plot(predictions) if hasattr(task, "plot") else {}
+        yield from ((f"{stage}_{name}", figure) for name, figure in plots.items())
+        if self.before is not None and hasattr(task, "outputs"):
+            now = predict(task, data, "val", self.most)
+            yield "before_and_after", task.outputs.plot_examples(now, self.before)

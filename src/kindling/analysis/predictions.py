@@ -1,9 +1,9 @@
-"""What a task says of every sample of a split: the columns of its `predict_step`, in memory or in a file.
+"""A task's predictions for a split: the columns of its `predict_step`, in memory or in a file.
 
 predictions = predict(run.task, run.data(), "test")
 predictions["probability"]                            # (N, classes), as predict_step names it
 predictions.name(0), predictions.inputs([0, 1, 2])    # the samples behind the rows
-run.task.figures(predictions)                         # its pictures, by name
+run.task.outputs.plot(predictions)                    # its plots, by name
 """
 
 from __future__ import annotations
@@ -12,41 +12,48 @@ import dataclasses
 import json
 import os
 import zipfile
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
 from src.kindling.config.errors import InputError
-from src.kindling.data.batch import BatchOrder, Samples, Stage, take
+from src.kindling.data.data_module import DataModule
 from src.kindling.data.loader import Loader, as_it_is
+from src.kindling.data.order import BatchOrder
+from src.kindling.data.samples import Samples, Stage, take
 from src.kindling.data.spec import Spec
-
-if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule
-
-    from src.kindling.data.data_module import DataModule
 
 Array = np.ndarray[Any, Any]
 
 
 class Predictions:
-    """Named columns of numbers, a row for each sample of one split.
+    """Named columns of numbers with a row for each sample of a split.
 
     Args:
         columns: by name, each `(N, …)`; `index` `(N,)` holds the samples' numbers in the source.
-        spec: of the data.
+        spec: of the data; None for data from elsewhere.
         stage: the split.
-        samples: the source, for `inputs` and `name`; None where only the columns are at hand.
-        scored: what the column `score` `(N,)` says of each sample (`accuracy`, 0 or 1, say); empty where there is none.
+        samples: the source, for `inputs` and `name`; None if only the columns are loaded.
+        scored: the metric in the column `score` `(N,)`: `accuracy` (0 or 1), say; empty without
+            that column.
     """
 
     def __init__(
-        self, columns: dict[str, Array], spec: Spec, stage: Stage, samples: Samples | None = None, scored: str = ""
+        self,
+        columns: dict[str, Array],
+        spec: Spec | None,
+        stage: Stage,
+        samples: Samples | None = None,
+        scored: str = "",
     ) -> None:
         self.columns, self.spec, self.samples, self.scored = columns, spec, samples, scored
         self.stage: Stage = stage
@@ -70,13 +77,14 @@ class Predictions:
         return take(self.samples.x, torch.from_numpy(self["index"][rows]))
 
     def name(self, row: int) -> str:
-        """What a person calls a row's sample: its path, or its row in the table; else its number."""
+        """The path of a row's sample, or its row in the table; else its number."""
         index = int(self["index"][row])
         return self.samples.name(index) if self.samples else str(index)
 
     def save(self, path: Path) -> None:
-        """Write the columns, the spec and the stage as .npz; the file is whole or not there."""
-        about = json.dumps({"stage": self.stage, "spec": dataclasses.asdict(self.spec), "scored": self.scored})
+        """Write the columns, the spec and the stage as .npz; the file is complete or absent."""
+        spec = dataclasses.asdict(self.spec) if self.spec else {}
+        about = json.dumps({"stage": self.stage, "spec": spec, "scored": self.scored})
         arrays: dict[str, Any] = {"about.json": np.array(about), **self.columns}
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(path.name + ".tmp")
@@ -85,8 +93,8 @@ class Predictions:
         os.replace(beside, path)
 
     @classmethod
-    def load(cls, path: Path, data: DataModule | None = None) -> Predictions:
-        """Read what `save` has written; with the run's `data`, for `inputs` and `name`.
+    def load(cls, path: Path, data: LightningDataModule | None = None) -> Predictions:
+        """Read a file of `save`; pass the run's `data` for `inputs` and `name`.
 
         Raises:
             InputError: when the file is missing or damaged.
@@ -101,80 +109,175 @@ class Predictions:
             raise InputError(f"{shown(path)}: no such predictions") from None
         except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{shown(path)}: not readable: {error}; remove it") from None
-        spec, samples = Spec.from_plain(about["spec"]), data.samples if data else None
+        spec = Spec.from_plain(about["spec"]) if about["spec"] else None
+        samples = data.samples if isinstance(data, DataModule) else None
         return cls(columns, spec, about["stage"], samples, about.get("scored", ""))
 
 
-def predict(task: LightningModule, data: DataModule, stage: Stage, limit: int | None = None) -> Predictions:
-    """Run a task over one split, without a Trainer, on the task's device; the task is left as it was.
+def predict(
+    task: LightningModule,
+    data: LightningDataModule | None,
+    stage: Stage,
+    limit: int | None = None,
+) -> Predictions:
+    """Predict one split without a Trainer, on the task's device; the task is not changed.
 
-    Every sample comes once, in the split's order and without random transforms, those of the training split too.
+    Every sample comes once and without random transforms, also in the training split.
 
     Args:
-        task: its `predict_step` returns named columns `(B, …)` for a batch; where it has a `score`, that is another.
-        data: after `setup`.
+        task: its `predict_step` returns named columns `(B, …)` for a batch.
+        data: after `setup`; None if the task defines its loaders itself.
         stage: the split.
-        limit: only so many samples, evenly spread over the split, always the same, and read without workers.
+        limit: number of samples: evenly spaced from Kindling's data, else the first.
+
+    Raises:
+        InputError: when `predict_step` is missing or returns something else.
     """
+    require_columns(task, "predict")
+    parts: dict[str, list[Array]] = defaultdict(list)
+    rows, score_name = 0, ""
+    with evaluating(task), nullcontext() if limit is None else eager(task):
+        for number, (batch, index) in enumerate(_batches(task, data, stage, limit)):
+            columns = predict_batch(task, batch, number)
+            score, score_name = score_of(task, columns)
+            if score is not None:
+                columns["score"] = score
+            for name, value in columns.items():
+                value = value.float() if value.is_floating_point() else value
+                parts[name].append(value.cpu().numpy())
+            size = len(next(iter(columns.values())))
+            parts["index"].append(np.arange(rows, rows + size) if index is None else index.numpy())
+            rows += size
+            if limit is not None and rows >= limit:
+                break
+    found = {name: np.concatenate(values) for name, values in parts.items()}
+    found.setdefault("index", np.empty(0, np.int64))
+    if not isinstance(data, DataModule):
+        return Predictions(found, None, stage, None, score_name)
+    return Predictions(found, data.spec, stage, data.samples, score_name)
+
+
+def _batches(
+    task: LightningModule, data: LightningDataModule | None, stage: Stage, limit: int | None
+) -> Iterator[tuple[Any, Tensor | None]]:
+    """The batches of a split on the task's device, and their sample numbers."""
+    if not isinstance(data, DataModule):
+        name = f"{stage}_dataloader"
+        owner: Any = data if data is not None and is_overridden(name, data) else task
+        if data is not None:
+            data.setup({"train": "fit", "val": "validate", "test": "test"}[stage])
+        for batch in getattr(owner, name)():
+            yield transfer(task, data, batch), None
+        return
     index = data.indices[stage]
     if limit is not None:
         index = index[spread(len(index), limit)]
-    order, workers = BatchOrder(index, data.batch_size, None), data.num_workers if limit is None else 0
-    loader = Loader(data.datasets["test" if stage == "train" else stage], sampler=order, batch_size=None,
-                    collate_fn=as_it_is, num_workers=workers, generator=torch.Generator())  # fmt: skip
+    order = BatchOrder(index, data.batch_size, None)
+    workers = data.num_workers if limit is None else 0
+    dataset = data.datasets["test" if stage == "train" else stage]
+    loader = Loader(
+        dataset,
+        sampler=order,
+        batch_size=None,
+        collate_fn=as_it_is,
+        num_workers=workers,
+        generator=torch.Generator(),
+    )
+    unreadable = getattr(data.samples.x, "unreadable", None)
+    for number, (x, y) in enumerate(loader):
+        numbers = order.numbers(0, number)
+        if unreadable is not None:
+            numbers = numbers[~unreadable[numbers]]
+        x, y = data.prepare(x.to(task.device), y.to(task.device))
+        yield (x.to(task.dtype) if x.is_floating_point() else x, y), numbers
+
+
+def transfer(task: LightningModule, data: LightningDataModule | None, batch: Any) -> Any:
+    """A batch on the task's device, through the hooks of the data or else of the task."""
+    owners = [owner for owner in (data, task) if owner is not None]
+
+    def hook(name: str) -> Any:
+        overriding = [owner for owner in owners if is_overridden(name, owner)]
+        return getattr((overriding or owners)[0], name)
+
+    batch = hook("on_before_batch_transfer")(batch, 0)
+    batch = hook("transfer_batch_to_device")(batch, task.device, 0)
+    return hook("on_after_batch_transfer")(batch, 0)
+
+
+def predict_batch(task: LightningModule, batch: Any, number: int) -> dict[str, Tensor]:
+    """The columns of a task's `predict_step`.
+
+    Raises:
+        InputError: when they are not tensors `(B, …)` by name.
+    """
+    step = task.predict_step
+    takes_number = is_param_in_hook_signature(step, "batch_idx", min_args=2)
+    found: Any = step(batch, number) if takes_number else step(batch)
+    if (
+        not isinstance(found, dict)
+        or not found
+        or not all(isinstance(v, Tensor) for v in found.values())
+    ):
+        raise InputError(
+            f"task: predict_step of {type(task).__name__} returns a {type(found).__name__}; let it "
+            'return tensors by name: {"prediction": …, "target": …} (docs/add-a-task.md)'
+        )
+    return {name: value for name, value in found.items() if name != "index"}
+
+
+def score_of(task: LightningModule, columns: Mapping[str, Tensor]) -> tuple[Tensor | None, str]:
+    """Score each prediction `(B,)`, and name the score.
+
+    By the task's `outputs`; without them, accuracy for integers, else the absolute error.
+    """
+    outputs: Any = getattr(task, "outputs", None)
+    target, prediction = columns.get("target"), columns.get("prediction")
+    if target is None:
+        return None, ""
+    if outputs is not None and outputs.column in columns:
+        return outputs.score(columns[outputs.column], target), outputs.score_name
+    if prediction is None or prediction.shape != target.shape:
+        return None, ""
+    if prediction.is_floating_point() or target.is_floating_point():
+        error = (prediction - target).abs().reshape(len(target), -1)
+        return error.mean(dim=1), "mae"
+    return (prediction == target).reshape(len(target), -1).all(dim=1).float(), "accuracy"
+
+
+@contextmanager
+def evaluating(task: LightningModule) -> Iterator[None]:
+    """Put a task into eval mode without gradients, and back."""
     modes = [(module, module.training) for module in task.modules()]
-    columns: dict[str, Array] = {"index": np.empty(len(index), np.int64)}
-    rows, score = 0, getattr(task, "score", None)
     task.eval()
     try:
-        with torch.inference_mode(), nullcontext() if limit is None else eager(task):
-            for number, batch in enumerate(loader):
-                x = batch.x.to(task.device, task.dtype if batch.x.is_floating_point() else None)
-                found = task.predict_step(batch._replace(x=x, y=batch.y.to(task.device)), number)
-                if score is not None:
-                    found["score"] = score(measured(task, found), found["target"])
-                for name, value in {**found, "index": batch.index}.items():
-                    values = (value.float() if value.is_floating_point() else value).cpu().numpy()
-                    if name not in columns:
-                        columns[name] = np.empty((len(index), *values.shape[1:]), values.dtype)
-                    columns[name][rows : rows + len(batch.index)] = values
-                rows += len(batch.index)
+        with torch.inference_mode():
+            yield
     finally:
         for module, training in modes:
             module.training = training
-    columns = {name: values[:rows] for name, values in columns.items()}
-    return Predictions(columns, data.spec, stage, data.samples, getattr(task, "scored", "") if score else "")
 
 
-def measured(task: Any, columns: Mapping[str, Any]) -> Any:
-    """Of the columns, what the task's metrics and its `score` take: the answer where it is kept, else the prediction."""
-    return columns.get(task.answers, columns["prediction"])
-
-
-def able(task: LightningModule, what: str, *names: str) -> Any:
-    """The task, if it has what these names say beyond Lightning's methods.
+def require_columns(task: LightningModule, what: str) -> None:
+    """Check that a task defines `predict_step`.
 
     Raises:
-        InputError: naming what it lacks.
+        InputError: when it does not.
     """
-    from lightning.pytorch import LightningModule
-
-    def lacks(name: str) -> bool:
-        return not hasattr(task, name) or getattr(type(task), name, task) is getattr(LightningModule, name, None)
-
-    missing = [name for name in names if lacks(name)]
-    if missing:
-        raise InputError(f"task: {type(task).__name__} cannot {what}: it lacks {', '.join(missing)}; docs/add-a-task.md "
-                         f"tells what they are")  # fmt: skip
-    return task
+    if not is_overridden("predict_step", task):
+        name = type(task).__name__
+        raise InputError(
+            f"task: {name} cannot {what}: add a predict_step that returns named columns, "
+            '{"prediction": …, "target": …} (docs/add-a-task.md)'
+        )
 
 
 def eager(task: LightningModule) -> Any:
-    """A context in which a compiled net runs as it is written: a batch of another size would have it compiled anew."""
+    """A context in which a compiled net runs uncompiled: another batch size would recompile it."""
     compiled = any(getattr(module, "_compiled_call_impl", None) for module in task.modules())
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most so many of the numbers below `count`, evenly spaced: a split is in its source's order."""
+    """At most `most` evenly spaced numbers below `count`: splits keep their source's order."""
     return [i * (count - 1) // max(1, min(most, count) - 1) for i in range(min(most, count))]

@@ -1,6 +1,6 @@
 """Old names in configs: dotted paths and keys of earlier versions, and their present ones.
 
-A run or a checkpoint of an earlier version, and a config written for one, are read through this table.
+Runs, checkpoints and configs of an earlier version are read through this table.
 """
 
 from __future__ import annotations
@@ -15,8 +15,54 @@ MODULES = {
     "src.data.mask_folder": "src.kindling.data.images.mask_folder",
     "src.data.table": "src.kindling.data.tables.table",
     "src.nets.pretrained": "src.kindling.nn.pretrained",
-    "src.tasks.dice": "src.kindling.nn.dice",
+    "src.tasks.dice": "src.kindling.nn.losses",
 }
+
+SUPERVISED = (
+    "src.tasks.auto.supervised",
+    "src.tasks.classification.Classification",
+    "src.tasks.multilabel.Multilabel",
+    "src.tasks.regression.Regression",
+    "src.tasks.segmentation.Segmentation",
+)
+TABLE = ("src.kindling.data.tables.table.Table",)
+FOLDERS = (
+    "src.kindling.data.images.image_folder.ImageFolder",
+    "src.kindling.data.images.mask_folder.MaskFolder",
+)
+# A key that has another name, where its section names one of these targets.
+KEYS = {
+    "data.fit": ("data.resize_mode", FOLDERS),
+    "data.group": ("data.group_column", TABLE),
+    "data.missing": ("data.na_values", TABLE),
+    "task.monitor": ("monitor", SUPERVISED),
+    "task.mode": ("mode", SUPERVISED),
+    "task.decay_all": ("task.decay_bias_and_norm", SUPERVISED),
+}
+
+
+def rename_keys(values: dict[str, Any], origins: dict[str, str]) -> None:
+    """Give old keys of a whole config their present names, in place; so the keys of its origins."""
+    for old, (new, targets) in KEYS.items():
+        section, _, name = old.rpartition(".")
+        inside = values.get(section)
+        if isinstance(inside, dict) and name in inside and inside.get("_target_") in targets:
+            value = inside.pop(name)
+            place, _, key = new.rpartition(".")
+            (values[place] if place else values)[key] = value
+            if old in origins:
+                origins[new] = origins.pop(old)
+            for section in values:
+                values[section] = _replace(values[section], f"${{{old}}}", f"${{{new}}}")
+
+
+def _replace(value: Any, old: str, new: str) -> Any:
+    """A copy of nested values in which a reference has another name."""
+    if isinstance(value, dict):
+        return {key: _replace(item, old, new) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replace(item, old, new) for item in value]
+    return value.replace(old, new) if isinstance(value, str) else value
 
 
 def rename_old(values: Any) -> Any:

@@ -1,8 +1,8 @@
-"""What a type annotation lets a YAML value be: checked and converted by pydantic, described in words.
+"""Check and convert YAML values by type annotations, with pydantic, and describe annotations.
 
-Only instantiate.py uses this. An annotation may name types that YAML cannot write (`int | Tensor`); what can be
-written is checked strictly (`'fast'` is no number, `true` is no 1), lists become the tuples and tensors that a
-signature asks for, and annotations that say nothing accept anything.
+An annotation may name types that YAML cannot write (`int | Tensor`). What can be written is checked
+strictly (`'fast'` is not a number, `true` is not 1), lists become the tuples and tensors that a
+signature asks for, and a missing annotation accepts anything.
 """
 
 from __future__ import annotations
@@ -17,17 +17,31 @@ import numbers
 import operator
 import pathlib
 import types
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
-_SCALARS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null",
-            pathlib.Path: "a path", datetime.timedelta: "a duration", numbers.Number: "a number"}  # fmt: skip
-_CONTAINERS = {list: list, tuple: tuple, dict: dict, set: list,
-               collections.abc.Sequence: list, collections.abc.Iterable: list, collections.abc.Collection: list,
-               collections.abc.Mapping: dict}  # fmt: skip
+_SCALARS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    type(None): "null",
+    pathlib.Path: "a path",
+    datetime.timedelta: "a duration",
+    numbers.Number: "a number",
+}
+_CONTAINERS = {
+    list: list,
+    tuple: tuple,
+    dict: dict,
+    set: list,
+    collections.abc.Sequence: list,
+    collections.abc.Iterable: list,
+    collections.abc.Collection: list,
+    collections.abc.Mapping: dict,
+}
 
 
 def validate(value: Any, annotation: Any) -> Any:
@@ -72,8 +86,9 @@ def expected_part(annotation: Any) -> tuple[tuple[type, ...], bool, int]:
     """What a node with a `_target_` has to make here.
 
     Returns:
-        The classes it may be of (none where the annotation names none); whether the part is built as a partial,
-        because the annotation is a callable that makes the class; and how many arguments its caller gives by position.
+        The classes it may be of (none where the annotation names none); whether it becomes a
+        partial, because the annotation is a callable that makes the class; and how many arguments
+        the partial's caller gives by position.
     """
     classes: list[type] = []
     for member in _members(annotation):
@@ -115,43 +130,55 @@ _NOTHING = _Nothing
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return (
+        get_args(annotation)
+        if get_origin(annotation) in (Union, types.UnionType)
+        else (annotation,)
+    )
 
 
 def _readable(annotation: Any) -> Any:
     """The annotation without the types that YAML cannot write."""
     origin, args = get_origin(annotation), get_args(annotation)
-    if annotation in (Any, inspect.Parameter.empty, object):
+    kind = origin or annotation
+    if kind in (Union, types.UnionType):
+        return _readable_union(args)
+    if kind in _CONTAINERS:
+        return _readable_container(_CONTAINERS[kind], args)
+    if kind is Literal or annotation in _SCALARS:
+        return float if annotation is numbers.Number else annotation
+    if annotation in (Any, object, inspect.Parameter.empty):
         return Any
-    if origin in (Union, types.UnionType):
-        # A learning rate may be a tensor; written in YAML it is a number, and no list.
-        plain = any(arg in (int, float, str, bool) for arg in args)
-        members = [_readable(arg) for arg in args if not (plain and _is_tensor(arg))]
-        members = [member for member in members if member is not _NOTHING]
-        if Any in members:
-            return Any
-        return functools.reduce(operator.or_, members) if members else _NOTHING
-    if origin is Literal:
-        return annotation
-    if annotation is numbers.Number:
-        return float
-    if annotation in _SCALARS or (inspect.isclass(annotation) and issubclass(annotation, enum.Enum)):
-        return annotation
-    if (origin or annotation) in _CONTAINERS:
-        base: Any = _CONTAINERS[origin or annotation]
-        inner = tuple(... if arg is ... else _readable(arg) for arg in args)
-        if _NOTHING in inner:  # a list of parts, which may be empty
-            return _NO_LIST if base is list else _NO_MAPPING
-        return base[inner if len(inner) > 1 else inner[0]] if inner else base
     if _is_tensor(annotation):
         return list[Any]
-    if inspect.isclass(origin or annotation) or origin is collections.abc.Callable or annotation is Callable:
-        return _NOTHING
-    return Any
+    if inspect.isclass(annotation) and issubclass(annotation, enum.Enum):
+        return annotation
+    return _NOTHING if inspect.isclass(kind) or kind is collections.abc.Callable else Any
+
+
+def _readable_union(args: tuple[Any, ...]) -> Any:
+    # A learning rate may be a tensor; written in YAML it is a number, and not a list.
+    plain = any(arg in (int, float, str, bool) for arg in args)
+    members = [_readable(arg) for arg in args if not (plain and _is_tensor(arg))]
+    members = [member for member in members if member is not _NOTHING]
+    if Any in members:
+        return Any
+    return functools.reduce(operator.or_, members) if members else _NOTHING
+
+
+def _readable_container(base: Any, args: tuple[Any, ...]) -> Any:
+    inner = tuple(... if arg is ... else _readable(arg) for arg in args)
+    if _NOTHING in inner:  # a list of components, which may be empty
+        return _NO_LIST if base is list else _NO_MAPPING
+    return base[inner if len(inner) > 1 else inner[0]] if inner else base
 
 
 def _is_tensor(annotation: Any) -> bool:
-    return inspect.isclass(annotation) and annotation.__module__ == "torch" and annotation.__name__ == "Tensor"
+    return (
+        inspect.isclass(annotation)
+        and annotation.__module__ == "torch"
+        and annotation.__name__ == "Tensor"
+    )
 
 
 def _tensor_in(annotation: Any) -> bool:
@@ -170,7 +197,10 @@ def _words(annotation: Any) -> list[str]:
         return [_SCALARS[annotation]]
     if origin in (Union, types.UnionType):
         names = [name for arg in args if get_origin(arg) is Literal for name in get_args(arg)]
-        others = sorted((arg for arg in args if get_origin(arg) is not Literal), key=lambda arg: arg is type(None))
+        others = sorted(
+            (arg for arg in args if get_origin(arg) is not Literal),
+            key=lambda arg: arg is type(None),
+        )
         merged = [Literal[tuple(names)]] if names else []
         return [word for arg in [*merged, *others] for word in _words(arg)]
     if origin is Literal:
@@ -185,6 +215,10 @@ def _words(annotation: Any) -> list[str]:
     if base is tuple and args and ... not in args:
         return [f"a list of {len(args)}: [{', '.join(' or '.join(_words(arg)) for arg in args)}]"]
     if base in (list, tuple):
-        words = [word.removeprefix("a ") for word in _words(args[0])] if args and args[0] is not Any else ["value"]
-        return ["a list of " + " or ".join(word + "s" * (" " not in word or word == "whole number") for word in words)]
+        items = _words(args[0]) if args and args[0] is not Any else ["value"]
+        nouns = [item.removeprefix("a ") for item in items]
+        plural = [
+            f"{noun}s" if noun == "whole number" or " " not in noun else noun for noun in nouns
+        ]
+        return ["a list of " + " or ".join(plural)]
     return ["a value"]

@@ -1,7 +1,7 @@
-"""What every command shares: reading its words and flags, its help, and the end of a mistake.
+"""What every command shares: parsing its arguments, its help, and how it ends.
 
-A command is a thin main over a function that returns its result. This module imports no torch, so that help and
-first mistakes are told at once.
+A command is a thin main over a function that returns its result. This module imports no torch, so
+that help and first errors appear at once.
 """
 
 from __future__ import annotations
@@ -30,8 +30,13 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, verb: str, usage: str, about: str, with_configs: bool = False) -> None:
-        super().__init__(prog=f"python -m src.{verb}", usage=f"python -m src.{verb} {usage}", description=about,
-                         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+        super().__init__(
+            prog=f"python -m src.{verb}",
+            usage=f"python -m src.{verb} {usage}",
+            description=about,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         self.with_configs = with_configs
 
     def format_help(self) -> str:
@@ -46,8 +51,17 @@ class Parser(argparse.ArgumentParser):
             InputError: for an unknown or incomplete flag.
         """
         parsed, unknown = self.parse_known_intermixed_args(argv)
-        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-        told = sorted(a.option_strings[-1] for a in self._actions if a.option_strings and a.help != argparse.SUPPRESS)
+        flags = [
+            flag
+            for action in self._actions
+            for flag in action.option_strings
+            if flag.startswith("--")
+        ]
+        told = sorted(
+            a.option_strings[-1]
+            for a in self._actions
+            if a.option_strings and a.help != argparse.SUPPRESS
+        )
         lines = []
         for word in unknown:
             name, equals, _ = word.partition("=")
@@ -76,24 +90,25 @@ def split_words(words: list[str]) -> tuple[str, list[str]]:
 
 
 def run_command(main: Callable[[list[str]], Any]) -> NoReturn:
-    """Call a command's main and end the process: a mistake is told in plain lines and ends with status 2."""
+    """Call a command's main and end the process; an `InputError` prints its lines."""
     status = 0
     try:
         main(sys.argv[1:])
     except InputError as error:
         sys.stdout.flush()
         print("\n".join(error.lines), file=sys.stderr)
-        status = 2
+        status = error.status
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1 if end.code else 0
     except KeyboardInterrupt:  # where no training looks for it: while torch is loaded, say
         status = 128 + signal.SIGINT
     if "torch" not in sys.modules:
         sys.exit(status)
-    # Taking torch and Lightning apart takes the interpreter 1.7 s, after everything is written. What is registered
-    # for the end (workers, other loggers) still runs.
+    # The interpreter takes 1.7 s to unload torch and Lightning, after everything is written. What
+    # is registered for the end (workers, other loggers) still runs.
     workers = [child for child in multiprocessing.active_children() if child.daemon]
-    if workers and hasattr(signal, "SIGCHLD"):  # they would outlive the SIGTERM that they get next, see interrupts.py
+    # They would outlive the SIGTERM that they get next, see interrupts.py.
+    if workers and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or torch raises for each
         for worker in workers:
             worker.kill()

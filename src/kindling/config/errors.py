@@ -1,4 +1,4 @@
-"""The one error that stands for a mistake in what the user gave. Raised everywhere, printed by src/kindling/config/command.py."""
+"""The error for a mistake in the user's input, and what its messages are made of."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Iterable, Sequence
 class InputError(Exception):
     """Something the user gave cannot work.
 
-    A command prints the lines as they are, without a traceback, and ends with status 2. Each line
+    A command prints the lines as they are, without a traceback, and exits with `status`. Each line
     names the file or key, the value, and the remedy.
     """
+
+    status = 2
 
     def __init__(self, lines: str | Sequence[str]) -> None:
         # A data loader's worker hands on an error as text, its traceback first.
@@ -24,22 +26,30 @@ class InputError(Exception):
         super().__init__("\n".join(self.lines))
 
 
+class TrainingError(InputError):
+    """A training failed after it began: NaN/Inf, out of memory, a full disk, a killed worker."""
+
+    status = 1
+
+
 def did_you_mean(given: str, names: Iterable[str], cutoff: float = 0.6) -> str:
-    """The hint `; did you mean 'width'?` for the nearest of the names, or nothing when none is near."""
+    """The hint `; did you mean 'width'?` for the nearest of the names, or an empty string."""
     names = sorted(names)
-    # Another case, or a beginning that one name alone has, says more than the number of equal letters.
+    # Another case, or the beginning of a single name, outweighs the number of equal letters.
     same = [name for name in names if name.casefold() == given.casefold()]
     begun = [name for name in names if len(given) > 2 and name.startswith(given)]
-    near = same or (begun if len(begun) == 1 else difflib.get_close_matches(given, names, n=1, cutoff=cutoff))
+    near = same or (
+        begun if len(begun) == 1 else difflib.get_close_matches(given, names, n=1, cutoff=cutoff)
+    )
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
-def counting(number: int, thing: str) -> str:
+def format_count(number: int, thing: str) -> str:
     """`1 epoch`, `2 epochs`."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-def counted(names: Sequence[str], most: int = 5) -> str:
+def join_names(names: Sequence[str], most: int = 5) -> str:
     """`a, b, c and 7 more`."""
     shown = ", ".join(str(name) for name in names[:most])
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown

@@ -1,8 +1,8 @@
-"""Targets: the classes and functions that a config names by a dotted path, and the arguments that they accept.
+"""Targets: the classes and functions that a config names by a dotted path.
 
-A config may come from somebody else's checkpoint, so a path alone never decides what is built. A target must be in a
-package of the lists below, which is decided before anything is imported, and of a kind that its place in the config
-takes.
+A config may come from somebody else's checkpoint, so a path alone never decides what is built. A
+target must be in a package of the lists below, which is decided before anything is imported, and
+of a kind that its place in the config takes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import pkgutil
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from src.kindling.config.errors import InputError, did_you_mean
+from src.kindling.config.signatures import parameters, returned
+
+__all__ = ["find", "kinds", "load", "locate", "parameters", "returned"]
 
 PYPROJECT = Path(__file__).resolve().parents[3] / "pyproject.toml"
 ALLOW = "[tool.kindling] targets in pyproject.toml"
@@ -49,29 +52,31 @@ OF_TRAINER = (
     "lightning.fabric.plugins.CheckpointIO",
     "lightning.fabric.plugins.ClusterEnvironment",
 )
-# Of an allowed kind, and yet refused: building or using them opens a file, a socket or a process. Read by hand in torch 2.15,
-# torchvision 0.29, torchmetrics 1.9 and lightning 2.6.6; a test builds the others and watches what they open.
+# Of an allowed kind, and yet refused: building or using them opens a file, a socket or a process.
+# Read by hand in torch 2.15, torchvision 0.29, torchmetrics 1.9 and lightning 2.6.6; a test builds
+# the others and watches what they open.
+DOWNLOADS = "downloads a model"
 REFUSED = {
-    "lightning.fabric.plugins.environments.lsf.LSFEnvironment": "reads a file named by the environment",
+    "lightning.fabric.plugins.environments.lsf.LSFEnvironment": "reads a file",
     "lightning.fabric.plugins.environments.mpi.MPIEnvironment": "starts MPI",
     "lightning.pytorch.demos": "downloads its data",
     "lightning.pytorch.serve.servable_module_validator.ServableModuleValidator": "starts a server",
-    "lightning.pytorch.strategies.deepspeed.DeepSpeedStrategy": "reads the file in its argument 'config'",
-    "src.kindling.training.callbacks.metrics_file.MetricsFile": "writes the file in its argument 'path'",
-    "torchmetrics.audio.dnsmos.DeepNoiseSuppressionMeanOpinionScore": "downloads a model",
-    "torchmetrics.audio.nisqa.NonIntrusiveSpeechQualityAssessment": "downloads a model",
+    "lightning.pytorch.strategies.deepspeed.DeepSpeedStrategy": "reads a file",
+    "src.kindling.training.callbacks.metrics_file.MetricsFile": "writes a file",
+    "torchmetrics.audio.dnsmos.DeepNoiseSuppressionMeanOpinionScore": DOWNLOADS,
+    "torchmetrics.audio.nisqa.NonIntrusiveSpeechQualityAssessment": DOWNLOADS,
     "torchmetrics.functional": "its nets load weights from files and servers",
-    "torchmetrics.image.arniqa.ARNIQA": "downloads a model",
-    "torchmetrics.image.dists.DeepImageStructureAndTextureSimilarity": "downloads a model",
-    "torchmetrics.image.fid.FrechetInceptionDistance": "downloads a model",
-    "torchmetrics.image.fid.NoTrainInceptionV3": "downloads a model",
-    "torchmetrics.image.inception.InceptionScore": "downloads a model",
-    "torchmetrics.image.kid.KernelInceptionDistance": "downloads a model",
-    "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity": "downloads a model",
-    "torchmetrics.image.mifid.MemorizationInformedFrechetInceptionDistance": "downloads a model",
-    "torchmetrics.image.perceptual_path_length.PerceptualPathLength": "downloads a model",
-    "torchmetrics.multimodal.clip_iqa.CLIPImageQualityAssessment": "downloads a model",
-    "torchmetrics.multimodal.clip_score.CLIPScore": "downloads a model",
+    "torchmetrics.image.arniqa.ARNIQA": DOWNLOADS,
+    "torchmetrics.image.dists.DeepImageStructureAndTextureSimilarity": DOWNLOADS,
+    "torchmetrics.image.fid.FrechetInceptionDistance": DOWNLOADS,
+    "torchmetrics.image.fid.NoTrainInceptionV3": DOWNLOADS,
+    "torchmetrics.image.inception.InceptionScore": DOWNLOADS,
+    "torchmetrics.image.kid.KernelInceptionDistance": DOWNLOADS,
+    "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity": DOWNLOADS,
+    "torchmetrics.image.mifid.MemorizationInformedFrechetInceptionDistance": DOWNLOADS,
+    "torchmetrics.image.perceptual_path_length.PerceptualPathLength": DOWNLOADS,
+    "torchmetrics.multimodal.clip_iqa.CLIPImageQualityAssessment": DOWNLOADS,
+    "torchmetrics.multimodal.clip_score.CLIPScore": DOWNLOADS,
     "torchmetrics.text.bert.BERTScore": "downloads or loads a model by name",
     "torchmetrics.text.infolm.InfoLM": "downloads or loads a model by name",
 }
@@ -83,7 +88,7 @@ def find(path: Any, expected: Sequence[type], nested: tuple[str, ...] = ()) -> A
     Args:
         path: the `_target_`.
         expected: the classes that it may make; none where an annotation names none.
-        nested: for an argument of another part, the kinds of the libraries' classes that may be one (`NESTED`).
+        nested: for an argument, the kinds of the libraries' classes that may be one (`NESTED`).
 
     Raises:
         ValueError: with the reason, when there is none, or when it is not allowed.
@@ -91,12 +96,17 @@ def find(path: Any, expected: Sequence[type], nested: tuple[str, ...] = ()) -> A
     found = locate(path)
     made = returned(found)
     if made is None and expected:
-        raise ValueError(f"'{path}' has no return annotation; annotate it: -> {expected[0].__name__}")
-    takes = issubclass(made, tuple(expected)) if expected and inspect.isclass(made) else inspect.isclass(found)
-    if not takes:
+        raise ValueError(
+            f"'{path}' has no return annotation; annotate it: -> {expected[0].__name__}"
+        )
+    fits = inspect.isclass(found)
+    if expected and inspect.isclass(made):
+        fits = issubclass(made, tuple(expected))
+    if not fits:
         raise ValueError(f"expected {_one_of(expected)}, got '{path}'")
     if nested and not _may_be_argument(path, made, nested):
-        raise ValueError(f"expected {_one_of(kinds(nested))}, got '{path}'; to allow it, add its full path to {ALLOW}")
+        expectation = f"expected {_one_of(kinds(nested))}, got '{path}'"
+        raise ValueError(f"{expectation}; to allow it, add its full path to {ALLOW}")
     return found
 
 
@@ -110,10 +120,12 @@ def locate(path: Any) -> Any:
     """The class or function that a dotted path names, of whatever kind.
 
     Raises:
-        ValueError: with the reason, when there is none, or when it is outside of what a config may name.
+        ValueError: with the reason, when there is none, or when a config may not name it.
     """
     allowed = ("src", *LIBRARIES, *allowed_by_user())
-    outside = f"the allowed packages ({', '.join(allowed)}); add its package or its full path to {ALLOW}"
+    outside = (
+        f"the allowed packages ({', '.join(allowed)}); add its package or its full path to {ALLOW}"
+    )
     # Decided before anything is imported: an import runs code as well.
     if not isinstance(path, str) or not _within(path, allowed):
         raise ValueError(f"{path!r} is outside {outside}")
@@ -128,8 +140,14 @@ def locate(path: Any) -> Any:
     home = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', '')}"
     if not _within(home, allowed):
         raise ValueError(f"{path!r} comes from '{found.__module__}', outside {outside}")
-    if not inspect.isclass(found) and not _within(home, (*ROOMS, *allowed_by_user())) and not _is_builder(found):
-        raise ValueError(f"{path!r} is a function of a library, not a class; add its full path to {ALLOW}")
+    if (
+        not inspect.isclass(found)
+        and not _within(home, (*ROOMS, *allowed_by_user()))
+        and not _is_builder(found)
+    ):
+        raise ValueError(
+            f"{path!r} is a function of a library, not a class; add its full path to {ALLOW}"
+        )
     reason = _refusal(found)
     if reason and not _of_the_user(path, found):
         raise ValueError(f"'{path}' {reason}; to allow it, add this path to {ALLOW}")
@@ -137,7 +155,10 @@ def locate(path: Any) -> Any:
 
 
 def _is_builder(found: Any) -> bool:
-    """Whether it is a function of torchvision that makes one of its models; others there take models apart."""
+    """Whether it is a function of torchvision that makes one of its models.
+
+    Others there take models apart.
+    """
     from torchvision.models import get_model_builder, list_models
 
     return any(found is get_model_builder(name) for name in list_models())
@@ -165,7 +186,9 @@ def allowed_by_user() -> tuple[str, ...]:
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"pyproject.toml: tool.kindling.targets cannot be read: {error}") from None
     if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
-        raise InputError(f"pyproject.toml: tool.kindling.targets: expected a list of texts, got {targets!r}")
+        raise InputError(
+            f"pyproject.toml: tool.kindling.targets: expected a list of texts, got {targets!r}"
+        )
     return tuple(targets)
 
 
@@ -202,77 +225,35 @@ def load(path: str) -> Any:
     try:
         found: Any = importlib.import_module(steps[0])
     except Exception as error:
-        raise ValueError(f"importing '{steps[0]}' failed: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"importing '{steps[0]}' failed: {type(error).__name__}: {error}"
+        ) from error
     for i, step in enumerate(steps[1:], 1):
         if hasattr(found, step):
             found = getattr(found, step)
             continue
         if not inspect.ismodule(found):
-            raise ValueError(f"'{'.'.join(steps[:i])}' has no '{step}'{did_you_mean(step, dir(found))}")
+            raise ValueError(
+                f"'{'.'.join(steps[:i])}' has no '{step}'{did_you_mean(step, dir(found))}"
+            )
         name = ".".join(steps[: i + 1])
         try:
             found = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name != name and not f"{found.__name__}.".startswith(f"{error.name}."):
                 raise ValueError(f"importing '{name}' failed: {error}") from error
-            inside = [module.name for module in pkgutil.iter_modules(getattr(found, "__path__", []))]
+            inside = [
+                module.name for module in pkgutil.iter_modules(getattr(found, "__path__", []))
+            ]
             names = [other for other in dir(found) if not other.startswith("_")] + inside
-            raise ValueError(f"'{'.'.join(steps[:i])}' has no '{step}'{did_you_mean(step, names)}") from None
+            raise ValueError(
+                f"'{'.'.join(steps[:i])}' has no '{step}'{did_you_mean(step, names)}"
+            ) from None
         except Exception as error:
-            raise ValueError(f"importing '{name}' failed: {type(error).__name__}: {error}") from error
+            raise ValueError(
+                f"importing '{name}' failed: {type(error).__name__}: {error}"
+            ) from error
     return found
-
-
-def parameters(target: Any) -> dict[str, inspect.Parameter]:
-    """The arguments that a class or function accepts by name, annotations resolved.
-
-    `**kwargs` are followed to where they are passed on: from a class to its bases, and from a function (such as
-    torchvision's `resnet18`) to the class that it returns.
-    """
-    if inspect.isclass(target):
-        chain = [cls.__dict__["__init__"] for cls in target.__mro__[:-1] if "__init__" in cls.__dict__]
-        found: dict[str, inspect.Parameter] = {}
-        for number, init in enumerate(chain or [target.__new__]):
-            own, passes_on = _own_parameters(init, skip_self=True)
-            if number:  # a base's: what the class fills in by itself need not be given
-                own = {name: p if p.default is not p.empty else p.replace(default=None) for name, p in own.items()}
-            found = {**own, **found}
-            if not passes_on:
-                break
-        return found
-    own, passes_on = _own_parameters(target, skip_self=False)
-    result = returned(target)
-    if passes_on and inspect.isclass(result):
-        own = {**{name: p.replace(default=None) for name, p in parameters(result).items()}, **own}
-    return own
-
-
-def _own_parameters(function: Any, skip_self: bool) -> tuple[dict[str, inspect.Parameter], bool]:
-    try:
-        signature = inspect.signature(function)
-    except (ValueError, TypeError):
-        return {}, False
-    try:
-        hints = get_type_hints(function)
-    except Exception:  # an annotation that only its author's type checker can read
-        hints = {}
-    found = list(signature.parameters.values())[1 if skip_self else 0 :]
-    named = {
-        p.name: p.replace(annotation=hints.get(p.name, Any))
-        for p in found
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    }
-    return named, any(p.kind is p.VAR_KEYWORD for p in found)
-
-
-def returned(target: Any) -> Any:
-    """What calling a target makes: the class itself, or the class that a function says it returns."""
-    if inspect.isclass(target):
-        return target
-    try:
-        return get_type_hints(target).get("return")
-    except Exception:
-        return None
 
 
 def _a(noun: str) -> str:

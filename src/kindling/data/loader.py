@@ -1,47 +1,93 @@
-"""torch's DataLoader, whose workers end in order however it is left."""
+"""torch's DataLoader with an orderly end of its workers, and the number of workers."""
 
 from __future__ import annotations
 
 import os
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from src.kindling.config.cores import usable_cores
+from src.kindling.data.order import BatchOrder
+from src.kindling.runs.signals import in_worker
 
 
 class Loader(DataLoader[Any]):
     """A DataLoader that ends its workers before the garbage collector takes it apart.
 
-    A loader that was left in mid-epoch by an error is part of a cycle, through the error's traceback. The garbage
-    collector may close the pipes to its workers before torch says goodbye to them (torch 2.11 to 2.15). A worker that
-    had no batch yet is then waited for, ten seconds, and what it is sent is written into whatever has the closed pipe's
-    number by now.
+    A loader that an error left in mid-epoch is part of a cycle, through the error's traceback. The
+    garbage collector may close the pipes to its workers before torch shuts them down (torch 2.11 to
+    2.15). torch then waits ten seconds for a worker that had no batch yet, and writes its message
+    into whatever has the closed pipe's number by now.
     """
 
     def __iter__(self) -> Any:
         batches = super().__iter__()
-        return self._kept(batches) if self.num_workers else batches
+        return self._iterate(batches) if self.num_workers else batches
 
-    def _kept(self, batches: Any) -> Iterator[Any]:
-        """The batches, with the loader kept as long as somebody asks for more."""
+    def _iterate(self, batches: Any) -> Iterator[Any]:
+        """Yield the batches, and keep the loader alive meanwhile."""
         yield from batches
 
     def _get_iterator(self) -> Any:
         batches = super()._get_iterator()
         if self.num_workers:
-            # Called before anything that belongs to the loader is taken apart; until then it keeps the pipes whole.
+            # Called before any part of the loader is collected; until then it keeps the pipes open.
             weakref.finalize(self, _end, batches, os.getpid()).atexit = False
         return batches
 
 
 def as_it_is(batch: Any) -> Any:
-    """The collate function of batches that are whole already."""
+    """Return a batch unchanged: the collate function of whole batches."""
     return batch
 
 
 def _end(batches: Any, process: int) -> None:
     if os.getpid() == process:
         batches._shutdown_workers()
-    else:  # a worker that was forked since collects its copy; it must not say goodbye to processes that are not its own
+    else:  # a worker forked since then collects its copy; it must not shut down others' processes
         batches._shutdown = True
+
+
+def make_loader(
+    dataset: Dataset[Any], order: BatchOrder, workers: int, timeout: float, pin_memory: bool
+) -> Loader:
+    """Make the loader of a data set that reads whole batches."""
+    return Loader(
+        dataset,
+        sampler=order,
+        batch_size=None,  # the sampler gives whole batches
+        collate_fn=as_it_is,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=in_worker,
+        timeout=timeout if workers else 0,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # so the workers' seed does not advance the global generator
+    )
+
+
+def choose_num_workers(
+    asked: int | Literal["auto"], threads: int, one_by_one: bool, notes: list[str]
+) -> int:
+    """Limit the workers to the cores; threads come first, since their number changes results.
+
+    Args:
+        asked: the config's number.
+        threads: torch's threads in each worker.
+        one_by_one: whether single samples are read or transformed, so that `auto` starts workers.
+        notes: receives a note on a reduced number.
+    """
+    cores = usable_cores()
+    most = max(1, cores // threads)
+    if asked == "auto":
+        return most if one_by_one else 0
+    if asked > most:
+        notes.append(
+            f"workers: {most} instead of {asked}, since {threads} threads are on {cores} cores; "
+            "threads=1 makes room for more"
+        )
+    return min(asked, most)

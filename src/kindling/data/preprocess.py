@@ -1,4 +1,4 @@
-"""The preprocessing that a task owns: raw values to standardized ones, on the training device."""
+"""Preprocessing: raw values to standardized ones, on the training device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from src.kindling.data.spec import Column, Spec
 
 @dataclass(frozen=True)
 class InputStats:
-    """What a net that comes from another training wants to receive; such a net has them as its `input_stats`.
+    """The inputs that a pretrained net expects; such a net has an attribute `input_stats`.
 
     Attributes:
         size: height and width.
@@ -26,26 +26,43 @@ class InputStats:
 
     def of(self, spec: Spec) -> Spec:
         """The spec of data that have been prepared like this."""
-        mean, std = (tuple(value * spec.white for value in values) for values in (self.mean, self.std))
+        mean, std = (
+            tuple(value * spec.white for value in values) for values in (self.mean, self.std)
+        )
         return replace(spec, in_shape=(len(mean), self.size, self.size), mean=mean, std=std)
 
 
-def preprocess(spec: Spec, net: nn.Module | None = None) -> nn.Module:
-    """The module that turns a raw batch of these data into what the net receives, as it says or as the data are."""
-    stats = getattr(net, "input_stats", None)
-    if isinstance(stats, InputStats):
+def build_preprocess(spec: Spec, stats: InputStats | None = None) -> nn.Module:
+    """The module that turns a raw batch of these data into what the net takes.
+
+    Args:
+        spec: of the data.
+        stats: what a pretrained net was trained with; else images are standardized by `spec`.
+    """
+    if stats is not None:
         wanted = stats.of(spec)
         return nn.Sequential(Resize(stats.size), Standardize(wanted.mean, wanted.std, dims=3))
-    return EncodeTable(spec.columns) if spec.columns else Standardize(spec.mean, spec.std, dims=len(spec.in_shape))
+    if spec.columns:
+        return EncodeTable(spec.columns)
+    return Standardize(
+        spec.mean, spec.std, dims=1 if spec.kind == "sequence" else len(spec.in_shape)
+    )
+
+
+def net_shape(spec: Spec, task: nn.Module) -> tuple[int, ...]:
+    """What a task receives of these data for one sample, `(C, H, W)`, `(T, F)` or `(features,)`."""
+    stats = getattr(getattr(task, "net", None), "input_stats", None)
+    return (stats.of(spec) if isinstance(stats, InputStats) else spec).in_shape
 
 
 class Standardize(nn.Module):
-    """`(x - mean) / std` for each channel or feature; its numbers are buffers, saved with the weights.
+    """`(x - mean) / std` for each channel or feature; in its own units.
 
     Args:
         mean: of each channel or feature, in the raw input's unit.
         std: likewise; none is zero.
-        dims: number of dimensions of one input without the batch: 3 for images, 1 for rows of a table.
+        dims: number of dimensions of one input without the batch: 3 for images, 1 for rows of a
+            table and for sequences, whose last dimension is the feature.
     """
 
     mean: Tensor
@@ -58,7 +75,7 @@ class Standardize(nn.Module):
         self.register_buffer("std", torch.tensor(std).reshape(shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, …)` uint8 or float to float of the same shape; one channel to as many as there are means."""
+        """`(B, C, …)` uint8 or float to float; one channel becomes as many as there are means."""
         return (x - self.mean) / self.std
 
     def inverse(self, x: Tensor) -> Tensor:
@@ -88,9 +105,9 @@ class Resize(nn.Module):
 class EncodeTable(nn.Module):
     """Rows of numbers and level places to what a net can take.
 
-    Numbers are standardized, and a missing one becomes the mean, 0; where the training split had missing ones, an
-    indicator follows. A category becomes one value for each level and a last one for what is missing or was never
-    seen in training.
+    Numbers are standardized, and a missing one becomes the mean, 0; an indicator follows if the
+    training split had missing numbers. A category becomes one value for each level and a last one
+    for missing or unseen levels.
 
     Args:
         columns: the features, as the training split had them.
@@ -103,13 +120,22 @@ class EncodeTable(nn.Module):
 
     def __init__(self, columns: Sequence[Column]) -> None:
         super().__init__()
-        places = {kind: [i for i, c in enumerate(columns) if (c.kind == "category") == kind] for kind in (True, False)}
+        places = {
+            kind: [i for i, c in enumerate(columns) if (c.kind == "category") == kind]
+            for kind in (True, False)
+        }
         numbers = [columns[i] for i in places[False]]
         self.register_buffer("mean", torch.tensor([column.mean for column in numbers]))
         self.register_buffer("std", torch.tensor([column.std for column in numbers]))
-        self.register_buffer("numbers", torch.tensor(places[False], dtype=torch.int64), persistent=False)
-        indicated = [i for i, column in enumerate(columns) if column.missing and column.kind != "category"]
-        self.register_buffer("indicated", torch.tensor(indicated, dtype=torch.int64), persistent=False)
+        self.register_buffer(
+            "numbers", torch.tensor(places[False], dtype=torch.int64), persistent=False
+        )
+        indicated = [
+            i for i, column in enumerate(columns) if column.missing and column.kind != "category"
+        ]
+        self.register_buffer(
+            "indicated", torch.tensor(indicated, dtype=torch.int64), persistent=False
+        )
         self.categories = [(i, len(columns[i].levels)) for i in places[True]]
         self.only_numbers = len(numbers) == len(columns) and not indicated
 

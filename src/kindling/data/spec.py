@@ -9,7 +9,7 @@ Predicts = Literal["class", "labels", "values", "mask"]
 
 
 def kind_of_target(classes: tuple[str, ...], dims: int) -> Predicts:
-    """What a target of so many dimensions is: one class, several labels, or a class for each pixel; or values."""
+    """Tell class, labels and mask apart by a target's dimensions; without classes, values."""
     kinds: tuple[Predicts, ...] = ("class", "labels", "mask")
     return kinds[dims] if classes else "values"
 
@@ -18,8 +18,8 @@ def kind_of_target(classes: tuple[str, ...], dims: int) -> Predicts:
 class Column:
     """One feature of a table, as it was in the training split.
 
-    In a batch, a number stands as it is (missing: NaN), a boolean as 0 or 1, and a category as the place of its
-    level in `levels` (missing, or not seen in training: -1).
+    A batch holds numbers unchanged (missing: NaN), booleans as 0 or 1, and categories as the index
+    of their level in `levels` (missing, or not seen in training: -1).
 
     Attributes:
         name: the column's header.
@@ -46,28 +46,30 @@ class Column:
 class Spec:
     """The shape and meaning of a data set; the data module makes it, every checkpoint holds it.
 
-    Nets and tasks receive it by the parameter name `spec`, and its first two fields by their own names; for nets
-    from elsewhere a config says `num_classes: ${spec.num_outputs}`. So no count or shape is ever typed.
+    Nets and tasks receive it by the parameter name `spec`, and its first two fields by their names.
+    For other nets, a config sets `num_classes: ${spec.num_outputs}`. No count or shape is typed.
 
     Attributes:
         in_shape: what the net receives, without the batch: `(C, H, W)` or `(features,)`.
         num_outputs: number of classes, labels, or target values.
-        kind: `image` or `table`.
+        kind: `image`, `table`, or `sequence`: `(T, F)`, time steps by features.
         classes: the names of classes or labels; empty for values.
         class_counts: training samples of each class or label, for masks pixels; empty for values.
         columns: the features of a table; empty for images.
         target: what is predicted (a column's name, say), with its unit where one is known.
         targets: the values' names, where there are several.
-        target_shape: of one target: `()` for a class number, `(K,)` for labels or values, `(H, W)` for a mask.
+        target_shape: of one target: `()` for a class, `(K,)` for labels or values, `(H, W)` for
+            a mask.
         mean, std: of each channel of raw images, over the training split.
-        target_mean, target_std: of each target value over the training split; of labels the share, and no deviation.
-        source_shape: one sample as its source gives it, before `data.test_transforms`; empty in older checkpoints.
+        target_mean, target_std: of each target value over the training split; for labels the share
+            and no deviation.
+        source_shape: of one sample before `data.test_transforms`; empty in older checkpoints.
         white: the largest value that a raw pixel can have.
     """
 
     in_shape: tuple[int, ...]
     num_outputs: int
-    kind: Literal["image", "table"]
+    kind: Literal["image", "table", "sequence"]
     classes: tuple[str, ...] = ()
     class_counts: tuple[int, ...] = ()
     columns: tuple[Column, ...] = ()
@@ -83,7 +85,7 @@ class Spec:
 
     @property
     def predicts(self) -> Predicts:
-        """What is predicted of a sample: one class out of several, any of several labels, values, or a mask."""
+        """The kind of target: one class of several, any of several labels, values, or a mask."""
         return kind_of_target(self.classes, len(self.target_shape))
 
     @property
@@ -92,7 +94,11 @@ class Spec:
         if self.classes or self.targets:
             return self.classes or self.targets
         name = self.target or "value"
-        return (name,) if self.num_outputs == 1 else tuple(f"{name} {i + 1}" for i in range(self.num_outputs))
+        return (
+            (name,)
+            if self.num_outputs == 1
+            else tuple(f"{name} {i + 1}" for i in range(self.num_outputs))
+        )
 
     @property
     def raw_shape(self) -> tuple[int, ...]:
@@ -107,5 +113,8 @@ class Spec:
         }
         if not plain["classes"]:  # a checkpoint from before there were others
             plain.setdefault("target_shape", (plain["num_outputs"],))
-        columns = tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in plain.pop("columns"))
+        columns = tuple(
+            Column(**{**column, "levels": tuple(column["levels"])})
+            for column in plain.pop("columns")
+        )
         return cls(columns=columns, **plain)

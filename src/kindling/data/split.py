@@ -1,7 +1,10 @@
-"""Which sample lies in which split, and whether the splits are what they should be."""
+"""Splits and folds of the samples, and checks of their classes."""
 
 from __future__ import annotations
 
+import csv
+import io
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -10,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.kindling.config.errors import InputError, counted
-from src.kindling.data.batch import STAGES, Samples, Stage, take
+from src.kindling.config.errors import InputError, join_names
+from src.kindling.data.samples import STAGES, Samples, Stage
 
 Indices = dict[Stage, Tensor]
-# Samples with the same labels are dealt out evenly where there are at least so many of them.
+# A combination of labels is a stratum if it has at least this many samples.
 ALIKE = 10
 
 
 def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indices:
-    """Deal the samples out to training, validation and test.
+    """Split the samples into training, validation and test.
 
-    Official splits are kept. What is left is stratified by class or labels; or goes by group, so that none lies on both sides;
-    or by time, the oldest to training.
+    Official splits are kept. The other samples are stratified by class or labels; or split by
+    group, so that a group is in one split only; or chronologically, the oldest for training.
 
     Raises:
         InputError: when the shares or counts cannot be had from these samples.
@@ -43,8 +46,10 @@ def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indice
         indices[stage] = torch.from_numpy(np.sort(cut))
     if missing:
         count = counts[missing[0]]
-        if samples.groups is None and count < len(free):  # of the oldest, training takes the newest
-            free = free[len(free) - count :] if samples.time is not None else _some(samples, free, count, seed)
+        if samples.groups is None and count < len(free):
+            newest = free[len(free) - count :]  # of the oldest, training takes the newest
+            chronological = samples.time is not None
+            free = newest if chronological else _pick(samples, free, count, seed)
         indices[missing[0]] = torch.from_numpy(np.sort(free))
     for stage in STAGES:
         if stage != "test" and len(indices[stage]) == 0:
@@ -53,17 +58,20 @@ def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indice
     return {stage: indices[stage] for stage in STAGES}
 
 
-def fold_samples(samples: Samples, indices: Indices, fold: tuple[int, int, int], seed: int) -> Indices:
-    """Part training and validation anew: one fold for validation, the others for training; the test set stays.
+def fold_samples(
+    samples: Samples, indices: Indices, fold: tuple[int, int, int], seed: int
+) -> Indices:
+    """Split training and validation again: one fold validates, the others train; test stays.
 
-    Stratified by class or labels; by group, so that none lies on both sides; or by time: a fold is then trained on what is
-    older than it alone, and the oldest samples are in no fold.
+    Folds are stratified by class or labels; or by group, so that a group is in one fold only; or
+    chronological: older samples alone train for a fold, and the oldest are in no fold.
 
     Args:
         samples: the source.
         indices: of the ordinary split.
-        fold: the fold's number from 0, how many there are, and which repetition, each with folds of its own.
-        seed: which folds.
+        fold: the fold's number from 0, the number of folds, and the repetition from 0, each
+            with different folds.
+        seed: seed of the folds.
 
     Raises:
         InputError: when there cannot be so many folds.
@@ -73,39 +81,58 @@ def fold_samples(samples: Samples, indices: Indices, fold: tuple[int, int, int],
     number, folds, repeat = fold
     pool = torch.cat([indices["train"], indices["val"]]).sort().values.numpy()
     if not (folds >= 2 and 0 <= number < folds and repeat >= 0):
-        raise InputError(f"data.fold: expected a fold's number from 0, at least 2 folds, and a repetition from 0, "
-                         f"got {list(fold)}")  # fmt: skip
-    options = {"shuffle": True, "random_state": seed + repeat}
-    y = strata(samples, pool)
-    groups = None if samples.groups is None else samples.groups.numpy()[pool]
-    most, of = len(pool), "samples outside the test set"
+        raise InputError(
+            "data.fold: expected a fold's number from 0, at least 2 folds, and a repetition "
+            f"from 0, got {list(fold)}"
+        )
     if samples.time is not None:
         if repeat:
-            raise InputError("data.fold: folds by time are the same in every repetition; one is all there is")
-        pool, y, groups = pool[np.argsort(samples.time.numpy()[pool], kind="stable")], None, None
-        splitter, most = sk.TimeSeriesSplit(folds), len(pool) - 1
-    elif groups is not None:
-        splitter = sk.GroupKFold(folds, **options) if y is None else sk.StratifiedGroupKFold(folds, **options)
-        most, of = len(np.unique(groups)), "groups outside the test set"
-    elif samples.predicts == "class":
-        splitter = sk.StratifiedKFold(folds, **options)
-        counts = [(count, name) for name, count in _class_counts(samples, torch.from_numpy(pool)) if count]
-        most, of = min(counts)[0], f"samples of class '{min(counts)[1]}' outside the test set, the smallest class"
-    elif y is not None and np.unique(y, return_counts=True)[1].min() >= folds:
-        splitter = sk.StratifiedKFold(folds, **options)
+            raise InputError(
+                "data.fold: chronological folds are the same in every repetition; "
+                "set one repetition"
+            )
+        pool = pool[np.argsort(samples.time.numpy()[pool], kind="stable")]
+        splitter, most, unit = (
+            sk.TimeSeriesSplit(folds),
+            len(pool) - 1,
+            "samples outside the test set",
+        )
+        y = groups = None
     else:
-        splitter = sk.KFold(folds, **options)
+        y = strata(samples, pool)
+        groups = None if samples.groups is None else samples.groups.numpy()[pool]
+        splitter, most, unit = _random_splitter(samples, pool, y, groups, folds, seed + repeat)
     if folds > most:
-        raise InputError(f"data.fold: {folds} folds need as many {of}; there are {most}")
+        raise InputError(f"data.fold: {folds} folds need as many {unit}; there are {most}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # few samples of a class in some group: the folds are the best there are
+        warnings.simplefilter("ignore")  # of rare classes in few groups: these folds are the best
         train, val = list(splitter.split(pool, y, groups))[number]
     train, val = (torch.from_numpy(np.sort(pool[part])) for part in (train, val))
     return {"train": train, "val": val, "test": indices["test"]}
 
 
+def _random_splitter(
+    samples: Samples, pool: Any, y: Any, groups: Any, folds: int, seed: int
+) -> tuple[Any, int, str]:
+    """Choose scikit-learn's splitter; also return the largest number of folds and its unit."""
+    from sklearn import model_selection as sk
+
+    options = {"shuffle": True, "random_state": seed}
+    if groups is not None:
+        by_group = sk.GroupKFold if y is None else sk.StratifiedGroupKFold
+        return by_group(folds, **options), len(np.unique(groups)), "groups outside the test set"
+    if samples.predicts == "class":
+        counts = _class_counts(samples, torch.from_numpy(pool))
+        most, name = min((count, name) for name, count in counts if count)
+        unit = f"samples of class '{name}' outside the test set, the smallest class"
+        return sk.StratifiedKFold(folds, **options), most, unit
+    stratified = y is not None and np.unique(y, return_counts=True)[1].min() >= folds
+    splitter = sk.StratifiedKFold if stratified else sk.KFold
+    return splitter(folds, **options), len(pool), "samples outside the test set"
+
+
 def _cut(samples: Samples, free: Any, count: int, seed: int, problem: str) -> tuple[Any, Any]:
-    """The free samples parted in those that stay and those that are cut off."""
+    """Split the free samples into remaining ones and `count` others."""
     if count == 0:
         return free, free[:0]
     if samples.time is not None:
@@ -117,23 +144,27 @@ def _cut(samples: Samples, free: Any, count: int, seed: int, problem: str) -> tu
 
     try:
         stratify = strata(samples, free)
-        if samples.predicts == "labels" and len(np.unique(stratify)) > min(count, len(free) - count):
+        smaller = min(count, len(free) - count)
+        if samples.predicts == "labels" and len(np.unique(stratify)) > smaller:
             stratify = None
         stay, cut = train_test_split(free, test_size=count, random_state=seed, stratify=stratify)
         return stay, cut
     except ValueError as error:
         if samples.predicts == "class":
-            few = [f"{name} ({n})" for name, n in _class_counts(samples, torch.from_numpy(free)) if 0 < n < 3]
+            counts = _class_counts(samples, torch.from_numpy(free))
+            few = [f"{name} ({count})" for name, count in counts if 0 < count < 3]
             if few:
-                raise InputError(f"{problem} needs 3 samples of each class, one for each split; fewer have: "
-                                 f"{counted(few)}; add samples or remove the class") from None  # fmt: skip
+                raise InputError(
+                    f"{problem} needs 3 samples of each class, one for each split; fewer have: "
+                    f"{join_names(few)}; add samples or remove the class"
+                ) from None
         raise InputError(f"{problem} does not fit {len(free):,} samples: {error}") from None
 
 
 def strata(samples: Samples, index: Any) -> Any:
-    """For some samples `(n,)`, numbers `(n,)` of what every split should have its share of: the class, or all labels.
+    """Return the strata `(n,)` of some samples `(n,)`: their classes, or combinations of labels.
 
-    Labels that rarely occur together are one stratum. None where there is nothing to stratify by: values, masks.
+    Rare combinations of labels form one stratum. Values and masks have none.
     """
     y = samples.y
     if samples.predicts == "class":
@@ -150,8 +181,8 @@ def strata(samples: Samples, index: Any) -> Any:
     return alike
 
 
-def _some(samples: Samples, free: Any, count: int, seed: int) -> Any:
-    """So many of the free samples, of each class its share; a smaller count takes some of what a larger one takes."""
+def _pick(samples: Samples, free: Any, count: int, seed: int) -> Any:
+    """Pick free samples, stratified by class; a smaller count gives a subset of a larger one."""
     order = np.random.default_rng(seed).permutation(free)
     if samples.predicts == "class":
         assert isinstance(samples.y, Tensor)
@@ -165,11 +196,13 @@ def _some(samples: Samples, free: Any, count: int, seed: int) -> Any:
 
 
 def _whole_groups(groups: Any, count: int, seed: int, problem: str) -> Any:
-    """Which samples to cut off, `(N,)` bool: groups in random order, each that still fits into the count."""
+    """Select samples, `(N,)` bool: groups in random order, if they still fit into the count."""
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) < 2:
-        raise InputError(f"{problem} needs a group for each split, and there are too few; split without groups, or "
-                         f"add some")  # fmt: skip
+        raise InputError(
+            f"{problem} needs a group for each split, and there are too few; "
+            "split without groups, or add some"
+        )
     taken = np.zeros(len(sizes), dtype=bool)
     left = count
     for number in np.random.default_rng(seed).permutation(len(sizes)):
@@ -177,7 +210,7 @@ def _whole_groups(groups: Any, count: int, seed: int, problem: str) -> Any:
             taken[number] = True
             left -= sizes[number]
     if not taken.any():
-        taken[sizes.argmin()] = True  # more than was asked for, and better than nothing
+        taken[sizes.argmin()] = True  # more than requested, but not empty
     if taken.all():
         taken[sizes.argmax()] = False
     return taken[group]
@@ -187,7 +220,10 @@ def _counts(split: Sequence[float], stages: Sequence[Stage], total: int) -> dict
     shares = {stage: split[STAGES.index(stage)] for stage in stages}
     problem = f"data.split: {list(split)}"
     if any(share < 0 for share in shares.values()) or sum(shares.values()) <= 0:
-        raise InputError(f"{problem}: expected three shares such as [0.7, 0.15, 0.15], or three counts, none negative")
+        raise InputError(
+            f"{problem}: expected three shares such as [0.7, 0.15, 0.15], or three counts, "
+            "none negative"
+        )
     if all(share <= 1 for share in split):
         if len(stages) == len(STAGES) and abs(sum(split) - 1) > 1e-6:
             raise InputError(f"{problem}: the shares add up to {sum(split):g}, not to 1")
@@ -199,13 +235,17 @@ def _counts(split: Sequence[float], stages: Sequence[Stage], total: int) -> dict
         raise InputError(f"{problem}: shares and counts are mixed; give three of one kind")
     counts = {stage: int(share) for stage, share in shares.items()}
     if sum(counts.values()) > total:
-        raise InputError(f"{problem}: asks for {sum(counts.values())} samples, and the source has {total}")
+        raise InputError(
+            f"{problem}: asks for {sum(counts.values())} samples, and the source has {total}"
+        )
     return counts
 
 
 def _class_counts(samples: Samples, index: Tensor) -> list[tuple[str, int]]:
     y = samples.y[index]
-    counts = (y.sum(dim=0) if y.ndim == 2 else torch.bincount(y, minlength=len(samples.classes))).tolist()
+    counts = (
+        y.sum(dim=0) if y.ndim == 2 else torch.bincount(y, minlength=len(samples.classes))
+    ).tolist()
     return list(zip(samples.classes, counts, strict=True))
 
 
@@ -213,100 +253,44 @@ def check_classes(samples: Samples, indices: Indices) -> None:
     """Refuse classes that training cannot learn.
 
     Raises:
-        InputError: when there is one class only, or when training lacks a class that validation or test has.
+        InputError: with one class only, or when training lacks a class of validation or test.
     """
     if samples.predicts not in ("class", "labels"):
         return
     if samples.predicts == "class" and len(samples.classes) < 2:
-        raise InputError(f"data: all samples are of one class, '{samples.classes[0]}'; at least two are needed")
+        raise InputError(
+            f"data: all samples are of one class, '{samples.classes[0]}'; at least two are needed"
+        )
     trained = dict(_class_counts(samples, indices["train"]))
     for stage in ("val", "test"):
-        lacking = [name for name, count in _class_counts(samples, indices[stage]) if count and not trained[name]]
+        counts = _class_counts(samples, indices[stage])
+        lacking = [name for name, count in counts if count and not trained[name]]
         if lacking:
-            raise InputError(f"data: classes in {stage} that training has no sample of: {counted(lacking)}; "
-                             f"add training samples, or remove them from {stage}")  # fmt: skip
+            raise InputError(
+                f"data: classes in {stage} that training has no sample of: {join_names(lacking)}; "
+                f"add training samples, or remove them from {stage}"
+            )
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Duplicates
+def import_sklearn() -> None:
+    """Import scikit-learn without pandas, which it needs for ARFF files only and which is slow."""
+    if not {"pandas", "sklearn"} & sys.modules.keys():
+        # An import of None fails, and scikit-learn handles that.
+        sys.modules["pandas"] = None  # type: ignore[assignment]
+        try:
+            import sklearn.datasets
+            import sklearn.model_selection  # noqa: F401
+        finally:
+            del sys.modules["pandas"]
 
 
-def find_duplicates(samples: Samples, indices: Indices, then: str, notes: list[str]) -> None:
-    """Look for identical samples in different splits; note them, drop them from training, or refuse them.
-
-    Raises:
-        InputError: when there are some and `then` is `error`.
-    """
-    if then == "ignore":
-        return
-    # In whole columns of numbers, none longer than needed: a table may have millions of rows, and as many twins.
-    keys = content_keys(samples)
-    split_of = np.full(len(keys), -1, dtype=np.int8)
-    for place, stage in enumerate(STAGES):
-        split_of[indices[stage].numpy()] = place
-    order = np.argsort(keys, kind="stable")
-    order = order[split_of[order] >= 0]
-    keys = keys[order]
-    new = np.ones(len(order), dtype=bool)  # where a sample's content is not that of the one before it
-    np.not_equal(keys[1:], keys[:-1], out=new[1:])
-    del keys
-    if new.all():
-        return
-    starts = np.flatnonzero(new)
-    lowest = np.minimum.reduceat(split_of[order], starts)
-    twins = np.cumsum(new) - 1  # the number of each sample's group of twins
-    leaking = split_of[order] != lowest[twins]
-    if not leaking.any():
-        return
-    places = np.flatnonzero(leaking)
-    leaks = []  # (a sample, its twin in a later split)
-    for place in places[np.argsort(order[places], kind="stable")][:3]:
-        group = twins[place]
-        end = starts[group + 1] if group + 1 < len(starts) else len(order)
-        members = order[starts[group] : end]
-        leaks.append((int(members[split_of[members] == lowest[group]][0]), int(order[place])))
-    mixed = np.zeros(len(starts), dtype=bool)
-    mixed[twins[places]] = True
-    in_training = order[mixed[twins] & (split_of[order] == 0)]
-
-    def where(i: int) -> str:
-        return f"{samples.name(i)} ({STAGES[split_of[i]]})"
-
-    examples = "; ".join(f"{where(one)} = {where(other)}" for one, other in leaks[:3])
-    text = f"{len(places):,} samples stand identical in another split: {examples}"
-    if then == "error":
-        raise InputError(f"data: {text}; data.duplicates=drop removes them from training")
-    if then == "drop" and len(in_training):
-        keep = torch.ones(len(split_of), dtype=torch.bool)
-        keep[torch.from_numpy(in_training)] = False
-        indices["train"] = indices["train"][keep[indices["train"]]]
-        notes.append(f"duplicates: {text}; {len(in_training):,} dropped from training")
-    else:
-        notes.append(f"duplicates: {text}; data.duplicates=drop removes them from training")
-
-
-def content_keys(samples: Samples) -> Any:
-    """A 64-bit key of each sample's content, `(N,)`; equal content has equal keys.
-
-    Sources that lie in files say their keys themselves (`content_keys`).
-    """
-    own = getattr(samples.x, "content_keys", None)
-    if own is not None:
-        return own()
-    weights: Any = None
-    keys = np.empty(len(samples.x), dtype=np.uint64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the sums wrap around, as is meant
-        chunk = max(1, (1 << 18) // max(1, samples.x[:1].nbytes))
-        for start in range(0, len(keys), chunk):
-            index = torch.arange(start, min(start + chunk, len(keys)))
-            content = take(samples.x, index).flatten(1)
-            if samples.columns:  # rows of a table often agree by chance; a twin has the same target, too
-                content = torch.cat([content, samples.y[index].to(content.dtype).reshape(len(content), -1)], dim=1)
-            rows = content.contiguous().numpy().view(np.uint8)
-            rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8))).view(np.uint64)
-            if weights is None:
-                weights = np.random.default_rng(0).integers(0, 2**64, rows.shape[1], dtype=np.uint64) | np.uint64(1)
-            mixed = rows ^ (rows >> np.uint64(31))
-            keys[start : start + len(rows)] = (mixed * weights).sum(axis=1, dtype=np.uint64)
-    return keys
+def format_split(samples: Samples, indices: Indices) -> str:
+    """Format the split as CSV: each sample's number, name and stage."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["index", "name", "split"])
+    for stage in STAGES:
+        # A list of all indices would take more memory than a table.
+        for chunk in torch.split(indices[stage], 4096):
+            writer.writerows([i, samples.name(i), stage] for i in chunk.tolist())
+    return text.getvalue()

@@ -1,4 +1,4 @@
-"""What `python -m src.predict` leaves: the file of rows, the masks beside it, and the page of pictures."""
+"""The files of `python -m src.predict`: the table, the masks beside it, and the gallery."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ SIDE = 128  # pixels of a picture on the page
 
 
 class MaskFiles:
-    """Masks as PNG files, at the size of their pictures, in a folder beside the table: there when all is written."""
+    """Masks as PNG files of their images' size, in a folder that appears when all is written."""
 
     def __init__(self, out: Path, data: Any, spec: Spec) -> None:
-        self.folder, self.beside = out.with_name(f"{out.stem}_masks"), out.with_name(f".{out.stem}_masks.tmp")
-        # What transforms have done to a picture cannot be undone: its mask stays as large as the net's input then.
-        self.fit = None if data.transforms["test"] else getattr(data, "fit", "crop")
+        self.folder, self.beside = (
+            out.with_name(f"{out.stem}_masks"),
+            out.with_name(f".{out.stem}_masks.tmp"),
+        )
+        # Transforms cannot be undone: with them, a mask keeps the size of the net's input.
+        self.fit = None if data.transforms["test"] else getattr(data, "resize_mode", "crop")
         self.written: set[str] = set()
 
     def __enter__(self) -> MaskFiles:
@@ -51,7 +54,9 @@ class MaskFiles:
             names.append(f"{self.folder.name}/{name}")
             if readable:
                 picture = indexed(mask)
-                (unfit(picture, size_of(path), self.fit) if self.fit else picture).save(self.beside / name)
+                (unfit(picture, size_of(path), self.fit) if self.fit else picture).save(
+                    self.beside / name
+                )
         return names
 
     def read(self, name: str) -> Any:
@@ -78,7 +83,9 @@ def writer(path: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
         if path.suffix == ".csv":
             frame.to_csv(file, index=False, header=file.tell() == 0)
         elif path.suffix == ".jsonl":
-            frame.to_json(file, orient="records", lines=True, force_ascii=False, double_precision=15)
+            frame.to_json(
+                file, orient="records", lines=True, force_ascii=False, double_precision=15
+            )
         else:
             from pyarrow import Table
             from pyarrow import parquet as arrow
@@ -94,13 +101,19 @@ def writer(path: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
             parquet.close()
         os.replace(beside, path)
     except (OSError, ImportError) as error:
-        reason = getattr(error, "strerror", "Parquet needs pyarrow; install it: pip install -e '.[parquet]'")
-        raise InputError(f"{getattr(error, 'filename', None) or path}: cannot be written: {reason}") from error
+        reason = getattr(
+            error, "strerror", "Parquet needs pyarrow; install it: pip install -e '.[parquet]'"
+        )
+        raise InputError(
+            f"{getattr(error, 'filename', None) or path}: cannot be written: {reason}"
+        ) from error
     finally:
         beside.unlink(missing_ok=True)
 
 
-def page(first: pd.DataFrame, paths: Sequence[str], run: TrainedRun, max_pixels: int, masks: MaskFiles) -> str:
+def page(
+    first: pd.DataFrame, paths: Sequence[str], run: TrainedRun, max_pixels: int, masks: MaskFiles
+) -> str:
     """A self-contained HTML page: pictures as they are in their files, each with its prediction."""
     from src.kindling.data.images.decode import decode
     from src.kindling.data.masks import over
@@ -110,22 +123,40 @@ def page(first: pd.DataFrame, paths: Sequence[str], run: TrainedRun, max_pixels:
         name, told, image = html.escape(row["path"]), row["error"], ""
         if not isinstance(told, str):
             picture, file = decode(path, 3, max_pixels, SIDE), io.BytesIO()
-            drawn = run.spec.predicts == "mask"
+            drawn = run.require_spec("a gallery").predicts == "mask"
             picture = over(picture, masks.read(row["prediction"])) if drawn else picture
             picture.thumbnail((SIDE, SIDE))
             picture.save(file, "PNG")
-            image = f'<img src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}" alt="{name}">'
+            content = base64.b64encode(file.getvalue()).decode()
+            image = f'<img src="data:image/png;base64,{content}" alt="{name}">'
             if drawn:  # the mask is seen; how much of it each class takes is told
-                there = sorted((key for key in row if key.startswith("share_") and row[key]), key=lambda key: -row[key])
+                there = sorted(
+                    (key for key in row if key.startswith("share_") and row[key]),
+                    key=lambda key: -row[key],
+                )
                 told = ", ".join(f"{key.removeprefix('share_')} {row[key]:.0%}" for key in there)
             else:
                 said = (row[key] for key in row if key.startswith("prediction"))
-                told = ", ".join(f"{value:.4g}" if isinstance(value, float) else value for value in said)
+                told = ", ".join(
+                    f"{value:.4g}" if isinstance(value, float) else value for value in said
+                )
             told += f" {row['probability']:.0%}" if "probability" in row else ""
-        figures.append(f"<figure>{image}<figcaption>{html.escape(told)}</figcaption><small>{name}</small></figure>\n")
-    title = html.escape(f"{run.spec.target or 'Predictions'} ({shown(run.path)})")
-    style = f"""body {{ font-family: sans-serif; margin: 2em }} small {{ color: #666; overflow-wrap: anywhere }}
-        main {{ display: grid; grid-template-columns: repeat(auto-fill, {SIDE}px); gap: 1.5em }} figure {{ margin: 0 }}
-        img {{ width: {SIDE}px; height: {SIDE}px; object-fit: contain; image-rendering: pixelated; background: #eee }}"""
-    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{style}</style>\n'
-            f"<h1>{title}</h1><main>\n{''.join(figures)}</main></html>\n")  # fmt: skip
+        figures.append(
+            f"<figure>{image}<figcaption>{html.escape(told)}</figcaption>"
+            f"<small>{name}</small></figure>\n"
+        )
+    title = html.escape(
+        f"{(run.spec.target if run.spec else '') or 'Predictions'} ({shown(run.path)})"
+    )
+    style = f"""
+        body {{ font-family: sans-serif; margin: 2em }}
+        small {{ color: #666; overflow-wrap: anywhere }}
+        main {{ display: grid; grid-template-columns: repeat(auto-fill, {SIDE}px); gap: 1.5em }}
+        figure {{ margin: 0 }}
+        img {{ width: {SIDE}px; height: {SIDE}px; object-fit: contain;
+            image-rendering: pixelated; background: #eee }}"""
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{style}</style>\n"
+        f"<h1>{title}</h1><main>\n{''.join(figures)}</main></html>\n"
+    )

@@ -1,7 +1,4 @@
-"""How fast an experiment trains, how close that is to the limit, and what to change.
-
-python -m src.benchmark [CONFIG] [key=value ...] [--against raw] [--json FILE]
-"""
+"""Measure the throughput of an experiment's parts."""
 
 from __future__ import annotations
 
@@ -10,266 +7,276 @@ import gc
 import io
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from src.kindling.config import instantiate
 from src.kindling.config.compose import Config
-from src.kindling.dev.benchmark_report import report_of
+from src.kindling.config.errors import InputError
+from src.kindling.data.data_module import DataModule
+from src.kindling.dev.benchmark_report import build_report
+from src.kindling.nn.optimizers import fused
+from src.kindling.runs.run import Run
+from src.kindling.training.build import build_data, build_task
+from src.kindling.training.monitor import Monitor
+from src.kindling.training.speed import look_for_gpus_once
+from src.kindling.training.trainer import build_trainer
+from src.kindling.training.warning_filters import quiet
 
-if TYPE_CHECKING:
-    from torch import Tensor
+Batch = tuple[Tensor, Tensor]
+BARE: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
-    from src.kindling.data.batch import Batch
-    from src.kindling.data.data_module import DataModule
 
-
-def benchmark(config: Config, rounds: int = 5, seconds: float = 2.0, raw: bool = False) -> dict[str, Any]:
-    """Measure one experiment's parts in turn, in this process.
+def benchmark(
+    config: Config, rounds: int = 5, seconds: float = 2.0, raw: bool = False
+) -> dict[str, Any]:
+    """Measure an experiment's parts in turn, in this process, and report them.
 
     Args:
         config: a config that `src.kindling.config.instantiate.check` has accepted.
-        rounds: how often each part is measured; medians are reported.
-        seconds: about how long each measurement takes.
-        raw: whether to measure the textbook loop as well.
-
-    Returns:
-        Samples a second of each part, their ratios round by round, milliseconds of a batch and where they go, and
-        what to change.
+        rounds: how often each part is measured; the report has medians, and ratios round by round.
+        seconds: of each measurement, about.
+        raw: whether to measure the textbook loop too.
     """
-    import torch
-
-    from src.kindling.config import instantiate
-    from src.kindling.training.build import build_data
-    from src.kindling.training.speed import look_for_gpus_once
-    from src.kindling.training.warning_filters import quiet
-
     quiet()
     look_for_gpus_once()
-    values = instantiate.values(config)
-    torch.set_num_threads(values.threads or 1)
+    torch.set_num_threads(instantiate.values(config).threads or 1)
     data = build_data(config)
-    device = instantiate.build(config, "trainer", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                         enable_model_summary=False).strategy.root_device  # fmt: skip
+    if not isinstance(data, DataModule):
+        raise InputError(
+            "data: src.benchmark needs a data module with a spec; "
+            "subclass src.kindling.data.DataModule"
+        )
+    device = instantiate.build(config, "trainer", **BARE).strategy.root_device
     whole = next(iter(data.train_dataloader()))
-    batch = whole._replace(x=whole.x.to(device), y=whole.y.to(device))
+    batch = whole[0].to(device), whole[1].to(device)
+
+    def fit(seconds: float, **options: bool) -> float:
+        slowest = min(measured["step"][-1], measured["loader"][-1])
+        batches = max(seconds * slowest / data.batch_size, 5)
+        return _fit(config, data, int(min(batches, len(data.train_dataloader()))), **options)
+
     measures: dict[str, Callable[[float], float]] = {
-        "limit": lambda seconds: _limit(config, data, batch, seconds),
+        "model_only": lambda seconds: _model_only(config, data, batch, seconds),
         "step": lambda seconds: _step(config, data, batch, seconds),
         "loader": lambda seconds: _loader(data, seconds),
         "copy": lambda seconds: _copy(data, whole, device, seconds),
-        "augmentation": lambda seconds: _augmentation(config, data, batch, seconds),
-        "bare": lambda seconds: _fit(config, data, _batches(found, data, seconds), callbacks=False, loggers=False),
-        "unlogged": lambda seconds: _fit(config, data, _batches(found, data, seconds), loggers=False),
-        "fit": lambda seconds: _fit(config, data, _batches(found, data, seconds)),
+        "augmentation": lambda seconds: _augmentation(data, batch, seconds),
+        "bare": lambda seconds: fit(seconds, callbacks=False),
+        "unlogged": lambda seconds: fit(seconds, loggers=False),
+        "fit": fit,
+        "raw": lambda seconds: _raw(config, data, seconds),
     }
-    if device.type == "cpu":  # the batch lies there already
+    if device.type == "cpu":  # the batch is there already
         del measures["copy"]
-    if not data.augment:  # the step's own preprocessing is part of the step
+    if not data.prepare.augment:  # the step's own preprocessing is part of the step
         del measures["augmentation"]
-    if raw:
-        measures["raw"] = lambda seconds: _raw(config, data, seconds)
-    found: dict[str, list[float]] = {name: [] for name in measures}
-    for number in range(rounds + 1):
+    if not raw:
+        del measures["raw"]
+    measured: dict[str, list[float]] = {name: [] for name in measures}
+    for name, measure in measures.items():  # warm up
+        measured[name].append(measure(seconds / 4))
+    for _ in range(rounds):
         for name, measure in measures.items():
-            found[name].append(measure(seconds if number else seconds / 4))
-    found = {name: rates[1:] for name, rates in found.items()}
-    return report_of(config, data, found, str(device))
+            measured[name].append(measure(seconds))
+    counted = {name: rates[1:] for name, rates in measured.items()}
+    return build_report(config, data, counted, str(device))
 
 
-def _batches(found: dict[str, list[float]], data: DataModule, seconds: float) -> int:
-    """How many batches of a fit take about so many seconds."""
-    slowest = min(found["step"][-1], found["loader"][-1])
-    return int(min(max(seconds * slowest / data.batch_size, 5), len(data.train_dataloader())))
+# Each function below returns samples per second.
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# What is measured: each function gives samples a second
-
-
-def _limit(config: Config, data: DataModule, batch: Batch, seconds: float) -> float:
-    task, optimizer = _task(config, data, batch.x.device)
-    with_grad = task.preprocess(batch.x)
+def _model_only(config: Config, data: DataModule, batch: Batch, seconds: float) -> float:
+    """Time net, loss and optimizer alone, on the inputs that a training step gives them."""
+    task, optimizer = _build_task(config, data, batch[0].device)
     net, loss = task.net, task.loss
-    targets = task.targets(batch.y)
+    given: dict[str, tuple[Tensor, ...]] = {}
+    hooks = [
+        part.register_forward_pre_hook(lambda _, x, name=name: given.update({name: x}))
+        for name, part in (("net", net), ("loss", loss))
+    ]
+    task.training_step(data.prepare(*batch), 0)
+    for hook in hooks:
+        hook.remove()
+    x, target = given["net"][0], given["loss"][1]
 
     def step() -> None:
         optimizer.zero_grad()
-        loss(net(with_grad), targets).backward()
+        loss(net(x), target).backward()
         optimizer.step()
 
-    return _repeated(step, len(batch.y), seconds, batch.x.device)
+    return _repeat(step, len(batch[1]), seconds, batch[0].device)
 
 
 def _step(config: Config, data: DataModule, batch: Batch, seconds: float) -> float:
-    task, optimizer = _task(config, data, batch.x.device)
+    task, optimizer = _build_task(config, data, batch[0].device)
 
     def step() -> None:
         optimizer.zero_grad()
-        task.training_step(batch, 0).backward()
+        task.training_step(data.prepare(*batch), 0).backward()
         optimizer.step()
 
-    rate = _repeated(step, len(batch.y), seconds, batch.x.device)
+    rate = _repeat(step, len(batch[1]), seconds, batch[0].device)
     task.train_meter.compute()
     return rate
 
 
 def _loader(data: DataModule, seconds: float) -> float:
-    count, started = 0, time.perf_counter()
-    while True:
-        for batch in data.train_dataloader():
-            count += len(batch.y)
-            if time.perf_counter() - started > seconds:
-                return count / (time.perf_counter() - started)
+    return _repeat_epochs(data.train_dataloader, lambda x, y: None, seconds)
 
 
-def _copy(data: DataModule, batch: Batch, device: Any, seconds: float) -> float:
-    pinned = batch._replace(x=batch.x.pin_memory(), y=batch.y.pin_memory()) if batch.x.device.type == "cpu" else batch
-    return _repeated(lambda: data.transfer_batch_to_device(pinned, device, 0), len(batch.y), seconds, device)
+def _copy(data: DataModule, batch: Batch, device: torch.device, seconds: float) -> float:
+    x, y = batch
+    pinned = (x.pin_memory(), y.pin_memory()) if x.device.type == "cpu" else batch
+
+    def copy() -> None:
+        data.transfer_batch_to_device(pinned, device, 0)
+
+    return _repeat(copy, len(y), seconds, device)
 
 
-def _augmentation(config: Config, data: DataModule, batch: Batch, seconds: float) -> float:
-    import torch
-
-    task, _ = _task(config, data, batch.x.device)
-    targets = batch.y if not data.spec.classes else torch.nn.functional.one_hot(batch.y, data.spec.num_outputs).float()
-
+def _augmentation(data: DataModule, batch: Batch, seconds: float) -> float:
     def augment() -> None:
-        x, y = task.preprocess(batch.x), targets
-        for transform in task.augment:
-            x, y = transform(x, y)
+        data.prepare(*batch, augment=True)
 
-    return _repeated(augment, len(batch.y), seconds, batch.x.device)
+    return _repeat(augment, len(batch[1]), seconds, batch[0].device)
 
 
-def _fit(config: Config, data: DataModule, batches: int, callbacks: bool = True, loggers: bool = True) -> float:
-    """Two epochs of so many training batches and one of validation; the second is timed, from its start to its end."""
-    import torch
-    from lightning.pytorch import Callback, LightningModule, Trainer
+class Clock(Callback):
+    """The times at which each epoch and the end of the training began."""
 
-    from src.kindling.config import instantiate
-    from src.kindling.runs.run import Run
-    from src.kindling.training.trainer import build_trainer
+    def __init__(self) -> None:
+        self.times: list[float] = []
 
-    class Clock(Callback):
-        times: list[float]
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _synchronize(pl_module.device)
+        self.times.append(time.perf_counter())
 
-        def __init__(self) -> None:
-            self.times = []
+    on_train_end = on_train_epoch_start
 
-        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            _wait(pl_module.device)
-            self.times.append(time.perf_counter())
 
-        def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            _wait(pl_module.device)
-            self.times.append(time.perf_counter())
-
-    short = config.replaced({
-        "trainer.max_epochs": 2, "trainer.max_steps": -1, "trainer.limit_train_batches": batches,
-        "trainer.limit_val_batches": 1, "callbacks": None, "logger": None,
-    })  # fmt: skip
-    torch.manual_seed(0)
-    task, _ = _task(short, data, torch.device("cpu"))
+def _fit(
+    config: Config, data: DataModule, batches: int, callbacks: bool = True, loggers: bool = True
+) -> float:
+    """Time the second of two epochs, each of so many training batches and one of validation."""
+    changes = {
+        "trainer.max_epochs": 2,
+        "trainer.max_steps": -1,
+        "trainer.limit_train_batches": batches,
+        "trainer.limit_val_batches": 1,
+        "callbacks": None,
+        "logger": None,
+    }
+    short = config.replaced(changes)
+    task, _ = _build_task(short, data, torch.device("cpu"))
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         if callbacks:
-            trainer = build_trainer(short, Run(Path(folder)), task, data.spec)
+            trainer = build_trainer(short, Run(Path(folder)), task, data, Monitor("val/loss"))
             trainer.callbacks.insert(0, clock)  # type: ignore[attr-defined]
             trainer.loggers = trainer.loggers if loggers else []
         else:
-            trainer = instantiate.build(short, "trainer", callbacks=[clock], logger=False, enable_checkpointing=False,
-                                  enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-                                  use_distributed_sampler=False)  # fmt: skip
+            options = {**BARE, "num_sanity_val_steps": 0, "use_distributed_sampler": False}
+            trainer = instantiate.build(short, "trainer", callbacks=[clock], **options)
         gc.collect()
         gc.freeze()  # as src.train does
         trainer.fit(task, datamodule=data)
         gc.unfreeze()
         for logger in trainer.loggers:
-            logger.close() if hasattr(logger, "close") else None
-    samples = batches * data.batch_size
-    return min(samples, len(data.indices["train"])) / (clock.times[2] - clock.times[1])
+            if hasattr(logger, "close"):
+                logger.close()
+    samples = min(batches * data.batch_size, len(data.indices["train"]))
+    return samples / (clock.times[2] - clock.times[1])
 
 
 def _raw(config: Config, data: DataModule, seconds: float) -> float:
-    """The loop of the textbooks: one sample at a time, PIL, ToTensor, Normalize, DataLoader, and five lines."""
-    import torch
-    from torch.utils.data import DataLoader, Dataset
-
-    task, _ = _task(config, data, torch.device("cpu"))
+    """Time the tutorials' loop: a data set of single samples, a DataLoader, and five lines."""
+    task, _ = _build_task(config, data, torch.device("cpu"))
     optimizer = task.optimizer(list(task.parameters()))
+    net, criterion = task.net.to(memory_format=torch.contiguous_format), task.loss
     samples, train = data.samples, data.indices["train"].tolist()
     transform = _textbook_transform(data)
 
-    class OneByOne(Dataset[Any]):
+    class SingleSamples(Dataset[Any]):
         def __len__(self) -> int:
             return len(train)
 
         def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
             return transform(samples.x[train[i]]), samples.y[train[i]]
 
-    loader = DataLoader(OneByOne(), batch_size=data.batch_size, shuffle=True, num_workers=data.num_workers)
-    net, loss_function = task.net.to(memory_format=torch.contiguous_format), task.loss
-    count, started = 0, time.perf_counter()
-    while True:
-        for x, y in loader:
-            targets = task.targets(y)
-            optimizer.zero_grad()
-            loss = loss_function(net(x), targets)
-            loss.backward()
-            optimizer.step()
-            count += len(y)
-            if time.perf_counter() - started > seconds:
-                return count / (time.perf_counter() - started)
+    kind = data.spec.predicts
+    prepare_targets: Callable[[Tensor], Tensor] = (
+        task.scale if kind == "values" else Tensor.float if kind == "labels" else lambda y: y
+    )
+    loader: DataLoader[Any] = DataLoader(
+        SingleSamples(), batch_size=data.batch_size, shuffle=True, num_workers=data.num_workers
+    )
+
+    def step(x: Tensor, y: Tensor) -> None:
+        optimizer.zero_grad()
+        criterion(net(x), prepare_targets(y)).backward()
+        optimizer.step()
+
+    return _repeat_epochs(lambda: loader, step, seconds)
 
 
 def _textbook_transform(data: DataModule) -> Callable[[Tensor], Tensor]:
-    from src.kindling.data.preprocess import preprocess
-
     if data.spec.kind == "table":
-        encode: Callable[[Tensor], Tensor] = preprocess(data.spec)
+        encode: Callable[[Tensor], Tensor] = data.prepare.preprocess
         return lambda row: encode(row[None])[0]
-    from torchvision import transforms
-
-    highest = 255.0
     steps = [transforms.ToPILImage(), *(data.transforms["train"] or []), transforms.ToTensor()]
-    steps.append(transforms.Normalize([m / highest for m in data.spec.mean], [s / highest for s in data.spec.std]))
-    composed: Callable[[Tensor], Tensor] = transforms.Compose(steps)
+    mean, std = ([value / 255 for value in values] for values in (data.spec.mean, data.spec.std))
+    composed: Callable[[Tensor], Tensor] = transforms.Compose(
+        [*steps, transforms.Normalize(mean, std)]
+    )
     return composed
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Helpers of the measurements
-
-
-def _task(config: Config, data: DataModule, device: Any) -> tuple[Any, Any]:
-    """A fresh task in training mode and its optimizer."""
-    import torch
-
-    from src.kindling.nn.optimizers import fused
-    from src.kindling.training.build import build_task
-
+def _build_task(config: Config, data: DataModule, device: torch.device) -> tuple[Any, Any]:
+    """A new task in training mode, and its optimizer."""
     torch.manual_seed(0)
-    task: Any = build_task(config, data.spec, data.augment, begin=False).to(device).train()
+    task: Any = build_task(config, data, load_weights=False).to(device).train()
     trained = [parameter for parameter in task.parameters() if parameter.requires_grad]
     return task, fused(task.optimizer, device)(trained)
 
 
-def _repeated(step: Callable[[], object], size: int, seconds: float, device: Any) -> float:
+def _repeat(step: Callable[[], object], size: int, seconds: float, device: torch.device) -> float:
     for _ in range(3):
         step()
-    _wait(device)
+    _synchronize(device)
     count, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
         for _ in range(5):
             step()
         count += 5 * size
-        _wait(device)
+        _synchronize(device)
     return count / (time.perf_counter() - started)
 
 
-def _wait(device: Any) -> None:
-    import torch
+def _repeat_epochs(
+    load: Callable[[], Iterable[Any]], step: Callable[[Tensor, Tensor], None], seconds: float
+) -> float:
+    count, started = 0, time.perf_counter()
+    while True:
+        for x, y, *_ in load():
+            step(x, y)
+            count += len(y)
+            if time.perf_counter() - started > seconds:
+                return count / (time.perf_counter() - started)
 
+
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,24 +1,29 @@
-"""What the benchmark's rates say: the share of the limit, where the time of a batch goes, and what to change."""
+"""Report a benchmark: throughput, where the time of a batch goes, and what to change."""
 
 from __future__ import annotations
 
-import resource
 import statistics
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
 
 from src.kindling.config.compose import Config
-from src.kindling.config.errors import counting
+from src.kindling.config.errors import format_count
+from src.kindling.data.data_module import DataModule
 
-if TYPE_CHECKING:
-    from src.kindling.data.data_module import DataModule
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
-# What is measured, in turn, in every round; the first round warms up and is not counted.
-LABELS = {
-    "limit": "the limit: net, loss and optimizer over one batch",
-    "step": "the task's whole step over one batch",
-    "loader": "the loader alone",
+LABELS = {  # of the parts, in the order in which they are measured
+    "model_only": "model only: net, loss and optimizer over one batch",
+    "step": "the task's training step over one batch",
+    "loader": "the data loader",
     "copy": "the copy to the device",
     "augmentation": "preprocessing and augmentation",
     "bare": "Lightning's loop without callbacks and loggers",
@@ -28,89 +33,115 @@ LABELS = {
 }
 
 
-def report_of(config: Config, data: DataModule, found: dict[str, list[float]], device: str) -> dict[str, Any]:
-    import torch
+def build_report(
+    config: Config, data: DataModule, measured: dict[str, list[float]], device: str
+) -> dict[str, Any]:
+    """Summarize the throughput that was measured in each round."""
+    on_gpu = device.startswith("cuda")
+    rates = {name: statistics.median(values) for name, values in measured.items()}
+    milliseconds = _split_batch_time(rates, data)
 
-    rates = {name: statistics.median(values) for name, values in found.items()}
-    batch = data.batch_size
-    milliseconds = {name: 1000 * batch / rate for name, rate in rates.items()}
-    overlapped, augmentation = data.num_workers > 0, milliseconds.get("augmentation", 0.0)
-    goes = {
-        "net, loss, optimizer": milliseconds["limit"],
-        "preprocessing and augmentation": augmentation,
-        "metrics": milliseconds["step"] - milliseconds["limit"] - augmentation,
-        "data": max(0.0, milliseconds["loader"] - milliseconds["step"]) if overlapped else milliseconds["loader"],
-        "copy to the device": milliseconds.get("copy", 0.0),
-        "logging": milliseconds["fit"] - milliseconds["unlogged"],
-        "callbacks": milliseconds["unlogged"] - milliseconds["bare"],
-    }
-    if not augmentation:
-        goes["preprocessing and metrics"] = goes.pop("metrics")
-        del goes["preprocessing and augmentation"]
-    goes["Lightning's loop"] = milliseconds["fit"] - sum(goes.values())
+    def compare(name: str, other: str) -> float:
+        pairs = zip(measured[name], measured[other], strict=True)
+        return statistics.median(one / two for one, two in pairs)
 
-    def against(name: str, other: str) -> float:
-        return statistics.median(one / two for one, two in zip(found[name], found[other], strict=True))
-
-    ratios = {f"fit / {other}": against("fit", other) for other in ("limit", "raw") if other in found}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return {
         "config": config.name,
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        "device": torch.cuda.get_device_name() if on_gpu else device,
         "threads": torch.get_num_threads(),
         "num_workers": data.num_workers,
-        "batch_size": batch,
-        "unit": "images/s" if data.spec.kind == "image" else "rows/s",
+        "batch_size": data.batch_size,
+        "unit": _unit(data),
         "rates": rates,
-        "of_the_limit": {name: against(name, "limit") for name in found},
-        "ratios": ratios,
-        "milliseconds": goes,
-        "peak_memory_mib": peak,
-        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else None,
-        "advice": list(advice(data, rates, goes)),
+        "of_model_only_throughput": {name: compare(name, "model_only") for name in measured},
+        "ratios": {
+            f"fit / {name}": compare("fit", name)
+            for name in ("model_only", "raw")
+            if name in measured
+        },
+        "milliseconds": milliseconds,
+        "peak_memory_mib": _peak_memory(),
+        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if on_gpu else None,
+        "advice": list(advise(data, rates, milliseconds)),
     }
 
 
-def advice(data: DataModule, rates: dict[str, float], goes: dict[str, float]) -> Iterator[str]:
-    unit = "images/s" if data.spec.kind == "image" else "rows/s"
+def _split_batch_time(rates: dict[str, float], data: DataModule) -> dict[str, float]:
+    """The milliseconds of a batch, by the part of the fit that takes them."""
+    total = {name: 1000 * data.batch_size / rate for name, rate in rates.items()}
+    augmentation = total.get("augmentation", 0.0)
+    wait = max(0.0, total["loader"] - total["step"]) if data.num_workers else total["loader"]
+    metrics = total["step"] - total["model_only"] - augmentation
+    split = {"net, loss, optimizer": total["model_only"]}
+    if augmentation:
+        split |= {"preprocessing and augmentation": augmentation, "metrics": metrics}
+    else:
+        split["preprocessing and metrics"] = metrics
+    split |= {
+        "data": wait,
+        "copy to the device": total.get("copy", 0.0),
+        "logging": total["fit"] - total["unlogged"],
+        "callbacks": total["unlogged"] - total["bare"],
+    }
+    return split | {"Lightning's loop": total["fit"] - sum(split.values())}
+
+
+def _peak_memory() -> float | None:
+    """MiB; None where the system does not measure it."""
+    if resource is None:
+        return None
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+
+
+def _unit(data: DataModule) -> str:
+    return "images/s" if data.spec.kind == "image" else "rows/s"
+
+
+def advise(
+    data: DataModule, rates: dict[str, float], milliseconds: dict[str, float]
+) -> Iterator[str]:
     if rates["loader"] < rates["step"]:
-        gives = f"the loader gives {rates['loader']:,.0f} {unit}, the net could take {rates['step']:,.0f}"
+        slow = (
+            f"the data loader gives {rates['loader']:,.0f} {_unit(data)}, "
+            f"the training step takes {rates['step']:,.0f}"
+        )
         if data.transforms["train"] is not None:
-            yield f"{gives}: the batch transforms of src/kindling/data/augment.py do the same on whole batches"
+            yield f"{slow}: use the batch transforms of src/kindling/data/augment"
         elif hasattr(data.samples.x, "paths") and getattr(data, "cache", None) == "none":
-            yield f"{gives}: set data.cache=memmap"
+            yield f"{slow}: set data.cache=memmap"
         else:
-            yield f"{gives}: threads=1 makes room for more workers"
-    if min(goes.values()) < -0.05 * goes["net, loss, optimizer"]:
-        yield "a part of a batch comes out below zero: the machine did something else; measure again when it is idle"
-    loop = goes["Lightning's loop"] + goes["callbacks"] + goes["logging"]
-    if loop > goes["net, loss, optimizer"]:
-        yield "most of a step is the loop around the net: a larger data.batch_size has fewer steps"
+            yield f"{slow}: set threads=1, which leaves cores for more workers"
+    model_only = milliseconds["net, loss, optimizer"]
+    if min(milliseconds.values()) < -0.05 * model_only:
+        yield "a part takes less than no time: the machine was busy; measure again when it is idle"
+    if (
+        sum(milliseconds[name] for name in ("Lightning's loop", "callbacks", "logging"))
+        > model_only
+    ):
+        yield "the loop takes longer than the net: set a larger data.batch_size, for fewer steps"
 
 
-def table(report: dict[str, Any]) -> None:
-    """Print the report."""
-    from rich.console import Console
-    from rich.table import Table
-
-    unit = report["unit"]
-    threads, workers = counting(report["threads"], "thread"), counting(report["num_workers"], "worker")
-    print(f"{report['config']} on {report['device']}, {threads}, {workers}, "
-          f"batches of {report['batch_size']}")  # fmt: skip
-    rates = Table("", unit, "of the limit", box=None, pad_edge=False, header_style="bold")
+def print_report(report: dict[str, Any]) -> None:
+    threads = format_count(report["threads"], "thread")
+    workers = format_count(report["num_workers"], "worker")
+    device, size = report["device"], report["batch_size"]
+    print(f"{report['config']} on {device}, {threads}, {workers}, batches of {size}")
+    rates = Table("", report["unit"], "of model-only throughput", box=None, pad_edge=False)
     for name, rate in report["rates"].items():
-        rates.add_row(LABELS[name], f"{rate:,.0f}", f"{report['of_the_limit'][name]:.2f}")
-    parts = Table("a batch", "ms", box=None, pad_edge=False, header_style="bold")
+        share = report["of_model_only_throughput"][name]
+        rates.add_row(LABELS[name], f"{rate:,.0f}", f"{share:.2f}")
+    parts = Table("a batch", "ms", box=None, pad_edge=False)
     for name, value in report["milliseconds"].items():
         parts.add_row(name, f"{value:.2f}")
-    for printed in (rates, parts):
-        for column in printed.columns[1:]:
+    for table in (rates, parts):
+        for column in table.columns[1:]:
             column.justify = "right"
-        Console().print(printed)
+        Console().print(table)
     for name, ratio in report["ratios"].items():
-        print(f"{name:<12} {ratio:.2f}")
-    print(f"peak memory  {report['peak_memory_mib']:,.0f} MiB")
-    if report["peak_gpu_memory_mib"] is not None:
-        print(f"GPU memory   {report['peak_gpu_memory_mib']:,.0f} MiB")
+        print(f"{name:<16} {ratio:.2f}")
+    for label, key in (("peak memory", "peak_memory_mib"), ("GPU memory", "peak_gpu_memory_mib")):
+        if report[key] is not None:
+            print(f"{label:<16} {report[key]:,.0f} MiB")
     for line in report["advice"]:
-        print(f"advice       {line}")
+        print(f"{'advice':<16} {line}")

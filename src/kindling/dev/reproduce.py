@@ -1,130 +1,113 @@
-"""Train a run again from its config, seed and split, and say whether its numbers come out the same, to the last digit.
-
-python -m src.reproduce RUN
-"""
+"""Train a run again from its config, and list what differs from the first training."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from src.kindling.config.errors import InputError, counted
+from src.kindling.analysis.plots import Plots
+from src.kindling.config import instantiate
+from src.kindling.config.errors import InputError, join_names
+from src.kindling.data.data_module import DataModule
+from src.kindling.data.samples import Stage
 from src.kindling.runs.environment import hardware, packages
 from src.kindling.runs.files import read_json, shown
+from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run
 from src.kindling.runs.source_files import HEADING, compare_files, git_state, source_files
-
-if TYPE_CHECKING:
-    from src.kindling.data.batch import Stage
-    from src.kindling.training.fit import Result
-    from src.kindling.training.trained_run import TrainedRun
+from src.kindling.training.build import build_data
+from src.kindling.training.fit import Result, fit
+from src.kindling.training.trained_run import TrainedRun, load_run
 
 STAGES: tuple[Stage, ...] = ("val", "test")
 
-UNKNOWN = (
-    "none is known; a GPU adds up in another order each time (trainer.deterministic=true), and other processors, or "
-    "fewer cores than threads, round the last digits in another way"
-)
-
-
-def differences(run: TrainedRun, then: dict[str, Any]) -> Iterator[str]:
-    """What is not as it was when a run was trained, `then` being its meta.json; a line for each."""
-    from src.kindling.runs.redact import redact
-
-    commit, _, diff = git_state()
-    patch = run.path / "diff.patch"
-    before = patch.read_bytes().decode(errors="replace") if patch.exists() else ""
-    # Untracked files are compared by their hashes, each by its name.
-    before, diff = (text.partition(HEADING)[0] for text in (before, redact(diff)))
-    compared: list[tuple[str, Any, Any]] = [("git commit", (then.get("git") or {}).get("commit"), commit)]
-    if before != diff:
-        sizes = [f"{len(text.splitlines())} lines of diff" if text else "none" for text in (before, diff)]
-        compared.append(("uncommitted changes", sizes[0], sizes[1] if sizes[0] != sizes[1] else f"other {sizes[1]}"))
-    compared.append(("python", then.get("python"), platform.python_version()))
-    for name, now in (("packages", packages()), ("hardware", hardware())):
-        was = then.get(name) or {}
-        compared += [(key, was.get(key), now.get(key)) for key in dict.fromkeys([*was, *now])]
-    yield from (f"{what}: {was} then, {now} now" for what, was, now in compared if was != now)
-    yield from compare_files(then.get("files", {}), run.config.name)
-    from src.kindling.training.build import build_data
-
-    data = build_data(run.config)
-    if then.get("split_hash") != data.split_hash():
-        yield "split: other samples in training, validation or test: the data have changed since"
-    if "data_hash" in then and then["data_hash"] != (found := data.content_hash()):
-        yield f"data: hash {then['data_hash'][:12]} then, {found[:12]} now: samples or their targets have changed since"
-    if any("--override" in part.get("command", "") for part in then.get("resumed", [])):
-        yield "resumed: its config was changed on the way (--override); now it is the last one from the start"
-
-
-def unrecorded_files(then: dict[str, Any]) -> str | None:
-    """Which untracked files cannot be compared, since an earlier version recorded none."""
-    if "files" in then or not (names := list(source_files(""))):
-        return None
-    return f"{counted(names)}: not tracked by git; the run does not record such files"
-
 
 def reproduce(run: TrainedRun) -> tuple[Result, list[str]]:
-    """Say what differs from then, and train a run again into a directory of its own, measured on the same splits.
+    """Train a run again into a new directory, and measure it on the same splits.
 
     Returns:
         The new training, and what differs.
 
     Raises:
-        InputError: when the run has no final numbers, or began with the weights of a run that is gone.
+        InputError: when the run is not finished, has no metrics, or its --init run is missing.
     """
-    from src.kindling.analysis.plots import Plots
-    from src.kindling.config import instantiate
-    from src.kindling.training.fit import fit
-
     path = run.path / "meta.json"
     meta = read_json(path) if path.exists() else {}
     if meta.get("exit") != "finished":
-        raise InputError(f"{shown(run.path)}: it has not finished ({meta.get('exit', 'no meta.json')}); to go on with it: "
-                         f"python -m src.train --resume {shown(run.path)}")  # fmt: skip
+        state, name = meta.get("exit", "no meta.json"), shown(run.path)
+        raise InputError(
+            f"{name}: not finished ({state}); resume it: python -m src.train --resume {name}"
+        )
     if not run.metrics:
-        raise InputError(f"{shown(run.path / 'metrics.json')}: no such file: there are no numbers to compare with")
-    init = _init(run, meta["init"]["run"]) if meta.get("init") else None
+        file = shown(run.path / "metrics.json")
+        raise InputError(f"{file}: no such file; choose a run that has metrics to compare with")
+    init = _load_init(run, meta["init"]["run"]) if meta.get("init") else None
     instantiate.check(run.config)
     if meta.get("resumed"):
-        print(f"resumed    {len(meta['resumed'])} times; it is trained in one go now")
-    found, unknown = list(differences(run, meta)), unrecorded_files(meta)
-    if found:
-        print("\n".join(f"differs    {line}" for line in found))
-    else:
-        print(f"as then    {'' if unknown else 'code, '}packages, Python, hardware, data, split")
+        print(f"resumed    {len(meta['resumed'])} times; now trained without interruption")
+    differing = list(find_differences(run, meta))
+    unknown = find_unrecorded_files(meta)
+    for line in differing:
+        print(f"differs    {line}")
+    if not differing:
+        code = "" if unknown else "code, "
+        print(f"same       {code}packages, Python, hardware, data, split")
     if unknown:
         print(f"unknown    {unknown}")
-        found.append(unknown)
-    stages: list[Stage] = [stage for stage in STAGES if any(name.startswith(f"{stage}/") for name in run.metrics)]
-    again = Run.claim(run.config.name)
+        differing.append(unknown)
+    stages = [
+        stage for stage in STAGES if any(name.startswith(f"{stage}/") for name in run.metrics)
+    ]
+    new = Run.claim(run.config.name)
     try:
-        return fit(run.config, again, stages, init, plots=Plots(again)), found
+        return fit(run.config, new, stages, init, plots=Plots(new)), differing
     except BaseException as error:
-        if not again.checkpoints.exists() and (
-            isinstance(error, InputError) or not (again.path / "meta.json").exists()
-        ):
-            again.discard()  # nothing was trained
+        written = (new.path / "meta.json").exists()
+        if not new.checkpoints.exists() and (isinstance(error, InputError) or not written):
+            new.discard()  # nothing was trained
         raise
 
 
-def _init(run: TrainedRun, name: str) -> TrainedRun:
-    from src.kindling.training.trained_run import load_run
+def find_differences(run: TrainedRun, then: dict[str, Any]) -> Iterator[str]:
+    """List what changed in environment, code and data since a run; `then` is its meta.json."""
+    commit, _, diff = git_state()
+    now = {"git commit": commit, "python": platform.python_version(), **packages(), **hardware()}
+    before = {"git commit": (then.get("git") or {}).get("commit"), "python": then.get("python")}
+    before |= {**(then.get("packages") or {}), **(then.get("hardware") or {})}
+    for name in dict.fromkeys([*before, *now]):
+        if before.get(name) != now.get(name):
+            yield f"{name}: {before.get(name)} then, {now.get(name)} now"
+    patch = run.path / "diff.patch"
+    old_diff = patch.read_bytes().decode(errors="replace") if patch.exists() else ""
+    # Untracked files are compared below, by their hashes.
+    old_diff, diff = (text.partition(HEADING)[0] for text in (old_diff, redact(diff)))
+    if old_diff != diff:
+        sizes = [f"{len(text.splitlines())} lines of diff" for text in (old_diff, diff)]
+        yield f"uncommitted changes: {sizes[0]} then, {sizes[1]} with other content now"
+    yield from compare_files(then.get("files", {}), run.config.name)
+    data = build_data(run.config)
+    own = data if isinstance(data, DataModule) else None
+    if own and then.get("split_hash") != own.split_hash():
+        yield "split: other samples in training, validation or test; the data changed"
+    if own and "data_hash" in then and then["data_hash"] != (content := own.content_hash()):
+        hashes = f"hash {then['data_hash'][:12]} then, {content[:12]} now"
+        yield f"data: {hashes}; samples or targets changed"
+    if any("--override" in part.get("command", "") for part in then.get("resumed", [])):
+        yield "resumed: with --override; the last config is now used from the start"
 
-    print(f"init       weights of {name}: they have to be the same as then")
+
+def find_unrecorded_files(then: dict[str, Any]) -> str | None:
+    """The untracked files that cannot be compared, since an earlier version recorded none."""
+    if "files" in then or not (names := list(source_files(""))):
+        return None
+    return f"{join_names(names)}: not tracked by git; the run does not record such files"
+
+
+def _load_init(run: TrainedRun, name: str) -> TrainedRun:
+    print(f"init       weights of {name}: they must be unchanged")
     try:
         return load_run(name)
     except InputError:
-        raise InputError(f"{shown(run.path)}: it began with the weights of {name} (--init) and needs the same; "
-                         "that run is gone") from None  # fmt: skip
-
-
-def _table(then: dict[str, float], now: dict[str, float]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    printed = Table("metric", "then", "now", box=None, pad_edge=False, header_style="bold")
-    for name in dict.fromkeys([*then, *now]):
-        printed.add_row(name, *(repr(numbers.get(name)) for numbers in (then, now)))
-    Console(highlight=False).print(printed)
+        problem = f"initialized from {name} (--init), which is missing; restore it"
+        raise InputError(f"{shown(run.path)}: {problem}") from None

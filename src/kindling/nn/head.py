@@ -1,4 +1,4 @@
-"""A net's head: the last layer, which knows the classes or values of one data set; all before it is the backbone."""
+"""A net's head: its last layer, specific to one data set's classes or values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from src.kindling.config.errors import InputError
 
 
 def find_head(net: nn.Module) -> str:
-    """The head's dotted name in the net: `head` where the net has such a part, else its last layer with parameters.
+    """Find the head's dotted name: `head` if the net has one, else the last layer with parameters.
 
     Raises:
         InputError: when no layer has parameters.
@@ -16,7 +16,9 @@ def find_head(net: nn.Module) -> str:
     if isinstance(getattr(net, "head", None), nn.Module):
         return "head"
     layers: list[str] = [
-        name for name, layer in net.named_modules() if name and any(True for _ in layer.parameters(recurse=False))
+        name
+        for name, layer in net.named_modules()
+        if name and any(True for _ in layer.parameters(recurse=False))
     ]
     if not layers:
         raise InputError(f"net: {type(net).__name__} has no layer with parameters")

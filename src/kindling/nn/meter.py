@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
-from src.kindling.config.errors import InputError, counted, did_you_mean
+from src.kindling.config.errors import InputError, did_you_mean, join_names
 
-# Collected outputs are handed to the metrics when they reach this many numbers: rarely enough to cost nothing in
-# a step, often enough to keep memory bounded.
-HELD = 1 << 17
+# Buffered outputs update the metrics at this many numbers: rarely enough to cost nothing in a step,
+# often enough to bound memory.
+BUFFER_SIZE = 1 << 17
 
 
 class Meter(nn.Module):
     """The loss and the metrics of one stage.
 
-    Updating a torchmetrics collection in every step halves the speed of a small net. Here a step appends three
-    tensors to a list; no value leaves the device before the epoch ends.
+    Updating a torchmetrics collection in every step halves the speed of a small net. Here a step
+    appends three tensors to a list; no value leaves the device before the epoch ends.
 
     Args:
         stage: prefix of the names: `val` makes `val/accuracy`.
@@ -42,8 +42,8 @@ class Meter(nn.Module):
         self.stage, self.activation = stage, activation
         self.loss = MeanMetric()
         self.metrics = MetricCollection(dict(metrics), compute_groups=False)
-        self.held: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.held_numbers = 0
+        self.buffer: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.buffer_numbers = 0
         self.notes: list[str] = []  # on the values that were computed last
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Meter:
@@ -59,18 +59,23 @@ class Meter(nn.Module):
 
     def has(self, name: str) -> None:
         """Refuse a name, such as a task's `monitor`, that this meter does not give."""
-        own = [name for key, metric in self.metrics.items() for name in getattr(metric, "names", (key,))]
+        own = [
+            name
+            for key, metric in self.metrics.items()
+            for name in getattr(metric, "names", (key,))
+        ]
         names = [f"{self.stage}/{name}" for name in ("loss", *own)]
         if name.startswith(f"{self.stage}/") and name not in names:
             raise InputError(
-                f"task.monitor: no metric '{name}'{did_you_mean(name, names)} (there are: {', '.join(names)})"
+                f"task.monitor: no metric '{name}'{did_you_mean(name, names)} "
+                f"(there are: {', '.join(names)})"
             )
 
     def update(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
         """Take a batch: its mean loss `()`, its outputs `(B, …)` and targets `(B, …)`."""
-        self.held.append((loss.detach(), outputs.detach(), targets))
-        self.held_numbers += outputs.numel()
-        if self.held_numbers >= HELD:
+        self.buffer.append((loss.detach(), outputs.detach(), targets))
+        self.buffer_numbers += outputs.numel()
+        if self.buffer_numbers >= BUFFER_SIZE:
             self._hand_over()
 
     def compute(self) -> dict[str, Tensor]:
@@ -85,23 +90,28 @@ class Meter(nn.Module):
 
     def state(self) -> dict[str, Any]:
         """What has been collected since the epoch began, on the CPU: tensors and plain values."""
-        losses, outputs, targets = zip(*self.held, strict=True) if self.held else ((), (), ())
+        losses, outputs, targets = zip(*self.buffer, strict=True) if self.buffer else ((), (), ())
         return {
             "sizes": [len(target) for target in targets],
-            "held": [torch.stack(losses).cpu(), torch.cat(outputs).cpu(), torch.cat(targets).cpu()] if losses else [],
+            "held": [torch.stack(losses).cpu(), torch.cat(outputs).cpu(), torch.cat(targets).cpu()]
+            if losses
+            else [],
             "metrics": {
                 name: {"updates": part._update_count, "state": moved(part.metric_state, "cpu")}
-                for name, part in self.named_modules() if isinstance(part, Metric)
+                for name, part in self.named_modules()
+                if isinstance(part, Metric)
             },
-        }  # fmt: skip
+        }
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
         """Take over what another meter of this task had collected."""
-        self.held, self.held_numbers = [], 0
+        self.buffer, self.buffer_numbers = [], 0
         if state["held"]:
             losses, outputs, targets = moved(state["held"], device)
-            parts = zip(losses, outputs.split(state["sizes"]), targets.split(state["sizes"]), strict=True)
-            self.held, self.held_numbers = list(parts), outputs.numel()
+            parts = zip(
+                losses, outputs.split(state["sizes"]), targets.split(state["sizes"]), strict=True
+            )
+            self.buffer, self.buffer_numbers = list(parts), outputs.numel()
         for name, part in self.named_modules():
             if isinstance(part, Metric) and name in state["metrics"]:
                 for key, value in moved(state["metrics"][name]["state"], device).items():
@@ -110,9 +120,9 @@ class Meter(nn.Module):
                 part._computed = None
 
     def _hand_over(self) -> None:
-        if not self.held:
+        if not self.buffer:
             return
-        losses, outputs, targets = zip(*self.held, strict=True)
+        losses, outputs, targets = zip(*self.buffer, strict=True)
         sizes = torch.tensor([len(target) for target in targets], device=losses[0].device)
         self.loss.update(torch.stack(losses).float(), sizes)
         together = torch.cat(outputs)
@@ -120,11 +130,11 @@ class Meter(nn.Module):
         if self.activation:
             together = self.activation(together)
         self.metrics.update(together, torch.cat(targets))
-        self.held, self.held_numbers = [], 0
+        self.buffer, self.buffer_numbers = [], 0
 
 
 class Each(Metric):
-    """A metric of each class, label or value `(K,)` as numbers by name, and their mean: `mae`, `mae_height`, `mae_width`.
+    """A metric of each class, label or value `(K,)` and its mean: `mae`, `mae_height`, …
 
     Args:
         metric: gives a value for each.
@@ -196,8 +206,8 @@ class MeanOverClasses(Metric):
         """Which classes the mean leaves out; empty where none."""
         missing = [name for name, count in zip(self.classes, counts, strict=True) if not count]
         every = [name for name, count in zip(self.classes, counts, strict=True) if count > most]
-        left_out = [f"missing: {counted(missing)}"] if missing else []
-        left_out += [f"in every sample: {counted(every)}"] if every else []
+        left_out = [f"missing: {join_names(missing)}"] if missing else []
+        left_out += [f"in every sample: {join_names(every)}"] if every else []
         if not left_out:
             return ""
         mean = f"mean over the {found} of {len(counts)} classes that occur"
@@ -210,7 +220,7 @@ def plain_names(names: Sequence[str]) -> list[str]:
 
 
 def moved(state: Any, device: torch.device | str) -> Any:
-    """A copy of nested values with all tensors on a device; MPS has no float64, which then goes to the CPU."""
+    """Copy nested values with all tensors on a device; float64, which MPS lacks, to the CPU."""
     if isinstance(state, dict):
         return {key: moved(value, device) for key, value in state.items()}
     if isinstance(state, list):

@@ -1,4 +1,4 @@
-"""What `configure_optimizers` of every task returns: the optimizer and its schedule, from two partials."""
+"""The optimizer and its schedule from two partials, for `configure_optimizers`."""
 
 from __future__ import annotations
 
@@ -19,30 +19,27 @@ from src.kindling.config.errors import InputError
 def configure(
     task: LightningModule,
     optimizer: Callable[[Any], Optimizer],
-    scheduler: Callable[[Optimizer], LRScheduler] | None,
-    monitor: str,
-    mode: str,
-    decay_all: bool = True,
+    scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+    decay_bias_and_norm: bool = True,
 ) -> OptimizerLRScheduler:
-    """The optimizer over the task's net, and the scheduler over the optimizer.
+    """Build the optimizer of the task's parameters, and its scheduler.
 
-    A scheduler's `total_steps` (OneCycle) and `T_max` (cosine) are filled in from the length of the training, and a
-    plateau's direction from what the task monitors, where the config leaves them out. OneCycle and cyclic schedules
-    advance with each step, every other with each epoch.
+    If the config omits them, `total_steps` (OneCycle) and `T_max` (cosine) are the training's
+    length, and a plateau's metric and direction are the run's `monitor` and `mode`. OneCycle and
+    cyclic schedules advance with each step, all others with each epoch.
 
     Args:
         task: the module whose net is trained.
         optimizer: makes the optimizer from parameters.
         scheduler: makes the scheduler from the optimizer.
-        monitor, mode: what the task monitors, for schedules that react to it.
-        decay_all: False exempts biases and the parameters of norms from weight decay.
+        decay_bias_and_norm: False exempts biases and the parameters of norms from weight decay.
 
     Raises:
         InputError: when the optimizer or the scheduler refuses its values.
     """
     optimizer = fused(optimizer, task.device)
     try:
-        made = optimizer(_groups(task, decay_all))
+        made = optimizer(_groups(task, decay_bias_and_norm))
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"task.optimizer: {_name(optimizer)}: {error}") from None
     scales = [group.get("lr_scale", 1.0) for group in made.param_groups]
@@ -52,45 +49,60 @@ def configure(
     if scheduler is None:
         return made
 
+    schedule = _build_schedule(task, scheduler, made, scales)
     accepted = inspect.signature(scheduler).parameters
-    given = getattr(scheduler, "keywords", {})
-    lengths: dict[str, Any] = {"total_steps": task.trainer.estimated_stepping_batches, "T_max": _epochs(task)}
-    if "threshold_mode" in accepted:  # a plateau's; a cyclic schedule means something else by its mode
-        lengths["mode"] = mode
-    if "epochs" in given:  # OneCycle's other way of saying how long
-        del lengths["total_steps"]
-    for name in ("T_max", "T_0", "step_size", "total_steps"):
-        if (length := given.get(name)) is not None and length < 1:
-            raise InputError(f"task.scheduler.{name}: expected at least 1, got {length}")
-    try:
-        schedule = scheduler(
-            made,
-            **{name: lengths[name] for name in lengths if name in accepted and name not in given},
-            # Schedules that say the rates themselves: OneCycle, and the cyclic ones.
-            **{name: [given[name] * scale for scale in scales] for name in ("max_lr", "base_lr")
-               if set(scales) != {1.0} and isinstance(given.get(name), int | float)},
-        )  # fmt: skip
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise InputError(f"task.scheduler: {_name(scheduler)}: {error}") from None
     steps: LRSchedulerConfigType = {
         "scheduler": schedule,
         "interval": "step" if "total_steps" in accepted or "step_size_up" in accepted else "epoch",
     }
     if isinstance(schedule, ReduceLROnPlateau):
-        steps["monitor"] = monitor
+        # What the run monitors; a callback of Lightning's own, under a plain Trainer.
+        steps["monitor"] = getattr(task.trainer.checkpoint_callback, "monitor", None) or "val/loss"
     return {"optimizer": made, "lr_scheduler": steps}
 
 
-def _groups(task: LightningModule, decay_all: bool) -> list[Any]:
-    """What is trained, in groups of one learning rate (`task.lr_scales`, see training/callbacks/finetune.py) and one decay."""
+def _build_schedule(
+    task: LightningModule,
+    scheduler: Callable[[Optimizer], LRScheduler],
+    optimizer: Optimizer,
+    scales: list[float],
+) -> LRScheduler:
+    """Build the scheduler, with the values that the config omits."""
+    accepted = inspect.signature(scheduler).parameters
+    given = getattr(scheduler, "keywords", {})
+    for name in ("T_max", "T_0", "step_size", "total_steps"):
+        if (length := given.get(name)) is not None and length < 1:
+            raise InputError(f"task.scheduler.{name}: expected at least 1, got {length}")
+    defaults: dict[str, Any] = {"T_max": _epochs(task)}
+    if "epochs" not in given:  # OneCycle's other way to set its length
+        defaults["total_steps"] = task.trainer.estimated_stepping_batches
+    if "threshold_mode" in accepted:  # a plateau's; a cyclic schedule's mode is something else
+        defaults["mode"] = getattr(task.trainer.checkpoint_callback, "mode", "min")
+    options = {
+        key: value for key, value in defaults.items() if key in accepted and key not in given
+    }
+    if set(scales) != {1.0}:
+        for name in ("max_lr", "base_lr"):  # OneCycle and cyclic schedules set the rates themselves
+            if isinstance(given.get(name), int | float):
+                options[name] = [given[name] * scale for scale in scales]
+    try:
+        return scheduler(optimizer, **options)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise InputError(f"task.scheduler: {_name(scheduler)}: {error}") from None
+
+
+def _groups(task: LightningModule, decay_bias_and_norm: bool) -> list[Any]:
+    """Group the trained parameters by learning rate (`task.lr_scales`) and weight decay."""
     scales: dict[str, float] = getattr(task, "lr_scales", {})
-    trained = [(name, parameter) for name, parameter in task.named_parameters() if parameter.requires_grad]
-    if decay_all and not scales:
+    trained = [
+        (name, parameter) for name, parameter in task.named_parameters() if parameter.requires_grad
+    ]
+    if decay_bias_and_norm and not scales:
         return [parameter for _, parameter in trained]
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for decays in (True, False):
         for name, parameter in trained:
-            if decays != (decay_all or parameter.ndim > 1):
+            if decays != (decay_bias_and_norm or parameter.ndim > 1):
                 continue
             scale = scales.get(name, 1.0)
             group = groups.setdefault((scale, decays), {"params": [], "lr_scale": scale})
@@ -100,10 +112,16 @@ def _groups(task: LightningModule, decay_all: bool) -> list[Any]:
     return list(groups.values())
 
 
-def fused(optimizer: Callable[[Any], Optimizer], device: torch.device) -> Callable[[Any], Optimizer]:
-    """The same optimizer, with one kernel for all parameters where it has one: a quarter of a small net's step."""
+def fused(
+    optimizer: Callable[[Any], Optimizer], device: torch.device
+) -> Callable[[Any], Optimizer]:
+    """Use the optimizer's fused kernel if it has one; it saves a quarter of a small net's step."""
     given = {"fused", "foreach", "differentiable"} & set(getattr(optimizer, "keywords", {}))
-    if device.type in ("cpu", "cuda") and "fused" in inspect.signature(optimizer).parameters and not given:
+    if (
+        device.type in ("cpu", "cuda")
+        and "fused" in inspect.signature(optimizer).parameters
+        and not given
+    ):
         return functools.partial(optimizer, fused=True)  # type: ignore[call-arg]
     return optimizer
 
@@ -120,4 +138,6 @@ def _epochs(task: LightningModule) -> int:
 
 
 def _name(partial: Callable[..., Any]) -> str:
-    return getattr(partial.func if isinstance(partial, functools.partial) else partial, "__name__", "")
+    return getattr(
+        partial.func if isinstance(partial, functools.partial) else partial, "__name__", ""
+    )

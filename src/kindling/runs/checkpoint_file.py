@@ -9,16 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src.kindling.config.aliases import rename_old
+from src.kindling.config.aliases import rename_keys, rename_old
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import shown
 
 # A config has some hundred values in a handful of levels.
 MOST_VALUES, MOST_LEVELS = 100_000, 50
 
+# One more whenever what a checkpoint holds changes.
+VERSION = 2
+
 
 def keep_previous(path: Path, previous: Path) -> None:
-    """Give the file at `path` a second name, before another takes its first: there is never a moment without one."""
+    """Link the file at `path` as `previous` before it is replaced, so that one always exists."""
     if path.exists():
         beside = previous.with_name(previous.name + ".tmp")
         beside.unlink(missing_ok=True)
@@ -40,7 +43,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, loaded to the CPU; only tensors and plain values, whatever the environment asks for.
+    """Load a checkpoint's content to the CPU: tensors and plain values only.
+
+    Environment variables that make torch load more are ignored.
 
     Raises:
         InputError: when the file is missing, damaged, holds code, or is not one of Kindling's.
@@ -49,7 +54,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     name = shown(path)
     if not path.exists():
-        raise InputError(f"{name}: no such checkpoint; the run may have ended before its first was saved")
+        raise InputError(
+            f"{name}: no such checkpoint; the run may have ended before its first was saved"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
@@ -58,13 +65,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except InputError:
         raise
     except pickle.UnpicklingError as error:
-        reason = str(error).partition("Unsupported")[2].partition(".\n")[0].partition("\n")[0].strip()
-        raise InputError(f"{name}: untrusted: it holds more than tensors and plain values"
-                         f"{f' ({reason})' if reason else ''}; it was not loaded") from None  # fmt: skip
+        reason = (
+            str(error).partition("Unsupported")[2].partition(".\n")[0].partition("\n")[0].strip()
+        )
+        raise InputError(
+            f"{name}: untrusted: it holds more than tensors and plain values"
+            f"{f' ({reason})' if reason else ''}; it was not loaded"
+        ) from None
     except zipfile.BadZipFile:
         size = path.stat().st_size
-        raise InputError(f"{name}: not a readable checkpoint: " + (
-            f"its {size:,} bytes are cut off, or another kind of file" if size else "it is empty")) from None  # fmt: skip
+        raise InputError(
+            f"{name}: not a readable checkpoint: "
+            + (
+                f"its {size:,} bytes are cut off, or another kind of file"
+                if size
+                else "it is empty"
+            )
+        ) from None
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"{name}: not a readable checkpoint: {reason}") from None
@@ -74,7 +91,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         check_content(content)
     except ValueError as error:
         raise InputError(f"{name}: not a readable checkpoint: {error}") from None
-    content["kindling"]["config"] = rename_old(content["kindling"]["config"])
+    own = content["kindling"]
+    own["config"] = rename_old(own["config"])
+    rename_keys(own["config"], {})
+    if "version" not in own:  # the task owned preprocessing and augmentation
+        state = content["state_dict"]
+        moved = ("preprocess.", "augment.")
+        content["state_dict"] = {k: v for k, v in state.items() if not k.startswith(moved)}
     return content
 
 
@@ -82,13 +105,17 @@ def check_content(content: dict[str, Any]) -> None:
     """Check what others read: the weights by their names, and a config of plain values.
 
     Raises:
-        ValueError: naming what is wrong; also for a config that is too large or nested too deeply to be one.
+        ValueError: naming what is wrong; also for a config that is too large or too deeply nested.
     """
     state, own = content.get("state_dict"), content["kindling"]
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError("state_dict: expected tensors by name")
     kinds = {"name": str, "config": dict, "spec": dict}
-    wrong = [key for key in kinds if not isinstance(own, dict) or not isinstance(own.get(key), kinds[key])]
+    wrong = [
+        key
+        for key in kinds
+        if not isinstance(own, dict) or not isinstance(own.get(key), kinds[key])
+    ]
     if wrong:
         raise ValueError(f"kindling.{wrong[0]}: expected a {kinds[wrong[0]].__name__}")
     seen, left = 0, [(own["config"], 0)]
@@ -102,11 +129,15 @@ def check_content(content: dict[str, Any]) -> None:
         elif isinstance(value, list | tuple):
             left += [(item, depth + 1) for item in value]
         elif not isinstance(value, str | int | float | None):
-            raise ValueError(f"kindling.config: holds a {type(value).__name__}, which is no plain value")
+            raise ValueError(
+                f"kindling.config: holds a {type(value).__name__}, which is no plain value"
+            )
 
 
 def newest(files: Sequence[Path]) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
-    """The first file that is whole, its content, and a line for each that is not; None where there is no file.
+    """Return the first readable file, its content, and a line for each that is not readable.
+
+    Both are None where there is no file.
 
     Raises:
         InputError: when there are files, and none is whole.

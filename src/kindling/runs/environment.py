@@ -1,4 +1,4 @@
-"""What a run was made in: the packages, the machine; a run writes it down, src.reproduce compares it."""
+"""The packages and the machine of a run, which src.reproduce compares."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import Any
 
 from src.kindling.config.targets import allowed_by_user
 
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn", "hydra-core")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "numpy",
+    "scikit-learn",
+    "omegaconf",
+)
 
 
 def packages() -> dict[str, str]:
@@ -27,6 +35,13 @@ def hardware() -> dict[str, Any]:
     import torch
 
     gpus = (
-        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        if torch.cuda.is_available()
+        else []
     )
-    return {"machine": platform.machine(), "system": platform.platform(), "cores": os.cpu_count(), "gpus": gpus}
+    return {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "gpus": gpus,
+    }

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from src.kindling.config.aliases import rename_old
+from src.kindling.config.aliases import rename_keys, rename_old
 from src.kindling.config.compose import PARTS, ROOT, VALUES, Config, flatten
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.runs.environment import hardware, packages
@@ -46,13 +46,15 @@ class Run:
     def claim(cls, name: str) -> Run:
         """Make the directory of a new run of a config: `logs/<name>/<time>`, nobody else's.
 
-        Processes that a distributed training starts on the same machine are told the directory of the first.
+        Processes that a distributed training starts on the same machine receive rank 0's directory.
         """
-        told = os.environ.get("KINDLING_RUN")
-        if told and int(os.environ.get("LOCAL_RANK", "0")) > 0:
-            return cls(Path(told))
+        rank_zero_run = os.environ.get("KINDLING_RUN")
+        if rank_zero_run and int(os.environ.get("LOCAL_RANK", "0")) > 0:
+            return cls(Path(rank_zero_run))
         if Path(name).name != name or name == "..":
-            raise InputError(f"{name!r}: not the name of a config; a run's folder is made in logs/<config>/")
+            raise InputError(
+                f"{name!r}: not the name of a config; a run's folder is made in logs/<config>/"
+            )
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
         folder = LOGS / name
         try:
@@ -70,7 +72,9 @@ class Run:
                 number += 1
                 continue
             except OSError as error:
-                raise InputError(f"{shown(path)}: cannot be made: {error.strerror}; {ELSEWHERE}") from None
+                raise InputError(
+                    f"{shown(path)}: cannot be made: {error.strerror}; {ELSEWHERE}"
+                ) from None
             os.environ["KINDLING_RUN"] = str(path)
             return cls(path)
 
@@ -96,16 +100,19 @@ class Run:
         # W&B allows 128 characters, and not all.
         return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)[-100:]}-{uuid.uuid4().hex[:8]}"
 
-    # -----------------------------------------------------------------------------------------------------------
-    # What a training writes
+    # -----------------------------------------------------------------------------------------
+    # Written by a training
 
     def begin(self, config: Config, facts: dict[str, Any], again: bool = False) -> None:
-        """Write config.yaml and meta.json, before the first step; `again` where an earlier run goes on."""
+        """Write config.yaml and meta.json before the first step; `again` for a resumed run."""
         from src.kindling.runs.redact import redact, redacted
 
-        header = f"# {config.name}: the whole config of this run; python -m src.evaluate {shown(self.path)}\n"
+        command = f"python -m src.evaluate {shown(self.path)}"
+        header = f"# {config.name}: the whole config of this run; {command}\n"
         ordered = {key: config.values[key] for key in (*VALUES, *PARTS) if key in config.values}
-        text = yaml.safe_dump({"config": config.name, **redacted(ordered)}, sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(
+            {"config": config.name, **redacted(ordered)}, sort_keys=False, allow_unicode=True
+        )
         write(self.path / "config.yaml", header + text)
         commit, changed, diff = git_state()
         meta: dict[str, Any] = {
@@ -127,7 +134,9 @@ class Run:
         write_json(self.path / "meta.json", {**meta, **facts})
         self._write_summary(config, {}, "running")
 
-    def finish(self, config: Config, metrics: dict[str, float], seconds: float, facts: dict[str, Any]) -> None:
+    def finish(
+        self, config: Config, metrics: dict[str, float], seconds: float, facts: dict[str, Any]
+    ) -> None:
         """Write the final numbers, and how the run ended: `exit` among the facts."""
         from src.kindling.runs.redact import redacted
 
@@ -159,12 +168,12 @@ class Run:
         path = self.path / "meta.json"
         return read_json(path) if path.exists() else {}
 
-    # -----------------------------------------------------------------------------------------------------------
-    # What others read
+    # -----------------------------------------------------------------------------------------
+    # Read by the other commands
 
     @property
     def checkpoint_file(self) -> Path:
-        """The file that `task` is loaded from: the one that was named, else the best, else the last."""
+        """The file that `task` is loaded from: the chosen one, else the best, else the last."""
         if self.chosen_checkpoint is not None:
             return self.chosen_checkpoint
         best, last = self.checkpoints / "best.ckpt", self.checkpoints / "last.ckpt"
@@ -183,20 +192,30 @@ class Run:
 
     @cached_property
     def config(self) -> Config:
-        """The config, from config.yaml, or from the checkpoint where a checkpoint is all there is."""
+        """The config, from config.yaml, or from a checkpoint without a run."""
         path = self.path / "config.yaml"
         if self.chosen_checkpoint is None or path.exists():
             try:
                 values = yaml.safe_load(path.read_text(encoding="utf-8"))
                 name, origin = values.pop("config"), shown(path)
-            except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+            except (
+                OSError,
+                UnicodeDecodeError,
+                yaml.YAMLError,
+                AttributeError,
+                KeyError,
+                TypeError,
+            ) as error:
                 reason = " ".join(str(error).split())
-                raise InputError(f"{shown(path)}: not a run's config: {reason}; the checkpoint holds it too: "
-                                 f"name {shown(self.checkpoints / 'best.ckpt')} instead") from None  # fmt: skip
+                raise InputError(
+                    f"{shown(path)}: not a run's config: {reason}; the checkpoint holds it too: "
+                    f"name {shown(self.checkpoints / 'best.ckpt')} instead"
+                ) from None
         else:
             content = self.checkpoint["kindling"]
             name, values, origin = content["name"], content["config"], shown(self.chosen_checkpoint)
         values = rename_old(values)
+        rename_keys(values, {})
         return Config(name, values, dict.fromkeys(flatten(values), origin))
 
     @property
@@ -216,10 +235,17 @@ def find_run(name: str | Path) -> Run:
         InputError: when there is none, with the nearest that there is.
     """
     if "://" in str(name):
-        raise InputError(f"{name}: a run is a folder or a file here; nothing is fetched, download it first")
+        raise InputError(
+            f"{name}: a run is a folder or a file here; nothing is fetched, download it first"
+        )
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".ckpt":
-        return Run(path.resolve().parent.parent if path.resolve().parent.name == "checkpoints" else path.parent, path)
+        return Run(
+            path.resolve().parent.parent
+            if path.resolve().parent.name == "checkpoints"
+            else path.parent,
+            path,
+        )
     for folder in (path, LOGS / path, ROOT / path):
         if (folder / "config.yaml").is_file():
             return Run(folder.resolve())
@@ -230,14 +256,17 @@ def find_run(name: str | Path) -> Run:
         if found:
             return Run(found[-1].parent)
         known = ", ".join(sorted({file.parent.parent.name for file in runs})) or "none"
-        raise InputError(f"{name}: no run yet{f' of {of}' if of else ''}; there are runs of: {known}")
+        raise InputError(
+            f"{name}: no run yet{f' of {of}' if of else ''}; there are runs of: {known}"
+        )
     names = [f"{file.parent.parent.name}/{file.parent.name}" for file in runs]
     hint = did_you_mean(str(name).removeprefix("logs/"), names)
     raise InputError(
-        f"{name}: no such run{hint} (a run is a folder in logs/, a .ckpt file, 'latest' or '<config>/latest')"
+        f"{name}: no such run{hint} "
+        "(a run is a folder in logs/, a .ckpt file, 'latest' or '<config>/latest')"
     )
 
 
 def _began(config: Path) -> tuple[str, int]:
-    """When a run began: the second is in its folder's name; within a second, its config.yaml tells."""
+    """Sort runs by their start: the folder's name, and within a second config.yaml's time."""
     return config.parent.name[: len("2026-11-21_13-24-00")], config.stat().st_mtime_ns

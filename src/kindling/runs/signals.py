@@ -1,4 +1,4 @@
-"""Signals: a training that is asked to stop ends its step, saves, and exits with 128 + the signal's number."""
+"""Signals: a training ends its step, saves, and exits with 128 + the signal's number."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import threading
 from types import FrameType
 from typing import Any, NoReturn
 
-# What schedulers, terminals and clusters send: SLURM sends SIGUSR1 ahead of a time limit where it is asked to.
+# SLURM sends SIGUSR1 ahead of a time limit with `--signal`.
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 class Interrupted(SystemExit):
-    """Raised where a training ends because of a signal; as a process's end its status is 128 + the signal's number."""
+    """Raised to end a training on a signal; exits with status 128 + the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -23,10 +23,10 @@ class Interrupted(SystemExit):
 
 
 class Interrupts:
-    """While it is entered, the first signal is noted, and the training looks at `received` where it can stop.
+    """While entered, records the first signal in `received`, which a training checks.
 
-    Where nobody looks (before the first step, between trainings), the signal ends the program at once by `Interrupted`.
-    A second Ctrl-C ends the process on the spot.
+    Outside a training (before its first step, between two), a signal raises `Interrupted` at once.
+    A second Ctrl-C exits immediately.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Interrupts:
         self.before = {}
 
     def install(self) -> None:
-        """Take over the signals. Called again when a training begins: Lightning puts its own handlers there."""
+        """Install the handlers; again when a training starts, since Lightning replaces them."""
         if threading.current_thread() is not threading.main_thread():
             return  # only the main thread may
         for number in SIGNALS:
@@ -70,9 +70,9 @@ class Interrupts:
 
 
 def in_worker(_: int) -> None:
-    """Let a loader's worker go on after a signal to the whole group, so that the training can end in order.
+    """Let a loader's worker survive a signal to the process group, so that the training can save.
 
-    It goes with the training; where the training is stuck, some time after SIGTERM.
+    It ends with the training; if the training is stuck, 15 seconds after SIGTERM.
     """
 
     def later(*_: Any) -> None:

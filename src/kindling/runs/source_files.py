@@ -1,4 +1,4 @@
-"""Source files that git does not track: a run keeps their hashes, and their content in diff.patch."""
+"""Source files that git does not track: a run keeps their hashes, and content in diff.patch."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ def git(*arguments: str, check: bool = True) -> str:
 
 
 def git_state() -> tuple[str | None, bool | None, str]:
-    """The commit; whether files differ from it, untracked ones of src/ and configs/ included; and the diff.
+    """Return the commit, whether files differ from it, and the diff.
 
-    Without a commit, the tree is dirty; without a repository, this is unknown: None.
+    Untracked files of src/ and configs/ count as different. Without a commit, the tree is dirty;
+    without a repository, this is unknown: None.
     """
     try:
         git("rev-parse", "--git-dir")
@@ -57,8 +58,9 @@ def git_state() -> tuple[str | None, bool | None, str]:
 def source_files(config: str) -> dict[str, str]:
     """SHA-256 of what a run is made of beside the commit, by name.
 
-    These are the imported files that the commit does not have, the untracked options of configs/, and the config's own
-    file. A file of the repository is named by its path, one of another package by its module.
+    These are the imported files that the commit does not have, the untracked options of configs/,
+    and the config's own file. A file of the repository is named by its path, one of another package
+    by its module.
     """
     try:
         committed = {*git("ls-tree", "-r", "-z", "--name-only", "HEAD").split("\0")}
@@ -71,7 +73,7 @@ def source_files(config: str) -> dict[str, str]:
 
 
 def compare_files(then: Mapping[str, str], config: str) -> Iterator[str]:
-    """A line for each file that differs from what `source_files` returned when the config was trained."""
+    """Yield a line for each file that differs from those of the training (`source_files`)."""
     for name, before in then.items():
         now = _hash(name)
         if now is None:
@@ -84,7 +86,9 @@ def compare_files(then: Mapping[str, str], config: str) -> Iterator[str]:
 
 def _untracked() -> list[str]:
     listed = git("ls-files", "-z", "--others", "--exclude-standard", "--", "src", "configs")
-    return [name for name in listed.split("\0") if name and not name.endswith("/")]  # another repository ends with it
+    return [
+        name for name in listed.split("\0") if name and not name.endswith("/")
+    ]  # another repository ends with it
 
 
 def _untracked_patch() -> str:
@@ -104,11 +108,13 @@ def _untracked_patch() -> str:
 
 
 def _imported() -> Iterator[str]:
-    """The names of modules from the repository, and from allowed packages that are edited in place."""
+    """The modules of the repository, and of allowed packages that are installed as editable."""
     own = {name.partition(".")[0] for name in allowed_by_user()}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
-        if not file.endswith(".py") or "site-packages" in file:  # an installed package has a version
+        if (
+            not file.endswith(".py") or "site-packages" in file
+        ):  # an installed package has a version
             continue
         if Path(file).is_relative_to(ROOT):
             yield Path(file).relative_to(ROOT).as_posix()

@@ -1,33 +1,32 @@
-"""Cross-validate a config: every sample outside the test set is predicted by a training that did not see it.
+"""Cross-validate a config: a training that did not see a sample predicts it.
 
-    python -m src.crossval [CONFIG] [key=value ...] [--folds 5] [--repeats 1] [--workers 2] [--storage URL] [--name NAME]
-
-Folds are stratified by class, keep groups together, or go by time, as the data says; statistics are those of each
-fold's training samples, and the test set stays unseen. A fold is an ordinary run, one of `data.fold=[0,5,0]`.
+Folds are stratified by class, keep groups together, or follow time, as the data defines. The test
+set stays unseen. A fold is an ordinary run with `data.fold=[0,5,0]`: fold, folds, repetition.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from src.kindling.config.compose import compose, get
+from src.kindling.config.compose import Config, compose, get
 from src.kindling.config.errors import InputError
+from src.kindling.runs.files import shown
 from src.kindling.runs.run import Run
-from src.kindling.studies.plan import Member, Outcome, Plan, for_members
-from src.kindling.studies.study import defined_metrics
+from src.kindling.studies.plan import Plan, TrialResult, TrialSpec, member_overrides
+from src.kindling.studies.study import print_metrics, summarize
 
 if TYPE_CHECKING:
     from src.kindling.analysis.predictions import Predictions
 
 
-def plan_folds(name: str, words: Sequence[str], folds: int, repeats: int, workers: int = 1) -> Plan:
-    """The plan of a cross-validation. The data is split once here, so that what cannot be split is told at once.
+def plan_folds(
+    name: str, overrides: Sequence[str], folds: int, repeats: int, workers: int = 1
+) -> Plan:
+    """Plan a cross-validation, and split the data once to check that it can be split.
 
     Raises:
         InputError: with a line for each mistake.
@@ -35,138 +34,200 @@ def plan_folds(name: str, words: Sequence[str], folds: int, repeats: int, worker
     from src.kindling.config import instantiate
 
     if folds < 2 or repeats < 1:
-        raise InputError(f"--folds {folds} --repeats {repeats}: expected at least 2 folds, and 1 repetition")
-    config = compose(name, words)
+        raise InputError(
+            f"--folds {folds} --repeats {repeats}: expected at least 2 folds and 1 repetition"
+        )
+    config = compose(name, overrides)
     if get(config.values, "data.fold") is not None:
-        raise InputError(f"data.fold: a cross-validation sets it; leave it out ({config.origin('data.fold')})")
+        origin = config.origin("data.fold")
+        raise InputError(f"data.fold: a cross-validation sets it; leave it out ({origin})")
     instantiate.check(config)
-    members = tuple(
-        Member(f"repeat{repeat}_fold{fold}", {"data.fold": [fold, folds, repeat]})
-        for repeat in range(repeats) for fold in range(folds)
-    )  # fmt: skip
+    check_folds(config)
+    members = [
+        TrialSpec(f"repeat{repeat}_fold{fold}", {"data.fold": [fold, folds, repeat]})
+        for repeat in range(repeats)
+        for fold in range(folds)
+    ]
     plan = Plan(
         config.name,
-        for_members(config, words, workers),
+        member_overrides(config, overrides, workers),
         f"crossval-{folds}",
-        members,
+        tuple(members),
         {"folds": folds},
         after=predict_fold,
     )
     try:
-        return plan.monitored(members[-1].changes)
+        return plan.with_monitor(members[-1].changes)
     except InputError as error:
-        given = f"--repeats {repeats}" if "repetition" in error.lines[0] else f"--folds {folds}"
-        raise InputError([line.replace("data.fold:", f"{given}:") for line in error.lines]) from None
+        flag = f"--repeats {repeats}" if "repetition" in error.lines[0] else f"--folds {folds}"
+        raise InputError([line.replace("data.fold:", f"{flag}:") for line in error.lines]) from None
+
+
+def check_folds(config: Config) -> None:
+    """Check that the data can be split into folds.
+
+    Raises:
+        InputError: naming what is missing.
+    """
+    from src.kindling.config.targets import locate
+    from src.kindling.data.data_module import DataModule
+
+    target = get(config.values, "data._target_")
+    found: Any = locate(target) if target else None
+    if not (isinstance(found, type) and issubclass(found, DataModule)):
+        name = found.__name__ if found else "the task's own data"
+        raise InputError(
+            f"data: {name} cannot be split into folds; src.crossval needs a subclass of "
+            "src.kindling.data.DataModule"
+        )
 
 
 def predict_fold(run: Run) -> None:
-    """Save what a fold's best checkpoint says of its validation samples."""
+    """Save the predictions of a fold's best checkpoint for its validation samples."""
     import torch
 
     from src.kindling.analysis.predictions import predict
     from src.kindling.training.trained_run import TrainedRun
 
     trained = TrainedRun(run.path)
-    there = torch.accelerator.current_accelerator(check_available=True)
-    task = trained.task.to(there if there and get(trained.config.values, "trainer.accelerator") != "cpu" else "cpu")
-    predict(task, trained.data(), "val").save(run.path / "predictions" / "val.npz")
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is None or get(trained.config.values, "trainer.accelerator") == "cpu":
+        device = torch.device("cpu")
+    predictions = predict(trained.task.to(device), trained.data(), "val")
+    predictions.save(run.path / "predictions" / "val.npz")
 
 
-def gather(plan: Plan, found: Sequence[Outcome]) -> Predictions | None:
-    """The predictions of all folds, with the columns `fold` and `repeat`; None where folds lie on other machines."""
+def _prediction_file(plan: Plan, result: TrialResult) -> Path:
+    return plan.folder / result.name / "predictions" / "val.npz"
+
+
+def gather_predictions(plan: Plan, results: Sequence[TrialResult]) -> Predictions | None:
+    """Concatenate the predictions of all folds, with the columns `fold` and `repeat`.
+
+    None when a fold failed, or its run is on another machine.
+    """
     import numpy as np
 
     from src.kindling.analysis.predictions import Predictions
 
     parts = []
-    for outcome in found:
-        path = plan.folder / outcome.name / "predictions" / "val.npz"
-        if outcome.state == "finished" and path.exists():
-            part = Predictions.load(path)
-            number, _, repeat = outcome.changes["data.fold"]
-            part.columns |= {"fold": np.full(len(part), number), "repeat": np.full(len(part), repeat)}
-            parts.append(part)
-    if len(parts) < len(found):
-        return None
+    for result in results:
+        path = _prediction_file(plan, result)
+        if result.state != "finished" or not path.exists():
+            return None
+        part = Predictions.load(path)
+        fold, _, repeat = result.changes["data.fold"]
+        part.columns |= {"fold": np.full(len(part), fold), "repeat": np.full(len(part), repeat)}
+        parts.append(part)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].columns}
     return Predictions(columns, parts[0].spec, "val", scored=parts[0].scored)
 
 
-def score(predictions: Predictions) -> dict[str, float]:
-    """What the task scores each sample by, over all samples together; the mean over the repetitions."""
+def score_predictions(predictions: Predictions) -> dict[str, float]:
+    """The task's mean score over all samples, averaged over the repetitions."""
     import numpy as np
 
-    repeats = [predictions.take(predictions["repeat"] == repeat) for repeat in np.unique(predictions["repeat"])]
-    return {predictions.scored: fmean(float(part["score"].mean()) for part in repeats)} if predictions.scored else {}
+    if not predictions.scored:
+        return {}
+    repeat, scores = predictions["repeat"], predictions["score"]
+    means = [float(scores[repeat == number].mean()) for number in np.unique(repeat)]
+    return {predictions.scored: fmean(means)}
 
 
-def interval(values: Sequence[float], share: float, level: float = 0.95) -> tuple[float, float]:
-    """The confidence interval of a mean over folds, all repetitions together: the corrected resampled t.
+def confidence_interval(
+    values: Sequence[float], ratio: float, level: float = 0.95
+) -> tuple[float, float]:
+    """Confidence interval of a mean over folds, corrected for overlapping training folds.
 
-    Trainings of different folds have most samples in common, so their results vary together, and the usual interval is
-    too narrow. The mean's variance is taken as (1/n + share) times that of the n values, with n - 1 degrees of freedom.
-    Nadeau and Bengio, "Inference for the Generalization Error", Machine Learning 52 (2003).
+    The variance of the mean is (1/n + ratio) times that of the n values: the corrected resampled
+    t-test.
 
     Args:
-        values: one of each fold, at least two.
-        share: validation samples per training sample, 1/(folds - 1).
-        level: how often such an interval holds the expectation.
+        values: one for each fold, at least two.
+        ratio: validation samples per training sample, 1/(folds - 1).
+        level: the confidence level.
+
+    Source:
+        Nadeau and Bengio, "Inference for the Generalization Error", Machine Learning 52 (2003).
     """
     from scipy.stats import t
 
     n = len(values)
-    half: float = t.ppf((1 + level) / 2, n - 1) * stdev(values) * math.sqrt(1 / n + share)
-    return fmean(values) - half, fmean(values) + half
+    error = stdev(values) * math.sqrt(1 / n + ratio)
+    low, high = t.interval(level, n - 1, loc=fmean(values), scale=error)
+    return float(low), float(high)
 
 
-def summarize(plan: Plan, found: Sequence[Outcome]) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation and interval (`low`, `high`) of each metric over the finished folds.
-
-    A metric that is undefined in one of them is left out.
-    """
-    finished = [outcome for outcome in found if outcome.state == "finished"]
-    share = fmean(_share(plan, outcome) for outcome in finished) if finished else 0.0
-    summary: dict[str, dict[str, float]] = {}
-    if len(finished) < 2:
-        return summary
-    for name, values in defined_metrics([outcome.metrics for outcome in finished]).items():
-        low, high = interval(values, share)
-        summary[name] = {"mean": fmean(values), "std": stdev(values), "low": low, "high": high}
+def summarize_folds(plan: Plan, results: Sequence[TrialResult]) -> dict[str, dict[str, float]]:
+    """Mean, standard deviation and interval (`low`, `high`) of each metric over finished folds."""
+    finished = [result for result in results if result.state == "finished"]
+    summary = summarize(finished)
+    ratio = fmean(_fold_ratio(plan, result) for result in finished) if finished else 0.0
+    for name, row in summary.items():
+        values = [result.metrics[name] for result in finished]
+        row["low"], row["high"] = confidence_interval(values, ratio)
     return summary
 
 
-def _share(plan: Plan, outcome: Outcome) -> float:
-    path = plan.folder / outcome.name / "split.csv"
-    if not path.exists():  # it was trained on another machine
+def _fold_ratio(plan: Plan, result: TrialResult) -> float:
+    import pandas as pd
+
+    path = plan.folder / result.name / "split.csv"
+    if not path.exists():  # the run is on another machine
         return float(1 / (plan.about["folds"] - 1))
-    with path.open(encoding="utf-8", newline="") as file:
-        sizes: Counter[str] = Counter(row["split"] for row in csv.DictReader(file))
-    return sizes["val"] / sizes["train"]
+    sizes = pd.read_csv(path)["split"].value_counts()
+    return float(sizes["val"] / sizes["train"])
 
 
-def draw(plan: Plan, found: Sequence[Outcome], summary: dict[str, dict[str, float]]) -> Path:
-    """A picture of each metric's values over the folds, with the mean and its confidence interval."""
+def plot_folds(
+    plan: Plan, results: Sequence[TrialResult], summary: dict[str, dict[str, float]]
+) -> Path:
+    """Plot each metric over the folds, with its mean and confidence interval."""
     from matplotlib.figure import Figure
 
-    finished = [outcome for outcome in found if outcome.state == "finished"]
+    finished = [result for result in results if result.state == "finished"]
     figure = Figure(figsize=(2.2 * len(summary), 3), layout="constrained")
     axes = figure.subplots(1, len(summary), squeeze=False)[0]
-    for axis, (name, numbers) in zip(axes, summary.items(), strict=True):
-        for outcome in finished:
-            fold, folds, repeat = outcome.changes["data.fold"]
-            axis.plot(
-                repeat + (fold - (folds - 1) / 2) * 0.6 / folds,
-                outcome.metrics[name],
-                "o",
-                color=f"C{repeat}",
-                alpha=0.7,
-            )
-        axis.axhline(numbers["mean"], color="black", linewidth=1)
-        axis.axhspan(numbers["low"], numbers["high"], color="0.9", zorder=0)
-        axis.set(
-            title=name, xlabel="repetition", xticks=sorted({outcome.changes["data.fold"][2] for outcome in finished})
-        )
+    for axis, (name, row) in zip(axes, summary.items(), strict=True):
+        for result in finished:
+            fold, folds, repeat = result.changes["data.fold"]
+            x = repeat + (fold - (folds - 1) / 2) * 0.6 / folds
+            axis.plot(x, result.metrics[name], "o", color=f"C{repeat}", alpha=0.7)
+        axis.axhline(row["mean"], color="black", linewidth=1)
+        axis.axhspan(row["low"], row["high"], color="0.9", zorder=0)
+        repeats = sorted({result.changes["data.fold"][2] for result in finished})
+        axis.set(title=name, xlabel="repetition", xticks=repeats)
     path = plan.folder / "plots" / "folds.png"
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=100)
     return path
+
+
+def report_folds(plan: Plan, results: Sequence[TrialResult]) -> tuple[dict[str, Any], list[str]]:
+    """Print the summary, and write plot and predictions of all folds.
+
+    Returns:
+        What study.json and report.html show of it.
+    """
+    summary = summarize_folds(plan, results)
+    means = {name: f"{row['mean']:.4f} ± {row['std']:.4f}" for name, row in summary.items()}
+    intervals = {name: f"{row['low']:.4f} to {row['high']:.4f}" for name, row in summary.items()}
+    extra: dict[str, Any] = {"summary": summary}
+    if summary:
+        rows = {name: [means[name], intervals[name]] for name in summary}
+        print_metrics(rows, ["mean ± std", "95 % interval of the mean"])
+        print(f"plot       {shown(plot_folds(plan, results, summary))}")
+    predictions = gather_predictions(plan, results)
+    if predictions is not None:
+        extra["out_of_fold"] = score_predictions(predictions)
+        path = plan.folder / "predictions.npz"
+        predictions.save(path)
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in extra["out_of_fold"].items())
+        print(f"all folds  {scores}; predictions: {shown(path)}")
+    else:
+        missing = [result.name for result in results if not _prediction_file(plan, result).exists()]
+        print(f"all folds  not scored together: {', '.join(missing)} failed or on another machine")
+    lines = [
+        f"{name}: {means[name]}, 95 % interval of the mean {intervals[name]}" for name in summary
+    ]
+    return extra, lines

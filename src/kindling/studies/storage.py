@@ -1,4 +1,4 @@
-"""What the processes of a study share: a storage of Optuna's, in a file or on a PostgreSQL server, and its lock."""
+"""Open and lock Optuna's storage, and retry while it is unreachable."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from filelock import FileLock
+
 from src.kindling.config.errors import InputError
 from src.kindling.runs.redact import redact
 
-# Seconds between two signs of life; without one until a worker on another machine counts as dead; and for how long a
-# storage may be away.
-HEARTBEAT, GRACE, PATIENCE = 10, 60, 600
+HEARTBEAT = 10  # seconds between two heartbeats
+GRACE = 60  # seconds without a heartbeat until a worker on another machine counts as dead
+PATIENCE = 600  # seconds until an unreachable storage is an error
 T = TypeVar("T")
 
 
 def load_optuna() -> Any:
-    """Optuna, which only studies need.
+    """Import Optuna, which only searches and `--storage` need.
 
     Raises:
         InputError: when it is not installed.
@@ -28,23 +30,21 @@ def load_optuna() -> Any:
         import optuna
         import sqlalchemy  # noqa: F401
     except ImportError:
-        raise InputError("a study needs Optuna; install it: pip install -e '.[tune]'") from None
+        raise InputError("optuna: not installed; run: pip install -e '.[tune]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for message in (
-        r".* is( an)? experimental",  # heartbeats, and pictures by matplotlib
-        r"Heartbeat of storage is supposed to be used",  # the workers send it themselves
-        r"The reported value is ignored because this `step`",  # a member that was killed reports it again
+        r".* is( an)? experimental",  # heartbeats, and plots by matplotlib
+        r"Heartbeat of storage is supposed to be used",  # a trial sends its own
+        r"The reported value is ignored because this `step`",  # a resumed member reports it again
     ):
         warnings.filterwarnings("ignore", message=message)
     return optuna
 
 
 @contextmanager
-def locked(url: str) -> Iterator[None]:
-    """One process at a time, of all that use the storage."""
+def lock_storage(url: str) -> Iterator[None]:
+    """Exclude all other processes that use the storage."""
     if url.startswith("sqlite"):
-        from filelock import FileLock
-
         with FileLock(url.removeprefix("sqlite:///") + ".lock"):
             yield
         return
@@ -53,31 +53,25 @@ def locked(url: str) -> Iterator[None]:
     with _engine(url).begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('kindling'))"))
         yield
-        connection.execute(text("SELECT 1"))  # raises where the lock was lost, with its connection
-
-
-def connect(url: str) -> Any:
-    """The storage, with its tables; while it is locked, since two that make them at once collide."""
-    storages = load_optuna().storages
-    return storages.RDBStorage(url, _options(url), heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+        connection.execute(text("SELECT 1"))  # raises when the lock was lost with its connection
 
 
 @functools.cache
 def _engine(url: str) -> Any:
     from sqlalchemy import create_engine
 
-    return create_engine(url, **_options(url))
+    return create_engine(url, **engine_options(url))
 
 
-def _options(url: str) -> dict[str, Any]:
-    """For SQLAlchemy: how many seconds a locked file, or a server that does not answer, is waited for."""
+def engine_options(url: str) -> dict[str, Any]:
+    """How many seconds to wait for a locked file, or for a server that does not answer."""
     if url.startswith("sqlite"):
         return {"connect_args": {"timeout": 60}}
     return {"connect_args": {"connect_timeout": 10}, "pool_pre_ping": True}
 
 
-def patiently(action: Callable[[], T], stopped: Callable[[], bool] = lambda: False) -> T:
-    """Do what a storage that is away for a while refuses, again and again."""
+def retry_unreachable(action: Callable[[], T], stopped: Callable[[], bool] = lambda: False) -> T:
+    """Repeat an action until the storage can be reached."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import DBAPIError
 
@@ -89,12 +83,14 @@ def patiently(action: Callable[[], T], stopped: Callable[[], bool] = lambda: Fal
             if time.monotonic() > until or stopped():
                 raise
             if not pause:
-                print(f"storage    away, tried again for {PATIENCE // 60} minutes: {reason(error)}", flush=True)
+                minutes = PATIENCE // 60
+                why = reason(error)
+                print(f"storage    unreachable, retrying for {minutes} minutes: {why}", flush=True)
             pause = min(5.0, pause + 0.5)
             time.sleep(pause)
 
 
 def reason(error: BaseException) -> str:
-    """What a storage's error says, in one line."""
+    """A storage's error in one line."""
     cause = error.__cause__ or error
     return redact(" ".join(str(getattr(cause, "orig", cause)).split()))[:200]

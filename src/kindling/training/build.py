@@ -2,69 +2,115 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+import re
+from types import SimpleNamespace
+from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.pytorch import LightningDataModule, LightningModule
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from src.kindling.config import instantiate
 from src.kindling.config.compose import Config, get
 from src.kindling.config.errors import InputError
-from src.kindling.data.batch import BatchTransform
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.preprocess import InputStats
 from src.kindling.data.spec import Spec
+from src.kindling.training.seeded import seed_hooks, seeded
 from src.kindling.training.speed import format_net
 
+OF_DATA = re.compile(r"\$\{data\.(\w+)")
 
-def build_data(config: Config) -> DataModule:
-    """The config's data, downloaded where it must be, and split; what they draw follows from the config's seed."""
+
+def build_data(config: Config) -> LightningDataModule | None:
+    """The config's data; None where the task has loaders of its own.
+
+    Kindling's own data are downloaded and split. Of others the Trainer does this in its own time,
+    unless the config names an attribute of the data (`${data.vocab_size}`).
+    """
+    if not config.values.get("data"):
+        return None
     values = instantiate.values(config)
-    with isolate_rng(include_cuda=False):  # which moves no other draws
-        torch.manual_seed(values.seed)
-        random.seed(values.seed)
-        np.random.seed(values.seed)
-        data: DataModule = instantiate.build(config, "data", seed=values.seed, threads=values.threads)
+    with seeded(values.seed):
+        data: LightningDataModule = instantiate.build(
+            config, "data", seed=values.seed, threads=values.threads
+        )
+    if isinstance(data, DataModule):
+        with seeded(values.seed):
+            data.prepare_data()
+            data.setup()
+        return data
+    seed_hooks(data, values.seed)
+    if used_attributes(config):
         data.prepare_data()
-        data.setup()
+        data.setup("fit")
     return data
 
 
+def used_attributes(config: Config) -> list[str]:
+    """The attributes of the data that the config's net and task refer to: `${data.vocab_size}`."""
+    texts = str([config.values.get(section) for section in ("net", "task")])
+    return list(dict.fromkeys(OF_DATA.findall(texts)))
+
+
+def attributes_of(config: Config, data: Any) -> dict[str, Any]:
+    """The values of `used_attributes`, for checkpoints; those of a spec are saved with it."""
+    names = [name for name in used_attributes(config) if name != "spec"]
+    return {name: getattr(data, name) for name in names if hasattr(data, name)}
+
+
 def build_task(
-    config: Config, spec: Spec, augment: Sequence[BatchTransform] = (), begin: bool = True
+    config: Config,
+    data: LightningDataModule | None = None,
+    spec: Spec | None = None,
+    attributes: dict[str, Any] | None = None,
+    load_weights: bool = True,
 ) -> LightningModule:
     """The config's task around its net, untrained.
 
     Args:
-        config: a config that `src.kindling.config.instantiate.check` has accepted.
-        spec: of its data.
-        augment: the data's transforms of training batches.
-        begin: whether a net that begins with the weights of another training is given them (`load_weights`); not where
-            a checkpoint's follow.
+        config: a config that `instantiate.check` has accepted.
+        data: after `build_data`; or, without it, what a checkpoint holds of it:
+        spec: of the data, if it is Kindling's.
+        attributes: the values of `${data.…}`.
+        load_weights: whether a pretrained net gets its weights; not where a checkpoint's follow.
     """
-    given = {"spec": spec, "in_shape": spec.in_shape, "num_outputs": spec.num_outputs}
-    net = instantiate.build(config, "net", **given)
-    materialize_lazy_layers(net, spec)
-    if begin and hasattr(net, "load_weights"):
-        net.load_weights()
-    if isinstance(stats := getattr(net, "input_stats", None), InputStats):
-        for transform in augment:
-            transform.fit(stats.of(spec))
-    if (
-        spec.kind == "image" and get(config.values, "task.optimizer._target_") != "torch.optim.LBFGS"
-    ):  # it wants plain memory
-        format_net(net, instantiate.values(config).channels_last)
-    task: LightningModule = instantiate.build(config, "task", net=net, augment=augment, **given)
+    if data is not None and attributes is None:
+        spec = getattr(data, "spec", None)
+        known: Any = data
+    else:
+        known = SimpleNamespace(spec=spec, **(attributes or {}))
+    given: dict[str, Any] = {"data": known}
+    if isinstance(spec, Spec):
+        given |= {"spec": spec, "in_shape": spec.in_shape, "num_outputs": spec.num_outputs}
+    if config.values.get("net"):
+        given["net"] = _build_net(config, data, given, load_weights)
+    task: LightningModule = instantiate.build(config, "task", **given)
     return task
 
 
+def _build_net(
+    config: Config, data: LightningDataModule | None, given: dict[str, Any], load_weights: bool
+) -> nn.Module:
+    net: nn.Module = instantiate.build(config, "net", **given)
+    spec = given.get("spec")
+    if spec is not None:
+        materialize_lazy_layers(net, spec)
+    load: Any = getattr(net, "load_weights", None)
+    if load_weights and load is not None:
+        load()
+    stats = getattr(net, "input_stats", None)
+    if isinstance(stats, InputStats) and isinstance(data, DataModule):
+        data.use_input_stats(stats)
+    wants_plain_memory = get(config.values, "task.optimizer._target_") == "torch.optim.LBFGS"
+    if spec is not None and spec.kind == "image" and not wants_plain_memory:
+        format_net(net, instantiate.values(config).channels_last)
+    return net
+
+
 def materialize_lazy_layers(net: nn.Module, spec: Spec) -> None:
-    """Give lazy layers (`nn.LazyLinear`) their sizes, which they take from what they see first."""
+    """Give lazy layers (`nn.LazyLinear`) their sizes, which they take from their first input."""
     if not any(map(is_lazy, (*net.parameters(), *net.buffers()))):
         return
     x = torch.zeros(2, *spec.in_shape)
@@ -73,5 +119,8 @@ def materialize_lazy_layers(net: nn.Module, spec: Spec) -> None:
             net.eval()(x)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         message = str(error).partition("\n")[0]
-        raise InputError(f"net: {type(net).__name__} does not take these data: {tuple(x.shape)}: {message}") from error
+        name = type(net).__name__
+        raise InputError(
+            f"net: {name} does not take these data: {tuple(x.shape)}: {message}"
+        ) from error
     net.train()

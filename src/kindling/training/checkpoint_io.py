@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,38 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from src.kindling.config.errors import InputError
 from src.kindling.runs.checkpoint_file import read_checkpoint, sync_folder
 
-ATOMS = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype)
+ATOMS = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    torch.Tensor,
+    torch.nn.Parameter,
+    torch.Size,
+    torch.dtype,
+)
 NOT_HERE = object()
 
 
 class AtomicIO(CheckpointIO):
-    """Writes a checkpoint beside its place, flushed to the disk, and then renames it into it.
+    """Writes a checkpoint to a `.tmp` file, flushes it to the disk, and renames it.
 
-    A process that is killed while it writes leaves a `.tmp` file and the old checkpoint, whatever the moment, whatever
-    the file system; Lightning's own way copies from the temporary folder, and what it leaves behind can be half a file.
+    A process that is killed while it writes leaves the old checkpoint intact on any file system;
+    Lightning's own writer copies from the temporary folder and can leave half a file.
 
-    What is neither a tensor nor a plain value is left out, and named once: it could not be loaded. A module's
-    `save_hyperparameters()` keeps nets and optimizers beside numbers.
+    Values that are neither tensors nor plain values are left out and printed once: they could not
+    be loaded. A module's `save_hyperparameters()` keeps nets and optimizers beside numbers.
     """
 
     def __init__(self) -> None:
         self.left_out: set[str] = set()
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         path = Path(path)
         left_out: dict[str, str] = {}
         checkpoint = plain(checkpoint, left_out)
@@ -49,7 +63,7 @@ class AtomicIO(CheckpointIO):
         beside = path.with_name(path.name + ".tmp")
         file = None
         try:
-            with _Told(beside) as file:
+            with _ReportingFile(beside) as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -59,7 +73,9 @@ class AtomicIO(CheckpointIO):
             raise (file and file.reason) or error from None
         sync_folder(path.parent)
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -79,21 +95,9 @@ def plain(value: Any, left_out: dict[str, str], key: str = "") -> Any:
     if isinstance(value, DictConfig | ListConfig):
         value = OmegaConf.to_container(value)
     if isinstance(value, Mapping):
-        kept = {}
-        for name, item in value.items():
-            own = f"{key}.{name}".lstrip(".")
-            plain_name, plain_item = plain(name, left_out, own), plain(item, left_out, own)
-            if plain_name is not NOT_HERE and plain_item is not NOT_HERE:
-                kept[plain_name] = plain_item
-        same = type(value) in (dict, OrderedDict, Counter) and all(
-            type(name) in ATOMS and kept.get(name, NOT_HERE) is item for name, item in value.items()
-        )
-        return value if same else kept
+        return _plain_mapping(value, left_out, key)
     if isinstance(value, list | tuple):
-        parts = [plain(item, left_out, f"{key}.{i}") for i, item in enumerate(value)]
-        present = [part for part in parts if part is not NOT_HERE]
-        same = type(value) in (list, tuple) and all(one is two for one, two in zip(parts, value, strict=True))
-        return value if same else tuple(present) if isinstance(value, tuple) else present
+        return _plain_sequence(value, left_out, key)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Enum):
@@ -103,9 +107,34 @@ def plain(value: Any, left_out: dict[str, str], key: str = "") -> Any:
     if _loads(value):
         return value
     if key.startswith("state_dict."):
-        raise InputError(f"checkpoint: {key} ({type(value).__name__}) cannot be loaded again; convert it to a tensor")
+        raise InputError(
+            f"checkpoint: {key} ({type(value).__name__}) cannot be loaded again; "
+            "convert it to a tensor"
+        )
     left_out[key] = type(value).__name__
     return NOT_HERE
+
+
+def _plain_mapping(value: Mapping[Any, Any], left_out: dict[str, str], key: str) -> Any:
+    kept = {}
+    for name, item in value.items():
+        own = f"{key}.{name}".lstrip(".")
+        plain_name, plain_item = plain(name, left_out, own), plain(item, left_out, own)
+        if plain_name is not NOT_HERE and plain_item is not NOT_HERE:
+            kept[plain_name] = plain_item
+    same = type(value) in (dict, OrderedDict, Counter) and all(
+        type(name) in ATOMS and kept.get(name, NOT_HERE) is item for name, item in value.items()
+    )
+    return value if same else kept
+
+
+def _plain_sequence(value: Sequence[Any], left_out: dict[str, str], key: str) -> Any:
+    items = [plain(item, left_out, f"{key}.{i}") for i, item in enumerate(value)]
+    same = all(item is own for item, own in zip(items, value, strict=True))
+    if same and type(value) in (list, tuple):
+        return value
+    kept = [item for item in items if item is not NOT_HERE]
+    return tuple(kept) if isinstance(value, tuple) else kept
 
 
 def _loads(value: Any) -> bool:
@@ -122,11 +151,11 @@ def _loads(value: Any) -> bool:
     return True
 
 
-class _Told(io.FileIO):
-    """A file that keeps what the system said of a failed write: torch's zip writer makes something else of it."""
+class _ReportingFile(io.FileIO):
+    """A file that keeps the OSError of a failed write, which torch's zip writer replaces."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(str(path), "wb")  # its errors name it as text
+        super().__init__(str(path), "wb")  # so that its errors hold a text
         self.reason: OSError | None = None
 
     def write(self, data: Any) -> int:

@@ -1,101 +1,132 @@
-"""What a task has collected since the epoch began, and Lightning's checkpoints leave out: saved and restored.
+"""The state of a training that Lightning's checkpoints leave out: collect and restore it.
 
-These are the averages of `self.log(on_epoch=True)`, and the states of torchmetrics that are attributes of the task. Reads
-private attributes of Lightning 2.6.6: the training loop's `_results`, and the logger connector's `_first_loop_iter`.
+It consists of the place within the epoch, the monitored values, the running averages of
+`self.log(on_epoch=True)`, and the metrics that are attributes of the task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torchmetrics import Metric
 
 from src.kindling.nn.meter import Meter, moved
+from src.kindling.training.lightning_internals import (
+    end_restart_of_all_loops,
+    logged_state,
+    restore_logged,
+)
+from src.kindling.training.resume_state import FORM
 
-# What describes a logged value, beside how it is shared between processes.
-DESCRIPTION = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx",
-               "dataloader_idx", "metric_attribute")  # fmt: skip
+# Where a training can be saved and resumed exactly.
+Place = Literal["between epochs", "after a step", "before validation"]
 
 
-def collected(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """Tensors and plain values on the CPU, for `restore`."""
-    logged = trainer.fit_loop.epoch_loop._results
+def collect(trainer: Trainer, module: LightningModule, place: str) -> dict[str, Any]:
+    """Return the resume state as tensors on the CPU and plain values. All ranks call it together.
+
+    Args:
+        trainer, module: of the training.
+        place: a `Place`.
+    """
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    metrics = {
+        name: {"state": moved(metric.metric_state, "cpu"), "updates": metric._update_count}
+        for name, metric in _own_metrics(module).items()
+    }
+    meters = {name: meter.state() for name, meter in _training_meters(module).items()}
     return {
-        "logged": {key: _saved(result) for key, result in logged.items() if not result.has_reset and _can_be(result)},
-        "metrics": {
-            name: {"state": moved(metric.metric_state, "cpu"), "updates": metric._update_count}
-            for name, metric in _own_metrics(module)
-        },
+        "form": FORM,
+        "place": place,
+        "epoch": epochs.processed,
+        "batch": 0 if place == "between epochs" else batches.ready,
+        "step": trainer.global_step,
+        "metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
+        "collected": _gather(trainer, {"logged": logged_state(trainer), "metrics": metrics}),
+        "meters": _gather(trainer, meters),
     }
 
 
-def restore(trainer: Trainer, module: LightningModule, state: dict[str, Any], within_epoch: bool) -> None:
-    """Give a task and its training back what `collected` returned, before the first batch.
+def restore(trainer: Trainer, module: LightningModule, resume: dict[str, Any]) -> None:
+    """Restore what `collect` returned, before the first batch."""
+    trainer.callback_metrics.update(resume["metrics"])
+    within_epoch = resume["place"] != "between epochs"
+    rank = trainer.global_rank
+    if rank < len(resume["meters"]):  # there may be more ranks than when it was saved
+        for name, meter in _training_meters(module).items():
+            meter.restore(resume["meters"][rank][name], module.device)
+        if "collected" in resume:  # absent in checkpoints of earlier versions
+            _restore_metrics(trainer, module, resume["collected"][rank], within_epoch)
+    if not within_epoch:
+        end_restart_of_all_loops(trainer)
+        return
+    # It starts its schedule and its average at an epoch's start, which a resumed epoch lacks.
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StochasticWeightAveraging):
+            callback.on_train_epoch_start(trainer, module)
 
-    Args:
-        trainer, module: of the resumed training.
-        state: as it was saved.
-        within_epoch: whether the training resumes within an epoch; else the logged values are of one that has ended.
+
+def set_loop_progress(loops: dict[str, Any], place: str) -> None:
+    """Set the counters of Lightning's loops to what it expects for resuming at a place.
+
+    After a step they are right. Between epochs they depend on the hook that saved; before a
+    validation Lightning would count the validation as done.
     """
-    for name, metric in _own_metrics(module):
+    if place == "between epochs":
+        for counter in loops["epoch_progress"].values():
+            counter.update(dict.fromkeys(counter, counter["processed"]))
+        batches = loops["epoch_loop.batch_progress"]
+        batches["current"] = dict.fromkeys(batches["current"], 0)
+        batches["total"] = dict.fromkeys(batches["total"], batches["total"]["completed"])
+        batches["is_last_batch"] = False
+    elif place == "before validation":
+        # A validation that has started, without a completed batch.
+        started = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+        validation = loops["epoch_loop.val_loop.batch_progress"]
+        validation.update(total=dict(started), current=dict(started), is_last_batch=False)
+
+
+def _restore_metrics(
+    trainer: Trainer, module: LightningModule, state: dict[str, Any], within_epoch: bool
+) -> None:
+    """Restore the task's metrics, and within an epoch the logged averages."""
+    metrics = _own_metrics(module)
+    for name, metric in metrics.items():
         if name in state["metrics"]:
             for key, value in moved(state["metrics"][name]["state"], module.device).items():
                 setattr(metric, key, value)
             metric._update_count = state["metrics"][name]["updates"]
             metric._computed = None
-    if not within_epoch:
-        return
-    results = trainer.fit_loop.epoch_loop._results
-    for key, saved in state["logged"].items():
-        if (result := _restored(saved, trainer, module)) is not None:
-            results[key] = result
-    # Lightning would begin the averages again at the first batch it sees.
-    trainer._logger_connector._first_loop_iter = False
+    if within_epoch:
+        restore_logged(trainer, state["logged"], metrics, module.device)
 
 
-def _own_metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:
-    """The task's torchmetrics by name; a meter saves those within it."""
-    meters = [f"{name}." for name, part in module.named_modules() if isinstance(part, Meter)]
-    for name, part in module.named_modules():
-        if isinstance(part, Metric) and not name.startswith(tuple(meters)):
-            yield name, part
-
-
-def _can_be(result: _ResultMetric) -> bool:
-    """Whether a logged value can be described by plain values: not if it is shared in a group of processes."""
-    return result.meta.sync.group is None
-
-
-def _saved(result: _ResultMetric) -> dict[str, Any]:
-    meta = result.meta
-    saved = {name: getattr(meta, name) for name in DESCRIPTION}
-    saved |= {"reduce_fx": meta.reduce_fx.__name__, "shared": meta.sync.should, "by_first": meta.sync.rank_zero_only}
-    state = {"value": result.value} if result.is_tensor else {}
-    if result.is_tensor and meta.is_mean_reduction:
-        state["cumulated_batch_size"] = result.cumulated_batch_size
-    return saved | {
-        "state": moved(state, "cpu"),
-        "last": moved(result._forward_cache, "cpu"),
-        "updates": result._update_count,
+def _training_meters(module: LightningModule) -> dict[str, Meter]:
+    return {
+        name: part
+        for name, part in module.named_modules()
+        if isinstance(part, Meter) and part.stage == "train"
     }
 
 
-def _restored(saved: dict[str, Any], trainer: Trainer, module: LightningModule) -> _ResultMetric | None:
-    """The value as Lightning would have it; None for a metric that the task no longer has."""
-    meta = _Metadata(reduce_fx=saved["reduce_fx"], **{name: saved[name] for name in DESCRIPTION})
-    meta.sync = _Sync(_should=saved["shared"], fn=trainer.strategy.reduce, rank_zero_only=saved["by_first"])
-    result = _ResultMetric(meta, is_tensor=bool(saved["state"]))
-    if result.is_tensor:
-        for name, value in moved(saved["state"], module.device).items():
-            setattr(result, name, value)
-    else:
-        metric = dict(_own_metrics(module)).get(saved["metric_attribute"])
-        if metric is None:
-            return None
-        result.value = metric
-    result._forward_cache = moved(saved["last"], module.device)
-    result._update_count = saved["updates"]
-    return result.to(module.device)
+def _own_metrics(module: LightningModule) -> dict[str, Metric]:
+    """Return the task's torchmetrics by name, but for those that a meter saves."""
+    meters = tuple(f"{name}." for name, part in module.named_modules() if isinstance(part, Meter))
+    return {
+        name: part
+        for name, part in module.named_modules()
+        if isinstance(part, Metric) and not name.startswith(meters)
+    }
+
+
+def _gather(trainer: Trainer, value: Any) -> list[Any]:
+    """Return the values of all ranks."""
+    if trainer.world_size == 1:
+        return [value]
+    values = [None] * trainer.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values

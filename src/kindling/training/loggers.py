@@ -1,4 +1,4 @@
-"""What a run's loggers need beyond Lightning: to be muted in a final test, and the end of a W&B run."""
+"""Mute a run's loggers in the final test, and finish a W&B run."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ def muted(loggers: Sequence[Logger]) -> Iterator[None]:
     def drop(*args: Any, **kwargs: Any) -> None:
         return None
 
-    # Methods may be replaced on the instance already (src/kindling/training/callbacks/guarded_logger.py).
-    before = [{name: method for name, method in vars(logger).items() if name in MUTED} for logger in loggers]
+    # Methods may be replaced on the instance already (callbacks/guarded_logger.py).
+    before = [
+        {name: method for name, method in vars(logger).items() if name in MUTED}
+        for logger in loggers
+    ]
     for logger in loggers:
         vars(logger).update(dict.fromkeys(MUTED, drop))
     try:
@@ -51,4 +54,7 @@ def finish_wandb(run_id: str, exit_code: int) -> None:
     try:
         wandb.finish(exit_code=exit_code)
     except Exception as error:
-        print(f"wandb: not finished: {type(error).__name__}: {error}; upload the run with 'wandb sync'")
+        print(
+            f"wandb: not finished: {type(error).__name__}: {error}; "
+            "upload the run with 'wandb sync'"
+        )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from src.kindling.config.errors import InputError
+from src.kindling.config.errors import InputError, did_you_mean
+from src.kindling.config.instantiate import Values
 from src.kindling.config.targets import locate, parameters
+from src.kindling.runs.metric_names import canonical_name
 
 if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
     from torch import nn
 
 LOWER_IS_BETTER = re.compile(
@@ -22,7 +27,7 @@ HIGHER_IS_BETTER = re.compile(
 
 
 def infer_mode(name: str, module: nn.Module) -> tuple[Literal["min", "max"], str] | None:
-    """The direction of a metric, and where it is from: the metric that is logged under this name, else the name.
+    """Return a metric's direction and its source: the metric logged under this name, or the name.
 
     Args:
         name: as it is logged: `val/accuracy`, `val_loss`.
@@ -45,46 +50,93 @@ def infer_mode(name: str, module: nn.Module) -> tuple[Literal["min", "max"], str
     return None
 
 
-def set_mode(task: Any, section: dict[str, Any]) -> None:
-    """Give a task that is to be trained its mode, where the config changes what it monitors and leaves out the mode.
+@dataclass
+class Monitor:
+    """What picks the best checkpoint, stops early and steers schedules and studies.
 
-    The mode is printed with the task's notes.
+    Attributes:
+        name: the metric, as it is logged; None where nothing is monitored.
+        mode: whether less or more of it is better.
+        notes: what was inferred, to be printed.
+    """
+
+    name: str | None
+    mode: Literal["min", "max"] = "min"
+    notes: tuple[str, ...] = ()
+
+
+def choose_monitor(values: Values, task: LightningModule, logged: Sequence[str] | None) -> Monitor:
+    """What a training monitors.
+
+    The config's `monitor`; else the attribute `monitor` of the task; else `val/loss` or `val_loss`;
+    else the only metric that validation logs.
 
     Args:
-        task: a LightningModule with `monitor` and `mode`.
-        section: the config's `task`.
+        values: of the config.
+        task: whose metrics tell the mode.
+        logged: the names that validation logs; None where they are not known yet.
 
     Raises:
-        InputError: when the mode is unknown.
+        InputError: when the config's monitor is not logged, or its mode is unknown.
     """
-    default = parameters(type(task)).get("monitor")
-    changed = section.get("monitor") is not None and not (default and default.default == section["monitor"])
-    if changed and section.get("mode") is None and hasattr(task, "monitor"):
-        task.mode, line = _require_mode(task.monitor, task, "task")
-        task.notes = [*getattr(task, "notes", []), line]
+    name = values.monitor or getattr(task, "monitor", None)
+    declared = name == getattr(task, "monitor", None)
+    mode = values.mode or (getattr(task, "mode", None) if declared else None)
+    if name is not None and logged is not None and name not in logged:
+        names = ", ".join(sorted(logged)) or "none"
+        hint = did_you_mean(name, logged)
+        raise InputError(f"monitor: '{name}' is not logged in validation{hint} (logged: {names})")
+    notes: list[str] = []
+    if name is None:
+        name = _default(logged)
+        if name is None:
+            return Monitor(None, notes=_unmonitored(logged))
+        if name != "val/loss":
+            notes.append(f"monitor: {name} (the default; set monitor=… to change it)")
+    if mode is None:
+        mode, line = _require_mode(name, task, "")
+        notes += [line] if values.monitor else []
+    return Monitor(name, mode, tuple(notes))
 
 
-def mode_of_callback(name: str, section: dict[str, Any], task: Any) -> str:
+def _default(logged: Sequence[str] | None) -> str | None:
+    if logged is None:
+        return "val/loss"
+    usual = [name for name in logged if canonical_name(name) == "val/loss"]
+    return usual[0] if usual else logged[0] if len(logged) == 1 else None
+
+
+def _unmonitored(logged: Sequence[str] | None) -> tuple[str, ...]:
+    if not logged:
+        return ()
+    names = ", ".join(sorted(logged))
+    return (f"monitor: none, so no best.ckpt; set monitor=… to one of: {names}",)
+
+
+def mode_of_callback(
+    name: str, section: dict[str, Any], monitor: Monitor, task: Any
+) -> Literal["min", "max"]:
     """The mode for what a callback monitors; one that is inferred is printed.
 
     Raises:
         InputError: when it is unknown.
     """
-    monitor = section.get("monitor")
+    own = section.get("monitor")
     takes_mode = "mode" in parameters(locate(section["_target_"]))
-    if monitor in (None, task.monitor) or section.get("mode") is not None or not takes_mode:
-        return str(task.mode)
-    mode, line = _require_mode(monitor, task, f"callbacks.{name}")
+    if own in (None, monitor.name) or section.get("mode") is not None or not takes_mode:
+        return monitor.mode
+    mode, line = _require_mode(own, task, f"callbacks.{name}.")
     print(line)
     return mode
 
 
-def _require_mode(monitor: str, task: nn.Module, key: str) -> tuple[str, str]:
+def _require_mode(monitor: str, task: nn.Module, section: str) -> tuple[Literal["min", "max"], str]:
     """The mode, and a line that names its source."""
     found = infer_mode(monitor, task)
     if found is None:
         raise InputError(
-            f"{key}.mode: unknown whether a higher or a lower '{monitor}' is better; set {key}.mode=max or {key}.mode=min"
+            f"{section}mode: unknown whether a higher or a lower '{monitor}' is better; "
+            f"set {section}mode=max or {section}mode=min"
         )
     better = "higher" if found[0] == "max" else "lower"
-    return found[0], f"{key}.monitor: {monitor}, {better} is better ({found[1]})"
+    return found[0], f"{section}monitor: {monitor}, {better} is better ({found[1]})"

@@ -1,56 +1,95 @@
-"""Tries what a training needs before it begins, so that what could only end in a traceback is told in one line."""
+"""Rehearse a training: a batch of each stage through a copy of the task, under a real Trainer.
+
+It finds what would end the training with a traceback (shapes, types, a missing step), and the names
+of the metrics that the task logs.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import os
 import re
 import shutil
-import traceback
+import tempfile
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch import LightningModule
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
+from src.kindling.config.compose import Config
 from src.kindling.config.errors import InputError
-from src.kindling.config.targets import parameters
-from src.kindling.data.batch import STAGES, Batch
 from src.kindling.data.data_module import DataModule
-from src.kindling.data.spec import Spec
 from src.kindling.runs.files import shown
 from src.kindling.runs.run import ELSEWHERE, Run
+from src.kindling.training.misfit import Watched
+from src.kindling.training.stages import has_stage
 
 SHARED = Path("/dev/shm")  # where workers leave their batches
-# A larger task is tried by its shapes alone (torch's meta device): a copy, its gradients and its steps on the CPU would
-# take seconds, and memory that a machine with a GPU may not have. ResNet-18 has 45 MiB, ResNet-50 98.
-COPIED = 64 << 20
-REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)  # what shapes, types and values raise
-# Lightning calls these before a step: a step that fails without them may well work with them.
-BEFORE = [name for name in dir(LightningModule) if re.fullmatch("setup|configure_model|on_.*_(start|transfer)", name)]
-# Some nets run on a GPU alone, and meta knows shapes alone: such errors say nothing of the training.
-OF_DEVICE = re.compile(r"\bmeta\b|cuda|nvidia|device|triton|not implemented for", re.IGNORECASE)
-REMEDIES = {  # by torch's message
-    "1 value per channel": "batch normalization needs a larger data.batch_size",
-    "channel": "torchvision.transforms.v2.RGB in data.train_transforms and data.test_transforms makes three of one",
-    "Kernel size|too small|Wrong image": "larger pictures (data.size, or torchvision.transforms.v2.Resize) may do",
-    "dtype|scalar type": "raw values have types of their own, and src.kindling.data.preprocess makes them float32",
-    "": "an argument in_shape tells a net the data's shape",
-}
+COPIED = 1 << 30  # bytes of the largest task that is copied
+FEW = (2, 16)  # samples of a rehearsal; what only a few cannot do is no mistake
+# Some nets run on a GPU alone: such an error of a copy on the CPU says nothing of the training.
+OF_DEVICE = re.compile(r"cuda|nvidia|triton|not implemented for", re.IGNORECASE)
 
 
-def preflight(run: Run, data: DataModule, task: LightningModule) -> None:
-    """Write to the run's directory, look for room, and make a step of each stage with a copy of the task, on the CPU.
+@dataclass
+class Rehearsal:
+    """What a rehearsal has found.
 
-    No weight, buffer, gradient, meter or random generator is changed. Where a step asks for the Trainer, its trial ends.
+    Attributes:
+        logged: the names of the metrics that validation logs; None where nothing was rehearsed.
+    """
+
+    logged: tuple[str, ...] | None = None
+
+
+def rehearse(config: Config, data: LightningDataModule | None, task: LightningModule) -> Rehearsal:
+    """Put a batch of each stage through a copy of the task.
+
+    No weight, buffer, gradient, metric or random generator is changed.
 
     Raises:
         InputError: one line. An error in the code of a task or a net is raised as it is.
+    """
+    builds_later = is_overridden("configure_model", task) or is_overridden("setup", task)
+    trains = builds_later or any(p.requires_grad for p in task.parameters())
+    if task.automatic_optimization and not trains:
+        key, part = ("net", task.net) if hasattr(task, "net") else ("task", task)
+        name = type(part).__name__
+        raise InputError(f"{key}: {name} has no parameter to train (requires_grad); choose another")
+    if sum(value.nbytes for value in (*task.parameters(), *task.buffers())) > COPIED:
+        return Rehearsal()
+    counts = sorted({min(count, getattr(data, "batch_size", count) or count) for count in FEW})
+    if isinstance(data, DataModule) and data.spec.num_outputs == counts[0]:
+        counts[0] += 1  # as many samples as outputs would fit where they should not
+    errors: list[Exception] = []
+    for count in (*counts, None):
+        with isolate_rng(include_cuda=False), warnings.catch_warnings(action="ignore"):
+            try:
+                return _try(config, data, task, count)
+            except _Unsuitable:
+                return Rehearsal()
+            except Exception as error:
+                errors.append(error)
+    raise errors[0]
+
+
+def check_disk(run: Run, data: LightningDataModule | None, task: LightningModule) -> None:
+    """Write to the run's directory, and compare the space that checkpoints and workers need.
+
+    Raises:
+        InputError: when it cannot be written, or there is too little room.
     """
     probe = run.path / f".probe-{os.getpid()}"
     try:
@@ -58,127 +97,147 @@ def preflight(run: Run, data: DataModule, task: LightningModule) -> None:
             file.write(b"probe")
             os.fsync(file.fileno())
         probe.replace(probe.with_suffix(".renamed")).unlink()
+    except PermissionError:  # error_hints.py has the advice
+        raise
     except OSError as error:
-        raise InputError(f"{shown(run.path)}: cannot be written: {error.strerror}; {ELSEWHERE}") from error
+        raise InputError(
+            f"{shown(run.path)}: cannot be written: {error.strerror}; {ELSEWHERE}"
+        ) from error
     weights = sum(value.nbytes for value in task.state_dict().values() if isinstance(value, Tensor))
     trained = sum(parameter.nbytes for parameter in task.parameters() if parameter.requires_grad)
-    # The best holds the weights; the last, the one before it and the one being written hold two states of each as well.
-    needed = 4 * weights + 6 * trained - sum(file.stat().st_size for file in run.checkpoints.glob("*.ckpt"))
+    # The best holds the weights; the last, the one before it and the one being written hold two
+    # states of each as well.
+    there = sum(file.stat().st_size for file in run.checkpoints.glob("*.ckpt"))
+    needed = 4 * weights + 6 * trained - there
     _need(run.path, needed, "the checkpoints", "make room, or let logs/ be a link elsewhere")
-    if task.automatic_optimization and not any(parameter.requires_grad for parameter in task.parameters()):
-        raise InputError(f"net: {type(task.net).__name__} has no parameter to train (requires_grad); choose another")
-    errors: list[Exception] = []
-    few = 2 if data.spec.num_outputs != 2 else 3  # as many samples as outputs would fit where they should not
-    with isolate_rng(include_cuda=False), warnings.catch_warnings(action="ignore"):
-        for count in (few, 16):  # what only a few samples cannot do is no mistake
-            try:
-                return _try(data, task, min(count, data.batch_size))
-            except Exception as error:
-                errors.append(error)
-    raise errors[0]
+    if isinstance(data, DataModule) and SHARED.is_dir():  # each worker has two batches ready
+        remedy = (
+            "set it to 0, take a smaller data.batch_size or more shared memory (docker: --shm-size)"
+        )
+        size = 2 * data.num_workers * data.batch_bytes()
+        _need(SHARED, size, "the batches of data.num_workers", remedy)
 
 
 def _need(place: Path, needed: int, what: str, remedy: str) -> None:
-    if needed > (free := shutil.disk_usage(place).free):
-        raise InputError(f"{shown(place)}: {what} need {-(-needed >> 20):,} MiB, and {free >> 20:,} are free; {remedy}")
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        needs = f"{what} need {-(-needed >> 20):,} MiB, and {free >> 20:,} are free"
+        raise InputError(f"{shown(place)}: {needs}; {remedy}")
 
 
-class _NoTrainer(Exception):
-    """Stands for the Trainer, and is raised when it is asked for something: then no mistake has been made."""
-
-    current_epoch = global_step = global_rank = local_rank = 0
-
-    def __getattr__(self, name: str) -> Any:
-        raise self
+class _Unsuitable(Exception):
+    """The task cannot be copied, or runs on another device alone."""
 
 
-def _try(data: DataModule, task: LightningModule, count: int) -> None:
-    shapes: dict[int, Any] = {}
-    if sum(tensor.nbytes for tensor in (*task.parameters(), *task.buffers())) > COPIED:
-        shapes = {id(buffer): buffer.to("meta") for buffer in task.buffers()}
-        shapes |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in task.parameters()}
+class _Logged(Callback):
+    """Collects the names of the metrics that a validation logs."""
+
+    def __init__(self) -> None:
+        self.before: set[str] = set()
+        self.names: tuple[str, ...] = ()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.before = {*trainer.callback_metrics}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.names = tuple(name for name in trainer.callback_metrics if name not in self.before)
+
+
+def _no_callbacks() -> list[Callback]:
+    return []
+
+
+def _try(
+    config: Config, data: LightningDataModule | None, task: LightningModule, count: int | None
+) -> Rehearsal:
     try:
-        twin = copy.deepcopy(task, shapes.copy())
-    except Exception:  # it holds what there is only one of: an open file, a lock
-        return
-    hooked = any(is_overridden(name, twin) for name in BEFORE) or is_overridden("on_after_batch_transfer", data)
-    given: dict[str, Any] = {}  # the net or the loss, while it is at work, and its arguments
-    for key, part in {"net": twin.net, "task.loss": getattr(twin, "loss", None)}.items():
-        if isinstance(part, nn.Module):
-            part.register_forward_pre_hook(lambda part, x, key=key: given.update({key: (part, x)}))
-            part.register_forward_hook(lambda *_: given.clear())
-    shape: tuple[int, ...] | None = getattr(twin, "out_shape", None)
-    if shape and isinstance(twin.net, nn.Module):
-        twin.net.register_forward_hook(lambda net, x, outputs: _check_outputs(net, x, outputs, data.spec, shape))
-    twin.trainer, twin.log = _NoTrainer(), lambda *_, **__: None  # type: ignore[assignment, method-assign]
-    steps = {"train": twin.training_step, "val": twin.validation_step, "test": twin.test_step}
-    for stage in (stage for stage in STAGES if len(data.indices[stage])):
-        batch = data.datasets[stage][(0, 0, data.indices[stage][:count])]
-        if stage == "train" and SHARED.is_dir():  # each worker has two batches ready
-            size = min(data.batch_size, len(data.indices[stage])) * (batch.x.nbytes + batch.y.nbytes) // len(batch.x)
-            _need(SHARED, 2 * data.num_workers * size, "the batches of data.num_workers",
-                  "set it to 0, take a smaller data.batch_size or more shared memory (docker: --shm-size)")  # fmt: skip
-        if shapes:
-            batch = batch._replace(x=batch.x.to("meta"), y=batch.y.to("meta"))
-        given.clear()
+        twin = copy.deepcopy(task)
+    except Exception as error:  # it holds what there is only one of: an open file, a lock
+        raise _Unsuitable from error
+    twin.configure_callbacks = _no_callbacks  # type: ignore[method-assign]  # which may write files
+    watched = Watched(twin, getattr(data, "spec", None))
+    few = _few_samples(data, count) if isinstance(data, DataModule) else data
+    logged = _Logged()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        trainer = _trainer(config, folder, logged, count)
         try:
-            _step(twin, steps[stage], batch, stage == "train")
+            trainer.fit(twin, datamodule=few)
+            if has_stage("test", few, twin):
+                trainer.test(twin, datamodule=few, verbose=False)
+        except MisconfigurationException as error:
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
         except Exception as error:
-            if isinstance(error, _NoTrainer | NotImplementedError) or hooked or OF_DEVICE.search(str(error)):
-                continue
-            if given and isinstance(error, REFUSALS):
-                raise _refused(given, error, data.spec) from error
+            if isinstance(error, NotImplementedError) or OF_DEVICE.search(str(error)):
+                raise _Unsuitable from error
+            watched.explain(error)
             raise
+        finally:
+            if data is not None:
+                data.trainer = None
+    return Rehearsal(logged.names)
 
 
-def _step(twin: LightningModule, step: Any, batch: Batch, training: bool) -> None:
-    if not training:
-        twin.eval()
-    with torch.set_grad_enabled(training):
-        result = step(batch, 0) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else step(batch)
-    loss = result.get("loss") if isinstance(result, dict) else result
-    if not training or not isinstance(loss, Tensor) or not twin.automatic_optimization:
-        return  # what a step may return is Lightning's to say
-    if loss.numel() != 1:
-        raise InputError(f"task.loss: gives {_told(loss)} instead of one number; task.loss.reduction=mean")
-    if not loss.is_meta and not loss.isfinite():
-        raise InputError(f"task.loss: is {loss.item():g} before the first step; look at the targets")
-    loss.backward()  # type: ignore[no-untyped-call]
+def _trainer(config: Config, folder: str, logged: _Logged, count: int | None) -> Trainer:
+    given = config.values.get("trainer") or {}
+    kept = ("accelerator", "precision", "gradient_clip_val", "gradient_clip_algorithm")
+    trainer = Trainer(
+        **{key: given[key] for key in kept if given.get(key) is not None and key in given},
+        devices=1,
+        max_epochs=1,
+        limit_train_batches=1,
+        limit_val_batches=1,
+        limit_test_batches=1,
+        num_sanity_val_steps=0,
+        logger=DummyLogger(),
+        callbacks=[logged],
+        plugins=[LightningEnvironment()],
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    process = trainer.strategy.process_dataloader
+
+    def process_dataloader(dataloader: object) -> object:
+        return first_batch(process(dataloader), count)
+
+    trainer.strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]
+    return trainer
 
 
-def _check_outputs(net: nn.Module, x: tuple[Tensor, ...], outputs: Any, spec: Spec, shape: tuple[int, ...]) -> None:
-    name, wanted, takes = type(net).__name__, (*map(len, x[:1] or [outputs]), *shape), parameters(type(net))
-    if not isinstance(outputs, Tensor):
-        remedy = "net.aux_logits=false" if "aux_logits" in takes else "let a net of your own around it return one"
-        raise InputError(f"net: {name} gives {_told(outputs)} instead of a tensor {wanted}; {remedy}")
-    if outputs.shape != wanted:
-        argument = next((known for known in ("num_classes", "out_features") if known in takes), None)
-        remedy = f"net.{argument}='${{spec.num_outputs}}' tells it" if argument else "let it take num_outputs"
-        if len(shape) > 1 and outputs.ndim != len(wanted):
-            remedy = "the task needs them for each pixel; try net=unet"
-        kinds = {"class": "classes", "labels": "labels", "values": "values to predict", "mask": "classes in masks"}
-        of = f"{spec.num_outputs} {kinds[spec.predicts]}"
-        raise InputError(f"net: {name} gives {tuple(outputs.shape)}, and the data has {of}: {wanted}; {remedy}")
-    if not outputs.is_meta and outputs.isnan().any():
-        raise InputError(f"net: {name} gives NaN before the first step; look at " + (
-            "what it divides by" if all(part.isfinite().all() for part in x) else "its input, which is not finite"))  # fmt: skip
+def _few_samples(data: DataModule, count: int | None) -> DataModule:
+    """A copy of Kindling's data that reads small batches in this process."""
+    few = copy.copy(data)
+    few.batch_size = count or data.batch_size
+    few.num_workers, few.keep_on_device, few.position = 0, False, (0, 0)
+    return few
 
 
-def _refused(given: dict[str, Any], error: Exception, spec: Spec) -> InputError:
-    ((key, (part, x)), *_), message = given.items(), str(error).partition("\n")[0]
-    kind, fitting = {
-        "class": ("classes", "CrossEntropyLoss"), "labels": ("labels", "BCEWithLogitsLoss"),
-        "values": ("values", "MSELoss"), "mask": ("masks", "CrossEntropyLoss"),
-    }[spec.predicts]  # fmt: skip
-    what, remedy = "outputs " + " and targets ".join(map(_told, x[:2])), "look at its arguments"
-    if key == "net":
-        what, remedy = f"data: {_told(*x[:1])}", next(REMEDIES[sign] for sign in REMEDIES if re.search(sign, message))
-        own = [frame for frame in traceback.extract_tb(error.__traceback__) if "/src/nets/" in frame.filename]
-        message += f" ({shown(Path(own[-1].filename))}:{own[-1].lineno})" if own else ""
-    elif type(part).__name__ != fitting:
-        remedy = f"for {kind} use task.loss._target_=torch.nn.{fitting}"
-    return InputError(f"{key}: {type(part).__name__} does not take these {what}: {message}; {remedy}")
+def first_batch(loader: Any, count: int | None) -> Any:
+    """A loader of the first batch, read in this process; cut to so many samples where it can be."""
+    if not isinstance(loader, DataLoader):
+        return loader
+    if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
+        return _Once(loader)
+    indices: Any = next(iter(loader.batch_sampler))
+    if count is not None and isinstance(indices, list):
+        indices = indices[:count]
+    dataset: Any = loader.dataset
+    read_all = getattr(dataset, "__getitems__", None)
+    samples = read_all(indices) if read_all else [dataset[index] for index in indices]
+    return [loader.collate_fn(samples)]
 
 
-def _told(value: Any = None) -> str:
-    return f"{tuple(value.shape)} {str(value.dtype)[6:]}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+class _Once:
+    """The first batch of a loader, without workers."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = copy.copy(loader)
+        vars(self.loader).update(
+            num_workers=0, prefetch_factor=None, timeout=0, persistent_workers=False
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            yield batch
+            return

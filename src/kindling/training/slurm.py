@@ -1,4 +1,4 @@
-"""Clusters under SLURM: a job that is asked to make room saves, is queued again, and goes on by itself."""
+"""Clusters under SLURM: a job that is preempted saves, is requeued, and resumes by itself."""
 
 from __future__ import annotations
 

@@ -1,24 +1,29 @@
 """A finished run whose data and task can be built again.
 
 from src.kindling.training import load_run
-run = load_run("logs/digits/2026-11-21_13-24-00")     # or "latest", "digits/latest", a checkpoint file
-run.task(x)                                            # raw input in, logits out
+run = load_run("logs/digits/2026-11-21_13-24-00")     # or "latest", "digits/latest", a file
+run.predict(x)                                         # raw input in, predictions out
 """
 
 from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from lightning.pytorch import LightningModule
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
 
 from src.kindling.config import instantiate
 from src.kindling.config.errors import InputError
-from src.kindling.data.data_module import DataModule
+from src.kindling.data.preprocess import build_preprocess
 from src.kindling.data.spec import Spec
 from src.kindling.runs.files import shown
 from src.kindling.runs.run import Run, find_run
 from src.kindling.training.build import build_data, build_task
+from src.kindling.training.seeded import seed_hooks
 
 
 class TrainedRun(Run):
@@ -30,29 +35,83 @@ class TrainedRun(Run):
         return run if isinstance(run, cls) else cls(run.path, run.chosen_checkpoint)
 
     @cached_property
-    def spec(self) -> Spec:
-        """What the task knows of its data."""
+    def spec(self) -> Spec | None:
+        """What the task knows of Kindling's data; None for data from elsewhere."""
+        plain = self.checkpoint["kindling"]["spec"]
+        if not plain:
+            return None
         try:
-            return Spec.from_plain(self.checkpoint["kindling"]["spec"])
+            return Spec.from_plain(plain)
         except (AttributeError, KeyError, TypeError) as error:
-            raise InputError(f"{shown(self.checkpoint_file)}: its spec cannot be read: {error!r}") from None
+            name = shown(self.checkpoint_file)
+            raise InputError(f"{name}: its spec cannot be read: {error!r}") from None
+
+    def require_spec(self, what: str) -> Spec:
+        """The spec.
+
+        Raises:
+            InputError: when the data is not Kindling's, saying that `what` needs it.
+        """
+        if self.spec is None:
+            raise InputError(
+                f"data: {what} needs a data module with a spec; "
+                "subclass src.kindling.data.DataModule"
+            )
+        return self.spec
 
     @cached_property
     def task(self) -> LightningModule:
-        """The trained task in eval mode, on the CPU: `run.task(x)` takes raw input."""
-        instantiate.check(self.config, sections=("net", "task"), trained=True)
-        task = build_task(self.config, self.spec, begin=False)
+        """The trained task in eval mode, on the CPU; it takes what a batch of its data holds."""
+        content = self.checkpoint
+        task = self.build_task()
+        task.on_load_checkpoint(content)
+        if is_overridden("configure_model", task):
+            task.configure_model()
         try:
-            task.load_state_dict(self.checkpoint["state_dict"])
+            task.load_state_dict(content["state_dict"], strict=task.strict_loading)
         except RuntimeError as error:
-            reason = " ".join(str(error).partition(":\n")[2].split()) or str(error)
-            raise InputError(
-                f"{shown(self.path)}: the checkpoint does not fit the net of its config: {reason}"
-            ) from None
+            raise self.misfit(error) from None
         return task.eval()
 
-    def data(self) -> DataModule:
-        """The run's data, ready to use."""
+    def misfit(self, error: RuntimeError) -> InputError:
+        """The line for a checkpoint whose weights do not fit."""
+        reason = " ".join(str(error).partition(":\n")[2].split()) or str(error)
+        return InputError(
+            f"{shown(self.path)}: the checkpoint does not fit the net of its config: {reason}"
+        )
+
+    def build_task(self, data: LightningDataModule | None = None) -> LightningModule:
+        """The task without its weights; with `data`, pretrained nets prepare its inputs."""
+        instantiate.check(self.config, sections=("net", "task"), trained=True)
+        attributes = self.checkpoint["kindling"].get("attributes") or {}
+        task = build_task(self.config, data, self.spec, attributes, load_weights=False)
+        if not self.config.values.get("data"):
+            seed_hooks(task, instantiate.values(self.config).seed)
+        return task
+
+    @cached_property
+    def preprocess(self) -> nn.Module:
+        """Raw input `(B, *raw_shape)` to what the task takes, `(B, *in_shape)`."""
+        if self.spec is None:
+            return nn.Identity()
+        return build_preprocess(
+            self.spec, getattr(getattr(self.task, "net", None), "input_stats", None)
+        )
+
+    def predict(self, x: Tensor) -> dict[str, Tensor]:
+        """Predictions of raw input `(B, *raw_shape)`, on the CPU.
+
+        Returns:
+            The columns of the task's `outputs`: `prediction`, and `probability` for classes;
+            without `outputs`, the result of `forward` as `prediction`.
+        """
+        with torch.inference_mode():
+            raw = self.task(self.preprocess(x))
+            outputs: Any = getattr(self.task, "outputs", None)
+            return {"prediction": raw} if outputs is None else dict(outputs.columns(raw))
+
+    def data(self) -> LightningDataModule | None:
+        """The run's data; None where the task has loaders of its own."""
         return build_data(self.config)
 
 

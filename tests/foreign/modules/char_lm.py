@@ -52,7 +52,9 @@ class Block(nn.Module):
         self.n_head = n_head
         self.ln_1, self.ln_2 = nn.LayerNorm(n_embd), nn.LayerNorm(n_embd)
         self.qkv, self.proj = nn.Linear(n_embd, 3 * n_embd), nn.Linear(n_embd, n_embd)
-        self.mlp = nn.Sequential(nn.Linear(n_embd, 4 * n_embd), nn.GELU(), nn.Linear(4 * n_embd, n_embd))
+        self.mlp = nn.Sequential(
+            nn.Linear(n_embd, 4 * n_embd), nn.GELU(), nn.Linear(4 * n_embd, n_embd)
+        )
 
     def forward(self, x):
         B, T, C = x.size()
@@ -100,7 +102,9 @@ class GPT(L.LightningModule):
         loss = self._loss(batch)
         self.log_dict({"val_loss": loss, "val_bpc": loss / math.log(2)}, prog_bar=True)
 
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+    def configure_gradient_clipping(
+        self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
+    ):
         norm = nn.utils.clip_grad_norm_(self.parameters(), 1.0)
         self.log("grad_norm", norm)
 

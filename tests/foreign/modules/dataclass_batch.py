@@ -76,7 +76,9 @@ class FriedmanDataModule(LightningDataModule):
 class WeightedRegressor(LightningModule):
     example_input_array = torch.zeros(1, 6)
 
-    def __init__(self, hidden_sizes: tuple[int, ...] = (32, 32), learning_rate: float = 5e-3) -> None:
+    def __init__(
+        self, hidden_sizes: tuple[int, ...] = (32, 32), learning_rate: float = 5e-3
+    ) -> None:
         super().__init__()
         self.save_hyperparameters()
         sizes = [6, *hidden_sizes]
@@ -84,7 +86,9 @@ class WeightedRegressor(LightningModule):
         for n_in, n_out in zip(sizes[:-1], sizes[1:]):
             layers += [nn.Linear(n_in, n_out), nn.SiLU()]
         self.mlp = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
-        metrics = MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), "r2": R2Score()})
+        metrics = MetricCollection(
+            {"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), "r2": R2Score()}
+        )
         self.val_metrics = metrics.clone(prefix="val_")
         self.test_metrics = metrics.clone(prefix="test_")
 

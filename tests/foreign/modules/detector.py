@@ -59,7 +59,9 @@ class CenterDetector(pl.LightningModule):
     def __init__(self, width=8, lr=3e-3):
         super().__init__()
         self.lr = lr
-        self.body = nn.Sequential(nn.Conv2d(1, width, 3, 2, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1), nn.ReLU())
+        self.body = nn.Sequential(
+            nn.Conv2d(1, width, 3, 2, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1), nn.ReLU()
+        )
         self.heat = nn.Conv2d(width, 1, 1)
 
     def forward(self, images, targets=None):
@@ -72,7 +74,9 @@ class CenterDetector(pl.LightningModule):
             truth = torch.zeros_like(heat)
             truth[centers[:, 1], centers[:, 0]] = 1
             weight = torch.tensor(20.0, device=heat.device)
-            losses.append(nn.functional.binary_cross_entropy_with_logits(heat, truth, pos_weight=weight))
+            losses.append(
+                nn.functional.binary_cross_entropy_with_logits(heat, truth, pos_weight=weight)
+            )
         return {"loss_heat": torch.stack(losses).mean()}
 
     def compute_losses(self, batch):

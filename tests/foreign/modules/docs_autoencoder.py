@@ -56,7 +56,9 @@ class DigitsDataModule(L.LightningDataModule):
         images, labels = load_digits(return_X_y=True)
         x = torch.tensor(images / 16.0, dtype=torch.float32).view(-1, 1, 8, 8)
         full = TensorDataset(x, torch.tensor(labels))
-        train, val, test = random_split(full, [1297, 250, 250], generator=torch.Generator().manual_seed(42))
+        train, val, test = random_split(
+            full, [1297, 250, 250], generator=torch.Generator().manual_seed(42)
+        )
         if stage == "fit":
             self.digits_train, self.digits_val = train, val
         if stage == "test":

@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 class Generator(nn.Module):
     def __init__(self, latent_dim, hidden):
         super().__init__()
-        self.model = nn.Sequential(nn.Linear(latent_dim, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 2))
+        self.model = nn.Sequential(
+            nn.Linear(latent_dim, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 2)
+        )
 
     def forward(self, z):
         return self.model(z)
@@ -22,7 +24,9 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     def __init__(self, hidden):
         super().__init__()
-        self.model = nn.Sequential(nn.Linear(2, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 1), nn.Sigmoid())
+        self.model = nn.Sequential(
+            nn.Linear(2, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 1), nn.Sigmoid()
+        )
 
     def forward(self, points):
         return self.model(points)

@@ -41,7 +41,9 @@ class SeriesDataModule(L.LightningDataModule):
         self.test = WindowDataset(series[b - self.seq_len :], self.seq_len)
 
     def _loader(self, data, shuffle=False):
-        return DataLoader(data, batch_size=self.batch_size, shuffle=shuffle, num_workers=self.num_workers)
+        return DataLoader(
+            data, batch_size=self.batch_size, shuffle=shuffle, num_workers=self.num_workers
+        )
 
     def train_dataloader(self):
         return self._loader(self.train, shuffle=True)

@@ -14,7 +14,9 @@ class TabularData(pl.LightningDataModule):
         self.bs = bs
 
     def setup(self, stage=None):
-        x, y = make_classification(self.n_samples, 20, n_informative=8, n_classes=self.n_classes, random_state=3)
+        x, y = make_classification(
+            self.n_samples, 20, n_informative=8, n_classes=self.n_classes, random_state=3
+        )
         x, y = torch.tensor(x).float(), torch.tensor(y)
         n_train, n_val = int(0.7 * len(x)), int(0.15 * len(x))
         self.train = TensorDataset(x[:n_train], y[:n_train])
@@ -37,7 +39,9 @@ class Classifier(pl.LightningModule):
     def __init__(self, n_classes: int = 4, dropout: float = 0.1):
         super().__init__()
         self.save_hyperparameters()
-        self.model = nn.Sequential(nn.Linear(20, 64), nn.GELU(), nn.Dropout(dropout), nn.Linear(64, n_classes))
+        self.model = nn.Sequential(
+            nn.Linear(20, 64), nn.GELU(), nn.Dropout(dropout), nn.Linear(64, n_classes)
+        )
         self.ce = nn.CrossEntropyLoss(label_smoothing=0.05)
         self.top1 = torchmetrics.Accuracy("multiclass", num_classes=n_classes)
         self.f1 = torchmetrics.F1Score("multiclass", num_classes=n_classes, average="macro")

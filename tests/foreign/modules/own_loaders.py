@@ -47,8 +47,12 @@ class IrisClassifier(LightningModule):
 
     def setup(self, stage=None):
         x, y = load_iris(return_X_y=True)
-        x_train, x_rest, y_train, y_rest = train_test_split(x, y, test_size=0.4, stratify=y, random_state=0)
-        x_val, x_test, y_val, y_test = train_test_split(x_rest, y_rest, test_size=0.5, stratify=y_rest, random_state=0)
+        x_train, x_rest, y_train, y_rest = train_test_split(
+            x, y, test_size=0.4, stratify=y, random_state=0
+        )
+        x_val, x_test, y_val, y_test = train_test_split(
+            x_rest, y_rest, test_size=0.5, stratify=y_rest, random_state=0
+        )
         self.train_set = to_dataset(x_train, y_train)
         self.val_set = to_dataset(x_val, y_val)
         self.test_set = to_dataset(x_test, y_test)

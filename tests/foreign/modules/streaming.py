@@ -41,7 +41,9 @@ class NextValue(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.conv = torch.nn.Conv1d(1, 8, 5, padding=2)
-        self.out = torch.nn.Sequential(torch.nn.Linear(8 * 32, width), torch.nn.ReLU(), torch.nn.Linear(width, 1))
+        self.out = torch.nn.Sequential(
+            torch.nn.Linear(8 * 32, width), torch.nn.ReLU(), torch.nn.Linear(width, 1)
+        )
 
     def forward(self, x):
         h = self.conv(x[:, None]).relu()

@@ -82,7 +82,9 @@ class GRUClassifier(L.LightningModule):
         self.accuracy = nn.ModuleDict({f"{s}_metric": BinaryAccuracy() for s in ("val", "test")})
 
     def forward(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        packed = pack_padded_sequence(self.embed(input_ids), lengths.cpu(), batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(
+            self.embed(input_ids), lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
         _, hidden = self.rnn(packed)
         return self.head(hidden[-1]).squeeze(-1)
 

@@ -48,7 +48,9 @@ class RareDigitsData(L.LightningDataModule):
         counts = np.bincount(self.train_set.labels)
         weights = 1.0 / counts[self.train_set.labels]
         sampler = WeightedRandomSampler(weights, len(weights), generator=self.generator)
-        return DataLoader(self.train_set, self.batch_size, sampler=sampler, num_workers=self.num_workers)
+        return DataLoader(
+            self.train_set, self.batch_size, sampler=sampler, num_workers=self.num_workers
+        )
 
     def val_dataloader(self):
         return DataLoader(self.val_set, self.batch_size, num_workers=self.num_workers)

@@ -1,4 +1,4 @@
-"""Pictures: the numbers in them are right, they change with what they show, and nothing keeps them from being drawn."""
+"""Plots: their numbers are right, they change with their data, and odd data are drawn too."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from matplotlib.figure import Figure
 from sklearn import metrics as sk
 from torch import nn
 
-from src.kindling.analysis import figures, figures_of_classes
+from src.kindling.analysis import class_plots, drawing, value_plots
 from src.kindling.analysis.predictions import Predictions
-from src.kindling.data.batch import Samples
+from src.kindling.data.samples import Samples
 from src.kindling.data.spec import Column, Spec
 from src.tasks.classification import Classification
 from src.tasks.regression import Regression
 
 Array = np.ndarray[Any, Any]
-COLUMNS = (Column("age"), Column("colour", "category", levels=("red", "$x^")), Column("flag", "boolean"))
+COLUMNS = (
+    Column("age"),
+    Column("colour", "category", levels=("red", "$x^")),
+    Column("flag", "boolean"),
+)
 ROWS = torch.tensor([[1.5, 1, 1], [float("nan"), -1, 0]])
 
 
@@ -45,46 +49,74 @@ def classified(
     logits[np.arange(count), target] += 2
     probability = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float32)
     x = torch.arange(2 * 16, dtype=torch.float32).reshape(2, 1, 4, 4) if x is None else x
-    spec = Spec(in_shape=tuple(x.shape[1:]), num_outputs=len(names), kind="table" if columns else "image", classes=names,
-                class_counts=(1,) * len(names), columns=columns)  # fmt: skip
+    spec = Spec(
+        in_shape=tuple(x.shape[1:]),
+        num_outputs=len(names),
+        kind="table" if columns else "image",
+        classes=names,
+        class_counts=(1,) * len(names),
+        columns=columns,
+    )
     samples = Samples(x, torch.zeros(len(x)), names, name=lambda i: f"picture_{i}.png")
-    found = {"index": np.arange(count) % len(x), "target": target, "prediction": probability.argmax(1),
-             "probability": probability}  # fmt: skip
+    found = {
+        "index": np.arange(count) % len(x),
+        "target": target,
+        "prediction": probability.argmax(1),
+        "probability": probability,
+    }
     return Classification(nn.Flatten(), spec), Predictions(found, spec, "test", samples)
 
 
-def estimated(truth: Array, predicted: Array, target: str = "price") -> tuple[Regression, Predictions]:
+def estimated(
+    truth: Array, predicted: Array, target: str = "price"
+) -> tuple[Regression, Predictions]:
     outputs = truth.shape[1]
-    spec = Spec(in_shape=(4,), num_outputs=outputs, kind="table", columns=COLUMNS, target=target,
-                target_mean=(0.0,) * outputs, target_std=(1.0,) * outputs)  # fmt: skip
+    spec = Spec(
+        in_shape=(4,),
+        num_outputs=outputs,
+        kind="table",
+        columns=COLUMNS,
+        target=target,
+        target_mean=(0.0,) * outputs,
+        target_std=(1.0,) * outputs,
+    )
     found = {
         "index": np.arange(len(truth)) % 2,
         "target": truth.astype(np.float32),
         "prediction": predicted.astype(np.float32),
     }
-    return Regression(nn.Flatten(), spec), Predictions(found, spec, "test", Samples(ROWS, torch.zeros(2, outputs)))
+    return Regression(nn.Flatten(), spec), Predictions(
+        found, spec, "test", Samples(ROWS, torch.zeros(2, outputs))
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # Classification
 
 
 def test_a_task_names_its_pictures() -> None:
     task, predictions = classified(("a", "b", "c"), 50)
-    assert list(task.figures(predictions)) == ["confusion", "classes", "roc_and_pr", "calibration", "mistakes",
-                                               "uncertain", "examples"]  # fmt: skip
+    assert list(task.outputs.plot(predictions)) == [
+        "confusion",
+        "classes",
+        "roc_and_pr",
+        "calibration",
+        "mistakes",
+        "uncertain",
+        "examples",
+    ]
     regression, values = estimated(np.ones((5, 1)), np.ones((5, 1)))
-    assert list(regression.figures(values)) == ["errors", "worst"]
+    assert list(regression.outputs.plot(values)) == ["errors", "worst"]
 
 
 def test_the_confusion_matrix_counts() -> None:
     target, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0])
-    figure = figures_of_classes.confusion(target, predicted, ["cat", "dog", "owl"])
+    figure = class_plots.plot_confusion(target, predicted, ["cat", "dog", "owl"])
     found = {
         tuple(map(int, text.get_position())): text.get_text() for text in figure.axes[0].texts
     }  # (predicted, true)
     assert found == {(0, 0): "2\n67%", (1, 0): "1\n33%", (1, 1): "2\n100%", (0, 2): "1\n100%"}
-    assert figure.axes[0].get_title(loc="left") == "Confusion: 66.7% of 6 right"
+    assert figure.axes[0].get_title(loc="left") == "Confusion: 66.7% of 6 correct"
     shades = np.asarray(figure.axes[0].images[0].get_array())
     assert shades == pytest.approx(np.array([[2 / 3, 1 / 3, 0], [0, 1, 0], [1, 0, 0]]))
 
@@ -92,16 +124,25 @@ def test_the_confusion_matrix_counts() -> None:
 def test_many_classes_are_listed_by_their_confusions() -> None:
     target = np.concatenate([np.arange(40), np.full(5, 7), np.full(2, 9)])
     predicted = np.concatenate([np.arange(40), np.full(5, 3), np.full(2, 8)])
-    (text,) = figures_of_classes.confusion(target, predicted, [f"class {i}" for i in range(40)]).axes[0].texts
+    (text,) = (
+        class_plots.plot_confusion(target, predicted, [f"class {i}" for i in range(40)])
+        .axes[0]
+        .texts
+    )
     assert text.get_text().splitlines() == [
-        "samples share  true → predicted", "      5   83%  class 7 → class 3", "      2   67%  class 9 → class 8"]  # fmt: skip
+        "samples  share  true → predicted",
+        "      5    83%  class 7 → class 3",
+        "      2    67%  class 9 → class 8",
+    ]
 
 
 def test_the_scores_of_classes_are_scikit_learns() -> None:
     _, predictions = classified(("cat", "dog", "owl"), 90)
     target, predicted = predictions["target"], predictions["prediction"]
-    (axis,) = figures_of_classes.classes(target, predicted, ["cat", "dog", "owl"]).axes
-    shown = {str(dots.get_label()): dots.get_offsets()[:, 0].tolist() for dots in axis.collections[:3]}  # type: ignore[index]
+    (axis,) = class_plots.plot_class_scores(target, predicted, ["cat", "dog", "owl"]).axes
+    shown = {
+        str(dots.get_label()): dots.get_offsets()[:, 0].tolist() for dots in axis.collections[:3]
+    }  # type: ignore[index]
     expected = sk.precision_recall_fscore_support(target, predicted)
     assert shown["precision"] == pytest.approx(expected[0].tolist())
     assert shown["recall"] == pytest.approx(expected[1].tolist())
@@ -116,14 +157,15 @@ def test_the_scores_of_classes_are_scikit_learns() -> None:
         *written[6:],
     ]
     assert [label.get_text() for label in axis.get_yticklabels()] == [
-        f"{name} ({count})" for name, count in zip(("cat", "dog", "owl"), expected[3], strict=True)]  # fmt: skip
+        f"{name} ({count})" for name, count in zip(("cat", "dog", "owl"), expected[3], strict=True)
+    ]
 
 
 def test_the_worst_of_many_classes_are_shown() -> None:
     names = [f"class {i}" for i in range(30)]
     target = np.repeat(np.arange(29), 2)  # the last class has no sample
     predicted = np.where(np.isin(target, (4, 17)), 0, target)
-    (axis,) = figures_of_classes.classes(target, predicted, names).axes
+    (axis,) = class_plots.plot_class_scores(target, predicted, names).axes
     shown = [label.get_text() for label in axis.get_yticklabels()]
     assert len(shown) == 20
     assert shown[:3] == ["class 4 (2)", "class 17 (2)", "class 0 (2)"]
@@ -133,39 +175,45 @@ def test_the_worst_of_many_classes_are_shown() -> None:
 def test_areas_and_average_precisions_are_scikit_learns() -> None:
     _, predictions = classified(("cat", "_dog", "owl"), 90)
     target, probability = predictions["target"], predictions["probability"]
-    roc, pr = figures_of_classes.roc_and_pr(target, probability, ["cat", "_dog", "owl"]).axes
+    roc, pr = class_plots.plot_roc_and_pr(target, probability, ["cat", "_dog", "owl"]).axes
     for axis, score in ((roc, sk.roc_auc_score), (pr, sk.average_precision_score)):
         legend = axis.get_legend()
         assert legend is not None
         assert [text.get_text() for text in legend.get_texts()] == [
-            f"{score(target == i, probability[:, i]):.3f}  {name}" for i, name in enumerate(("cat", "_dog", "owl"))]  # fmt: skip
+            f"{score(target == i, probability[:, i]):.3f}  {name}"
+            for i, name in enumerate(("cat", "_dog", "owl"))
+        ]
 
 
 def test_of_two_classes_the_second_is_drawn() -> None:
     _, predictions = classified(("no", "yes"), 60)
     target, probability = predictions["target"], predictions["probability"]
-    roc = figures_of_classes.roc_and_pr(target, probability, ["no", "yes"]).axes[0]
+    roc = class_plots.plot_roc_and_pr(target, probability, ["no", "yes"]).axes[0]
     assert [text.get_text() for text in roc.get_legend().get_texts()] == [  # type: ignore[union-attr]
-        f"{sk.roc_auc_score(target, probability[:, 1]):.3f}  yes"]  # fmt: skip
+        f"{sk.roc_auc_score(target, probability[:, 1]):.3f}  yes"
+    ]
 
 
 def test_a_million_rows_are_thinned_and_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures_of_classes, "RANKED", 500)
-    monkeypatch.setattr(figures, "DOTS", 100)
+    monkeypatch.setattr(class_plots, "RANKED", 500)
+    monkeypatch.setattr(value_plots, "DOTS", 100)
     _, predictions = classified(("no", "yes"), 2000)
     target, probability = predictions["target"], predictions["probability"]
-    roc = figures_of_classes.roc_and_pr(target, probability, ["no", "yes"]).axes[0]
+    roc = class_plots.plot_roc_and_pr(target, probability, ["no", "yes"]).axes[0]
     assert roc.get_title() == "ROC (500 of 2,000 samples)"
     shown = float(roc.get_legend().get_texts()[0].get_text().split()[0])  # type: ignore[union-attr]
     assert shown == pytest.approx(sk.roc_auc_score(target, probability[:, 1]), abs=0.05)
-    axes = figures.values(np.ones((2000, 1)), np.ones((2000, 1)), ["price"]).axes
+    axes = value_plots.plot_values(np.ones((2000, 1)), np.ones((2000, 1)), ["price"]).axes
     assert [len(axis.collections[0].get_offsets()) for axis in axes[:2]] == [100, 100]  # type: ignore[arg-type]
 
 
 def test_the_calibration_error_is_the_one_computed_by_hand() -> None:
-    # Three say 0.96 in the mean, and two are right. One says 0.45 and is right: a gap of 0.55. Weighed by their number.
-    confidence, correct = np.array([0.91, 0.99, 0.99, 0.45], np.float32), np.array([True, True, False, True])
-    axis, below = figures_of_classes.calibration(confidence, correct, "probability", bins=10).axes
+    # Three predict 0.96 in the mean, two of them right; one predicts 0.45 and is right.
+    confidence, correct = (
+        np.array([0.91, 0.99, 0.99, 0.45], np.float32),
+        np.array([True, True, False, True]),
+    )
+    axis, below = class_plots.plot_calibration(confidence, correct, "probability", bins=10).axes
     expected = 3 / 4 * ((0.91 + 0.99 + 0.99) / 3 - 2 / 3) + 1 / 4 * 0.55
     assert axis.get_title() == f"Calibration: ECE {expected:.3f}"
     assert [bar.get_height() for bar in axis.patches] == pytest.approx([1, 2 / 3])  # type: ignore[attr-defined]
@@ -174,58 +222,92 @@ def test_the_calibration_error_is_the_one_computed_by_hand() -> None:
 
 def test_the_calibration_error_of_a_task_is_the_one_computed_naively() -> None:
     task, predictions = classified(("cat", "dog", "owl"), 200)
-    confidence, right = predictions["probability"].max(1), predictions["prediction"] == predictions["target"]
+    confidence, right = (
+        predictions["probability"].max(1),
+        predictions["prediction"] == predictions["target"],
+    )
     gaps = 0.0
     for low in range(15):
         rows = [i for i in range(200) if low / 15 < confidence[i] <= (low + 1) / 15]
         if rows:
             gaps += abs(sum(right[rows]) - sum(confidence[rows])) / 200
-    title = task.figures(predictions)["calibration"].axes[0].get_title()
+    title = task.outputs.plot(predictions)["calibration"].axes[0].get_title()
     assert title == f"Calibration: ECE {gaps:.3f}"
 
 
 def test_a_bin_of_few_samples_has_a_wide_interval() -> None:
     confidence = np.concatenate([np.full(10, 0.75), np.full(1000, 0.85)])
     correct = np.concatenate([np.arange(10) < 8, np.arange(1000) < 800])
-    axis, _ = figures_of_classes.calibration(confidence, correct, "probability", bins=10).axes
+    axis, _ = class_plots.plot_calibration(confidence, correct, "probability", bins=10).axes
     (lines,) = (part for part in axis.collections if hasattr(part, "get_segments"))
     ends = [segment[:, 1].tolist() for segment in lines.get_segments()]
     # Wilson's intervals of 8 in 10 and of 800 in 1,000, as in Agresti and Coull's paper.
-    assert ends == [pytest.approx([0.490, 0.943], abs=0.001), pytest.approx([0.774, 0.824], abs=0.001)]
+    assert ends == [
+        pytest.approx([0.490, 0.943], abs=0.001),
+        pytest.approx([0.774, 0.824], abs=0.001),
+    ]
 
 
 def test_mistakes_come_with_the_surest_first_and_their_names() -> None:
     task, predictions = classified(("cat", "dog"), 4)
     predictions.columns["target"] = np.array([0, 0, 1, 1])
-    predictions.columns["probability"] = np.array([[0.4, 0.6], [0.1, 0.9], [0.2, 0.8], [0.7, 0.3]], np.float32)
+    predictions.columns["probability"] = np.array(
+        [[0.4, 0.6], [0.1, 0.9], [0.2, 0.8], [0.7, 0.3]], np.float32
+    )
     predictions.columns["prediction"] = np.array([1, 1, 1, 0])
-    made = task.figures(predictions)
+    made = task.outputs.plot(predictions)
     assert texts(made["mistakes"]) == [
-        "picture_1.png", "true cat", "predicted 90% dog", "picture_1.png", "true dog", "predicted 70% cat",
-        "picture_0.png", "true cat", "predicted 60% dog", "Most confident of 3 mistakes"]  # fmt: skip
+        "picture_1.png",
+        "true cat",
+        "predicted 90% dog",
+        "picture_1.png",
+        "true dog",
+        "predicted 70% cat",
+        "picture_0.png",
+        "true cat",
+        "predicted 60% dog",
+        "Most confident of 3 mistakes",
+    ]
     assert [t for t in texts(made["uncertain"]) if "%" in t] == [
-        "predicted 60% dog", "predicted 70% cat", "predicted 80% dog", "predicted 90% dog"]  # fmt: skip
+        "predicted 60% dog",
+        "predicted 70% cat",
+        "predicted 80% dog",
+        "predicted 90% dog",
+    ]
     colors = {text.get_text(): text.get_color() for text in made["examples"].axes[0].texts}
     assert colors["predicted 80% dog"] == "tab:green"
     assert colors["predicted 90% dog"] == "tab:red"
     before = predictions.take(slice(None))
     before.columns["probability"] = 1 - predictions["probability"]
-    assert [t for t in texts(task.examples(predictions, before)) if "untrained" in t] == [
-        "untrained 60% dog", "untrained 90% dog", "untrained 80% dog", "untrained 70% cat"]  # fmt: skip
+    assert [
+        t for t in texts(task.outputs.plot_examples(predictions, before)) if "untrained" in t
+    ] == [
+        "untrained 60% dog",
+        "untrained 90% dog",
+        "untrained 80% dog",
+        "untrained 70% cat",
+    ]
 
 
 def test_a_path_stands_in_two_lines_and_whole_in_the_text() -> None:
     task, predictions = classified(("cat", "dog"), 2)
     path = f"animals/{'long/' * 12}holiday_in_the_mountains_0001.png"
-    predictions.samples = dataclasses.replace(predictions.samples, name=lambda i: path if i else "top.png")
+    predictions.samples = dataclasses.replace(
+        predictions.samples, name=lambda i: path if i else "top.png"
+    )
     predictions.columns["target"] = 1 - predictions["prediction"]
-    mistakes = task.figures(predictions)["mistakes"]
+    mistakes = task.outputs.plot(predictions)["mistakes"]
     colors = {text.get_text(): text.get_color() for text in mistakes.axes[0].texts}
-    assert colors["holiday_in_t…ns_0001.png"] == colors["animals/long…/long/long/"] == colors["top.png"] == "0.6"
+    assert (
+        colors["holiday_in_t…ns_0001.png"]
+        == colors["animals/long…/long/long/"]
+        == colors["top.png"]
+        == "0.6"
+    )
     said = mistakes.get_label().splitlines()  # type: ignore[attr-defined]
     assert said[0].split() == ["true", "predicted"]
     assert sorted(line.split()[0] for line in said[1:]) == sorted([path, "top.png"])
-    assert mistakes.get_gid() == figures.PHOTOS
+    assert mistakes.get_gid() == drawing.PHOTOS
 
 
 def test_before_and_after_say_how_many_are_right() -> None:
@@ -234,21 +316,28 @@ def test_before_and_after_say_how_many_are_right() -> None:
     before = predictions.take(slice(None))
     before.columns["prediction"] = 1 - before["target"]
     before.columns["prediction"][0] = before["target"][0]
-    assert "Before and after training: 1 and 4 of 4 right" in texts(task.examples(predictions, before))
-    assert "Examples" in texts(task.examples(predictions))
+    assert "Before and after training: 1 and 4 of 4 right" in texts(
+        task.outputs.plot_examples(predictions, before)
+    )
+    assert "Examples" in texts(task.outputs.plot_examples(predictions))
 
 
 def test_columns_as_text_have_their_numbers_at_the_right() -> None:
-    text = figures.as_text(
-        {"": ["a", "bb"], "price": ["1.5", "-1,200"], "kind": ["x\ny", ""], "left": ["missing", "2"]}
+    text = drawing.format_table(
+        {
+            "": ["a", "bb"],
+            "price": ["1.5", "-1,200"],
+            "kind": ["x\ny", ""],
+            "left": ["missing", "2"],
+        }
     )
     assert text.splitlines() == [
         "     price  kind     left",
         "a      1.5  x y   missing",
         "bb  -1,200              2",
     ]
-    figure = figures.table({"layer": ["n" * 60]}, "The net")
-    assert figure.get_gid() == figures.TEXT
+    figure = drawing.draw_table({"layer": ["n" * 60]}, "The net")
+    assert figure.get_gid() == drawing.TEXT
     assert figure.get_label() == f"The net\n\nlayer\n{'n' * 60}"
     assert f"layer\n{'n' * 12}…{'n' * 11}" in texts(figure)
 
@@ -258,17 +347,20 @@ def test_rows_of_a_table_are_shown_with_their_columns() -> None:
     predictions.columns["target"] = np.array([0, 1])
     predictions.columns["prediction"] = np.array([1, 1])
     wrong = [["✗"], []]
-    lines = texts(task.examples(predictions))[0].splitlines()
-    share = [f"{p:.0%} {('a$b$', 'b')[i]}".replace("$", r"\$") for p, i in zip(predictions["probability"].max(1), predictions["prediction"], strict=True)]  # fmt: skip
+    lines = texts(task.outputs.plot_examples(predictions))[0].splitlines()
+    share = [
+        f"{p:.0%} {('a$b$', 'b')[i]}".replace("$", r"\$")
+        for p, i in zip(predictions["probability"].max(1), predictions["prediction"], strict=True)
+    ]
     assert [line.split() for line in lines] == [
         ["true", "predicted", "wrong", "age", "colour", "flag"],
         ["picture_0.png", r"a\$b\$", *share[0].split(), *wrong[0], "1.5", r"\$x^", "1"],
         ["picture_1.png", "b", *share[1].split(), *wrong[1], "missing", "?", "0"],
-    ]  # fmt: skip
+    ]
     assert sorted(wrong) == [[], ["✗"]]
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # Regression
 
 
@@ -277,49 +369,61 @@ def test_errors_are_scikit_learns_for_each_output() -> None:
     truth = random.normal(size=(80, 2))
     predicted = truth + random.normal(size=(80, 2)) / 3
     task, predictions = estimated(truth, predicted)
-    made = task.figures(predictions)
+    made = task.outputs.plot(predictions)
     axes = made["errors"].axes
     assert len(axes) == 6
     for output in range(2):
         true, said = predictions["target"][:, output], predictions["prediction"][:, output]
         against, error, spread = axes[3 * output : 3 * output + 3]
-        assert against.get_title() == f"MAE {sk.mean_absolute_error(true, said):.4g}, R² {sk.r2_score(true, said):.3f}"
+        assert (
+            against.get_title()
+            == f"MAE {sk.mean_absolute_error(true, said):.4g}, R² {sk.r2_score(true, said):.3f}"
+        )
         assert against.get_xlabel() == f"true price {output + 1}"
         dots = np.asarray(against.collections[0].get_offsets())
-        assert np.array(sorted(dots.tolist())) == pytest.approx(np.array(sorted(zip(true, said, strict=True))))
-        assert np.asarray(error.collections[0].get_offsets())[:, 1] == pytest.approx(dots[:, 1] - dots[:, 0], abs=1e-5)
-        assert sum(bar.get_height() for bar in spread.patches) == 80  # type: ignore[attr-defined]
-        assert (
-            spread.get_title()
-            == f"Errors: mean {(said - true).astype(float).mean():.4g}, std {(said - true).astype(float).std():.4g}"
+        assert np.array(sorted(dots.tolist())) == pytest.approx(
+            np.array(sorted(zip(true, said, strict=True)))
         )
+        assert np.asarray(error.collections[0].get_offsets())[:, 1] == pytest.approx(
+            dots[:, 1] - dots[:, 0], abs=1e-5
+        )
+        assert sum(bar.get_height() for bar in spread.patches) == 80  # type: ignore[attr-defined]
+        off = (said - true).astype(float)
+        assert spread.get_title() == f"Errors: mean {off.mean():.4g}, std {off.std():.4g}"
     worst = np.abs(predicted - truth).max(1).argmax()
     assert texts(made["worst"])[0].splitlines()[1].split()[1:5] == [
-        f"{truth[worst, 0]:.4g},", f"{truth[worst, 1]:.4g}", f"{predicted[worst, 0]:.4g},", f"{predicted[worst, 1]:.4g}"]  # fmt: skip
+        f"{truth[worst, 0]:.4g},",
+        f"{truth[worst, 1]:.4g}",
+        f"{predicted[worst, 0]:.4g},",
+        f"{predicted[worst, 1]:.4g}",
+    ]
 
 
 def test_what_the_untrained_net_said_stands_beside_it() -> None:
     task, predictions = estimated(np.arange(5.0)[:, None], np.arange(5.0)[:, None] + 1)
     before = predictions.take(slice(None))
     before.columns["prediction"] = np.full((5, 1), 9.0, np.float32)
-    axis = task.examples(predictions, before).axes[0]
-    shown = {str(dots.get_label()): np.asarray(dots.get_offsets())[:, 1].tolist() for dots in axis.collections[1:]}
+    axis = task.outputs.plot_examples(predictions, before).axes[0]
+    shown = {
+        str(dots.get_label()): np.asarray(dots.get_offsets())[:, 1].tolist()
+        for dots in axis.collections[1:]
+    }
     assert shown == {"untrained": [9.0] * 5, "trained": pytest.approx([1, 2, 3, 4, 5], abs=4)}
     assert sorted(shown["trained"]) == [1, 2, 3, 4, 5]
     assert axis.get_xlim()[1] > 9
     assert axis.get_title() == "MAE 1, R² 0.500; untrained: MAE 7"
-    residuals = task.examples(predictions, before).axes[1]
+    residuals = task.outputs.plot_examples(predictions, before).axes[1]
     now, past = (np.asarray(dots.get_offsets()).tolist() for dots in residuals.collections[:2])
     assert sorted(now) == [[1, 1], [2, 1], [3, 1], [4, 1], [5, 1]]
     assert sorted(past) == [[9, 5], [9, 6], [9, 7], [9, 8], [9, 9]]  # it always said 9
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # All of them
 
 
 def changed(one: Figure, other: Figure) -> bool:
-    return not np.array_equal(figures.pixels(one), figures.pixels(other))
+    return not np.array_equal(drawing.render(one), drawing.render(other))
 
 
 def test_a_picture_changes_with_what_is_behind_it_and_with_nothing_else() -> None:
@@ -327,30 +431,47 @@ def test_a_picture_changes_with_what_is_behind_it_and_with_nothing_else() -> Non
     other = predictions.take(slice(None))
     other.columns["probability"] = predictions["probability"][:, [1, 0, 2]]
     other.columns["prediction"] = other["probability"].argmax(1)
-    one, same, different = task.figures(predictions), task.figures(predictions), task.figures(other)
+    one, same, different = (
+        task.outputs.plot(predictions),
+        task.outputs.plot(predictions),
+        task.outputs.plot(other),
+    )
     for name, figure in one.items():
-        drawn = figures.pixels(figure)
+        drawn = drawing.render(figure)
         assert drawn.dtype == np.uint8
         assert min(drawn.shape[:2]) > 100
-        assert np.array_equal(drawn, figures.pixels(same[name])), name
-        assert not np.array_equal(drawn, figures.pixels(different[name])), name
+        assert np.array_equal(drawn, drawing.render(same[name])), name
+        assert not np.array_equal(drawn, drawing.render(different[name])), name
     regression, values = estimated(np.arange(9.0)[:, None], np.arange(9.0)[:, None])
     moved = values.take(slice(None))
     moved.columns["prediction"] = values["prediction"] + 0.5
-    for name, figure in regression.figures(values).items():
-        assert changed(figure, regression.figures(moved)[name]), name
+    for name, figure in regression.outputs.plot(values).items():
+        assert changed(figure, regression.outputs.plot(moved)[name]), name
 
 
 def test_no_picture_touches_pyplot() -> None:
     from matplotlib import pyplot
 
     task, predictions = classified(("a", "b", "c"), 30)
-    for figure in task.figures(predictions).values():
-        figures.pixels(figure)
+    for figure in task.outputs.plot(predictions).values():
+        drawing.render(figure)
     assert pyplot.get_fignums() == []
 
 
-LONG = ("_under", "猫🐈", "$x^", "a$b$c", "two\nlines", "Ünïcödé", "", "A" * 300, "عربى", "%", "\\frac{", "b")
+LONG = (
+    "_under",
+    "猫🐈",
+    "$x^",
+    "a$b$c",
+    "two\nlines",
+    "Ünïcödé",
+    "",
+    "A" * 300,
+    "عربى",
+    "%",
+    "\\frac{",
+    "b",
+)
 
 
 @pytest.mark.parametrize(
@@ -367,23 +488,25 @@ LONG = ("_under", "猫🐈", "$x^", "a$b$c", "two\nlines", "Ünïcödé", "", "A
         (("a", "b"), 9, {"x": torch.full((3, 2, 8, 8), float("nan"))}),
         (("a", "b"), 9, {"x": ROWS, "columns": COLUMNS}),
     ],
-)  # fmt: skip
-def test_odd_classifications_are_drawn(names: tuple[str, ...], count: int, options: dict[str, Any]) -> None:
+)
+def test_odd_classifications_are_drawn(
+    names: tuple[str, ...], count: int, options: dict[str, Any]
+) -> None:
     task, predictions = classified(names, count, **options)
-    for name, figure in task.figures(predictions).items():
-        assert figures.pixels(figure).std() > 0, name
+    for name, figure in task.outputs.plot(predictions).items():
+        assert drawing.render(figure).std() > 0, name
 
 
 def test_predictions_that_lack_much_are_drawn() -> None:
     task, predictions = classified(("a", "b", "c"), 20)
-    assert task.figures(predictions.take(slice(0))) == {}
+    assert task.outputs.plot(predictions.take(slice(0))) == {}
     predictions.columns["probability"][:5] = np.nan
     predictions.samples = None  # loaded without the data
-    for name, figure in task.figures(predictions).items():
-        assert figures.pixels(figure).std() > 0, name
+    for name, figure in task.outputs.plot(predictions).items():
+        assert drawing.render(figure).std() > 0, name
     predictions.columns["probability"][:] = np.nan
-    for name, figure in task.figures(predictions).items():
-        assert figures.pixels(figure).std() > 0, name
+    for name, figure in task.outputs.plot(predictions).items():
+        assert drawing.render(figure).std() > 0, name
 
 
 def test_what_is_not_finite_is_left_out_and_said_so() -> None:
@@ -391,25 +514,33 @@ def test_what_is_not_finite_is_left_out_and_said_so() -> None:
     predictions.columns["probability"][:5] = np.nan
     probability, target = predictions["probability"], predictions["target"]
     assert (
-        figures_of_classes.roc_and_pr(target, probability, ["a", "b"]).axes[0].get_title() == "ROC (15 of 20 samples)"
+        class_plots.plot_roc_and_pr(target, probability, ["a", "b"]).axes[0].get_title()
+        == "ROC (15 of 20 samples)"
     )
     assert (
-        figures_of_classes.calibration(probability[:, 1], target, "p")
+        class_plots.plot_calibration(probability[:, 1], target, "p")
         .axes[0]
         .get_title()
         .endswith(" (15 of 20 samples)")
     )
-    assert texts(figures_of_classes.roc_and_pr(target, probability * np.nan, ["a", "b"])) == [
+    assert texts(class_plots.plot_roc_and_pr(target, probability * np.nan, ["a", "b"])) == [
         "ROC: no finite probability"
     ]
-    assert texts(figures_of_classes.calibration(probability[:5, 1], target[:5], "p")) == [
+    assert texts(class_plots.plot_calibration(probability[:5, 1], target[:5], "p")) == [
         "Calibration: no finite probability"
     ]
-    only = figures_of_classes.roc_and_pr(np.zeros(20, int), np.full((20, 2), 0.5), ["a", "b"])
+    only = class_plots.plot_roc_and_pr(np.zeros(20, int), np.full((20, 2), 0.5), ["a", "b"])
     assert "none: b (no samples)" in texts(only)
     predicted = np.where(np.arange(9) < 2, np.inf, 1.0)[:, None]
-    assert figures.values(np.arange(9.0)[:, None], predicted, ["y"]).axes[0].get_title().endswith(", 2 not finite")
-    assert "y: nothing finite" in texts(figures.values(np.ones((2, 1)), np.full((2, 1), np.nan), ["y"]))
+    assert (
+        value_plots.plot_values(np.arange(9.0)[:, None], predicted, ["y"])
+        .axes[0]
+        .get_title()
+        .endswith(", 2 not finite")
+    )
+    assert "y: nothing finite" in texts(
+        value_plots.plot_values(np.ones((2, 1)), np.full((2, 1), np.nan), ["y"])
+    )
 
 
 @pytest.mark.parametrize(
@@ -423,17 +554,17 @@ def test_what_is_not_finite_is_left_out_and_said_so() -> None:
         (np.arange(9.0)[:, None] * 1e30, np.arange(9.0)[:, None] * -1e30),
         (np.arange(90.0).reshape(10, 9), np.arange(90.0).reshape(10, 9)),
     ],
-)  # fmt: skip
+)
 def test_odd_regressions_are_drawn(truth: Array, predicted: Array) -> None:
     task, predictions = estimated(truth, predicted, target="price (€) $a^$")
-    made = task.figures(predictions)
+    made = task.outputs.plot(predictions)
     for name, figure in made.items():
-        assert figures.pixels(figure).std() > 0, name
-    assert len(made["errors"].axes) == 3 * min(truth.shape[1], figures.OUTPUTS)
+        assert drawing.render(figure).std() > 0, name
+    assert len(made["errors"].axes) == 3 * min(truth.shape[1], value_plots.OUTPUTS)
 
 
 def test_labels_are_short_and_no_formulas() -> None:
-    assert figures.label("cat") == "cat"
-    assert figures.label("two\nlines\t") == "two lines"
-    assert figures.label("abcdefghijklmnopqrstuvwxyz", 10) == "abcde…wxyz"
-    assert figures.label("$x^") == r"\$x^"
+    assert drawing.shorten_label("cat") == "cat"
+    assert drawing.shorten_label("two\nlines\t") == "two lines"
+    assert drawing.shorten_label("abcdefghijklmnopqrstuvwxyz", 10) == "abcde…wxyz"
+    assert drawing.shorten_label("$x^") == r"\$x^"

@@ -19,8 +19,16 @@ pytestmark = pytest.mark.pictures
 
 def stood(epoch: int = 0, batches: float = 10, epochs: int = 10, **more: Any) -> Any:
     """A trainer, as far as it is asked."""
-    return SimpleNamespace(current_epoch=epoch, num_training_batches=batches, max_epochs=epochs, global_step=0, loggers=[],
-                           accumulate_grad_batches=1, is_global_zero=True, **more)  # fmt: skip
+    return SimpleNamespace(
+        current_epoch=epoch,
+        num_training_batches=batches,
+        max_epochs=epochs,
+        global_step=0,
+        loggers=[],
+        accumulate_grad_batches=1,
+        is_global_zero=True,
+        **more,
+    )
 
 
 def test_norms_are_those_of_the_gradients() -> None:
@@ -34,13 +42,20 @@ def test_norms_are_those_of_the_gradients() -> None:
         net[0].weight.grad *= 2
     histograms.on_train_epoch_end(trainer, net)  # type: ignore[arg-type]
     assert {name: norms.tolist() for name, norms in histograms.norms[0].items()} == {
-        "0.weight": [5, 10, 20], "2.weight": [0, 0, 0]}  # fmt: skip
+        "0.weight": [5, 10, 20],
+        "2.weight": [0, 0, 0],
+    }
 
 
 def test_some_epochs_and_steps_are_recorded() -> None:
     net = nn.Linear(2, 2)
-    for epochs, every, recorded in ((100, None, [*range(11), 20]), (5, None, [*range(5)]), (-1, None, [0, 1, 2]), (9, 4, [0, 4, 8]),
-                                    (9, 0, [])):  # fmt: skip
+    for epochs, every, recorded in (
+        (100, None, [*range(11), 20]),
+        (5, None, [*range(5)]),
+        (-1, None, [0, 1, 2]),
+        (9, 4, [0, 4, 8]),
+        (9, 0, []),
+    ):
         histograms = Histograms(every)
         found = []
         for epoch in range(30 if epochs == 100 else 3 if epochs < 0 else epochs):
@@ -53,7 +68,9 @@ def test_some_epochs_and_steps_are_recorded() -> None:
         for step in range(min(int(min(batches, 5000)), 5000)):
             trainer.global_step = step
             histograms.on_before_optimizer_step(trainer, net, None)  # type: ignore[arg-type]
-        assert len(histograms.kept) == {7: 7, 1000: 33, 100_000: 2}.get(int(min(batches, 10**9)), 64)
+        assert len(histograms.buffer) == {7: 7, 1000: 33, 100_000: 2}.get(
+            int(min(batches, 10**9)), 64
+        )
     many = nn.ModuleList(nn.Linear(1, 1) for _ in range(50))
     histograms.on_train_epoch_start(stood(), many)  # type: ignore[arg-type]
     assert len(histograms.layers) == 12
@@ -65,11 +82,14 @@ def test_tensorboard_has_them_by_layer() -> None:
     events = EventAccumulator(str(pictures.run.path), size_guidance={"histograms": 0}).Reload()
     layers = [name for name, parameter in task.named_parameters() if parameter.ndim > 1]
     assert sorted(events.Tags()["histograms"]) == sorted(
-        f"{kind}/{name}" for kind in ("weights", "gradient_norms") for name in layers)  # fmt: skip
+        f"{kind}/{name}" for kind in ("weights", "gradient_norms") for name in layers
+    )
     first, last = events.Histograms(f"weights/{layers[0]}")
     assert (first.step, last.step) == (3, 7)
     weight = dict(task.named_parameters())[layers[0]].detach().numpy()
-    assert (last.histogram_value.min, last.histogram_value.max) == pytest.approx((weight.min(), weight.max()))
+    assert (last.histogram_value.min, last.histogram_value.max) == pytest.approx(
+        (weight.min(), weight.max())
+    )
     assert last.histogram_value.num == weight.size
     _, norms = events.Histograms(f"gradient_norms/{layers[0]}")
     assert norms.histogram_value.num == 4
@@ -81,7 +101,9 @@ def test_what_is_not_finite_is_left_out() -> None:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     board = TensorBoardLogger.__new__(TensorBoardLogger)
-    board._experiment = SimpleNamespace(add_histogram=lambda tag, values, *_, **__: seen.append((tag, values.tolist())))
+    board._experiment = SimpleNamespace(
+        add_histogram=lambda tag, values, *_, **__: seen.append((tag, values.tolist()))
+    )
     net = nn.Linear(1, 2, bias=False)
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[1.0], [np.nan]]))

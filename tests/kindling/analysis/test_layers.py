@@ -7,8 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from src.kindling.analysis.figures import pixels
-from src.kindling.analysis.layers import gradients, layer_columns, layers, sampled_weights, weights
+from src.kindling.analysis.drawing import render
+from src.kindling.analysis.layers import (
+    plot_gradients,
+    plot_weights,
+    sample_weights,
+    summarize_layers,
+)
 from src.kindling.data.spec import Spec
 from src.tasks.classification import Classification
 from tests.kindling.analysis.test_figures import changed, texts
@@ -16,52 +21,64 @@ from tests.kindling.analysis.test_figures import changed, texts
 
 def test_layers_have_shapes_parameters_and_operations() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
-    spec = Spec(in_shape=(1, 4, 4), num_outputs=3, kind="image", classes=("a", "b", "c"), class_counts=(1, 1, 1))
+    spec = Spec(
+        in_shape=(1, 4, 4),
+        num_outputs=3,
+        kind="image",
+        classes=("a", "b", "c"),
+        class_counts=(1, 1, 1),
+    )
     task = Classification(net, spec)
-    assert layers(task, spec) == [
-        ("preprocess", "Standardize", "1 x 4 x 4", 0, 0),
-        ("net.0", "Conv2d", "2 x 4 x 4", 2 * 9 + 2, 2 * 16 * 2 * 9),
-        ("net.1", "ReLU", "2 x 4 x 4", 0, 0),
-        ("net.2", "Flatten", "32", 0, 0),
-        ("net.3", "Linear", "3", 32 * 3 + 3, 2 * 32 * 3),
-    ]  # fmt: skip
-    columns = layer_columns(task, spec)
-    assert columns["layer"] == ["preprocess", "net.0", "net.1", "net.2", "net.3", "all"]
-    assert (columns["parameters"][-1], columns["FLOPs"][-1]) == ("119", "768")
+    columns = summarize_layers(task, spec)
+    assert list(zip(*columns.values(), strict=True)) == [
+        ("net.0", "Conv2d", "2 x 4 x 4", f"{2 * 9 + 2}", f"{2 * 16 * 2 * 9}"),
+        ("net.1", "ReLU", "2 x 4 x 4", "0", "0"),
+        ("net.2", "Flatten", "32", "0", "0"),
+        ("net.3", "Linear", "3", f"{32 * 3 + 3}", f"{2 * 32 * 3}"),
+        ("all", "", "", "119", "768"),
+    ]
+    assert list(columns) == ["layer", "kind", "output", "parameters", "FLOPs"]
     assert task.example_input_array is None
     assert task.training
 
 
 def test_weights_are_drawn_before_and_after() -> None:
-    spec = Spec(in_shape=(1, 4, 4), num_outputs=3, kind="image", classes=("a", "b", "c"), class_counts=(1, 1, 1))
+    spec = Spec(
+        in_shape=(1, 4, 4),
+        num_outputs=3,
+        kind="image",
+        classes=("a", "b", "c"),
+        class_counts=(1, 1, 1),
+    )
     task = Classification(nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3)), spec)
-    before = sampled_weights(task)
+    before = sample_weights(task)
     assert list(before) == ["net.1.weight"]
-    assert len(sampled_weights(task, most=10)["net.1.weight"]) == 10
+    assert len(sample_weights(task, most=10)["net.1.weight"]) == 10
     with torch.no_grad():
         task.net[1].weight.mul_(3)  # type: ignore[index, union-attr, operator]
-    after = sampled_weights(task)
+    after = sample_weights(task)
     assert after["net.1.weight"] == pytest.approx(3 * before["net.1.weight"])
-    figure = weights(after, before)
+    figure = plot_weights(after, before)
     assert [axis.get_title() for axis in figure.axes] == ["1.weight"]
-    assert changed(figure, weights(after, after))
-    assert changed(figure, weights(after, {}))
+    assert changed(figure, plot_weights(after, after))
+    assert changed(figure, plot_weights(after, {}))
     many = {f"layer{i}": np.full(3, 0.1) for i in range(40)}
-    assert "Weights (12 of 40 layers)" in texts(weights(many, {}))
-    assert texts(weights({}, {})) == ["Weights: the net has none"]
-    assert pixels(weights({"net.0": np.array([np.nan, np.inf])}, {})).std() > 0
+    assert "Weights (12 of 40 layers)" in texts(plot_weights(many, {}))
+    assert texts(plot_weights({}, {})) == ["Weights: the net has none"]
+    assert render(plot_weights({"net.0": np.array([np.nan, np.inf])}, {})).std() > 0
 
 
 def test_gradients_are_drawn_over_the_epochs() -> None:
     norms = {
-        epoch: {"net.1.weight": np.full(5, 2.0 - epoch), "net.head.weight": np.arange(1.0, 6.0)} for epoch in (0, 1)
+        epoch: {"net.1.weight": np.full(5, 2.0 - epoch), "net.head.weight": np.arange(1.0, 6.0)}
+        for epoch in (0, 1)
     }
-    figure = gradients(norms)
+    figure = plot_gradients(norms)
     (axis,) = figure.axes
     lines = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in axis.lines}
     assert lines == {"1.weight": [[1, 2], [2, 1]], "head.weight": [[1, 3], [2, 3]]}
     assert axis.get_yscale() == "log"
     norms[1]["net.1.weight"] = np.zeros(5)  # such as a layer that nothing reaches
-    assert gradients(norms).axes[0].get_yscale() == "linear"
-    assert changed(figure, gradients(norms))
-    assert texts(gradients({})) == ["Gradients: none was recorded"]
+    assert plot_gradients(norms).axes[0].get_yscale() == "linear"
+    assert changed(figure, plot_gradients(norms))
+    assert texts(plot_gradients({})) == ["Gradients: none was recorded"]

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from matplotlib import pyplot
 
 from src.data.diabetes import Diabetes
-from src.kindling.analysis.look import Look, correlations, look
+from src.kindling.analysis.look import Look, look
+from src.kindling.analysis.look_tables import correlate
+from src.kindling.config.errors import InputError
 from src.kindling.training.build import build_data
 from tests.conftest import call, checked
 
@@ -25,10 +28,10 @@ def test_images_are_summarized_and_drawn(logs: Path, capsys: pytest.CaptureFixtu
         "mean        4.889 (raw, each channel, training split)",
         "std         6.021",
         "duplicates  none in different splits",
-        f"pictures    {logs / 'digits' / 'look'}: train.png, test.png, target.png",
+        f"plots       {logs / 'digits' / 'look'}: train.png, test.png, target.png",
     ]
-    assert [path.name for path in found.pictures] == ["train.png", "test.png", "target.png"]
-    for path in found.pictures:
+    assert [path.name for path in found.plots] == ["train.png", "test.png", "target.png"]
+    for path in found.plots:
         height, width, _ = pyplot.imread(path).shape
         assert min(height, width) > 300
     assert pyplot.get_fignums() == []
@@ -38,33 +41,44 @@ def test_tables_are_summarized_and_drawn(tmp_path: Path) -> None:
     found = look(checked("diabetes"), tmp_path)
     assert "columns     10 number" in found.summary
     assert "missing     nothing" in found.summary
-    assert [path.name for path in found.pictures] == ["columns.png", "correlations.png", "target.png"]
+    assert [path.name for path in found.plots] == ["columns.png", "correlations.png", "target.png"]
 
 
 def test_a_picture_changes_with_the_data(tmp_path: Path) -> None:
-    plain = {path.name: path.read_bytes() for path in look(checked("digits"), tmp_path / "a").pictures}
+    plain = {path.name: path.read_bytes() for path in look(checked("digits"), tmp_path / "a").plots}
     cut = "data.train_transforms=[{_target_: src.kindling.data.augment.CutMix}]"
-    augmented = {path.name: path.read_bytes() for path in look(checked("digits", cut), tmp_path / "b").pictures}
+    augmented = {
+        path.name: path.read_bytes() for path in look(checked("digits", cut), tmp_path / "b").plots
+    }
     assert plain["train.png"] != augmented["train.png"]
     assert plain["test.png"] == augmented["test.png"]
     split = {
-        path.name: path.read_bytes() for path in look(checked("digits", "data.split_seed=1"), tmp_path / "b").pictures
+        path.name: path.read_bytes()
+        for path in look(checked("digits", "data.split_seed=1"), tmp_path / "b").plots
     }
     assert plain["test.png"] != split["test.png"]
 
 
-def test_every_column_is_drawn_and_every_missing_value_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.kindling.analysis.look.COLUMNS", 4)
-    monkeypatch.setattr("src.kindling.analysis.look.SAMPLED", 50)  # of 310 rows
+def test_every_column_is_drawn_and_every_missing_value_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.kindling.analysis.look_tables.COLUMNS", 4)
+    monkeypatch.setattr("src.kindling.analysis.look_tables.SAMPLED", 50)  # of 310 rows
     rows = ["a,b,c,d,e,color,y"] + [
-        f"{i},{i % 7},{'' if i % 3 == 0 else i % 5},{i % 11},{i % 13},{'' if i % 4 == 0 else 'red' if i % 2 else 'blue'},{i * 0.37}"
+        f"{i},{i % 7},{'' if i % 3 == 0 else i % 5},{i % 11},{i % 13},"
+        f"{'' if i % 4 == 0 else 'red' if i % 2 else 'blue'},{i * 0.37}"
         for i in range(400)
     ]
     (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
     config = checked("table", f"data.path={tmp_path / 't.csv'}", "data.target=y")
     found = look(config, tmp_path / "look")
-    assert [path.name for path in found.pictures] == [
-        "columns.png", "columns_2.png", "missing.png", "correlations.png", "target.png"]  # fmt: skip
+    assert [path.name for path in found.plots] == [
+        "columns.png",
+        "columns_2.png",
+        "missing.png",
+        "correlations.png",
+        "target.png",
+    ]
     data = build_data(config)
     train = data.indices["train"].tolist()
     lacking = [sum(i % 3 == 0 for i in train), sum(i % 4 == 0 for i in train)]
@@ -81,8 +95,17 @@ def test_correlations_are_pearsons() -> None:
     data = Diabetes()
     data.setup()
     rows = data.samples.x[data.indices["train"]]
-    one, other, value = correlations(data)[0]
+    one, other, value = correlate(data)[0]
     names = [column.name for column in data.spec.columns]
     pair = torch.stack([rows[:, names.index(one)], rows[:, names.index(other)]])
     assert value == pytest.approx(torch.corrcoef(pair)[0, 1].item(), abs=1e-4)
     assert (one, other) == ("s1", "s2")
+
+
+def test_data_without_a_spec_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.kindling.training.build.build_data", lambda _: LightningDataModule())
+    with pytest.raises(
+        InputError, match="LightningDataModule has no spec; src.look needs Kindling's DataModule"
+    ):
+        look(checked("digits"), tmp_path / "look")
+    assert not (tmp_path / "look").exists()

@@ -1,4 +1,4 @@
-"""Predictions of a whole split: every sample once, as the task itself says it, kept in a file and read again."""
+"""Predictions of a split: every sample once, as the task predicts it, saved and loaded."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from lightning.pytorch import LightningModule
+from torch import Tensor
 
 from src.kindling.analysis.predictions import Predictions, predict, spread
 from src.kindling.config.compose import Config
 from src.kindling.config.errors import InputError
-from src.kindling.data.batch import Batch
 from src.kindling.data.data_module import DataModule
 from src.kindling.training.build import build_data, build_task
 from tests.conftest import checked
 
 
 def built(config: Config) -> tuple[Any, DataModule]:
-    """An untrained task and its data; its dropout would show in predictions that are made in training mode."""
+    """An untrained task and its data; predictions in training mode would show its dropout."""
     torch.manual_seed(0)
     data = build_data(config)
-    return build_task(config, data.spec), data
+    return build_task(config, data), data
 
 
 @pytest.fixture
@@ -38,7 +38,9 @@ def test_every_sample_is_predicted_once_as_the_task_says_it(digits: tuple[Any, D
     assert len(predictions) == len(index) == 270
     assert predictions["index"].tolist() == index.tolist()
     assert predictions["target"].tolist() == data.samples.y[index].tolist()
-    expected = task.eval()(data.samples.x[index]).softmax(dim=1).detach().numpy()
+    samples: Any = data.samples
+    x, _ = data.prepare(samples.x[index], samples.y[index])
+    expected = task.eval()(x).softmax(dim=1).detach().numpy()
     assert predictions["probability"].dtype == np.float32
     assert predictions["probability"] == pytest.approx(expected, abs=1e-6)
     assert predictions["prediction"].tolist() == expected.argmax(axis=1).tolist()
@@ -53,7 +55,10 @@ def test_the_task_is_left_as_it_was(digits: tuple[Any, DataModule]) -> None:
     task, data = digits
     task.train()
     task.net.body[1].eval()
-    before, drawn = {name: value.clone() for name, value in task.state_dict().items()}, torch.get_rng_state()
+    before, drawn = (
+        {name: value.clone() for name, value in task.state_dict().items()},
+        torch.get_rng_state(),
+    )
     predict(task, data, "val", 10)
     assert task.training
     assert not task.net.body[1].training
@@ -62,40 +67,64 @@ def test_the_task_is_left_as_it_was(digits: tuple[Any, DataModule]) -> None:
     assert torch.equal(torch.get_rng_state(), drawn)
 
 
-def test_a_handful_is_the_same_each_time_and_spread_over_the_split(digits: tuple[Any, DataModule]) -> None:
+def test_a_handful_is_the_same_each_time_and_spread_over_the_split(
+    digits: tuple[Any, DataModule],
+) -> None:
     task, data = digits
     some, every = predict(task, data, "val", 10), predict(task, data, "val")
     rows = [0, 29, 59, 89, 119, 149, 179, 209, 239, 269]
     assert some["index"].tolist() == every["index"][rows].tolist()
     assert some["probability"] == pytest.approx(every["probability"][rows], abs=1e-6)
     assert len(predict(task, data, "val", 1000)) == 270
-    assert [spread(5, 5), spread(5, 1), spread(0, 3), spread(9, 3)] == [[0, 1, 2, 3, 4], [0], [], [0, 4, 8]]
+    assert [spread(5, 5), spread(5, 1), spread(0, 3), spread(9, 3)] == [
+        [0, 1, 2, 3, 4],
+        [0],
+        [],
+        [0, 4, 8],
+    ]
 
 
 def test_training_samples_are_predicted_without_their_random_transforms() -> None:
-    flip = "data.train_transforms=[{_target_: torchvision.transforms.v2.RandomHorizontalFlip, p: 1.0}]"
+    flip = (
+        "data.train_transforms=[{_target_: torchvision.transforms.v2.RandomHorizontalFlip, p: 1.0}]"
+    )
     task, data = built(checked("digits", flip, "data.num_workers=0"))
     predictions = predict(task, data, "train", 20)
-    expected = task.eval()(data.samples.x[torch.from_numpy(predictions["index"])]).softmax(dim=1).detach().numpy()
+    index = torch.from_numpy(predictions["index"])
+    samples: Any = data.samples
+    x, _ = data.prepare(samples.x[index], samples.y[index])
+    expected = task.eval()(x).softmax(dim=1).detach().numpy()
     assert predictions["probability"] == pytest.approx(expected, abs=1e-6)
 
 
-class Embedding(nn.Module):
+class Embedding(LightningModule):
     """Stands for any task: its columns have shapes and kinds of their own."""
 
-    device, dtype = torch.device("cpu"), torch.float32
+    def predict_step(self, batch: Any, _: int) -> dict[str, Tensor]:
+        x = batch[0].flatten(1)[:, :6].reshape(-1, 2, 3)
+        return {
+            "vector": x.double(),
+            "dark": x[:, 0, 0] < 0,
+            "count": x[:, 0].long().sum(1),
+            "half": x.bfloat16(),
+        }
 
-    def predict_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
-        x = batch.x.flatten(1)[:, :6].reshape(-1, 2, 3)
-        return {"vector": x.double(), "dark": x[:, 0, 0] < 1, "count": x[:, 0].long().sum(1), "half": x.bfloat16()}
 
-
-def test_any_columns_come_through_and_are_read_again(digits: tuple[Any, DataModule], tmp_path: Path) -> None:
+def test_any_columns_come_through_and_are_read_again(
+    digits: tuple[Any, DataModule], tmp_path: Path
+) -> None:
     _, data = digits
     predictions = predict(Embedding(), data, "val")  # type: ignore[arg-type]
-    shapes = {name: (values.shape, str(values.dtype)) for name, values in predictions.columns.items()}
-    assert shapes == {"index": ((270,), "int64"), "vector": ((270, 2, 3), "float32"), "dark": ((270,), "bool"),
-                      "count": ((270,), "int64"), "half": ((270, 2, 3), "float32")}  # fmt: skip
+    shapes = {
+        name: (values.shape, str(values.dtype)) for name, values in predictions.columns.items()
+    }
+    assert shapes == {
+        "index": ((270,), "int64"),
+        "vector": ((270, 2, 3), "float32"),
+        "dark": ((270,), "bool"),
+        "count": ((270,), "int64"),
+        "half": ((270, 2, 3), "float32"),
+    }
     path = tmp_path / "predictions" / "val.npz"
     predictions.save(path)
     again = Predictions.load(path)
@@ -121,8 +150,15 @@ def test_a_file_that_is_no_predictions_is_named(content: bytes, tmp_path: Path) 
 
 def test_pictures_that_cannot_be_read_have_no_row(small_data: Path) -> None:
     root = small_data / "cards"
-    task, data = built(checked("image_folder", f"data.root={root}", "data.on_error=skip", "data.num_workers=0",
-                               "data.error_limit=0.5"))  # fmt: skip
+    task, data = built(
+        checked(
+            "image_folder",
+            f"data.root={root}",
+            "data.on_error=skip",
+            "data.num_workers=0",
+            "data.error_limit=0.5",
+        )
+    )
     bad = int(data.indices["test"][2])
     path = Path(data.samples.x.paths.path(bad))  # type: ignore[union-attr]
     whole = path.read_bytes()
@@ -155,5 +191,7 @@ def test_a_compiled_net_is_not_compiled_anew_for_a_handful(digits: tuple[Any, Da
     task.net.compile(backend=backend)
     some = predict(task, data, "val", 10)
     assert compiled == []
-    assert predict(task, data, "val")["probability"][0] == pytest.approx(some["probability"][0], abs=1e-6)
+    assert predict(task, data, "val")["probability"][0] == pytest.approx(
+        some["probability"][0], abs=1e-6
+    )
     assert compiled != []

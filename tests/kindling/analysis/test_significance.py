@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.kindling.analysis.significance import paired
+from src.kindling.analysis.significance import compare_paired
 from src.kindling.config.errors import InputError
 from tests.conftest import mistakes, train
 from tests.kindling.analysis.test_leaderboard import classes, compared, make, predictions
@@ -16,37 +16,58 @@ from tests.kindling.analysis.test_leaderboard import classes, compared, make, pr
 
 def test_identical_predictions_do_not_differ(logs: Path) -> None:
     right = np.arange(200) % 10 > 0
-    found = paired(*(classes(make(logs, f"digits/{i}", {}), right) for i in "AB"))
-    assert (found.better, found.low, found.high, found.p, found.samples, found.real) == (0, 0, 0, 1, 200, False)
-    assert str(found) == ("A and B cannot be told apart: they differ by 0.0 points of accuracy (95 % interval 0.0 to 0.0; "
-                          "McNemar p = 1)")  # fmt: skip
+    found = compare_paired(*(classes(make(logs, f"digits/{i}", {}), right) for i in "AB"))
+    assert (found.gain, found.low, found.high, found.p, found.samples, found.significant) == (
+        0,
+        0,
+        0,
+        1,
+        200,
+        False,
+    )
+    assert str(found) == (
+        "no significant difference between A and B: they differ by 0.0 points of "
+        "accuracy (95 % confidence interval 0.0 to 0.0; "
+        "McNemar p = 1)"
+    )
 
 
 def test_one_that_is_better_on_40_of_200_is_better(logs: Path) -> None:
     worse = classes(make(logs, "digits/A", {}), np.arange(200) >= 40)
     better = classes(make(logs, "digits/B", {}), np.ones(200, bool))
-    found = paired(worse, better)
-    assert found.better == 20
+    found = compare_paired(worse, better)
+    assert found.gain == 20
     assert found.p == pytest.approx(2 * 0.5**40)
     # The normal approximation of a share of 0.2 of 200: 20 ± 1.96 * 2.83 points.
     assert (found.low, found.high) == pytest.approx((14.46, 25.54), abs=0.55)
-    assert found == paired(worse, better)
-    assert str(found) == (f"B is better by 20.0 points of accuracy (95 % interval {found.low:.1f} to {found.high:.1f}; "
-                          "McNemar p = 1.8e-12): a real difference")  # fmt: skip
-    back = paired(better, worse)
+    assert found == compare_paired(worse, better)
+    assert str(found) == (
+        "B is significantly better by 20.0 points of accuracy "
+        f"(95 % confidence interval {found.low:.1f} to {found.high:.1f}; "
+        "McNemar p = 1.8e-12)"
+    )
+    back = compare_paired(better, worse)
     assert str(back) == str(found).replace("B is", "A is")
 
 
 def test_mcnemars_test_is_exact(logs: Path) -> None:
     sample = np.arange(100)
-    found = paired(classes(make(logs, "digits/A", {}), sample >= 9),
-                   classes(make(logs, "digits/B", {}), sample < 99))  # fmt: skip
-    assert found.better == pytest.approx(8)
+    found = compare_paired(
+        classes(make(logs, "digits/A", {}), sample >= 9),
+        classes(make(logs, "digits/B", {}), sample < 99),
+    )
+    assert found.gain == pytest.approx(8)
     assert found.p == pytest.approx(2 * (1 + 10) / 2**10)  # 1 of 10 samples that differ
-    few = paired(classes(make(logs, "digits/C", {}), sample >= 5), classes(make(logs, "digits/D", {}), sample >= 0))
+    few = compare_paired(
+        classes(make(logs, "digits/C", {}), sample >= 5),
+        classes(make(logs, "digits/D", {}), sample >= 0),
+    )
     assert few.low > 0  # the interval alone would call it real
-    assert (few.p, few.real) == (2 / 2**5, False)
-    assert str(few).startswith("A and B cannot be told apart: B is ahead by 5.0 points of accuracy (95 % interval ")
+    assert (few.p, few.significant) == (2 / 2**5, False)
+    assert str(few).startswith(
+        "no significant difference between A and B: B leads by 5.0 points of "
+        "accuracy (95 % confidence interval "
+    )
 
 
 def test_values_are_told_apart_by_their_errors(logs: Path) -> None:
@@ -54,58 +75,87 @@ def test_values_are_told_apart_by_their_errors(logs: Path) -> None:
     noise = np.random.default_rng(3).normal(size=(n, 2))
     target = np.arange(2.0 * n).reshape(n, 2)
     one = predictions(
-        make(logs, "digits/A", {}), index=np.arange(n), target=target, prediction=target + 1.5 + 0 * noise
+        make(logs, "digits/A", {}),
+        index=np.arange(n),
+        target=target,
+        prediction=target + 1.5 + 0 * noise,
     )
     turned = np.arange(n)[::-1]  # in another order
-    other = predictions(make(logs, "digits/B", {}), index=turned, target=target[turned],
-                        prediction=(target + 1 + 0.1 * noise)[turned])  # fmt: skip
-    found = paired(one, other)
+    other = predictions(
+        make(logs, "digits/B", {}),
+        index=turned,
+        target=target[turned],
+        prediction=(target + 1 + 0.1 * noise)[turned],
+    )
+    found = compare_paired(one, other)
     gains = 0.5 - 0.1 * noise.mean(axis=1)
-    assert found.better == pytest.approx(gains.mean())
+    assert found.gain == pytest.approx(gains.mean())
     assert (found.low, found.high) == pytest.approx(
-        (gains.mean() - 1.96 * gains.std() / 20, gains.mean() + 1.96 * gains.std() / 20), abs=0.001)  # fmt: skip
+        (gains.mean() - 1.96 * gains.std() / 20, gains.mean() + 1.96 * gains.std() / 20), abs=0.001
+    )
     assert found.p is None
-    assert found == paired(one, other)  # the draws are always the same
-    once = paired(one, other, resamples=1)
+    assert found == compare_paired(one, other)  # the draws are always the same
+    once = compare_paired(one, other, resamples=1)
     assert once.low == once.high
-    assert str(found) == (f"B is better by {found.better:.4g} in mean absolute error (95 % interval {found.low:.4g} to "
-                          f"{found.high:.4g}): a real difference")  # fmt: skip
+    assert str(found) == (
+        f"B is significantly better by {found.gain:.4g} in mean absolute error "
+        f"(95 % confidence interval {found.low:.4g} to "
+        f"{found.high:.4g})"
+    )
 
 
 def test_values_that_only_vary_cannot_be_told_apart(logs: Path) -> None:
     noise = np.random.default_rng(3).normal(size=(2, 300))
-    rows = [predictions(make(logs, f"digits/{i}", {}), index=np.arange(300), target=np.zeros(300), prediction=values)
-            for i, values in enumerate(noise)]  # fmt: skip
-    found = paired(*rows)
+    rows = [
+        predictions(
+            make(logs, f"digits/{i}", {}),
+            index=np.arange(300),
+            target=np.zeros(300),
+            prediction=values,
+        )
+        for i, values in enumerate(noise)
+    ]
+    found = compare_paired(*rows)
     assert found.low < 0 < found.high
-    assert not found.real
-    empty = [predictions(row.paths[0], index=np.zeros(0), target=np.zeros(0), prediction=np.zeros(0)) for row in rows]
-    with pytest.raises(InputError, match=r"not tested on the same samples \(0 and 0, 0 in common\)"):
-        paired(*empty)
+    assert not found.significant
+    empty = [
+        predictions(row.paths[0], index=np.zeros(0), target=np.zeros(0), prediction=np.zeros(0))
+        for row in rows
+    ]
+    with pytest.raises(
+        InputError, match=r"not tested on the same samples \(0 and 0, 0 in common\)"
+    ):
+        compare_paired(*empty)
 
 
 def test_two_runs_are_tested(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    worse, better = make(logs, "digits/1", {"val/loss": 0.2}), make(logs, "digits/2", {"val/loss": 0.1}, {"seed": 7})
+    worse, better = (
+        make(logs, "digits/1", {"val/loss": 0.2}),
+        make(logs, "digits/2", {"val/loss": 0.1}, {"seed": 7}),
+    )
     compared("digits")
     assert capsys.readouterr().out.endswith(
-        "whether the difference is real cannot be tested: digits/1: holds no predictions/test.npz\n")  # fmt: skip
+        "the difference cannot be tested: digits/1: predictions/test.npz is missing\n"
+    )
     classes(worse, np.arange(200) >= 40)
     classes(better, np.ones(200, bool))
     compared("digits")
     told = capsys.readouterr().out.splitlines()[-2:]
     assert told[0] == "A = digits/1, B = digits/2, 200 test samples"
-    assert told[1].startswith("B is better by 20.0 points of accuracy (95 % interval ")
+    assert told[1].startswith(
+        "B is significantly better by 20.0 points of accuracy (95 % confidence interval "
+    )
     make(logs, "digits/3", {"val/loss": 0.3}, {"net.width": 3})
     compared("digits")
-    assert "is better" not in capsys.readouterr().out
+    assert "significantly better" not in capsys.readouterr().out
     (board,) = compared("--paired", "digits/2", "digits/1", "digits/3")
     assert [row.name for row in board.rows] == ["digits/3"]
-    assert "\nA is better by 20.0 points" in capsys.readouterr().out
+    assert "\nA is significantly better by 20.0 points" in capsys.readouterr().out
     (board,) = compared("--paired", "digits/2", "digits/1")
     assert [row.name for row in board.rows] == ["digits/1 (2 seeds)"]
-    assert "\nA is better by 20.0 points" in capsys.readouterr().out
+    assert "\nA is significantly better by 20.0 points" in capsys.readouterr().out
     assert mistakes("compare", "--paired", "digits", "digits/1") == [
-        "--paired digits digits/1: expected two runs, found 4"
+        "--paired digits digits/1: expected two runs, got 4"
     ]
 
 
@@ -114,23 +164,42 @@ def test_real_predictions_differ_as_their_metrics_do(logs: Path) -> None:
     for words in ([], ["net=mlp"]):
         run = train("digits", "trainer.limit_test_batches=null", *words).run
         columns: dict[str, list[Any]] = {}
-        for batch in run.data().loader("test"):
-            for name, values in run.task.predict_step(batch, 0).items():  # type: ignore[operator]
+        data = run.data()
+        for number, batch in enumerate(data.loader("test")):  # type: ignore[union-attr]
+            found = run.task.predict_step(data.prepare(*batch), 0)  # type: ignore[operator, union-attr]
+            found["index"] = data.sample_numbers("test", 0, number)  # type: ignore[union-attr]
+            for name, values in found.items():
                 columns.setdefault(name, []).append(values.detach().numpy())
-        rows.append(predictions(run.path, **{name: np.concatenate(parts) for name, parts in columns.items()}))
-    found = paired(*rows)
+        rows.append(
+            predictions(
+                run.path, **{name: np.concatenate(parts) for name, parts in columns.items()}
+            )
+        )
+    found = compare_paired(*rows)
     one, other = (row.numbers["test/accuracy"] for row in rows)
     assert found.samples == 270
-    assert found.better == pytest.approx(100 * (other - one), abs=1e-4)  # type: ignore[operator]
+    assert found.gain == pytest.approx(100 * (other - one), abs=1e-4)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"index": np.arange(2, 12)}, "digits/A and digits/B: not tested on the same samples (10 and 10, 8 in common)"),
-        ({"target": np.ones(10)}, "digits/A and digits/B: the same sample numbers have other targets: the data differ"),
-        ({"probability": None}, "digits/A and digits/B: the same sample numbers have other targets: the data differ"),
-        ({"index": np.zeros((0,))}, "digits/A and digits/B: not tested on the same samples (10 and 0, 0 in common)"),
+        (
+            {"index": np.arange(2, 12)},
+            "digits/A and digits/B: not tested on the same samples (10 and 10, 8 in common)",
+        ),
+        (
+            {"target": np.ones(10)},
+            "digits/A and digits/B: different targets for the same sample numbers: the data differ",
+        ),
+        (
+            {"probability": None},
+            "digits/A and digits/B: different targets for the same sample numbers: the data differ",
+        ),
+        (
+            {"index": np.zeros((0,))},
+            "digits/A and digits/B: not tested on the same samples (10 and 0, 0 in common)",
+        ),
         ({"index": None}, "{path}: not readable: 'index is not a file in the archive'; remove it"),
     ],
 )
@@ -148,8 +217,10 @@ def test_what_cannot_be_paired_is_told(
     predictions(path, **{name: v for name, v in {**columns, **changes}.items() if v is not None})
     compared("--paired", "digits/A", "digits/B")
     told = line.replace("{path}", str(path / "predictions" / "test.npz"))
-    assert capsys.readouterr().out.splitlines()[-1] == f"whether the difference is real cannot be tested: {told}"
-    predictions(path, **{**columns, "index": np.array([print], dtype=object)})  # would run code as it is read
+    assert capsys.readouterr().out.splitlines()[-1] == f"the difference cannot be tested: {told}"
+    predictions(
+        path, **{**columns, "index": np.array([print], dtype=object)}
+    )  # would run code as it is read
     compared("--paired", "digits/A", "digits/B")
     assert "Object arrays cannot be loaded when allow_pickle=False" in capsys.readouterr().out
     (path / "predictions" / "test.npz").write_bytes(b"PK\x03\x04 no archive")

@@ -22,13 +22,23 @@ class Color(enum.Enum):
 @pytest.mark.parametrize(
     ("annotation", "value", "converted"),
     [
-        (float, 1, 1.0), (float | Tensor, 0.1, 0.1), (tuple[int, int], [1, 2], (1, 2)), (Any, "x", "x"),
-        (tuple[float | Tensor, float | Tensor], [0.9, 1], (0.9, 1.0)), (Literal["min", "max"], "min", "min"),
-        (Union[int, Sequence[int]], [1, 2], [1, 2]), (pathlib.Path, "a", pathlib.Path("a")), (Color, "red", Color.RED),
-        (Optional[nn.Module], None, None), (dict[str, int], {"a": 1}, {"a": 1}), (list, [1, "a"], [1, "a"]),
+        (float, 1, 1.0),
+        (float | Tensor, 0.1, 0.1),
+        (tuple[int, int], [1, 2], (1, 2)),
+        (Any, "x", "x"),
+        (tuple[float | Tensor, float | Tensor], [0.9, 1], (0.9, 1.0)),
+        (Literal["min", "max"], "min", "min"),
+        (Union[int, Sequence[int]], [1, 2], [1, 2]),
+        (pathlib.Path, "a", pathlib.Path("a")),
+        (Color, "red", Color.RED),
+        (Optional[nn.Module], None, None),
+        (dict[str, int], {"a": 1}, {"a": 1}),
+        (list, [1, "a"], [1, "a"]),
     ],
-)  # fmt: skip
-def test_values_become_what_the_signature_asks_for(annotation: Any, value: Any, converted: Any) -> None:
+)
+def test_values_become_what_the_signature_asks_for(
+    annotation: Any, value: Any, converted: Any
+) -> None:
     result = validate(value, annotation)
     assert result == converted
     assert type(result) is type(converted)
@@ -41,16 +51,26 @@ def test_a_list_becomes_a_tensor() -> None:
 @pytest.mark.parametrize(
     ("annotation", "value", "words"),
     [
-        (float | Tensor, "fast", "a number"), (float, True, "a number"), (int, 1.5, "a whole number"), (str, 7, "text"),
-        (bool | None, "x", "true or false or null"), (list[int], ["a"], "a list of whole numbers"),
-        (tuple[float, float], [1], "a list of 2: [a number, a number]"), (Color, "blue", "one of 'red'"),
-        (Literal["min", "max"], "mid", "one of 'min', 'max'"), (dict[str, int], 3, "a mapping"),
-        (Literal[16] | Literal["bf16"] | None, 17, "one of 16, 'bf16' or null"), (pathlib.Path, 3, "a path"),
-        (nn.Module, 3, "a part (Module) with a '_target_'"), (Optional[Tensor], "x", "a list of values or null"),
+        (float | Tensor, "fast", "a number"),
+        (float, True, "a number"),
+        (int, 1.5, "a whole number"),
+        (str, 7, "text"),
+        (bool | None, "x", "true or false or null"),
+        (list[int], ["a"], "a list of whole numbers"),
+        (tuple[float, float], [1], "a list of 2: [a number, a number]"),
+        (Color, "blue", "one of 'red'"),
+        (Literal["min", "max"], "mid", "one of 'min', 'max'"),
+        (dict[str, int], 3, "a mapping"),
+        (Literal[16] | Literal["bf16"] | None, 17, "one of 16, 'bf16' or null"),
+        (pathlib.Path, 3, "a path"),
+        (nn.Module, 3, "a part (Module) with a '_target_'"),
+        (Optional[Tensor], "x", "a list of values or null"),
         (Callable[[Any], Optimizer], "adam", "a part (Optimizer) with a '_target_'"),
     ],
-)  # fmt: skip
-def test_other_values_are_refused_and_the_right_ones_described(annotation: Any, value: Any, words: str) -> None:
+)
+def test_other_values_are_refused_and_the_right_ones_described(
+    annotation: Any, value: Any, words: str
+) -> None:
     with pytest.raises(ValueError, match=".*"):
         validate(value, annotation)
     assert describe(annotation) == words
@@ -61,6 +81,10 @@ def test_what_a_part_has_to_be() -> None:
     assert expected_part(Callable[[Any], Optimizer]) == ((Optimizer,), True, 1)
     assert expected_part(Callable[..., Optimizer] | None) == ((Optimizer,), True, 1)
     assert expected_part(int | None) == ((), False, 0)
-    assert expected_part(int | nn.Module | list[int] | Optimizer) == ((nn.Module, Optimizer), False, 0)
+    assert expected_part(int | nn.Module | list[int] | Optimizer) == (
+        (nn.Module, Optimizer),
+        False,
+        0,
+    )
     assert element(list[nn.Module] | None) is nn.Module
     assert element(dict[str, nn.Module]) is nn.Module

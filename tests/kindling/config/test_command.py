@@ -18,7 +18,9 @@ NO_TORCH = "import sys; sys.modules['torch'] = sys.modules['lightning'] = None; 
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "look", "benchmark"])
-def test_help_is_made_from_the_configs_and_imports_no_torch(command: Command, repository: Path, verb: str) -> None:
+def test_help_is_made_from_the_configs_and_imports_no_torch(
+    command: Command, repository: Path, verb: str
+) -> None:
     (repository / "configs" / "mine.yaml").write_text("# My own experiment.\n")
     done = command("-c", NO_TORCH.format(f"src.{verb}"), "--help")
     assert (done.returncode, done.stderr) == (0, "")
@@ -28,7 +30,9 @@ def test_help_is_made_from_the_configs_and_imports_no_torch(command: Command, re
         assert len(done.stdout.splitlines()) < 33 + len([*(repository / "configs").glob("*.yaml")])
 
 
-def test_first_mistakes_import_no_torch_and_leave_nothing(command: Command, repository: Path) -> None:
+def test_first_mistakes_import_no_torch_and_leave_nothing(
+    command: Command, repository: Path
+) -> None:
     done = command("-c", NO_TORCH.format("src.train"), "digit", "data=digit")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
@@ -39,7 +43,9 @@ def test_first_mistakes_import_no_torch_and_leave_nothing(command: Command, repo
     assert not (repository / "logs").exists()
 
 
-def test_second_mistakes_end_with_status_2_and_leave_nothing(command: Command, repository: Path) -> None:
+def test_second_mistakes_end_with_status_2_and_leave_nothing(
+    command: Command, repository: Path
+) -> None:
     done = command("-m", "src.train", "trainer.max_epoch=3", "task.optimizer.lr=fast")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
@@ -47,6 +53,20 @@ def test_second_mistakes_end_with_status_2_and_leave_nothing(command: Command, r
         "trainer.max_epoch: Trainer has no argument 'max_epoch'; did you mean 'max_epochs'? (command line)",
     ]
     assert not (repository / "logs").exists()
+
+
+def test_failed_training_exits_with_status_1(command: Command) -> None:
+    code = """
+from src.kindling.config.command import run_command
+from src.kindling.config.errors import TrainingError
+
+def main(argv):
+    raise TrainingError("step 5: the loss is nan")
+
+run_command(main)
+"""
+    done = command("-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "step 5: the loss is nan\n")
 
 
 def test_the_commands_are_listed(command: Command) -> None:
@@ -58,7 +78,12 @@ def test_the_commands_are_listed(command: Command) -> None:
     )
     for line in lines:  # each command has a sentence
         assert re.fullmatch(r"python -m src\.[a-z]+ +[A-Z].*\.", line), line
-    assert {line.split()[2].removeprefix("src.") for line in lines} >= {"benchmark", "evaluate", "look", "train"}
+    assert {line.split()[2].removeprefix("src.") for line in lines} >= {
+        "benchmark",
+        "evaluate",
+        "look",
+        "train",
+    }
 
 
 def test_the_nearest_name() -> None:
@@ -91,7 +116,9 @@ def test_wrong_flags() -> None:
     assert mistakes("train", "--init") == [
         "--init: expected one argument (usage: python -m src.train [CONFIG] [key=value ...] [--flags])"
     ]
-    assert mistakes("train", "digits", "diabetes") == ["diabetes: expected key=value (command line)"]
+    assert mistakes("train", "digits", "diabetes") == [
+        "diabetes: expected key=value (command line)"
+    ]
     assert mistakes("evaluate") == [
         "the following arguments are required: RUN (usage: python -m src.evaluate RUN [--split val|test])"
     ]

@@ -47,7 +47,12 @@ def test_an_experiment_overrides_its_parts(configs: Path) -> None:
 
 def test_swapping_a_group_leaves_nothing_of_the_old_choice(configs: Path) -> None:
     config = compose("a", ["data.extra=false", "data=two"])
-    assert config.values["data"] == {"_target_": "src.One", "batch_size": 1, "only_one": 0.001, "extra": False}
+    assert config.values["data"] == {
+        "_target_": "src.One",
+        "batch_size": 1,
+        "only_one": 0.001,
+        "extra": False,
+    }
     assert config.origin("data.batch_size") == "configs/data/one.yaml"
     assert config.origin("data.extra") == "command line"
 
@@ -76,7 +81,9 @@ def test_a_new_target_replaces_its_section_in_any_order(configs: Path) -> None:
     assert compose("a", ["data._target_=src.One", "data.x=1"]).values["data"]["batch_size"] == 3
 
 
-def test_a_new_target_in_the_experiment_s_file_replaces_what_its_part_said_for_the_old_one(configs: Path) -> None:
+def test_a_new_target_in_the_experiment_s_file_replaces_what_its_part_said_for_the_old_one(
+    configs: Path,
+) -> None:
     (configs / "task").mkdir()
     (configs / "task" / "one.yaml").write_text(
         "_target_: src.Task\nloss: 1\noptimizer:\n  _target_: src.Old\n  lr: 1\n  decay: 2\n"
@@ -84,21 +91,38 @@ def test_a_new_target_in_the_experiment_s_file_replaces_what_its_part_said_for_t
     own = "task:\n  optimizer:\n    _target_: src.New\n    lr: 3\n"
     (configs / "c.yaml").write_text(f"defaults:\n  - task: one\n{own}")
     config = compose("c")
-    assert config.values["task"] == {"_target_": "src.Task", "loss": 1, "optimizer": {"_target_": "src.New", "lr": 3}}
+    assert config.values["task"] == {
+        "_target_": "src.Task",
+        "loss": 1,
+        "optimizer": {"_target_": "src.New", "lr": 3},
+    }
     assert "task.optimizer.decay" not in config.origins
     assert config.origins["task.optimizer.lr"] == "configs/c.yaml"
-    (configs / "c.yaml").write_text(f"defaults:\n  - task: one\n{own.replace('src.New', 'src.Old')}")
+    (configs / "c.yaml").write_text(
+        f"defaults:\n  - task: one\n{own.replace('src.New', 'src.Old')}"
+    )
     assert compose("c").values["task"]["optimizer"] == {"_target_": "src.Old", "lr": 3, "decay": 2}
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("~/cards", "~/cards"), ("a,b", "a,b"), ("My Pictures (2)", "My Pictures (2)"), ("ü=1", "ü=1"),
-        ("1e-3", 0.001), ("-1", -1), ("[1, 2]", [1, 2]), ("null", None), ("", None), ("true", True),
-        ("{a: 1}", {"a": 1}), ("2026-01-02", "2026-01-02"), ("${oc.env:HOME}", "${oc.env:HOME}"), ("'7'", "7"),
+        ("~/cards", "~/cards"),
+        ("a,b", "a,b"),
+        ("My Pictures (2)", "My Pictures (2)"),
+        ("ü=1", "ü=1"),
+        ("1e-3", 0.001),
+        ("-1", -1),
+        ("[1, 2]", [1, 2]),
+        ("null", None),
+        ("", None),
+        ("true", True),
+        ("{a: 1}", {"a": 1}),
+        ("2026-01-02", "2026-01-02"),
+        ("${oc.env:HOME}", "${oc.env:HOME}"),
+        ("'7'", "7"),
     ],
-)  # fmt: skip
+)
 def test_words_are_read_as_yaml(configs: Path, text: str, value: object) -> None:
     assert compose("a", [f"data.x={text}"]).values["data"]["x"] == value
 
@@ -106,7 +130,9 @@ def test_words_are_read_as_yaml(configs: Path, text: str, value: object) -> None
 def test_lists_are_reached_by_number() -> None:
     config = Config("a", {"data": {"list": [{"p": 1}, {"p": 2}]}})
     assert config.replaced({"data.list.1.p": 3}).values == {"data": {"list": [{"p": 1}, {"p": 3}]}}
-    with pytest.raises(InputError, match="data.list is a list of 2; a number from 0 to 1 is expected in the place"):
+    with pytest.raises(
+        InputError, match="data.list is a list of 2; a number from 0 to 1 is expected in the place"
+    ):
         config.replaced({"data.list.2.p": 3})
 
 
@@ -123,18 +149,22 @@ def test_all_first_mistakes_are_told_at_once(configs: Path) -> None:
         "b: no such config (configs/ has: a)",
         "data=twoo: no such option; did you mean 'two'? (configs/data/ has: one, two) (command line)",
         "tra: no such section; did you mean 'trainer'? (a config has: data, net, task, finetune, trainer, callbacks, logger, name, "
-        "tags, seed, threads, compile, channels_last, save_minutes, skip_nonfinite) (command line)",
+        "tags, seed, threads, compile, channels_last, save_minutes, skip_nonfinite, monitor, mode) (command line)",
         "batch_size: no such section (a config has: data, net, task, finetune, trainer, callbacks, logger, name, tags, seed, "
-        "threads, compile, channels_last, save_minutes, skip_nonfinite) (command line)",
+        "threads, compile, channels_last, save_minutes, skip_nonfinite, monitor, mode) (command line)",
     ]
 
 
 def test_a_key_from_further_down_is_recognized(configs: Path) -> None:
-    assert lines("a", "only_one=2")[0].startswith("only_one: no such section; did you mean 'data.only_one'? (a config")
+    assert lines("a", "only_one=2")[0].startswith(
+        "only_one: no such section; did you mean 'data.only_one'? (a config"
+    )
 
 
 def test_mistakes_in_files_name_the_file(configs: Path) -> None:
-    (configs / "a.yaml").write_text("defaults:\n  - data: tow\n  - nets: x\n  - [1]\ndta:\n  x: 1\n")
+    (configs / "a.yaml").write_text(
+        "defaults:\n  - data: tow\n  - nets: x\n  - [1]\ndta:\n  x: 1\n"
+    )
     assert lines("a") == [
         "data=tow: no such option; did you mean 'two'? (configs/data/ has: one, two) (configs/a.yaml)",
         "nets: no such group; did you mean 'net'? (configs/a.yaml)",
@@ -145,14 +175,18 @@ def test_mistakes_in_files_name_the_file(configs: Path) -> None:
 
 def test_a_yaml_error_names_file_and_line(configs: Path) -> None:
     (configs / "data" / "one.yaml").write_text("x: 1\ny: [1, 2\nz: 3\n")
-    assert lines("a") == ["configs/data/one.yaml:3: not valid YAML: expected ',' or ']', but got ':'"]
+    assert lines("a") == [
+        "configs/data/one.yaml:3: not valid YAML: expected ',' or ']', but got ':'"
+    ]
 
 
 def test_defaults_that_cannot_be(configs: Path) -> None:
     (configs / "data" / "one.yaml").write_text("defaults:\n  - one\n")
     assert lines("a") == ["configs/data/one.yaml: defaults: names itself"]
     (configs / "data" / "one.yaml").write_text("defaults: two\n")
-    assert lines("a") == ["configs/data/one.yaml: defaults: expected a list such as '- data: digits', got 'two'"]
+    assert lines("a") == [
+        "configs/data/one.yaml: defaults: expected a list such as '- data: digits', got 'two'"
+    ]
     (configs / "data" / "one.yaml").write_text("x: 1\n")
     (configs / "a.yaml").write_text("defaults:\n  - data: one\ndata: [1]\n")
     assert lines("a")[0].startswith("configs/a.yaml: its parts do not fit together: ")
@@ -169,4 +203,8 @@ def test_the_file_name_is_understood_too(configs: Path) -> None:
 
 
 def test_flatten() -> None:
-    assert flatten({"a": {"b": [1, 2], "c": [{"d": 1}]}, "e": {}}) == {"a.b": [1, 2], "a.c.0.d": 1, "e": {}}
+    assert flatten({"a": {"b": [1, 2], "c": [{"d": 1}]}, "e": {}}) == {
+        "a.b": [1, 2],
+        "a.c.0.d": 1,
+        "e": {},
+    }

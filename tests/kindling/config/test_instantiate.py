@@ -32,70 +32,128 @@ def lines(*words: str, name: str = "digits") -> list[str]:
 @pytest.mark.parametrize(
     ("word", "line"),
     [
-        ("trainer.max_epoch=3",
-         "trainer.max_epoch: Trainer has no argument 'max_epoch'; did you mean 'max_epochs'? (command line)"),
-        ("task.optimizer.lr=fast", "task.optimizer.lr: expected a number, got 'fast' (command line)"),
+        (
+            "trainer.max_epoch=3",
+            "trainer.max_epoch: Trainer has no argument 'max_epoch'; did you mean 'max_epochs'? (command line)",
+        ),
+        (
+            "task.optimizer.lr=fast",
+            "task.optimizer.lr: expected a number, got 'fast' (command line)",
+        ),
         ("net._target_=os.system", f"net._target_: 'os.system' is {ALLOWED}"),
         ("net._target_=torch.os.system", f"net._target_: 'torch.os.system' is {ALLOWED}"),
-        ("net._target_=lightning.pytorch.trainer.trainer.os.system",
-         f"net._target_: 'lightning.pytorch.trainer.trainer.os.system' comes from 'posix', {ALLOWED}"),
-        ("net._target_=torch.nn.Module.__init__", "net._target_: 'torch.nn.Module.__init__': '__init__' is private; name a "
-         "public class (command line)"),
-        ("net._target_=torchvision.models.detection.fasterrcnn_resnet50_fpn",
-         "net.weights_backbone: fasterrcnn_resnet50_fpn downloads weights unless it is set; add net.weights_backbone=null "
-         "(command line)"),
-        ("net._target_=src.nets.cnn.CNNN",
-         "net._target_: 'src.nets.cnn' has no 'CNNN'; did you mean 'CNN'? (command line)"),
-        ("net._target_=src.nets.ccnn.CNN", "net._target_: 'src.nets' has no 'ccnn'; did you mean 'cnn'? (command line)"),
+        (
+            "net._target_=lightning.pytorch.trainer.trainer.os.system",
+            f"net._target_: 'lightning.pytorch.trainer.trainer.os.system' comes from 'posix', {ALLOWED}",
+        ),
+        (
+            "net._target_=torch.nn.Module.__init__",
+            "net._target_: 'torch.nn.Module.__init__': '__init__' is private; name a "
+            "public class (command line)",
+        ),
+        (
+            "net._target_=torchvision.models.detection.fasterrcnn_resnet50_fpn",
+            "net.weights_backbone: fasterrcnn_resnet50_fpn downloads weights unless it is set; add net.weights_backbone=null "
+            "(command line)",
+        ),
+        (
+            "net._target_=src.nets.cnn.CNNN",
+            "net._target_: 'src.nets.cnn' has no 'CNNN'; did you mean 'CNN'? (command line)",
+        ),
+        (
+            "net._target_=src.nets.ccnn.CNN",
+            "net._target_: 'src.nets' has no 'ccnn'; did you mean 'cnn'? (command line)",
+        ),
         ("net._target_=torch.load", f"net._target_: 'torch.load' is {ALLOWED}"),
         ("net._target_=torch.hub.load", f"net._target_: 'torch.hub.load' is {ALLOWED}"),
-        ("net._target_=torch.optim.SGD", "net._target_: expected a Module, got 'torch.optim.SGD' (command line)"),
-        ("net._target_=torch.nn", "net._target_: 'torch.nn' is a module, not a class (command line)"),
+        (
+            "net._target_=torch.optim.SGD",
+            "net._target_: expected a Module, got 'torch.optim.SGD' (command line)",
+        ),
+        (
+            "net._target_=torch.nn",
+            "net._target_: 'torch.nn' is a module, not a class (command line)",
+        ),
         ("net._target_=5", f"net._target_: 5 is {ALLOWED}"),
-        ("net=null", "net: expected a part with a '_target_', got null (command line)"),
-        ("task.optimizer._target_=torch.nn.Linear",
-         "task.optimizer._target_: expected an Optimizer, got 'torch.nn.Linear' (command line)"),
-        ("task.scheduler._target_=torch.optim.lr_scheduler.StepLR",
-         "task.scheduler.step_size: StepLR needs it, and it is not set; add task.scheduler.step_size=… (command line)"),
-        ("net.channels='???'", "net.channels: CNN needs it, and it is not set; add net.channels=… (command line)"),
-        ("net.width=3",
-         "net.width: CNN has no argument 'width' (it accepts: in_shape, num_outputs, channels, dropout, over_places) (command line)"),
-        ("trainer.callbacks=[]", "trainer.callbacks: not set here: use the section 'callbacks', which gives each a name "
-         "(command line)"),
-        ("callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStoping",
-         "callbacks.stop._target_: 'lightning.pytorch.callbacks' has no 'EarlyStoping'; did you mean 'EarlyStopping'? "
-         "(command line)"),
-        ("callbacks=[]", "callbacks: expected named parts, each with its '_target_', got [] (command line)"),
+        (
+            "net=null",
+            "task.net: Classification needs it, and it is not set; add a section net (configs/task/classification.yaml)",
+        ),
+        (
+            "task.optimizer._target_=torch.nn.Linear",
+            "task.optimizer._target_: expected an Optimizer, got 'torch.nn.Linear' (command line)",
+        ),
+        (
+            "task.scheduler._target_=torch.optim.lr_scheduler.StepLR",
+            "task.scheduler.step_size: StepLR needs it, and it is not set; add task.scheduler.step_size=… (command line)",
+        ),
+        (
+            "net.channels='???'",
+            "net.channels: CNN needs it, and it is not set; add net.channels=… (command line)",
+        ),
+        (
+            "net.width=3",
+            "net.width: CNN has no argument 'width' (it accepts: in_shape, num_outputs, channels, dropout, over_places) (command line)",
+        ),
+        (
+            "trainer.callbacks=[]",
+            "trainer.callbacks: not set here: use the section 'callbacks', which gives each a name "
+            "(command line)",
+        ),
+        (
+            "callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStoping",
+            "callbacks.stop._target_: 'lightning.pytorch.callbacks' has no 'EarlyStoping'; did you mean 'EarlyStopping'? "
+            "(command line)",
+        ),
+        (
+            "callbacks=[]",
+            "callbacks: expected named parts, each with its '_target_', got [] (command line)",
+        ),
         ("seed=-1", "seed: expected a number from 0 to 4294967295, got -1 (command line)"),
         ("threads=0", "threads: expected a number from 1 to 1024, got 0 (command line)"),
         ("tags=a", "tags: expected a list of texts, got 'a' (command line)"),
-        ("trainer.max_epochs=${spec.num_outputs}",
-         "trainer.max_epochs: ${spec.num_outputs}: the data's spec is known to net and task alone (command line)"),
-        ("data.train_transforms=[foo]",
-         "data.train_transforms: expected parts, each with a '_target_' or null, got ['foo'] (command line)"),
-        ("data.batch_size=${oc.env:NO_SUCH_NAME}",
-         "data.batch_size: ${oc.env:NO_SUCH_NAME}: Environment variable 'NO_SUCH_NAME' not found (command line)"),
+        (
+            "trainer.max_epochs=${spec.num_outputs}",
+            "trainer.max_epochs: ${spec.num_outputs}: attributes of the data are only known in the sections net and task (command line)",
+        ),
+        (
+            "data.train_transforms=[foo]",
+            "data.train_transforms: expected parts, each with a '_target_' or null, got ['foo'] (command line)",
+        ),
+        (
+            "data.batch_size=${oc.env:NO_SUCH_NAME}",
+            "data.batch_size: ${oc.env:NO_SUCH_NAME}: Environment variable 'NO_SUCH_NAME' not found (command line)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_told_in_one_line(word: str, line: str) -> None:
     assert lines(word) == [line]
 
 
 def test_all_mistakes_are_told_at_once() -> None:
-    found = lines("net.widht=3", "task.loss.label_smoothing=a", "trainer.precision=17", "data.batch_size=[1]")
+    found = lines(
+        "net.widht=3", "task.loss.label_smoothing=a", "trainer.precision=17", "data.batch_size=[1]"
+    )
     assert [line.partition(":")[0] for line in found] == [
-        "data.batch_size", "net.widht", "task.loss.label_smoothing", "trainer.precision",
-    ]  # fmt: skip
+        "data.batch_size",
+        "net.widht",
+        "task.loss.label_smoothing",
+        "trainer.precision",
+    ]
 
 
-def test_an_import_error_in_a_module_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_an_import_error_in_a_module_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
     import src.nets
 
     (tmp_path / "broken.py").write_text("def f(:\n")
     (tmp_path / "needs.py").write_text("import no_such_package\n")
     monkeypatch.setattr(src.nets, "__path__", [*src.nets.__path__, str(tmp_path)])
     (line,) = lines("net._target_=src.nets.broken.Net")
-    assert line.startswith("net._target_: importing 'src.nets.broken' failed: SyntaxError: invalid syntax (broken.py")
+    assert line.startswith(
+        "net._target_: importing 'src.nets.broken' failed: SyntaxError: invalid syntax (broken.py"
+    )
     assert lines("net._target_=src.nets.needs.Net") == [
         "net._target_: importing 'src.nets.needs' failed: No module named 'no_such_package' (command line)"
     ]
@@ -105,8 +163,12 @@ def test_kwargs_are_followed_to_where_they_go() -> None:
     assert lines("net._target_=torchvision.models.resnet18", "net.widht=3") == [
         "net.widht: resnet18 has no argument 'widht'; did you mean 'weights'? (command line)"
     ]
-    config = checked("digits", "net._target_=torchvision.models.resnet18", "net.num_classes=${spec.num_outputs}")
-    net = instantiate.build(config, "net", spec=SPEC, in_shape=SPEC.in_shape, num_outputs=SPEC.num_outputs)
+    config = checked(
+        "digits", "net._target_=torchvision.models.resnet18", "net.num_classes=${spec.num_outputs}"
+    )
+    net = instantiate.build(
+        config, "net", spec=SPEC, in_shape=SPEC.in_shape, num_outputs=SPEC.num_outputs
+    )
     assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
 
 
@@ -134,8 +196,11 @@ def test_optimizers_are_built_as_partials_with_converted_values() -> None:
 
 
 def test_nested_parts_are_built() -> None:
-    words = ["task.metrics.top2._target_=torchmetrics.classification.MulticlassAccuracy", "task.metrics.top2.top_k=2",
-             "task.metrics.top2.num_classes=${spec.num_outputs}"]  # fmt: skip
+    words = [
+        "task.metrics.top2._target_=torchmetrics.classification.MulticlassAccuracy",
+        "task.metrics.top2.top_k=2",
+        "task.metrics.top2.num_classes=${spec.num_outputs}",
+    ]
     task = instantiate.build(checked("digits", *words), "task", net=nn.Flatten(), spec=SPEC)
     assert task.val_meter.metrics["top2"].num_classes == 7
     flip = "[{_target_: torchvision.transforms.v2.RandomHorizontalFlip, p: 0.25}]"
@@ -155,33 +220,50 @@ def test_a_refusal_of_a_library_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("word", "line"),
     [
-        ("net.dropout=2", "net: CNN: dropout probability has to be between 0 and 1, but got 2.0 (command line)"),
-        ("net.channels=[0]", "net: CNN: expected at least 1 channel in each block, got [0] (command line)"),
+        (
+            "net.dropout=2",
+            "net: CNN: dropout probability has to be between 0 and 1, but got 2.0 (command line)",
+        ),
+        (
+            "net.channels=[0]",
+            "net: CNN: expected at least 1 channel in each block, got [0] (command line)",
+        ),
     ],
 )
 def test_a_refusal_of_a_constructor_is_one_line(word: str, line: str) -> None:
     with pytest.raises(InputError) as caught:
-        instantiate.build(checked("digits", word), "net", spec=SPEC, in_shape=SPEC.in_shape, num_outputs=7)
+        instantiate.build(
+            checked("digits", word), "net", spec=SPEC, in_shape=SPEC.in_shape, num_outputs=7
+        )
     assert caught.value.lines == [line]
 
 
 def test_an_extra_that_is_not_installed_is_named() -> None:
     with pytest.raises(InputError) as caught:
         instantiate.build(
-            checked("digits", "logger.mine._target_=lightning.pytorch.loggers.CometLogger"), "logger.mine"
+            checked("digits", "logger.mine._target_=lightning.pytorch.loggers.CometLogger"),
+            "logger.mine",
         )
     assert caught.value.lines[0].startswith("logger.mine: CometLogger: ")
 
 
 def test_a_mode_of_something_else_is_left_alone() -> None:
-    finder = checked("digits", "callbacks.find._target_=lightning.pytorch.callbacks.BatchSizeFinder")
-    assert instantiate.build(finder, "callbacks.find", monitor="val/loss", mode="min")._mode == "power"
+    finder = checked(
+        "digits", "callbacks.find._target_=lightning.pytorch.callbacks.BatchSizeFinder"
+    )
+    assert (
+        instantiate.build(finder, "callbacks.find", monitor="val/loss", mode="min")._mode == "power"
+    )
 
 
 def test_references_are_resolved_when_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIZE", "32")
-    config = checked("digits", "data.batch_size=${oc.decode:${oc.env:SIZE}}", "net.dropout=${task.loss.label_smoothing}",
-                     "task.loss.label_smoothing=0.5")  # fmt: skip
+    config = checked(
+        "digits",
+        "data.batch_size=${oc.decode:${oc.env:SIZE}}",
+        "net.dropout=${task.loss.label_smoothing}",
+        "task.loss.label_smoothing=0.5",
+    )
     assert config.values["data"]["batch_size"] == "${oc.decode:${oc.env:SIZE}}"
     assert instantiate.resolve(config)["data"]["batch_size"] == 32
     assert instantiate.resolve(config)["net"]["dropout"] == 0.5

@@ -40,20 +40,32 @@ def hostile(checkpoint: Path, folder: Path, section: str, part: dict[str, Any]) 
 def starting(target: str, marker: Path) -> dict[str, Any]:
     """A part that starts a process, which leaves a file."""
     return {
-        "_target_": target, "entrypoint": "/usr/bin/touch", "args": [str(marker)], "env": {}, "stdout": None, "stderr": None,
-        "local_rank_id": 0, "numa_options": None,
-    }  # fmt: skip
+        "_target_": target,
+        "entrypoint": "/usr/bin/touch",
+        "args": [str(marker)],
+        "env": {},
+        "stdout": None,
+        "stderr": None,
+        "local_rank_id": 0,
+        "numa_options": None,
+    }
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "predict", "export"])
-def test_checkpoint_with_subprocess_in_net_starts_nothing(verb: str, checkpoint: Path, tmp_path: Path) -> None:
+def test_checkpoint_with_subprocess_in_net_starts_nothing(
+    verb: str, checkpoint: Path, tmp_path: Path
+) -> None:
     marker = tmp_path / "started"
     net = {"_target_": "torch.nn.Transformer", "custom_encoder": starting(HANDLER, marker)}
     file = hostile(checkpoint, tmp_path, "net", net)
     with pytest.raises(InputError) as caught:
         call(verb, str(file), *(["digits.csv"] if verb == "predict" else []))
-    assert f"net.custom_encoder._target_: '{HANDLER}' is outside the allowed packages" in str(caught.value)
-    with pytest.raises(InputError, match=r"net\.custom_encoder\._target_"):  # nothing has checked it here
+    assert f"net.custom_encoder._target_: '{HANDLER}' is outside the allowed packages" in str(
+        caught.value
+    )
+    with pytest.raises(
+        InputError, match=r"net\.custom_encoder\._target_"
+    ):  # nothing has checked it here
         _ = load_run(file).task
     assert not marker.exists()
 
@@ -61,18 +73,54 @@ def test_checkpoint_with_subprocess_in_net_starts_nothing(verb: str, checkpoint:
 @pytest.mark.parametrize(
     ("section", "part"),
     [
-        ("net", {"_target_": "torch.nn.Transformer", "custom_encoder": {"_target_": "src.kindling.runs.checkpoint_file._Told"}}),
-        ("net", {"_target_": "torch.nn.Transformer", "custom_encoder": {"_target_": "lightning.pytorch.loggers.CSVLogger"}}),
-        ("task", {"_target_": "src.tasks.classification.Classification",
-                  "metrics": {"a": {"_target_": "torchmetrics.image.fid.FrechetInceptionDistance"}}}),
-        ("task", {"_target_": "src.tasks.classification.Classification", "optimizer": {"_target_": "builtins.eval"}}),
-        ("trainer", {"strategy": {"_target_": "lightning.pytorch.strategies.DeepSpeedStrategy", "config": "/etc/passwd"}}),
-        ("trainer", {"profiler": {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}}),
+        (
+            "net",
+            {
+                "_target_": "torch.nn.Transformer",
+                "custom_encoder": {"_target_": "src.kindling.runs.checkpoint_file._Told"},
+            },
+        ),
+        (
+            "net",
+            {
+                "_target_": "torch.nn.Transformer",
+                "custom_encoder": {"_target_": "lightning.pytorch.loggers.CSVLogger"},
+            },
+        ),
+        (
+            "task",
+            {
+                "_target_": "src.tasks.classification.Classification",
+                "metrics": {"a": {"_target_": "torchmetrics.image.fid.FrechetInceptionDistance"}},
+            },
+        ),
+        (
+            "task",
+            {
+                "_target_": "src.tasks.classification.Classification",
+                "optimizer": {"_target_": "builtins.eval"},
+            },
+        ),
+        (
+            "trainer",
+            {
+                "strategy": {
+                    "_target_": "lightning.pytorch.strategies.DeepSpeedStrategy",
+                    "config": "/etc/passwd",
+                }
+            },
+        ),
+        (
+            "trainer",
+            {"profiler": {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}},
+        ),
         ("data", {"_target_": "torch.utils.data.DataLoader", "dataset": []}),
         ("finetune", {"_target_": "lightning.pytorch.serve.ServableModuleValidator"}),
     ],
-)  # fmt: skip
-def test_part_of_another_kind_is_refused(section: str, part: dict[str, Any], checkpoint: Path, tmp_path: Path) -> None:
+)
+def test_part_of_another_kind_is_refused(
+    section: str, part: dict[str, Any], checkpoint: Path, tmp_path: Path
+) -> None:
     run = load_run(hostile(checkpoint, tmp_path, section, part))
     with pytest.raises(InputError) as checked:
         instantiate.check(run.config)
@@ -97,8 +145,11 @@ def test_name_of_a_module_runs_nothing(extracted: bool, checkpoint: Path, tmp_pa
     net: dict[str, Any] = {"_target_": "torch.nn.ModuleDict", "modules": parts_by_name}
     if extracted:
         getter = "torchvision.models._utils.IntermediateLayerGetter"
-        net = {"_target_": "torchvision.models.feature_extraction.create_feature_extractor", "return_nodes": ["b"],
-               "model": {"_target_": getter, "model": net, "return_layers": {"b": "out"}}}  # fmt: skip
+        net = {
+            "_target_": "torchvision.models.feature_extraction.create_feature_extractor",
+            "return_nodes": ["b"],
+            "model": {"_target_": getter, "model": net, "return_layers": {"b": "out"}},
+        }
     file = hostile(checkpoint, tmp_path, "net", net)
     with pytest.raises(InputError, match="function of a library|cannot name a part"):
         call("evaluate", str(file))
@@ -131,7 +182,11 @@ def test_trainer_of_a_stranger_writes_and_starts_nothing(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("subprocess.Popen", None)
     call("evaluate", str(file), "--split", "test")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.json", "hostile.ckpt", "logs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "evaluation.json",
+        "hostile.ckpt",
+        "logs",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +202,9 @@ def test_trainer_of_a_stranger_writes_and_starts_nothing(
         ("state_dict", {3: torch.ones(1)}, "state_dict: expected tensors by name"),
     ],
 )
-def test_malformed_checkpoint_is_one_line(key: str, value: Any, line: str, checkpoint: Path, tmp_path: Path) -> None:
+def test_malformed_checkpoint_is_one_line(
+    key: str, value: Any, line: str, checkpoint: Path, tmp_path: Path
+) -> None:
     content = torch.load(checkpoint, weights_only=True)
     if value in ("laughs", "deep"):
         grown: Any = ["ha"]
@@ -172,8 +229,10 @@ def test_run_is_claimed_within_the_folder_of_runs() -> None:
 
 def test_target_outside_is_refused_before_it_is_imported() -> None:
     words = ["net._target_=torch.nn.Transformer", f"net.custom_encoder={{_target_: {HANDLER}}}"]
-    code = f"import sys; from src.kindling.config import instantiate; from src.kindling.config.compose import compose\ntry: instantiate.check(compose('digits', {words}))\n" \
-           f"except Exception as error: print(error)\nprint({HANDLER.rpartition('.')[0]!r} in sys.modules)"  # fmt: skip
+    code = (
+        f"import sys; from src.kindling.config import instantiate; from src.kindling.config.compose import compose\ntry: instantiate.check(compose('digits', {words}))\n"
+        f"except Exception as error: print(error)\nprint({HANDLER.rpartition('.')[0]!r} in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert HANDLER in done.stdout, done.stderr
     assert done.stdout.endswith("False\n")
@@ -181,7 +240,10 @@ def test_target_outside_is_refused_before_it_is_imported() -> None:
 
 def test_only_allowed_kinds_of_all_libraries_and_none_opens_a_file() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kindling.config.walk_libraries"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "tests.kindling.config.walk_libraries"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     found = json.loads(done.stdout)
     assert found["tried"] > 10_000  # 19,170 paths to 7,400 classes
@@ -191,7 +253,9 @@ def test_only_allowed_kinds_of_all_libraries_and_none_opens_a_file() -> None:
         allowed["an argument"]
     )
     assert "lightning.pytorch.strategies.DDPStrategy" in allowed["an argument of the Trainer"]
-    assert not {"torch.nn.Linear", "torchvision.transforms.ToTensor"} & set(allowed["an argument of the Trainer"])
+    assert not {"torch.nn.Linear", "torchvision.transforms.ToTensor"} & set(
+        allowed["an argument of the Trainer"]
+    )
     assert found["built"] > 500  # 590 with these guesses
     assert list(found["opened"]) == ["the test's own"]
 
@@ -201,16 +265,25 @@ def test_single_class_is_allowed_by_its_full_path(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(InputError, match=r"downloads a model; .* \[tool.kindling\] targets"):
         instantiate.check(compose("digits", words))
     monkeypatch.setattr(
-        "src.kindling.config.targets.allowed_by_user", lambda: ("torchmetrics.image.fid.FrechetInceptionDistance",)
+        "src.kindling.config.targets.allowed_by_user",
+        lambda: ("torchmetrics.image.fid.FrechetInceptionDistance",),
     )
     instantiate.check(compose("digits", words))
 
 
-@pytest.mark.parametrize(("text", "line"), [
-    ("[tool.kindling]\ntargets = 3\n", "tool.kindling.targets: expected a list of texts, got 3"),
-    ("[tool\n", "pyproject.toml: tool.kindling.targets cannot be read"),
-])  # fmt: skip
-def test_wrong_list_of_targets_is_one_line(text: str, line: str, command: Any, repository: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "[tool.kindling]\ntargets = 3\n",
+            "tool.kindling.targets: expected a list of texts, got 3",
+        ),
+        ("[tool\n", "pyproject.toml: tool.kindling.targets cannot be read"),
+    ],
+)
+def test_wrong_list_of_targets_is_one_line(
+    text: str, line: str, command: Any, repository: Path
+) -> None:
     (repository / "pyproject.toml").write_text(text)
     done = command("-m", "src.train")
     assert done.returncode == 2

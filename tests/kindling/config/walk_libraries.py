@@ -29,8 +29,21 @@ from src.kindling.config.instantiate import KINDS
 from src.kindling.config.targets import NESTED, OF_TRAINER, find, kinds, load, parameters
 
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "lightning")
-WATCHED = ("open", "socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.mkdir", "os.rename",
-           "os.remove", "shutil.", "urllib.", "ctypes.dlopen")  # fmt: skip
+WATCHED = (
+    "open",
+    "socket.",
+    "subprocess.",
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "os.posix_spawn",
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "shutil.",
+    "urllib.",
+    "ctypes.dlopen",
+)
 
 
 def classes() -> Iterator[tuple[str, Any]]:
@@ -44,7 +57,9 @@ def classes() -> Iterator[tuple[str, Any]]:
         for name in modules:
             try:
                 module = importlib.import_module(name)
-            except BaseException:  # of a package that is not installed here, or that ends the process
+            except (
+                BaseException
+            ):  # of a package that is not installed here, or that ends the process
                 continue
             for key, value in list(vars(module).items()):
                 if inspect.isclass(value) and value.__module__.partition(".")[0] in LIBRARIES:
@@ -74,7 +89,9 @@ def find_all(every: list[tuple[str, Any]]) -> dict[str, Any]:
             except ValueError:
                 continue
             allowed[place].append(path)
-            older_transform = nested == NESTED and value.__module__.startswith("torchvision.transforms")
+            older_transform = nested == NESTED and value.__module__.startswith(
+                "torchvision.transforms"
+            )
             if not _issubclass(value, expected or kinds(nested)) and not older_transform:
                 wrong.append(f"{place}: {path}")
     return {"tried": len(every), "wrong": wrong, "allowed": allowed}
@@ -84,10 +101,18 @@ def _argument(name: str, annotation: Any) -> Any:
     """Something that an argument may be, from its name and annotation."""
     text = str(annotation)
     for sign, value in (
-        ("Metric", torchmetrics.MeanMetric()), ("Optimizer", torch.optim.SGD([nn.Parameter(torch.zeros(1))])),
-        ("Module", nn.Linear(4, 4)), ("bool", False), ("int", 4), ("float", 0.5), ("str", "x"), ("list", [4, 4]),
-        ("tuple", (4, 4)), ("dict", {}), ("Callable", nn.Identity),
-    ):  # fmt: skip
+        ("Metric", torchmetrics.MeanMetric()),
+        ("Optimizer", torch.optim.SGD([nn.Parameter(torch.zeros(1))])),
+        ("Module", nn.Linear(4, 4)),
+        ("bool", False),
+        ("int", 4),
+        ("float", 0.5),
+        ("str", "x"),
+        ("list", [4, 4]),
+        ("tuple", (4, 4)),
+        ("dict", {}),
+        ("Callable", nn.Identity),
+    ):
         if sign in text:
             return value
     return nn.Linear(4, 4).parameters() if name == "params" else 4
@@ -101,7 +126,12 @@ def build_all(some: list[tuple[str, Any]]) -> dict[str, Any]:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         path = str(arguments[0]) if arguments else ""
         imported = (event == "open" and path.endswith((".py", ".pyc", ".so"))) or path in sys.path
-        if watching and event.startswith(WATCHED) and not imported and not path.startswith(("/proc/", "libnvidia-ml")):
+        if (
+            watching
+            and event.startswith(WATCHED)
+            and not imported
+            and not path.startswith(("/proc/", "libnvidia-ml"))
+        ):
             events.append(f"{event} {path}")
 
     sys.addaudithook(hook)
@@ -136,12 +166,21 @@ def main() -> None:
     warnings.simplefilter("ignore")
     out = io.StringIO()
     before = os.getcwd()
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(out),
+    ):
         os.chdir(folder)
         every = list(classes())
         result = find_all(every)
-        arguments = {*result["allowed"]["an argument"], *result["allowed"]["an argument of the Trainer"]}
-        result |= build_all(list({value: (path, value) for path, value in every if path in arguments}.values()))
+        arguments = {
+            *result["allowed"]["an argument"],
+            *result["allowed"]["an argument of the Trainer"],
+        }
+        result |= build_all(
+            list({value: (path, value) for path, value in every if path in arguments}.values())
+        )
         os.chdir(before)
     print(json.dumps(result))
 

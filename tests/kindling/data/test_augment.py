@@ -22,11 +22,10 @@ from src.kindling.data.augment import (
     RandomRotation,
     RandomVerticalFlip,
     Resample,
-    affine,
     compose,
-    jitter,
-    resample,
 )
+from src.kindling.data.augment.color import jitter
+from src.kindling.data.augment.geometric import affine, resample
 from src.kindling.data.spec import Spec
 from tests.conftest import train
 
@@ -57,7 +56,9 @@ def test_cutmix_shares_the_target_by_area() -> None:
 
 
 def test_an_alpha_has_to_be_positive() -> None:
-    with pytest.raises(InputError, match="data.train_transforms: MixUp needs an alpha above 0, got 0"):
+    with pytest.raises(
+        InputError, match="data.train_transforms: MixUp needs an alpha above 0, got 0"
+    ):
         MixUp(alpha=0)
 
 
@@ -112,7 +113,9 @@ def images(channels: int = 3) -> torch.Tensor:
     return torch.rand(6, channels, 20, 24, generator=torch.Generator().manual_seed(1))
 
 
-def one_by_one(x: torch.Tensor, function: Callable[[torch.Tensor, int], torch.Tensor]) -> torch.Tensor:
+def one_by_one(
+    x: torch.Tensor, function: Callable[[torch.Tensor, int], torch.Tensor]
+) -> torch.Tensor:
     return torch.stack([function(image, i) for i, image in enumerate(x)])
 
 
@@ -122,9 +125,17 @@ def test_turn_shift_and_scale_agree_with_torchvision() -> None:
     right, down = torch.tensor([0.0, 3, -2, 0, 5, 1]), torch.tensor([0.0, -1, 4, 2, 0, 0])
     size = torch.tensor([1.0, 1.0, 1.5, 0.7, 1.1, 1.0])
     ours = resample(x, affine(angles.deg2rad(), right, down, size))
-    theirs = one_by_one(x, lambda image, i: F.affine(
-        image, angles[i].item(), [int(right[i]), int(down[i])], size[i].item(), [0.0, 0.0],
-        interpolation=v2.InterpolationMode.BILINEAR))  # fmt: skip
+    theirs = one_by_one(
+        x,
+        lambda image, i: F.affine(
+            image,
+            angles[i].item(),
+            [int(right[i]), int(down[i])],
+            size[i].item(),
+            [0.0, 0.0],
+            interpolation=v2.InterpolationMode.BILINEAR,
+        ),
+    )
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 
@@ -138,10 +149,16 @@ def test_flips_agree_with_torchvision() -> None:
 def test_crop_agrees_with_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     x = images()
     shifts = torch.tensor([[0, 4, -4, 2, 1, -3], [0, -4, 4, 1, 3, 0]])
-    monkeypatch.setattr(torch, "randint", lambda low, high, *_, **__: shifts if (low, high) == (-4, 5) else None)
+    monkeypatch.setattr(
+        torch, "randint", lambda low, high, *_, **__: shifts if (low, high) == (-4, 5) else None
+    )
     ours, _ = RandomCrop(padding=4)(x, x)
-    theirs = one_by_one(x, lambda image, i: F.crop(
-        F.pad(image, [4]), 4 + int(shifts[1, i]), 4 + int(shifts[0, i]), 20, 24))  # fmt: skip
+    theirs = one_by_one(
+        x,
+        lambda image, i: F.crop(
+            F.pad(image, [4]), 4 + int(shifts[1, i]), 4 + int(shifts[0, i]), 20, 24
+        ),
+    )
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
@@ -167,9 +184,16 @@ def test_what_moves_pixels_composes_into_one_resampling() -> None:
     ]
     (one,) = compose(steps)
     assert isinstance(one, Resample)
-    assert [type(part) for part in compose([steps[0], MixUp(), *steps[1:]])] == [Resample, MixUp, Resample]
+    assert [type(part) for part in compose([steps[0], MixUp(), *steps[1:]])] == [
+        Resample,
+        MixUp,
+        Resample,
+    ]
     x = images()
-    exact = [RandomHorizontalFlip(p=1), RandomCrop(padding=3)]  # whole pixels: reading twice loses nothing
+    exact = [
+        RandomHorizontalFlip(p=1),
+        RandomCrop(padding=3),
+    ]  # whole pixels: reading twice loses nothing
     torch.manual_seed(5)
     together, _ = compose(exact)[0](x, x)
     torch.manual_seed(5)
@@ -183,13 +207,20 @@ def test_colours_agree_with_torchvision(channels: int) -> None:
     brightness = torch.tensor([1.0, 1.3, 0.8, 1.0, 1.0, 1.1])
     contrast = torch.tensor([1.0, 1.0, 1.0, 1.4, 0.6, 0.9])
     saturation = torch.tensor([1.0, 1.0, 0.5, 1.0, 1.5, 1.2])
-    theirs = one_by_one(x, lambda image, i: F.adjust_saturation(F.adjust_contrast(F.adjust_brightness(
-        image, brightness[i].item()), contrast[i].item()), saturation[i].item()))  # fmt: skip
+    theirs = one_by_one(
+        x,
+        lambda image, i: F.adjust_saturation(
+            F.adjust_contrast(F.adjust_brightness(image, brightness[i].item()), contrast[i].item()),
+            saturation[i].item(),
+        ),
+    )
     assert torch.allclose(jitter(x, brightness, contrast, saturation), theirs, atol=2e-4)
 
 
 def test_colour_jitter_works_behind_the_standardization() -> None:
-    spec = Spec(in_shape=(3, 20, 24), num_outputs=2, kind="image", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    spec = Spec(
+        in_shape=(3, 20, 24), num_outputs=2, kind="image", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
+    )
     transform = ColorJitter(brightness=0.5)
     transform.fit(spec)
     mean, std = (torch.tensor(v).reshape(-1, 1, 1) for v in (spec.mean, spec.std))
@@ -216,8 +247,15 @@ def test_erasing_agrees_with_torchvision() -> None:
 
 
 def test_training_with_everything() -> None:
-    names = ["RandomHorizontalFlip}", "RandomRotation, degrees: 10}", "RandomAffine, translate: [0.1, 0.1], scale: [0.9, 1.1]}",
-             "RandomCrop, padding: 1}", "ColorJitter, brightness: 0.2, contrast: 0.2}", "RandomErasing}", "MixUp}"]  # fmt: skip
+    names = [
+        "RandomHorizontalFlip}",
+        "RandomRotation, degrees: 10}",
+        "RandomAffine, translate: [0.1, 0.1], scale: [0.9, 1.1]}",
+        "RandomCrop, padding: 1}",
+        "ColorJitter, brightness: 0.2, contrast: 0.2}",
+        "RandomErasing}",
+        "MixUp}",
+    ]
     listed = ", ".join("{_target_: src.kindling.data.augment." + name for name in names)
     first = train("digits", f"data.train_transforms=[{listed}]")
     again = train("digits", f"data.train_transforms=[{listed}]", "data.num_workers=1")

@@ -22,8 +22,8 @@ from src.kindling.data.augment import (
     RandomResizedCrop,
     RandomRotation,
     RandomVerticalFlip,
-    draw_offset,
 )
+from src.kindling.data.augment.boxes import draw_offset
 from src.kindling.data.spec import Spec
 
 DRAWS = 10_000
@@ -58,7 +58,9 @@ def assert_same_distribution(ours: Draws, theirs: Draws) -> None:
     assert min(p_values.values()) > 1e-4, p_values
 
 
-def describe_boxes(top: Tensor, left: Tensor, height: Tensor, width: Tensor, H: int, W: int) -> Draws:
+def describe_boxes(
+    top: Tensor, left: Tensor, height: Tensor, width: Tensor, H: int, W: int
+) -> Draws:
     """Area, log aspect ratio and position of boxes, in pixels and as a share of the free pixels."""
     return {
         "area": height * width / (H * W),

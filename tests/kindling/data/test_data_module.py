@@ -16,8 +16,11 @@ from src.data.breast_cancer import BreastCancer
 from src.data.diabetes import Diabetes
 from src.data.digits import Digits
 from src.kindling.config.errors import InputError
-from src.kindling.data.batch import STAGES, BatchOrder, Samples
-from src.kindling.data.data_module import DataModule, mean_and_std
+from src.kindling.data.data_module import DataModule
+from src.kindling.data.order import BatchOrder
+from src.kindling.data.samples import STAGES, Samples, Stage
+from src.kindling.data.statistics import mean_and_std
+from tests.conftest import numbered_batches
 
 
 class Blobs(DataModule):
@@ -29,9 +32,13 @@ class Blobs(DataModule):
 
     def load(self) -> Samples:
         y = torch.arange(200) % 4 == 3
-        x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 10.0])
+        x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+            [1.0, 10.0]
+        )
         official: dict[Any, Tensor] = {"test": torch.arange(180, 200)} if self.official else {}
-        return Samples(x=x, y=y.long(), classes=("a", "b"), columns=("one", "two"), official=official)
+        return Samples(
+            x=x, y=y.long(), classes=("a", "b"), columns=("one", "two"), official=official
+        )
 
 
 def ready(**options: Any) -> Blobs:
@@ -41,7 +48,9 @@ def ready(**options: Any) -> Blobs:
 
 
 @pytest.mark.parametrize(
-    "data", [Digits(), Diabetes(), BreastCancer(), Blobs(official=True)], ids=lambda d: type(d).__name__
+    "data",
+    [Digits(), Diabetes(), BreastCancer(), Blobs(official=True)],
+    ids=lambda d: type(d).__name__,
 )
 def test_every_sample_lies_in_one_split(data: DataModule) -> None:
     data.setup()
@@ -99,11 +108,17 @@ def test_an_official_test_set_stays_the_test_set() -> None:
     [
         ((0.5, 0.2, 0.1), "data.split: [0.5, 0.2, 0.1]: the shares add up to 0.8, not to 1"),
         ((300, 20, 10), "data.split: [300, 20, 10]: asks for 330 samples, and the source has 200"),
-        ((10.5, 20, 10), "data.split: [10.5, 20, 10]: shares and counts are mixed; give three of one kind"),
-        ((-0.5, 1, 0.5), "data.split: [-0.5, 1, 0.5]: expected three shares such as [0.7, 0.15, 0.15], or three counts, "
-                         "none negative"),
+        (
+            (10.5, 20, 10),
+            "data.split: [10.5, 20, 10]: shares and counts are mixed; give three of one kind",
+        ),
+        (
+            (-0.5, 1, 0.5),
+            "data.split: [-0.5, 1, 0.5]: expected three shares such as [0.7, 0.15, 0.15], or three counts, "
+            "none negative",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_split_that_cannot_be_is_refused(split: tuple[float, float, float], text: str) -> None:
     with pytest.raises(InputError) as caught:
         ready(split=split)
@@ -113,7 +128,9 @@ def test_a_split_that_cannot_be_is_refused(split: tuple[float, float, float], te
 def test_statistics_are_of_the_training_split_alone() -> None:
     data = ready()
     train = data.samples.x[data.indices["train"]]
-    assert [column.mean for column in data.spec.columns] == pytest.approx(train.mean(0).tolist(), abs=1e-5)
+    assert [column.mean for column in data.spec.columns] == pytest.approx(
+        train.mean(0).tolist(), abs=1e-5
+    )
     assert [column.std for column in data.spec.columns] == pytest.approx(
         train.std(0, unbiased=False).tolist(), rel=1e-5
     )
@@ -151,41 +168,50 @@ def test_the_spec_says_what_nets_need() -> None:
     data = Digits()
     data.setup()
     spec = data.spec
-    assert (spec.in_shape, spec.num_outputs, spec.kind, spec.classes[:2]) == ((1, 8, 8), 10, "image", ("0", "1"))
+    assert (spec.in_shape, spec.num_outputs, spec.kind, spec.classes[:2]) == (
+        (1, 8, 8),
+        10,
+        "image",
+        ("0", "1"),
+    )
     assert sum(spec.class_counts) == 1257
     table = Diabetes()
     table.setup()
     assert (table.spec.in_shape, table.spec.num_outputs, table.spec.kind) == ((10,), 1, "table")
-    assert table.spec.target_mean[0] == pytest.approx(table.samples.y[table.indices["train"]].mean().item())
+    assert table.spec.target_mean[0] == pytest.approx(
+        table.samples.y[table.indices["train"]].mean().item()
+    )
     assert dataclasses.asdict(spec)["target_mean"] == ()
 
 
-def test_batches_hold_raw_values_and_where_they_come_from() -> None:
+def test_batches_hold_raw_values_and_their_samples_are_known() -> None:
     data = Digits(batch_size=100)
     data.setup()
-    batches = list(data.train_dataloader())
-    assert [len(batch.y) for batch in batches] == [100] * 12 + [57]
-    assert [batch.at for batch in batches] == [(0, i) for i in range(13)]
-    assert batches[0].x.dtype is torch.uint8
-    assert torch.equal(batches[3].x, data.samples.x[batches[3].index])
-    assert torch.equal(batches[3].y, data.samples.y[batches[3].index])
+    batches = list(numbered_batches(data, "train"))
+    assert [len(y) for _, _, y in batches] == [100] * 12 + [57]
+    numbers, x, y = batches[3]
+    assert x.dtype is torch.uint8
+    assert torch.equal(x, data.samples.x[numbers])
+    assert torch.equal(y, data.samples.y[numbers])
+    x, _ = data.on_after_batch_transfer((x, y), 0)
+    assert x.dtype is torch.float32
+    assert torch.allclose(
+        x * data.spec.std[0] + data.spec.mean[0], data.samples.x[numbers].float(), atol=1e-4
+    )
 
 
 def test_only_training_shuffles_and_each_epoch_in_its_own_way() -> None:
+    def order(data: DataModule, stage: Stage, epoch: int = 0) -> Tensor:
+        return torch.cat([numbers for numbers, _, _ in numbered_batches(data, stage, epoch)])
+
     data = ready(seed=1)
     for stage in ("val", "test"):
-        order = torch.cat([batch.index for batch in data.loader(stage)])
-        assert torch.equal(order, data.indices[stage])
-    loader = data.train_dataloader()
-    first = torch.cat([batch.index for batch in loader])
-    again = torch.cat([batch.index for batch in loader])
-    loader.sampler.set_epoch(1)  # type: ignore[attr-defined]
-    second = torch.cat([batch.index for batch in loader])
+        assert torch.equal(order(data, stage), data.indices[stage])  # type: ignore[arg-type]
+    first, again, second = order(data, "train"), order(data, "train"), order(data, "train", 1)
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
     assert torch.equal(first.sort().values, second.sort().values)
-    other = torch.cat([batch.index for batch in ready(seed=2).train_dataloader()])
-    assert not torch.equal(first, other)
+    assert not torch.equal(first, order(ready(seed=2), "train"))
 
 
 def test_loaders_do_not_move_torchs_generator() -> None:
@@ -213,10 +239,20 @@ def test_per_sample_transforms_draw_by_epoch_and_sample(num_workers: int) -> Non
     from torchvision.transforms import v2
 
     def batches(batch_size: int) -> dict[int, Tensor]:
-        data = Digits(batch_size=batch_size, num_workers=num_workers, train_transforms=[v2.RandomRotation(30)], seed=3)
+        data = Digits(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            train_transforms=[v2.RandomRotation(30)],
+            seed=3,
+        )
         data.setup()
-        assert torch.equal(next(iter(data.val_dataloader())).x[0], data.samples.x[data.indices["val"][0]])
-        return {int(i): x for batch in data.train_dataloader() for i, x in zip(batch.index, batch.x, strict=True)}
+        assert torch.equal(
+            next(iter(data.val_dataloader()))[0][0], data.samples.x[data.indices["val"][0]]
+        )
+        drawn = numbered_batches(data, "train")
+        return {
+            int(i): x for numbers, batch, _ in drawn for i, x in zip(numbers, batch, strict=True)
+        }
 
     one, other = batches(64), batches(100)
     assert all(torch.equal(one[i], other[i]) for i in one)
@@ -244,14 +280,16 @@ def test_workers_end_in_order_however_their_loader_is_left() -> None:
 def test_values_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InputError, match=r"data.batch_size: expected at least 1, got 0"):
         Blobs(batch_size=0)
-    with pytest.raises(InputError, match=r"data.num_workers: expected at least 0 or 'auto', got -1"):
+    with pytest.raises(
+        InputError, match=r"data.num_workers: expected at least 0 or 'auto', got -1"
+    ):
         Blobs(num_workers=-1)
 
 
 def test_workers_and_threads_never_exceed_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.transforms import v2
 
-    monkeypatch.setattr("src.kindling.data.data_module.usable_cores", lambda: 8)
+    monkeypatch.setattr("src.kindling.data.loader.usable_cores", lambda: 8)
     turned = {"train_transforms": [v2.RandomRotation(5)]}
 
     def workers(**options: Any) -> int:
@@ -264,8 +302,10 @@ def test_workers_and_threads_never_exceed_the_cores(monkeypatch: pytest.MonkeyPa
     assert workers(num_workers=0, **turned) == 0
     data = Digits(num_workers=6, threads=2)
     data.setup()
-    assert (data.num_workers, data.notes) == (4, [
-        "workers: 4 instead of 6, since 2 threads are on 8 cores; threads=1 makes room for more"])  # fmt: skip
+    assert (data.num_workers, data.notes) == (
+        4,
+        ["workers: 4 instead of 6, since 2 threads are on 8 cores; threads=1 makes room for more"],
+    )
 
 
 @pytest.mark.parametrize(("seed", "counts"), [(0, [33, 33, 33]), (None, [34, 33, 33])])

@@ -1,11 +1,13 @@
-"""Pictures in folders and lists: formats, sizes, splits, and everything that can be wrong with them."""
+"""Images in folders and lists: formats, sizes, splits, and every error."""
 
 from __future__ import annotations
 
 import io
+import shutil
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,29 +16,33 @@ import torch
 from PIL import Image
 from torch import nn
 
-import src.kindling.data.images.image_folder as module
 from src.kindling.config.errors import InputError
-from src.kindling.data.batch import STAGES
-from src.kindling.data.images.decode import decode, fit_to
-from src.kindling.data.images.image_data import Paths
+from src.kindling.data.images.decode import decode, make_square
+from src.kindling.data.images.image_data import ImageFiles, Paths
 from src.kindling.data.images.image_folder import ImageFolder
+from src.kindling.data.samples import STAGES
 from src.kindling.training.trained_run import load_run
-from tests.conftest import call, train
+from tests.conftest import call, numbered_batches, train
 
 
 @pytest.fixture(autouse=True)
 def statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DATA", tmp_path / "data")
     monkeypatch.setattr("src.kindling.data.images.image_data.DATA", tmp_path / "data")
 
 
-def write(path: Path, value: int = 100, size: tuple[int, int] = (16, 16), mode: str = "RGB", **options: Any) -> Path:
-    """A picture of one value with a brighter corner and a little noise, so that no two are the same."""
+def write(
+    path: Path,
+    value: int = 100,
+    size: tuple[int, int] = (16, 16),
+    mode: str = "RGB",
+    **options: Any,
+) -> Path:
+    """An image of one value with a little noise, so that no two are the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(zlib.crc32(str(path).encode()))
-    pixels = np.clip(np.full((*size[::-1], 3), value) + random.integers(-5, 6, (*size[::-1], 3)), 0, 255).astype(
-        np.uint8
-    )
+    pixels = np.clip(
+        np.full((*size[::-1], 3), value) + random.integers(-5, 6, (*size[::-1], 3)), 0, 255
+    ).astype(np.uint8)
     Image.fromarray(pixels).convert(mode).save(path, **options)
     return path
 
@@ -68,11 +74,11 @@ def lines(root: Path, **options: Any) -> list[str]:
     return caught.value.lines
 
 
-def test_a_folder_is_all_it_takes(cards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_trains(cards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call("train", "image_folder", f"data.root={cards}", "trainer.max_epochs=4", "threads=1")
     assert (
-        "images: 40 files in 2 classes; 3 x 16 x 16 (from the headers of 40 files; data.size and data.channels set them)"
-        in capsys.readouterr().out
+        "images: 40 files in 2 classes; 3 x 16 x 16 (from the files' headers; data.size and "
+        "data.channels set them)" in capsys.readouterr().out
     )
     run = load_run("latest")
     assert run.metrics["test/accuracy"] == 1.0
@@ -84,42 +90,62 @@ def test_a_folder_is_all_it_takes(cards: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_format_becomes_what_the_net_expects(tmp_path: Path, workers: int) -> None:
-    grey = {"grey.png": "L", "palette.png": "P", "one.png": "1", "alpha.png": "RGBA", "grey_alpha.png": "LA",
-            "cmyk.jpg": "CMYK", "plain.jpg": "RGB", "plain.bmp": "RGB", "plain.webp": "RGB", "plain.tif": "RGB"}  # fmt: skip
+def test_formats_and_modes(tmp_path: Path, workers: int) -> None:
+    grey = {
+        "grey.png": "L",
+        "palette.png": "P",
+        "one.png": "1",
+        "alpha.png": "RGBA",
+        "grey_alpha.png": "LA",
+        "cmyk.jpg": "CMYK",
+        "plain.jpg": "RGB",
+        "plain.bmp": "RGB",
+        "plain.webp": "RGB",
+        "plain.tif": "RGB",
+    }
     for label in "ab":
         for name, mode in grey.items():
             write(tmp_path / "x" / label / name, 200 if mode != "1" else 250, (24, 18), mode)
         wide = Image.fromarray(np.full((18, 24), 200 * 257, dtype=np.uint16))
         wide.save(tmp_path / "x" / label / "sixteen.png")
     data = ready(tmp_path / "x", size=16, num_workers=workers, duplicates="ignore")
-    assert (data.spec.in_shape, data.samples.x.channels) == ((3, 16, 16), 3)  # type: ignore[attr-defined]
+    assert isinstance(data.samples.x, ImageFiles)
+    assert (data.spec.in_shape, data.samples.x.channels) == ((3, 16, 16), 3)
     for stage in STAGES:
-        for batch in data.loader(stage):
-            assert batch.x.dtype is torch.uint8
-            for x, i in zip(batch.x.float(), batch.index.tolist(), strict=True):
-                assert x.mean() == pytest.approx(200, abs=56 if "one" in data.samples.name(i) else 8), (
-                    data.samples.name(i)
-                )
+        for numbers, images, _ in numbered_batches(data, stage):
+            assert images.dtype is torch.uint8
+            for x, i in zip(images.float(), numbers.tolist(), strict=True):
+                assert x.mean() == pytest.approx(
+                    200, abs=56 if "one" in data.samples.name(i) else 8
+                ), data.samples.name(i)
 
 
-def test_sizes_come_from_the_headers(tmp_path: Path) -> None:
+def test_size_from_headers(tmp_path: Path) -> None:
     for i, side in enumerate([40, 50, 61, 300]):
         write(tmp_path / "x" / "a" / f"{i}.png", 100, (side, side), "L")
         write(tmp_path / "x" / "b" / f"{i}.png", 100, (side, side), "L")
     data = ImageFolder(str(tmp_path / "x"))
-    assert data.load().x[torch.arange(2)].shape == (2, 1, 56, 56)  # the median of 40, 50, 61 and 300 is 55.5
-    assert ImageFolder(str(tmp_path / "x"), size=24, channels=3).load().x[torch.arange(2)].shape == (2, 3, 24, 24)
+    assert data.load().x[torch.arange(2)].shape == (
+        2,
+        1,
+        56,
+        56,
+    )  # the median of 40, 50, 61 and 300 is 55.5
+    assert ImageFolder(str(tmp_path / "x"), size=24, channels=3).load().x[
+        torch.arange(2)
+    ].shape == (2, 3, 24, 24)
 
 
-def test_a_picture_comes_to_a_square(tmp_path: Path) -> None:
-    image = Image.fromarray(np.repeat(np.arange(30, dtype=np.uint8)[None, :] * 8, 10, axis=0))  # 30 wide, 10 high
-    assert np.array(fit_to(image, 10, "crop")).tolist() == np.array(image)[:, 10:20].tolist()
-    assert np.array(fit_to(image, 10, "squash")).shape == (10, 10)
-    assert np.array(fit_to(image, 30, "pad"))[0].tolist() == [0] * 30
+def test_resize_modes(tmp_path: Path) -> None:
+    image = Image.fromarray(
+        np.repeat(np.arange(30, dtype=np.uint8)[None, :] * 8, 10, axis=0)
+    )  # 30 wide, 10 high
+    assert np.array(make_square(image, 10, "crop")).tolist() == np.array(image)[:, 10:20].tolist()
+    assert np.array(make_square(image, 10, "squash")).shape == (10, 10)
+    assert np.array(make_square(image, 30, "pad"))[0].tolist() == [0] * 30
 
 
-def test_a_picture_is_turned_as_its_exif_says(tmp_path: Path) -> None:
+def test_exif_orientation(tmp_path: Path) -> None:
     image = Image.new("RGB", (30, 10))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -127,39 +153,47 @@ def test_a_picture_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     assert decode(str(tmp_path / "turned.jpg"), 3, 10**6).size == (10, 30)
 
 
-def test_transforms_that_crop_get_the_whole_picture(cards: Path) -> None:
+def test_crop_transforms_receive_own_size(cards: Path) -> None:
     from torchvision.transforms import v2
 
     crop = [v2.RandomResizedCrop(12, scale=(0.3, 1.0)), v2.RandomHorizontalFlip()]
     data = ready(cards, train_transforms=crop)
     assert data.spec.in_shape == (3, 12, 12)  # the training transforms set the size
     batch = next(iter(data.train_dataloader()))
-    assert batch.x.shape[1:] == (3, 12, 12)
+    assert batch[0].shape[1:] == (3, 12, 12)
     assert lines(cards, train_transforms=crop, size=16) == [
         "data.train_transforms give (3, 12, 12) and test samples are (3, 16, 16); "
         "make data.test_transforms (or data.size) end in the same shape"
     ]
     data.transforms["train"] = nn.Sequential(v2.Resize(12))
     with pytest.raises(
-        InputError, match="data transforms give samples of different shapes: .*3, 12, 1.* end them with one"
+        InputError,
+        match="data transforms give samples of different shapes: .*3, 12, 1.* end them with one",
     ):
         data.dataset(data.samples, "train")[(0, 0, data.indices["train"])]
 
 
-def test_folders_for_the_splits(tmp_path: Path) -> None:
+def test_split_folders(tmp_path: Path) -> None:
     for split, count in (("train", 8), ("Val", 3), ("test", 2)):
         for label in "ab":
             for i in range(count):
                 write(tmp_path / "x" / split / label / f"{i}.png")
     data = ready(tmp_path / "x")
-    assert {stage: len(index) for stage, index in data.indices.items()} == {"train": 16, "val": 6, "test": 4}
+    assert {stage: len(index) for stage, index in data.indices.items()} == {
+        "train": 16,
+        "val": 6,
+        "test": 4,
+    }
     assert all(data.samples.name(int(i)).startswith("test/") for i in data.indices["test"])
     (tmp_path / "x" / "Val").rename(tmp_path / "gone")
     data = ready(tmp_path / "x")
-    assert (len(data.indices["train"]) + len(data.indices["val"]), len(data.indices["test"])) == (16, 4)
+    assert (len(data.indices["train"]) + len(data.indices["val"]), len(data.indices["test"])) == (
+        16,
+        4,
+    )
 
 
-def test_a_list_of_files(cards: Path, tmp_path: Path) -> None:
+def test_list_of_files(cards: Path, tmp_path: Path) -> None:
     files = tmp_path / "list.csv"
     rows = [f"dark ü/{i}.png,night,{'test' if i < 4 else 'train'}" for i in range(12)]
     rows += [f"bright/{i}.jpg,day,{'test' if i < 4 else 'train'}" for i in range(12)]
@@ -172,9 +206,13 @@ def test_a_list_of_files(cards: Path, tmp_path: Path) -> None:
         f"{files}:3: {cards / 'no.png'}: no such file; paths are relative to data.root"
     ]
     files.write_text("file,label\n")
-    assert lines(cards, files=str(files)) == [f"{files}: has no column 'path' (its columns: file, label)"]
+    assert lines(cards, files=str(files)) == [
+        f"{files}: has no column 'path' (its columns: file, label)"
+    ]
     files.write_text("path,label,split\ndark ü/0.png,a,trian\n")
-    assert lines(cards, files=str(files)) == [f"{files}:2: split 'trian'; did you mean 'train'? (train, val or test)"]
+    assert lines(cards, files=str(files)) == [
+        f"{files}:2: split 'trian'; did you mean 'train'? (train, val or test)"
+    ]
     files.write_text("path,label\n")
     assert lines(cards, files=str(files)) == [f"{files}: has a header and no rows (data.files)"]
     files.write_text("path,label\ndark ü/0.png,\n")
@@ -184,7 +222,7 @@ def test_a_list_of_files(cards: Path, tmp_path: Path) -> None:
 REMEDY = "; repair or remove it, or set data.on_error=skip"
 
 
-def test_a_bad_picture_is_named(cards: Path) -> None:
+def test_unreadable_image_is_named(cards: Path) -> None:
     bad = cards / "bright" / "3.jpg"
     whole = bad.read_bytes()
     bad.write_bytes(b"")
@@ -197,7 +235,7 @@ def test_a_bad_picture_is_named(cards: Path) -> None:
     assert line == f"{bad}: cannot be read as an image: cannot identify image file{REMEDY}"
 
 
-def test_a_file_that_vanishes_is_named(cards: Path) -> None:
+def test_vanished_file_is_named(cards: Path) -> None:
     data = ready(cards)
     (cards / "bright" / "3.jpg").unlink()
     with pytest.raises(InputError) as caught:
@@ -208,86 +246,125 @@ def test_a_file_that_vanishes_is_named(cards: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_bad_pictures_can_be_skipped(cards: Path, workers: int) -> None:
+def test_unreadable_images_are_skipped(cards: Path, workers: int) -> None:
     bad = cards / "bright" / "3.jpg"
     bad.write_bytes(b"no image")
     data = ready(cards, on_error="skip", error_limit=0.05, num_workers=workers)
-    seen = [int(i) for stage in STAGES for batch in data.loader(stage) for i in batch.index]
+    seen = [label for stage in STAGES for _, _, y in numbered_batches(data, stage) for label in y]
     assert len(seen) == 39
-    assert data.final_notes() == [f"skipped 1 unreadable pictures: {bad}"]
+    assert data.final_notes() == [f"skipped 1 unreadable images: {bad}"]
     (cards / "bright" / "4.jpg").write_bytes(b"no image")
     (cards / "bright" / "5.jpg").write_bytes(b"no image")
     (line,) = lines(cards, on_error="skip", error_limit=0.05, num_workers=workers)
-    assert line.startswith("3 of 40 images cannot be read, more than data.error_limit=0.05 allows: ")
+    assert line.startswith(
+        "3 of 40 images cannot be read, more than data.error_limit=0.05 allows: "
+    )
 
 
-def test_skipped_pictures_are_told_after_training(cards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_skipped_images_are_listed_after_training(
+    cards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (cards / "bright" / "3.jpg").write_bytes(b"no image")
-    train("image_folder", f"data.root={cards}", "data.on_error=skip", "data.error_limit=0.1", "data.batch_size=8",
-          "trainer.limit_train_batches=1.0", "trainer.limit_val_batches=1.0", "trainer.limit_test_batches=1.0")  # fmt: skip
-    assert f"skipped 1 unreadable pictures: {cards / 'bright' / '3.jpg'}" in capsys.readouterr().out
+    train(
+        "image_folder",
+        f"data.root={cards}",
+        "data.on_error=skip",
+        "data.error_limit=0.1",
+        "data.batch_size=8",
+        "trainer.limit_train_batches=1.0",
+        "trainer.limit_val_batches=1.0",
+        "trainer.limit_test_batches=1.0",
+    )
+    assert f"skipped 1 unreadable images: {cards / 'bright' / '3.jpg'}" in capsys.readouterr().out
 
 
-def test_a_decompression_bomb_is_refused_by_its_header(cards: Path) -> None:
+def test_decompression_bomb(cards: Path) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     bomb = cards / "bright" / "bomb.png"
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
     bomb.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"0"))
+        + chunk(b"IEND", b"")
     )
     assert lines(cards) == [
-        f"{bomb}: 50000 x 50000 pixels are more than data.max_pixels=100,000,000; "
-        "raise that for real pictures, or remove the file"
+        f"{bomb}: 50000 x 50000 pixels exceed data.max_pixels=100,000,000; "
+        "raise it for real images, or remove the file"
     ]
 
 
-def test_a_root_that_cannot_be(cards: Path, tmp_path: Path) -> None:
+def test_wrong_root(cards: Path, tmp_path: Path) -> None:
     kinds = "(bmp, jpeg, jpg, png, tif, tiff, webp)"
     assert lines(tmp_path / "no") == [f"{tmp_path / 'no'}: no such folder (data.root)"]
     file = cards / "bright" / "1.jpg"
-    assert lines(file) == [f"{file}: is a file; data.root is the folder that holds the pictures"]
+    assert lines(file) == [f"{file}: is a file; set it to a folder of images (data.root)"]
     (tmp_path / "void").mkdir()
-    assert lines(tmp_path / "void") == [f"{tmp_path / 'void'}: no pictures in <class>/ folders {kinds} (data.root)"]
+    assert lines(tmp_path / "void") == [
+        f"{tmp_path / 'void'}: no images in <class>/ folders {kinds} (data.root)"
+    ]
     assert lines(cards / "bright")[0].startswith(
-        f"{cards / 'bright'}: no pictures in <class>/ folders {kinds}; it holds pictures itself ("
+        f"{cards / 'bright'}: no images in <class>/ folders {kinds}; move its images, such as "
     )
     (cards / "empty").mkdir()
-    assert lines(cards) == [f"class folders without pictures: {cards / 'empty'}; add some, or remove the folder"]
+    assert lines(cards) == [
+        f"class folders without images: {cards / 'empty'}; add some, or remove the folder"
+    ]
 
 
-def test_classes_that_cannot_be_learned(cards: Path, tmp_path: Path) -> None:
+def test_unlearnable_classes(cards: Path, tmp_path: Path) -> None:
     for i in range(4):
         write(tmp_path / "one" / "only" / f"{i}.png")
-    assert lines(tmp_path / "one") == ["data: all samples are of one class, 'only'; at least two are needed"]
+    assert lines(tmp_path / "one") == [
+        "data: all samples are of one class, 'only'; at least two are needed"
+    ]
     write(cards / "rare" / "1.png")
     assert lines(cards) == [
-        "data.split: [0.7, 0.15, 0.15] needs 3 samples of each class, one for each split; fewer have: rare (1); "
+        "data.split: [0.7, 0.15, 0.15] needs 3 samples of each class, one for each split; fewer "
+        "have: rare (1); "
         "add samples or remove the class"
     ]
-    for split, label in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "new"), ("val", "a")):
+    for split, label in (
+        ("train", "a"),
+        ("train", "b"),
+        ("test", "a"),
+        ("test", "new"),
+        ("val", "a"),
+    ):
         for i in range(4):
             write(tmp_path / "x" / split / label / f"{i}.png")
     assert lines(tmp_path / "x") == [
-        "data: classes in test that training has no sample of: new; add training samples, or remove them from test"
+        "data: classes in test that training has no sample of: new; add training samples, or "
+        "remove them from test"
     ]
 
 
-def test_the_same_picture_on_both_sides(cards: Path) -> None:
+def test_duplicates_across_splits(cards: Path) -> None:
     data = ready(cards)
     one, other = int(data.indices["train"][0]), int(data.indices["test"][0])
     name, twin = data.samples.name(one), data.samples.name(other)
     (cards / twin).write_bytes((cards / name).read_bytes())
-    found = f"1 samples stand identical in another split: {name} (train) = {twin} (test)"
-    assert f"duplicates: {found}; data.duplicates=drop removes them from training" in ready(cards).notes
-    assert lines(cards, duplicates="error") == [f"data: {found}; data.duplicates=drop removes them from training"]
+    found = f"1 samples are identical in another split: {name} (train) = {twin} (test)"
+    assert (
+        f"duplicates: {found}; data.duplicates=drop removes them from training"
+        in ready(cards).notes
+    )
+    assert lines(cards, duplicates="error") == [
+        f"data: {found}; data.duplicates=drop removes them from training"
+    ]
     dropped = ready(cards, duplicates="drop")
     assert f"duplicates: {found}; 1 dropped from training" in dropped.notes
     assert one not in dropped.indices["train"]
 
 
-def test_the_hash_of_the_data_knows_files_by_length_and_where_alike_by_content(cards: Path) -> None:
+def test_content_hash(cards: Path) -> None:
     first = ready(cards).content_hash()
     assert ready(cards).content_hash() == first
     write(cards / "dark ü" / "20.bmp", 60, (20, 16))
@@ -299,22 +376,26 @@ def test_the_hash_of_the_data_knows_files_by_length_and_where_alike_by_content(c
     assert ready(cards, duplicates="ignore").content_hash() != first
 
 
-def test_large_files_are_compared_to_their_end(cards: Path) -> None:
+def test_content_keys_of_large_files(cards: Path) -> None:
     for name, ending in (("dark ü/a.bmp", b"1"), ("dark ü/b.bmp", b"2"), ("bright/c.bmp", b"1")):
         write(cards / name, size=(40, 40))
         (cards / name).write_bytes((cards / "dark ü" / "a.bmp").read_bytes()[:4800] + ending)
     data = ImageFolder(str(cards), duplicates="ignore")
     images = data.load()
-    keys = dict(zip([images.name(i) for i in range(43)], images.x.content_keys().tolist(), strict=True))  # type: ignore[attr-defined]
+    keys = dict(
+        zip([images.name(i) for i in range(43)], images.x.content_keys().tolist(), strict=True)
+    )  # type: ignore[attr-defined]
     assert keys["dark ü/a.bmp"] == keys["bright/c.bmp"] != keys["dark ü/b.bmp"]
     assert len(set(keys.values())) == 42
 
 
-def test_statistics_are_of_training_pictures_and_are_kept(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_are_cached(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = ready(cards)
     pixels = data.samples.x[data.indices["train"]].double()
     assert data.spec.mean == pytest.approx(pixels.mean(dim=(0, 2, 3)).tolist(), rel=1e-5)
-    assert data.spec.std == pytest.approx(pixels.std(dim=(0, 2, 3), unbiased=False).tolist(), rel=1e-5)
+    assert data.spec.std == pytest.approx(
+        pixels.std(dim=(0, 2, 3), unbiased=False).tolist(), rel=1e-5
+    )
 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
@@ -328,14 +409,15 @@ def test_statistics_are_of_training_pictures_and_are_kept(cards: Path, monkeypat
     assert ready(cards, normalize="none").spec.mean == (127.5,) * 3
 
 
-def test_packed_pictures_are_the_same_and_are_decoded_once(cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                           capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_packed_images_are_decoded_once(
+    cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain = ready(cards, seed=3)
     packed = ready(cards, seed=3, cache="memmap")
-    assert "packing 40 pictures for data.cache=memmap, once\n" in capsys.readouterr().out
+    assert "packing 40 images for data.cache=memmap, once\n" in capsys.readouterr().out
     for one, other in zip(plain.train_dataloader(), packed.train_dataloader(), strict=True):
-        assert torch.equal(one.x, other.x)
-        assert torch.equal(one.index, other.index)
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
     assert packed.spec == plain.spec
 
     def forbidden(*_: object) -> None:
@@ -351,12 +433,13 @@ def test_packed_pictures_are_the_same_and_are_decoded_once(cards: Path, tmp_path
         ready(cards, seed=3, cache="memmap")
 
 
-def test_an_interrupted_packing_goes_on(cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                        capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_packing_resumes(
+    cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from src.kindling.data.images import pack as pack_module
 
-    monkeypatch.setattr(pack_module, "NOTED", 4 * 3 * 16 * 16)  # a note every four pictures
-    progress = pack_module._progress
+    monkeypatch.setattr(pack_module, "SAVE_EVERY", 4 * 3 * 16 * 16)  # a note every four pictures
+    progress = pack_module._decode
 
     def killed(*arguments: Any) -> Any:
         for number, batch in enumerate(progress(*arguments)):
@@ -364,60 +447,65 @@ def test_an_interrupted_packing_goes_on(cards: Path, tmp_path: Path, monkeypatch
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(pack_module, "_progress", killed)
+    monkeypatch.setattr(pack_module, "_decode", killed)
     with pytest.raises(KeyboardInterrupt):
         ready(cards, cache="memmap")
-    assert [path.suffix for path in (tmp_path / "data" / "cache").iterdir() if path.suffix == ".uint8"] == []
-    monkeypatch.setattr(pack_module, "_progress", progress)
+    assert [
+        path.suffix for path in (tmp_path / "data" / "cache").iterdir() if path.suffix == ".uint8"
+    ] == []
+    monkeypatch.setattr(pack_module, "_decode", progress)
     capsys.readouterr()
     packed = ready(cards, cache="memmap")
-    assert capsys.readouterr().out == "packing 40 pictures for data.cache=memmap, once; 20 are there already\n"
+    assert (
+        capsys.readouterr().out
+        == "packing 40 images for data.cache=memmap, once; 20 are packed already\n"
+    )
     assert torch.equal(packed.samples.x[torch.arange(40)], ready(cards).samples.x[torch.arange(40)])
 
 
-def test_packing_skips_what_cannot_be_read(cards: Path) -> None:
+def test_packing_skips_unreadable_images(cards: Path) -> None:
     bad = cards / "bright" / "3.jpg"
     bad.write_bytes(b"no image")
     for _ in range(2):
         data = ready(cards, cache="memmap", on_error="skip", error_limit=0.05)
-        assert sum(len(batch.y) for stage in STAGES for batch in data.loader(stage)) == 39
-        assert data.final_notes() == [f"skipped 1 unreadable pictures: {bad}"]
+        assert sum(len(batch[1]) for stage in STAGES for batch in data.loader(stage)) == 39
+        assert data.final_notes() == [f"skipped 1 unreadable images: {bad}"]
     (bad.parent / "4.jpg").write_bytes(b"no image")
     (line,) = lines(cards, cache="memmap")
     assert line.startswith(f"{bad}: cannot be read as an image: ")
 
 
-def test_packing_needs_room(cards: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import os
-    from types import SimpleNamespace
-
-    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=1024))
+def test_packing_without_disk_space(
+    cards: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1024))
     assert lines(cards, cache="memmap") == [
-        f"{tmp_path / 'data' / 'cache'}: the packed pictures need 0.0 GiB more, and 0.0 are free; make room, "
+        f"{tmp_path / 'data' / 'cache'}: packing the images needs 0.0 GiB more, and 0.0 are free; "
+        "make room, "
         "lower data.size, or set data.cache=none"
     ]
 
 
-def test_paths_lie_in_arrays(tmp_path: Path) -> None:
+def test_paths_are_arrays(tmp_path: Path) -> None:
     names = ["a/1.png", "ü/ 2.png", "", "c" * 300]
     paths = Paths(tmp_path, names)
     assert [paths[i] for i in range(len(paths))] == names
     assert {type(value).__name__ for value in vars(paths).values()} == {"PosixPath", "ndarray"}
 
 
-def test_balanced_draws_each_class_equally(tmp_path: Path) -> None:
+def test_balanced_sampler(tmp_path: Path) -> None:
     for i in range(60):
         write(tmp_path / "x" / "many" / f"{i}.png")
     for i in range(6):
         write(tmp_path / "x" / "few" / f"{i}.png", 200)
     data = ready(tmp_path / "x", sampler="balanced", split=(0.5, 0.25, 0.25))
     assert "sampler: balanced, each class equally often in training" in data.notes
-    drawn = torch.cat([batch.y for _ in range(10) for batch in data.train_dataloader()])
+    drawn = torch.cat([batch[1] for _ in range(10) for batch in data.train_dataloader()])
     assert drawn.float().mean().item() == pytest.approx(0.5, abs=0.1)
-    assert torch.cat([batch.y for batch in data.val_dataloader()]).float().mean() > 0.8
+    assert torch.cat([batch[1] for batch in data.val_dataloader()]).float().mean() > 0.8
 
 
-def test_grey_jpegs_decode_at_a_reduced_scale() -> None:
+def test_gray_jpeg_reduced_scale() -> None:
     buffer = io.BytesIO()
     Image.new("L", (1024, 1024), 128).save(buffer, "JPEG")
     with Image.open(buffer) as image:

@@ -15,8 +15,8 @@ import torch
 from PIL import Image, ImageOps
 
 from src.kindling.config.compose import ROOT, compose, configs
-from src.kindling.data.batch import Samples
 from src.kindling.data.data_module import DataModule
+from src.kindling.data.samples import Samples
 from src.kindling.runs.checkpoint_file import read_checkpoint
 from src.kindling.training.build import build_data
 from tests.conftest import FEW_SCENES, checked, train
@@ -43,7 +43,9 @@ def spoil_pictures(data: DataModule, root: Path, held: list[int]) -> None:
         Image.new(mode, size, "white").save(path)
 
 
-def spoil_samples(load: Callable[[DataModule], Samples], held: list[int]) -> Callable[[DataModule], Samples]:
+def spoil_samples(
+    load: Callable[[DataModule], Samples], held: list[int]
+) -> Callable[[DataModule], Samples]:
     """A `load` that gives other pixels or numbers, and other values to predict, where training must not look."""
 
     def spoiled(self: DataModule) -> Samples:
@@ -52,7 +54,9 @@ def spoil_samples(load: Callable[[DataModule], Samples], held: list[int]) -> Cal
         assert isinstance(samples.y, torch.Tensor)
         x, y = samples.x.clone(), samples.y.clone()
         x[held] = 255 if x.dtype is torch.uint8 else 1e6
-        if samples.predicts == "values":  # a class decides where a sample goes, so that each split has its share
+        if (
+            samples.predicts == "values"
+        ):  # a class decides where a sample goes, so that each split has its share
             y[held] = 1e6
         if samples.predicts == "mask":
             y[held] = y[held].flip(1)
@@ -64,22 +68,34 @@ def spoil_samples(load: Callable[[DataModule], Samples], held: list[int]) -> Cal
 def animals(path: Path) -> None:
     """A table of every kind of column, in which training misses some weights and no height."""
     draw = np.random.default_rng(0)
-    frame = pd.DataFrame({"height": draw.normal(size=200), "weight": draw.normal(size=200), "tame": draw.random(200) > 0.5,
-                          "fur": draw.choice(["short", "long", "none"], 200)})  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "height": draw.normal(size=200),
+            "weight": draw.normal(size=200),
+            "tame": draw.random(200) > 0.5,
+            "fur": draw.choice(["short", "long", "none"], 200),
+        }
+    )
     frame.loc[::7, "weight"] = np.nan
     frame.assign(kind=np.where(frame["height"] > 0, "cat", "dog")).to_csv(path, index=False)
 
 
 # Of the same code as another: not each time.
 TWINS = {"cifar100", "fashion_mnist"}
-NAMES = [pytest.param(name, marks=pytest.mark.long) if name in TWINS else name for name in [*configs(), "animals"]]
+NAMES = [
+    pytest.param(name, marks=pytest.mark.long) if name in TWINS else name
+    for name in [*configs(), "animals"]
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_held_out_changes_nothing_in_training(
     name: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["trainer.max_epochs=1", *([FEW_SCENES] if name in ("segmentation", "multilabel", "places") else [])]
+    words = [
+        "trainer.max_epochs=1",
+        *([FEW_SCENES] if name in ("segmentation", "multilabel", "places") else []),
+    ]
     if name == "table":
         table = tmp_path / "houses.csv"
         table.write_text((small_data / "houses.csv").read_text())
@@ -110,7 +126,10 @@ def test_what_is_held_out_changes_nothing_in_training(
         monkeypatch.setattr(type(data), "load", spoil_samples(type(data).load, held))
     after = train(name, *words)
     assert after.run.spec == before.run.spec
-    states = [read_checkpoint(result.run.checkpoints / "last.ckpt")["state_dict"] for result in (before, after)]
+    states = [
+        read_checkpoint(result.run.checkpoints / "last.ckpt")["state_dict"]
+        for result in (before, after)
+    ]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     losses = [pd.read_csv(result.run.path / "metrics.csv") for result in (before, after)]
@@ -122,8 +141,13 @@ def test_no_data_module_is_left_out() -> None:
     there = set()
     for path in (ROOT / "src" / "data").glob("*.py"):
         module = importlib.import_module(f"src.data.{path.stem}")
-        there |= {f"{part.__module__}.{name}" for name, part in vars(module).items()
-                  if isinstance(part, type) and issubclass(part, DataModule) and part is not DataModule}  # fmt: skip
+        there |= {
+            f"{part.__module__}.{name}"
+            for name, part in vars(module).items()
+            if isinstance(part, type) and issubclass(part, DataModule) and part is not DataModule
+        }
     assert there == {
-        target for name in configs() if (target := compose(name).values["data"]["_target_"]).startswith("src.data.")
+        target
+        for name in configs()
+        if (target := compose(name).values["data"]["_target_"]).startswith("src.data.")
     }

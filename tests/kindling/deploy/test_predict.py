@@ -45,16 +45,25 @@ def cards(of_cards: Run, small_data: Path) -> Run:
     return copied(of_cards)
 
 
-HOUSES = "\n".join(["size,rooms,colour,new,id,price"] + [
-    f"{i % 17},{'' if i % 5 == 0 else i % 7},{['red', 'blue', ''][i % 3]},{bool(i % 2)},r{i},{i * 0.5}" for i in range(200)
-]) + "\n"  # fmt: skip
+HOUSES = (
+    "\n".join(
+        ["size,rooms,colour,new,id,price"]
+        + [
+            f"{i % 17},{'' if i % 5 == 0 else i % 7},{['red', 'blue', ''][i % 3]},{bool(i % 2)},r{i},{i * 0.5}"
+            for i in range(200)
+        ]
+    )
+    + "\n"
+)
 
 
 @pytest.fixture(scope="module")
 def of_houses(tmp_path_factory: pytest.TempPathFactory) -> Run:
     with kept_runs(tmp_path_factory) as logs:
         (logs / "houses.csv").write_text(HOUSES)
-        return train("table", f"data.path={logs}/houses.csv", "data.target=price", "data.drop=[id]").run
+        return train(
+            "table", f"data.path={logs}/houses.csv", "data.target=price", "data.drop=[id]"
+        ).run
 
 
 @pytest.fixture
@@ -71,13 +80,15 @@ def predicted(*words: object) -> Predicted:
 
 
 def frame_of(found: Predicted) -> pd.DataFrame:
-    return pd.read_csv(found.path, dtype={"prediction": str} if "probability" in found.first else None)
+    return pd.read_csv(
+        found.path, dtype={"prediction": str} if "probability" in found.first else None
+    )
 
 
 def of_task(run: Run, x: torch.Tensor) -> np.ndarray:
     with torch.inference_mode():
-        outputs = run.task(x)
-        return (outputs.softmax(1) if run.spec.classes else outputs).numpy()
+        columns = run.predict(x)
+        return columns.get("probability", columns["prediction"]).numpy()
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -85,8 +96,12 @@ def of_task(run: Run, x: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop"])
-def test_masks_are_files_as_large_as_their_pictures(fit: str, small_data: Path, tmp_path: Path) -> None:
-    run = train("mask_folder", "data.root=~/scans", "net.channels=[8,16]", f"data.fit={fit}").run
+def test_masks_are_files_as_large_as_their_pictures(
+    fit: str, small_data: Path, tmp_path: Path
+) -> None:
+    run = train(
+        "mask_folder", "data.root=~/scans", "net.channels=[8,16]", f"data.resize_mode={fit}"
+    ).run
     data = run.data()
     index = data.indices["test"]
     paths = [data.samples.x.paths.path(i) for i in index.tolist()]  # type: ignore[attr-defined]
@@ -96,13 +111,22 @@ def test_masks_are_files_as_large_as_their_pictures(fit: str, small_data: Path, 
     out, page = tmp_path / "answers.csv", tmp_path / "page.html"
     found = predict(run, [*paths, str(twin), str(tmp_path / "text.png")], out, page)
     frame = pd.read_csv(out)
-    assert list(frame) == ["path", "prediction", "share_ground", "share_disc", "share_square", "error"]
-    assert frame["prediction"].tolist()[:2] == [f"answers_masks/{Path(path).stem}.png" for path in paths[:2]]
+    assert list(frame) == [
+        "path",
+        "prediction",
+        "share_ground",
+        "share_disc",
+        "share_square",
+        "error",
+    ]
+    assert frame["prediction"].tolist()[:2] == [
+        f"answers_masks/{Path(path).stem}.png" for path in paths[:2]
+    ]
     assert frame["prediction"].tolist()[-2] == f"answers_masks/{twin.stem}_2.png"
     assert frame["prediction"].isna().tolist()[-1]
     assert (found.rows, found.unreadable) == (len(paths) + 2, 1)
     with torch.inference_mode():
-        expected = run.task(data.datasets["test"][(0, 0, index)].x).argmax(1).numpy()
+        expected = run.predict(data.datasets["test"][(0, 0, index)][0])["prediction"].numpy()
     for i, path in enumerate(paths):
         with Image.open(tmp_path / frame["prediction"][i]) as picture, Image.open(path) as original:
             assert (picture.mode, picture.size) == ("P", original.size)
@@ -114,7 +138,9 @@ def test_masks_are_files_as_large_as_their_pictures(fit: str, small_data: Path, 
             assert (mask[:, :3] == 255).all()
             assert np.array_equal(mask[:, 3:27], expected[i])
         shares = frame.loc[i, ["share_ground", "share_disc", "share_square"]].tolist()
-        assert shares == pytest.approx((np.bincount(expected[i].ravel(), minlength=3) / 576).tolist())
+        assert shares == pytest.approx(
+            (np.bincount(expected[i].ravel(), minlength=3) / 576).tolist()
+        )
     assert sorted(path.name for path in tmp_path.glob("answers_masks/*")) == sorted(
         [Path(path).name.replace(".jpg", ".png") for path in paths] + [f"{twin.stem}_2.png"]
     )
@@ -122,7 +148,9 @@ def test_masks_are_files_as_large_as_their_pictures(fit: str, small_data: Path, 
     assert not list(tmp_path.glob(".*.tmp"))
     with pytest.raises(InputError) as caught:
         predict(run, paths, tmp_path / "top.csv", top=2)
-    assert caught.value.lines == ["--top 2: is for one class out of several, and this run predicts masks"]
+    assert caught.value.lines == [
+        "--top 2: is for one class out of several, and this run predicts masks"
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -133,9 +161,13 @@ def test_pictures_are_answered_as_the_test_answers_them(cards: Run, tmp_path: Pa
     data = cards.data()
     index = data.indices["test"]
     paths = [data.samples.x.paths.path(i) for i in index.tolist()]
-    expected = of_task(cards, data.datasets["test"][(0, 0, index)].x)
+    expected = of_task(cards, data.datasets["test"][(0, 0, index)][0])
     found = predicted(*paths)
-    assert (found.rows, found.unreadable, found.path) == (len(paths), 0, cards.path / "predictions.csv")
+    assert (found.rows, found.unreadable, found.path) == (
+        len(paths),
+        0,
+        cards.path / "predictions.csv",
+    )
     frame = frame_of(found)
     names = [f"probability_{name}" for name in cards.spec.classes]
     assert list(frame) == ["path", "prediction", "probability", *names, "error"]
@@ -147,8 +179,10 @@ def test_pictures_are_answered_as_the_test_answers_them(cards: Run, tmp_path: Pa
 
 
 def test_every_format_holds_the_same(cards: Run, small_data: Path, tmp_path: Path) -> None:
-    csv, lines, parquet = (predicted(small_data / "cards", "--out", tmp_path / f"o.{end}", "--batch-size", 7).path
-                           for end in ("csv", "jsonl", "parquet"))  # fmt: skip
+    csv, lines, parquet = (
+        predicted(small_data / "cards", "--out", tmp_path / f"o.{end}", "--batch-size", 7).path
+        for end in ("csv", "jsonl", "parquet")
+    )
     frame = pd.read_csv(csv)
     assert len(frame) == 120
     for other in (
@@ -158,28 +192,44 @@ def test_every_format_holds_the_same(cards: Run, small_data: Path, tmp_path: Pat
         assert list(other) == list(frame)
         assert list(other["prediction"]) == list(frame["prediction"])
         assert other["error"].isna().all()
-        assert other["probability"].to_numpy() == pytest.approx(frame["probability"].to_numpy(), rel=1e-6)
+        assert other["probability"].to_numpy() == pytest.approx(
+            frame["probability"].to_numpy(), rel=1e-6
+        )
 
 
 def test_the_likeliest_classes(cards: Run, small_data: Path) -> None:
     whole = frame_of(predicted(small_data / "cards"))
     found = frame_of(predicted(small_data / "cards", "--top", "3"))
-    assert list(found) == ["path", "prediction", "probability", "prediction_top2", "probability_top2", "prediction_top3",
-                           "probability_top3", "error"]  # fmt: skip
+    assert list(found) == [
+        "path",
+        "prediction",
+        "probability",
+        "prediction_top2",
+        "probability_top2",
+        "prediction_top3",
+        "probability_top3",
+        "error",
+    ]
     ranked = np.sort(whole.filter(like="probability_").to_numpy(), axis=1)[:, ::-1]
     for place, name in enumerate(["probability", "probability_top2", "probability_top3"]):
         assert found[name].to_numpy() == pytest.approx(ranked[:, place], abs=1e-6)
     assert (found["prediction"] != found["prediction_top2"]).all()
 
 
-def test_transforms_of_the_test_are_applied_and_the_training_data_may_be_gone(small_data: Path, tmp_path: Path) -> None:
+def test_transforms_of_the_test_are_applied_and_the_training_data_may_be_gone(
+    small_data: Path, tmp_path: Path
+) -> None:
     root = shutil.copytree(small_data / "cards", tmp_path / "cards")
-    words = [f"data.root={root}", f"data.train_transforms={RESIZE}", f"data.test_transforms={RESIZE}"]
+    words = [
+        f"data.root={root}",
+        f"data.train_transforms={RESIZE}",
+        f"data.test_transforms={RESIZE}",
+    ]
     run = train("image_folder", *words).run
     data = run.data()
     index = data.indices["test"]
     paths = [Path(data.samples.x.paths.path(i)) for i in index.tolist()]
-    expected = of_task(run, data.datasets["test"][(0, 0, index)].x)
+    expected = of_task(run, data.datasets["test"][(0, 0, index)][0])
     kept = [shutil.copy(path, tmp_path / f"{i}.png") for i, path in enumerate(paths)]
     shutil.rmtree(root)
     frame = frame_of(predicted(*kept))
@@ -203,8 +253,18 @@ def test_unreadable_files_are_listed_and_stop_nothing(
         predicted(tmp_path / "new")
     assert ended.value.code == 3
     frame = pd.read_csv(cards.path / "predictions.csv")
-    errors = {os.path.basename(path): error for path, error in zip(frame["path"], frame["error"], strict=True)}
-    assert list(errors) == ["broken.jpg", "empty.webp", "good 0.jpg", "good 1.jpg", "good 2.jpg", "text.png"]
+    errors = {
+        os.path.basename(path): error
+        for path, error in zip(frame["path"], frame["error"], strict=True)
+    }
+    assert list(errors) == [
+        "broken.jpg",
+        "empty.webp",
+        "good 0.jpg",
+        "good 1.jpg",
+        "good 2.jpg",
+        "text.png",
+    ]
     assert errors["broken.jpg"].startswith("cannot be read as an image: ")
     assert errors["empty.webp"] == "the file is empty"
     assert errors["text.png"] == "cannot be read as an image: cannot identify image file"
@@ -234,22 +294,32 @@ def test_a_picture_that_does_not_come_to_the_shape(small_data: Path, tmp_path: P
     assert list(found.first["error"]) == ["comes to (1, 12, 24), and the net takes (1, 12, 12)"]
 
 
-@pytest.mark.parametrize("words", [(), (f"data.train_transforms={RESIZE}", f"data.test_transforms={RESIZE}")])
-def test_digits_in_files_come_to_the_range_of_the_training(words: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "words", [(), (f"data.train_transforms={RESIZE}", f"data.test_transforms={RESIZE}")]
+)
+def test_digits_in_files_come_to_the_range_of_the_training(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
     run = train("digits", *words).run
     data = run.data()
     index = data.indices["test"][:20]
     x = data.samples.x[index]
     for i, image in enumerate(x[:, 0].numpy()):
-        Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8)).save(tmp_path / f"{i:02}.png")
-        Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8)).convert("RGB").save(tmp_path / f"{i:02}_rgb.png")
+        Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8)).save(
+            tmp_path / f"{i:02}.png"
+        )
+        Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8)).convert("RGB").save(
+            tmp_path / f"{i:02}_rgb.png"
+        )
     frame = frame_of(predicted(tmp_path / "??.png", tmp_path / "*_rgb.png"))
-    expected = of_task(run, data.datasets["test"][(0, 0, index)].x)
+    expected = of_task(run, data.datasets["test"][(0, 0, index)][0])
     found = frame.filter(like="probability_").to_numpy()
     assert found == pytest.approx(np.concatenate([expected, expected]), abs=1e-6)
 
 
-def test_a_picture_from_standard_input(cards: Run, monkeypatch: pytest.MonkeyPatch, small_data: Path) -> None:
+def test_a_picture_from_standard_input(
+    cards: Run, monkeypatch: pytest.MonkeyPatch, small_data: Path
+) -> None:
     path = next((small_data / "cards").rglob("*.png"))
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(path.read_bytes())))
     piped = frame_of(predicted("-"))
@@ -258,10 +328,14 @@ def test_a_picture_from_standard_input(cards: Run, monkeypatch: pytest.MonkeyPat
     assert piped.drop(columns="path").equals(named.drop(columns="path"))
 
 
-def test_workers_change_nothing(cards: Run, small_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_change_nothing(
+    cards: Run, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = frame_of(predicted(small_data / "cards", "--batch-size", "8", "data.num_workers=0"))
     monkeypatch.setattr("src.kindling.config.cores.usable_cores", lambda: 2)
-    assert frame_of(predicted(small_data / "cards", "--batch-size", "8", "data.num_workers=2")).equals(one)
+    assert frame_of(
+        predicted(small_data / "cards", "--batch-size", "8", "data.num_workers=2")
+    ).equals(one)
 
 
 def test_the_gallery_is_one_page_and_names_are_only_names(
@@ -278,7 +352,10 @@ def test_the_gallery_is_one_page_and_names_are_only_names(
     assert "&lt;b onload=x&gt;.png" in text
     assert "<b onload" not in text
     assert "http" not in text
-    assert "<figure><figcaption>cannot be read as an image: cannot identify image file</figcaption>" in text
+    assert (
+        "<figure><figcaption>cannot be read as an image: cannot identify image file</figcaption>"
+        in text
+    )
     assert f"gallery    {page}" in capsys.readouterr().out
 
 
@@ -287,7 +364,8 @@ def test_the_gallery_is_one_page_and_names_are_only_names(
 
 
 NEW = "colour,extra,new,rooms,size\n" + "".join(
-    f"{['red', 'blue', 'pink', ''][i % 4]},x,{bool(i % 3)},{'' if i % 6 == 0 else i % 9},{i % 23}\n" for i in range(100)
+    f"{['red', 'blue', 'pink', ''][i % 4]},x,{bool(i % 3)},{'' if i % 6 == 0 else i % 9},{i % 23}\n"
+    for i in range(100)
 )
 
 
@@ -295,14 +373,18 @@ def test_rows_are_answered_as_the_task_answers_them(
     houses: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "new.csv").write_text(NEW)
-    expected = of_task(houses, torch.from_numpy(encode_frame(pd.read_csv(io.StringIO(NEW)), houses.spec.columns)))
+    expected = of_task(
+        houses, torch.from_numpy(encode_frame(pd.read_csv(io.StringIO(NEW)), houses.spec.columns))
+    )
     frame = frame_of(predicted(tmp_path / "new.csv", "--batch-size", "9"))
     assert list(frame) == ["row", "prediction"]
     assert list(frame["row"]) == list(range(1, 101))
     assert frame["prediction"].to_numpy() == pytest.approx(expected[:, 0], rel=1e-5)
     output = capsys.readouterr().out
-    assert "note       columns that the training did not have, left out: extra\n" in output
-    assert "note       colour: 25 rows hold what the training did not have, such as 'pink'\n" in output
+    assert "note       columns that are not in the training data, ignored: extra\n" in output
+    assert (
+        "note       colour: 25 rows hold what the training did not have, such as 'pink'\n" in output
+    )
     predicted(tmp_path / "houses.csv")  # with its target and a column that the training left out
     assert "note " not in capsys.readouterr().out
 
@@ -332,7 +414,13 @@ def test_classes_of_a_table(tmp_path: Path) -> None:
         tmp_path / "a.csv", index=False
     )
     frame = frame_of(predicted(tmp_path / "a.csv"))
-    assert list(frame) == ["row", "prediction", "probability", "probability_malignant", "probability_benign"]
+    assert list(frame) == [
+        "row",
+        "prediction",
+        "probability",
+        "probability_malignant",
+        "probability_benign",
+    ]
     assert frame.filter(like="probability_").to_numpy() == pytest.approx(of_task(run, x), abs=1e-5)
 
 
@@ -353,7 +441,9 @@ def test_parts_of_a_table_make_no_difference_and_memory_does_not_grow(
         tracemalloc.stop()
         frame = frame_of(found)
         assert list(frame["row"]) == list(range(1, found.rows + 1))
-        assert frame["prediction"].to_numpy()[-100:] == pytest.approx(frame["prediction"].to_numpy()[:100], rel=1e-5)
+        assert frame["prediction"].to_numpy()[-100:] == pytest.approx(
+            frame["prediction"].to_numpy()[:100], rel=1e-5
+        )
     assert found.rows == 50_000
     assert peaks["large"] < 1.2 * peaks["small"], peaks
 
@@ -364,7 +454,7 @@ def test_a_table_that_does_not_fit_is_refused_and_leaves_nothing(
     path, out = tmp_path / "new.csv", tmp_path / "o.csv"
     path.write_text(NEW.replace("rooms", "room"))
     assert mistakes("predict", "latest", str(path), "--out", str(out)) == [
-        f"{path}: the table lacks 1 of the 4 columns that the training had: rooms; did you mean 'room'?"
+        f"{path}: the table lacks 1 of the 4 columns of the training data: rooms; did you mean 'room'?"
     ]
     monkeypatch.setattr(read_table, "CELLS", 1)
     monkeypatch.setattr(module, "HELD", 1)
@@ -372,13 +462,13 @@ def test_a_table_that_does_not_fit_is_refused_and_leaves_nothing(
     lines = NEW.splitlines()
     path.write_text("\n".join([lines[0], *(lines[1:] * 30), "red,x,True,many,3"]) + "\n")
     assert mistakes("predict", "latest", str(path), "--out", str(out)) == [
-        f"{path}: column 'rooms': 'many' (row 3001) is no number; the training had numbers there"
+        f"{path}: column 'rooms': 'many' (row 3001) is not a number; the training data has numbers there"
     ]
     assert out.read_text() == "old"
     assert not list(tmp_path.glob(".*"))
     path.write_text("")
     assert mistakes("predict", "latest", str(path)) == [
-        f"{path}: the file is empty; a line of column names and rows are expected"
+        f"{path}: the file is empty; add a line of column names, and rows"
     ]
 
 
@@ -413,7 +503,7 @@ def test_flags_that_make_no_sense(houses: Run, tmp_path: Path) -> None:
     flags = ["--out", "o.xlsx", "--gallery", "g.html", "--batch-size", "0", "--top", "2"]
     assert mistakes("predict", "latest", path, *flags) == [
         "--out o.xlsx: expected a name that ends in .csv, .jsonl or .parquet",
-        f"--gallery g.html: shows pictures, and {houses.path} predicts from tables",
+        f"--gallery g.html: shows images, and {houses.path} predicts from tables",
         "--batch-size: expected at least 1, got 0",
         "--top: expected 1 to the number of classes, 0, got 2",
     ]
@@ -428,7 +518,10 @@ def test_flags_that_make_no_sense(houses: Run, tmp_path: Path) -> None:
 
 
 def test_a_real_process_ends_with_status_3(
-    command: Callable[..., subprocess.CompletedProcess[str]], cards: Run, tmp_path: Path, repository: Path
+    command: Callable[..., subprocess.CompletedProcess[str]],
+    cards: Run,
+    tmp_path: Path,
+    repository: Path,
 ) -> None:
     (tmp_path / "text.png").write_text("no picture")
     done = command("-m", "src.predict", str(cards.path), str(tmp_path / "text.png"), cwd=repository)

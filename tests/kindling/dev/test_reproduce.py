@@ -44,47 +44,68 @@ def run() -> Run:
     return train("digits", "seed=3").run
 
 
-def test_the_same_numbers_come_out(run: Run, logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_numbers_come_out(
+    run: Run, logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     capsys.readouterr()
     status, result = again()
     assert status == 0
     assert result is not None
     assert folders(logs) == sorted(f"digits/{path.name}" for path in (run.path, result.run.path))
-    assert (result.run.path / "metrics.json").read_bytes() == (run.path / "metrics.json").read_bytes()
+    assert (result.run.path / "metrics.json").read_bytes() == (
+        run.path / "metrics.json"
+    ).read_bytes()
     assert (result.run.path / "split.csv").read_bytes() == (run.path / "split.csv").read_bytes()
     assert (result.run.path / "config.yaml").read_text().partition("\n")[2] == (
-        run.path / "config.yaml").read_text().partition("\n")[2]  # fmt: skip
+        run.path / "config.yaml"
+    ).read_text().partition("\n")[2]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "as then    code, packages, Python, hardware, data, split"
-    assert lines[-1] == f"identical  metrics.json is that of {run.path}, byte for byte"
+    assert lines[0] == "same       code, packages, Python, hardware, data, split"
+    assert lines[-1] == f"identical  metrics.json equals that of {run.path}, byte for byte"
     assert lines[-2].startswith(f"run        {result.run.path} (")
 
 
-def test_what_differs_is_told_before_and_after(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_differs_is_told_before_and_after(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = run.path / "meta.json"
     meta = read_json(path)
-    edit(path, packages={**meta["packages"], "torch": "1.0", "gone": "2"}, hardware={**meta["hardware"], "cores": 999},
-         git={"commit": "f" * 40, "dirty": True}, python="2.7", split_hash="0", data_hash="0123456789abcdef",
-         resumed=[{"command": "python -m src.train --resume latest"}, {"command": "train --resume x --override"}])  # fmt: skip
+    edit(
+        path,
+        packages={**meta["packages"], "torch": "1.0", "gone": "2"},
+        hardware={**meta["hardware"], "cores": 999},
+        git={"commit": "f" * 40, "dirty": True},
+        python="2.7",
+        split_hash="0",
+        data_hash="0123456789abcdef",
+        resumed=[
+            {"command": "python -m src.train --resume latest"},
+            {"command": "train --resume x --override"},
+        ],
+    )
     (run.path / "diff.patch").write_text("+ one\n+ two\n")
     numbers = dict(run.metrics)
     edit(run.path / "metrics.json", **{"val/loss": numbers["val/loss"] + 1e-9})
     capsys.readouterr()
     assert again()[0] == 1
     printed = capsys.readouterr().out
-    differing = [line.removeprefix("differs    ") for line in printed.splitlines() if line.startswith("differs")]
+    differing = [
+        line.removeprefix("differs    ")
+        for line in printed.splitlines()
+        if line.startswith("differs")
+    ]
     assert differing == [
         f"git commit: {'f' * 40} then, {'c' * 40} now",
-        "uncommitted changes: 2 lines of diff then, 1 lines of diff now",
         f"python: 2.7 then, {platform.python_version()} now",
         f"torch: 1.0 then, {meta['packages']['torch']} now",
         "gone: 2 then, None now",
         f"cores: 999 then, {meta['hardware']['cores']} now",
-        "split: other samples in training, validation or test: the data have changed since",
-        f"data: hash 0123456789ab then, {meta['data_hash'][:12]} now: samples or their targets have changed since",
-        "resumed: its config was changed on the way (--override); now it is the last one from the start",
+        "uncommitted changes: 2 lines of diff then, 1 lines of diff with other content now",
+        "split: other samples in training, validation or test; the data changed",
+        f"data: hash 0123456789ab then, {meta['data_hash'][:12]} now; samples or targets changed",
+        "resumed: with --override; the last config is now used from the start",
     ]
-    assert printed.splitlines()[0] == "resumed    2 times; it is trained in one go now"
+    assert printed.splitlines()[0] == "resumed    2 times; now trained without interruption"
     reasons = printed.partition(f"not the same as {run.path}; probable reasons:\n")[2].splitlines()
     assert reasons == [f"- {line}" for line in differing]
     table = [line.split() for line in printed.splitlines()]
@@ -92,15 +113,21 @@ def test_what_differs_is_told_before_and_after(run: Run, capsys: pytest.CaptureF
     assert ["test/accuracy", *2 * [repr(numbers["test/accuracy"])]] in table
 
 
-def test_another_diff_of_the_same_size_is_told(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_diff_of_the_same_size_is_told(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     (run.path / "diff.patch").write_text("- other\n")
     assert again()[0] == 0
     assert (
-        "differs    uncommitted changes: 1 lines of diff then, other 1 lines of diff now\n" in capsys.readouterr().out
+        "differs    uncommitted changes: 1 lines of diff then, 1 lines of diff with other content now\n"
+        in capsys.readouterr().out
     )
     (run.path / "diff.patch").unlink()
     assert call("reproduce", str(run.path))
-    assert "differs    uncommitted changes: none then, 1 lines of diff now\n" in capsys.readouterr().out
+    assert (
+        "differs    uncommitted changes: 0 lines of diff then, 1 lines of diff with other content now\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_untracked_files_are_compared_by_name(
@@ -121,14 +148,16 @@ def test_untracked_files_are_compared_by_name(
     assert given == [({"src/nets/mine.py": "a" * 64}, "digits")]
 
 
-def test_a_run_of_an_earlier_version_recorded_no_untracked_files(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_an_earlier_version_recorded_no_untracked_files(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     meta = read_json(run.path / "meta.json")
     del meta["files"]
     write_json(run.path / "meta.json", meta)
     capsys.readouterr()
     assert again()[0] == 0
     assert capsys.readouterr().out.splitlines()[:2] == [
-        "as then    packages, Python, hardware, data, split",
+        "same       packages, Python, hardware, data, split",
         "unknown    src/nets/mine.py: not tracked by git; the run does not record such files",
     ]
 
@@ -137,8 +166,13 @@ def test_without_a_known_reason(run: Run, capsys: pytest.CaptureFixture[str]) ->
     config = run.path / "config.yaml"
     config.write_text(config.read_text().replace("seed: 3", "seed: 4"))
     assert again()[0] == 1
-    assert capsys.readouterr().out.splitlines()[-1].startswith(
-        "- none is known; a GPU adds up in another order each time (trainer.deterministic=true), and ")  # fmt: skip
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .startswith(
+            "- no known reason; a GPU adds in another order each time (set trainer.deterministic=true), and "
+        )
+    )
 
 
 def test_the_same_stages_are_measured() -> None:
@@ -150,40 +184,52 @@ def test_the_same_stages_are_measured() -> None:
     assert all(name.startswith("val/") for name in result.metrics)
 
 
-def test_a_run_that_began_with_weights_needs_the_same(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_began_with_weights_needs_the_same(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = train("digits").run
     second = train("digits", "seed=1", init=first).run
     assert again()[0] == 0
-    assert f"init       weights of {first.path}: they have to be the same as then\n" in capsys.readouterr().out
+    assert (
+        f"init       weights of {first.path}: they must be unchanged\n" in capsys.readouterr().out
+    )
     shutil.rmtree(first.path)
     assert mistakes("reproduce", str(second.path)) == [
-        f"{second.path}: it began with the weights of {first.path} (--init) and needs the same; that run is gone"]  # fmt: skip
+        f"{second.path}: initialized from {first.path} (--init), which is missing; restore it"
+    ]
 
 
 @pytest.mark.parametrize("state", ["interrupted", "failed", "running"])
 def test_what_has_not_finished_is_refused(run: Run, logs: Path, state: str) -> None:
     edit(run.path / "meta.json", exit=state)
     assert mistakes("reproduce", "latest") == [
-        f"{run.path}: it has not finished ({state}); to go on with it: python -m src.train --resume {run.path}"]  # fmt: skip
+        f"{run.path}: not finished ({state}); resume it: python -m src.train --resume {run.path}"
+    ]
     assert len(folders(logs)) == 1
 
 
 def test_what_is_missing_is_told(run: Run, logs: Path) -> None:
     (run.path / "metrics.json").unlink()
     assert mistakes("reproduce", "latest") == [
-        f"{run.path / 'metrics.json'}: no such file: there are no numbers to compare with"]  # fmt: skip
+        f"{run.path / 'metrics.json'}: no such file; choose a run that has metrics to compare with"
+    ]
     (run.path / "meta.json").unlink()
-    assert "it has not finished (no meta.json)" in mistakes("reproduce", "latest")[0]
+    assert "not finished (no meta.json)" in mistakes("reproduce", "latest")[0]
     name = f"digits/{run.path.name}"
-    assert mistakes("reproduce", f"{name}x")[0].startswith(f"{name}x: no such run; did you mean '{name}'? (a run is ")
+    assert mistakes("reproduce", f"{name}x")[0].startswith(
+        f"{name}x: no such run; did you mean '{name}'? (a run is "
+    )
     assert mistakes("reproduce")[0].startswith("the following arguments are required: RUN (usage: ")
 
 
 def test_a_config_that_no_longer_works_leaves_nothing(run: Run, logs: Path) -> None:
     config = run.path / "config.yaml"
-    config.write_text(config.read_text().replace("seed: 3", "seed: 3\nsnail: 1").replace("lr: 0.003", "lr: fast"))
+    config.write_text(
+        config.read_text().replace("seed: 3", "seed: 3\nsnail: 1").replace("lr: 0.003", "lr: fast")
+    )
     assert mistakes("reproduce", "latest") == [
-        f"task.optimizer.lr: expected a number, got 'fast' ({config})"]  # fmt: skip
+        f"task.optimizer.lr: expected a number, got 'fast' ({config})"
+    ]
     config.write_text(config.read_text().replace("lr: fast", "lr: -1.0"))
     assert "Invalid learning rate: -1.0" in mistakes("reproduce", "latest")[0]
     assert folders(logs) == [f"digits/{run.path.name}"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -15,7 +14,15 @@ from src.kindling.config import compose as config_module
 from src.kindling.config.compose import ROOT
 from src.kindling.config.errors import InputError
 from src.kindling.dev import scaffold as new_module
-from src.kindling.dev.scaffold import FOLDERS, class_name, living, write_all
+from src.kindling.dev.scaffold import (
+    EDITS,
+    FOLDERS,
+    class_name,
+    copy_template,
+    find_templates,
+    list_edits,
+    write_all,
+)
 from tests.conftest import LITTLE, call, mistakes, train
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -24,14 +31,19 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def with_tests(repository: Path) -> Path:
     """The copy of the repository, with its tests."""
-    shutil.copytree(ROOT / "tests", repository / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "tests", repository / "tests", ignore=shutil.ignore_patterns("__pycache__")
+    )
     shutil.copy(ROOT / "pyproject.toml", repository)
     return repository
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*"))
-            if path.is_file() and "__pycache__" not in path.parts}  # fmt: skip
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def test_each_of_the_three_trains_and_passes_its_test(with_tests: Path, command: Command) -> None:
@@ -52,28 +64,54 @@ def test_each_of_the_three_trains_and_passes_its_test(with_tests: Path, command:
     assert lines[-2] == "train      python -m src.train digits data=birds"
     after = content(with_tests)
     assert set(after) - set(before) == {
-        "src/tasks/ranking.py", "configs/ranking.yaml", "tests/tasks/test_ranking.py",
-        "src/nets/resnet20.py", "configs/net/resnet20.yaml", "tests/nets/test_resnet20.py",
-        "src/data/birds.py", "configs/data/birds.yaml", "tests/data/test_birds.py",
-    }  # fmt: skip
+        "src/tasks/ranking.py",
+        "configs/ranking.yaml",
+        "tests/tasks/test_ranking.py",
+        "src/nets/resnet20.py",
+        "configs/net/resnet20.yaml",
+        "tests/nets/test_resnet20.py",
+        "src/data/birds.py",
+        "configs/data/birds.yaml",
+        "tests/data/test_birds.py",
+    }
     assert {name: after[name] for name in before} == before
 
-    done = command("-m", "src.train", "ranking", "net._target_=src.nets.resnet20.ResNet20", "data=birds", *LITTLE)
+    done = command(
+        "-m",
+        "src.train",
+        "ranking",
+        "net._target_=src.nets.resnet20.ResNet20",
+        "data=birds",
+        *LITTLE,
+    )
     assert done.returncode == 0, done.stderr
-    assert "ranking: ResNet20 with 29,162 parameters on cpu; 1,257 train, 270 val, 270 test" in done.stdout
+    assert (
+        "ranking: ResNet20 with 29,162 parameters on cpu; 1,257 train, 270 val, 270 test"
+        in done.stdout
+    )
     (run,) = (with_tests / "logs" / "ranking").iterdir()
-    assert (run / "report.html").exists()  # the pictures, predictions and the report work through the task's contract
+    assert (
+        run / "report.html"
+    ).exists()  # the pictures, predictions and the report work through the task's contract
     assert list((run / "predictions").iterdir())
     assert (run / "plots" / "test_confusion.png").exists()
     done = command(
-        "-m", "pytest", "tests/tasks/test_ranking.py", "tests/nets/test_resnet20.py", "tests/data/test_birds.py"
+        "-m",
+        "pytest",
+        "tests/tasks/test_ranking.py",
+        "tests/nets/test_resnet20.py",
+        "tests/data/test_birds.py",
     )
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("kind", "like"), [(kind, like) for kind in FOLDERS for like in living(kind)])
-def test_a_copy_of_each_passes_its_test(kind: str, like: str, with_tests: Path, command: Command) -> None:
+@pytest.mark.parametrize(
+    ("kind", "like"), [(kind, like) for kind in FOLDERS for like in find_templates(kind)]
+)
+def test_a_copy_of_each_passes_its_test(
+    kind: str, like: str, with_tests: Path, command: Command
+) -> None:
     done = command("-m", "src.new", kind, "another_one", "--like", like)
     assert done.returncode == 0, done.stderr
     done = command("-m", "pytest", f"tests/{FOLDERS[kind]}/test_another_one.py")
@@ -83,27 +121,72 @@ def test_a_copy_of_each_passes_its_test(kind: str, like: str, with_tests: Path, 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("net torch", "torch: would be taken for the module of that name (one of Python's or an installed one); choose another"),
-        ("data json", "json: would be taken for the module of that name (one of Python's or an installed one); choose another"),
-        ("task train", "train: would be taken for the module of that name (src/train.py); choose another"),
-        ("net tasks", "tasks: would be taken for the module of that name (src/tasks); choose another"),
+        (
+            "net torch",
+            "torch: hides the module of that name (one of Python's or an installed one); choose another",
+        ),
+        (
+            "data json",
+            "json: hides the module of that name (one of Python's or an installed one); choose another",
+        ),
+        ("task train", "train: hides the module of that name (src/train.py); choose another"),
+        ("net tasks", "tasks: hides the module of that name (src/tasks); choose another"),
         ("net cnn", "cnn: the name is taken (src/nets/cnn.py); choose another"),
         ("task digits", "digits: the name is taken (configs/); choose another"),
         ("data cifar10", "cifar10: the name is taken (configs/); choose another"),
-        ("net My-Net", "My-Net: expected a small letter, then small letters, digits and _; try 'my_net'"),
-        ("net 2d", "2d: expected a small letter, then small letters, digits and _"),
-        ("net ../cnn2", "../cnn2: expected a small letter, then small letters, digits and _; try 'cnn2'"),
-        ("data class", "class: is a word of Python itself; choose another"),
-        ("net tensor", "tensor: its class would be 'Tensor', which src/nets/cnn.py uses for something else; choose another"),
-        ("net mine --like cnnn", "--like cnnn: no net to copy; did you mean 'cnn'? (there are: cnn, mlp)"),
+        (
+            "net My-Net",
+            "My-Net: expected a lowercase letter, then lowercase letters, digits and _; try 'my_net'",
+        ),
+        ("net 2d", "2d: expected a lowercase letter, then lowercase letters, digits and _"),
+        (
+            "net ../cnn2",
+            "../cnn2: expected a lowercase letter, then lowercase letters, digits and _; try 'cnn2'",
+        ),
+        ("data class", "class: is a Python keyword; choose another name"),
+        (
+            "net tensor",
+            "tensor: src/nets/cnn.py uses its class name 'Tensor' already; choose another name",
+        ),
+        (
+            "net mine --like cnnn",
+            "--like cnnn: no net to copy; did you mean 'cnn'? (there are: cnn, mlp)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_name_that_cannot_be_used_is_refused(words: str, line: str) -> None:
     assert mistakes("new", *words.split()) == [line]
 
 
+def test_edits_follow_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(new_module, "write_all", lambda files: None)
+    expected = {
+        "task": [
+            "class",
+            "__init__",
+            "_meter",
+            "forward",
+            "training_step",
+            "_step",
+            "predict_step",
+            "configure_optimizers",
+        ],
+        "net": ["class", "__init__", "forward"],
+        "data": ["class", "__init__", "load"],
+    }
+    for kind, parts in expected.items():
+        edits = list_edits(kind, copy_template(kind, "another_one"))
+        assert [what for _, what in edits[1:-2]] == [EDITS[part] for part in parts]
+
+
 def test_names_of_classes() -> None:
-    names = {"unet": "UNet", "resnet50": "ResNet50", "net": "Net", "image_folder": "ImageFolder", "net2d": "Net2d"}
+    names = {
+        "unet": "UNet",
+        "resnet50": "ResNet50",
+        "net": "Net",
+        "image_folder": "ImageFolder",
+        "net2d": "Net2d",
+    }
     assert {name: class_name("net", name) for name in names} == names
     assert class_name("data", "planet") == "Planet"
 
@@ -117,14 +200,14 @@ def test_all_files_are_written_or_none(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(InputError) as caught:
         write_all({tmp_path / "a": "1", tmp_path / "no" / "c": "2"})
     assert caught.value.lines == [f"{tmp_path}/no/c: cannot be written: No such file or directory"]
-    link = os.link
+    open_file = Path.open
 
-    def interrupted(one: Any, other: Path) -> None:
-        if other.name == "c":
+    def interrupted(path: Path, *mode: str, **options: Any) -> Any:
+        if path.name == "c":
             raise KeyboardInterrupt
-        link(one, other)
+        return open_file(path, *mode, **options)
 
-    monkeypatch.setattr(os, "link", interrupted)
+    monkeypatch.setattr(Path, "open", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_all({tmp_path / "a": "1", tmp_path / "c": "2"})
     assert content(tmp_path) == {"b": b"mine"}
@@ -151,11 +234,14 @@ def test_what_is_written_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     files = call("new", "net", "wide", "--like", "mlp")
     assert files == written
     assert [path.relative_to(ROOT).as_posix() for path in written] == [
-        "src/nets/wide.py", "configs/net/wide.yaml", "tests/nets/test_wide.py"]  # fmt: skip
+        "src/nets/wide.py",
+        "configs/net/wide.yaml",
+        "tests/nets/test_wide.py",
+    ]
     module, yaml, test = written.values()
     assert "class Wide(nn.Module):" in module
     assert "MLP" not in module
-    assert yaml == "# A copy of mlp: say here in a line what it is.\n_target_: src.nets.wide.Wide\n"
+    assert yaml == "# A copy of mlp: describe it here in a line.\n_target_: src.nets.wide.Wide\n"
     assert "def test_wide_trains" in test
     assert 'train("digits", "net=wide")' in test
     assert "mlp" not in test.lower()

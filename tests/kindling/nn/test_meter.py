@@ -17,14 +17,16 @@ def test_a_meter_holds_little_and_gives_the_same(monkeypatch: pytest.MonkeyPatch
         meter = Meter("val", {"mae": MeanAbsoluteError()})
         for i in range(0, 40, 7):
             meter.update(outputs[i : i + 7].mean(), outputs[i : i + 7], targets[i : i + 7])
-            assert sum(len(held[1]) for held in meter.held) < max(meter_module.HELD, 8)
+            assert sum(len(held[1]) for held in meter.buffer) < max(meter_module.BUFFER_SIZE, 8)
         found = {name: number.item() for name, number in meter.compute().items()}
-        assert meter.held == []
+        assert meter.buffer == []
         return found
 
     whole = value()
-    assert whole["val/loss"] == pytest.approx(outputs.mean().item(), rel=1e-5)  # weighted by the batches' sizes
-    monkeypatch.setattr(meter_module, "HELD", 10)
+    assert whole["val/loss"] == pytest.approx(
+        outputs.mean().item(), rel=1e-5
+    )  # weighted by the batches' sizes
+    monkeypatch.setattr(meter_module, "BUFFER_SIZE", 10)
     assert value() == pytest.approx(whole, rel=1e-6)
 
 

@@ -16,9 +16,11 @@ CLASSES = Spec(columns=COLUMNS, in_shape=(4,), num_outputs=3, kind="table", clas
 
 
 def test_decay_spares_biases_and_norms_when_asked() -> None:
-    task = Classification(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), CLASSES)
+    task = Classification(
+        nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), CLASSES
+    )
     make = functools.partial(torch.optim.AdamW, weight_decay=0.1)
-    optimizer = configure(task, make, None, "val/loss", "min", decay_all=False)
+    optimizer = configure(task, make, decay_bias_and_norm=False)
     groups = optimizer.param_groups  # type: ignore[union-attr]
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
     assert [[p.ndim for p in group["params"]] for group in groups] == [[2, 2], [1, 1, 1, 1]]
@@ -28,6 +30,9 @@ def test_one_kernel_steps_all_parameters_where_the_optimizer_has_it() -> None:
     cpu = torch.device("cpu")
     weights = [torch.nn.Parameter(torch.ones(3))]
     assert fused(torch.optim.AdamW, cpu)(weights).defaults["fused"] is True
-    assert fused(functools.partial(torch.optim.AdamW, foreach=True), cpu)(weights).defaults["fused"] is None
+    assert (
+        fused(functools.partial(torch.optim.AdamW, foreach=True), cpu)(weights).defaults["fused"]
+        is None
+    )
     assert fused(torch.optim.RMSprop, cpu)(weights).defaults["lr"] == 0.01  # which has none
     assert fused(torch.optim.AdamW, torch.device("mps")) is torch.optim.AdamW

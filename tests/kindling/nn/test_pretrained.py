@@ -17,7 +17,7 @@ from torch import nn
 from torchvision import models
 
 from src.kindling.config.errors import InputError
-from src.kindling.data.preprocess import InputStats, Resize, preprocess
+from src.kindling.data.preprocess import InputStats, Resize, build_preprocess
 from src.kindling.data.spec import Spec
 from src.kindling.nn.pretrained import Pretrained
 from src.kindling.training.evaluate import evaluate
@@ -47,7 +47,7 @@ def told(**arguments: Any) -> str:
 def test_a_backbone_has_a_new_head_and_its_own_preparation(name: str, stats: InputStats) -> None:
     net = Pretrained((1, 8, 8), 5, name, "none")
     assert net.input_stats == stats
-    x = preprocess(GREY, net)(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    x = build_preprocess(GREY, net.input_stats)(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     assert x.shape == (2, 3, stats.size, stats.size)
     assert net.eval()(x).shape == (2, 5)
     small = Pretrained((3, 40, 40), 2, name, "none", size=64)
@@ -58,7 +58,7 @@ def test_raw_grey_pixels_become_what_the_backbone_knows() -> None:
     net = nn.Identity()
     net.input_stats = InputStats(2, (0.5, 0.25, 0.0), (0.5, 0.25, 1.0))  # type: ignore[assignment]
     x = torch.tensor([[0, 16], [8, 4]], dtype=torch.uint8).reshape(1, 1, 2, 2)
-    seen = preprocess(GREY, net)(x)
+    seen = build_preprocess(GREY, net.input_stats)(x)
     assert seen[0, 0].tolist() == [[-1.0, 1.0], [0.0, -0.5]]
     assert seen[0, 1].tolist() == [[-1.0, 3.0], [1.0, 0.0]]
     assert seen[0, 2].tolist() == [[0.0, 1.0], [0.5, 0.25]]
@@ -70,8 +70,15 @@ def test_the_preparation_is_the_same_in_onnx(size: int, tmp_path: Path) -> None:
 
     resize = Resize(size).eval()
     x = torch.arange(2 * 64, dtype=torch.uint8).reshape(2, 1, 8, 8)
-    torch.onnx.export(resize, (x,), tmp_path / "resize.onnx", dynamic_shapes=({0: "batch"},), dynamo=True, verbose=False,
-                      external_data=False)  # fmt: skip
+    torch.onnx.export(
+        resize,
+        (x,),
+        tmp_path / "resize.onnx",
+        dynamic_shapes=({0: "batch"},),
+        dynamo=True,
+        verbose=False,
+        external_data=False,
+    )
     x = torch.randint(0, 255, (5, 1, 8, 8), dtype=torch.uint8)
     answer = InferenceSession(tmp_path / "resize.onnx").run(None, {"x": x.numpy()})[0]
     assert np.abs(answer - resize(x).numpy()).max() < 1e-3  # of 255
@@ -84,14 +91,19 @@ def test_weights_of_another_head_are_taken_but_for_the_head(form: str, tmp_path:
     if form == "safetensors":
         save_file(theirs.state_dict(), path)
     elif form == "wrapped":
-        torch.save({"model": {f"module.{name}": value for name, value in theirs.state_dict().items()}}, path)
+        torch.save(
+            {"model": {f"module.{name}": value for name, value in theirs.state_dict().items()}},
+            path,
+        )
     else:
         torch.save(theirs.state_dict(), path)
     for name in ("resnet18", "timm/resnet18"):
         net = Pretrained((3, 32, 32), 7, name, str(path))
         net.load_weights()
         known = name.removeprefix("timm/")
-        assert net.notes == [f"weights: 120 tensors of {known} from {path}; the head is new (not taken: fc)"]
+        assert net.notes == [
+            f"weights: 120 tensors of {known} from {path}; the head is new (not taken: fc)"
+        ]
         x = torch.randn(2, 3, 32, 32)
         assert torch.allclose(theirs.fc(net.eval().body(x)), theirs.eval()(x), atol=1e-4)
         assert not torch.equal(net.head.weight, theirs.fc.weight)
@@ -102,7 +114,9 @@ def test_weights_of_a_transformer_come_to_another_size(tmp_path: Path) -> None:
 
     theirs = timm.create_model("vit_tiny_patch16_224")
     save_file(theirs.state_dict(), tmp_path / "vit.safetensors")
-    net = Pretrained((3, 32, 32), 7, "vit_tiny_patch16_224", str(tmp_path / "vit.safetensors"), size=64)
+    net = Pretrained(
+        (3, 32, 32), 7, "vit_tiny_patch16_224", str(tmp_path / "vit.safetensors"), size=64
+    )
     net.load_weights()
     assert net.body.pos_embed.shape == (1, 17, 192)  # type: ignore[union-attr]
     assert torch.equal(net.body.blocks[0].attn.qkv.weight, theirs.blocks[0].attn.qkv.weight)  # type: ignore[union-attr, index]
@@ -113,27 +127,43 @@ def test_a_run_needs_the_weights_once(tmp_path: Path, capsys: pytest.CaptureFixt
     torch.save(models.shufflenet_v2_x0_5(num_classes=7).state_dict(), path)
     words = ("net=pretrained", "net.name=shufflenet_v2_x0_5", "net.size=32", "data.classes=[0,1]")
     first = train("digits", *words, f"net.weights={path}", "finetune=head")
-    assert f"weights: 336 tensors of shufflenet_v2_x0_5 from {path}; the head is new (not taken: fc)" in (
-        capsys.readouterr().out
+    assert (
+        f"weights: 336 tensors of shufflenet_v2_x0_5 from {path}; the head is new (not taken: fc)"
+        in (capsys.readouterr().out)
     )
     path.unlink()
     run = load_run(first.run.path)
     assert evaluate(run) == first.metrics
-    assert run.task(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape == (2, 2)
+    assert run.predict(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))["probability"].shape == (2, 2)
     # The backbone of another run's checkpoint, whose head knows other classes.
-    again = train("digits", *words, "data.classes=[2,3]", f"net.weights={run.checkpoint_file}", "finetune=head")
+    again = train(
+        "digits",
+        *words,
+        "data.classes=[2,3]",
+        f"net.weights={run.checkpoint_file}",
+        "finetune=head",
+    )
     old, new = run.checkpoint["state_dict"], again.run.checkpoint["state_dict"]
     assert all(torch.equal(new[name], old[name]) for name in new if name.startswith("net.body."))
     assert not torch.equal(new["net.head.weight"], old["net.head.weight"])
 
 
 def test_colours_are_jittered_as_the_backbone_sees_them() -> None:
-    train("digits", "net=pretrained", "net.name=shufflenet_v2_x0_5", "net.size=32", "net.weights=none",
-          "data.train_transforms=[{_target_: src.kindling.data.augment.ColorJitter, brightness: 0.5}]")  # fmt: skip
+    train(
+        "digits",
+        "net=pretrained",
+        "net.name=shufflenet_v2_x0_5",
+        "net.size=32",
+        "net.weights=none",
+        "data.train_transforms=[{_target_: src.kindling.data.augment.ColorJitter, brightness: 0.5}]",
+    )
 
 
 def test_a_wrong_name_is_answered_with_the_nearest() -> None:
-    assert told(name="resnet81") == "name: neither torchvision nor timm has 'resnet81'; did you mean 'resnet18'?"
+    assert (
+        told(name="resnet81")
+        == "name: neither torchvision nor timm has 'resnet81'; did you mean 'resnet18'?"
+    )
     assert told(name="timm/resnet81") == (
         "name: neither torchvision nor timm has 'timm/resnet81'; did you mean 'timm/resnet18'?"
     )
@@ -151,14 +181,16 @@ def test_without_timm_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
 
-def test_without_network_the_file_to_bring_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_network_the_file_to_bring_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unreachable(*_: Any, **__: Any) -> Any:
         raise URLError(socket.gaierror(-2, OFFLINE[11:]))
 
     monkeypatch.setattr("src.kindling.nn.pretrained.ROOT", tmp_path)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: unreachable())
-    monkeypatch.setattr("src.kindling.nn.pretrained.getproxies", dict)
+    monkeypatch.setattr("src.kindling.nn.backbones.getproxies", dict)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     assert told(name="resnet18") == (
         "net.weights: https://download.pytorch.org/models/resnet18-f37072fd.pth could not be downloaded "
@@ -180,16 +212,22 @@ def test_without_network_the_file_to_bring_is_named(tmp_path: Path, monkeypatch:
 
 
 # torch.hub leaves its connection to the garbage collector.
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 def test_the_hubs_weights_are_downloaded_checked_and_kept(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     torch.save(models.shufflenet_v2_x0_5().state_dict(), tmp_path / "made.pth")
     content = (tmp_path / "made.pth").read_bytes()
     name = f"shufflenet-{hashlib.sha256(content).hexdigest()[:10]}.pth"
     load = torch.hub.load_state_dict_from_url
     monkeypatch.setattr(
-        "torchvision.models._api.load_state_dict_from_url", lambda _, **how: load(server.url + name, **how)
+        "torchvision.models._api.load_state_dict_from_url",
+        lambda _, **how: load(server.url + name, **how),
     )
     monkeypatch.setattr("src.kindling.nn.pretrained.ROOT", tmp_path)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
@@ -204,7 +242,9 @@ def test_the_hubs_weights_are_downloaded_checked_and_kept(
     for _ in range(2):
         net = Pretrained((1, 8, 8), 5, "shufflenet_v2_x0_5")
         net.load_weights()
-        assert net.notes[0].startswith("weights: 336 tensors of shufflenet_v2_x0_5 from the hub (shufflenetv2_x0.5-")
+        assert net.notes[0].startswith(
+            "weights: 336 tensors of shufflenet_v2_x0_5 from the hub (shufflenetv2_x0.5-"
+        )
     assert server.downloads == [name] * 3  # missing, damaged, whole; the last time, it was there
     assert "100%" in capsys.readouterr().err
 
@@ -227,5 +267,10 @@ def test_files_that_are_no_weights_of_it_are_refused(tmp_path: Path) -> None:
         f"net.weights: {tmp_path}/tensor.pth: holds no tensors by name; save a net's state_dict()"
     )
     (tmp_path / "text.pth").write_text("hello")
-    assert told(weights=str(tmp_path / "text.pth")).startswith(f"net.weights: {tmp_path}/text.pth: cannot be read: ")
-    assert told(in_shape=(10,)) == "net: resnet18 needs images of 1 or 3 channels, and the data is (10,); try net=mlp"
+    assert told(weights=str(tmp_path / "text.pth")).startswith(
+        f"net.weights: {tmp_path}/text.pth: cannot be read: "
+    )
+    assert (
+        told(in_shape=(10,))
+        == "net: resnet18 needs images of 1 or 3 channels, and the data is (10,); try net=mlp"
+    )

@@ -18,7 +18,6 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from src.kindling.config.errors import InputError
-from src.kindling.data.batch import Batch
 from src.kindling.training.checkpoint_io import plain
 from src.kindling.training.trained_run import load_run
 from src.nets.cnn import CNN
@@ -36,15 +35,36 @@ class Size(enum.StrEnum):
 def test_plain_keeps_what_torch_loads_and_names_the_rest() -> None:
     state = nn.BatchNorm1d(2).state_dict()
     content = {
-        "state_dict": state, "milestones": Counter([1, 1, 2]), "shape": torch.Size([2]), "half": torch.float16,
-        "device": torch.device("cpu"), "net": nn.Linear(1, 1), "optimizer": functools.partial(torch.optim.SGD, lr=0.1),
-        "nested": {"color": Color.RED, "size": Size.SMALL, "loss": nn.MSELoss(), "path": Path("a/b"), 3: [1, print]},
-        "keys": {Color.RED: 1, int: 2, ("a", 1): 3}, "number": np.float64(0.5), "config": OmegaConf.create({"a": [1, 2]}), "kind": dict, "pair": (1, {2}),
-    }  # fmt: skip
+        "state_dict": state,
+        "milestones": Counter([1, 1, 2]),
+        "shape": torch.Size([2]),
+        "half": torch.float16,
+        "device": torch.device("cpu"),
+        "net": nn.Linear(1, 1),
+        "optimizer": functools.partial(torch.optim.SGD, lr=0.1),
+        "nested": {
+            "color": Color.RED,
+            "size": Size.SMALL,
+            "loss": nn.MSELoss(),
+            "path": Path("a/b"),
+            3: [1, print],
+        },
+        "keys": {Color.RED: 1, int: 2, ("a", 1): 3},
+        "number": np.float64(0.5),
+        "config": OmegaConf.create({"a": [1, 2]}),
+        "kind": dict,
+        "pair": (1, {2}),
+    }
     left_out: dict[str, str] = {}
     kept = plain(content, left_out)
-    assert left_out == {"net": "Linear", "optimizer": "partial", "nested.loss": "MSELoss", "kind": "type",
-                        "nested.3.1": "builtin_function_or_method", "keys.<class 'int'>": "type"}  # fmt: skip
+    assert left_out == {
+        "net": "Linear",
+        "optimizer": "partial",
+        "nested.loss": "MSELoss",
+        "kind": "type",
+        "nested.3.1": "builtin_function_or_method",
+        "keys.<class 'int'>": "type",
+    }
     assert kept["state_dict"] is state  # with its `_metadata`, and without a copy
     assert kept["milestones"] is content["milestones"]
     assert kept["nested"] == {"color": "red", "size": "small", "path": "a/b", 3: [1]}
@@ -63,7 +83,9 @@ class Masked(Tensor):
 
 
 def test_weights_that_could_not_be_loaded_are_not_left_out() -> None:
-    with pytest.raises(InputError, match=r"checkpoint: state_dict\.weight \(Masked\) cannot be loaded again"):
+    with pytest.raises(
+        InputError, match=r"checkpoint: state_dict\.weight \(Masked\) cannot be loaded again"
+    ):
         plain({"state_dict": {"weight": torch.ones(2).as_subclass(Masked)}}, {})
 
 
@@ -73,24 +95,29 @@ class Keeping(LightningModule):
     monitor, mode = "val/loss", "min"
 
     def __init__(
-        self, net: nn.Module, rate: float = 0.1, loss: nn.Module | None = None, size: str = "small", api_key: str = ""
+        self,
+        net: nn.Module,
+        rate: float = 0.1,
+        loss: nn.Module | None = None,
+        size: str = "small",
+        api_key: str = "",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.net, self.loss = net, loss or nn.CrossEntropyLoss()
 
-    def step(self, batch: Batch) -> Tensor:
-        loss: Tensor = self.loss(self.net(batch.x.float()), batch.y)
+    def step(self, batch: Any) -> Tensor:
+        loss: Tensor = self.loss(self.net(batch[0].float()), batch[1])
         return loss
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
+    def training_step(self, batch: Any, _: int) -> Tensor:
         return self.step(batch)
 
-    def validation_step(self, batch: Batch, _: int) -> None:
-        self.log("val/loss", self.step(batch), batch_size=len(batch.y))
+    def validation_step(self, batch: Any, _: int) -> None:
+        self.log("val/loss", self.step(batch), batch_size=len(batch[1]))
 
-    def test_step(self, batch: Batch, number: int) -> None:
-        self.log("test/loss", self.step(batch), batch_size=len(batch.y))
+    def test_step(self, batch: Any, number: int) -> None:
+        self.log("test/loss", self.step(batch), batch_size=len(batch[1]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         rate: Any = self.hparams["rate"]
@@ -113,14 +140,25 @@ def test_module_with_saved_hyperparameters_is_resumed_and_loaded(
     files = [file for file in run.path.rglob("*") if file.is_file()]
     assert [file.name for file in files if secret.encode() in file.read_bytes()] == []
     output = capsys.readouterr().out
-    line = "checkpoint: hyper_parameters.net (CNN), hyper_parameters.loss (CrossEntropyLoss) left out, neither"
+    line = (
+        "checkpoint: hyper_parameters.net (CNN), hyper_parameters.loss (CrossEntropyLoss) left "
+        "out, neither"
+    )
     assert output.count(line) == 1
     call("train", "--resume", str(run.path), "trainer.max_epochs=4")
     with (run.path / "metrics.csv").open() as file:
-        assert [row["epoch"] for row in csv.DictReader(file) if row["val/loss"]] == ["0", "1", "2", "3"]
+        assert [row["epoch"] for row in csv.DictReader(file) if row["val/loss"]] == [
+            "0",
+            "1",
+            "2",
+            "3",
+        ]
     run = load_run(run.path)
     assert run.checkpoint["hyper_parameters"] == {"rate": 0.05, "size": "small", "api_key": "***"}
     net = CNN(run.spec.in_shape, run.spec.num_outputs)
     loaded = Keeping.load_from_checkpoint(run.checkpoint_file, net=net, loss=nn.CrossEntropyLoss())
     assert loaded.hparams["rate"] == 0.05
-    assert all(torch.equal(one, two) for one, two in zip(loaded.parameters(), run.task.parameters(), strict=True))
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(loaded.parameters(), run.task.parameters(), strict=True)
+    )

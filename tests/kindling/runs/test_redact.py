@@ -51,7 +51,10 @@ def test_what_hides_nothing_stays(text: str) -> None:
     ("text", "left"),
     [
         ("a.api_key=abc x=1", "a.api_key=*** x=1"),
-        ("logger.wandb.api_key=7cfa5cc0dbd1f1d0a1c1f3f0b9a5e6d7c8b9a0f1", "logger.wandb.api_key=***"),
+        (
+            "logger.wandb.api_key=7cfa5cc0dbd1f1d0a1c1f3f0b9a5e6d7c8b9a0f1",
+            "logger.wandb.api_key=***",
+        ),
         ("HF_TOKEN=hunter2 python", "HF_TOKEN=*** python"),
         ("TOKEN_OF_ME=hunter2", "TOKEN_OF_ME=***"),
         ("db.passwd=x;y&z,w", "db.passwd=***"),
@@ -90,7 +93,16 @@ def test_secrets_are_hidden(text: str, left: str) -> None:
 
 
 def test_quotes_of_a_command_line_hold_a_value_together() -> None:
-    argv = ["python", "-m", "src.train", "digits", "logger.x.password=a b c", "name=my run", "--secret", "d e"]
+    argv = [
+        "python",
+        "-m",
+        "src.train",
+        "digits",
+        "logger.x.password=a b c",
+        "name=my run",
+        "--secret",
+        "d e",
+    ]
     assert redact(shlex.join(argv)) == (
         "python -m src.train digits 'logger.x.password=***' 'name=my run' --secret '***'"
     )
@@ -128,10 +140,25 @@ def test_a_diff_of_code_keeps_its_names_and_one_of_values_hides_them() -> None:
 def test_nested_values() -> None:
     values = {
         "logger": {
-            "wandb": {"_target_": "src.x.Y", "api_key": "hunter2", "project": "digits", "offline": True},
-            "hub": {"token": "${oc.env:HF_TOKEN}", "password": 1234, "url": "postgresql://u:p@host"},
+            "wandb": {
+                "_target_": "src.x.Y",
+                "api_key": "hunter2",
+                "project": "digits",
+                "offline": True,
+            },
+            "hub": {
+                "token": "${oc.env:HF_TOKEN}",
+                "password": 1234,
+                "url": "postgresql://u:p@host",
+            },
         },
-        "net": {"max_tokens": 512, "token": 3, "token_dropout": 0.1, "width": 64, "pad_token_id": 0},
+        "net": {
+            "max_tokens": 512,
+            "token": 3,
+            "token_dropout": 0.1,
+            "width": 64,
+            "pad_token_id": 0,
+        },
         "credentials": {"_target_": "src.x.Z", "user": "me", "none": None, "flag": False},
         "tags": ["a", {"secret": "hunter2"}, "--token hunter2"],
         "callbacks.hub.api_key": "hunter2",
@@ -139,10 +166,25 @@ def test_nested_values() -> None:
     before = repr(values)
     assert redacted(values) == {
         "logger": {
-            "wandb": {"_target_": "src.x.Y", "api_key": "***", "project": "digits", "offline": True},
-            "hub": {"token": "${oc.env:HF_TOKEN}", "password": "***", "url": "postgresql://***@host"},
+            "wandb": {
+                "_target_": "src.x.Y",
+                "api_key": "***",
+                "project": "digits",
+                "offline": True,
+            },
+            "hub": {
+                "token": "${oc.env:HF_TOKEN}",
+                "password": "***",
+                "url": "postgresql://***@host",
+            },
         },
-        "net": {"max_tokens": 512, "token": 3, "token_dropout": 0.1, "width": 64, "pad_token_id": 0},
+        "net": {
+            "max_tokens": 512,
+            "token": 3,
+            "token_dropout": 0.1,
+            "width": 64,
+            "pad_token_id": 0,
+        },
         "credentials": {"_target_": "src.x.Z", "user": "***", "none": None, "flag": False},
         "tags": ["a", {"secret": "***"}, "--token ***"],
         "callbacks.hub.api_key": "***",

@@ -1,4 +1,4 @@
-"""A run's directory: claimed once, found by name, loaded with its preprocessing, refused when damaged."""
+"""A run's directory: claimed once, found by name, loaded with preprocessing, checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.runs import run as run_module
 from src.kindling.runs.files import write_json
 from src.kindling.runs.run import Run
-from src.kindling.training.trained_run import TrainedRun, load_run
+from src.kindling.training.trained_run import load_run
 from tests.conftest import checked, mistakes, train
 
 
@@ -34,7 +34,9 @@ def test_two_runs_never_share_a_directory(monkeypatch: pytest.MonkeyPatch, logs:
     assert names == ["2026-01-02_03-04-05", "2026-01-02_03-04-05_2", "2026-01-02_03-04-05_3"]
 
 
-def test_the_other_processes_of_a_distributed_run_are_told(monkeypatch: pytest.MonkeyPatch, logs: Path) -> None:
+def test_the_other_processes_of_a_distributed_run_are_told(
+    monkeypatch: pytest.MonkeyPatch, logs: Path
+) -> None:
     first = Run.claim("digits")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert Run.claim("digits").path == first.path
@@ -44,13 +46,31 @@ def test_the_other_processes_of_a_distributed_run_are_told(monkeypatch: pytest.M
 def test_a_run_leaves_everything(logs: Path) -> None:
     run = train("digits", "name=first", "tags=[a,b]").run
     names = {path.name.partition(".out")[0] for path in run.path.iterdir()} - {".lock"}
-    assert names - {"diff.patch"} == names & {"config.yaml", "run.json", "meta.json", "metrics.csv", "metrics.json",
-                                              "split.csv", "checkpoints", "events"}  # fmt: skip
+    assert names - {"diff.patch"} == names & {
+        "config.yaml",
+        "run.json",
+        "meta.json",
+        "metrics.csv",
+        "metrics.json",
+        "split.csv",
+        "checkpoints",
+        "events",
+    }
     config = yaml.safe_load((run.path / "config.yaml").read_text())
-    assert (config["config"], config["name"], config["tags"], config["seed"], config["threads"]) == (
-        "digits", "first", ["a", "b"], 0, 1)  # fmt: skip
+    assert (
+        config["config"],
+        config["name"],
+        config["tags"],
+        config["seed"],
+        config["threads"],
+    ) == ("digits", "first", ["a", "b"], 0, 1)
     meta = json.loads((run.path / "meta.json").read_text())
-    assert (meta["exit"], meta["name"], meta["parameters"], meta["epochs"]) == ("finished", "first", 29162, 2)
+    assert (meta["exit"], meta["name"], meta["parameters"], meta["epochs"]) == (
+        "finished",
+        "first",
+        29162,
+        2,
+    )
     assert meta["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert len(meta["split_hash"]) == 64
     summary = json.loads((run.path / "run.json").read_text())
@@ -64,7 +84,11 @@ def test_a_run_leaves_everything(logs: Path) -> None:
 def test_environment_references_stay_references(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KINDLING_TEST_SECRET", "hunter2-planted")
     run = train("digits", "name=${oc.env:KINDLING_TEST_SECRET}").run
-    assert not [path for path in run.path.rglob("*") if path.is_file() and b"hunter2-planted" in path.read_bytes()]
+    assert not [
+        path
+        for path in run.path.rglob("*")
+        if path.is_file() and b"hunter2-planted" in path.read_bytes()
+    ]
 
 
 def test_a_run_is_found_by_path_and_by_latest(logs: Path) -> None:
@@ -79,25 +103,27 @@ def test_a_run_is_found_by_path_and_by_latest(logs: Path) -> None:
 def test_a_run_that_does_not_exist_is_told_with_the_nearest(logs: Path) -> None:
     assert lines("latest") == ["latest: no run yet; there are runs of: none"]
     name = train("digits").run.path.name
-    assert lines("diabetes/latest") == ["diabetes/latest: no run yet of diabetes; there are runs of: digits"]
+    assert lines("diabetes/latest") == [
+        "diabetes/latest: no run yet of diabetes; there are runs of: digits"
+    ]
     assert lines(f"digits/{name[:-1]}x") == [
         f"digits/{name[:-1]}x: no such run; did you mean 'digits/{name}'? "
         "(a run is a folder in logs/, a .ckpt file, 'latest' or '<config>/latest')"
     ]
 
 
-def test_the_loaded_task_takes_raw_input_and_gives_logits() -> None:
-    result = train("digits")
-    task = load_run("latest").task
-    assert not task.training
+def test_loaded_run_prepares_raw_input_and_predicts() -> None:
+    train("digits")
+    run = load_run("latest")
+    assert not run.task.training
     x = torch.randint(0, 17, (4, 1, 8, 8), dtype=torch.uint8)
-    logits = task(x)
+    spec = run.spec
+    assert spec is not None
+    logits = run.task((x.float() - spec.mean[0]) / spec.std[0])
     assert logits.shape == (4, 10)
-    mean, std = task.spec.mean[0], task.spec.std[0]
-    assert torch.allclose(task.net((x.float() - mean) / std), logits, atol=1e-6)
-    other = TrainedRun(result.run.path).task
-    other.preprocess.mean += 1
-    assert not torch.allclose(other(x), logits)
+    found = run.predict(x)
+    assert torch.allclose(found["probability"], logits.softmax(dim=1), atol=1e-6)
+    assert torch.equal(found["prediction"], logits.argmax(dim=1))
 
 
 def test_a_checkpoint_file_alone_is_enough(tmp_path: Path) -> None:
@@ -105,11 +131,11 @@ def test_a_checkpoint_file_alone_is_enough(tmp_path: Path) -> None:
     alone = tmp_path / "elsewhere" / "model.ckpt"
     alone.parent.mkdir()
     shutil.copy(run.checkpoints / "best.ckpt", alone)
-    x = run.data().samples.x[:5]
-    expected = run.task(x)
+    x = run.data().samples.x[:5]  # type: ignore[union-attr]
+    expected = run.predict(x)["prediction"]
     shutil.rmtree(run.path)
     loaded = load_run(alone)
-    assert torch.equal(loaded.task(x), expected)
+    assert torch.equal(loaded.predict(x)["prediction"], expected)
     assert loaded.config.values["net"]["hidden"] == [32]
     assert loaded.spec.columns[0].name == "age"
 
@@ -121,7 +147,9 @@ def test_checkpoints_hold_tensors_and_plain_values_only() -> None:
     assert content["kindling"]["spec"]["num_outputs"] == 10
 
 
-def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_or_foreign_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.system, ("touch " + str(tmp_path / "owned"),)
@@ -151,32 +179,50 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path, monkeypatch:
     assert "another kind of file" in lines(run.path)[0]
     assert not (tmp_path / "owned").exists()
     torch.save({"state_dict": {}}, path)
-    assert lines(run.path) == [f"{shown}: a checkpoint of another program: it holds no config and no spec"]
+    assert lines(run.path) == [
+        f"{shown}: a checkpoint of another program: it holds no config and no spec"
+    ]
     shutil.rmtree(run.checkpoints)
-    assert lines(run.path) == [f"{shown}: no such checkpoint; the run may have ended before its first was saved"]
+    assert lines(run.path) == [
+        f"{shown}: no such checkpoint; the run may have ended before its first was saved"
+    ]
 
 
 def test_a_token_is_found_in_no_file_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     token = "hf_" + "a1B2c3D4" * 4
     monkeypatch.setenv("KINDLING_TEST_TOKEN", token)
-    words = ["tags=['${oc.env:KINDLING_TEST_TOKEN}']", f"logger={{api_key: '{token}'}}", f"name={token}"]
-    monkeypatch.setattr("sys.orig_argv", ["python", "-m", "src.train", "digits", *words, "--password", token])
+    words = [
+        "tags=['${oc.env:KINDLING_TEST_TOKEN}']",
+        f"logger={{api_key: '{token}'}}",
+        f"name={token}",
+    ]
     monkeypatch.setattr(
-        run_module, "git_state", lambda: ("c0ffee", True, f"+token = '{token}'\n+url = 'db://me:{token}@x'\n")
+        "sys.orig_argv", ["python", "-m", "src.train", "digits", *words, "--password", token]
+    )
+    monkeypatch.setattr(
+        run_module,
+        "git_state",
+        lambda: ("c0ffee", True, f"+token = '{token}'\n+url = 'db://me:{token}@x'\n"),
     )
     monkeypatch.setattr("src.kindling.config.instantiate.check", lambda config: None)
     run = train("digits", words[0], words[2]).run
     run.begin(checked("digits").replaced({"logger": {"api_key": token}}), {})
     files = [path for path in run.path.rglob("*") if path.is_file()]
-    assert {"config.yaml", "meta.json", "run.json", "diff.patch", "last.ckpt"} <= {path.name for path in files}
+    assert {"config.yaml", "meta.json", "run.json", "diff.patch", "last.ckpt"} <= {
+        path.name for path in files
+    }
     found = [path.name for path in files if token.encode() in path.read_bytes()]
     assert found == []
-    assert "oc.env:KINDLING_TEST_TOKEN" in (run.path / "checkpoints" / "last.ckpt").read_bytes().decode(errors="ignore")
+    assert "oc.env:KINDLING_TEST_TOKEN" in (
+        run.path / "checkpoints" / "last.ckpt"
+    ).read_bytes().decode(errors="ignore")
     assert "***" in (run.path / "meta.json").read_text()
 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("b", "a"), ("a", "a"), ("b", "a", "a")])
-def test_latest_of_runs_that_began_in_the_same_second(names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latest_of_runs_that_began_in_the_same_second(
+    names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("KINDLING_RUN", raising=False)
     monkeypatch.setattr(time, "strftime", lambda *_: "2026-11-21_13-24-00")
     for number, name in enumerate(names * 6):
@@ -189,7 +235,8 @@ def test_latest_of_runs_that_began_in_the_same_second(names: tuple[str, ...], mo
 
 def test_nothing_is_fetched() -> None:
     assert mistakes("evaluate", "https://example.com/best.ckpt") == [
-        "https://example.com/best.ckpt: a run is a folder or a file here; nothing is fetched, download it first"
+        "https://example.com/best.ckpt: a run is a folder or a file here; nothing is fetched, "
+        "download it first"
     ]
 
 

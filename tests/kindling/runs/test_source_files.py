@@ -103,7 +103,10 @@ def test_large_file_is_named_in_the_patch_and_hashed(root: Path) -> None:
     assert "# src/large.csv: left out, 1,048,578 bytes\n" in diff
     assert "+nowhere.py" in diff
     assert "GIT binary patch" in diff
-    assert set(source_files.source_files("digits")) == {"configs/digits.yaml", "configs/net/large.yaml"}
+    assert set(source_files.source_files("digits")) == {
+        "configs/digits.yaml",
+        "configs/net/large.yaml",
+    }
 
 
 def test_patch_of_many_files_is_bounded(root: Path) -> None:
@@ -131,7 +134,9 @@ def test_the_settings_of_git_do_not_change_the_patch(root: Path) -> None:
     assert "\ndiff --git a/src/größe.py b/src/größe.py\n" in source_files.git_state()[2]
 
 
-def test_without_git_what_is_imported_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_git_what_is_imported_is_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "digits.yaml").touch()
     (tmp_path / "beside.py").write_text(NET)
@@ -145,7 +150,9 @@ def test_without_git_what_is_imported_is_hashed(tmp_path: Path, monkeypatch: pyt
         assert set(source_files.source_files("digits")) == {"beside.py", "configs/digits.yaml"}
 
 
-def test_without_a_commit_the_tree_is_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_commit_the_tree_is_dirty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.py").touch()
     git(tmp_path, "init")
@@ -153,7 +160,9 @@ def test_without_a_commit_the_tree_is_dirty(tmp_path: Path, monkeypatch: pytest.
     assert source_files.git_state() == (None, True, "")
 
 
-def test_worktree_and_submodule(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worktree_and_submodule(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     library, tree = tmp_path / "library", tmp_path / "tree"
     library.mkdir()
     (library / "vendored.py").write_text("a = 1\n")
@@ -174,13 +183,17 @@ def test_worktree_and_submodule(root: Path, tmp_path: Path, monkeypatch: pytest.
     git(root, "worktree", "remove", "--force", str(tree))
 
 
-def test_imported_files_that_git_ignores_are_hashed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imported_files_that_git_ignores_are_hashed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (root / "private_net.py").write_text(NET)
     run_import(monkeypatch, root, "private_net")
     assert set(source_files.source_files("digits")) == {"private_net.py", "configs/digits.yaml"}
 
 
-def test_files_of_an_allowed_package_are_hashed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_an_allowed_package_are_hashed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "elsewhere" / "own_parts"
     (package / "nets").mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -218,7 +231,7 @@ def test_each_file_that_differs_is_named(root: Path, monkeypatch: pytest.MonkeyP
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # As a user
 
 
@@ -242,7 +255,11 @@ def test_reproduce_names_the_untracked_net_that_was_edited(
     run = load_run(folder)
     meta = json.loads((run.path / "meta.json").read_text())
     assert meta["git"]["dirty"] is True
-    assert set(meta["files"]) == {"configs/digits.yaml", "configs/net/mine.yaml", "src/nets/mine.py"}
+    assert set(meta["files"]) == {
+        "configs/digits.yaml",
+        "configs/net/mine.yaml",
+        "src/nets/mine.py",
+    }
     patch = (run.path / "diff.patch").read_text()
     assert "+++ b/src/nets/mine.py" in patch
     assert "tr0ub4dor-planted" not in patch

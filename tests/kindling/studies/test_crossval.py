@@ -1,4 +1,4 @@
-"""Cross-validation: each sample is predicted once, by a training that saw neither it nor the test set."""
+"""Cross-validation: a training that did not see a sample predicts it; the test set is unseen."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 
 from src.kindling.analysis.predictions import Predictions
 from src.kindling.config.errors import InputError
-from src.kindling.data.batch import Samples
+from src.kindling.data.samples import Samples
 from src.kindling.data.split import Indices, fold_samples, split_samples
-from src.kindling.studies.folds import interval
+from src.kindling.studies.folds import confidence_interval
 from src.kindling.training.build import build_data
 from src.kindling.training.trained_run import load_run
 from tests.conftest import LITTLE, call, checked, mistakes, train
@@ -27,13 +27,17 @@ LONG = (*LITTLE[:1], *LITTLE[4:])
 def folds_of(samples: Samples, folds: int = 4, repeat: int = 0) -> tuple[Indices, list[Indices]]:
     """The ordinary split, and that of each fold."""
     whole = split_samples(samples, SPLIT, 0)
-    return whole, [fold_samples(samples, whole, (number, folds, repeat), 0) for number in range(folds)]
+    return whole, [
+        fold_samples(samples, whole, (number, folds, repeat), 0) for number in range(folds)
+    ]
 
 
 def made(count: int = 120, classes: int = 3, **options: object) -> Samples:
     y = torch.arange(count) % classes if classes else torch.rand(count, 1)
     names = tuple("abcdef"[:classes])
-    return Samples(x=torch.rand(count, 4), y=y, classes=names, columns=("p", "q", "r", "s"), **options)  # type: ignore[arg-type]
+    return Samples(
+        x=torch.rand(count, 4), y=y, classes=names, columns=("p", "q", "r", "s"), **options
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("classes", [0, 3])
@@ -54,7 +58,7 @@ def test_each_sample_outside_the_test_set_is_in_one_fold(classes: int) -> None:
 
 
 @pytest.mark.parametrize("classes", [0, 3])
-def test_no_group_lies_on_both_sides(classes: int) -> None:
+def test_group_stays_on_one_side(classes: int) -> None:
     samples = made(classes=classes, groups=torch.arange(120) // 6)
     assert samples.groups is not None
     for fold in folds_of(samples)[1]:
@@ -64,7 +68,7 @@ def test_no_group_lies_on_both_sides(classes: int) -> None:
         assert len(sides[1]) >= 3
 
 
-def test_by_time_a_fold_is_trained_on_what_is_older() -> None:
+def test_chronological_folds_train_on_older_samples() -> None:
     samples = made(time=torch.randperm(120, generator=torch.Generator().manual_seed(0)))
     assert samples.time is not None
     whole, folds = folds_of(samples)
@@ -73,50 +77,79 @@ def test_by_time_a_fold_is_trained_on_what_is_older() -> None:
     assert samples.time[whole["test"]].min() > samples.time[folds[-1]["val"]].max()
     with pytest.raises(InputError) as caught:
         fold_samples(samples, whole, (0, 4, 1), 0)
-    assert caught.value.lines == ["data.fold: folds by time are the same in every repetition; one is all there is"]
+    assert caught.value.lines == [
+        "data.fold: chronological folds are the same in every repetition; set one repetition"
+    ]
 
 
-def test_official_validation_joins_the_folds() -> None:
+def test_official_validation_set_joins_the_folds() -> None:
     samples = made(official={"val": torch.arange(100, 110), "test": torch.arange(110, 120)})
     whole, folds = folds_of(samples)
     assert torch.equal(torch.cat([fold["val"] for fold in folds]).sort().values, torch.arange(110))
     assert torch.equal(folds[0]["test"], whole["test"])
 
 
-@pytest.mark.parametrize(("samples", "fold", "line"), [
-    (made(30), (0, 9, 0), "data.fold: 9 folds need as many samples of class 'a' outside the test set, the smallest class; "
-                          "there are 8"),
-    (made(30, 0), (0, 30, 0), "data.fold: 30 folds need as many samples outside the test set; there are 24"),
-    (made(30, 3, groups=torch.arange(30) // 5), (0, 6, 0),
-     "data.fold: 6 folds need as many groups outside the test set; there are 5"),
-    (made(30), (4, 4, 0), "data.fold: expected a fold's number from 0, at least 2 folds, and a repetition from 0, got "
-                          "[4, 4, 0]"),
-])  # fmt: skip
-def test_folds_that_cannot_be_are_refused(samples: Samples, fold: tuple[int, int, int], line: str) -> None:
+@pytest.mark.parametrize(
+    ("samples", "fold", "line"),
+    [
+        (
+            made(30),
+            (0, 9, 0),
+            "data.fold: 9 folds need as many samples of class 'a' outside the test set, the smallest class; "
+            "there are 8",
+        ),
+        (
+            made(30, 0),
+            (0, 30, 0),
+            "data.fold: 30 folds need as many samples outside the test set; there are 24",
+        ),
+        (
+            made(30, 3, groups=torch.arange(30) // 5),
+            (0, 6, 0),
+            "data.fold: 6 folds need as many groups outside the test set; there are 5",
+        ),
+        (
+            made(30),
+            (4, 4, 0),
+            "data.fold: expected a fold's number from 0, at least 2 folds, and a repetition from 0, got "
+            "[4, 4, 0]",
+        ),
+    ],
+)
+def test_impossible_folds_are_refused(
+    samples: Samples, fold: tuple[int, int, int], line: str
+) -> None:
     with pytest.raises(InputError) as caught:
         fold_samples(samples, split_samples(samples, SPLIT, 0), fold, 0)
     assert caught.value.lines == [line]
 
 
-def test_statistics_are_those_of_the_folds_training_samples() -> None:
+def test_fold_uses_statistics_of_its_training_samples() -> None:
     data = build_data(checked("diabetes", "data.fold=[1,3,0]", "threads=1"))
     x = data.samples.x[data.indices["train"]].double()  # type: ignore[index]
-    assert [column.mean for column in data.spec.columns] == pytest.approx(x.mean(dim=0).tolist(), rel=1e-6)
+    assert [column.mean for column in data.spec.columns] == pytest.approx(
+        x.mean(dim=0).tolist(), rel=1e-6
+    )
     whole = build_data(checked("diabetes", "threads=1"))
     assert data.spec.columns[0].mean != whole.spec.columns[0].mean
     assert torch.equal(data.indices["test"], whole.indices["test"])
 
 
-def test_the_interval_is_that_of_nadeau_and_bengio() -> None:
+def test_interval_is_the_corrected_resampled_t() -> None:
     values = [0.91, 0.95, 0.93, 0.97, 0.94]
-    low, high = interval(values, share=1 / 4)
+    low, high = confidence_interval(values, 1 / 4)
     # t(0.975, 4) = 2.776445; sqrt(1/5 + 1/4) = 0.670820; the usual interval has sqrt(1/5) = 0.447214.
     half = 2.776445 * stdev(values) * 0.670820
-    assert (low, high) == (pytest.approx(0.94 - half, abs=1e-6), pytest.approx(0.94 + half, abs=1e-6))
-    assert interval(values, share=0)[1] == pytest.approx(0.94 + 2.776445 * stdev(values) * 0.447214, abs=1e-6)
+    assert (low, high) == (
+        pytest.approx(0.94 - half, abs=1e-6),
+        pytest.approx(0.94 + half, abs=1e-6),
+    )
+    assert confidence_interval(values, 0)[1] == pytest.approx(
+        0.94 + 2.776445 * stdev(values) * 0.447214, abs=1e-6
+    )
 
 
-def test_the_corrected_interval_holds_its_promise_where_the_usual_one_does_not() -> None:
+def test_corrected_interval_has_its_coverage() -> None:
     # Means of the class are estimated on folds that share a training set's noise, as models of overlapping sets do.
     random, held = np.random.default_rng(0), {"corrected": 0, "usual": 0}
     for _ in range(400):
@@ -124,13 +157,13 @@ def test_the_corrected_interval_holds_its_promise_where_the_usual_one_does_not()
         folds = np.array_split(random.permutation(60), 5)
         errors = [float(np.mean((y[fold] - np.delete(y, fold).mean()) ** 2)) for fold in folds]
         for name, share in (("corrected", 1 / 4), ("usual", 0.0)):
-            low, high = interval(errors, share)
+            low, high = confidence_interval(errors, share)
             held[name] += low < 1 + 1 / 48 < high
     assert held["corrected"] > held["usual"]
     assert held["corrected"] >= 0.95 * 400
 
 
-def test_a_cross_validation_of_values(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cross_validation_of_a_regression(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = call("crossval", "diabetes", *LONG, "--folds", "3", "--repeats", "2")
     output = capsys.readouterr().out
     folder = logs / "diabetes/crossval-3"
@@ -143,16 +176,20 @@ def test_a_cross_validation_of_values(logs: Path, capsys: pytest.CaptureFixture[
     assert len(set(maes)) == 6
     numbers = study["summary"]["val/mae"]
     assert (numbers["mean"], numbers["std"]) == (fmean(maes), stdev(maes))
-    sizes = [load_run(f"diabetes/crossval-3/repeat0_fold{fold}").data().indices for fold in range(3)]
+    sizes = [
+        load_run(f"diabetes/crossval-3/repeat0_fold{fold}").data().indices for fold in range(3)
+    ]
     share = fmean(len(size["val"]) / len(size["train"]) for size in sizes)
-    assert (numbers["low"], numbers["high"]) == pytest.approx(interval(maes, share))
+    assert (numbers["low"], numbers["high"]) == pytest.approx(confidence_interval(maes, share))
     line = f"val/mae {fmean(maes):.4f} ± {stdev(maes):.4f} {numbers['low']:.4f} to {numbers['high']:.4f}"
     assert line in " ".join(output.split())
 
     for fold in range(3):  # each fold's statistics are those of its own training samples
         run, train_index = load_run(f"diabetes/crossval-3/repeat0_fold{fold}"), sizes[fold]["train"]
         means = run.data().samples.x[train_index].double().mean(dim=0)
-        assert [column.mean for column in run.spec.columns] == pytest.approx(means.tolist(), rel=1e-5)
+        assert [column.mean for column in run.spec.columns] == pytest.approx(
+            means.tolist(), rel=1e-5
+        )
 
     everything = Predictions.load(folder / "predictions.npz")
     pool = torch.cat([sizes[0]["train"], sizes[0]["val"]]).sort().values.numpy()
@@ -167,44 +204,57 @@ def test_a_cross_validation_of_values(logs: Path, capsys: pytest.CaptureFixture[
     assert (folder / "plots/folds.png").stat().st_size > 5_000
     assert not [name for outcome in found for name in outcome.metrics if name.startswith("test/")]  # type: ignore[attr-defined]
 
-    ordinary = train("diabetes", "trainer.limit_train_batches=1.0", "trainer.limit_val_batches=1.0", "data.fold=[2,3,1]",
-                     "trainer.devices=1", stages=("val",))  # fmt: skip
+    ordinary = train(
+        "diabetes",
+        "trainer.limit_train_batches=1.0",
+        "trainer.limit_val_batches=1.0",
+        "data.fold=[2,3,1]",
+        "trainer.devices=1",
+        stages=("val",),
+    )
     assert ordinary.metrics == found[5].metrics  # type: ignore[index]
 
 
-def test_more_repetitions_go_on(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call("crossval", "digits", *LITTLE, "--folds", "2")
-    call("crossval", "digits", *LITTLE, "--folds", "2", "--repeats", "2")
-    output = capsys.readouterr().out
-    assert "digits/crossval-2: 4 members, 2 to run, 1 at a time\n3/4  repeat1_fold0  val/loss " in output
-    assert "\nall folds  accuracy 0." in output
-
-
-def test_folds_of_another_machine_count_and_are_told(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_repetitions_continue_a_study(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call("crossval", "digits", *LITTLE, "--folds", "2")
     folder = logs / "digits/crossval-2"
     summary = json.loads((folder / "study.json").read_text())["summary"]
-    shutil.rmtree(folder / "repeat0_fold1")  # its run lies in that machine's own logs/
+    away = logs / "away"  # the run of a fold that another machine trained
+    (folder / "repeat0_fold1").rename(away)
+    (folder / "repeat0_fold1").mkdir()
+    shutil.copy(away / "trial.json", folder / "repeat0_fold1")
     capsys.readouterr()
     call("crossval", "digits", *LITTLE, "--folds", "2")
     output = capsys.readouterr().out
-    assert "\nall folds  not scored together: repeat0_fold1 failed, or lies on another machine\n" in output
+    assert (
+        "\nall folds  not scored together: repeat0_fold1 failed or on another machine\n" in output
+    )
     study = json.loads((folder / "study.json").read_text())
     assert study["summary"]["val/accuracy"]["mean"] == summary["val/accuracy"]["mean"]
     assert "out_of_fold" not in study
 
+    shutil.rmtree(folder / "repeat0_fold1")
+    away.rename(folder / "repeat0_fold1")
+    call("crossval", "digits", *LITTLE, "--folds", "2", "--repeats", "2")
+    output = capsys.readouterr().out
+    line = "digits/crossval-2: 4 members, 2 to run, 1 at a time\n3/4  repeat1_fold0  val/loss "
+    assert line in output
+    assert "\nall folds  accuracy 0." in output
 
-def test_mistakes_are_told_before_anything_runs(logs: Path) -> None:
-    assert mistakes("crossval", "digits", "--folds", "1") == [
-        "--folds 1 --repeats 1: expected at least 2 folds, and 1 repetition"
-    ]
-    assert mistakes("crossval", "digits", "--folds", "200") == [
-        "--folds 200: 200 folds need as many samples of class '8' outside the test set, the smallest class; there are 148"
-    ]
-    assert mistakes("crossval", "digits", "data.fold=[0,5,0]") == [
-        "data.fold: a cross-validation sets it; leave it out (command line)"
-    ]
-    assert mistakes("crossval", "digits", "net.widht=3") == [
-        "net.widht: CNN has no argument 'widht' (it accepts: in_shape, num_outputs, channels, dropout, over_places) (command line)"
-    ]
+
+@pytest.mark.parametrize(
+    ("given", "key", "remedy"),
+    [
+        (("--folds", "1"), "--folds 1 --repeats 1: ", "at least 2 folds"),
+        (("--folds", "200"), "--folds 200: ", "there are 148"),
+        (("data.fold=[0,5,0]",), "data.fold: ", "leave it out (command line)"),
+        (("net.widht=3",), "net.widht: ", "(command line)"),
+    ],
+)
+def test_mistakes_are_refused_before_training(
+    given: tuple[str, ...], key: str, remedy: str, logs: Path
+) -> None:
+    (line,) = mistakes("crossval", "digits", *given)
+    assert line.startswith(key)
+    assert remedy in line
     assert not list(logs.iterdir())

@@ -1,4 +1,4 @@
-"""Averaged weights: what validation has measured is what best.ckpt holds, and what the final numbers are of."""
+"""Averaged weights: validation, best.ckpt and the final numbers use the same weights."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ LIGHTNING = "_target_: lightning.pytorch.callbacks"
 MLP = "net={_target_: src.nets.mlp.MLP, hidden: [32]}"
 CONSTANT = "task.scheduler={_target_: torch.optim.lr_scheduler.ConstantLR, factor: 1.0}"
 # Long and wild enough that the average is better than any weights along the way.
-SWA = ("trainer.max_epochs=6", "task.optimizer.lr=0.05", CONSTANT, f"callbacks.swa={{{LIGHTNING}.StochasticWeightAveraging, swa_lrs: 0.05, swa_epoch_start: 2, "
-       "annealing_epochs: 1}")  # fmt: skip
+SWA = (
+    "trainer.max_epochs=6",
+    "task.optimizer.lr=0.05",
+    CONSTANT,
+    f"callbacks.swa={{{LIGHTNING}.StochasticWeightAveraging, swa_lrs: 0.05, swa_epoch_start: 2, "
+    "annealing_epochs: 1}",
+)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +30,13 @@ SWA = ("trainer.max_epochs=6", "task.optimizer.lr=0.05", CONSTANT, f"callbacks.s
         (f"callbacks.ema={{{LIGHTNING}.EMAWeightAveraging, decay: 0.8}}", "trainer.max_epochs=4"),
         (f"callbacks.average={{{LIGHTNING}.WeightAveraging}}", "trainer.max_epochs=4"),
         SWA,
-        (*SWA, MLP, "task.optimizer.lr=0.3", "callbacks.swa.swa_lrs=0.3", "trainer.limit_val_batches=null"),
+        (
+            *SWA,
+            MLP,
+            "task.optimizer.lr=0.3",
+            "callbacks.swa.swa_lrs=0.3",
+            "trainer.limit_val_batches=null",
+        ),
     ],
     ids=["ema", "equally", "swa", "swa without norms"],
 )
@@ -37,7 +48,9 @@ def test_best_holds_the_average_that_was_measured(words: tuple[str, ...]) -> Non
     assert evaluate(run)["val/loss"] == result.metrics["val/loss"] == result.score
     assert all(torch.equal(best[name], last["state_dict"][name]) for name in best)
     if "current_model_state" in last:  # those that are trained are kept beside their average
-        assert not torch.equal(best["net.head.weight"], last["current_model_state"]["net.head.weight"])
+        assert not torch.equal(
+            best["net.head.weight"], last["current_model_state"]["net.head.weight"]
+        )
 
 
 def test_a_training_that_is_complete_goes_on_with_the_weights_that_were_trained() -> None:

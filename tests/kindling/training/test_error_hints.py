@@ -1,4 +1,4 @@
-"""Advice for what libraries and the system throw: the real errors where they can be had, and each line's text."""
+"""Hints for errors of libraries and the system: real errors where possible, and each text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from src.kindling.runs.run import Run
 from src.kindling.training.error_hints import advise
 from tests.conftest import checked
 
-LESS = "data.batch_size=64 → data.batch_size=32 trainer.accumulate_grad_batches=2 keeps the effective batch"
+LESS = (
+    "data.batch_size=64 → data.batch_size=32 trainer.accumulate_grad_batches=2 "
+    "keeps the effective batch"
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,24 +66,32 @@ def worker(what: Callable[[], Any], **options: Any) -> BaseException:
     return raised(lambda: list(DataLoader(Does(what), num_workers=1, **options)))
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Workers
 
 
 @pytest.mark.parametrize(
     ("what", "line"),
     [
-        (lambda: os.kill(os.getpid(), signal.SIGKILL),
-         "the system killed a data worker, most likely because memory ran out; fewer data.num_workers or a smaller "
-         "data.batch_size take less"),
-        (lambda: os.kill(os.getpid(), signal.SIGBUS),
-         "the shared memory (/dev/shm) of the data's workers is full; data.num_workers=0, a smaller data.batch_size, or more "
-         "of it (docker: --shm-size)"),
-        (lambda: os.kill(os.getpid(), signal.SIGSEGV),
-         "a data worker crashed (Segmentation fault); data.num_workers=0 shows where"),
+        (
+            lambda: os.kill(os.getpid(), signal.SIGKILL),
+            "the system killed a data worker, most likely because memory ran out; fewer "
+            "data.num_workers or a smaller "
+            "data.batch_size take less",
+        ),
+        (
+            lambda: os.kill(os.getpid(), signal.SIGBUS),
+            "the shared memory (/dev/shm) of the data's workers is full; data.num_workers=0, a "
+            "smaller data.batch_size, or more "
+            "of it (docker: --shm-size)",
+        ),
+        (
+            lambda: os.kill(os.getpid(), signal.SIGSEGV),
+            "a data worker crashed (Segmentation fault); data.num_workers=0 shows where",
+        ),
         (lambda: os._exit(3), "a data worker ended by itself; data.num_workers=0 shows where"),
     ],
-)  # fmt: skip
+)
 def test_a_worker_that_ends(what: Callable[[], Any], line: str, config: Config) -> None:
     assert advise(worker(what), config) == [line]
 
@@ -96,11 +107,17 @@ def test_a_worker_that_hangs(config: Config) -> None:
     with pytest.raises(RuntimeError) as caught:
         next(loading)
     os.close(hangs)
-    loaders = [("train", "training loader"), ("val", "validation loader"), (RunningStage.VALIDATING, "validation loader"),
-               ("test", "test loader"), (None, "loader")]  # fmt: skip
+    loaders = [
+        ("train", "training loader"),
+        ("val", "validation loader"),
+        (RunningStage.VALIDATING, "validation loader"),
+        ("test", "test loader"),
+        (None, "loader"),
+    ]
     for stage, loader in loaders:
         assert advise(caught.value, config, stage=stage) == [
-            f"the {loader} gave no batch for 0.2 seconds: a sample that hangs, or a slow disk; data.num_workers=0 shows where"
+            f"the {loader} gave no batch for 0.2 seconds: a sample that hangs, or a slow disk; "
+            "data.num_workers=0 shows where"
         ]
     loading._shutdown_workers()
     os.close(ends)
@@ -111,7 +128,8 @@ def test_a_full_disk_in_a_worker(config: Config, run: Run) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/cache/pack.bin")
 
     assert advise(worker(full), config, run) == [
-        f"no space left for /cache/pack.bin; make room; the last whole checkpoint is kept: python -m src.train --resume "
+        "no space left for /cache/pack.bin; make room; the last whole checkpoint is kept: python "
+        "-m src.train --resume "
         f"{run.path}"
     ]
 
@@ -120,7 +138,8 @@ def test_a_full_disk_in_a_worker(config: Config, run: Run) -> None:
     "message",
     [
         "unable to write to file </torch_212_3402>: No space left on device (28)",
-        "unable to allocate shared memory(shm) for file </torch_212_3402>: No space left on device (28)",
+        "unable to allocate shared memory(shm) for file </torch_212_3402>: No space left on device "
+        "(28)",
     ],
 )
 def test_full_shared_memory_is_no_full_disk(message: str, config: Config) -> None:
@@ -128,19 +147,25 @@ def test_full_shared_memory_is_no_full_disk(message: str, config: Config) -> Non
     assert line.startswith("the shared memory (/dev/shm) of the data's workers is full; ")
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Memory
 
 
 def test_a_gpu_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    config, error = checked("digits"), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    config, error = (
+        checked("digits"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+    )
     assert advise(error, config) == [f"the GPU has no memory left; {LESS}"]
-    assert advise(RuntimeError("CUDA error: out of memory"), config) == [f"the GPU has no memory left; {LESS}"]
+    assert advise(RuntimeError("CUDA error: out of memory"), config) == [
+        f"the GPU has no memory left; {LESS}"
+    ]
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 10.25 * 2**30)
     words = ("data.batch_size=50", "trainer.accumulate_grad_batches=3")
     assert advise(error, checked("digits", *words)) == [
-        "the GPU has no memory left (it held 10.2 GiB at its peak); data.batch_size=50 → data.batch_size=25 "
+        "the GPU has no memory left (it held 10.2 GiB at its peak); data.batch_size=50 → "
+        "data.batch_size=25 "
         "trainer.accumulate_grad_batches=6 keeps the effective batch"
     ]
     monkeypatch.undo()
@@ -156,7 +181,7 @@ def test_a_machine_without_memory(config: Config) -> None:
     assert advise(MemoryError(), config) == [line]
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Files
 
 
@@ -168,7 +193,8 @@ def test_a_full_disk(config: Config, run: Run) -> None:
 
     error = raised(save)
     assert advise(error, config, run) == [
-        f"no space left for {run.path}; make room; the last whole checkpoint is kept: python -m src.train --resume {run.path}"
+        f"no space left for {run.path}; make room; the last whole checkpoint is kept: python -m "
+        f"src.train --resume {run.path}"
     ]
     (run.checkpoints / "last.ckpt").unlink()
     assert advise(error, config, run) == [f"no space left for {run.path}; make room"]
@@ -208,7 +234,7 @@ def test_too_many_open_files(config: Config) -> None:
     assert advise(RuntimeError("received 0 items of ancdata"), config) == [line]
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Other processes, and what is nobody's to advise on
 
 
@@ -216,24 +242,37 @@ def test_too_many_open_files(config: Config) -> None:
     "error",
     [
         # What gloo says on Linux when the other process has ended.
-        RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer "
-                     "[127.0.0.1]:38029. This is typically caused by a remote worker crashing."),
-        torch.distributed.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:94, remote process exited"),
-        torch.distributed.DistStoreError("Timed out after 2 seconds waiting for clients. 1/2 clients joined."),
+        RuntimeError(
+            "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer "
+            "[127.0.0.1]:38029. This is typically caused by a remote worker crashing."
+        ),
+        torch.distributed.DistBackendError(
+            "NCCL error in: ProcessGroupNCCL.cpp:94, remote process exited"
+        ),
+        torch.distributed.DistStoreError(
+            "Timed out after 2 seconds waiting for clients. 1/2 clients joined."
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_lost_process(error: Exception, config: Config, run: Run) -> None:
     assert advise(error, config, run) == [
-        "another process is gone; its output says why; the last whole checkpoint is kept: python -m src.train --resume "
+        "another process is gone; its output says why; the last whole checkpoint is kept: python "
+        "-m src.train --resume "
         f"{run.path}"
     ]
 
 
 @pytest.mark.parametrize(
     "error",
-    [KeyError("x"), ValueError("no"), FileNotFoundError(errno.ENOENT, "No such file", "x"), ConnectionResetError(104, "x"),
-     RuntimeError("CUDA error: an illegal memory access was encountered"), AssertionError()],
-)  # fmt: skip
+    [
+        KeyError("x"),
+        ValueError("no"),
+        FileNotFoundError(errno.ENOENT, "No such file", "x"),
+        ConnectionResetError(104, "x"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        AssertionError(),
+    ],
+)
 def test_a_bug_keeps_its_traceback(error: Exception, config: Config, run: Run) -> None:
     assert advise(error, config, run, "train") is None
 

@@ -1,4 +1,4 @@
-"""The evaluate command gives what training ended with, to the last digit, and sees a changed weight."""
+"""The evaluate command repeats the training's numbers exactly, and sees a changed weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from src.data.digits import Digits
-from src.kindling.data.batch import Samples
+from src.kindling.data.samples import Samples
 from src.kindling.training.trained_run import load_run
 from src.tasks.classification import Classification
 from tests.conftest import as_own_task, call, mistakes, train
@@ -25,7 +25,9 @@ def test_the_numbers_are_those_of_the_training(capsys: pytest.CaptureFixture[str
     assert json.loads((result.run.path / "evaluation.json").read_text()) == result.metrics
     (result.run.path / "evaluation.json").unlink()
     only = call("evaluate", "digits/latest", "--split", "test")
-    assert only == {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+    assert only == {
+        name: value for name, value in result.metrics.items() if name.startswith("test/")
+    }
 
 
 class Drawing(Classification):
@@ -41,7 +43,9 @@ def test_validation_that_draws_is_measured_as_in_training(monkeypatch: pytest.Mo
     torch.manual_seed(1)  # as each process begins with another
     assert call("evaluate", "latest") == result.metrics
     only = call("evaluate", "latest", "--split", "test")
-    assert only == {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+    assert only == {
+        name: value for name, value in result.metrics.items() if name.startswith("test/")
+    }
     other = train("digits", f"task._target_={Drawing.__module__}.Drawing", "seed=6")
     assert other.metrics["val/loss"] != result.metrics["val/loss"]
 
@@ -72,7 +76,10 @@ def test_a_changed_weight_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = call("evaluate", "latest")
     assert metrics["test/loss"] != result.metrics["test/loss"]  # type: ignore[index]
     output = capsys.readouterr().out
-    assert f"differs    test/loss: {metrics['test/loss']!r} now, {result.metrics['test/loss']!r}" in output  # type: ignore[index]
+    assert (
+        f"differs    test/loss: {metrics['test/loss']!r} now, {result.metrics['test/loss']!r}"
+        in output
+    )  # type: ignore[index]
     assert "identical" not in output
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: what is frozen stays as it is to the last bit, and what is trained learns at the rate that was asked for."""
+"""Fine-tuning: frozen parameters stay bit-identical, others train at the configured rate."""
 
 from __future__ import annotations
 
@@ -31,37 +31,54 @@ def saved(result: Result, file: str = "last") -> dict[str, Any]:
 
 def changed(before: Result, after: Result) -> set[str]:
     old, new = saved(before, "best")["state_dict"], saved(after)["state_dict"]
-    return {name for name in new if name.startswith("net.") and not torch.equal(old[name], new[name])}
+    return {
+        name for name in new if name.startswith("net.") and not torch.equal(old[name], new[name])
+    }
 
 
-def test_a_frozen_backbone_stays_as_it_is_norms_included(before: Result, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_frozen_backbone_stays_as_it_is_norms_included(
+    before: Result, capsys: pytest.CaptureFixture[str]
+) -> None:
     after = train("digits", *HALF, "finetune=head", init=before.run)
     assert changed(before, after) == {"net.head.weight", "net.head.bias"}
     lines = capsys.readouterr().out.splitlines()
     assert "finetune: 5,125 of 24,037 parameters are trained; the backbone is frozen" in lines
-    assert "init: not taken: net.head.weight ((5, 1024) here, there of other classes: 0, 1, 2, 3, 4)" in lines
+    assert (
+        "init: not taken: net.head.weight ((5, 1024) here, there of other classes: 0, 1, 2, 3, 4)"
+        in lines
+    )
     assert len(saved(after)["optimizer_states"][0]["state"]) == 2
 
 
 def test_gradual_trains_the_head_first_and_then_all_at_a_lower_rate(
     before: Result, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("finetune=gradual", "finetune.frozen_epochs=2", "task.scheduler._target_=torch.optim.lr_scheduler.StepLR",
-             "task.scheduler.step_size=3")  # fmt: skip
+    words = (
+        "finetune=gradual",
+        "finetune.frozen_epochs=2",
+        "task.scheduler._target_=torch.optim.lr_scheduler.StepLR",
+        "task.scheduler.step_size=3",
+    )
     head = {"net.head.weight", "net.head.bias"}
     after = train("digits", *HALF, *words, "trainer.max_epochs=2", init=before.run)
     assert changed(before, after) == head
     after = train("digits", *HALF, *words, init=before.run)
     assert changed(before, after) > head | {"net.body.0.weight", "net.body.1.running_mean"}
-    rates = {group["lr_scale"]: group["lr"] for group in saved(after)["optimizer_states"][0]["param_groups"]}
+    rates = {
+        group["lr_scale"]: group["lr"]
+        for group in saved(after)["optimizer_states"][0]["param_groups"]
+    }
     assert rates == pytest.approx({1.0: 0.01, 0.1: 0.001})  # after the schedule's step, both
     told = [
-        line for line in capsys.readouterr().out.splitlines() if line.startswith(("finetune", "epoch 3", "epoch 2"))
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(("finetune", "epoch 3", "epoch 2"))
     ]
     assert told[-4:-1] == [
         "finetune: 5,125 of 24,037 parameters are trained; the backbone is frozen until epoch 2",
         told[-3],
-        "finetune: 24,037 of 24,037 parameters are trained; the backbone at 0.1 of the learning rate",
+        "finetune: 24,037 of 24,037 parameters are trained; the backbone at 0.1 of the learning "
+        "rate",
     ]
     assert told[-3].startswith("epoch 2/4")
 
@@ -70,16 +87,27 @@ def test_all_is_what_training_is(before: Result, capsys: pytest.CaptureFixture[s
     plain = train("digits", *HALF, init=before.run)
     after = train("digits", *HALF, "finetune=all", init=before.run)
     assert changed(plain, after) == changed(plain, plain)
-    assert "finetune: 24,037 of 24,037 parameters are trained; all at one rate" in capsys.readouterr().out.splitlines()
+    assert (
+        "finetune: 24,037 of 24,037 parameters are trained; all at one rate"
+        in capsys.readouterr().out.splitlines()
+    )
 
 
 def test_schedules_that_say_the_rates_keep_the_share(before: Result) -> None:
-    words = ("finetune=all", "finetune.backbone_lr=0.25", "task.decay_all=false", "trainer.max_epochs=1",
-             "task.scheduler={_target_: torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.2}")  # fmt: skip
+    words = (
+        "finetune=all",
+        "finetune.backbone_lr=0.25",
+        "task.decay_bias_and_norm=false",
+        "trainer.max_epochs=1",
+        "task.scheduler={_target_: torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.2}",
+    )
     groups = saved(train("digits", *HALF, *words))["optimizer_states"][0]["param_groups"]
     assert [(group["lr_scale"], group["max_lr"], group["weight_decay"]) for group in groups] == [
-        (0.25, 0.05, 0.01), (1.0, 0.2, 0.01), (0.25, 0.05, 0.0), (1.0, 0.2, 0.0),
-    ]  # fmt: skip
+        (0.25, 0.05, 0.01),
+        (1.0, 0.2, 0.01),
+        (0.25, 0.05, 0.0),
+        (1.0, 0.2, 0.0),
+    ]
 
 
 def nets() -> Iterator[tuple[nn.Module, str]]:
@@ -100,12 +128,16 @@ def test_the_head_is_found() -> None:
 
 def test_the_head_may_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     train("digits", "net=mlp", "finetune=head", "finetune.head=body.3")
-    assert "finetune: 4,160 of 8,970 parameters are trained; the backbone is frozen" in capsys.readouterr().out
+    assert (
+        "finetune: 4,160 of 8,970 parameters are trained; the backbone is frozen"
+        in capsys.readouterr().out
+    )
 
 
 def test_mistakes_are_told_in_a_line() -> None:
     assert mistakes("train", "digits", "finetune=hed") == [
-        "finetune=hed: no such option; did you mean 'head'? (configs/finetune/ has: all, gradual, head) (command line)"
+        "finetune=hed: no such option; did you mean 'head'? (configs/finetune/ has: all, gradual, "
+        "head) (command line)"
     ]
     with pytest.raises(InputError) as caught:
         train("digits", "finetune=head", "finetune.head=haed")
@@ -118,10 +150,12 @@ def test_mistakes_are_told_in_a_line() -> None:
     assert caught.value.lines == [
         "finetune: Finetune: frozen_epochs: expected at least 0, or 'all', got -1 (command line)"
     ]
-    swa = "callbacks.swa={_target_: lightning.pytorch.callbacks.StochasticWeightAveraging, swa_lrs: 0.01}"
+    target = "lightning.pytorch.callbacks.StochasticWeightAveraging"
+    swa = f"callbacks.swa={{_target_: {target}, swa_lrs: 0.01}}"
     with pytest.raises(InputError) as caught:
         train("digits", "finetune=head", swa)
     assert caught.value.lines == [
-        "callbacks: StochasticWeightAveraging measures the norm layers anew at the end, and those of a frozen backbone stay "
+        "callbacks: StochasticWeightAveraging measures the norm layers anew at the end, and those "
+        "of a frozen backbone stay "
         "as they are; use lightning.pytorch.callbacks.EMAWeightAveraging"
     ]

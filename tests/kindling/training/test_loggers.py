@@ -37,7 +37,7 @@ def numbers(path: Path, column: str) -> list[float]:
 
 
 def logged(run: Run) -> dict[str, list[float]]:
-    """What every logger should have received: the epochs' numbers, and the final ones of the test."""
+    """What every logger should receive: the metrics of each epoch, and those of the test."""
     names = ("train/loss", "val/loss", "val/accuracy", "lr")
     found = {name: numbers(run.path / "metrics.csv", name) for name in names}
     assert [len(found[name]) for name in names] == [2, 2, 2, 3]
@@ -52,16 +52,23 @@ def test_lightnings_csv_receives_the_same() -> None:
         assert numbers(theirs, name) == pytest.approx(values), name
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's, of the database library below it
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # MLflow's, of the database library below it
 def test_mlflow_receives_the_same_in_a_file(tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="pip install -e '.[mlflow]'")
     file = tmp_path / "mlflow.db"
     run = train(
-        "digits", "logger=mlflow", f"logger.mlflow.tracking_uri=sqlite:///{file}", "trainer.log_every_n_steps=2"
+        "digits",
+        "logger=mlflow",
+        f"logger.mlflow.tracking_uri=sqlite:///{file}",
+        "trainer.log_every_n_steps=2",
     ).run
     with closing(sqlite3.connect(file)) as found:
         for name, values in logged(run).items():
-            rows = found.execute("select value from metrics where key = ? order by step", (name,)).fetchall()
+            rows = found.execute(
+                "select value from metrics where key = ? order by step", (name,)
+            ).fetchall()
             assert [value for (value,) in rows] == pytest.approx(values), name
         # By itself, MLflow draws a name from Python's generator, which the seed sets: equal names.
         assert found.execute("select name from runs").fetchall() == [(run.logger_id,)]
@@ -71,14 +78,14 @@ def test_wandb_receives_the_same_offline() -> None:
     wandb = pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
     run = train("digits", "logger=wandb", "trainer.log_every_n_steps=2").run
     wandb.finish()
-    wandb.teardown()  # as the end of a process does: until then, rows wait in the memory of its service
+    wandb.teardown()  # as at a process's end; until then its service buffers the rows
     (file,) = run.path.glob("wandb/offline-run-*/*.wandb")
     rows = list(history(file))
     for name, values in logged(run).items():
         assert [row[name] for row in rows if name in row] == pytest.approx(values), name
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # IDs
 
 
@@ -95,7 +102,9 @@ def csv_ids(logs: Path) -> dict[str, list[str]]:
 WITH_CSV = (*LITTLE, "logger=csv", "logger.csv.name=lightning_logs_of_digits")
 
 
-def test_ids_differ_between_studies_and_between_runs(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_differ_between_studies_and_between_runs(
+    logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for study in ("one", "two"):
         call("train", "digits", *WITH_CSV, "--seeds", "0,1", "--name", study)
     monkeypatch.setattr(time, "strftime", lambda *_: "2026-01-02_03-04-05")
@@ -173,7 +182,7 @@ def test_a_wandb_run_of_the_user_stays_open(logs: Path, tmp_path: Path) -> None:
     wandb.teardown()
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What a task reaches by `self.logger`
 
 
@@ -196,7 +205,9 @@ def test_a_task_writes_images_in_every_stage(monkeypatch: pytest.MonkeyPatch) ->
     assert found["test"] == {6}
     # What is measured at the end makes no more points of the epochs' curves.
     assert [event.step for event in events.Scalars("val/loss")] == [2, 5]
-    assert [event.value for event in events.Scalars("test/accuracy")] == pytest.approx([run.metrics["test/accuracy"]])
+    assert [event.value for event in events.Scalars("test/accuracy")] == pytest.approx(
+        [run.metrics["test/accuracy"]]
+    )
 
 
 def test_muted_loggers_receive_nothing_and_work_again_after(tmp_path: Path) -> None:
@@ -210,7 +221,7 @@ def test_muted_loggers_receive_nothing_and_work_again_after(tmp_path: Path) -> N
 
 
 def history(path: Path) -> Iterator[dict[str, float]]:
-    """The rows of numbers in the file that `wandb sync` would send: a log of protocol buffers in blocks of 32 KiB."""
+    """Read the rows in the file of `wandb sync`: protocol buffers in blocks of 32 KiB."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     content, at, record = path.read_bytes(), 7, b""  # after its own head
@@ -224,28 +235,37 @@ def history(path: Path) -> Iterator[dict[str, float]]:
         at += 7 + length
         if part in (1, 4):  # whole, or the last of several
             items = Record.FromString(record).history.item
-            yield {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+            yield {
+                item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items
+            }
             record = b""
 
 
-def test_a_logger_that_is_not_installed_says_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_logger_that_is_not_installed_says_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
     with pytest.raises(InputError) as caught:
         train("digits", "logger={wandb: {_target_: lightning.pytorch.loggers.WandbLogger}}")
     assert caught.value.lines == [
-        "logger.wandb: WandbLogger: wandb is not installed: pip install -e '.[wandb]' (command line)"
+        "logger.wandb: WandbLogger: wandb is not installed: pip install -e '.[wandb]' (command "
+        "line)"
     ]
 
 
 def test_a_worker_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from src.kindling.data.batch import BatchDataset
+    from src.kindling.data.dataset import BatchDataset
 
     def hangs(self: BatchDataset, request: object) -> None:
         if torch.utils.data.get_worker_info() is not None:
             time.sleep(600)
 
     read = BatchDataset.__getitem__
-    monkeypatch.setattr(BatchDataset, "__getitem__", lambda self, request: hangs(self, request) or read(self, request))
+    monkeypatch.setattr(
+        BatchDataset,
+        "__getitem__",
+        lambda self, request: hangs(self, request) or read(self, request),
+    )
     with pytest.raises(InputError) as caught:
         train("digits", "data.num_workers=1", "data.timeout=1")
     (line,) = caught.value.lines

@@ -16,7 +16,11 @@ def test_one_row_a_step_and_new_columns_keep_old_rows(tmp_path: Path) -> None:
     file.log_metrics({"epoch": 2, "extra": 7.0}, step=29)
     file.finalize("success")
     assert path.read_text().splitlines() == [
-        "epoch,step,val/loss,train/loss,extra", "0,9,2.0,1.0,", "1,19,1.5,,", "2,29,,,7.0"]  # fmt: skip
+        "epoch,step,val/loss,train/loss,extra",
+        "0,9,2.0,1.0,",
+        "1,19,1.5,,",
+        "2,29,,,7.0",
+    ]
     more = MetricsFile(path, 30)
     more.log_metrics({"epoch": 3, "val/loss": 1.0}, step=39)
     more.finalize("success")
@@ -32,12 +36,18 @@ def test_a_row_is_in_the_file_at_once_and_grows_there(tmp_path: Path) -> None:
     file.log_metrics({"epoch": 0, "lr": 0.25}, step=3)
     assert path.read_text().splitlines() == ["epoch,step,lr,val/loss", "0,1,0.5,2.0", "0,3,0.25,"]
     file.log_metrics({"epoch": 0, "val/loss": 1.0}, step=3)
-    assert path.read_text().splitlines() == ["epoch,step,lr,val/loss", "0,1,0.5,2.0", "0,3,0.25,1.0"]
+    assert path.read_text().splitlines() == [
+        "epoch,step,lr,val/loss",
+        "0,1,0.5,2.0",
+        "0,3,0.25,1.0",
+    ]
 
 
 def test_a_resumed_training_leaves_out_what_it_will_write_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
-    path.write_text("epoch,step,lr,val/loss\r\n0,1,0.5,2.0\r\n0,3,0.25,\r\n0,5,0.1")  # killed within a row
+    path.write_text(
+        "epoch,step,lr,val/loss\r\n0,1,0.5,2.0\r\n0,3,0.25,\r\n0,5,0.1"
+    )  # killed within a row
     file = MetricsFile(path, 4)
     assert path.read_text().splitlines() == ["epoch,step,lr,val/loss", "0,1,0.5,2.0", "0,3,0.25,"]
     file.log_metrics({"epoch": 0, "val/loss": 1.5}, step=3)

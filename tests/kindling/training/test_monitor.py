@@ -21,8 +21,6 @@ from src.kindling.training.trained_run import load_run
 from src.tasks.classification import Classification
 from tests.conftest import as_own_task, checked, train
 
-OWN = "task.metrics.own={_target_: torchmetrics.MeanMetric}"
-
 
 class Measured(nn.Module):
     """A module with metrics of which some have a direction."""
@@ -37,45 +35,76 @@ class Measured(nn.Module):
 @pytest.mark.parametrize(
     ("name", "mode"),
     [
-        ("val/loss", "min"), ("val_loss", "min"), ("val/mean_predictor_rmse", "min"), ("valid-PPL", "min"),
-        ("val/accuracy", "max"), ("val_acc", "max"), ("val/f1_cat", "max"), ("val/R2", "max"), ("val/dice_loss", "min"),
-        ("val/quality", "max"), ("val/hits", "max"), ("val/hits_loss", "max"),
-        ("val/undirected", None), ("val/score", None), ("val/similar", None),
+        ("val/loss", "min"),
+        ("val_loss", "min"),
+        ("val/mean_predictor_rmse", "min"),
+        ("valid-PPL", "min"),
+        ("val/accuracy", "max"),
+        ("val_acc", "max"),
+        ("val/f1_cat", "max"),
+        ("val/R2", "max"),
+        ("val/dice_loss", "min"),
+        ("val/quality", "max"),
+        ("val/hits", "max"),
+        ("val/hits_loss", "max"),
+        ("val/undirected", None),
+        ("val/score", None),
+        ("val/similar", None),
     ],
-)  # fmt: skip
+)
 def test_mode_follows_from_metric_then_from_name(name: str, mode: str | None) -> None:
     found = infer_mode(name, Measured())
     assert (found and found[0]) == mode
 
 
 def test_accuracy_without_mode_keeps_the_highest(capsys: pytest.CaptureFixture[str]) -> None:
-    result = train("digits", "task.monitor=val/accuracy", "trainer.max_epochs=4", "trainer.limit_train_batches=20",
-                   "trainer.limit_val_batches=1.0")  # fmt: skip
+    result = train(
+        "digits",
+        "monitor=val/accuracy",
+        "trainer.max_epochs=4",
+        "trainer.limit_train_batches=20",
+        "trainer.limit_val_batches=1.0",
+    )
     with (result.run.path / "metrics.csv").open() as file:
-        accuracies = [float(row["val/accuracy"]) for row in csv.DictReader(file) if row["val/accuracy"]]
+        accuracies = [
+            float(row["val/accuracy"]) for row in csv.DictReader(file) if row["val/accuracy"]
+        ]
     assert min(accuracies) < max(accuracies)
     assert result.score == pytest.approx(max(accuracies))
     assert result.metrics["val/accuracy"] == pytest.approx(max(accuracies))
     assert load_run(result.run.path).checkpoint["epoch"] == accuracies.index(max(accuracies))
-    assert "task.monitor: val/accuracy, higher is better (by its torchmetrics class)" in capsys.readouterr().out
+    assert (
+        "monitor: val/accuracy, higher is better (by its torchmetrics class)"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "mode"),
-    [(["monitor: val/accuracy"], "max"), (["monitor: val/f1"], "max"), (["monitor: val/loss"], "min"), ([], "max"), (["monitor: '${task.monitor}'"], "max"),
-     (["monitor: val/accuracy", "mode: min"], "min")],
-)  # fmt: skip
+    [
+        (["monitor: val/accuracy"], "max"),
+        (["monitor: val/f1"], "max"),
+        (["monitor: val/loss"], "min"),
+        ([], "max"),
+        (["monitor: '${monitor}'"], "max"),
+        (["monitor: val/accuracy", "mode: min"], "min"),
+    ],
+)
 def test_callback_with_its_own_monitor_gets_its_mode(
     words: list[str], mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Any] = []
     from lightning.pytorch.callbacks import EarlyStopping
 
-    monkeypatch.setattr(EarlyStopping, "on_fit_start", lambda self, *_: made.append(self), raising=False)
+    monkeypatch.setattr(
+        EarlyStopping, "on_fit_start", lambda self, *_: made.append(self), raising=False
+    )
     target = "_target_: lightning.pytorch.callbacks.EarlyStopping"
-    train("digits", "callbacks.stop={" + ", ".join([target, *words]) + "}", "task.monitor=val/auroc")
+    train("digits", "callbacks.stop={" + ", ".join([target, *words]) + "}", "monitor=val/auroc")
     assert made[0].mode == mode
-    assert made[0].monitor == (words[0].removeprefix("monitor: ") if words and "$" not in words[0] else "val/auroc")
+    assert made[0].monitor == (
+        words[0].removeprefix("monitor: ") if words and "$" not in words[0] else "val/auroc"
+    )
 
 
 class Undirected(MeanMetric):
@@ -88,17 +117,22 @@ class Undirected(MeanMetric):
 class Scored(Classification):
     """Monitors a score of its own, of which more is better."""
 
-    def __init__(self, net: nn.Module, spec: Spec, monitor: str = "val/own") -> None:
-        super().__init__(net, spec, metrics={"own": Undirected()}, monitor=monitor, mode="max")
+    monitor, mode = "val/own", "max"
+
+    def __init__(self, net: nn.Module, spec: Spec) -> None:
+        super().__init__(net, spec, metrics={"own": Undirected()})
 
 
 def test_mode_of_the_class_stays_where_its_monitor_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     word = as_own_task(Scored, monkeypatch)
-    for words in ([], ["task.monitor=val/own"]):
+    for words in ([], ["monitor=val/own"]):
         run = train("digits", word, *words).run
         assert json.loads((run.path / "meta.json").read_text())["mode"] == "max"
     assert (
-        json.loads((train("digits", word, "task.monitor=val/loss").run.path / "meta.json").read_text())["mode"] == "min"
+        json.loads((train("digits", word, "monitor=val/loss").run.path / "meta.json").read_text())[
+            "mode"
+        ]
+        == "min"
     )
 
 
@@ -108,22 +142,40 @@ def test_callback_without_a_mode_needs_none(monkeypatch: pytest.MonkeyPatch) -> 
             self.monitor = monitor
 
     target = as_own_task(Watch, monkeypatch).removeprefix("task._target_=")
-    own = as_own_task(Undirected, monkeypatch).replace("task._target_=", "task.metrics.own={_target_: ") + "}"
+    own = (
+        as_own_task(Undirected, monkeypatch).replace(
+            "task._target_=", "task.metrics.own={_target_: "
+        )
+        + "}"
+    )
     train("digits", own, f"callbacks.watch={{_target_: {target}, monitor: val/own}}")
 
 
-def test_unknown_direction_is_asked_for_before_training() -> None:
+def test_unknown_direction_is_asked_for_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = (
+        as_own_task(Undirected, monkeypatch).replace(
+            "task._target_=", "task.metrics.own={_target_: "
+        )
+        + "}"
+    )
     with pytest.raises(InputError) as caught:
-        train("digits", OWN, "task.monitor=val/own")
+        train("digits", own, "monitor=val/own")
     assert caught.value.lines == [
-        "task.mode: unknown whether a higher or a lower 'val/own' is better; set task.mode=max or task.mode=min"
+        "mode: unknown whether a higher or a lower 'val/own' is better; set mode=max or mode=min"
     ]
-    with pytest.raises(InputError, match=r"^callbacks\.stop\.mode: unknown whether a higher or a lower 'val/own'"):
-        train("digits", OWN, "callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/own}")
-    config = checked("digits", OWN, "task.monitor=val/own", "task.mode=max")
-    assert config.values["task"]["mode"] == "max"
+    with pytest.raises(
+        InputError, match=r"^callbacks\.stop\.mode: unknown whether a higher or a lower 'val/own'"
+    ):
+        train(
+            "digits",
+            own,
+            "callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: "
+            "val/own}",
+        )
+    config = checked("digits", own, "monitor=val/own", "mode=max")
+    assert config.values["mode"] == "max"
 
 
 def test_study_maximizes_accuracy_without_mode() -> None:
-    plan = Plan("digits", ("task.monitor=val/accuracy",), "tune_1", ()).monitored({})
+    plan = Plan("digits", ("monitor=val/accuracy",), "tune_1", ()).with_monitor({})
     assert (plan.monitor, plan.mode) == ("val/accuracy", "max")

@@ -13,8 +13,13 @@ from tests.conftest import train
 
 
 def test_the_loss_and_the_rate_are_logged_every_few_steps() -> None:
-    run = train("digits", "trainer.log_every_n_steps=2", "task.optimizer.lr=0.01", "trainer.max_epochs=2",
-                "task.scheduler={_target_: torch.optim.lr_scheduler.StepLR, step_size: 1, gamma: 0.1}").run  # fmt: skip
+    run = train(
+        "digits",
+        "trainer.log_every_n_steps=2",
+        "task.optimizer.lr=0.01",
+        "trainer.max_epochs=2",
+        "task.scheduler={_target_: torch.optim.lr_scheduler.StepLR, step_size: 1, gamma: 0.1}",
+    ).run
     with (run.path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     within = [row for row in rows if row["train/batch_loss"]]
@@ -27,7 +32,11 @@ def test_the_loss_and_the_rate_are_logged_every_few_steps() -> None:
 def test_the_bar_is_drawn_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, now = [], [100.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(progress.RichProgressBar, "on_train_batch_end", lambda self, trainer, *rest: drawn.append(rest))
+    monkeypatch.setattr(
+        progress.RichProgressBar,
+        "on_train_batch_end",
+        lambda self, trainer, *rest: drawn.append(rest),
+    )
     bar = progress.Bar()
     for batch in range(1000):
         now[0] += 0.004  # 4 ms a step
@@ -39,12 +48,12 @@ def test_the_bar_is_drawn_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lightning_enters_no_profiler_and_a_configs_own_is_kept() -> None:
     from lightning.pytorch import Trainer
 
-    from src.kindling.training.trainer import build_trainer
+    from src.kindling.training.trainer import build_evaluator
     from tests.conftest import checked
 
     def made(*words: str) -> Any:
-        trainer: Trainer = build_trainer(checked("digits", *words), None, None, None)  # type: ignore[arg-type]
+        trainer: Trainer = build_evaluator(checked("digits", *words), None)
         return type(trainer.profiler).__name__
 
-    assert made() == "Unprofiled"
+    assert made() == "NullProfiler"
     assert made("trainer.profiler=simple") == "SimpleProfiler"

@@ -1,4 +1,4 @@
-"""Trainings on a real terminal: the table of layers and the bar, with tasks that say no more than Lightning asks for."""
+"""Trainings on a real terminal: the table of layers and the bar, with minimal tasks."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Bare(LightningModule):
         self.net = net
 
     def step(self, batch):
-        return nn.functional.cross_entropy(self.net(batch.x.float()), batch.y)
+        return nn.functional.cross_entropy(self.net(batch[0].float()), batch[1])
 
     def training_step(self, batch, _):
         return self.step(batch)
 
     def validation_step(self, batch, _):
-        self.log("val/loss", self.step(batch), on_epoch=True, batch_size=len(batch.x))
+        self.log("val/loss", self.step(batch), on_epoch=True, batch_size=len(batch[0]))
 
     test_step = validation_step
 
@@ -46,16 +46,30 @@ class Pairs(Bare):
     def forward(self, one, two):
         return self.net(one), self.net(two)
 """
-LITTLE = ("trainer.max_epochs=2", "trainer.limit_train_batches=3", "trainer.limit_val_batches=2", "threads=1",
-          "trainer.limit_test_batches=2", "trainer.accelerator=cpu", "--no-pictures")  # fmt: skip
+LITTLE = (
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=3",
+    "trainer.limit_val_batches=2",
+    "threads=1",
+    "trainer.limit_test_batches=2",
+    "trainer.accelerator=cpu",
+    "--no-pictures",
+)
 
 
 def on_terminal(repository: Path, *argv: str) -> tuple[int, str]:
     """The status and the screen of `python …` on a pseudo-terminal, without colors."""
     master, slave = pty.openpty()
     environment = {**os.environ, "COLUMNS": "120", "TERM": "xterm-256color"}
-    process = subprocess.Popen([sys.executable, *argv], cwd=repository, stdin=slave, stdout=slave, stderr=slave,
-                               env=environment, start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, *argv],
+        cwd=repository,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=environment,
+        start_new_session=True,
+    )
     os.close(slave)
     screen = b""
     try:
@@ -88,5 +102,6 @@ def test_task_of_the_notebook_trains_on_terminal(repository: Path) -> None:
     status, screen = on_terminal(repository, "-m", "src.train", "sharpen", *LITTLE)
     assert status == 0, screen
     assert re.search(
-        r"net +│ Painter +│ 15\.6 K │ train │ [\d.]+ M │ \[1, 1, (\d+), \1\] │ \[1, 1, \1, \1\]", screen
+        r"net +│ Painter +│ 15\.6 K │ train │ [\d.]+ M │ \[1, 1, (\d+), \1\] │ \[1, 1, \1, \1\]",
+        screen,
     ), screen

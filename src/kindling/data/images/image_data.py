@@ -1,34 +1,43 @@
-"""Image files as a source of batches: decoded to uint8 at a common shape, whatever their format and size."""
+"""Image files as a source of batches: uint8 of one shape, whatever their format and size."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import json
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from src.kindling.config.errors import InputError, counted
-from src.kindling.data.batch import take
-from src.kindling.data.data_module import DATA, mean_and_std
-from src.kindling.data.images.decode import Fit, decode, fit_to
+from src.kindling.config.errors import InputError, join_names
+from src.kindling.data.data_module import DATA
+from src.kindling.data.images.decode import EXTENSIONS, ResizeMode, decode, make_square
+from src.kindling.data.samples import STAGES, Samples, Stage, take
+from src.kindling.data.statistics import mean_and_std
 
-# Statistics are taken from so many files: enough to be sure, and quick on any folder.
-STATISTICS = 2048
+STAGE_FOLDERS: dict[str, Stage] = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+# Samples of a folder's files: enough to be sure, and quick for a folder of any size.
+HEADERS, STATISTICS = 1000, 2048
 
 
 class Paths:
-    """File names below one folder, in two arrays instead of a list of strings.
+    """File names below one folder, in one array instead of a list of strings.
 
-    Worker processes that touch a Python list copy its pages, an object at a time; these they share.
+    Worker processes that touch a Python list copy its pages; an array they share.
 
     Args:
         root: the folder.
@@ -37,196 +46,224 @@ class Paths:
 
     def __init__(self, root: Path, names: Iterable[str]) -> None:
         self.root = root
-        encoded = [os.fsencode(name) for name in names]
-        lengths = np.fromiter((len(name) for name in encoded), dtype=np.int64, count=len(encoded))
-        self.ends = np.cumsum(lengths)
-        self.text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self.names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
 
     def __len__(self) -> int:
-        return len(self.ends)
+        return len(self.names)
 
     def __getitem__(self, i: int) -> str:
-        start = self.ends[i - 1] if i else 0
-        return os.fsdecode(self.text[start : self.ends[i]].tobytes())
+        return os.fsdecode(self.names[i])
 
     def path(self, i: int) -> str:
         return os.path.join(self.root, self[i])
 
-    def file_times(self) -> tuple[Any, Any]:
-        """Each file's size in bytes and time of change in nanoseconds, `(N,)` both; -1 and 0 for one that is gone."""
-        sizes, changed = np.full(len(self), -1, dtype=np.int64), np.zeros(len(self), dtype=np.int64)
-        for i in range(len(self)):
-            with suppress(OSError):  # a file that is gone equals no other; reading it will tell
+    def fingerprint(self, *settings: object, index: Sequence[int] | None = None) -> str:
+        """A hash of settings and of files' names, sizes and modification times; names a cache."""
+        digest = hashlib.blake2b(os.fsencode(f"{self.root} {settings}"), digest_size=12)
+        for i in range(len(self)) if index is None else index:
+            digest.update(self.names[i])
+            with suppress(OSError):  # reading a missing file reports it
                 status = os.stat(self.path(i))
-                sizes[i], changed[i] = status.st_size, status.st_mtime_ns
-        return sizes, changed
+                digest.update(struct.pack("<qq", status.st_size, status.st_mtime_ns))
+        return digest.hexdigest()
 
     def content_keys(self) -> Any:
-        """A key of each file's content `(N,)`; kept under data/, since a large folder takes minutes to read.
+        """A key of each file's content `(N,)`; cached, since a large folder takes minutes."""
+        return load_or_compute("duplicates", self.fingerprint(), self._content_keys)
 
-        Only files that are as long as another are opened, and only those that also begin alike are read to the end.
-        """
-        sizes, changed = self.file_times()
-        digest = hashlib.blake2b(str(self.root).encode("utf-8", "surrogateescape"), digest_size=12)
-        for array in (self.text, self.ends, sizes, changed):
-            digest.update(array.tobytes())
-        kept = DATA / "duplicates" / f"{digest.hexdigest()}.npy"
-        if kept.exists():
-            return np.load(kept)
+    def _content_keys(self) -> Any:
+        """Read the first 4,096 bytes of files of one size, and the rest where these are equal."""
+        sizes = np.full(len(self), -1, dtype=np.int64)
+        for i in range(len(self)):
+            with suppress(OSError):
+                sizes[i] = os.path.getsize(self.path(i))
+        missing = np.flatnonzero(sizes < 0).astype(np.uint64)
         keys = sizes.astype(np.uint64)
-        gone = sizes < 0
-        keys[gone] = (1 << 62) + np.flatnonzero(gone).astype(np.uint64)
-        for length in (4096, -1):
-            _, inverse, alike = np.unique(keys, return_inverse=True, return_counts=True)
-            for i in np.flatnonzero((alike[inverse] > 1) & ~gone & ((sizes > 4096) | (length > 0))).tolist():
+        keys[missing] = (1 << 62) + missing  # a missing file equals no other
+        for length, smallest in ((4096, 0), (-1, 4097)):
+            _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+            same = (counts[inverse] > 1) & (sizes >= smallest)
+            for i in np.flatnonzero(same).tolist():
                 with suppress(OSError), open(self.path(i), "rb") as file:
-                    content = hashlib.blake2b(
-                        file.read(length), digest_size=8, salt=struct.pack("<q", sizes[i])
-                    ).digest()
-                    keys[i] = int.from_bytes(content, "little") | (1 << 63)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        beside = kept.with_suffix(f".{os.getpid()}.tmp.npy")
-        np.save(beside, keys)
-        os.replace(beside, kept)
+                    salt = struct.pack("<q", sizes[i])
+                    content = hashlib.blake2b(file.read(length), digest_size=8, salt=salt)
+                    keys[i] = int.from_bytes(content.digest(), "little") | (1 << 63)
         return keys
 
 
+@dataclass(eq=False)
 class ImageFiles:
     """Images in files, by number.
 
-    An index tensor gives a batch `(B, channels, size, size)` uint8; an int gives one image, at its own size where
-    `whole` is set and otherwise at the common one.
+    An index tensor gives a batch `(B, channels, size, size)` uint8; an int gives one image.
 
     Args:
         paths: the files.
-        channels: 1 for grey, 3 for colour; images of the other kind are converted.
-        size: height and width of the common shape.
-        fit: how an image comes to that shape.
-        whole: whether single images keep their own size, for transforms that crop or resize them.
-        max_pixels: larger images are refused before they are decoded.
-        on_error: what to do with an image that cannot be read.
-        error_limit: the share of unreadable images above which `skip` stops.
+        channels, size: of the common shape; images are converted to it.
+        resize_mode, max_pixels, on_error, error_limit: see ImageFolder.
+        own_size: keep the size of single images, for transforms that crop or resize them.
+        packed: the decoded images, where data.cache has them.
     """
 
-    def __init__(
-        self,
-        paths: Paths,
-        channels: int,
-        size: int,
-        fit: Fit,
-        whole: bool,
-        max_pixels: int,
-        on_error: Literal["error", "skip"],
-        error_limit: float,
-    ) -> None:
-        self.paths = paths
-        self.channels = channels
-        self.size = size
-        self.fit: Fit = fit
-        self.whole = whole
-        self.max_pixels = max_pixels
-        self.on_error = on_error
-        self.error_limit = error_limit
-        # One byte a file, in memory that the workers share: what any of them could not read.
-        self.packed: Tensor | None = None  # the pictures decoded, where data.cache has them
-        self.unreadable = torch.zeros(len(paths), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
+    paths: Paths
+    channels: int
+    size: int
+    resize_mode: ResizeMode
+    max_pixels: int
+    on_error: Literal["error", "skip"] = "error"
+    error_limit: float = 1.0
+    own_size: bool = False
+    packed: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        # One byte a file, in memory that the workers share: which images none of them could read.
+        unreadable = torch.zeros(len(self.paths), dtype=torch.bool)
+        self.unreadable: Tensor = unreadable.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> Tensor:
-        if self.packed is not None:
-            return self.packed[index] if isinstance(index, int) else take(self.packed, index)
         if isinstance(index, int):
-            image = self._read(index, None if self.whole else self.size)
-            if image is None:
-                return torch.zeros(self.channels, self.size, self.size, dtype=torch.uint8)
-            return as_tensor(image if self.whole else fit_to(image, self.size, self.fit))
-        batch = torch.zeros(len(index), self.channels, self.size, self.size, dtype=torch.uint8)
-        for place, i in enumerate(index.tolist()):
-            image = self._read(i, self.size)
-            if image is not None:
-                batch[place] = as_tensor(fit_to(image, self.size, self.fit))
-        return batch
+            return self._read(index, self.own_size) if self.packed is None else self.packed[index]
+        if self.packed is not None:
+            return take(self.packed, index)
+        return torch.stack([self._read(i, own_size=False) for i in index.tolist()])
 
-    def _read(self, i: int, size: int | None) -> Image.Image | None:
-        path = self.paths.path(i)
+    def _read(self, i: int, own_size: bool) -> Tensor:
+        """One image; zeros for an unreadable one that is skipped."""
         try:
-            return decode(path, self.channels, self.max_pixels, size)
+            size = None if own_size else self.size
+            image = decode(self.paths.path(i), self.channels, self.max_pixels, size)
         except InputError:
             if self.on_error == "error":
                 raise
+            self._mark_unreadable(i)
+            return torch.zeros(self.channels, self.size, self.size, dtype=torch.uint8)
+        return as_tensor(image if own_size else make_square(image, self.size, self.resize_mode))
+
+    def _mark_unreadable(self, i: int) -> None:
         self.unreadable[i] = True
-        bad = torch.nonzero(self.unreadable).flatten().tolist()
+        bad = self.unreadable_paths()
         if len(bad) > self.error_limit * len(self.paths):
             raise InputError(
-                f"{len(bad):,} of {len(self.paths):,} images cannot be read, more than data.error_limit="
-                f"{self.error_limit:g} allows: {counted([self.paths.path(one) for one in bad])}"
+                f"{len(bad):,} of {len(self.paths):,} images cannot be read, more than "
+                f"data.error_limit={self.error_limit:g} allows: {join_names(bad)}"
             )
-        return None
+
+    def unreadable_paths(self) -> list[str]:
+        return [self.paths.path(i) for i in torch.nonzero(self.unreadable).flatten().tolist()]
 
     def content_keys(self) -> Any:
         """A key of each file's content `(N,)`."""
         return self.paths.content_keys()
 
 
+def as_tensor(image: Image.Image) -> Tensor:
+    """`(channels, height, width)` uint8."""
+    pixels = np.array(image)
+    if pixels.ndim == 2:
+        return torch.from_numpy(pixels[None])
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
 def size_of(path: str) -> tuple[int, int]:
-    """The width and height of the picture that `decode` makes of a file, from its header."""
+    """The width and height of the image that `decode` makes of a file, from its header."""
     with Image.open(path) as image:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
         return (image.height, image.width) if turned else image.size
 
 
-def as_tensor(image: Image.Image) -> Tensor:
-    """`(channels, height, width)` uint8."""
-    array = np.array(image)
-    return torch.from_numpy(array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1)))
-
-
-def headers(paths: Paths, index: Iterable[int]) -> tuple[int, int]:
-    """Channels and size that fit a sample of files, from their headers alone.
+def inspect_headers(paths: Paths) -> tuple[int, int]:
+    """Channels and size that suit a sample of the files.
 
     Returns:
-        1 if all of them are grey and 3 otherwise; the median side, rounded to a multiple of 8, at most 224.
+        1 if all of them are gray and 3 otherwise; the median side, rounded to a multiple of 8,
+        from 8 to 224.
     """
     sides: list[int] = []
-    grey = True
-    for i in index:
-        try:
-            with Image.open(paths.path(i)) as image:
-                sides += image.size
-                grey = grey and image.mode in ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
-        except Exception:
-            continue
+    gray = True
+    for i in np.linspace(0, len(paths) - 1, min(len(paths), HEADERS)).astype(int).tolist():
+        with suppress(Exception), Image.open(paths.path(i)) as image:
+            sides += image.size
+            gray = gray and Image.getmodebase(image.mode) == "L"
     if not sides:
         raise InputError(f"{paths.root}: not one of the files can be read as an image")
-    return (1 if grey else 3), int(min(max(round(float(np.median(sides)) / 8) * 8, 8), 224))
+    return (1 if gray else 3), int(np.clip(round(float(np.median(sides)) / 8) * 8, 8, 224))
 
 
-def kept_statistics(images: ImageFiles, train: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of a sample of the training pictures; kept under data/ while the files are the same."""
-    paths = images.paths
-    chosen = train[torch.linspace(0, len(train) - 1, min(len(train), STATISTICS)).long()]
-    digest = hashlib.blake2b(f"{paths.root} {images.size} {images.channels} {images.fit}".encode(), digest_size=12)
-    for i in chosen.tolist():
-        try:
-            status = os.stat(paths.path(i))
-            digest.update(f"{paths[i]} {status.st_size} {status.st_mtime_ns}".encode("utf-8", "surrogateescape"))
-        except OSError:  # reading it will tell
-            continue
-    kept = DATA / "statistics" / f"{digest.hexdigest()}.json"
-    if kept.exists():
-        mean, std = json.loads(kept.read_text())
-        return tuple(mean), tuple(std)
-    mean, std = mean_and_std(images, chosen)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    beside = kept.with_suffix(f".{os.getpid()}.tmp")
-    beside.write_text(json.dumps([mean, std]))
-    os.replace(beside, kept)
-    return mean, std
+def image_statistics(
+    images: ImageFiles, train: Tensor
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of a sample of the training images; cached."""
+    sample = train[torch.linspace(0, len(train) - 1, min(len(train), STATISTICS)).long()]
+    settings = images.size, images.channels, images.resize_mode
+    key = images.paths.fingerprint(*settings, index=sample.tolist())
+    mean, std = load_or_compute("statistics", key, lambda: np.array(mean_and_std(images, sample)))
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def resizes(transform: Any) -> bool:
-    """Whether a transform crops or resizes, and so wants each picture at its own size."""
+def list_images(folder: Path) -> list[str]:
+    """The images in a folder, at any depth, relative to it; hidden ones are skipped."""
+    found = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name[0] != "."]
+        inside = parent[len(str(folder)) :].lstrip(os.sep)
+        for name in files:
+            if name[0] != "." and os.path.splitext(name)[1].lower() in EXTENSIONS:
+                found.append(os.path.join(inside, name))
+    return sorted(found)
+
+
+def are_split_folders(names: Iterable[str]) -> bool:
+    """Whether folders are the splits of a data set."""
+    return {"train"} <= {name.lower() for name in names} <= STAGE_FOLDERS.keys()
+
+
+def official_splits(names: Sequence[str]) -> dict[Stage, Tensor]:
+    """Sample numbers of the splits that folders or a list define, from the samples' split names.
+
+    Without validation or test, these are cut from the training samples.
+    """
+    stages = np.array([STAGE_FOLDERS.get(name.lower(), "") for name in names])
+    found = {stage: torch.from_numpy(np.flatnonzero(stages == stage)) for stage in STAGES}
+    found = {stage: index for stage, index in found.items() if len(index)}
+    if len(found) < len(STAGES):
+        found.pop("train", None)
+    return found
+
+
+def keep_own_size(samples: Samples, transforms: nn.Sequential | None) -> Samples:
+    """Samples whose images and masks keep their own size, if a transform crops or resizes them."""
+    if transforms is None or not any(map(resizes, transforms)):
+        return samples
+    return replace(samples, x=_at_own_size(samples.x), y=_at_own_size(samples.y))
+
+
+def _at_own_size(source: Any) -> Any:
+    if isinstance(source, ImageFiles):
+        source = copy.copy(source)  # with the same paths and unreadable files
+        source.own_size = True
+    return source
+
+
+def resizes(transform: nn.Module) -> bool:
     name = type(transform).__name__
     return "Crop" in name or "Resize" in name or name in ("RandomShortestSize", "ScaleJitter")
+
+
+def cache_path(folder: str, name: str) -> Path:
+    """The path of a file in data/<folder>; makes the folder."""
+    path = DATA / folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def load_or_compute(folder: str, key: str, compute: Callable[[], Any]) -> Any:
+    """Read an array from its cache under data/, or compute and write it."""
+    path = cache_path(folder, f"{key}.npy")
+    if not path.exists():
+        temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")
+        np.save(temporary, compute())
+        os.replace(temporary, path)
+    return np.load(path)

@@ -1,114 +1,93 @@
-"""Pictures decoded once into one file, from which later epochs and runs read at the speed of memory."""
+"""Images decoded once into one file, which later epochs and runs read at memory speed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import InputError
+from src.kindling.data.images.image_data import ImageFiles, cache_path
 from src.kindling.data.loader import Loader, as_it_is
+from src.kindling.runs.files import read_json, write_json
 
-if TYPE_CHECKING:
-    from src.kindling.data.images.image_data import ImageFiles
-
-# How many bytes are decoded between two notes of how far the packing has come.
-NOTED = 64 << 20
+# Bytes that are decoded between two saves of the progress.
+SAVE_EVERY = 64 << 20
 
 
-def pack(images: ImageFiles, folder: Path, processes: int) -> Tensor:
-    """The pictures as one tensor `(N, channels, size, size)` uint8 that lies in a file.
+def pack(images: ImageFiles) -> Tensor:
+    """The images as one tensor `(N, channels, size, size)` uint8, mapped from a file under data/.
 
-    The file's name follows from the list of files, their sizes and times of change, and the common shape, so it is
-    never stale. It is written beside its final name and renamed when it is whole; an interrupted packing goes on where
-    it was last noted. Several processes may ask at once: one packs, the others wait.
-
-    Args:
-        images: the pictures; those that cannot be read are marked in `images.unreadable`, or end the packing.
-        folder: where the packed files lie.
-        processes: how many decode.
+    The file's name follows from the list of files, their sizes and modification times, and the
+    common shape, so it is never stale. It is renamed when it is complete; an interrupted packing
+    resumes where its progress was last saved. Several processes may ask at once: one packs, the
+    others wait. Unreadable images are marked in `images.unreadable`, or end the packing.
 
     Raises:
-        InputError: when the disk has no room, or a picture cannot be read.
+        InputError: when the disk has no room, or an image cannot be read.
     """
     from filelock import FileLock
 
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = folder / f"{_key(images)}.uint8"
+    key = images.paths.fingerprint(images.channels, images.size, images.resize_mode)
+    path = cache_path("cache", f"{key}.uint8")
     shape = (len(images), images.channels, images.size, images.size)
-    with FileLock(whole.with_suffix(".lock")):
-        if not whole.exists():
-            _write(images, whole, shape, processes)
-    images.unreadable[json.loads(whole.with_suffix(".json").read_text())["unreadable"]] = True
-    # Copy-on-write: pages are shared with every other reader, and nothing can change the file.
-    return torch.from_numpy(np.memmap(whole, dtype=np.uint8, mode="c", shape=shape))
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            _write(images, path, bytes_per_image=int(np.prod(shape[1:])))
+    images.unreadable[read_json(path.with_suffix(".json"))["unreadable"]] = True
+    # Copy-on-write: every reader shares the pages, and nothing can change the file.
+    return torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c", shape=shape))
 
 
-def _key(images: ImageFiles) -> str:
-    sizes, changed = images.paths.file_times()
-    digest = hashlib.blake2b(f"{images.paths.root} {images.channels} {images.size} {images.fit}".encode(
-        "utf-8", "surrogateescape"), digest_size=12)  # fmt: skip
-    for array in (images.paths.text, images.paths.ends, sizes, changed):
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _write(images: ImageFiles, whole: Path, shape: tuple[int, int, int, int], processes: int) -> None:
-    part, note = whole.with_suffix(".part"), whole.with_suffix(".json")
-    row = shape[1] * shape[2] * shape[3]
-    done, unreadable = 0, []
-    if part.exists() and note.exists():
-        noted = json.loads(note.read_text())
-        done, unreadable = noted["done"], noted["unreadable"]
-    images.unreadable[unreadable] = True
-    needed = (shape[0] - done) * row
-    free = os.statvfs(whole.parent).f_bavail * os.statvfs(whole.parent).f_frsize
+def _write(images: ImageFiles, path: Path, bytes_per_image: int) -> None:
+    unfinished, progress = path.with_suffix(".part"), path.with_suffix(".json")
+    done = 0
+    if unfinished.exists() and progress.exists():
+        saved = read_json(progress)
+        done = saved["done"]
+        images.unreadable[saved["unreadable"]] = True
+    needed = (len(images) - done) * bytes_per_image
+    free = shutil.disk_usage(path.parent).free
     if needed > free:
-        raise InputError(f"{whole.parent}: the packed pictures need {needed / 2**30:.1f} GiB more, and {free / 2**30:.1f} "
-                         "are free; make room, lower data.size, or set data.cache=none")  # fmt: skip
-    print(
-        f"packing {shape[0]:,} pictures for data.cache=memmap, once" + (f"; {done:,} are there already" if done else "")
-    )
-    with part.open("r+b" if done else "wb") as file:
-        file.truncate(done * row)
-        file.seek(done * row)
-        for batch in _progress(images, done, row, processes):
+        raise InputError(
+            f"{path.parent}: packing the images needs {needed / 2**30:.1f} GiB more, and "
+            f"{free / 2**30:.1f} are free; make room, lower data.size, or set data.cache=none"
+        )
+    resumed = f"; {done:,} are packed already" if done else ""
+    print(f"packing {len(images):,} images for data.cache=memmap, once{resumed}")
+    with unfinished.open("r+b" if done else "wb") as file:
+        file.truncate(done * bytes_per_image)
+        file.seek(done * bytes_per_image)
+        for batch in _decode(images, done, bytes_per_image):
             file.write(batch.numpy().tobytes())
             done += len(batch)
-            if file.tell() % NOTED < batch.numel() or done == shape[0]:
+            if file.tell() % SAVE_EVERY < batch.numel() or done == len(images):
                 file.flush()
                 os.fsync(file.fileno())
-                bad = torch.nonzero(images.unreadable).flatten().tolist()
-                beside = note.with_suffix(".tmp")
-                beside.write_text(json.dumps({"done": done, "unreadable": bad}))
-                os.replace(beside, note)
-    os.replace(part, whole)
+                unreadable = torch.nonzero(images.unreadable).flatten().tolist()
+                write_json(progress, {"done": done, "unreadable": unreadable})
+    os.replace(unfinished, path)
 
 
-def _progress(images: ImageFiles, start: int, row: int, processes: int) -> Iterator[Tensor]:
-    size = max(1, min(256, NOTED // row))
-    chunks = [torch.arange(i, min(i + size, len(images))) for i in range(start, len(images), size)]
-    loader = Loader(_Chunks(images), sampler=chunks, batch_size=None, num_workers=processes, collate_fn=as_it_is)
-    if not sys.stdout.isatty():
-        yield from loader
-        return
+def _decode(images: ImageFiles, start: int, bytes_per_image: int) -> Iterator[Tensor]:
     from rich.progress import track
 
-    yield from track(loader, description="packing", total=len(chunks))
-
-
-class _Chunks(Dataset[Tensor]):
-    def __init__(self, images: ImageFiles) -> None:
-        self.images = images
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        return self.images[index]
+    size = max(1, min(256, SAVE_EVERY // bytes_per_image))
+    chunks = torch.split(torch.arange(start, len(images)), size)
+    dataset: Any = images  # which gives a batch for an index tensor
+    loader = Loader(
+        dataset,
+        sampler=chunks,
+        batch_size=None,
+        num_workers=usable_cores(),
+        collate_fn=as_it_is,
+    )
+    yield from track(loader, "packing", total=len(chunks), disable=not sys.stdout.isatty())

@@ -1,156 +1,140 @@
-"""What a table's target is: one class, several labels, or values; src/kindling/data/tables/table.py asks once for each file."""
+"""The target of a table: one class, several labels, or values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from src.kindling.config.errors import InputError, counted
+from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.labels import as_labels, parted
-from src.kindling.data.tables.check import is_date, mixed
-from src.kindling.data.tables.columns import Content
-from src.kindling.data.tables.read import Format
+from src.kindling.data.tables.check import (
+    check_complete,
+    describe_mixed,
+    find_too_large,
+    format_first,
+    is_date,
+)
+from src.kindling.data.tables.columns import as_numbers, kind_of
+from src.kindling.data.tables.read import TableFile
 
-# Whole numbers are classes when there are at most so many different ones, each in at least so many rows on average.
-MOST_CLASSES, ROWS_OF_CLASS = 20, 5
+if TYPE_CHECKING:
+    import pandas as pd
+
+TargetKind = Literal["auto", "classification", "regression"]
+
+# Whole numbers are classes when at most so many differ, each in at least so many rows on average.
+MAX_CLASSES, MIN_ROWS_PER_CLASS = 20, 5
 
 
-class Target:
-    """Decides what one column or several say, and then holds it.
+class Target(NamedTuple):
+    """A target as tensors, the names of its classes or labels, and a note on the decision."""
 
-    Args:
-        path: the file.
-        form: how it is written.
-        kind, labels: see Table.
-
-    Attributes:
-        y: class numbers `(rows,)`, labels or values `(rows, targets)`.
-        classes: the names of classes or labels; empty for values.
-        note: what a user should be told.
-    """
-
-    y: Tensor
-    classes: tuple[str, ...] = ()
+    y: Tensor  # class numbers (rows,); labels or values (rows, targets)
+    classes: tuple[str, ...]
     note: str
 
-    def __init__(
-        self, path: str, form: Format, kind: Literal["auto", "classification", "regression"], labels: str | None
-    ) -> None:
-        self.path, self.form, self.kind, self.labels = path, form, kind, labels
 
-    def decide(self, contents: Sequence[Content], values: Sequence[Any]) -> Target:
-        """Take the columns, and the values `(rows,)` of each.
+def build_target(
+    file: TableFile, columns: Sequence[pd.Series[Any]], kind: TargetKind, labels: str | None
+) -> Target:
+    """Decide between classes, labels and values, for one column or several.
 
-        Raises:
-            InputError: when they cannot be learnt.
-        """
-        if self.labels is not None:
-            self._parted(contents[0], values[0], self.labels)
-        elif len(contents) == 1:
-            self._one(contents[0], values[0])
-        else:
-            self._several(contents, values)
-        return self
+    Raises:
+        InputError: when the columns cannot be predicted.
+    """
+    if labels is not None:
+        return _split_labels(file, columns[0], labels)
+    for column in columns:
+        _check_values(file, column, kind)
+    return _several(file, columns, kind) if len(columns) > 1 else _single(file, columns[0], kind)
 
-    def _one(self, content: Content, values: Any) -> None:
-        problem = self._checked(content, values)
-        different = np.unique(values)
-        is_text = content.kind == "category"
-        if self.kind == "regression" and is_text:
-            raise InputError(f"data.kind: regression needs numbers, and {problem.removeprefix(f'{self.path}: ')} is text, "
-                             f"such as {next(iter(content.levels))!r}; try data.kind=classification")  # fmt: skip
-        self._check_varies(problem, content, different)
-        whole = bool((different == np.round(different)).all())
-        few = len(different) <= min(MOST_CLASSES, len(values) // ROWS_OF_CLASS)
-        classes = content.kind != "number" or (whole and few)
-        if self.kind != "auto":
-            classes = self.kind == "classification"
-        what = "numbers" if content.kind == "number" else "texts" if is_text else "truth values"
-        self.note = (f"target: {content.name}, {len(different):,} different {what}: "
-                     f"{'classification' if classes else 'regression'}"
-                     + (" (data.kind sets it)" if self.kind == "auto" else ""))  # fmt: skip
-        if not classes:
-            self.y = torch.from_numpy(values).float().unsqueeze(1)
-            return
-        if is_text:
-            texts = list(content.levels)
-        elif content.kind == "boolean":
-            texts = ["True" if value else "False" for value in different]
-        else:
-            texts = [str(int(value)) if whole else f"{value:g}" for value in different]
-        places = np.searchsorted(different, values)
-        self._check_counts(problem, texts, places, numbers=content.kind == "number")
-        if is_text:
-            order = np.argsort(np.array(texts, dtype=object), kind="stable")
-            places, texts = np.argsort(order)[places], [texts[place] for place in order]
-        self.y, self.classes = torch.from_numpy(places.astype(np.int64)), tuple(texts)
 
-    def _several(self, contents: Sequence[Content], values: Sequence[Any]) -> None:
-        names = [content.name for content in contents]
-        for content, column in zip(contents, values, strict=True):
-            problem = self._checked(content, column)
-            if content.kind == "category":
-                raise InputError(f"{problem} is text, such as {next(iter(content.levels))!r}; of several targets each is a "
-                                 "number, or 0 and 1 where they are labels")  # fmt: skip
-            self._check_varies(problem, content, np.unique(column))
-        table = np.stack(values, axis=1)
-        others = [name for name, column in zip(names, values, strict=True) if not np.isin(column, (0, 1)).all()]
-        if self.kind == "classification" and others:
-            raise InputError(f"data.kind: several targets are labels, 0 or 1 (or true or false), and {self.path} has other "
-                             f"numbers in: {counted(others)}")  # fmt: skip
-        labels = not others and self.kind != "regression"
-        self.note = (f"target: {len(names)} columns ({counted(names)}): "
-                     f"{'labels, any number for a row' if labels else 'values'}"
-                     + (" (data.kind sets it)" if self.kind == "auto" else ""))  # fmt: skip
-        self.y = torch.from_numpy(table).long() if labels else torch.from_numpy(table).float()
-        self.classes = tuple(names) if labels else ()
+def _single(file: TableFile, column: pd.Series[Any], kind: TargetKind) -> Target:
+    found = kind_of(column)
+    if kind == "regression" and found == "category":
+        problem = f"regression needs numbers, and '{column.name}' has {column.iloc[0]!r}"
+        raise InputError(f"data.kind: {problem}; set data.kind=classification")
+    values = column.to_numpy(dtype=object) if found == "category" else as_numbers(column)
+    different, first, y, counts = np.unique(
+        values, return_index=True, return_inverse=True, return_counts=True
+    )
+    if found == "category":
+        what, names = "texts", list(different)
+    elif found == "boolean":
+        what, names = "truth values", ["True" if value else "False" for value in different]
+    else:
+        what, names = "numbers", [str(int(v)) if v % 1 == 0 else f"{v:g}" for v in different]
+    classes = kind == "classification"
+    if kind == "auto":
+        few = len(different) <= min(MAX_CLASSES, len(values) // MIN_ROWS_PER_CLASS)
+        classes = found != "number" or (few and bool((different % 1 == 0).all()))
+    decision = "classification" if classes else "regression"
+    note = _format_note(f"{column.name}, {len(different):,} different {what}: {decision}", kind)
+    if not classes:
+        return Target(torch.tensor(values, dtype=torch.float32).unsqueeze(1), (), note)
+    rare = [f"{names[i]} ({counts[i]}, row {first[i] + 1})" for i in np.flatnonzero(counts < 3)]
+    if rare:
+        problem = f"the target '{column.name}' has classes with fewer than 3 rows, one per split"
+        number = ", or predict a number: data.kind=regression" if found == "number" else ""
+        remedy = f"add rows, remove these{number}"
+        raise InputError(f"{file.path}: {problem}: {join_names(rare)}; {remedy}")
+    return Target(torch.from_numpy(y), tuple(names), note)
 
-    def _parted(self, content: Content, values: Any, separator: str) -> None:
-        """Texts such as `red;round`; an empty cell has no label."""
-        parts = [parted(text, separator) for text in content.levels]
-        self.y, self.classes = as_labels([parts[int(v)] if v == v else [] for v in values])
-        if not self.classes:
-            raise InputError(f"{self.path}: the target '{content.name}' has no label in any row")
-        self.note = (
-            f"target: {content.name}, {len(self.classes):,} labels, any number for a row (data.labels parts them)"
-        )
 
-    # -----------------------------------------------------------------------------------------------------------
-    # What is refused
+def _several(file: TableFile, columns: Sequence[pd.Series[Any]], kind: TargetKind) -> Target:
+    names = [str(column.name) for column in columns]
+    for column in columns:
+        if kind_of(column) == "category":
+            problem = f"the target '{column.name}' is text, such as {column.iloc[0]!r}"
+            remedy = "with several targets use numbers, or 0 and 1 for labels"
+            raise InputError(f"{file.path}: {problem}; {remedy}")
+    table = np.stack([as_numbers(column) for column in columns], axis=1)
+    others = [name for name, y in zip(names, table.T, strict=True) if not np.isin(y, (0, 1)).all()]
+    if kind == "classification" and others:
+        problem = f"several targets are labels, and {file.path} has other numbers than 0 and 1 in"
+        raise InputError(f"data.kind: {problem}: {join_names(others)}; set data.kind=regression")
+    labels = not others and kind != "regression"
+    what = "labels, any number per row" if labels else "values"
+    note = _format_note(f"{len(names)} columns ({join_names(names)}): {what}", kind)
+    y = torch.from_numpy(table)
+    return Target(y.long(), tuple(names), note) if labels else Target(y.float(), (), note)
 
-    def _checked(self, content: Content, values: Any) -> str:
-        """Refuse what is missing, of several kinds, or too large; how to begin a line on this target."""
-        problem = f"{self.path}: the target '{content.name}'"
-        if len(absent := np.flatnonzero(np.isnan(values))):
-            where = counted([str(row + 1) for row in absent], most=3)
-            raise InputError(f"{problem} has no value in {len(absent):,} of {len(values):,} rows (row {where}); fill it "
-                             f"in, or remove these rows")  # fmt: skip
-        if is_date(content):
-            raise InputError(f"{problem} holds dates; make a number of it, such as the days until then")
-        if self.kind != "classification" and (line := mixed(
-            self.path, content, values, self.form, lambda _: "or take all of it as classes: data.kind=classification"
-        )):  # fmt: skip
-            raise InputError(line)
-        if content.too_large[0]:
-            count, row = content.too_large
-            raise InputError(f"{problem} is infinite, or beyond float32 (3.4e38), in {count:,} rows, the first row "
-                             f"{row}; mend or remove these rows")  # fmt: skip
-        return problem
 
-    def _check_varies(self, problem: str, content: Content, different: Any) -> None:
-        if len(different) == 1:
-            value = next(iter(content.levels)) if content.kind == "category" else f"{different[0]:g}"
-            raise InputError(f"{problem} is {value!r} in every row; at least two different values are needed")
+def _split_labels(file: TableFile, column: pd.Series[Any], separator: str) -> Target:
+    """Labels written as texts such as `red;round`; an empty cell has no label."""
+    texts = column.astype(object)
+    y, names = as_labels([parted(t, separator) if isinstance(t, str) else [] for t in texts])
+    if not names:
+        problem = f"the target '{column.name}' has no label in any row"
+        raise InputError(f"{file.path}: {problem}; fill in labels")
+    note = (
+        f"target: {column.name}, {len(names):,} labels, any number per row (split by data.labels)"
+    )
+    return Target(y, names, note)
 
-    def _check_counts(self, problem: str, texts: Sequence[str], places: Any, numbers: bool) -> None:
-        counts = np.bincount(places, minlength=len(texts))
-        rare = [f"{text} ({count}, row {np.argmax(places == place) + 1})"
-                for place, (text, count) in enumerate(zip(texts, counts, strict=True)) if count < 3]  # fmt: skip
-        if rare:
-            remedy = "; add rows, remove these" + (", or predict a number: data.kind=regression" if numbers else "")
-            raise InputError(f"{problem} has classes with fewer than 3 rows, one for each split: "
-                             f"{counted(rare, most=5)}{remedy}")  # fmt: skip
+
+def _format_note(decision: str, kind: TargetKind) -> str:
+    return f"target: {decision}" + " (to change it, set data.kind)" * (kind == "auto")
+
+
+def _check_values(file: TableFile, column: pd.Series[Any], kind: TargetKind) -> None:
+    """Refuse missing, mixed, too large and constant values, and dates."""
+    problem = f"{file.path}: the target '{column.name}'"
+    check_complete(problem, column)
+    if is_date(column):
+        raise InputError(f"{problem} holds dates; convert them to numbers, such as days")
+    remedy = "or use all values as classes: data.kind=classification"
+    line = describe_mixed(column, file.decimal, lambda _: remedy)
+    if line and kind != "classification":
+        raise InputError(f"{file.path}: {line}")
+    if len(large := find_too_large(column)):
+        where = f"in {len(large):,} rows, the first row {large[0] + 1}"
+        problem += f" is infinite, or beyond float32 (3.4e38), {where}"
+        raise InputError(f"{problem}; fix or remove these rows")
+    if column.nunique() == 1:
+        problem += f" is {format_first(column)!r} in every row"
+        raise InputError(f"{problem}; at least two different values are needed")

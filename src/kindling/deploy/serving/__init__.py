@@ -1,1 +1,1 @@
-"""The parts of src/serve.py: model and batches, application, decoders, connections, pages."""
+"""The HTTP server of `python -m src.serve`. Imports no torch."""

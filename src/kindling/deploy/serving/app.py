@@ -1,81 +1,82 @@
-"""What the server answers: predictions, its state, its metrics and its pages; whatever is wrong is told in JSON.
-
-src/serve.py starts it in a process that imports no torch.
-"""
+"""The web application: predictions, the server's state and metrics, and the pages."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import json
-import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, PROCESS_COLLECTOR, CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client import generate_latest as written
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
 from src.kindling.data.masks import PALETTE
-from src.kindling.deploy.serving.inputs import Inputs, refuse
+from src.kindling.deploy.serving.batches import Batches
+from src.kindling.deploy.serving.decode import Array, Refusal
+from src.kindling.deploy.serving.inputs import Inputs
 from src.kindling.deploy.serving.limits import Limits
-from src.kindling.deploy.serving.model import Batches, Full, Model
+from src.kindling.deploy.serving.model import Model
 
-ABOUT = {"/predict": "One picture (raw bytes, or a file of a form), or one row (an object) or several (a list) as JSON.",
-         "/predict/batch": "Several pictures (files of a form), or several rows (a list) as JSON."}  # fmt: skip
-REFUSED = {
-    413: "too large",
-    415: "of another kind",
-    422: "cannot be read",
-    429: "too many wait",
-    503: "waited too long",
+PREDICT_PATHS = ("/predict", "/predict/batch")
+PAGES = {"/": "page.html", "/docs": "docs.html"}
+OPEN_PATHS = (*PAGES, "/health")  # need no key; the pages contain nothing of the model
+PAGE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'self' 'unsafe-inline' blob: data:; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-cache",
 }
-OPEN = ("/", "/docs", "/health")  # paths that need no key; the pages hold nothing of the model
-SAFE = {"content-security-policy": "default-src 'self' 'unsafe-inline' blob: data:; frame-ancestors 'none'",
-        "x-content-type-options": "nosniff", "cache-control": "no-cache"}  # fmt: skip
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+COLUMN_TYPES = {"number": "number", "boolean": "boolean", "category": "string"}  # of JSON
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
+REQUESTS = Counter("kindling_requests", "Requests by path and status", ["path", "status"])
+SECONDS = Histogram("kindling_predict_seconds", "Duration of a prediction", buckets=BUCKETS)
+BATCH_SIZE = Histogram(
+    "kindling_batch_size", "Inputs in a batch", buckets=[2**i for i in range(11)]
+)
+WAITING = Gauge("kindling_waiting", "Inputs that wait for the model")
+REPLACED = Gauge("kindling_decoders_replaced", "Decoder processes that were replaced")
+CONNECTIONS = Gauge("kindling_connections", "Open connections")
 
 
 class Application:
-    """Answers requests about one model.
+    """An ASGI application for one model.
 
     Args:
-        model: what is served.
-        limits: what a request may take.
-        key: what a client has to know; None: nothing.
-        connections: tells how many there are.
+        model: the model.
+        limits: of a request.
+        key: that a client has to send; None: no key.
     """
 
-    def __init__(self, model: Model, limits: Limits, key: str | None, connections: Callable[[], int]) -> None:
+    def __init__(self, model: Model, limits: Limits, key: str | None) -> None:
         self.model, self.limits, self.key, self.draining = model, limits, key, False
-        it = self.registry = CollectorRegistry()
-        it.register(PROCESS_COLLECTOR)
-        self.requests = Counter("kindling_requests", "Requests by path and status", ["path", "status"], registry=it)
-        self.seconds = Histogram("kindling_predict_seconds", "Time a prediction took", buckets=SECONDS, registry=it)
-        sizes = Histogram("kindling_batch_size", "Inputs in a batch", buckets=[2**i for i in range(11)], registry=it)
-        self.inputs, self.batches = Inputs(model, limits), Batches(model, limits.batch, limits.queue, sizes.observe)
-        Gauge("kindling_waiting", "Inputs that wait", registry=it).set_function(lambda: self.batches.count)
-        replaced = Gauge("kindling_decoders_replaced", "Decoder processes that were replaced", registry=it)
-        replaced.set_function(lambda: self.inputs.decoders.replaced)
-        Gauge("kindling_connections", "Open connections", registry=it).set_function(connections)
-        self.counters: dict[tuple[str, int], Any] = {}  # to look a child up costs more than to count
-        self.app = self._app()
+        self.inputs = Inputs(model, limits)
+        self.batches = Batches(self._compute, limits)
+        WAITING.set_function(lambda: self.batches.num_waiting)
+        REPLACED.set_function(lambda: self.inputs.decoders.num_replaced)
+        handlers: Any = {Refusal: _refuse, HTTPException: _refuse_path, Exception: _report_failure}
+        self.app = Starlette(
+            routes=self._routes(), exception_handlers=handlers, lifespan=self._lifespan
+        )
+        self.paths = {cast(Route, route).path for route in self.app.routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI: the key, the count of requests, and `Connection: close` near the end, around everything else."""
+        """Check the key, count requests, and close connections at shutdown."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         status = 0
 
-        async def counted(message: Message) -> None:
+        async def send_counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -83,127 +84,144 @@ class Application:
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
-        path, answer = scope["path"], cast(ASGIApp, self.app)
+        path = scope["path"]
         try:
-            if self.key is not None and path not in OPEN and not self._knows_key(scope):
-                answer = _told(
-                    401, "a key is needed: the header 'Authorization: Bearer KEY'", {"www-authenticate": "Bearer"}
-                )
-            elif scope["method"] == "POST" and path in ABOUT:  # the way through FastAPI would take half as long again
-                answer = await self._tried(Request(scope, receive), path.endswith("batch"))
-            await answer(scope, receive, counted)
-        except asyncio.CancelledError:  # the end came first
+            if path in OPEN_PATHS or self._has_key(scope):
+                await self.app(scope, receive, send_counted)
+            else:
+                reason = "missing or wrong key; send the header 'Authorization: Bearer KEY'"
+                headers = {"www-authenticate": "Bearer"}
+                await _error(401, reason, headers)(scope, receive, send_counted)
+        except asyncio.CancelledError:  # shutdown came first
             if not status:
-                await _told(503, "the server is stopping")(scope, receive, counted)
+                await _error(503, "the server is stopping")(scope, receive, send_counted)
         finally:
-            if (path, status) not in self.counters:
-                path = path if any(getattr(route, "path", "") == path for route in self.app.routes) else "other"
-                self.counters[path, status] = self.requests.labels(path, status)
-            self.counters[path, status].inc()
+            REQUESTS.labels(path if path in self.paths else "other", status).inc()
 
-    def _knows_key(self, scope: Scope) -> bool:
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        return hmac.compare_digest(given, f"Bearer {self.key}".encode())
+    def _has_key(self, scope: Scope) -> bool:
+        headers = scope["headers"]
+        given = next((value for name, value in headers if name == b"authorization"), b"")
+        return self.key is None or hmac.compare_digest(given, f"Bearer {self.key}".encode())
 
-    async def _tried(self, request: Request, several: bool) -> Response:
-        try:
-            return await self._predict(request, several)
-        except HTTPException as error:
-            return _told(error.status_code, error.detail, error.headers)
-        except Exception:
-            logging.getLogger("uvicorn.error").exception("a request failed")
-            return _told(500, "the model failed; the server's log says why")
+    def _routes(self) -> list[Route]:
+        gets = {
+            "/about": self.about,
+            "/health": self.health,
+            "/ready": self.ready,
+            "/metrics": self.metrics,
+            "/openapi.json": self.openapi,
+            **dict.fromkeys(PAGES, self.page),
+        }
+        predictions = [Route(path, self.predict, methods=["POST"]) for path in PREDICT_PATHS]
+        return predictions + [Route(path, endpoint) for path, endpoint in gets.items()]
 
-    async def _predict(self, request: Request, several: bool) -> Response:
-        began = time.perf_counter()
-        asked = await self.inputs(request, several)
-        try:
-            async with asyncio.timeout(self.limits.wait):
-                outputs = await self.batches(asked.x)
-        except Full:
-            refuse(429, f"{self.batches.count:,} wait already; try again later", {"retry-after": "1"})
-        except TimeoutError:
-            refuse(503, f"its turn did not come within {self.limits.wait:g} s; try again later", {"retry-after": "1"})
-        took = time.perf_counter() - began
-        self.seconds.observe(took)
-        answers = self.model.answers(outputs, asked.sizes)
-        told: dict[str, Any] = {"predictions": answers} if asked.several else answers[0]
-        told |= {"notes": asked.notes} if asked.notes else {}
-        return Response(json.dumps({**told, "milliseconds": round(1000 * took, 2)}), media_type="application/json")
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        blank = np.zeros((1, *self.model.shape), self.model.dtype)
+        warm_up = asyncio.to_thread(self.model.predict, blank)
+        await asyncio.gather(warm_up, self.inputs.decoders.start())
+        batches = asyncio.create_task(self.batches.run())
+        yield
+        batches.cancel()
+        await self.inputs.decoders.close()
 
-    # -----------------------------------------------------------------------------------------------------------
-    # Everything else
+    def _compute(self, x: Array) -> Array:
+        BATCH_SIZE.observe(len(x))
+        return self.model.predict(x)
 
-    def _app(self) -> FastAPI:
-        @asynccontextmanager
-        async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-            blank = np.zeros((1, *self.model.shape), self.model.type)
-            await asyncio.gather(asyncio.to_thread(self.model.ask, blank), self.inputs.decoders.start(self.model.facts))
-            running = asyncio.create_task(self.batches.run())
-            yield
-            running.cancel()
-            await self.inputs.decoders.close()
+    async def predict(self, request: Request) -> Response:
+        start = time.perf_counter()
+        decoded = await self.inputs.read(request, request.scope["path"].endswith("batch"))
+        outputs = await self.batches.compute(decoded.x)
+        seconds = time.perf_counter() - start
+        SECONDS.observe(seconds)
+        responses = self.model.format_responses(outputs, decoded.sizes)
+        content: dict[str, Any] = (
+            {"predictions": responses} if decoded.several else dict(responses[0])
+        )
+        if decoded.notes:
+            content["notes"] = decoded.notes
+        content["milliseconds"] = round(1000 * seconds, 2)
+        return Response(json.dumps(content), media_type="application/json")
 
-        app = FastAPI(title=f"Kindling: {self.model.name}", docs_url=None, redoc_url=None, lifespan=lifespan)
-        for path, about in ABOUT.items():
-            takes = {"requestBody": {"required": True, "content": self._takes(path.endswith("batch"))}}
-            app.post(path, description=about, responses={status: {"description": text} for status, text in REFUSED.items()},
-                     openapi_extra=takes)(_answered_before)  # fmt: skip
-        for path, name in {"/": "page.html", "/docs": "docs.html"}.items():
-            page = HTMLResponse(Path(__file__).with_name(name).read_text("utf-8"), headers=SAFE)
-            app.add_api_route(path, partial(_page, page), include_in_schema=False)
+    async def about(self, _: Request) -> Response:
+        spec = self.model.spec
+        colors = PALETTE[: len(spec.classes)].tolist() if self.model.response_kind == "mask" else []
+        columns = [
+            {"name": c.name, "kind": c.kind, "categories": c.levels, "mean": c.mean}
+            for c in spec.columns
+        ]
+        return JSONResponse(
+            {
+                "run": self.model.name,
+                "target": spec.target,
+                "classes": spec.classes,
+                "colors": [f"rgb{tuple(color)}" for color in colors],
+                "columns": columns,
+                "response_kind": self.model.response_kind,
+                "input": self.model.metadata["input"],
+                "output": self.model.metadata["output"],
+                "limits": vars(self.limits),
+            }
+        )
 
-        @app.get("/about", description="What the page needs to know of the model.")
-        async def about_model() -> dict[str, Any]:
-            spec, facts = self.model.spec, self.model.facts
-            columns = [{"name": c.name, "kind": c.kind, "levels": c.levels, "mean": c.mean} for c in spec.columns]
-            colours = [f"rgb{tuple(colour)}" for colour in PALETTE[: len(spec.classes)].tolist()]
-            return {"run": self.model.name, "target": spec.target, "classes": spec.classes, "columns": columns,
-                    "predicts": spec.predicts, "colours": colours if spec.predicts == "mask" else [],
-                    "input": facts["input"], "output": facts["output"], "limits": vars(self.limits)}  # fmt: skip
+    async def health(self, _: Request) -> Response:
+        return JSONResponse({"status": "alive"})
 
-        @app.get("/health", description="Whether the process is alive; needs no key.")
-        async def health() -> dict[str, str]:
-            return {"status": "alive"}
+    async def ready(self, _: Request) -> Response:
+        if self.draining:
+            return JSONResponse({"status": "stopping"}, 503)
+        if self.inputs.decoders.all_stuck():
+            return JSONResponse({"status": "busy: all decoders work on slow requests"}, 503)
+        return JSONResponse({"status": "ready"})
 
-        @app.get("/ready", description="Whether it takes requests: 503 while it is stopping, or all decoders are busy.")
-        async def ready() -> Response:
-            busy = "busy: all decoders work on slow requests" if self.inputs.decoders.stuck() else ""
-            wrong = "stopping" if self.draining else busy
-            return JSONResponse({"status": wrong or "ready"}, 503 if wrong else 200)
+    async def metrics(self, _: Request) -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
-        @app.get("/metrics", description="For Prometheus.")
-        async def metrics() -> Response:
-            return Response(written(self.registry), media_type=CONTENT_TYPE_LATEST)
+    async def openapi(self, _: Request) -> Response:
+        api = json.loads(Path(__file__).with_name("openapi.json").read_text("utf-8"))
+        api["info"]["title"] = f"Kindling: {self.model.name}"
+        for path in PREDICT_PATHS:
+            body = api["paths"][path]["post"]["requestBody"]
+            body["content"] = _describe_input(self.model, several=path.endswith("batch"))
+        return JSONResponse(api)
 
-        @app.exception_handler(HTTPException)
-        async def told(_: Request, error: HTTPException) -> Response:
-            return _told(error.status_code, error.detail, error.headers)
-
-        return app
-
-    def _takes(self, several: bool) -> dict[str, Any]:
-        """What a request holds, for the OpenAPI schema."""
-        if self.model.prepare is None:
-            kinds = {"number": ["number", "null"], "boolean": ["boolean", "null"], "category": ["string", "null"]}
-            columns = {c.name: {"type": kinds[c.kind]} | ({"enum": [*c.levels, None]} if c.levels else {})
-                       for c in self.model.spec.columns}  # fmt: skip
-            row: dict[str, Any] = {"type": "object", "properties": columns, "required": list(columns)}
-            return {"application/json": {"schema": {"type": "array", "items": row} if several else row}}
-        file = {"type": "string", "format": "binary"}
-        fields = {"files": {"type": "array", "items": file}} if several else {"file": file}
-        form = {"multipart/form-data": {"schema": {"type": "object", "properties": fields}}}
-        return form if several else {"image/*": {"schema": file}} | form
+    async def page(self, request: Request) -> Response:
+        file = Path(__file__).with_name(PAGES[request.scope["path"]])
+        return HTMLResponse(file.read_text("utf-8"), headers=PAGE_HEADERS)
 
 
-async def _answered_before() -> Response:
-    """Stands in the OpenAPI schema for what `Application` answers by itself."""
-    raise AssertionError
+def _describe_input(model: Model, several: bool) -> dict[str, Any]:
+    """The body of a request, in OpenAPI's terms."""
+    if model.prepare is None:
+        columns: dict[str, Any] = {}
+        for column in model.spec.columns:
+            columns[column.name] = {"type": [COLUMN_TYPES[column.kind], "null"]}
+            if column.levels:
+                columns[column.name]["enum"] = [*column.levels, None]
+        row: Any = {"type": "object", "properties": columns, "required": list(columns)}
+        return {"application/json": {"schema": {"type": "array", "items": row} if several else row}}
+    file = {"type": "string", "format": "binary"}
+    fields = {"files": {"type": "array", "items": file}} if several else {"file": file}
+    form = {"multipart/form-data": {"schema": {"type": "object", "properties": fields}}}
+    return form if several else {"image/*": {"schema": file}} | form
 
 
-async def _page(page: Response) -> Response:
-    return page
-
-
-def _told(status: int, reason: str, headers: Any = None) -> Response:
+def _error(status: int, reason: str, headers: Any = None) -> Response:
     return JSONResponse({"error": reason}, status, headers)
+
+
+async def _refuse(_: Request, refusal: Refusal) -> Response:
+    headers = {"retry-after": "1"} if refusal.status in (429, 503) else {}
+    if refusal.close:
+        headers["connection"] = "close"
+    return _error(refusal.status, refusal.reason, headers)
+
+
+async def _refuse_path(_: Request, error: HTTPException) -> Response:
+    return _error(error.status_code, error.detail, error.headers)
+
+
+async def _report_failure(_: Request, __: Exception) -> Response:
+    """The response to an error of the server's own; uvicorn logs the traceback."""
+    return _error(500, "the model failed; see the server's log for the reason")

@@ -1,7 +1,7 @@
-"""A process that decodes what clients send, one request at a time, until its standard input ends.
+"""A process that decodes requests, one at a time, until its standard input ends.
 
-src/serving/decoders.py starts it, and kills it when a request takes too long. A message is a line of
-JSON and as many bytes as its `bytes`. There is no pickle, so a reply cannot run code in the server.
+decoders.py starts it, and kills it when a request takes too long. A message is a line of JSON and
+as many bytes as its `bytes`. Without pickle, a reply cannot run code in the server.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import math
 import os
 import signal
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,56 +22,41 @@ from PIL import Image
 
 from src.kindling.data.images.prepare import Preparation
 from src.kindling.data.spec import Spec
-from src.kindling.deploy.serving.decode import Decoded, Refusal, decode_images, decode_rows
+from src.kindling.deploy.serving.decode import Decoded, Refusal
+from src.kindling.deploy.serving.decode_images import decode_images
+from src.kindling.deploy.serving.decode_rows import decode_rows
 from src.kindling.deploy.serving.limits import Limits
 
-try:
-    import resource
-except ImportError:  # Windows: the server's own time limit remains
-    resource = None  # type: ignore[assignment]
-
-Facts = dict[str, Any]
+Header = dict[str, Any]
 
 
-def pack(facts: Facts, *contents: bytes) -> bytes:
+def pack(header: Header, *contents: bytes) -> bytes:
     """A message."""
-    line = json.dumps(facts | {"bytes": sum(map(len, contents))})
+    line = json.dumps(header | {"bytes": sum(map(len, contents))})
     return b"".join([line.encode(), b"\n", *contents])
 
 
-def reply(decoded: Decoded) -> bytes:
-    """The message for what was decoded."""
-    x = np.ascontiguousarray(decoded.x)
-    facts = {"type": x.dtype.str, "shape": x.shape, "several": decoded.several, "notes": decoded.notes}
-    return pack(facts | {"sizes": decoded.sizes}, x.tobytes())
-
-
-def answer(work: Callable[[], Decoded]) -> bytes:
-    """The reply to a request, whatever comes of it."""
+def reply(decode: Callable[[], Decoded]) -> bytes:
+    """Decode a request, and pack the result or the reason why there is none."""
     try:
-        return reply(work())
+        decoded = decode()
+        x = np.ascontiguousarray(decoded.x)
+        header = decoded._asdict() | {"dtype": x.dtype.str, "shape": x.shape}
+        del header["x"]
+        return pack(header, x.tobytes())
     except Refusal as refusal:
         return pack({"status": refusal.status, "reason": refusal.reason})
     except Exception:
         traceback.print_exc()
-        return pack({"status": 500, "reason": "the decoder failed; the server's log has the traceback"})
-
-
-def limit_cpu(seconds: float) -> None:
-    """Let the system end this process after `seconds` more of CPU time, in case the server has died."""
-    if resource is not None:
-        until = math.ceil(time.process_time() + seconds) + 1
-        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-        soft = until if hard == resource.RLIM_INFINITY else min(until, hard)
-        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+        return pack({"status": 500, "reason": "the decoder failed; see the server's log"})
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    """Answer requests; the first message holds the model's facts and the limits."""
+    """Reply to requests; the first message holds the model's metadata and the limits."""
     first = json.loads(requests.readline())
-    limits, facts = Limits(**first["limits"]), first["facts"]
-    columns = Spec.from_plain(facts["spec"]).columns
-    prepare = Preparation(**facts["prepare"]) if facts["prepare"] else None
+    limits, metadata = Limits(**first["limits"]), first["metadata"]
+    columns = Spec.from_plain(metadata["spec"]).columns
+    prepare = Preparation(**metadata["prepare"]) if metadata["prepare"] else None
     if prepare is None:
         import pandas  # noqa: F401  # now, and not with the first request
     else:
@@ -79,29 +64,31 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     replies.write(pack({"ready": True}))
     replies.flush()
     while line := requests.readline():
-        job = json.loads(line)
-        content = requests.read(job["bytes"])
-        if len(content) < job["bytes"]:  # the server has ended
+        header = json.loads(line)
+        content = requests.read(header["bytes"])
+        if len(content) < header["bytes"]:  # the server has ended
             return
-        limit_cpu(limits.decode)
+        if hasattr(signal, "alarm"):  # ends this process, in case the server has died
+            signal.alarm(math.ceil(limits.decode) + 1)
         if prepare is None:
-            done = answer(lambda: decode_rows(content, job["several"], columns, limits))  # noqa: B023
+            replies.write(reply(partial(decode_rows, content, header["several"], columns, limits)))
         else:
             files, start = [], 0
-            for name, length in job["files"]:
+            for name, length in header["files"]:
                 files.append((name, content[start : start + length]))
                 start += length
-            done = answer(lambda: decode_images(files, job["several"], prepare, limits))  # noqa: B023
-        replies.write(done)
+            replies.write(reply(partial(decode_images, files, prepare, limits)))
         replies.flush()
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
 
 
 def main() -> None:
     for name in ("SIGINT", "SIGTERM"):  # the server ends this process
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    warnings.simplefilter("ignore")  # Pillow's, of what clients send
+    warnings.simplefilter("ignore")  # Pillow's, about the clients' files
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # or what a library prints would get between the replies
+    os.dup2(2, 1)  # or a library's output would get between the replies
     try:
         serve(sys.stdin.buffer, replies)
     except BrokenPipeError:

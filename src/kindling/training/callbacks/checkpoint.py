@@ -1,4 +1,4 @@
-"""The run's checkpoints: when they are saved, and how a training goes on from one to the last digit."""
+"""The run's checkpoints: when best.ckpt and last.ckpt are saved, and their content."""
 
 from __future__ import annotations
 
@@ -15,67 +15,95 @@ from torch import Tensor
 from src.kindling.config.compose import Config, get
 from src.kindling.config.errors import InputError
 from src.kindling.data.spec import Spec
-from src.kindling.nn.meter import Meter
-from src.kindling.runs.checkpoint_file import keep_previous
+from src.kindling.runs.checkpoint_file import VERSION, keep_previous
 from src.kindling.runs.redact import redacted
 from src.kindling.runs.signals import Interrupts
 from src.kindling.training import epoch_state
-from src.kindling.training.callbacks.nonfinite_guard import Guard
-from src.kindling.training.resume import FORM, Saved, forget, renew
+from src.kindling.training.callbacks.nonfinite_guard import NonFiniteGuard
+from src.kindling.training.epoch_state import Place
+from src.kindling.training.lightning_internals import (
+    end_restart,
+    is_accumulating,
+    is_last_batch,
+    is_validation_due,
+    skips_backward,
+)
+from src.kindling.training.resume_state import ResumeState, apply_config, drop_optimizer_state
 
-# The places where a training can be saved and go on as if nothing had been.
-Place = Literal["between epochs", "after a step", "before validation"]
-# What best.ckpt holds: enough to use the task, not to go on training it.
-HYPERPARAMETERS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY)
+HYPERPARAMETERS = (
+    LightningModule.CHECKPOINT_HYPER_PARAMS_KEY,
+    LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY,
+)
+# The content of best.ckpt: enough to use the task, not to resume training. The hyperparameters
+# with their names are what plain Lightning's `load_from_checkpoint` reads.
 OF_BEST = (
     "epoch",
     "global_step",
     "pytorch-lightning_version",
     "state_dict",
     "kindling",
-    *HYPERPARAMETERS,  # with their names, what `load_from_checkpoint` of plain Lightning asks for
+    *HYPERPARAMETERS,
     LightningModule.CHECKPOINT_HYPER_PARAMS_NAME,
     LightningDataModule.CHECKPOINT_HYPER_PARAMS_NAME,
 )
 
 
 class Checkpoint(lightning.Checkpoint):
-    """Saves best.ckpt after each validation that is the best so far, and last.ckpt where the training can go on from.
+    """Saves best.ckpt after each validation that improves the monitored value, and last.ckpt.
 
-    last.ckpt is saved between epochs, every few minutes after a step, and when a signal asks the training to stop;
-    the one before it stays as previous.ckpt. "After a step" is never in the middle of accumulated gradients, nor on an
-    epoch's last batch, nor where a validation is due: Lightning would leave out what comes next when it goes on there.
-    The files hold tensors and plain values only, the config and the spec among them.
+    last.ckpt is saved between epochs, every few minutes after a step, and when a signal stops the
+    training; the file before it is kept as previous.ckpt. A save "after a step" never falls between
+    accumulated gradients, on an epoch's last batch, or where a validation is due: resumed there,
+    Lightning would leave out what follows. The files hold tensors and plain values only.
 
     Args:
-        folder: where the files go.
+        folder: of the files.
         config: the experiment.
-        spec: of its data.
-        monitor, mode: what is best, as the task says.
-        minutes: how often to save within an epoch.
-        interrupts: the signals to look for.
-        saved: what this training goes on from.
+        spec: of its data, if it is Kindling's.
+        monitor, mode: the monitored value and its direction; None saves no best.ckpt.
+        attributes: the values of `${data.…}` in the config.
+        minutes: between saves within an epoch.
+        interrupts: received signals.
+        resume_state: of a resumed training.
     """
 
     def __init__(
-        self, folder: Path, config: Config, spec: Spec, monitor: str, mode: str, minutes: float = 10.0,
-        interrupts: Interrupts | None = None, saved: Saved | None = None,
-    ) -> None:  # fmt: skip
-        self.best, self.last, self.previous = (folder / f"{name}.ckpt" for name in ("best", "last", "previous"))
-        self.content = {"name": config.name, "config": redacted(config.values), "spec": dataclasses.asdict(spec)}
+        self,
+        folder: Path,
+        config: Config,
+        spec: Spec | None,
+        monitor: str | None,
+        mode: str,
+        minutes: float = 10.0,
+        attributes: dict[str, Any] | None = None,
+        interrupts: Interrupts | None = None,
+        resume_state: ResumeState | None = None,
+    ) -> None:
+        self.best = folder / "best.ckpt"
+        self.last = folder / "last.ckpt"
+        self.previous = folder / "previous.ckpt"
+        self.content = {
+            "version": VERSION,
+            "name": config.name,
+            "config": redacted(config.values),
+            "spec": dataclasses.asdict(spec) if spec else {},
+            "attributes": attributes or {},
+        }
         self.monitor, self.mode, self.minutes = monitor, mode, minutes
         self.interrupts = interrupts or Interrupts()
-        self.saved = saved
+        self.resume_state = resume_state
         self.best_score: Tensor | None = None
         self.saved_at = time.monotonic()
         self.saved_step = -1
-        self.trained: dict[str, Tensor] | None = None  # where weights are averaged: those that training goes on with
+        self.saved_last = False  # whether this process has taken part in saving last.ckpt
+        # With weight averaging: the weights that are trained, not their average.
+        self.trained_weights: dict[str, Tensor] | None = None
         self.failed_in: str | None = None  # `train`, `val` or `test`
         self.saving: Place | Literal["best"] = "between epochs"
 
     @property
     def state_key(self) -> str:
-        """Its name in a checkpoint. Lightning asks for it around every hook, and would make it anew each time."""
+        """Its key in a checkpoint. Lightning's own property builds it around every hook."""
         return "Checkpoint"
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,144 +112,151 @@ class Checkpoint(lightning.Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score = state_dict["best_score"]
 
-    # -----------------------------------------------------------------------------------------------------------
-    # When
+    # -----------------------------------------------------------------------------------------
+    # When to save, and when to stop
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._watch()
+        self._install_signals()
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
-        if self.saved:
-            self._restore(trainer, pl_module, self.saved)
-            self.saved = None
+        if self.resume_state:
+            self._restore(trainer, pl_module, self.resume_state)
+            self.resume_state = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step > self.saved_step:
             self._save(trainer, "between epochs")
-        self._stop_if_asked(trainer)
+        self._stop_on_signal(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        here = time.monotonic() - self.saved_at > 60 * self.minutes or self.interrupts.received is not None
-        if trainer.world_size == 1 and not here:
-            return  # as in nearly every step; what follows asks Lightning's loops much
-        loop = trainer.fit_loop.epoch_loop
-        if loop._should_accumulate() or loop._num_ready_batches_reached() or self._validation_is_due(trainer):
+        late = time.monotonic() - self.saved_at > 60 * self.minutes
+        due = late or self.interrupts.received is not None
+        if trainer.world_size == 1 and not due:
+            return  # in nearly every step; the conditions below take longer
+        if is_accumulating(trainer) or is_last_batch(trainer) or is_validation_due(trainer):
             return
-        if self._agreed(trainer, here)[0]:
+        if self._reduce(trainer, due)[0]:
             self._save(trainer, "after a step")
-            self._stop_if_asked(trainer)
+            self._stop_on_signal(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._watch()
+        self._install_signals()
         self._stop_before_validation(trainer)
 
-    # A validation may take long. Of several processes, each may have another number of its batches.
+    # A validation may be long. With several ranks, each may have another number of batches.
     def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if trainer.world_size == 1:
             self._stop_before_validation(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._watch()
+        self._install_signals()
 
     def on_test_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        self._stop_if_asked(trainer)
+        self._stop_on_signal(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit":
+        if trainer.state.fn != "fit" or self.monitor is None:
             return
         score = trainer.callback_metrics.get(self.monitor)
         if score is None:
             names = ", ".join(sorted(trainer.callback_metrics)) or "none"
-            raise InputError(f"task.monitor: '{self.monitor}' was not logged in validation (logged: {names})")
+            raise InputError(
+                f"monitor: '{self.monitor}' was not logged in validation (logged: {names}); "
+                "set monitor=…"
+            )
         self.compare(trainer, score)
 
     def compare(self, trainer: Trainer, score: Tensor) -> None:
-        """Save the present weights as the best, if this score of theirs is."""
-        better = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
+        """Save the current weights as best.ckpt if their score is the best so far."""
+        better = self.best_score is None or (
+            score < self.best_score if self.mode == "min" else score > self.best_score
+        )
         if better and torch.isfinite(score):
             self.best_score = score.detach().clone().cpu()
             self._save(trainer, "best")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # In an epoch that goes on after an interruption, Lightning would leave out a plateau schedule's step.
-        trainer.fit_loop._restarting = False
+        end_restart(trainer)
         if any(isinstance(callback, lightning.WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            # When training ends, the average takes their place; a longer training needs them.
-            self.trained = {name: value.clone() for name, value in pl_module.state_dict().items()}
+            # The average replaces the weights when training ends; a longer training needs them.
+            state = pl_module.state_dict()
+            self.trained_weights = {name: value.clone() for name, value in state.items()}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer, "between epochs")
-        self._stop_if_asked(trainer)
-        # What follows (the final numbers) looks for signals itself.
+        self._stop_on_signal(trainer)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if trainer.state.stage is not None:  # Lightning forgets it before anybody can be told
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if trainer.state.stage is not None:  # Lightning resets it before `fit` returns
             self.failed_in = trainer.state.stage.dataloader_prefix
 
-    def _validation_is_due(self, trainer: Trainer) -> bool:
-        loop = trainer.fit_loop.epoch_loop
-        fetcher = trainer.fit_loop._data_fetcher
-        assert fetcher is not None
-        return loop._should_check_val_fx(fetcher)
-
-    def _stop_before_validation(self, trainer: Trainer) -> None:
-        if trainer.state.fn != "fit":
-            self._stop_if_asked(trainer)
-            return
-        loop = trainer.fit_loop.epoch_loop
-        if not loop._should_accumulate() and self._agreed(trainer, self.interrupts.received is not None)[0]:
-            self._save(trainer, "before validation")
-            self._stop_if_asked(trainer)
-
-    def _agreed(self, trainer: Trainer, here: bool) -> tuple[bool, int | None]:
-        """Whether it is so in any of the training's processes, and the signal that any has received.
-
-        All of them are told the same, and then do the same. A signal that arrives meanwhile counts the next time.
-        """
-        received = self.interrupts.received
-        if trainer.world_size == 1:
-            return here, received
-        flags = torch.tensor([float(here), float(received or 0)], device=trainer.strategy.root_device)
-        torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
-        anywhere, signal = flags.tolist()  # on a GPU one wait, not two
-        return bool(anywhere), int(signal) or None
-
-    def _watch(self) -> None:
-        """Take the signals from Lightning, whose handlers end a test with status 0."""
+    def _install_signals(self) -> None:
+        """Replace Lightning's signal handlers, which end a test with status 0."""
         if self.interrupts.before:
             self.interrupts.install()
             self.interrupts.watched = True
 
-    def _stop_if_asked(self, trainer: Trainer) -> None:
-        received = self._agreed(trainer, False)[1] if trainer.state.fn == "fit" else self.interrupts.received
+    def _stop_before_validation(self, trainer: Trainer) -> None:
+        if trainer.state.fn != "fit":
+            self._stop_on_signal(trainer)
+        elif not is_accumulating(trainer):
+            signaled, _ = self._reduce(trainer, self.interrupts.received is not None)
+            if signaled:
+                self._save(trainer, "before validation")
+                self._stop_on_signal(trainer)
+
+    def _stop_on_signal(self, trainer: Trainer) -> None:
+        received = self.interrupts.received
+        if trainer.state.fn == "fit":
+            received = self._reduce(trainer, False)[1]
         if received is not None:
             self.interrupts.received = received
             self.interrupts.stop()
 
-    # -----------------------------------------------------------------------------------------------------------
-    # What
+    def _reduce(self, trainer: Trainer, flag: bool) -> tuple[bool, int | None]:
+        """Return whether the flag is set on any rank, and the signal that any rank has received.
+
+        The result is the same on all ranks. A signal that arrives meanwhile counts next time.
+        """
+        received = self.interrupts.received
+        if trainer.world_size == 1:
+            return flag, received
+        device = trainer.strategy.root_device
+        flags = torch.tensor([float(flag), float(received or 0)], device=device)
+        torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
+        any_flag, signal = flags.tolist()  # one synchronization with a GPU
+        return bool(any_flag), int(signal) or None
+
+    # -----------------------------------------------------------------------------------------
+    # What to save and to restore
 
     def _save(self, trainer: Trainer, saving: Place | Literal["best"]) -> None:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Guard):
-                callback.look(trainer.lightning_module)
         module = trainer.lightning_module
-        if not all(bool(p.isfinite().all()) for p in module.state_dict().values() if p.is_floating_point()):
-            print(f"not saved: at step {trainer.global_step} the weights are no longer finite numbers")
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, NonFiniteGuard):
+                callback.check_pending(module)
+        weights = [value for value in module.state_dict().values() if value.is_floating_point()]
+        if not all(bool(value.isfinite().all()) for value in weights):
+            print(f"checkpoint: NaN/Inf weights at step {trainer.global_step}; not saved")
             return
         self.saving = saving
-        if saving != "best" and trainer.fit_loop._skip_backward:
-            return  # StochasticWeightAveraging's last epoch, for the norms' statistics, is gone through as a whole
         if saving == "best":
             trainer.save_checkpoint(self.best)
             return
+        if skips_backward(trainer):
+            return  # StochasticWeightAveraging's last epoch is repeated as a whole
         if trainer.is_global_zero:
             keep_previous(self.last, self.previous)
         trainer.save_checkpoint(self.last)
+        self.saved_last = True
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         checkpoint["kindling"] = dict(self.content)
         for key in HYPERPARAMETERS:
             if key in checkpoint:
@@ -230,83 +265,23 @@ class Checkpoint(lightning.Checkpoint):
             for key in set(checkpoint) - set(OF_BEST):
                 del checkpoint[key]
             return
-        epochs: Any
-        batches: Any
-        epochs, batches = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop.batch_progress.current
         between = self.saving == "between epochs"
-        if between and self.trained and "current_model_state" in checkpoint:
-            checkpoint["current_model_state"] = self.trained
-        checkpoint["kindling"]["resume"] = {
-            "form": FORM,
-            "place": self.saving,
-            "epoch": epochs.processed,
-            "batch": 0 if between else batches.ready,
-            "step": trainer.global_step,
-            "metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
-            "collected": _of_each_process(trainer, epoch_state.collected(trainer, pl_module)),
-            "meters": _of_each_process(
-                trainer, {name: meter.state() for name, meter in _training_meters(pl_module).items()}
-            ),
-        }
-        _tidy(checkpoint["loops"]["fit_loop"], self.saving)
+        if between and self.trained_weights and "current_model_state" in checkpoint:
+            checkpoint["current_model_state"] = self.trained_weights
+        checkpoint["kindling"]["resume"] = epoch_state.collect(trainer, pl_module, self.saving)
+        epoch_state.set_loop_progress(checkpoint["loops"]["fit_loop"], self.saving)
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self.saved and self.saved.renewed:
-            forget(checkpoint, self.content["config"])
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self.resume_state and self.resume_state.changed:
+            drop_optimizer_state(checkpoint, self.content["config"])
 
-    def _restore(self, trainer: Trainer, module: LightningModule, saved: Saved) -> None:
-        """What Lightning does not restore by itself."""
-        resume = saved.content["kindling"]["resume"]
-        trainer._logger_connector._callback_metrics.update(resume["metrics"])
-        if trainer.global_rank < len(resume["meters"]):  # there may be more processes now than there were
-            own = resume["meters"][trainer.global_rank]
-            for name, meter in _training_meters(module).items():
-                meter.restore(own[name], module.device)
-            if "collected" in resume:  # not in a checkpoint of an earlier version
-                within_epoch = resume["place"] != "between epochs"
-                epoch_state.restore(trainer, module, resume["collected"][trainer.global_rank], within_epoch)
-        if resume["place"] != "between epochs":
-            # It takes up its schedule and its average where an epoch starts; what it has counted is not counted twice.
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, lightning.StochasticWeightAveraging):
-                    callback.on_train_epoch_start(trainer, module)
-        else:
-            # Lightning takes a training that is limited by steps for one that was interrupted within an epoch.
-            for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop, trainer.fit_loop.epoch_loop.val_loop):
-                loop._restarting = False
-        if saved.renewed:
-            kindlings = saved.content["kindling"], self.content
-            before, now = (get(kindling["config"], "task.optimizer") for kindling in kindlings)
-            renew(trainer, module, resume["epoch"], keep_rate=before == now)
-
-
-def _training_meters(module: LightningModule) -> dict[str, Meter]:
-    return {name: part for name, part in module.named_modules() if isinstance(part, Meter) and part.stage == "train"}
-
-
-def _of_each_process(trainer: Trainer, value: Any) -> list[Any]:
-    """A value of which each of the training's processes has its own, by rank; all of them save at the same time."""
-    if trainer.world_size == 1:
-        return [value]
-    values = [None] * trainer.world_size
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
-def _tidy(loops: dict[str, Any], place: str) -> None:
-    """Write the loops' counters as Lightning wants to find them at that place.
-
-    It knows how to go on after a step; between epochs its counters depend on the hook that saved, and before a
-    validation it would take the validation for done.
-    """
-    if place == "between epochs":
-        for counter in loops["epoch_progress"].values():
-            counter.update(dict.fromkeys(counter, counter["processed"]))
-        batches = loops["epoch_loop.batch_progress"]
-        batches["current"] = dict.fromkeys(batches["current"], 0)
-        batches["total"] = dict.fromkeys(batches["total"], batches["total"]["completed"])
-        batches["is_last_batch"] = False
-    elif place == "before validation":
-        begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}  # a validation under way, with no batch done
-        validation = loops["epoch_loop.val_loop.batch_progress"]
-        validation.update(total=dict(begun), current=dict(begun), is_last_batch=False)
+    def _restore(self, trainer: Trainer, module: LightningModule, state: ResumeState) -> None:
+        """Restore the state that Lightning does not restore."""
+        saved = state.content["kindling"]
+        epoch_state.restore(trainer, module, saved["resume"])
+        if state.changed:
+            before = get(saved["config"], "task.optimizer")
+            now = get(self.content["config"], "task.optimizer")
+            apply_config(trainer, module, saved["resume"]["epoch"], keep_lr=before == now)

@@ -16,22 +16,26 @@ from src.kindling.nn.head import find_head
 class Finetune(Callback):
     """Freezes a net's backbone for some epochs or for all, and gives it a learning rate of its own.
 
-    A frozen backbone has no gradients, and its norm layers stay in eval mode: their statistics are those of the training
-    that it comes from. What is frozen is a function of the epoch, and the optimizer holds its groups from the beginning;
-    so any schedule works with it, and a resumed training is what it would have been. (Lightning's BackboneFinetuning adds
-    a group in mid-training, and raises the backbone's rate again where a training goes on.)
+    A frozen backbone has no gradients, and its norm layers stay in eval mode with the statistics
+    of pretraining. The frozen parameters follow from the epoch, and the optimizer holds its groups
+    from the start, so any schedule works and resuming is exact. (Lightning's BackboneFinetuning
+    adds a group in mid-training, and raises the backbone's rate again on resume.)
 
     Args:
         frozen_epochs: for how many epochs the backbone is frozen; `all` trains the head alone.
         backbone_lr: the backbone's learning rate, as a share of the head's.
-        head: the head's dotted name in the net; left out, the part named `head`, else the last layer with parameters.
+        head: the head's dotted name in the net; by default the part named `head`, else the last
+            layer with parameters.
 
     Raises:
         InputError: when the net has no such part, or what else is set does not go with it.
     """
 
     def __init__(
-        self, frozen_epochs: int | Literal["all"] = "all", backbone_lr: float = 1.0, head: str | None = None
+        self,
+        frozen_epochs: int | Literal["all"] = "all",
+        backbone_lr: float = 1.0,
+        head: str | None = None,
     ) -> None:
         if frozen_epochs != "all" and frozen_epochs < 0:
             raise ValueError(f"frozen_epochs: expected at least 0, or 'all', got {frozen_epochs}")
@@ -48,23 +52,32 @@ class Finetune(Callback):
         head = self.head or find_head(net)
         names = [name for name, _ in net.named_modules() if name]
         if head not in names:
-            hint = did_you_mean(head, names) or f" (it has: {', '.join(name for name, _ in net.named_children())})"
+            hint = (
+                did_you_mean(head, names)
+                or f" (it has: {', '.join(name for name, _ in net.named_children())})"
+            )
             raise InputError(f"finetune.head: {type(net).__name__} has no part '{head}'{hint}")
         if self.frozen_epochs != "all" and self.frozen_epochs and trainer.world_size > 1:
             # Of what is frozen at the start, processes do not share the gradients later.
-            raise InputError("finetune.frozen_epochs: a backbone is unfrozen in a single process alone; train with "
-                             "finetune=head first, then with finetune=all --init RUN")  # fmt: skip
+            raise InputError(
+                "finetune.frozen_epochs: a backbone is unfrozen in a single process alone; "
+                "train with finetune=head first, then with finetune=all --init RUN"
+            )
         self.net, self.prefix = net, f"net.{head}."
-        averaging = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        averaging = any(isinstance(one, StochasticWeightAveraging) for one in callbacks)
         if averaging and self._frozen(trainer.max_epochs or 0) and self._norms(pl_module):
-            raise InputError("callbacks: StochasticWeightAveraging measures the norm layers anew at the end, and those of a "
-                             "frozen backbone stay as they are; use lightning.pytorch.callbacks.EMAWeightAveraging")  # fmt: skip
+            raise InputError(
+                "callbacks: StochasticWeightAveraging measures the norm layers anew at the end, "
+                "and those of a frozen backbone stay as they are; "
+                "use lightning.pytorch.callbacks.EMAWeightAveraging"
+            )
         backbone = [name for name, _ in pl_module.named_parameters() if self._in_backbone(name)]
         pl_module.lr_scales = dict.fromkeys(backbone, self.backbone_lr)  # type: ignore[assignment]
         if self.frozen_epochs == "all":  # or else the optimizer has to hold all
             self._freeze(pl_module, True)
 
-    # A training that goes on within an epoch is not told of the epoch's start.
+    # A training resumed within an epoch does not call `on_train_epoch_start`.
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.frozen = None
         self.on_train_epoch_start(trainer, pl_module)
@@ -76,20 +89,31 @@ class Finetune(Callback):
         self._freeze(pl_module, frozen)
         for norm in self._norms(pl_module):
             norm.train(not frozen)
-        counts = {trained: sum(p.numel() for p in self.net.parameters() if p.requires_grad is trained)
-                  for trained in (True, False)}  # fmt: skip
+        counts = {
+            trained: sum(p.numel() for p in self.net.parameters() if p.requires_grad is trained)
+            for trained in (True, False)
+        }
         until = "" if self.frozen_epochs == "all" else f" until epoch {self.frozen_epochs}"
-        share = f"the backbone at {self.backbone_lr:g} of the learning rate"
-        told = f"the backbone is frozen{until}" if frozen else share if self.backbone_lr != 1 else "all at one rate"
-        print(f"finetune: {counts[True]:,} of {sum(counts.values()):,} parameters are trained; {told}")
+        if frozen:
+            how = f"the backbone is frozen{until}"
+        elif self.backbone_lr != 1:
+            how = f"the backbone at {self.backbone_lr:g} of the learning rate"
+        else:
+            how = "all at one rate"
+        print(
+            f"finetune: {counts[True]:,} of {sum(counts.values()):,} parameters are trained; {how}"
+        )
         self.frozen = frozen
 
     def _frozen(self, epoch: int) -> bool:
         return self.frozen_epochs == "all" or epoch < self.frozen_epochs
 
     def _norms(self, pl_module: LightningModule) -> list[nn.Module]:
-        return [module for name, module in pl_module.named_modules()
-                if self._in_backbone(name) and isinstance(module, _NormBase)]  # fmt: skip
+        return [
+            module
+            for name, module in pl_module.named_modules()
+            if self._in_backbone(name) and isinstance(module, _NormBase)
+        ]
 
     def _in_backbone(self, name: str) -> bool:
         return name.startswith("net.") and not name.startswith(self.prefix)

@@ -12,8 +12,8 @@ SHIELDED = ("log_metrics", "log_hyperparams", "log_result", "save", "finalize", 
 
 
 def shielded(logger: Logger) -> Logger:
-    """The same logger; what it raises (a full disk, a server that is gone) is told once and lets the training go on."""
-    told: list[str] = []
+    """Return the logger; its exceptions (a full disk, a lost server) are printed once only."""
+    printed: list[str] = []
 
     def shield(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
@@ -21,10 +21,14 @@ def shielded(logger: Logger) -> Logger:
             try:
                 return method(*args, **kwargs)
             except Exception as error:
-                cause = error.__cause__ or error  # Lightning's TensorBoard takes a full disk for a wrong value
-                if not told:
-                    told.append(str(cause))
-                    print(f"{type(logger).__name__}: {type(cause).__name__}: {cause}; the training goes on without it")
+                # Lightning's TensorBoard raises a ValueError from that of a full disk.
+                cause = error.__cause__ or error
+                if not printed:
+                    printed.append(str(cause))
+                    print(
+                        f"{type(logger).__name__}: {type(cause).__name__}: {cause}; "
+                        "training continues without it"
+                    )
                 return None
 
         return call

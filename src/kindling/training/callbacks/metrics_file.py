@@ -12,17 +12,19 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from src.kindling.training.lightning_internals import DummyExperiment
+
 
 class MetricsFile(Logger):
     """Writes metrics.csv, and adds to one that is already there.
 
-    Lightning's CSVLogger deletes the file when a run is resumed, and gives validation and training rows of their own;
-    here everything that is logged at one step stands in one row.
+    Lightning's CSVLogger deletes the file when a run is resumed, and writes validation and
+    training to separate rows; here one row holds all values of a step.
 
     Args:
         path: the CSV file.
-        step: where the training begins or goes on; later rows of a file that is there are left out, since they will be
-            written again.
+        step: where the training starts or resumes; later rows of an existing file are dropped,
+            since they will be written again.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -35,9 +37,18 @@ class MetricsFile(Logger):
             with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 self.columns = list(reader.fieldnames or self.columns)
-                rows = [row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) < step]
+                rows = [
+                    row
+                    for row in reader
+                    if (row["step"] or "").isdigit() and int(row["step"]) < step
+                ]
             self.rows = [{**row, "step": int(row["step"])} for row in rows]
             self._rewrite()
+
+    @property
+    def experiment(self) -> Any:
+        """Takes what a task hands to each of `self.loggers`, and does nothing."""
+        return DummyExperiment()
 
     @property
     def name(self) -> str:
@@ -48,7 +59,9 @@ class MetricsFile(Logger):
         return ""
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
         """Nothing: config.yaml holds them."""
 
     @rank_zero_only
@@ -65,7 +78,7 @@ class MetricsFile(Logger):
         if new or not self.path.exists():
             self._rewrite()
             return
-        # The last row only ever grows: what a kill in the middle leaves of it is what it was, or more.
+        # The last row only grows: a process killed here leaves the old row, or more of it.
         with self.path.open("r+", newline="", encoding="utf-8") as file:
             file.seek(self.last)
             csv.DictWriter(file, self.columns).writerow(self.rows[-1])

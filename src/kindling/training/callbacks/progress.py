@@ -13,13 +13,18 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from src.kindling.data.preprocess import net_shape
 from src.kindling.data.spec import Spec
+from src.kindling.runs.metric_names import canonical_name
+
+# The metrics of an epoch's line, but for those that a task logs under names of its own.
+SHOWN = ("loss", "accuracy", "acc", "mae")
 
 
-def progress() -> tuple[list[Callback], bool]:
-    """The callbacks that show the progress, as suits standard output, and whether that is a terminal."""
+def progress(monitor: str | None = None) -> tuple[list[Callback], bool]:
+    """Return the progress callbacks for standard output, and whether that is a terminal."""
     if sys.stdout.isatty():
-        return [Bar(), Summary(max_depth=2)], True
+        return [Bar(monitor), Summary(max_depth=2)], True
     return [EpochLines()], False
 
 
@@ -43,11 +48,11 @@ class Summary(RichModelSummary):
 
 
 def _example(trainer: Trainer, module: LightningModule) -> Tensor | None:
-    """One raw input, if the data have a spec and the module's `forward` takes it; without one, the table has no shapes."""
+    """Return an input for the table's shapes; None if `forward` does not take the data's."""
     spec: Spec | None = getattr(trainer.datamodule, "spec", None)  # type: ignore[attr-defined]
-    if spec is None or not is_overridden("forward", module):
+    if not isinstance(spec, Spec) or not is_overridden("forward", module):
         return None
-    x = torch.zeros(1, *spec.raw_shape, device=module.device)
+    x = torch.zeros(1, *net_shape(spec, module), device=module.device)
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -62,12 +67,13 @@ def _example(trainer: Trainer, module: LightningModule) -> Tensor | None:
 
 
 class Bar(RichProgressBar):
-    """Lightning's rich bar, with the monitored value and no version number; drawn by time, not by step."""
+    """Lightning's rich bar with the monitored value, drawn by time and not by step."""
 
     SECONDS = 0.1
 
-    def __init__(self) -> None:
+    def __init__(self, monitor: str | None = None) -> None:
         super().__init__(refresh_rate=round(1 / self.SECONDS))
+        self.monitor = monitor
         self.drawn = 0.0
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
@@ -79,8 +85,8 @@ class Bar(RichProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         shown = super().get_metrics(trainer, pl_module)
         shown.pop("v_num", None)
-        monitor = getattr(pl_module, "monitor", None)
-        if monitor in trainer.callback_metrics:
+        monitor = self.monitor
+        if monitor is not None and monitor in trainer.callback_metrics:
             shown[monitor] = f"{trainer.callback_metrics[monitor].item():.4g}"
         return shown
 
@@ -92,7 +98,7 @@ class EpochLines(Callback):
         self.started = 0.0
         self.epoch: int | None = None  # the one under way
 
-    # A training that goes on within an epoch is not told of its start.
+    # A training resumed within an epoch does not call `on_train_epoch_start`.
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.epoch = None
         self.on_train_epoch_start(trainer, pl_module)
@@ -103,7 +109,7 @@ class EpochLines(Callback):
             self.epoch = trainer.current_epoch
             self.started = time.perf_counter()
 
-    # Callbacks are told of an epoch's end before the module is, which logs the training metrics only then.
+    # `on_train_epoch_end` of callbacks precedes the module's, which logs the training metrics.
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._print(trainer)
 
@@ -111,8 +117,10 @@ class EpochLines(Callback):
         if self.epoch is None or not trainer.is_global_zero:
             return
         metrics = trainer.callback_metrics
-        names = sorted(name for name in metrics if name.partition("/")[2] in ("loss", "accuracy", "mae"))
+        names = sorted(name for name in metrics if canonical_name(name).partition("/")[2] in SHOWN)
         values = "  ".join(f"{name} {metrics[name].item():.4f}" for name in names)
         seconds = time.perf_counter() - self.started
-        print(f"epoch {self.epoch + 1}/{trainer.max_epochs}  {values}  ({seconds:.1f} s)", flush=True)
+        print(
+            f"epoch {self.epoch + 1}/{trainer.max_epochs}  {values}  ({seconds:.1f} s)", flush=True
+        )
         self.epoch = None

@@ -1,24 +1,20 @@
-"""Seeds what a training step draws (dropout, say) from the experiment's seed and the step's place."""
+"""Seed the random draws of a training step (dropout, say) from the seed, epoch and batch."""
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from src.kindling.data.batch import Batch
-from src.kindling.data.seeds import derive
+from src.kindling.data.data_module import DataModule
+from src.kindling.data.order import derive_seed, seed_generators
 
 
 class Seeding(Callback):
-    """Before each batch, seeds torch, numpy and Python from (seed, epoch, batch, rank); before a test, from (seed, rank).
+    """Seeds torch, numpy and Python from (seed, epoch, batch, rank) before each batch.
 
-    So the draws of a batch depend on no other batch: not on how many came before it in this process, and not on
-    what a data module or a logger has drawn in between. The generator's own `manual_seed` takes 1 µs, where
-    `torch.manual_seed` takes 100.
+    The draws of a batch depend on no other batch, and not on the draws of a data module or a
+    logger. A test is seeded from (seed, rank).
 
     Args:
         seed: the experiment's seed.
@@ -27,12 +23,19 @@ class Seeding(Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, DataModule) and data.prepare.augment:
+            return  # seeded for this batch before it was augmented
         self._seed(pl_module, trainer.current_epoch, batch_idx, trainer.global_rank)
 
-    # Apart from the batch before it: a training that goes on with a validation has not seen that batch.
+    # Not from the batch before it: a training resumed at a validation has not run that batch.
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit":  # the best checkpoint is measured: now, or again by src.evaluate
+        if (
+            trainer.state.fn != "fit"
+        ):  # the best checkpoint is measured: now, or again by src.evaluate
             self._seed(pl_module, -3, trainer.global_rank)
             return
         self._seed(pl_module, trainer.current_epoch, -2, trainer.global_step, trainer.global_rank)
@@ -44,11 +47,4 @@ class Seeding(Callback):
         self._seed(pl_module, trainer.current_epoch, -1, trainer.global_rank)
 
     def _seed(self, pl_module: LightningModule, *place: int) -> None:
-        seed = derive(self.seed, *place)
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        if pl_module.device.type == "cuda":
-            torch.cuda.default_generators[pl_module.device.index].manual_seed(seed)
-        elif pl_module.device.type == "mps":
-            torch.mps.manual_seed(seed)
+        seed_generators(derive_seed(self.seed, *place), pl_module.device)

@@ -9,10 +9,10 @@ from torch.optim import Optimizer
 
 
 class Curves(Callback):
-    """Hands the batch's loss and the learning rate to the loggers every `trainer.log_every_n_steps` optimizer steps.
+    """Logs the batch's loss and the learning rate every `trainer.log_every_n_steps` steps.
 
-    Reading a value makes the host wait for the device; so it is done here alone, and not in every step. Under DDP the
-    loss is that of the first process's batch.
+    Reading a value synchronizes with the device, so it is not done in every step. Under DDP the
+    loss is that of rank 0's batch.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,9 @@ class Curves(Callback):
         self.lr = 0.0
 
     # The rate of the step itself: by a batch's end, its schedule may have moved on.
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
         self.lr = optimizer.param_groups[0]["lr"]
 
     def on_train_batch_end(
@@ -31,7 +33,13 @@ class Curves(Callback):
         if step == self.logged or not every or step % every or not trainer.is_global_zero:
             return
         self.logged = step
-        values = {"train/batch_loss": float(outputs["loss"])} if isinstance(outputs, dict) and "loss" in outputs else {}
+        values = (
+            {"train/batch_loss": float(outputs["loss"])}
+            if isinstance(outputs, dict) and "loss" in outputs
+            else {}
+        )
         values |= {"lr": self.lr, "epoch": trainer.current_epoch}
         for logger in trainer.loggers:
-            logger.log_metrics(values, step=step - 1)  # the step under way, counted as Lightning counts an epoch's
+            logger.log_metrics(
+                values, step=step - 1
+            )  # the step under way, counted as Lightning counts an epoch's

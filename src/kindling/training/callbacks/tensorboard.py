@@ -17,8 +17,8 @@ KEPT = ("threads", "compile", "channels_last", "save_minutes", "skip_nonfinite")
 class TensorBoard(TensorBoardLogger):
     """Lightning's logger, kept open from the training to the final test.
 
-    Lightning closes a logger after each of fit, validate and test, and so begins a new event file for each; and it
-    writes a hparams.yaml, where a run has its config.yaml.
+    Lightning closes a logger after each of fit, validate and test, and so starts a new event file
+    for each; and it writes a hparams.yaml, where a run has its config.yaml.
     """
 
     @rank_zero_only
@@ -34,12 +34,14 @@ class TensorBoard(TensorBoardLogger):
     def log_result(self, config: Config, metrics: Mapping[str, float], step: int) -> None:
         """A row of the HParams tab: the config's values beside the final numbers.
 
-        Once, at the end: through Lightning's `log_hyperparams`, the numbers become points at step 0 of the curves.
+        Through Lightning's `log_hyperparams`, the numbers would be points at step 0 of the curves.
         """
         # What the machine is given, or how a run is kept, is not among them.
-        values = {key: value if isinstance(value, bool | int | float | str) else str(value)
-                  for key, value in flatten(redacted(config.values)).items()
-                  if value not in (None, [], {}) and key not in KEPT}  # fmt: skip
+        values = {
+            key: value if isinstance(value, bool | int | float | str) else str(value)
+            for key, value in flatten(redacted(config.values)).items()
+            if value not in (None, [], {}) and key not in KEPT
+        }
         # The curves of val/ end with the last epoch; these numbers are the best checkpoint's.
         final = {name.replace("val/", "val_best/"): value for name, value in metrics.items()}
         for name in (name for name in final if name.startswith("val_best/")):

@@ -1,1 +1,0 @@
-"""Callbacks and the metrics file: what watches a training from the side."""

@@ -1,0 +1,77 @@
+"""A leaderboard on the terminal, as CSV, and as a page."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.kindling.analysis.leaderboard import COSTS, Leaderboard, Row, find_differing_keys
+
+DRAWN = 10  # rows whose curves are drawn: more look alike
+
+
+def show(board: Leaderboard) -> None:
+    """Print a leaderboard: the first columns that fit on a terminal, all of them elsewhere."""
+    from rich.cells import cell_len
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False)
+    free = console.width if console.is_terminal else 10**9
+    # rich's tables take two milliseconds a row, too long for a thousand runs.
+    lines, hidden = [""] * (1 + len(board.rows)), []
+    for column in board.columns:
+        cells = [column, *(row.format(column) for row in board.rows)]
+        width = max(map(cell_len, cells))
+        if width > free:
+            hidden.append(column)
+            continue
+        free -= width + 2
+        numeric = any(column in row.numbers for row in board.rows)
+        for i, cell in enumerate(cells):
+            space = " " * (width - cell_len(cell))
+            lines[i] += (space + cell if numeric else cell + space) + "  "
+    print(board.title)
+    console.print(lines[0].rstrip(), style="bold", soft_wrap=True)
+    print("\n".join(line.rstrip() for line in lines[1:]))
+    print(f"no room for {', '.join(hidden)}; pass --csv or --html\n" if hidden else "")
+
+
+def to_csv(runs: Sequence[Row]) -> str:
+    """Write a row for each run, unfinished ones too: metrics and differing config keys."""
+    import pandas as pd
+
+    runs = [run for run in runs if run.facts]
+    facts = ("config_name", "status", "started", "monitor", "mode")
+    names = {name for run in runs for name in run.numbers}
+    columns = ["run", *facts, *sorted(names, key=lambda name: (name in COSTS, name))]
+    columns += find_differing_keys([run.config for run in runs])
+    rows = [{**run.config, **run.facts, **run.numbers, "run": run.name} for run in runs]
+    table: str = pd.DataFrame(rows, columns=columns, dtype=object).to_csv(index=False)
+    return table
+
+
+def to_html(
+    boards: Sequence[Leaderboard],
+    lines: Sequence[str],
+    title: str = "Runs",
+    images: Sequence[Path] = (),
+) -> str:
+    """Render a page that needs no other file: PNG files, leaderboards with curves, and lines."""
+    from jinja2 import Environment
+
+    template = Path(__file__).with_name("leaderboard.html").read_text(encoding="utf-8")
+    encoded = [(path.stem, b64encode(path.read_bytes()).decode()) for path in images]
+    drawn = [(board, _draw_curves(board)) for board in boards]
+    page = Environment(autoescape=True).from_string(template)
+    return page.render(title=title, lines=lines, images=encoded, boards=drawn, drawn=DRAWN)
+
+
+def _draw_curves(board: Leaderboard) -> str:
+    """Draw the monitored metrics and the losses of the best rows as SVG."""
+    from src.kindling.analysis.drawing import encode_svg
+    from src.kindling.analysis.history import compare_curves
+
+    metrics = dict.fromkeys([*(row.monitor for row in board.rows), "val/loss", "train/loss"])
+    figure = compare_curves({row.name: row.paths for row in board.rows[:DRAWN]}, metrics)
+    return "" if figure is None else encode_svg(figure)

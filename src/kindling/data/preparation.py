@@ -1,0 +1,76 @@
+"""What happens to a batch on the training device: preprocessing and batch augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from src.kindling.config.errors import InputError
+from src.kindling.data.augment import BatchTransform, compose
+from src.kindling.data.masks import IGNORED, VOID
+from src.kindling.data.preprocess import InputStats, build_preprocess
+from src.kindling.data.spec import Spec
+
+
+class BatchPreparation:
+    """Standardizes raw batches and, in training, augments them.
+
+    Args:
+        augment: the batch transforms, in order.
+
+    Attributes:
+        preprocess: raw inputs to standardized ones; there after `fit`.
+    """
+
+    preprocess: nn.Module
+
+    def __init__(self, augment: Sequence[BatchTransform]) -> None:
+        self.augment = compose(augment)
+        self.device = torch.device("cpu")
+
+    def fit(self, spec: Spec, stats: InputStats | None = None) -> None:
+        """Prepare inputs as a pretrained net expects; None standardizes by the training split.
+
+        Raises:
+            InputError: when a transform would blend masks.
+        """
+        mixing = [type(transform).__name__ for transform in self.augment if transform.mixes]
+        if mixing and spec.predicts == "mask":
+            raise InputError(
+                f"data.train_transforms: {mixing[0]} blends targets, and the classes of a mask "
+                "cannot be blended; remove it"
+            )
+        self.spec = spec
+        self.preprocess = build_preprocess(spec, stats)
+        self.device = torch.device("cpu")
+        for transform in self.augment:
+            transform.fit(stats.of(spec) if stats else spec)
+
+    def __call__(self, x: Tensor, y: Tensor, augment: bool = False) -> tuple[Tensor, Tensor]:
+        """Standardize raw inputs `(B, *raw_shape)` and, in training, augment them.
+
+        Args:
+            x, y: as the loaders give them.
+            augment: apply the batch transforms. If one of them mixes samples, class numbers
+                become shares of the classes `(B, classes)`.
+
+        Returns:
+            Floats `(B, *in_shape)`, and targets; ignored pixels of a mask are -100.
+        """
+        if x.device != self.device:
+            for module in (self.preprocess, *self.augment):
+                module.to(x.device)
+            self.device = x.device
+        x = self.preprocess(x)
+        if augment:
+            if any(transform.mixes for transform in self.augment):
+                if y.ndim == 1:
+                    y = nn.functional.one_hot(y, self.spec.num_outputs)
+                y = y.float()
+            for transform in self.augment:
+                x, y = transform(x, y)
+        if self.spec.predicts == "mask":
+            y = y.long().masked_fill(y == VOID, IGNORED)
+        return x, y

@@ -1,0 +1,199 @@
+"""Backbones of torchvision and timm, and files of weights."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import torch
+from torch import Tensor, nn
+
+from src.kindling.config.errors import InputError, did_you_mean
+from src.kindling.data.preprocess import InputStats
+from src.kindling.nn.head import find_head
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read tensors by name from safetensors, a `torch.save` file, or another run's checkpoint.
+
+    Raises:
+        InputError: when there is no such file, or it cannot be read, or holds code.
+    """
+    from src.kindling.runs.checkpoint_file import read_checkpoint
+
+    problem = f"net.weights: {path}"
+    if not path.is_file():
+        raise InputError(
+            f"{problem}: no such file; 'hub' downloads them, and 'none' begins at random"
+        )
+    if path.suffix == ".ckpt":
+        states = read_checkpoint(path)["state_dict"]
+        return {
+            name.removeprefix("net.body."): value
+            for name, value in states.items()
+            if name.startswith("net.body.")
+        }
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError:
+        raise InputError(
+            f"{problem}: safetensors is not installed: pip install -e '.[timm]'"
+        ) from None
+    except Exception as error:
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+            raise InputError(
+                f"{problem}: untrusted: it holds more than tensors and plain values; "
+                "it was not loaded"
+            ) from None
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(
+            f"{problem}: cannot be read: {reason}; .safetensors, .pth and a run's .ckpt can"
+        ) from error
+    for key in ("state_dict", "model", "model_state_dict"):  # how others wrap them
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(
+        isinstance(value, Tensor) for value in content.values()
+    ):
+        raise InputError(f"{problem}: holds no tensors by name; save a net's state_dict()")
+    return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def find_backbone(name: str) -> _Torchvision | _Timm:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name in known:
+        return _Torchvision(name)
+    try:
+        import timm
+    except ImportError:
+        raise ValueError(
+            f"name: torchvision has no '{name}'{did_you_mean(name, known)}; "
+            "timm's nets need its extra: pip install -e '.[timm]'"
+        ) from None
+    short = name.removeprefix("timm/")
+    architecture, _, tag = short.partition(".")
+    if not timm.is_model(architecture):
+        names = (
+            [f"timm/{other}" for other in timm.list_models()]
+            if name != short
+            else timm.list_models()
+        )
+        raise ValueError(
+            f"name: neither torchvision nor timm has '{name}'{did_you_mean(name, {*known, *names})}"
+        )
+    if tag and short not in (tags := timm.list_pretrained(f"{architecture}.*")):
+        raise ValueError(
+            f"name: timm has no weights '{tag}' of {architecture}{did_you_mean(short, tags)} "
+            f"(it has: {', '.join(other.partition('.')[2] for other in tags) or 'none'})"
+        )
+    return _Timm(short)
+
+
+class _Torchvision:
+    def __init__(self, name: str) -> None:
+        from torchvision import models
+
+        self.name = name
+        self.of: Any = models.get_model_weights(name).DEFAULT
+        self.url: str = self.of.url
+        self.file = self.url.rpartition("/")[2]
+
+    def build(self, size: int | None) -> tuple[nn.Module, int]:
+        """The net without its head, and the number of features that it gives."""
+        from torchvision import models
+
+        fixed = {"image_size": size} if size and self.name.startswith("vit_") else {}
+        # These two have a second head for training; their weights want them to transform the input.
+        odd = (
+            {"aux_logits": False, "init_weights": False, "transform_input": True}
+            if self.name in ("googlenet", "inception_v3")
+            else {}
+        )
+        body = models.get_model(self.name, weights=None, **fixed, **odd)
+        head = find_head(body)
+        layer: Any = body.get_submodule(head)
+        body.set_submodule(head, nn.Identity())
+        return body, layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+
+    def stats(self, size: int | None) -> InputStats:
+        made = self.of.transforms()
+        return InputStats(size or made.crop_size[0], tuple(made.mean), tuple(made.std))
+
+    def tagged(self) -> str:
+        return ""
+
+    def download(self) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = self.of.get_state_dict(progress=True, check_hash=True)
+        return weights
+
+    def adapted(self, body: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return weights
+
+
+class _Timm:
+    def __init__(self, name: str) -> None:
+        import timm
+
+        self.name = name
+        found = timm.get_pretrained_cfg(name)
+        assert found is not None
+        self.of: Any = found
+        self.there: str = self.of.hf_hub_filename or "model.safetensors"
+        self.url = str(self.of.url or "")
+        if self.of.hf_hub_id:
+            self.url = f"https://huggingface.co/{self.of.hf_hub_id}/resolve/main/{self.there}"
+        self.file = (
+            f"{'.'.join(filter(None, (self.of.architecture, self.of.tag)))}{Path(self.url).suffix}"
+        )
+
+    def build(self, size: int | None) -> tuple[nn.Module, int]:
+        import timm
+
+        fixed: dict[str, Any] = {"img_size": size} if size and self.of.fixed_input_size else {}
+        body: Any = timm.create_model(self.name, pretrained=False, num_classes=0, **fixed)
+        return body, getattr(body, "head_hidden_size", None) or body.num_features
+
+    def stats(self, size: int | None) -> InputStats:
+        return InputStats(size or self.of.input_size[1], tuple(self.of.mean), tuple(self.of.std))
+
+    def tagged(self) -> str:
+        import timm
+
+        others = timm.list_pretrained(f"{self.of.architecture}*")
+        return did_you_mean(self.name, others, cutoff=0.3)
+
+    def download(self) -> dict[str, Tensor]:
+        from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+
+        if not self.of.hf_hub_id:
+            return torch.hub.load_state_dict_from_url(
+                self.url, map_location="cpu", progress=True, check_hash=True, weights_only=True
+            )
+        path = try_to_load_from_cache(self.of.hf_hub_id, self.there)
+        if not isinstance(path, str):
+            if not getproxies():  # asked once, instead of many times for most of a minute
+                socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+            path = hf_hub_download(self.of.hf_hub_id, self.there)
+        return read_weights(Path(path))
+
+    def adapted(self, body: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Convert weights in the authors' format, or for another size, to this body's format."""
+        import timm
+
+        module = sys.modules[timm.model_entrypoint(self.of.architecture).__module__]
+        change = getattr(module, "checkpoint_filter_fn", None)
+        try:
+            return dict(change(weights, body)) if change else weights
+        except Exception:  # they are of another net
+            return weights

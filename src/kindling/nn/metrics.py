@@ -1,0 +1,208 @@
+"""The supervised tasks' metrics: torchmetrics, corrected where it differs from scikit-learn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+    MultilabelAccuracy,
+    MultilabelExactMatch,
+    MultilabelF1Score,
+)
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+
+from src.kindling.config.errors import InputError
+from src.kindling.nn.meter import Each, MeanOverClasses, plain_names
+
+
+def with_extra(own: dict[str, Metric], extra: dict[str, Metric] | None) -> dict[str, Metric]:
+    """A task's own metrics and those of its config.
+
+    Raises:
+        InputError: when a name is taken.
+    """
+    names = {name for key, metric in own.items() for name in (key, *getattr(metric, "names", ()))}
+    if taken := sorted(names & set(extra or {})):
+        raise InputError(
+            f"task.metrics.{taken[0]}: the name is taken by a metric of the task; choose another"
+        )
+    return {**own, **(extra or {})}
+
+
+def multiclass_metrics(names: Sequence[str]) -> dict[str, Metric]:
+    """Accuracy, and means over the classes that occur; of probabilities and class numbers.
+
+    A class that does not occur but is predicted has a precision and an F1 of 0, as in scikit-learn.
+    """
+    count = len(names)
+    return {
+        "accuracy": MulticlassAccuracy(count, average="micro"),
+        "precision": MulticlassPrecision(count, average="macro"),
+        "recall": MeanRecall(count, average="none", zero_division=math.nan, validate_args=False),
+        "f1": MulticlassF1Score(count, average="macro"),
+        "auroc": MeanOverClasses(binary_auroc, names, negatives=True),
+    }
+
+
+def multilabel_metrics(names: Sequence[str]) -> dict[str, Metric]:
+    """Metrics of probabilities and labels (0 or 1), each `(N, labels)`."""
+    count = len(names)
+    # F1 of a label that neither occurs nor is predicted is NaN, and left out of the mean. Arguments
+    # are not validated, because torchmetrics would only allow 0 or 1 for 0/0.
+    f1 = MultilabelF1Score(count, average="none", zero_division=math.nan, validate_args=False)
+    return {
+        "accuracy": MultilabelAccuracy(count, average="micro"),
+        "exact_match": MultilabelExactMatch(count),
+        "f1": Each(f1, "f1", names),
+        "map": MeanOverClasses(binary_average_precision, names, negatives=False),
+        "auroc": MeanOverClasses(binary_auroc, names, negatives=True),
+    }
+
+
+class MeanRecall(MulticlassRecall):
+    """The mean over the classes that occur; torchmetrics' counts one that is only predicted as 0.
+
+    That is scikit-learn's balanced accuracy. It is made with `average="none"`, NaN for 0/0, and
+    without validation of arguments, which would allow only 0 or 1.
+    """
+
+    def compute(self) -> Tensor:
+        values: Tensor = super().compute()
+        return values.nanmean()
+
+
+class RegressionScores(Metric):
+    """MAE, RMSE and R² of each value and their means over the values, from float64 sums.
+
+    torchmetrics' R2Score takes the difference of two float32 sums, and sums below 1e-4 for zero:
+    wrong for targets far from 0 or small ones. Here deviations are summed around the training mean.
+    As in scikit-learn, R² of equal targets is 1 without any error, else 0; it needs two samples.
+
+    Args:
+        names: of the values.
+        mean: of each value in the training split, in the target's unit.
+        baseline: whether to add MAE and RMSE of the predictor that always says this mean.
+    """
+
+    count: Tensor
+    absolute: Tensor
+    squared: Tensor
+    deviation: Tensor
+    deviation_absolute: Tensor
+    deviation_squared: Tensor
+
+    def __init__(self, names: Sequence[str], mean: Sequence[float], baseline: bool = False) -> None:
+        super().__init__()
+        self.mean, self.baseline = tuple(mean), baseline
+        self.values = plain_names(names) if len(names) > 1 else []
+        endings = ["", *(f"_{value}" for value in self.values)]
+        self.names = [f"{name}{ending}" for name in ("mae", "rmse", "r2") for ending in endings]
+        self.names += ["mean_predictor_mae", "mean_predictor_rmse"] if baseline else []
+        zeros = torch.zeros(len(names), dtype=torch.float64)
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("absolute", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("squared", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("deviation", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("deviation_absolute", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("deviation_squared", zeros.clone(), dist_reduce_fx="sum")
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        device = self.count.device  # on MPS, which has no float64, it is the CPU
+        outputs, targets = outputs.to(device).double(), targets.to(device).double()
+        errors, deviations = outputs - targets, targets - targets.new_tensor(self.mean)
+        self.count += len(targets)
+        self.absolute += errors.abs().sum(dim=0)
+        self.squared += errors.square().sum(dim=0)
+        self.deviation += deviations.sum(dim=0)
+        self.deviation_absolute += deviations.abs().sum(dim=0)
+        self.deviation_squared += deviations.square().sum(dim=0)
+
+    def compute(self) -> dict[str, Tensor]:
+        each = {
+            "mae": self.absolute / self.count,
+            "rmse": (self.squared / self.count).sqrt(),
+            "r2": self._r2(),
+        }
+        values = {name: found.mean() for name, found in each.items()}
+        for name, found in each.items():
+            values |= {f"{name}_{of}": value for of, value in zip(self.values, found, strict=False)}
+        if self.baseline:
+            values["mean_predictor_mae"] = (self.deviation_absolute / self.count).mean()
+            values["mean_predictor_rmse"] = (self.deviation_squared / self.count).sqrt().mean()
+        return {name: value.float() for name, value in values.items()}
+
+    def _r2(self) -> Tensor:
+        total = self.deviation_squared - self.deviation.square() / self.count
+        equal = total <= 1e-13 * self.deviation_squared  # of equal targets, rounding leaves less
+        r2 = torch.where(equal, (self.squared == 0).double(), 1 - self.squared / total)
+        return r2.masked_fill(self.count < 2, torch.nan)
+
+
+class Overlap(Metric):
+    """IoU and Dice, of each class and averaged over the classes that occur, and pixel accuracy.
+
+    They are computed over all pixels of an epoch, from a confusion matrix.
+
+    Args:
+        names: of the classes.
+        each: also give `iou_<class>` and `dice_<class>`; NaN for a class that does not occur.
+    """
+
+    confusion: Tensor
+
+    def __init__(self, names: Sequence[str], each: bool = True) -> None:
+        super().__init__()
+        self.classes, self.of = len(names), plain_names(names) if each else []
+        self.names = [
+            "iou",
+            "dice",
+            "pixel_accuracy",
+            *(f"{name}_{of}" for name in ("iou", "dice") for of in self.of),
+        ]
+        self.add_state(
+            "confusion",
+            torch.zeros(self.classes, self.classes, dtype=torch.int64),
+            dist_reduce_fx="sum",
+        )
+
+    def update(self, masks: Tensor, targets: Tensor) -> None:
+        self.confusion += confusions(masks, targets, self.classes).sum(dim=0)
+
+    def compute(self) -> dict[str, Tensor]:
+        found = overlaps(self.confusion)
+        values = {name: found[name].nanmean() for name in ("iou", "dice")}
+        values["pixel_accuracy"] = self.confusion.diagonal().sum() / self.confusion.sum()
+        for name in ("iou", "dice"):
+            values |= {
+                f"{name}_{of}": value for of, value in zip(self.of, found[name], strict=False)
+            }
+        return values
+
+
+def confusions(masks: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """For each image how many pixels of each true class (rows) were taken for which, `(B, K, K)`.
+
+    Args:
+        masks: predicted, `(B, H, W)`.
+        targets: true; pixels beyond the classes, such as VOID, do not count.
+        classes: K.
+    """
+    B, masks, targets = len(targets), masks.flatten(1).long(), targets.flatten(1).long()
+    pairs = targets * classes + masks + classes**2 * torch.arange(B, device=masks.device)[:, None]
+    counted = (targets >= 0) & (targets < classes)
+    return torch.bincount(pairs[counted], minlength=B * classes**2).reshape(B, classes, classes)
+
+
+def overlaps(confusion: Tensor) -> dict[str, Tensor]:
+    """IoU and Dice `(…, K)` from a confusion matrix `(…, K, K)`; NaN for a class without pixels."""
+    both = confusion.diagonal(dim1=-2, dim2=-1)
+    areas = confusion.sum(dim=-1) + confusion.sum(dim=-2)
+    return {"iou": both / (areas - both), "dice": 2 * both / areas}

@@ -1,0 +1,151 @@
+"""Find a learning rate or batch size to start from: `python -m src.train --find lr|batch_size`."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from typing import TYPE_CHECKING, Any
+
+from src.kindling.config.compose import Config, compose
+from src.kindling.config.errors import InputError
+from src.kindling.runs import run as run_module
+from src.kindling.runs.files import shown
+from src.kindling.training.distributed import distributed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Of the 100 steps of `find_lr`, over seven decades: until the smoothed loss settles; in one decade.
+SETTLED, DECADE = 10, 15
+
+
+def find(what: str, name: str, overrides: Sequence[str]) -> float:
+    """Find a learning rate or a batch size for a config by Lightning's Tuner; nothing is changed.
+
+    Args:
+        what: `lr` or `batch_size`.
+        name, overrides: the config.
+
+    Raises:
+        InputError: when the config has a mistake, or the loss never falls.
+    """
+    from src.kindling.config import instantiate
+
+    config = compose(name, overrides)
+    for key, value in distributed(config.values).items():
+        raise InputError(
+            f"{key}: --find takes one process on one device, and {value!r} is set; leave it out"
+        )
+    config = config.replaced({"trainer.devices": 1}, origin="--find")
+    instantiate.check(config)
+    with _tuner(config) as (tuner, task, data):
+        return (
+            _find_lr(config, tuner, task, data) if what == "lr" else _find_size(tuner, task, data)
+        )
+
+
+@contextmanager
+def _tuner(config: Config) -> Iterator[tuple[Any, Any, Any]]:
+    """Lightning's Tuner, with the config's task and data."""
+    import torch
+    from lightning.pytorch import seed_everything
+    from lightning.pytorch.tuner.tuning import Tuner
+
+    from src.kindling.config import instantiate
+    from src.kindling.data.data_module import DataModule
+    from src.kindling.training.build import build_data, build_task
+    from src.kindling.training.warning_filters import quiet
+
+    quiet()
+    values = instantiate.values(config)
+    torch.set_num_threads(values.threads or 1)
+    data = build_data(config)
+    seed_everything(values.seed, verbose=False)
+    if not isinstance(data, DataModule):
+        raise InputError("data: --find needs a spec; subclass src.kindling.data.DataModule")
+    task = build_task(config, data)
+    progress = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    with tempfile.TemporaryDirectory() as scratch, redirect_stderr(progress):
+        trainer = instantiate.build(
+            config,
+            "trainer",
+            logger=False,
+            default_root_dir=scratch,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        yield Tuner(trainer), task, data
+
+
+def _find_lr(config: Config, tuner: Any, task: Any, data: Any) -> float:
+    """Raise the learning rate over 100 steps, and suggest where the loss falls fastest.
+
+    Source:
+        Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017.
+    """
+    found = tuner.lr_find(task, datamodule=data, update_attr=False, min_lr=1e-6, max_lr=10)
+    rates, losses = (found.results["lr"], found.results["loss"]) if found else ([], [])
+    rate = steepest(rates, losses)
+    if rate is None:
+        raise InputError(
+            "--find lr: the loss never falls between 1e-06 and 10; check the targets and the loss"
+        )
+    path = run_module.LOGS / config.name / "find_lr.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plot_loss(rates, losses, rate).savefig(path, dpi=100)
+    print(f"found      {rate:.2g}: the loss falls fastest there; plot: {shown(path)}")
+    print(f"to use it  task.optimizer.lr={rate:.2g}")
+    return rate
+
+
+def _find_size(tuner: Any, task: Any, data: Any) -> int:
+    """Double the batch size until memory runs out, or it exceeds the training split."""
+    count = len(data.indices["train"])
+    limit = 2 ** count.bit_length()
+    size: int = tuner.scale_batch_size(task, datamodule=data, init_val=16, max_val=limit) or 0
+    why = "a larger one runs out of memory"
+    if size >= limit:
+        size, why = size // 2, f"the training split has {count:,} samples"
+    print(f"found      {size}: the largest that fits; {why}")
+    print(f"to use it  data.batch_size={size}, and try a larger task.optimizer.lr with it")
+    return size
+
+
+def steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
+    """The middle of the decade of rates over which the loss falls fastest; None if it never falls.
+
+    Lightning suggests the largest difference of two neighbors, which noise decides.
+    """
+    import numpy as np
+    from scipy.signal import savgol_filter
+
+    known = [i for i in range(SETTLED, len(losses)) if math.isfinite(losses[i])]
+    if len(known) < DECADE:
+        return None
+    # The slope of a line through each window; at the ends, windows are incomplete.
+    slopes = savgol_filter([losses[i] for i in known], DECADE, polyorder=1, deriv=1)
+    margin = DECADE // 2
+    inner = slopes[margin : len(slopes) - margin]
+    place = int(np.argmin(inner))
+    return float(rates[known[place + margin]]) if inner[place] < 0 else None
+
+
+def plot_loss(rates: Sequence[float], losses: Sequence[float], rate: float) -> Figure:
+    """Plot the smoothed training loss over the learning rate, with the suggested one."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axis = figure.add_subplot(
+        xscale="log", xlabel="learning rate", ylabel="training loss, smoothed"
+    )
+    axis.plot(rates[SETTLED:], losses[SETTLED:])
+    axis.axvline(rate, color="tab:orange", label=f"falls fastest: {rate:.2g}")
+    axis.legend()
+    return figure

@@ -1,0 +1,62 @@
+"""Train a config once with each seed, and report mean and standard deviation."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from src.kindling.config.compose import compose
+from src.kindling.config.errors import InputError
+from src.kindling.studies.plan import Plan, TrialResult, TrialSpec, member_overrides
+from src.kindling.studies.study import (
+    begin_study,
+    finish_study,
+    print_metrics,
+    run_study,
+    summarize,
+)
+
+
+def run_seeds(
+    given: str, name: str, overrides: Sequence[str], flags: argparse.Namespace
+) -> list[TrialResult]:
+    """Train and test a config once with each seed.
+
+    Args:
+        given: the seeds, `0,1,2`.
+        name, overrides: the config.
+        flags: those of `add_flags`.
+
+    Raises:
+        InputError: with a line for each mistake.
+    """
+    from src.kindling.config import instantiate
+
+    numbers = given.split(",")
+    whole = all(number.strip().isdigit() for number in numbers)
+    if not whole or len(set(map(int, numbers))) < len(numbers):
+        raise InputError(f"--seeds {given}: expected different whole numbers, such as 0,1,2")
+    config = compose(name, overrides)
+    if "seed" in config.origins:
+        seed, origin = config.values["seed"], config.origin("seed")
+        raise InputError(f"seed={seed}: --seeds sets it; leave it out ({origin})")
+    instantiate.check(config)
+    plan = Plan(
+        config.name,
+        member_overrides(config, overrides, flags.workers),
+        flags.name or "seeds",
+        tuple(TrialSpec(f"seed{int(number)}", {"seed": int(number)}) for number in numbers),
+        stages=("val", "test"),
+        storage=flags.storage,
+        pictures=flags.pictures,
+    ).with_monitor({})
+    results = run_study(plan, begin_study(plan), flags.workers, flags.retry)
+    summary = summarize(results)
+    texts = {name: f"{row['mean']:.4f} ± {row['std']:.4f}" for name, row in summary.items()}
+    if texts:
+        finished = sum(result.state == "finished" for result in results)
+        rows = {name: [text] for name, text in texts.items()}
+        print_metrics(rows, [f"mean ± std of {finished} seeds"])
+    lines = [f"{name}: {text}" for name, text in texts.items()]
+    finish_study(plan, results, {"summary": summary}, lines)
+    return results

@@ -1,0 +1,60 @@
+"""A command of Kindling over the configs of this folder, as a process of its own.
+
+    python -m tests.foreign.drive LOGS [--kill STEP] VERB ARGUMENTS
+
+`--kill` ends the process with SIGKILL after so many optimizer steps, each of which is saved.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.foreign.cases import CONFIGS
+
+
+@contextmanager
+def foreign(logs: Path) -> Iterator[pytest.MonkeyPatch]:
+    """Read configs from this folder, allow its package, and write runs elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.kindling.config.compose.CONFIGS", CONFIGS)
+        patch.setattr("src.kindling.config.targets.allowed_by_user", lambda: ("tests",))
+        patch.setattr("src.kindling.runs.run.LOGS", logs)
+        yield patch
+
+
+def kill_after(step: int) -> Callable[..., None]:
+    """A hook that ends this process at a batch's end."""
+
+    def on_train_batch_end(self: Any, trainer: Any, *_: Any) -> None:
+        if trainer.global_step >= step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return on_train_batch_end
+
+
+if __name__ == "__main__":
+    import importlib
+
+    from src.kindling.config.command import run_command
+
+    arguments = sys.argv[1:]
+    folder = Path(arguments.pop(0))
+    with foreign(folder) as patching:
+        if arguments[0] == "--kill":
+            limit = int(arguments[1])
+            arguments = arguments[2:]
+            patching.setattr(
+                "src.kindling.training.callbacks.step_curves.Curves.on_train_batch_start",
+                kill_after(limit),
+                raising=False,
+            )
+        main = importlib.import_module(f"src.{arguments[0]}").main
+        run_command(lambda _: main(arguments[1:]))  # sys.argv stays: DDP starts this file again

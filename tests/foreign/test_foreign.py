@@ -1,0 +1,248 @@
+"""Other people's modules and data, trained without a line of theirs changed."""
+
+from __future__ import annotations
+
+import csv
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.kindling.analysis.plots import Plots
+from src.kindling.config import instantiate
+from src.kindling.config.compose import ROOT, compose
+from src.kindling.config.errors import InputError
+from src.kindling.runs.run import Run
+from src.kindling.training.evaluate import evaluate
+from src.kindling.training.fit import Result, fit
+from src.kindling.training.trained_run import load_run
+from tests.conftest import call
+from tests.foreign.cases import CASES, Case
+from tests.foreign.drive import foreign
+
+# What other people's code warns of is theirs.
+pytestmark = pytest.mark.filterwarnings("ignore")
+WORDS = ("threads=1",)
+BY_NAME = {case.name: case for case in CASES}
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# Killed and resumed in `make test`: the others by `make test-long`.
+FEW = ("hydra_template", "weighted_sampler", "gan", "streaming")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The logs/ that the trainings of this module share."""
+    logs = tmp_path_factory.mktemp("foreign")
+    with foreign(logs):
+        yield logs
+
+
+@pytest.fixture(autouse=True)
+def no_pictures() -> None:
+    """Foreign trainings draw: that they can is part of the tests."""
+
+
+@pytest.fixture(autouse=True)
+def logs(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("KINDLING_RUN", raising=False)
+    return runs
+
+
+def train_case(name: str, *words: str) -> Result:
+    config = compose(name, [*WORDS, *words])
+    instantiate.check(config)
+    run = Run.claim(name)
+    return fit(config, run, plots=Plots(run))
+
+
+_trained: dict[str, Result] = {}
+
+
+def trained(case: Case) -> Result:
+    """The case's run, trained once."""
+    if case.name not in _trained:
+        _trained[case.name] = train_case(case.name)
+    return _trained[case.name]
+
+
+@every_case
+def test_foreign_module_trains_and_leaves_a_run(case: Case) -> None:
+    result = trained(case)
+    path = result.run.path
+    files = {file.name for file in path.rglob("*")}
+    assert {"config.yaml", "meta.json", "run.json", "last.ckpt", "report.html"} <= files
+    assert ("best.ckpt" in files) == (case.monitor is not None)
+    assert any(name.startswith("events.out.tfevents") for name in files)
+    assert (result.score is not None) == (case.monitor is not None)
+    if case.monitor:
+        with (path / "metrics.csv").open(newline="") as file:
+            assert case.monitor in next(csv.reader(file))
+    if case.has_predict_step and case.columns:
+        assert (path / "predictions" / "test.npz").exists()
+
+
+@every_case
+def test_foreign_module_is_measured_again_to_the_last_digit(case: Case) -> None:
+    result = trained(case)
+    assert evaluate(load_run(result.run.path)) == result.metrics
+    assert bool(result.metrics) or not case.monitor
+
+
+@every_case
+def test_foreign_checkpoint_is_of_plain_values(case: Case) -> None:
+    for file in trained(case).run.checkpoints.glob("*.ckpt"):
+        content = torch.load(file, weights_only=True)
+        assert content["kindling"]["name"] == case.name
+
+
+def test_foreign_runs_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    for case in CASES[:3]:
+        trained(case)
+    call("compare", *(str(trained(case).run.path) for case in CASES[:3]))
+    printed = capsys.readouterr().out
+    assert all(case.name in printed for case in CASES[:3])
+
+
+def test_foreign_run_is_reproduced(capsys: pytest.CaptureFixture[str]) -> None:
+    call("reproduce", str(trained(BY_NAME["hydra_template"]).run.path))
+    assert "identical" in capsys.readouterr().out
+
+
+@every_case
+@pytest.mark.parametrize("verb", ["predict", "export", "look", "crossval", "benchmark"])
+def test_richer_command_works_or_names_what_is_missing(verb: str, case: Case) -> None:
+    path = str(trained(case).run.path)
+    words = {
+        "predict": [path, str(ROOT / "README.md")],
+        "export": [path, "--format", "pt2"],
+        "look": [case.name],
+        "crossval": [case.name, "--folds", "2"],
+        "benchmark": [case.name, "--rounds", "1", "--seconds", "0.1"],
+    }[verb]
+    if verb == "export" and case.export is None:
+        found = call(verb, *words)
+        assert isinstance(found, dict)
+        assert found["pt2"]["difference"] <= 1e-5
+        assert found["pt2"]["output"]["name"] == "output"
+        return
+    with pytest.raises(InputError) as caught:
+        call(verb, *words)
+    (line,) = caught.value.lines
+    if verb == "export":
+        assert case.export in line
+    else:
+        missing = ("spec", "outputs", "predict_step", "forward", "fold", "data")
+        assert any(word in line for word in missing)
+
+
+def ended(run: Run) -> tuple[dict[str, torch.Tensor], str]:
+    """The last weights, and metrics.csv."""
+    content = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
+    table = run.path / "metrics.csv"
+    return content["state_dict"], table.read_text() if table.exists() else ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        case.name if case.name in FEW else pytest.param(case.name, marks=pytest.mark.long)
+        for case in CASES
+    ],
+)
+def test_killed_foreign_training_resumes_to_the_same_weights(
+    name: str, runs: Path, tmp_path: Path
+) -> None:
+    case = BY_NAME[name]
+    whole = train_case(name, "save_minutes=0").run
+    command = [sys.executable, "-m", "tests.foreign.drive", str(tmp_path)]
+    words = [name, *WORDS, "save_minutes=0", "--no-pictures"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = subprocess.run(
+        [*command, "--kill", "3", "train", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert first.returncode == -9, first.stderr
+    (path,) = (tmp_path / name).iterdir()
+    again = subprocess.run(
+        [*command, "train", "--resume", str(path), "--no-pictures"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0, again.stderr
+    if case.exact_resume:
+        weights, table = ended(whole)
+        resumed, resumed_table = ended(Run(path))
+        assert weights.keys() == resumed.keys()
+        assert all(torch.equal(value, resumed[key]) for key, value in weights.items())
+        assert table == resumed_table
+
+
+def test_foreign_training_is_shared_between_processes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.foreign.drive", str(tmp_path), "train"]
+    words = [
+        "docs_autoencoder",
+        *WORDS,
+        "trainer.strategy=ddp",
+        "trainer.devices=2",
+        "--no-pictures",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "docs_autoencoder").iterdir()
+    content = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
+    alone = torch.load(
+        trained(BY_NAME["docs_autoencoder"]).run.checkpoints / "last.ckpt", weights_only=True
+    )
+    per_epoch = alone["global_step"] // 2  # of two epochs
+    assert content["global_step"] == 2 * -(-per_epoch // 2)  # each process has half of each
+
+
+def test_foreign_modules_train_on_a_terminal(tmp_path: Path) -> None:
+    """One process, whose output is a pseudo-terminal, trains every case."""
+    names = [case.name for case in CASES]
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tests.foreign.drive import foreign\n"
+        "from src.train import main\n"
+        "with foreign(Path(sys.argv[1])):\n"
+        "    for name in sys.argv[2:]:\n"
+        "        print('case', name, main([name, 'threads=1', '--no-pictures']) is not None, flush=True)\n"
+    )
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path), *names],
+        cwd=ROOT,
+        stdout=terminal,
+        stderr=terminal,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"},
+    )
+    os.close(terminal)
+    printed = b""
+    while True:
+        try:
+            chunk = os.read(controller, 65536)
+        except OSError:  # the process has closed its end
+            break
+        if not chunk:
+            break
+        printed += chunk
+    os.close(controller)
+    assert process.wait() == 0, printed.decode(errors="replace")[-3000:]
+    text = printed.decode(errors="replace")
+    assert [name for name in names if f"case {name} True" not in text] == []
+    assert "Epoch 1/" in text

@@ -1,0 +1,80 @@
+"""The command: flags, files and runs."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from src.kindling.config.compose import ROOT
+from src.kindling.deploy import export_proof
+from src.kindling.deploy.export_proof import answer
+from src.kindling.deploy.serving import server as serving_server
+from src.kindling.runs.run import Run
+from tests.conftest import call, mistakes
+from tests.kindling.deploy.serving.server_process import (
+    file_of,
+)
+
+
+def test_invalid_flags(digits: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KINDLING_KEY", raising=False)
+    path = str(file_of(digits))
+    missing = f"{tmp_path}/no.onnx"
+    assert mistakes("serve", missing, "--port", "0") == [f"{missing}: no such file"]
+    assert mistakes("serve", "nowhere", "--port", "0")[0].startswith("nowhere: no such run")
+    (line,) = mistakes("serve", path, "--host", "0.0.0.0")
+    assert line.startswith("--host 0.0.0.0: ")
+    assert line.endswith("--api-key-env KINDLING_KEY")
+    (line,) = mistakes("serve", path, "--api-key-env", "KINDLING_KEY")
+    assert line.startswith("--api-key-env KINDLING_KEY: the variable is not set")
+    assert line.endswith("export KINDLING_KEY=$(openssl rand -hex 16)")
+    assert mistakes("serve", path, "--batch", "0", "--wait", "inf", "--patience", "nan") == [
+        "--batch: expected more than 0, got 0",
+        "--wait: expected at most 86,400, got inf",
+        "--patience: expected more than 0, got nan",
+    ]
+    for port in ("80000", "65536", "-1"):  # before the run is searched
+        lines = mistakes("serve", "nowhere", "--port", port)
+        assert lines == [f"--port: expected a number from 0 to 65535, got {port}"]
+    lines = mistakes("serve", path, "--max-boddy", "3")
+    assert lines[0].startswith("--max-boddy: no such flag; did you mean '--max-body'?")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        (line,) = mistakes("serve", path, "--port", port)
+    assert line.startswith(f"--port {port}: cannot listen: Address already in use")
+
+
+def test_invalid_model_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"not a model")
+    words = [sys.executable, "-m", "src.serve", str(path), "--port", "0"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{path}: not readable as ONNX: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_run_without_export_is_exported(
+    digits: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_here(command: list[str], **_: Any) -> SimpleNamespace:
+        assert command[1:3] == ["-m", "src.export"]
+        call("export", *command[3:])
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(export_proof, "in_fresh_process", lambda *words: answer(*map(str, words)))
+    monkeypatch.setattr(serving_server.subprocess, "run", run_here)
+    assert serving_server.find_model(str(digits.path)) == file_of(digits)
+    assert capsys.readouterr().out == ""
+    before = file_of(digits).stat().st_size
+    shutil.rmtree(digits.path / "export")
+    assert serving_server.find_model(str(digits.path)) == file_of(digits)
+    assert capsys.readouterr().out.startswith(f"export     {file_of(digits)}\n")
+    assert file_of(digits).stat().st_size == pytest.approx(before, abs=200)

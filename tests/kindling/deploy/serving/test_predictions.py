@@ -1,0 +1,125 @@
+"""Responses to valid requests: predictions as the run makes them, and the decision."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+import torch
+
+from src.kindling.config.errors import InputError
+from src.kindling.data.tables.encode import encode_frame
+from src.kindling.deploy.serving.model import Model
+from src.kindling.runs.run import Run
+from tests.kindling.deploy.serving.server_process import (
+    Server,
+    encode,
+    file_of,
+    form,
+)
+
+
+def test_predict_image_matches_run(digits: Run, images: Server) -> None:
+    data, classes = digits.data(), digits.spec.classes
+    x = data.samples.x[data.indices["test"][:5]]
+    expected = digits.predict(x)["probability"].numpy()
+    files = [encode((image[0].numpy() * (255 / 16)).round().astype(np.uint8)) for image in x]
+    status, several = images.request("/predict/batch", *form(*files, name="files"))
+    assert status == 200
+    for file, row, response in zip(files, expected, several["predictions"], strict=True):
+        assert list(response["probabilities"].values()) == pytest.approx(row, abs=1e-6)
+        assert list(response["probabilities"]) == list(classes)
+        assert response["prediction"] == classes[row.argmax()]
+        assert response["probability"] == pytest.approx(row.max(), abs=1e-6)
+        for request in ((file,), form(file)):
+            status, single = images.request("/predict", *request)
+            assert status == 200
+            assert single["probabilities"] == pytest.approx(response["probabilities"], abs=1e-6)
+            assert set(single) == {*response, "milliseconds"}
+
+
+def test_predict_rows_matches_run(houses: Run, tables: Server) -> None:
+    rows = [
+        {"size": 3, "rooms": 2.5, "color": "red", "new": True},
+        {"new": False, "color": None, "rooms": None, "size": -1e3},
+        {"size": "4", "rooms": 0, "color": "blue", "new": "true"},
+        {"size": 1, "rooms": None, "color": "green", "new": None},
+    ]
+    x = encode_frame(pd.DataFrame(rows), houses.spec.columns)
+    expected = houses.predict(torch.from_numpy(x))["prediction"][:, 0].tolist()
+    for path in ("/predict", "/predict/batch"):
+        status, several = tables.request(path, json.dumps(rows).encode())
+        assert status == 200
+        values = [response["prediction"] for response in several["predictions"]]
+        assert values == pytest.approx(expected, rel=1e-5)
+        assert {response["target"] for response in several["predictions"]} == {"price"}
+        (note,) = several["notes"]
+        assert note.startswith("color: ")
+        assert "'green'" in note
+    for row, value in zip(rows, expected, strict=True):
+        response = tables.request("/predict", json.dumps(row).encode())[1]
+        assert response["prediction"] == pytest.approx(value, rel=1e-5)
+    (note,) = tables.request("/predict", json.dumps({**rows[0], "id": 7}).encode())[1]["notes"]
+    assert note.endswith(": id")
+
+
+def edit_metadata(source: Path, target: Path, **texts: Any) -> Model:
+    """A model whose metadata differ; None removes an entry."""
+    proto = onnx.load(source)
+    old = {prop.key: prop.value for prop in proto.metadata_props}
+    new = {
+        name: text if isinstance(text, str) else json.dumps(text) for name, text in texts.items()
+    }
+    kept = {name: text for name, text in (old | new).items() if text != "null"}
+    del proto.metadata_props[:]
+    onnx.helper.set_model_props(proto, kept)
+    onnx.save(proto, target)
+    return Model(target, 1)
+
+
+def test_decision_from_metadata(digits: Run, scenes: Run, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    outputs = np.eye(10, dtype=np.float32)[[3]] * 0.5 + 0.05
+    model = edit_metadata(file_of(digits), path, decision={"kind": "argmax"})
+    (response,) = model.format_responses(outputs)
+    assert (response["prediction"], response["probability"]) == ("3", 0.55)
+    for value, labels in ((0.5, ["3"]), (0.6, [])):
+        decision = {"kind": "threshold", "value": value}
+        model = edit_metadata(file_of(digits), path, decision=decision)
+        (response,) = model.format_responses(outputs)
+        assert response["prediction"] == labels
+        assert len(response["probabilities"]) == 10
+    model = edit_metadata(file_of(digits), path, decision={"kind": "none"})
+    (response,) = model.format_responses(outputs)
+    assert response["prediction"]["3"] == 0.55
+    for decision in ({"kind": "median"}, {"kind": "threshold"}, {}, "no JSON"):
+        with pytest.raises(InputError, match=r"export the run again: python -m src\.export"):
+            edit_metadata(file_of(digits), path, decision=decision)
+    with pytest.raises(InputError, match="export the run again"):
+        edit_metadata(file_of(scenes), path, decision={"kind": "none"})
+
+
+def test_decision_of_old_files_by_target(digits: Run, tmp_path: Path) -> None:
+    spec = json.loads(Model(file_of(digits), 1).session.get_modelmeta().custom_metadata_map["spec"])
+    path = tmp_path / "model.onnx"
+
+    def respond(outputs: list[float], **changes: Any) -> Any:
+        changed = json.dumps(spec | changes)
+        model = edit_metadata(file_of(digits), path, decision=None, spec=changed)
+        (response,) = model.format_responses(np.array([outputs], dtype=np.float32))
+        return response
+
+    three = {"num_outputs": 3, "classes": ["cat", "dog", "sea"], "class_counts": [1, 1, 1]}
+    response = respond([0.25, 0.5, 0.25], **three)
+    assert (response["prediction"], response["probability"]) == ("dog", 0.5)
+    response = respond([0.75, 0.625, 0.5], **three, target_shape=[3])
+    assert response["prediction"] == ["cat", "dog"]
+    assert response["probabilities"] == {"cat": 0.75, "dog": 0.625, "sea": 0.5}
+    place = {"num_outputs": 2, "classes": [], "class_counts": [], "target": "place"}
+    response = respond([1.5, -2.0], **place, targets=["x", "y"], target_shape=[2])
+    assert response == {"prediction": {"x": 1.5, "y": -2.0}, "target": "place"}
