@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SAMPLES = 16  # of a gallery
 BLUE, ORANGE, GREY = "tab:blue", "tab:orange", "0.6"
-# The gid of a figure tells the report how to show it: as its label's text, or as photographs.
+# A figure's gid says how the report shows it: as text, or as photographs.
 TEXT, PHOTOS = "text", "photos"
 NUMBER = re.compile(r"[-+]?[\d,.]+(e[-+]\d+)?(%| [kMGT])?|nan|-?inf|missing|")
 

@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
             for flag in action.option_strings
             if flag.startswith("--")
         ]
-        told = sorted(
+        listed = sorted(
             a.option_strings[-1]
             for a in self._actions
             if a.option_strings and a.help != argparse.SUPPRESS
@@ -71,7 +71,7 @@ class Parser(argparse.ArgumentParser):
                     hint = f"; config values go without dashes: {word.lstrip('-')}"
                 elif not hint and self.with_configs:
                     hint = "; what a config holds is set by key=value, such as trainer.max_epochs=5"
-                lines.append(f"{name}: no such flag{hint} (this command has: {', '.join(told)})")
+                lines.append(f"{name}: no such flag{hint} (this command has: {', '.join(listed)})")
             else:
                 lines.append(f"{word}: not expected here (usage: {self.usage})")
         if lines:

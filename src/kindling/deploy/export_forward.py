@@ -29,7 +29,7 @@ def build_forward(
 
     Args:
         run: its task's `example_input_array` is the input, or else the first tensor of a batch.
-        data: of the run; None where the task has loaders of its own.
+        data: of the run; None if the task defines its loaders itself.
         module: calls the task.
         facts: of the run, for the file's metadata.
 

@@ -120,8 +120,8 @@ def page(
 
     figures = []
     for path, row in zip(paths, first.to_dict("records"), strict=False):
-        name, told, image = html.escape(row["path"]), row["error"], ""
-        if not isinstance(told, str):
+        name, caption, image = html.escape(row["path"]), row["error"], ""
+        if not isinstance(caption, str):
             picture, file = decode(path, 3, max_pixels, SIDE), io.BytesIO()
             drawn = run.require_spec("a gallery").predicts == "mask"
             picture = over(picture, masks.read(row["prediction"])) if drawn else picture
@@ -129,20 +129,20 @@ def page(
             picture.save(file, "PNG")
             content = base64.b64encode(file.getvalue()).decode()
             image = f'<img src="data:image/png;base64,{content}" alt="{name}">'
-            if drawn:  # the mask is seen; how much of it each class takes is told
+            if drawn:  # the caption says how much of the image each class covers
                 there = sorted(
                     (key for key in row if key.startswith("share_") and row[key]),
                     key=lambda key: -row[key],
                 )
-                told = ", ".join(f"{key.removeprefix('share_')} {row[key]:.0%}" for key in there)
+                caption = ", ".join(f"{key.removeprefix('share_')} {row[key]:.0%}" for key in there)
             else:
                 said = (row[key] for key in row if key.startswith("prediction"))
-                told = ", ".join(
+                caption = ", ".join(
                     f"{value:.4g}" if isinstance(value, float) else value for value in said
                 )
-            told += f" {row['probability']:.0%}" if "probability" in row else ""
+            caption += f" {row['probability']:.0%}" if "probability" in row else ""
         figures.append(
-            f"<figure>{image}<figcaption>{html.escape(told)}</figcaption>"
+            f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption>"
             f"<small>{name}</small></figure>\n"
         )
     title = html.escape(

@@ -48,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def shown(path: Path) -> str:
-    """A path as a user would type it: relative to the repository where it lies within."""
+    """A path as a user would type it: relative to the repository if it is inside it."""
     path = path.absolute()
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 

@@ -24,7 +24,7 @@ OF_DATA = re.compile(r"\$\{data\.(\w+)")
 
 
 def build_data(config: Config) -> LightningDataModule | None:
-    """The config's data; None where the task has loaders of its own.
+    """The config's data; None if the task defines its loaders itself.
 
     Kindling's own data are downloaded and split. Of others the Trainer does this in its own time,
     unless the config names an attribute of the data (`${data.vocab_size}`).

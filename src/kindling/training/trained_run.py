@@ -111,7 +111,7 @@ class TrainedRun(Run):
             return {"prediction": raw} if outputs is None else dict(outputs.columns(raw))
 
     def data(self) -> LightningDataModule | None:
-        """The run's data; None where the task has loaders of its own."""
+        """The run's data; None if the task defines its loaders itself."""
         return build_data(self.config)
 
 

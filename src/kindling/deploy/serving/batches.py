@@ -26,7 +26,7 @@ class Batches:
 
     Args:
         predict: computes a batch.
-        limits: inputs in a batch (a request of more is a batch of its own), and in the queue.
+        limits: inputs in a batch (a larger request becomes one batch), and in the queue.
     """
 
     def __init__(self, predict: Callable[[Array], Array], limits: Limits) -> None:

@@ -83,7 +83,7 @@ class Supervisor:
             Whether it was ready, and its status; negative for a signal.
         """
         fd = self.listener.fileno()
-        # In a session of its own: Ctrl-C reaches only this process, which then sends SIGTERM.
+        # Started in a new session: Ctrl-C reaches only this process, which then sends SIGTERM.
         worker = subprocess.Popen(
             COMMAND,
             cwd=ROOT,
