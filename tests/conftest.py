@@ -43,7 +43,7 @@ LITTLE = (
     "trainer.limit_train_batches=3",
     "trainer.limit_val_batches=2",
     "trainer.limit_test_batches=2",
-    "threads=1",
+    "num_threads=1",
     "trainer.accelerator=cpu",
 )
 FEW_SCENES = "data.scenes=[96,32,32]"  # two thousand take two seconds to compose

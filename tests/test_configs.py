@@ -93,7 +93,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "image_folder": ("data.root=~/cards",),
     "mask_folder": ("data.root=~/scans",),
     "table": ("data.path=houses.csv", "data.target=price"),
-    **dict.fromkeys(("segmentation", "multilabel", "places"), (FEW_SCENES,)),
+    **dict.fromkeys(("segmentation", "multilabel", "localization"), (FEW_SCENES,)),
 }
 
 
@@ -157,7 +157,11 @@ def test_the_first_losses_are_those_pinned(name: str, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("src.kindling.training.trainer.progress", lambda *_: ([Record()], False))
     config = checked(
-        name, "threads=1", "trainer.max_epochs=2", "trainer.accelerator=cpu", "task.scheduler=null"
+        name,
+        "num_threads=1",
+        "trainer.max_epochs=2",
+        "trainer.accelerator=cpu",
+        "task.scheduler=null",
     )
     train_module.fit(config, Run.claim(name), stages=())
     assert losses[:20] == pytest.approx(GOLDEN[name], rel=1e-4), losses[:20]

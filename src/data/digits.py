@@ -45,7 +45,7 @@ class Digits(DataModule):
             x=self._placed(images.to(torch.uint8).reshape(-1, 1, 8, 8))[taken],
             y=of_class[taken].long().argmax(dim=1),
             classes=tuple(str(digit) for digit in self.classes),
-            white=16.0,
+            max_value=16.0,
         )
 
     def _placed(self, images: Tensor) -> Tensor:

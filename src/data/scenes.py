@@ -82,7 +82,7 @@ class Scenes(DataModule):
             official={
                 stage: torch.nonzero(stages == i).flatten() for i, stage in enumerate(STAGES)
             },
-            white=16.0,
+            max_value=16.0,
             **targets[self.predict],
         )
 

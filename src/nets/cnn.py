@@ -19,7 +19,7 @@ class CNN(nn.Module):
         num_outputs: number of classes or of target values.
         channels: output channels of each block.
         dropout: share of the features before the head that is dropped in training.
-        over_places: None gives the head the features of each place; `max` or `mean` pools them over
+        global_pool: None gives the head the features of each place; `max` or `mean` pools them over
             all places.
 
     Raises:
@@ -32,7 +32,7 @@ class CNN(nn.Module):
         num_outputs: int,
         channels: tuple[int, ...] = (32, 64),
         dropout: float = 0.0,
-        over_places: Literal["max", "mean"] | None = None,
+        global_pool: Literal["max", "mean"] | None = None,
     ) -> None:
         super().__init__()
         if len(in_shape) != 3:
@@ -54,9 +54,9 @@ class CNN(nn.Module):
                 layers.append(nn.MaxPool2d(2))
                 height, width = height // 2, width // 2
             depth = next_depth
-        if over_places is not None:
+        if global_pool is not None:
             layers.append(
-                nn.AdaptiveMaxPool2d(1) if over_places == "max" else nn.AdaptiveAvgPool2d(1)
+                nn.AdaptiveMaxPool2d(1) if global_pool == "max" else nn.AdaptiveAvgPool2d(1)
             )
             height = width = 1
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout))

@@ -43,9 +43,9 @@ def supervised(
     """
     given: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "loss": loss}
     given |= {"metrics": metrics, "decay_bias_and_norm": decay_bias_and_norm}
-    if class_weights and spec.predicts not in ("class", "labels"):
-        what = "values" if spec.predicts == "values" else "masks"
+    if class_weights and spec.target_type not in ("class", "labels"):
+        what = "values" if spec.target_type == "values" else "masks"
         raise InputError(f"task.class_weights: the target ({spec.target}) has {what}; remove it")
     if class_weights:
         given["class_weights"] = class_weights
-    return TASKS[spec.predicts](net, spec, **given)
+    return TASKS[spec.target_type](net, spec, **given)

@@ -44,7 +44,13 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(repository: Path) -> None:
 
 
 def test_full_curves_do_not_end_a_training(repository: Path) -> None:
-    words = ("digits", *SMALL, "threads=1", "trainer.max_epochs=40", "trainer.log_every_n_steps=1")
+    words = (
+        "digits",
+        *SMALL,
+        "num_threads=1",
+        "trainer.max_epochs=40",
+        "trainer.log_every_n_steps=1",
+    )
     ended = limited(repository, 80, *words)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     told = "TensorBoard: OSError: [Errno 27] File too large; training continues without it\n"
@@ -107,7 +113,7 @@ def test_a_disk_that_fills_up_in_a_training_keeps_what_was_whole(
         repository,
         "digits",
         *SMALL,
-        "threads=1",
+        "num_threads=1",
         "trainer.max_epochs=2000",
         "task.scheduler=null",
     )
@@ -194,7 +200,9 @@ def test_a_folder_that_can_only_be_read(ordinary: tuple[Path, list[str]]) -> Non
         "write\n",
     )
     (repository / "logs").chmod(0o755)
-    process = begun("digits", *SMALL, "threads=1", "trainer.max_epochs=2000", "task.scheduler=null")
+    process = begun(
+        "digits", *SMALL, "num_threads=1", "trainer.max_epochs=2000", "task.scheduler=null"
+    )
     until(process, lambda line: line.startswith("epoch 3/"))
     run = the_run(repository)
     for path in (run.checkpoints, run.path):

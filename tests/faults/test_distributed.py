@@ -21,7 +21,7 @@ from tests.faults.test_processes import the_run, until
 WORDS = (
     "digits",
     "net=mlp",
-    "threads=1",
+    "num_threads=1",
     "trainer.accelerator=cpu",
     "trainer.max_epochs=3",
     "data.split=[1255,271,271]",
@@ -123,7 +123,7 @@ def test_two_processes_end_where_one_with_the_doubled_batch_does(by: str, reposi
 def test_what_was_killed_under_torchrun_goes_on_in_the_same_order(repository: Path) -> None:
     words = (
         "trainer.max_epochs=3",
-        "save_minutes=0",
+        "checkpoint_minutes=0",
         "net.dropout=0.2",
         "data.batch_size=8",
         "trainer.limit_train_batches=60",

@@ -25,12 +25,12 @@ WORDS = (
     "trainer.max_epochs=3",
     "trainer.limit_train_batches=8",
     "trainer.limit_val_batches=2",
-    "threads=1",
+    "num_threads=1",
     "trainer.limit_test_batches=2",
     "trainer.accelerator=cpu",
     "trainer.log_every_n_steps=3",
     "net.dropout=0.2",
-    "save_minutes=0",
+    "checkpoint_minutes=0",
     "data.train_transforms=[{_target_: src.kindling.data.augment.RandomAffine, degrees: 10}]",
 )
 CASES: dict[str, list[str]] = {
@@ -177,7 +177,7 @@ def test_killed_anywhere_and_resumed_it_ends_the_same(
     assert ending(run) == ending(whole)
 
 
-@pytest.mark.parametrize("name", ["segmentation", "multilabel", "places"])
+@pytest.mark.parametrize("name", ["segmentation", "multilabel", "localization"])
 def test_a_task_of_any_kind_ends_the_same(name: str, kill: Callable[[int], None]) -> None:
     config = checked(
         name, *WORDS, "data.scenes=[120,32,32]", "data.batch_size=16", "net.channels=[4,8]"
@@ -259,13 +259,15 @@ class Logging(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.01)
 
 
-@pytest.mark.parametrize("words", [[], ["trainer.val_check_interval=0.5"], ["save_minutes=1000"]])
+@pytest.mark.parametrize(
+    "words", [[], ["trainer.val_check_interval=0.5"], ["checkpoint_minutes=1000"]]
+)
 def test_what_lightning_logs_by_epoch_ends_the_same(
     words: list[str], kill: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = checked("digits", *WORDS, as_own_task(Logging, monkeypatch), *words)
     whole = fit(config, Run.claim(config.name)).run
-    kills = [2, 3, 4, 1, 5, 7, 3] if "save_minutes=1000" not in words else [3, 9, 8]
+    kills = [2, 3, 4, 1, 5, 7, 3] if "checkpoint_minutes=1000" not in words else [3, 9, 8]
     run, count = killed_and_resumed(config, kill, itertools.chain(kills, itertools.repeat(40)))
     assert count >= 3
     header = (whole.path / "metrics.csv").read_text().partition("\n")[0]
@@ -280,7 +282,7 @@ def test_what_lightning_logs_by_epoch_ends_the_same(
 
 
 def test_saved_only_between_epochs_it_ends_the_same(kill: Callable[[int], None]) -> None:
-    config = checked("digits", *WORDS, "save_minutes=1000")
+    config = checked("digits", *WORDS, "checkpoint_minutes=1000")
     whole = fit(config, Run.claim(config.name)).run
     run, kills = killed_and_resumed(config, kill, iter([3, 8, 9, 40]))
     assert kills == 3
@@ -291,7 +293,7 @@ def test_saved_only_between_epochs_it_ends_the_same(kill: Callable[[int], None])
 def test_stopped_while_validating_it_validates_again(
     batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = (*WORDS, "trainer.val_check_interval=0.5", "save_minutes=1000")
+    words = (*WORDS, "trainer.val_check_interval=0.5", "checkpoint_minutes=1000")
     config = checked("digits", *words)
     whole = fit(config, Run.claim(config.name)).run
     step, seen = Classification.validation_step, itertools.count()

@@ -23,10 +23,10 @@ from tests.faults.test_exact import ending
 WORDS = (
     "digits",
     "trainer.max_epochs=4",
-    "threads=1",
+    "num_threads=1",
     "trainer.accelerator=cpu",
     "net.dropout=0.2",
-    "save_minutes=0",
+    "checkpoint_minutes=0",
     "trainer.val_check_interval=0.5",
     "trainer.log_every_n_steps=3",
 )
@@ -160,7 +160,7 @@ def test_killed_on_an_epochs_last_batch_and_then_within_an_epoch(
         whole_endings[0] = ending(finished(repository, *WORDS, "data.num_workers=0"))
         (repository / "logs").rename(tmp_path / "whole")
     (repository / "killed.py").write_text(KILLED)
-    begin = (*WORDS, "data.num_workers=0", "save_minutes=1000")
+    begin = (*WORDS, "data.num_workers=0", "checkpoint_minutes=1000")
     again = ("--resume", "latest")
     # An epoch has 20 batches: its last one; seven of the next; the rest of that and all of another; to the end.
     for batches, words, status in ((20, begin, -9), (7, again, -9), (40, again, -9), (0, again, 0)):
@@ -315,9 +315,9 @@ def test_two_processes_of_one_training_end_together(number: int, to: int, reposi
         "trainer.strategy=ddp",
         "trainer.devices=2",
         "trainer.accelerator=cpu",
-        "threads=1",
+        "num_threads=1",
         "trainer.max_epochs=200",
-        "save_minutes=1000",
+        "checkpoint_minutes=1000",
     )
     process = start(repository, *words)
     until(process, lambda line: line.startswith("epoch 2/"))

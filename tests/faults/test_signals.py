@@ -113,7 +113,9 @@ ALL = [
 def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(
     phase: str, number: int, group: bool, workers: int, repository: Path
 ) -> None:
-    process = announcing(repository, phase, f"data.num_workers={workers}", "save_minutes=1000")
+    process = announcing(
+        repository, phase, f"data.num_workers={workers}", "checkpoint_minutes=1000"
+    )
     sent = time.monotonic()
     os.killpg(process.pid, number) if group else process.send_signal(number)
     output, _ = process.communicate(timeout=60)

@@ -27,7 +27,7 @@ from tests.foreign.drive import foreign
 
 # What other people's code warns of is theirs.
 pytestmark = pytest.mark.filterwarnings("ignore")
-WORDS = ("threads=1",)
+WORDS = ("num_threads=1",)
 BY_NAME = {case.name: case for case in CASES}
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 # Killed and resumed in `make test`: the others by `make test-long`.
@@ -158,9 +158,9 @@ def test_killed_foreign_training_resumes_to_the_same_weights(
     name: str, runs: Path, tmp_path: Path
 ) -> None:
     case = BY_NAME[name]
-    whole = train_case(name, "save_minutes=0").run
+    whole = train_case(name, "checkpoint_minutes=0").run
     command = [sys.executable, "-m", "tests.foreign.drive", str(tmp_path)]
-    words = [name, *WORDS, "save_minutes=0", "--no-pictures"]
+    words = [name, *WORDS, "checkpoint_minutes=0", "--no-pictures"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     first = subprocess.run(
         [*command, "--kill", "3", "train", *words],
@@ -220,7 +220,7 @@ def test_foreign_modules_train_on_a_terminal(tmp_path: Path) -> None:
         "from src.train import main\n"
         "with foreign(Path(sys.argv[1])):\n"
         "    for name in sys.argv[2:]:\n"
-        "        print('case', name, main([name, 'threads=1', '--no-pictures']) is not None, flush=True)\n"
+        "        print('case', name, main([name, 'num_threads=1', '--no-pictures']) is not None, flush=True)\n"
     )
     controller, terminal = pty.openpty()
     process = subprocess.Popen(

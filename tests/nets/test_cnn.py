@@ -31,7 +31,7 @@ def test_cnn_trains() -> None:
 @pytest.mark.parametrize("how", ["max", "mean"])
 def test_what_is_taken_over_all_places_does_not_mind_where_a_thing_lies(how: str) -> None:
     torch.manual_seed(0)
-    net = CNN((1, 32, 32), 5, channels=(4, 8), over_places=how).eval()  # type: ignore[arg-type]
+    net = CNN((1, 32, 32), 5, channels=(4, 8), global_pool=how).eval()  # type: ignore[arg-type]
     x = torch.zeros(1, 1, 32, 32)
     x[..., 8:12, 8:12] = torch.rand(4, 4)
     assert torch.allclose(net(x), net(x.roll((8, 12), dims=(2, 3))), atol=1e-6)

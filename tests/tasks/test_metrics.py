@@ -207,7 +207,7 @@ def test_label_metrics_are_those_of_the_saved_probabilities(scale: float, shift:
     assert values["test/exact_match"] == pytest.approx(sk.accuracy_score(y, predicted))
     assert values["test/auroc"] == pytest.approx(sk.roc_auc_score(y, probability), abs=1e-6)
     precision = sk.average_precision_score(y, probability)
-    assert values["test/map"] == pytest.approx(precision, abs=1e-6)
+    assert values["test/average_precision"] == pytest.approx(precision, abs=1e-6)
     micro = sk.f1_score(y, predicted, average="micro", zero_division=0)
     assert values["test/micro_f1"] == pytest.approx(micro)
 
@@ -273,14 +273,14 @@ def test_label_metrics_are_means_over_the_labels_that_occur() -> None:
     auroc = sk.roc_auc_score(labels[:, 0], probability[:, 0])
     precision = sk.average_precision_score(labels[:, [0, 2]], probability[:, [0, 2]])
     assert values["test/auroc"] == pytest.approx(auroc, abs=1e-6)
-    assert values["test/map"] == pytest.approx(precision, abs=1e-6)
+    assert values["test/average_precision"] == pytest.approx(precision, abs=1e-6)
     f1 = sk.f1_score(labels, predicted, average="macro", labels=[0, 2])
     assert values["test/f1"] == pytest.approx(f1)
     assert np.isnan(values["test/f1_round"])
     occur = "mean over the 1 of 3 classes that occur; missing: round; in every sample: old"
     assert task.test_meter.notes == [
         f"test/auroc: {occur}",
-        "test/map: mean over the 2 of 3 classes that occur; missing: round",
+        "test/average_precision: mean over the 2 of 3 classes that occur; missing: round",
     ]
 
 

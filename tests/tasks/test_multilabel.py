@@ -60,7 +60,9 @@ def test_labels_are_measured_as_scikit_learn_measures() -> None:
     assert values["test/f1"] == pytest.approx(sk.f1_score(y, said, average="macro"))
     each = sk.f1_score(y, said, average=None)
     assert [values[f"test/f1_{name}"] for name in LABELS.classes] == pytest.approx(each.tolist())
-    assert values["test/map"] == pytest.approx(sk.average_precision_score(y, probability), abs=1e-5)
+    assert values["test/average_precision"] == pytest.approx(
+        sk.average_precision_score(y, probability), abs=1e-5
+    )
     assert values["test/auroc"] == pytest.approx(sk.roc_auc_score(y, probability), abs=1e-5)
     expected = nn.functional.binary_cross_entropy_with_logits(logits, y.float())
     assert values["test/loss"] == pytest.approx(expected.item(), rel=1e-5)

@@ -254,7 +254,7 @@ def test_a_unet_takes_any_size(size: tuple[int, int]) -> None:
 
 def test_the_task_that_fits_masks() -> None:
     data = build_data(checked("segmentation", "data.scenes=[20,5,5]"))
-    assert data.spec.predicts == "mask"
+    assert data.spec.target_type == "mask"
     assert data.spec.target_shape == (32, 32)
     assert sum(data.spec.class_counts) == 20 * 32 * 32
     assert checked("segmentation", "task=auto")

@@ -84,13 +84,13 @@ def summarize(data: DataModule) -> list[str]:
 
 def _summarize_target(data: DataModule) -> list[str]:
     spec, names = data.spec, data.spec.classes
-    if spec.predicts == "mask":
+    if spec.target_type == "mask":
         pixels = max(sum(spec.class_counts), 1)
         shares = [f"{c} {n / pixels:.1%}" for c, n in zip(names, spec.class_counts, strict=True)]
         return [
             f"masks       {len(names)} classes, of the training pixels: {join_names(shares, 10)}"
         ]
-    if spec.predicts == "labels":
+    if spec.target_type == "labels":
         shares = [f"{c} {share:.1%}" for c, share in zip(names, spec.target_mean, strict=True)]
         return [f"labels      {len(names)}, in training: {join_names(shares, 10)}"]
     if names:

@@ -27,7 +27,7 @@ def plot_images(data: DataModule) -> dict[str, Figure]:
     highest = 255.0 if float(plain.max()) > 16 else float(plain.max())
     pairs = torch.stack([plain.float(), x.clamp(0, highest)], dim=1).flatten(0, 1)
     masks = target
-    if data.spec.predicts == "mask":
+    if data.spec.target_type == "mask":
         masks = torch.stack([target, y], dim=1).flatten(0, 1)
     lines = [text for one in target for text in (_format_target(data, one), "in training")]
     title = "Training images, and each as the net receives it in the first epoch"
@@ -45,20 +45,20 @@ def _augment(data: DataModule, chosen: Tensor) -> tuple[Tensor, Tensor]:
     assert isinstance(scale, Standardize)
     torch.manual_seed(data.seed)
     x, y = data.prepare(*data.datasets["train"][(0, 0, chosen)], augment=True)
-    if data.spec.predicts == "mask":
+    if data.spec.target_type == "mask":
         y = y.masked_fill(y == IGNORED, VOID).to(torch.uint8)
     return scale.inverse(x), y
 
 
 def _draw(data: DataModule, x: Tensor, masks: Tensor, lines: list[str], title: str) -> Figure:
     texts = [[line] for line in lines]
-    if data.spec.predicts == "mask":
+    if data.spec.target_type == "mask":
         return draw_masks(x, masks.numpy(), texts, title, data.spec.classes)
     return draw_images(x, texts, title)
 
 
 def _format_target(data: DataModule, target: Tensor) -> str:
-    names, kind = data.spec.classes, data.spec.predicts
+    names, kind = data.spec.classes, data.spec.target_type
     if kind == "mask":
         return ""
     if kind == "labels":

@@ -116,14 +116,14 @@ def plot_target(data: DataModule) -> Figure:
 def _plot_classes(data: DataModule) -> Figure:
     spec = data.spec
     largest = np.argsort(spec.class_counts)[::-1][:CLASSES]
-    unit = "pixels" if spec.predicts == "mask" else "samples"
+    unit = "pixels" if spec.target_type == "mask" else "samples"
     figure, (axis,) = create_panels(1, 5.0, 0.5 + 0.25 * len(largest), left=2.2, right=0.9)
     left = np.zeros(len(largest))
     for stage, index in data.indices.items():
         rows = index[spread(len(index), COUNTED_MASKS)] if unit == "pixels" else index
         y = data.samples.y[rows]
         counts = (
-            y.sum(dim=0) if spec.predicts == "labels" else torch.bincount(y.flatten(), None, 256)
+            y.sum(dim=0) if spec.target_type == "labels" else torch.bincount(y.flatten(), None, 256)
         )
         axis.barh(range(len(largest)), counts.numpy()[largest], left=left, label=stage)
         left += counts.numpy()[largest]
@@ -142,7 +142,7 @@ def _to_frame(data: DataModule, rows: Tensor) -> pd.DataFrame:
     for column, values in zip(data.spec.columns, data.samples.x[rows].T.numpy(), strict=True):
         if column.kind == "category":
             codes = values.astype(np.int64)
-            columns[column.name] = pd.Categorical.from_codes(codes, list(column.levels))
+            columns[column.name] = pd.Categorical.from_codes(codes, list(column.categories))
         else:
             columns[column.name] = values.astype(np.float64)
     return pd.DataFrame(columns)

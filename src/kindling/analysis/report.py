@@ -190,7 +190,7 @@ def _config(config: Config) -> list[tuple[str, Any, bool]]:
         usual = values
     else:
         # Where nobody sets these, the machine does.
-        machine = ("threads", "compile", "channels_last", "trainer.precision")
+        machine = ("num_threads", "compile", "channels_last", "trainer.precision")
         usual = {field.name: field.default for field in dataclasses.fields(Values)}
         usual |= {key: values[key] for key in machine if key in values} | own
     return [
@@ -238,4 +238,4 @@ def _target(spec: Spec) -> list[tuple[str, str]]:
         f"{name} {count:,}" for name, count in zip(spec.classes, spec.class_counts, strict=True)
     ]
     more = " …" if len(counts) > 20 else ""
-    return [(names[spec.predicts], ", ".join(counts[:20]) + more)]
+    return [(names[spec.target_type], ", ".join(counts[:20]) + more)]

@@ -68,14 +68,14 @@ def list_missing_classes(predictions: Predictions | None) -> list[str]:
     import numpy as np
 
     spec = predictions.spec if predictions else None
-    if predictions is None or spec is None or spec.predicts not in ("class", "labels"):
+    if predictions is None or spec is None or spec.target_type not in ("class", "labels"):
         return []
     target, names = predictions["target"], spec.classes
     numbers = np.flatnonzero(target.any(axis=0)) if target.ndim == 2 else np.unique(target)
     missing = [name for i, name in enumerate(names) if i not in numbers]
     if not missing:
         return []
-    means = "AUROC and recall" if spec.predicts == "class" else "AUROC and average precision"
+    means = "AUROC and recall" if spec.target_type == "class" else "AUROC and average precision"
     return [
         f"Classes without a {predictions.stage} sample: {join_names(missing)}. "
         f"{means} are means over the other {len(numbers)} of {len(names)}."

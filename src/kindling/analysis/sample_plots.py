@@ -123,8 +123,8 @@ def _format_features(predictions: Predictions) -> dict[str, list[str]]:
     texts: dict[str, list[str]] = {}
     values = predictions.inputs(slice(None)).T.tolist()
     for column, numbers in zip(columns, values, strict=False):
-        if column.levels:
-            names = dict(enumerate(column.levels))
+        if column.categories:
+            names = dict(enumerate(column.categories))
             texts[column.name] = [names.get(number, "?") for number in numbers]
         else:
             texts[column.name] = [f"{n:.4g}" if n == n else "missing" for n in numbers]

@@ -30,8 +30,28 @@ FOLDERS = (
     "src.kindling.data.images.image_folder.ImageFolder",
     "src.kindling.data.images.mask_folder.MaskFolder",
 )
-# A key that has another name, where its section names one of these targets.
-KEYS = {
+FINETUNE = ("src.kindling.training.callbacks.finetune.Finetune",)
+KINDLING_DATA = (
+    *TABLE,
+    *FOLDERS,
+    "src.data.breast_cancer.BreastCancer",
+    "src.data.cifar.CIFAR10",
+    "src.data.cifar.CIFAR100",
+    "src.data.diabetes.Diabetes",
+    "src.data.digits.Digits",
+    "src.data.mnist.FashionMNIST",
+    "src.data.mnist.MNIST",
+    "src.data.scenes.Scenes",
+)
+# A key that has another name, where its section names one of these targets. Without targets, where
+# it stands at the top of the config.
+KEYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "threads": ("num_threads", ()),
+    "save_minutes": ("checkpoint_minutes", ()),
+    "skip_nonfinite": ("max_nonfinite_steps", ()),
+    "net.over_places": ("net.global_pool", ("src.nets.cnn.CNN",)),
+    "finetune.backbone_lr": ("finetune.backbone_lr_ratio", FINETUNE),
+    "data.test_transforms": ("data.eval_transforms", KINDLING_DATA),
     "data.fit": ("data.resize_mode", FOLDERS),
     "data.group": ("data.group_column", TABLE),
     "data.missing": ("data.na_values", TABLE),
@@ -45,15 +65,18 @@ def rename_keys(values: dict[str, Any], origins: dict[str, str]) -> None:
     """Give old keys of a whole config their present names, in place; so the keys of its origins."""
     for old, (new, targets) in KEYS.items():
         section, _, name = old.rpartition(".")
-        inside = values.get(section)
-        if isinstance(inside, dict) and name in inside and inside.get("_target_") in targets:
-            value = inside.pop(name)
-            place, _, key = new.rpartition(".")
-            (values[place] if place else values)[key] = value
-            if old in origins:
-                origins[new] = origins.pop(old)
-            for section in values:
-                values[section] = _replace(values[section], f"${{{old}}}", f"${{{new}}}")
+        inside = values.get(section) if section else values
+        if not isinstance(inside, dict) or name not in inside:
+            continue
+        if section and inside.get("_target_") not in targets:
+            continue
+        new_section, _, key = new.rpartition(".")
+        outside = values[new_section] if new_section else values
+        outside[key] = inside.pop(name)
+        if old in origins:
+            origins[new] = origins.pop(old)
+        for key in values:
+            values[key] = _replace(values[key], f"${{{old}}}", f"${{{new}}}")
 
 
 def _replace(value: Any, old: str, new: str) -> Any:

@@ -103,7 +103,7 @@ def _check_plain_values(resolved: Mapping[str, Any], report: _Report) -> None:
     for key, annotation in get_type_hints(Values).items():
         if key in resolved:
             _check_value(resolved[key], key, annotation, (), report)
-    for key, low, high in (("seed", 0, 2**32 - 1), ("threads", 1, 1024)):
+    for key, low, high in (("seed", 0, 2**32 - 1), ("num_threads", 1, 1024)):
         value = resolved.get(key)
         if type(value) is int and not low <= value <= high:
             report(key, f"expected a number from {low} to {high}, got {value}")

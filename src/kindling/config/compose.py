@@ -17,7 +17,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.kindling.config.aliases import rename_keys, rename_old
+from src.kindling.config.aliases import KEYS, rename_keys, rename_old
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.config.values import COMMAND_LINE, VALUES, Config, flatten, forget, get
 
@@ -284,7 +284,7 @@ def _unknown_sections(changes: Mapping[str, Any], values: dict[str, Any]) -> lis
     errors = []
     for key in changes:
         section = key.partition(".")[0]
-        if section in known:
+        if section in known or section in KEYS:
             continue
         # `lr=0.1` more often means a key further down than a section of a similar name.
         deeper = [other for other in flatten(values) if other.endswith(f".{key}")]

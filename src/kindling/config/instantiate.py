@@ -32,14 +32,14 @@ EXTRAS = ("wandb", "mlflow")  # of the loggers, by their keys
 def values(config: Config) -> Values:
     """The config's plain values, their defaults filled in.
 
-    `threads` are the machine's cores, at most 8; or 1 with a GPU, which leaves cores to workers.
+    The default of `num_threads` is the number of cores, at most 8; with a GPU, it is 1.
     """
     import torch
 
     resolved = resolve(config)
     filled = Values(**{key: resolved[key] for key in Values.__annotations__ if key in resolved})
-    if filled.threads is None:
-        filled.threads = 1 if torch.cuda.is_available() else min(usable_cores(), 8)
+    if filled.num_threads is None:
+        filled.num_threads = 1 if torch.cuda.is_available() else min(usable_cores(), 8)
     return filled
 
 

@@ -28,7 +28,7 @@ NAME = re.compile(r"[\w ./:+-]+")
 # The arguments that a component is given where its signature has them; a config leaves them out.
 OF_SPEC = ("spec", "in_shape", "num_outputs")
 GIVEN = {
-    "data": ("seed", "threads"),
+    "data": ("seed", "num_threads"),
     "net": OF_SPEC,
     "task": (*OF_SPEC, "net"),
     "finetune": (),

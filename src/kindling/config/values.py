@@ -19,12 +19,12 @@ class Values:
     Attributes:
         name, tags: the user's own labels for the run.
         seed: for initial weights, batch order and every other random draw.
-        threads: PyTorch's CPU threads; they change results and are therefore recorded.
+        num_threads: PyTorch's CPU threads; they change results and are therefore recorded.
         compile: whether to compile the net; None compiles on a GPU where it pays.
         channels_last: the memory format; None uses it for convolutional nets.
-        save_minutes: minutes between the checkpoints within an epoch.
-        skip_nonfinite: the number of batches with a NaN/Inf loss or gradient to skip before the
-            training ends.
+        checkpoint_minutes: minutes between the checkpoints within an epoch.
+        max_nonfinite_steps: the number of batches with a NaN/Inf loss or gradient to skip
+            before the training ends.
         monitor: the metric that picks the best checkpoint, stops early and steers schedules and
             studies; None uses `val/loss`, or the only metric of validation.
         mode: whether less or more of it is better; None follows from the metric.
@@ -33,11 +33,11 @@ class Values:
     name: str | None = None
     tags: list[str] = field(default_factory=list)
     seed: int = 0
-    threads: int | None = None
+    num_threads: int | None = None
     compile: bool | None = None
     channels_last: bool | None = None
-    save_minutes: float = 10.0
-    skip_nonfinite: int = 0
+    checkpoint_minutes: float = 10.0
+    max_nonfinite_steps: int = 0
     monitor: str | None = None
     mode: Literal["min", "max"] | None = None
 

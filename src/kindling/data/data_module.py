@@ -49,14 +49,14 @@ class DataModule(LightningDataModule):
         fold: of a cross-validation: (fold number, number of folds, repetition). The fold replaces
             validation, all other samples of training and validation train, the test set stays.
         seed: of the training order and of the transforms' draws; filled in from the config.
-        threads: torch's threads, which get cores before workers; filled in from the config.
+        num_threads: torch's threads, which get cores before workers; filled in from the config.
         num_workers: processes that prepare batches; 0 uses the main process. `auto` starts some if
             single samples are read or transformed. Workers times threads never exceed the cores.
         timeout: seconds to wait for a worker's batch before an error.
         device: `auto` keeps in-memory data on the GPU if there is one and it has room.
         train_transforms: torchvision v2 transforms of single training samples, and the batch
             transforms of src/kindling/data/augment.
-        test_transforms: torchvision v2 transforms for validation and test.
+        eval_transforms: torchvision v2 transforms for validation and test.
         sampler: `balanced` draws training samples so that all classes are equally frequent.
         duplicates: what to do about identical samples in different splits.
     """
@@ -68,12 +68,12 @@ class DataModule(LightningDataModule):
         split_seed: int = 0,
         fold: tuple[int, int, int] | None = None,
         seed: int = 0,
-        threads: int = 1,
+        num_threads: int = 1,
         num_workers: int | Literal["auto"] = "auto",
         timeout: float = 600.0,
         device: Literal["auto", "cpu"] = "auto",
         train_transforms: list[nn.Module] | None = None,
-        test_transforms: list[nn.Module] | None = None,
+        eval_transforms: list[nn.Module] | None = None,
         sampler: Literal["shuffle", "balanced"] = "shuffle",
         duplicates: Literal["drop", "warn", "error", "ignore"] = "warn",
     ) -> None:
@@ -87,18 +87,18 @@ class DataModule(LightningDataModule):
         self.split_seed = split_seed
         self.fold = fold
         self.seed = seed
-        self.threads = threads
+        self.num_threads = num_threads
         self.asked_workers = num_workers
         self.timeout = timeout
         self.keep_on_device = device == "auto"
         self.balanced = sampler == "balanced"
         self.duplicates = duplicates
-        train, test = train_transforms or [], test_transforms or []
+        train, test = train_transforms or [], eval_transforms or []
         augment = [transform for transform in train if isinstance(transform, BatchTransform)]
         self.prepare = BatchPreparation(augment)  # on the training device
         if wrong := [transform for transform in test if isinstance(transform, BatchTransform)]:
             raise InputError(
-                f"data.test_transforms: {type(wrong[0]).__name__} is for training only; remove it"
+                f"data.eval_transforms: {type(wrong[0]).__name__} is for training only; remove it"
             )
         per_sample = [transform for transform in train if not isinstance(transform, BatchTransform)]
         self.transforms: dict[Stage, nn.Sequential | None] = {
@@ -162,8 +162,8 @@ class DataModule(LightningDataModule):
         self._compare_shapes()
         self.use_input_stats(None)
         self.num_workers = self._choose_workers(samples)
-        if self.balanced and self.spec.predicts != "class":
-            what = {"mask": "masks"}.get(self.spec.predicts, self.spec.predicts)
+        if self.balanced and self.spec.target_type != "class":
+            what = {"mask": "masks"}.get(self.spec.target_type, self.spec.target_type)
             raise InputError(f"data.sampler: 'balanced' needs classes, and the data has {what}")
         if self.balanced:
             self.notes.append("sampler: balanced, each class equally often in training")
@@ -178,13 +178,13 @@ class DataModule(LightningDataModule):
         if train != self.spec.raw_shape:
             raise InputError(
                 f"data.train_transforms give {train} and test samples are {self.spec.raw_shape}; "
-                "make data.test_transforms (or data.size) end in the same shape"
+                "make data.eval_transforms (or data.size) end in the same shape"
             )
 
     def _choose_workers(self, samples: Samples) -> int:
         in_memory = isinstance(getattr(samples.x, "packed", samples.x), Tensor)
         one_by_one = any(self.transforms.values()) or not in_memory
-        return choose_num_workers(self.asked_workers, self.threads, one_by_one, self.notes)
+        return choose_num_workers(self.asked_workers, self.num_threads, one_by_one, self.notes)
 
     def _on_device(self, device: torch.device) -> Samples | None:
         """Return the samples on the GPU, if they are in memory and fit."""

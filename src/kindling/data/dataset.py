@@ -29,7 +29,7 @@ class BatchDataset(Dataset[tuple[Tensor, Tensor]]):
         epoch, _, index = request
         if self.transform is None:
             x, y = take(self.samples.x, index), take(self.samples.y, index)
-        elif self.samples.predicts == "mask":
+        elif self.samples.target_type == "mask":
             pairs = [self._transform(epoch, i) for i in index.tolist()]
             x, y = (self._stack([pair[place] for pair in pairs]) for place in (0, 1))
         else:
@@ -60,7 +60,7 @@ class BatchDataset(Dataset[tuple[Tensor, Tensor]]):
         assert self.transform is not None
         if self.seed is not None:
             torch.default_generator.manual_seed(derive_seed(self.seed, epoch, i))
-        if self.samples.predicts != "mask":
+        if self.samples.target_type != "mask":
             return (self.transform(self.samples.x[i]),)
         from torchvision import tv_tensors
 

@@ -88,6 +88,6 @@ def choose_num_workers(
     if asked > most:
         notes.append(
             f"workers: {most} instead of {asked}, since {threads} threads are on {cores} cores; "
-            "threads=1 makes room for more"
+            "num_threads=1 makes room for more"
         )
     return min(asked, most)

@@ -37,7 +37,7 @@ class BatchPreparation:
             InputError: when a transform would blend masks.
         """
         mixing = [type(transform).__name__ for transform in self.augment if transform.mixes]
-        if mixing and spec.predicts == "mask":
+        if mixing and spec.target_type == "mask":
             raise InputError(
                 f"data.train_transforms: {mixing[0]} blends targets, and the classes of a mask "
                 "cannot be blended; remove it"
@@ -71,6 +71,6 @@ class BatchPreparation:
                 y = y.float()
             for transform in self.augment:
                 x, y = transform(x, y)
-        if self.spec.predicts == "mask":
+        if self.spec.target_type == "mask":
             y = y.long().masked_fill(y == VOID, IGNORED)
         return x, y

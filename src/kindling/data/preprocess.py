@@ -27,7 +27,7 @@ class InputStats:
     def of(self, spec: Spec) -> Spec:
         """The spec of data that have been prepared like this."""
         mean, std = (
-            tuple(value * spec.white for value in values) for values in (self.mean, self.std)
+            tuple(value * spec.max_value for value in values) for values in (self.mean, self.std)
         )
         return replace(spec, in_shape=(len(mean), self.size, self.size), mean=mean, std=std)
 
@@ -136,7 +136,7 @@ class EncodeTable(nn.Module):
         self.register_buffer(
             "indicated", torch.tensor(indicated, dtype=torch.int64), persistent=False
         )
-        self.categories = [(i, len(columns[i].levels)) for i in places[True]]
+        self.categories = [(i, len(columns[i].categories)) for i in places[True]]
         self.only_numbers = len(numbers) == len(columns) and not indicated
 
     def forward(self, x: Tensor) -> Tensor:

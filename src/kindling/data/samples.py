@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from src.kindling.data.spec import Predicts, kind_of_target
+from src.kindling.data.spec import TargetType, kind_of_target
 
 Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
@@ -41,7 +41,7 @@ class Samples:
         groups: a group's number for each sample `(N,)`; a group is in one split only.
         time: a number for each sample `(N,)`; the split is chronological, training is oldest.
         name: the display name of a sample: its path, or its row.
-        white: the largest possible pixel value.
+        max_value: the largest possible pixel value.
     """
 
     x: Source
@@ -54,11 +54,11 @@ class Samples:
     groups: Tensor | None = None
     time: Tensor | None = None
     name: Callable[[int], str] = str
-    white: float = 255.0
+    max_value: float = 255.0
 
     @property
-    def predicts(self) -> Predicts:
-        """What is predicted of a sample; see `Spec.predicts`."""
+    def target_type(self) -> TargetType:
+        """What is predicted of a sample; see `Spec.target_type`."""
         return kind_of_target(self.classes, self.y.ndim - 1 if isinstance(self.y, Tensor) else 2)
 
 

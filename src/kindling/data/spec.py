@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Predicts = Literal["class", "labels", "values", "mask"]
+TargetType = Literal["class", "labels", "values", "mask"]
 
 
-def kind_of_target(classes: tuple[str, ...], dims: int) -> Predicts:
+def kind_of_target(classes: tuple[str, ...], dims: int) -> TargetType:
     """Tell class, labels and mask apart by a target's dimensions; without classes, values."""
-    kinds: tuple[Predicts, ...] = ("class", "labels", "mask")
+    kinds: tuple[TargetType, ...] = ("class", "labels", "mask")
     return kinds[dims] if classes else "values"
 
 
@@ -19,19 +19,19 @@ class Column:
     """One feature of a table, as it was in the training split.
 
     A batch holds numbers unchanged (missing: NaN), booleans as 0 or 1, and categories as the index
-    of their level in `levels` (missing, or not seen in training: -1).
+    of their level in `categories` (missing, or not seen in training: -1).
 
     Attributes:
         name: the column's header.
         kind: what it holds.
-        levels: a category's levels, in order.
+        categories: a category's levels, in order.
         mean, std: of the numbers that are there.
         missing: whether any was missing, so that an indicator tells the net of it.
     """
 
     name: str
     kind: Literal["number", "boolean", "category"] = "number"
-    levels: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
     mean: float = 0.0
     std: float = 1.0
     missing: bool = False
@@ -39,7 +39,7 @@ class Column:
     @property
     def width(self) -> int:
         """The number of values that the net receives for it."""
-        return len(self.levels) + 1 if self.kind == "category" else 1 + self.missing
+        return len(self.categories) + 1 if self.kind == "category" else 1 + self.missing
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Spec:
         mean, std: of each channel of raw images, over the training split.
         target_mean, target_std: of each target value over the training split; for labels the share
             and no deviation.
-        source_shape: of one sample before `data.test_transforms`; empty in older checkpoints.
-        white: the largest value that a raw pixel can have.
+        source_shape: of one sample before `data.eval_transforms`; empty in older checkpoints.
+        max_value: the largest value that a raw pixel can have.
     """
 
     in_shape: tuple[int, ...]
@@ -81,10 +81,10 @@ class Spec:
     target_mean: tuple[float, ...] = ()
     target_std: tuple[float, ...] = ()
     source_shape: tuple[int, ...] = ()
-    white: float = 255.0
+    max_value: float = 255.0
 
     @property
-    def predicts(self) -> Predicts:
+    def target_type(self) -> TargetType:
         """The kind of target: one class of several, any of several labels, values, or a mask."""
         return kind_of_target(self.classes, len(self.target_shape))
 
@@ -107,14 +107,17 @@ class Spec:
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> Spec:
-        """The spec that `dataclasses.asdict` made plain values of."""
+        """Make a spec from the plain values of `dataclasses.asdict`, also an older version's."""
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
+        if "white" in plain:
+            plain["max_value"] = plain.pop("white")
         if not plain["classes"]:  # a checkpoint from before there were others
             plain.setdefault("target_shape", (plain["num_outputs"],))
-        columns = tuple(
-            Column(**{**column, "levels": tuple(column["levels"])})
-            for column in plain.pop("columns")
-        )
-        return cls(columns=columns, **plain)
+        columns = []
+        for column in plain.pop("columns"):
+            categories = tuple(column["levels"] if "levels" in column else column["categories"])
+            others = {key: value for key, value in column.items() if key != "levels"}
+            columns.append(Column(**{**others, "categories": categories}))
+        return cls(columns=tuple(columns), **plain)

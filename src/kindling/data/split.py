@@ -121,7 +121,7 @@ def _random_splitter(
     if groups is not None:
         by_group = sk.GroupKFold if y is None else sk.StratifiedGroupKFold
         return by_group(folds, **options), len(np.unique(groups)), "groups outside the test set"
-    if samples.predicts == "class":
+    if samples.target_type == "class":
         counts = _class_counts(samples, torch.from_numpy(pool))
         most, name = min((count, name) for name, count in counts if count)
         unit = f"samples of class '{name}' outside the test set, the smallest class"
@@ -145,12 +145,12 @@ def _cut(samples: Samples, free: Any, count: int, seed: int, problem: str) -> tu
     try:
         stratify = strata(samples, free)
         smaller = min(count, len(free) - count)
-        if samples.predicts == "labels" and len(np.unique(stratify)) > smaller:
+        if samples.target_type == "labels" and len(np.unique(stratify)) > smaller:
             stratify = None
         stay, cut = train_test_split(free, test_size=count, random_state=seed, stratify=stratify)
         return stay, cut
     except ValueError as error:
-        if samples.predicts == "class":
+        if samples.target_type == "class":
             counts = _class_counts(samples, torch.from_numpy(free))
             few = [f"{name} ({count})" for name, count in counts if 0 < count < 3]
             if few:
@@ -167,10 +167,10 @@ def strata(samples: Samples, index: Any) -> Any:
     Rare combinations of labels form one stratum. Values and masks have none.
     """
     y = samples.y
-    if samples.predicts == "class":
+    if samples.target_type == "class":
         assert isinstance(y, Tensor)
         return y.numpy()[index]
-    if samples.predicts != "labels":
+    if samples.target_type != "labels":
         return None
     assert isinstance(y, Tensor)
     _, alike, counts = np.unique(y.numpy()[index], axis=0, return_inverse=True, return_counts=True)
@@ -184,7 +184,7 @@ def strata(samples: Samples, index: Any) -> Any:
 def _pick(samples: Samples, free: Any, count: int, seed: int) -> Any:
     """Pick free samples, stratified by class; a smaller count gives a subset of a larger one."""
     order = np.random.default_rng(seed).permutation(free)
-    if samples.predicts == "class":
+    if samples.target_type == "class":
         assert isinstance(samples.y, Tensor)
         y = samples.y.numpy()[order]
         place = np.empty(len(order))  # of each sample among those of its class, from 0 to 1
@@ -255,9 +255,9 @@ def check_classes(samples: Samples, indices: Indices) -> None:
     Raises:
         InputError: with one class only, or when training lacks a class of validation or test.
     """
-    if samples.predicts not in ("class", "labels"):
+    if samples.target_type not in ("class", "labels"):
         return
-    if samples.predicts == "class" and len(samples.classes) < 2:
+    if samples.target_type == "class" and len(samples.classes) < 2:
         raise InputError(
             f"data: all samples are of one class, '{samples.classes[0]}'; at least two are needed"
         )

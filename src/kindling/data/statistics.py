@@ -44,14 +44,14 @@ def describe_samples(
         mean=mean,
         std=std,
         source_shape=tuple(samples.x[train[:1]].shape[1:]),
-        white=samples.white,
+        max_value=samples.max_value,
         **{**of_target(samples, train), "target_shape": target_shape},
     )
 
 
 def of_target(samples: Samples, train: Tensor) -> dict[str, Any]:
     """Return the fields of a spec that follow from the targets of the training samples."""
-    kind = samples.predicts
+    kind = samples.target_type
     if kind == "mask":  # masks may be files, so count the classes in some of them
         train = train[torch.linspace(0, len(train) - 1, min(len(train), COUNTED_MASKS)).long()]
     y = take(samples.y, train)

@@ -33,7 +33,7 @@ def describe_preparation(data: DataModule, form: str) -> dict[str, Any] | None:
         height,
         getattr(data, "resize_mode", "crop"),
         getattr(images, "own_size", False),
-        data.spec.white,
+        data.spec.max_value,
         steps_of(transform or ()),
     )
     index = data.indices["test" if len(data.indices["test"]) else "val"]
@@ -66,7 +66,7 @@ def _compare(data: DataModule, prepare: Preparation, i: int) -> None:
             return
         problem = f"by up to {difference:.3g}"
     raise InputError(
-        "data.test_transforms: a test sample prepared without torch differs from the run's own "
+        "data.eval_transforms: a test sample prepared without torch differs from the run's own "
         f"{problem}; export with --format pt2"
     )
 
@@ -82,6 +82,6 @@ def _open_image(data: DataModule, i: int) -> Any:
     images = data.datasets["test"].samples.x
     if isinstance(images, ImageFiles):
         return Image.open(images.paths.path(i))
-    levels = images[torch.tensor([i])][0].numpy() * (255 / data.spec.white)
+    levels = images[torch.tensor([i])][0].numpy() * (255 / data.spec.max_value)
     pixels = np.rint(levels).astype(np.uint8)
     return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))

@@ -68,8 +68,7 @@ def predict(
             class probabilities, or values in the target's unit; `error`. Masks are PNG files in a
             folder beside it, named in the column.
         gallery: an HTML file for the first 300 images and their predictions.
-        batch_size: samples that the net takes at once; default the run's, and at least 1,024 table
-            rows.
+        batch_size: samples per batch; default the run's, and at least 1,024 table rows.
         top: give this many most probable classes instead of the probability of each.
 
     Raises:
@@ -82,11 +81,12 @@ def predict(
     from src.kindling.training.warning_filters import quiet
 
     quiet()
-    spec = run.require_spec("predicting from files")
     out = out or run.path / "predictions.csv"
-    check_options(run, out, gallery, batch_size, top)
-    values = instantiate.values(run.config)
-    data: Any = instantiate.build(run.config, "data", seed=values.seed, threads=values.threads)
+    spec = check_options(run, out, gallery, batch_size, top)
+    given = instantiate.values(run.config)
+    data: Any = instantiate.build(
+        run.config, "data", seed=given.seed, num_threads=given.num_threads
+    )
     require_columns(run.task, "predict from files")
     outputs = require_outputs(run.task, "predict from files")
     images = spec.kind == "image"
@@ -144,8 +144,8 @@ def check_options(
     gallery: Path | None,
     batch_size: int | None,
     top: int | None,
-) -> None:
-    """Check the options against the run.
+) -> Spec:
+    """Check the options against the run, and return the run's spec.
 
     Raises:
         InputError: with a line for each mistake.
@@ -162,13 +162,14 @@ def check_options(
         lines.append(f"--batch-size: expected at least 1, got {batch_size}")
     if top is not None and not 1 <= top <= len(spec.classes):
         lines.append(f"--top: expected 1 to the number of classes, {len(spec.classes)}, got {top}")
-    if top is not None and spec.classes and spec.predicts != "class":
-        target = {"mask": "masks"}.get(spec.predicts, spec.predicts)
+    if top is not None and spec.classes and spec.target_type != "class":
+        target = {"mask": "masks"}.get(spec.target_type, spec.target_type)
         lines.append(
             f"--top {top}: is for one class out of several, and this run predicts {target}"
         )
     if lines:
         raise InputError(lines)
+    return spec
 
 
 def predict_batches(
@@ -185,7 +186,7 @@ def predict_batches(
     from src.kindling.analysis.predictions import predict_batch
     from src.kindling.config import instantiate
 
-    torch.set_num_threads(instantiate.values(run.config).threads or 1)
+    torch.set_num_threads(instantiate.values(run.config).num_threads or 1)
     device: Any = torch.accelerator.current_accelerator(check_available=True)
     if device is None or get(run.config.values, "trainer.accelerator") == "cpu":
         device = "cpu"

@@ -75,7 +75,11 @@ class Pictures:
         from src.kindling.data.images.image_data import ImageFiles, Paths
         from src.kindling.data.samples import Samples
 
-        self.paths, self.shape, self.white = Paths(Path(), paths), spec.raw_shape, spec.white
+        self.paths, self.shape, self.max_value = (
+            Paths(Path(), paths),
+            spec.raw_shape,
+            spec.max_value,
+        )
         channels, _, size = spec.source_shape or spec.raw_shape
         resize_mode: Any = getattr(data, "resize_mode", "crop")
         files = ImageFiles(
@@ -105,11 +109,11 @@ class Pictures:
         )
 
     def _prepared(self, x: Tensor) -> Tensor:
-        if self.white != 255:  # the training's pixels have another range than the file's
+        if self.max_value != 255:  # the training's pixels have another range than the file's
             x = (
-                x * (self.white / 255)
-                if self.white <= 1
-                else (x * (self.white / 255)).round().to(x.dtype)
+                x * (self.max_value / 255)
+                if self.max_value <= 1
+                else (x * (self.max_value / 255)).round().to(x.dtype)
             )
         x = x if self.test.transform is None else self.test.transform(x)
         if x.shape != self.shape:
@@ -128,7 +132,7 @@ def pictures(paths: Sequence[str], data: Any, spec: Spec, size: int) -> Any:
     batches: Any = [
         range(start, min(start + size, len(paths))) for start in range(0, len(paths), size)
     ]
-    most = max(1, usable_cores() // data.threads)
+    most = max(1, usable_cores() // data.num_threads)
     workers = most if data.asked_workers == "auto" else min(most, data.asked_workers)
     workers = (
         workers if len(batches) > 2 * workers else 0

@@ -123,7 +123,7 @@ def page(
         name, caption, image = html.escape(row["path"]), row["error"], ""
         if not isinstance(caption, str):
             picture, file = decode(path, 3, max_pixels, SIDE), io.BytesIO()
-            drawn = run.require_spec("a gallery").predicts == "mask"
+            drawn = run.require_spec("a gallery").target_type == "mask"
             picture = over(picture, masks.read(row["prediction"])) if drawn else picture
             picture.thumbnail((SIDE, SIDE))
             picture.save(file, "PNG")

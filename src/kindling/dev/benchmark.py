@@ -52,7 +52,7 @@ def benchmark(
     """
     quiet()
     look_for_gpus_once()
-    torch.set_num_threads(instantiate.values(config).threads or 1)
+    torch.set_num_threads(instantiate.values(config).num_threads or 1)
     data = build_data(config)
     if not isinstance(data, DataModule):
         raise InputError(
@@ -216,7 +216,7 @@ def _raw(config: Config, data: DataModule, seconds: float) -> float:
         def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
             return transform(samples.x[train[i]]), samples.y[train[i]]
 
-    kind = data.spec.predicts
+    kind = data.spec.target_type
     prepare_targets: Callable[[Tensor], Tensor] = (
         task.scale if kind == "values" else Tensor.float if kind == "labels" else lambda y: y
     )

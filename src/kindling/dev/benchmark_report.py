@@ -48,7 +48,7 @@ def build_report(
     return {
         "config": config.name,
         "device": torch.cuda.get_device_name() if on_gpu else device,
-        "threads": torch.get_num_threads(),
+        "num_threads": torch.get_num_threads(),
         "num_workers": data.num_workers,
         "batch_size": data.batch_size,
         "unit": _unit(data),
@@ -111,7 +111,7 @@ def advise(
         elif hasattr(data.samples.x, "paths") and getattr(data, "cache", None) == "none":
             yield f"{slow}: set data.cache=memmap"
         else:
-            yield f"{slow}: set threads=1, which leaves cores for more workers"
+            yield f"{slow}: set num_threads=1, which leaves cores for more workers"
     model_only = milliseconds["net, loss, optimizer"]
     if min(milliseconds.values()) < -0.05 * model_only:
         yield "a part takes less than no time: the machine was busy; measure again when it is idle"
@@ -123,7 +123,7 @@ def advise(
 
 
 def print_report(report: dict[str, Any]) -> None:
-    threads = format_count(report["threads"], "thread")
+    threads = format_count(report["num_threads"], "thread")
     workers = format_count(report["num_workers"], "worker")
     device, size = report["device"], report["batch_size"]
     print(f"{report['config']} on {device}, {threads}, {workers}, batches of {size}")

@@ -62,7 +62,7 @@ def multilabel_metrics(names: Sequence[str]) -> dict[str, Metric]:
         "accuracy": MultilabelAccuracy(count, average="micro"),
         "exact_match": MultilabelExactMatch(count),
         "f1": Each(f1, "f1", names),
-        "map": MeanOverClasses(binary_average_precision, names, negatives=False),
+        "average_precision": MeanOverClasses(binary_average_precision, names, negatives=False),
         "auroc": MeanOverClasses(binary_auroc, names, negatives=True),
     }
 

@@ -62,7 +62,7 @@ def _tuner(config: Config) -> Iterator[tuple[Any, Any, Any]]:
 
     quiet()
     values = instantiate.values(config)
-    torch.set_num_threads(values.threads or 1)
+    torch.set_num_threads(values.num_threads or 1)
     data = build_data(config)
     seed_everything(values.seed, verbose=False)
     if not isinstance(data, DataModule):

@@ -27,7 +27,7 @@ ENDED = ("finished", "pruned", "failed")
 KILLS = 3  # a member is given up when its worker was killed so often
 GIVEN_UP = f"its worker was killed {KILLS} times; it may need more memory than there is"
 # Keys that may differ between two commands of one study.
-FREE = ("name", "tags", "save_minutes", "data.num_workers")
+FREE = ("name", "tags", "checkpoint_minutes", "data.num_workers")
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def member_overrides(config: Config, overrides: Sequence[str], workers: int = 1)
     Raises:
         InputError: when there are too few cores, or each member is distributed.
     """
-    distribution, threads = distributed(config.values), config.values.get("threads") or 1
+    distribution, threads = distributed(config.values), config.values.get("num_threads") or 1
     if workers < 1:
         raise InputError(f"--workers {workers}: expected at least 1")
     if workers > 1 and distribution:
@@ -200,8 +200,8 @@ def member_overrides(config: Config, overrides: Sequence[str], workers: int = 1)
         raise InputError(
             f"--workers {workers}: expected at most {most}; this machine has "
             f"{format_count(cores.usable_cores(), 'usable core')}, and each worker takes "
-            f"threads={threads}"
+            f"num_threads={threads}"
         )
-    added = [] if config.values.get("threads") else ["threads=1"]
+    added = [] if config.values.get("num_threads") else ["num_threads=1"]
     added += [] if distribution else ["trainer.devices=1"]
     return (*overrides, *added)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 OTHER = ("monitor", "mode", "data.split", "data.split_seed", "data", *DATA_KEYS)
 OWN = (
     "data.fold",
-    "threads",
+    "num_threads",
     "name",
     "tags",
     "trainer",

@@ -34,7 +34,7 @@ def build_data(config: Config) -> LightningDataModule | None:
     values = instantiate.values(config)
     with seeded(values.seed):
         data: LightningDataModule = instantiate.build(
-            config, "data", seed=values.seed, threads=values.threads
+            config, "data", seed=values.seed, num_threads=values.num_threads
         )
     if isinstance(data, DataModule):
         with seeded(values.seed):

@@ -29,7 +29,7 @@ def evaluate(run: TrainedRun, stages: tuple[Stage, ...] = ("val", "test")) -> di
     from src.kindling.training.warning_filters import quiet
 
     quiet()
-    torch.set_num_threads(instantiate.values(run.config).threads or 1)
+    torch.set_num_threads(instantiate.values(run.config).num_threads or 1)
     data = run.data()
     if data is not None and not isinstance(data, DataModule):
         data.prepare_data()

@@ -19,7 +19,7 @@ REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 REMEDIES = {  # by torch's message
     "1 value per channel": "batch normalization needs a larger data.batch_size",
     "channel": "torchvision.transforms.v2.RGB in data.train_transforms and "
-    "data.test_transforms makes three of one",
+    "data.eval_transforms makes three of one",
     "Kernel size|too small|Wrong image": "set a larger data.size, or "
     "torchvision.transforms.v2.Resize",
     "dtype|scalar type": "cast the input, or set trainer.precision",
@@ -104,7 +104,7 @@ def check_outputs(
         if len(shape) > 1 and outputs.ndim != len(wanted):
             remedy = "the task needs them for each pixel; set net=unet"
         kinds = {"class": "classes", "labels": "labels", "values": "values to predict"}
-        kind = f"{spec.num_outputs} {kinds.get(spec.predicts, 'classes in masks')}"
+        kind = f"{spec.num_outputs} {kinds.get(spec.target_type, 'classes in masks')}"
         gives = f"{name} gives {tuple(outputs.shape)}"
         raise InputError(f"net: {gives}, and the data has {kind}: {wanted}; {remedy}")
     if outputs.isnan().any():
@@ -118,7 +118,7 @@ def refused(
 ) -> InputError:
     """The line for a net or a loss that does not take what it is given."""
     message = str(error).partition("\n")[0]
-    kind, fitting = LOSSES[spec.predicts]
+    kind, fitting = LOSSES[spec.target_type]
     what, remedy = "outputs " + " and targets ".join(map(describe, x[:2])), "check its arguments"
     if key == "net":
         what = f"data: {describe(*x[:1])}"

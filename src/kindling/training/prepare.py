@@ -102,7 +102,7 @@ def prepare(
     config = _fill_defaults(config)
     state = ResumeState.load(run, config, override) if resume else None
     values = instantiate.values(config)
-    torch.set_num_threads(values.threads or 1)
+    torch.set_num_threads(values.num_threads or 1)
     data = build_data(config)
     config = config.replaced(choose(config, data), origin="a default")
     if state:
@@ -185,7 +185,7 @@ def describe_data(data: LightningDataModule | None) -> str:
 
 def _speed(training: Training) -> Iterator[str]:
     """What was chosen from the machine and the data."""
-    yield format_count(training.config.values["threads"], "thread")
+    yield format_count(training.config.values["num_threads"], "thread")
     if isinstance(training.data, DataModule):
         yield format_count(training.data.num_workers, "worker")
     yield str(training.trainer.precision)

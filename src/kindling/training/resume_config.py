@@ -17,7 +17,7 @@ FREE = (
     "name",
     "tags",
     "logger",
-    "save_minutes",
+    "checkpoint_minutes",
     "data.num_workers",
     "trainer.max_epochs",
     "trainer.max_steps",
@@ -25,7 +25,7 @@ FREE = (
     "trainer.log_every_n_steps",
 )
 # Keys whose value is chosen for the machine where a config leaves them out.
-MACHINE = ("threads", "compile", "channels_last", "trainer.precision")
+MACHINE = ("num_threads", "compile", "channels_last", "trainer.precision")
 LENGTH = ("trainer.max_epochs", "trainer.max_steps")
 ENDS = (*LENGTH, "trainer.max_time")
 

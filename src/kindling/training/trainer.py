@@ -57,13 +57,18 @@ def build_trainer(
         attributes=attributes,
         monitor=monitor.name,
         mode=monitor.mode,
-        minutes=values.save_minutes,
+        minutes=values.checkpoint_minutes,
         interrupts=interrupts,
         resume_state=resume_state,
     )
     shown_by, on_terminal = progress(monitor.name)
     callbacks = _own_callbacks(config, monitor, task)
-    callbacks += [Seeding(values.seed), NonFiniteGuard(values.skip_nonfinite), Curves(), checkpoint]
+    callbacks += [
+        Seeding(values.seed),
+        NonFiniteGuard(values.max_nonfinite_steps),
+        Curves(),
+        checkpoint,
+    ]
     callbacks += shown_by
     if config.values.get("finetune"):
         callbacks.append(instantiate.build(config, "finetune"))

@@ -22,7 +22,7 @@ from src.tasks.regression import Regression
 Array = np.ndarray[Any, Any]
 COLUMNS = (
     Column("age"),
-    Column("colour", "category", levels=("red", "$x^")),
+    Column("colour", "category", categories=("red", "$x^")),
     Column("flag", "boolean"),
 )
 ROWS = torch.tensor([[1.5, 1, 1], [float("nan"), -1, 0]])

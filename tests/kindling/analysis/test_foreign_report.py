@@ -34,7 +34,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[TrainedRun]]
         found = []
         for epochs in (1, 3):
             run = Run.claim(NAME)
-            config = compose(NAME, ["threads=1", f"trainer.max_epochs={epochs}"])
+            config = compose(NAME, ["num_threads=1", f"trainer.max_epochs={epochs}"])
             fit(config, run, plots=Plots(run))
             found.append(load_run(run.path))
         yield found

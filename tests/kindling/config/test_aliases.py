@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from src.kindling.config.aliases import rename_keys, rename_old
-from src.kindling.config.compose import compose
+from src.kindling.config.compose import compose, get
 
 FOLDER = "src.kindling.data.images.image_folder.ImageFolder"
 TASK = "src.tasks.classification.Classification"
@@ -47,3 +47,28 @@ def test_key_on_the_command_line() -> None:
     assert config.values["data"]["resize_mode"] == "pad"
     assert config.values["monitor"] == "val/f1"
     assert config.origin("monitor") == "command line"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "old", "new"),
+    [
+        ("digits", "threads=2", "num_threads"),
+        ("digits", "save_minutes=2", "checkpoint_minutes"),
+        ("digits", "skip_nonfinite=2", "max_nonfinite_steps"),
+        ("multilabel", "net.over_places=2", "net.global_pool"),
+        ("digits", "data.test_transforms=2", "data.eval_transforms"),
+        ("table", "data.missing=2", "data.na_values"),
+        ("table", "data.group=2", "data.group_column"),
+        ("digits", "task.decay_all=2", "task.decay_bias_and_norm"),
+    ],
+)
+def test_each_old_key(experiment: str, old: str, new: str) -> None:
+    config = compose(experiment, [old])
+    assert get(config.values, new) == 2
+    assert get(config.values, old.partition("=")[0]) is None
+
+
+def test_old_key_of_a_group() -> None:
+    config = compose("digits", ["finetune=gradual", "finetune.backbone_lr=0.5"])
+    assert config.values["finetune"]["backbone_lr_ratio"] == 0.5
+    assert "backbone_lr" not in config.values["finetune"]

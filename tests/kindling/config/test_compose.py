@@ -149,9 +149,9 @@ def test_all_first_mistakes_are_told_at_once(configs: Path) -> None:
         "b: no such config (configs/ has: a)",
         "data=twoo: no such option; did you mean 'two'? (configs/data/ has: one, two) (command line)",
         "tra: no such section; did you mean 'trainer'? (a config has: data, net, task, finetune, trainer, callbacks, logger, name, "
-        "tags, seed, threads, compile, channels_last, save_minutes, skip_nonfinite, monitor, mode) (command line)",
+        "tags, seed, num_threads, compile, channels_last, checkpoint_minutes, max_nonfinite_steps, monitor, mode) (command line)",
         "batch_size: no such section (a config has: data, net, task, finetune, trainer, callbacks, logger, name, tags, seed, "
-        "threads, compile, channels_last, save_minutes, skip_nonfinite, monitor, mode) (command line)",
+        "num_threads, compile, channels_last, checkpoint_minutes, max_nonfinite_steps, monitor, mode) (command line)",
     ]
 
 

@@ -93,7 +93,7 @@ def lines(*words: str, name: str = "digits") -> list[str]:
         ),
         (
             "net.width=3",
-            "net.width: CNN has no argument 'width' (it accepts: in_shape, num_outputs, channels, dropout, over_places) (command line)",
+            "net.width: CNN has no argument 'width' (it accepts: in_shape, num_outputs, channels, dropout, global_pool) (command line)",
         ),
         (
             "trainer.callbacks=[]",
@@ -110,7 +110,7 @@ def lines(*words: str, name: str = "digits") -> list[str]:
             "callbacks: expected named parts, each with its '_target_', got [] (command line)",
         ),
         ("seed=-1", "seed: expected a number from 0 to 4294967295, got -1 (command line)"),
-        ("threads=0", "threads: expected a number from 1 to 1024, got 0 (command line)"),
+        ("num_threads=0", "num_threads: expected a number from 1 to 1024, got 0 (command line)"),
         ("tags=a", "tags: expected a list of texts, got 'a' (command line)"),
         (
             "trainer.max_epochs=${spec.num_outputs}",

@@ -264,7 +264,7 @@ def test_per_sample_transforms_draw_by_epoch_and_sample(num_workers: int) -> Non
 
 
 def test_workers_end_in_order_however_their_loader_is_left() -> None:
-    data = Digits(batch_size=2000, num_workers=2, threads=1, train_transforms=[nn.Identity()])
+    data = Digits(batch_size=2000, num_workers=2, num_threads=1, train_transforms=[nn.Identity()])
     data.setup()
     loader = data.train_dataloader()
     batches = iter(loader)
@@ -298,13 +298,15 @@ def test_workers_and_threads_never_exceed_the_cores(monkeypatch: pytest.MonkeyPa
         return data.num_workers
 
     assert workers() == 0  # tensors in memory are served fastest from the main process
-    assert [workers(threads=n, **turned) for n in (1, 2, 4, 8, 16)] == [8, 4, 2, 1, 1]
+    assert [workers(num_threads=n, **turned) for n in (1, 2, 4, 8, 16)] == [8, 4, 2, 1, 1]
     assert workers(num_workers=0, **turned) == 0
-    data = Digits(num_workers=6, threads=2)
+    data = Digits(num_workers=6, num_threads=2)
     data.setup()
     assert (data.num_workers, data.notes) == (
         4,
-        ["workers: 4 instead of 6, since 2 threads are on 8 cores; threads=1 makes room for more"],
+        [
+            "workers: 4 instead of 6, since 2 threads are on 8 cores; num_threads=1 makes room for more"
+        ],
     )
 
 

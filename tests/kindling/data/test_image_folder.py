@@ -75,7 +75,7 @@ def lines(root: Path, **options: Any) -> list[str]:
 
 
 def test_folder_trains(cards: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call("train", "image_folder", f"data.root={cards}", "trainer.max_epochs=4", "threads=1")
+    call("train", "image_folder", f"data.root={cards}", "trainer.max_epochs=4", "num_threads=1")
     assert (
         "images: 40 files in 2 classes; 3 x 16 x 16 (from the files' headers; data.size and "
         "data.channels set them)" in capsys.readouterr().out
@@ -163,7 +163,7 @@ def test_crop_transforms_receive_own_size(cards: Path) -> None:
     assert batch[0].shape[1:] == (3, 12, 12)
     assert lines(cards, train_transforms=crop, size=16) == [
         "data.train_transforms give (3, 12, 12) and test samples are (3, 16, 16); "
-        "make data.test_transforms (or data.size) end in the same shape"
+        "make data.eval_transforms (or data.size) end in the same shape"
     ]
     data.transforms["train"] = nn.Sequential(v2.Resize(12))
     with pytest.raises(

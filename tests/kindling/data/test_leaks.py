@@ -55,10 +55,10 @@ def spoil_samples(
         x, y = samples.x.clone(), samples.y.clone()
         x[held] = 255 if x.dtype is torch.uint8 else 1e6
         if (
-            samples.predicts == "values"
+            samples.target_type == "values"
         ):  # a class decides where a sample goes, so that each split has its share
             y[held] = 1e6
-        if samples.predicts == "mask":
+        if samples.target_type == "mask":
             y[held] = y[held].flip(1)
         return dataclasses.replace(samples, x=x, y=y)
 
@@ -94,7 +94,7 @@ def test_what_is_held_out_changes_nothing_in_training(
 ) -> None:
     words = [
         "trainer.max_epochs=1",
-        *([FEW_SCENES] if name in ("segmentation", "multilabel", "places") else []),
+        *([FEW_SCENES] if name in ("segmentation", "multilabel", "localization") else []),
     ]
     if name == "table":
         table = tmp_path / "houses.csv"

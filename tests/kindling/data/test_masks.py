@@ -73,7 +73,7 @@ def test_transforms_move_image_and_mask(scans: Path) -> None:
     data = ready(
         scans,
         train_transforms=[v2.RandomCrop(16), v2.RandomHorizontalFlip()],
-        test_transforms=[v2.CenterCrop(16)],
+        eval_transforms=[v2.CenterCrop(16)],
     )
     batch = data.datasets["train"][(0, 0, torch.arange(12))]
     assert batch[0].shape == (12, 1, 16, 16)
@@ -260,7 +260,7 @@ def test_scene_places() -> None:
 
 
 def test_wrong_scene_settings() -> None:
-    assert mistakes("train", "places", "data.digits=[1,4]") == [
+    assert mistakes("train", "localization", "data.digits=[1,4]") == [
         "data.digits: got [1, 4], but a place is that of one digit; set data.digits=[1,1]"
     ]
     assert mistakes("train", "segmentation", "data.digits=[0,4]") == [

@@ -100,7 +100,7 @@ def test_preparation_equals_the_run(
         size=16,
         channels=channels,
         resize_mode=fit,
-        test_transforms=transforms,
+        eval_transforms=transforms,
         train_transforms=transforms,
         batch_size=4,
     )
@@ -110,7 +110,7 @@ def test_preparation_equals_the_run(
     assert not any(names["error"])
     whole = source.test.samples.x.own_size
     assert whole == (name != "none")
-    prepare = Preparation(channels, 16, fit, whole, data.spec.white, steps_of(transforms))
+    prepare = Preparation(channels, 16, fit, whole, data.spec.max_value, steps_of(transforms))
     again = Preparation(**json.loads(json.dumps(vars(prepare))))  # as it is written into the file
     for path, expected in zip(files, own, strict=True):
         with Image.open(path) as image:
@@ -119,12 +119,12 @@ def test_preparation_equals_the_run(
         assert np.abs(made.astype(int) - expected.numpy()).max() <= allowed, path.name
 
 
-@pytest.mark.parametrize("white", [16.0, 1.0, 200.0])
-def test_preparation_of_other_pixel_ranges(white: float) -> None:
+@pytest.mark.parametrize("max_value", [16.0, 1.0, 200.0])
+def test_preparation_of_other_pixel_ranges(max_value: float) -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    made = Preparation(1, 16, "crop", False, white)(Image.fromarray(levels))
-    x = torch.from_numpy(levels)[None] * (white / 255)
-    expected = x if white <= 1 else x.round().to(torch.uint8)
+    made = Preparation(1, 16, "crop", False, max_value)(Image.fromarray(levels))
+    x = torch.from_numpy(levels)[None] * (max_value / 255)
+    expected = x if max_value <= 1 else x.round().to(torch.uint8)
     assert made.dtype == expected.numpy().dtype
     assert np.array_equal(made, expected.numpy())
 
@@ -159,13 +159,13 @@ def test_unsupported_transforms() -> None:
     with pytest.raises(InputError) as caught:
         steps_of(given)
     assert caught.value.lines == [
-        "data.test_transforms[1]: torchvision.transforms.v2.GaussianBlur is not supported" + remedy,
-        f"data.test_transforms[2]: {Mine.__module__}.Mine is not torchvision's" + remedy,
-        "data.test_transforms[3]: torchvision.transforms.v2.Resize with size=[8], bilinear and "
+        "data.eval_transforms[1]: torchvision.transforms.v2.GaussianBlur is not supported" + remedy,
+        f"data.eval_transforms[2]: {Mine.__module__}.Mine is not torchvision's" + remedy,
+        "data.eval_transforms[3]: torchvision.transforms.v2.Resize with size=[8], bilinear and "
         "antialias=False is not supported" + remedy,
-        "data.test_transforms[4]: torchvision.transforms.v2.Pad is supported with "
+        "data.eval_transforms[4]: torchvision.transforms.v2.Pad is supported with "
         "padding_mode=constant and one fill value" + remedy,
-        "data.test_transforms[5]: torchvision.transforms.v2.ToDtype is supported with "
+        "data.eval_transforms[5]: torchvision.transforms.v2.ToDtype is supported with "
         "dtype=torch.float32 only" + remedy,
     ]
 

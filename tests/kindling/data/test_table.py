@@ -98,15 +98,20 @@ def test_batch_values_by_kind_of_column() -> None:
     size, colour, truth = data.spec.columns
     assert (size.kind, colour.kind, truth.kind) == ("number", "category", "boolean")
     trained = data.indices["train"].tolist()
-    assert colour.levels == (("blue", "green", "red") if 7 in trained else ("blue", "red"))
+    assert colour.categories == (("blue", "green", "red") if 7 in trained else ("blue", "red"))
     x = data.samples.x
     assert isinstance(x, torch.Tensor)
     assert (x.dtype, tuple(x.shape), x.is_contiguous()) == (torch.float32, (60, 3), True)
     assert x[:3, 0].tolist() == [0.0, 7.0, 14.0]
-    assert x[:4, 1].tolist() == [0.0, colour.levels.index("red"), colour.levels.index("red"), -1.0]
+    assert x[:4, 1].tolist() == [
+        0.0,
+        colour.categories.index("red"),
+        colour.categories.index("red"),
+        -1.0,
+    ]
     assert x[:3, 2].tolist() == [1.0, 0.0, 1.0]
     assert data.spec.raw_shape == (3,)
-    assert data.spec.in_shape == (1 + len(colour.levels) + 1 + 1,)
+    assert data.spec.in_shape == (1 + len(colour.categories) + 1 + 1,)
     assert Spec.from_plain(dataclasses.asdict(data.spec)) == data.spec
     assert data.samples.name(3) == "row 4"
 
@@ -114,7 +119,7 @@ def test_batch_values_by_kind_of_column() -> None:
 def test_encode_table_by_columns() -> None:
     encode = EncodeTable(
         [
-            Column("colour", "category", levels=("blue", "red")),
+            Column("colour", "category", categories=("blue", "red")),
             Column("size", mean=10.0, std=2.0, missing=True),
             Column("flag", "boolean", mean=0.25, std=0.5),
             Column("shape", "category"),
@@ -131,7 +136,7 @@ def test_encode_table_by_columns() -> None:
         [0.0, -0.5, 0.0, 0.0, 0.0, 1.0, 1.0],
         [-2.0, -0.5, 0.0, 0.0, 0.0, 1.0, 1.0],
     ]
-    only = EncodeTable([Column("colour", "category", levels=("blue", "red"))])
+    only = EncodeTable([Column("colour", "category", categories=("blue", "red"))])
     assert only(torch.tensor([[0.0], [5.0]])).tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     assert EncodeTable([Column("size", mean=1.0)])(torch.tensor([[nan], [3.0]])).tolist() == [
         [0.0],
@@ -164,8 +169,8 @@ def test_max_categories() -> None:
     code = column("code", lambda i: f"c{i % 300:03}" if i < 900 else "z", rows=1000)
     data = ready(text(code, column("price", lambda i: i * 1.5, 1000)), split=(998, 1, 1))
     (only,) = data.spec.columns
-    assert len(only.levels) == MAX_CATEGORIES
-    assert "z" in only.levels
+    assert len(only.categories) == MAX_CATEGORIES
+    assert "z" in only.categories
     assert any(
         note.startswith("code: 301 different texts; the 256 most frequent are categories")
         for note in data.notes
@@ -190,7 +195,7 @@ def test_categories_option() -> None:
     data = ready(
         text(column("zip", lambda i: f"00{i % 3}"), SIZE, PRICE), categories=["zip"], drop=["size"]
     )
-    assert data.spec.columns == (Column("zip", "category", levels=("000", "001", "002")),)
+    assert data.spec.columns == (Column("zip", "category", categories=("000", "001", "002")),)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -417,7 +422,7 @@ def test_parts_of_different_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     flag = column("flag", lambda i: i % 2 == 0 if i < 3000 else "", rows)
     data = ready(text(late, mark, flag, price))
     assert [c.kind for c in data.spec.columns] == ["number", "category", "boolean"]
-    assert data.spec.columns[1].levels == ("007", "x", "y", "zz")
+    assert data.spec.columns[1].categories == ("007", "x", "y", "zz")
     x = data.samples.x
     assert isinstance(x, torch.Tensor)
     assert x[2500:2504, 0].tolist() == [2500 % 7, 2501 % 7, 2502 % 7, 2503 % 7]
@@ -730,7 +735,7 @@ def test_encode_frame() -> None:
     )
     assert np.nan_to_num(encode_frame(other, columns), nan=9).tolist() == [
         [3.0, -1.0, 1.0, -1.0],
-        [9.0, columns[1].levels.index("red"), 0.0, -1.0],
+        [9.0, columns[1].categories.index("red"), 0.0, -1.0],
     ]
 
 
@@ -818,7 +823,7 @@ TAGS = column("tags", lambda i: ["red;round", "red", "", " round ; old;"][i % 4]
 
 def test_several_targets() -> None:
     data = ready(text(SIZE, COLOUR, PRICE, HIGH), ["high", "price"])  # type: ignore[arg-type]
-    assert (data.spec.predicts, data.spec.names, data.spec.target) == (
+    assert (data.spec.target_type, data.spec.names, data.spec.target) == (
         "values",
         ("high", "price"),
         "high, price",
@@ -828,7 +833,7 @@ def test_several_targets() -> None:
     assert [column.name for column in data.spec.columns] == ["size", "colour"]
     assert data.notes[0] == "target: 2 columns (high, price): values (to change it, set data.kind)"
     labels = ready(text(SIZE, HIGH, OLD), ["old", "high"])  # type: ignore[arg-type]
-    assert (labels.spec.predicts, labels.spec.names) == ("labels", ("old", "high"))
+    assert (labels.spec.target_type, labels.spec.names) == ("labels", ("old", "high"))
     assert labels.samples.y[:4].tolist() == [[0, 0], [1, 1], [1, 0], [0, 1]]
     assert labels.samples.y.dtype == torch.int64  # type: ignore[union-attr]
     assert (
@@ -841,12 +846,12 @@ def test_several_targets() -> None:
         labels.samples.y[train].float().mean(0).tolist()
     )
     values = ready(text(SIZE, HIGH, OLD), ["old", "high"], kind="regression")  # type: ignore[arg-type]
-    assert values.spec.predicts == "values"
+    assert values.spec.target_type == "values"
 
 
 def test_labels_option() -> None:
     data = ready(text(SIZE, TAGS), "tags", labels=";")
-    assert (data.spec.predicts, data.spec.names) == ("labels", ("old", "red", "round"))
+    assert (data.spec.target_type, data.spec.names) == ("labels", ("old", "red", "round"))
     assert data.samples.y[:4].tolist() == [[0, 1, 1], [0, 1, 0], [0, 0, 0], [1, 0, 1]]
     assert data.notes[0] == "target: tags, 3 labels, any number per row (split by data.labels)"
 

@@ -51,7 +51,7 @@ RUNS: dict[str, Callable[[Path], Run]] = {
     "diabetes": lambda _: train("diabetes").run,
     "breast_cancer": lambda _: train("breast_cancer").run,
     "labels": lambda _: train("multilabel", "data.scenes=[96,32,32]").run,
-    "places": lambda _: train("places", "data.scenes=[96,32,32]").run,
+    "localization": lambda _: train("localization", "data.scenes=[96,32,32]").run,
     "masks": lambda _: train("segmentation", "data.scenes=[96,32,32]", "net.channels=[8,16]").run,
     "table": table_run,
     "colour pictures": lambda _: train("image_folder", "data.root=~/cards", "data.channels=3").run,
@@ -309,7 +309,7 @@ def test_the_file_says_how_a_picture_is_prepared(monkeypatch: pytest.MonkeyPatch
 
     words = ["image_folder", "data.root=~/cards", "data.size=12", "data.resize_mode=pad"]
     run = train(
-        *words, "data.test_transforms=[{_target_: torchvision.transforms.v2.Pad, padding: 0}]"
+        *words, "data.eval_transforms=[{_target_: torchvision.transforms.v2.Pad, padding: 0}]"
     ).run
     export(run)
     told = InferenceSession(run.path / "export" / "model.onnx").get_modelmeta().custom_metadata_map
@@ -318,7 +318,7 @@ def test_the_file_says_how_a_picture_is_prepared(monkeypatch: pytest.MonkeyPatch
         "size": 12,
         "fit": "pad",
         "whole": False,
-        "white": 255.0,
+        "max_value": 255.0,
         "steps": [{"do": "pad", "border": [0, 0, 0, 0], "value": 0}],
     }
     monkeypatch.setattr(
@@ -326,7 +326,7 @@ def test_the_file_says_how_a_picture_is_prepared(monkeypatch: pytest.MonkeyPatch
     )
     (line,) = mistakes("export", "latest")
     assert line.startswith(
-        "data.test_transforms: a test sample prepared without torch differs from the run's own by up to "
+        "data.eval_transforms: a test sample prepared without torch differs from the run's own by up to "
     )
 
 
@@ -336,10 +336,10 @@ def test_a_run_that_cannot_be_prepared_without_torch_is_refused_by_name() -> Non
     train(
         "image_folder",
         "data.root=~/cards",
-        "data.test_transforms=[{_target_: torchvision.transforms.v2.GaussianBlur, kernel_size: 3}]",
+        "data.eval_transforms=[{_target_: torchvision.transforms.v2.GaussianBlur, kernel_size: 3}]",
     )
     assert mistakes("export", "latest") == [
-        "data.test_transforms[0]: torchvision.transforms.v2.GaussianBlur is not supported; the server has no torch: use "
+        "data.eval_transforms[0]: torchvision.transforms.v2.GaussianBlur is not supported; the server has no torch: use "
         "Resize, CenterCrop, Pad, Grayscale or ToDtype, or export with --format pt2"
     ]
     assert not (load_run("latest").path / "export").exists()

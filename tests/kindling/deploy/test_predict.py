@@ -223,7 +223,7 @@ def test_transforms_of_the_test_are_applied_and_the_training_data_may_be_gone(
     words = [
         f"data.root={root}",
         f"data.train_transforms={RESIZE}",
-        f"data.test_transforms={RESIZE}",
+        f"data.eval_transforms={RESIZE}",
     ]
     run = train("image_folder", *words).run
     data = run.data()
@@ -295,7 +295,7 @@ def test_a_picture_that_does_not_come_to_the_shape(small_data: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "words", [(), (f"data.train_transforms={RESIZE}", f"data.test_transforms={RESIZE}")]
+    "words", [(), (f"data.train_transforms={RESIZE}", f"data.eval_transforms={RESIZE}")]
 )
 def test_digits_in_files_come_to_the_range_of_the_training(
     words: tuple[str, ...], tmp_path: Path

@@ -20,7 +20,7 @@ def test_the_report_is_whole_and_adds_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [
-        "threads=1",
+        "num_threads=1",
         "--rounds",
         "1",
         "--seconds",
@@ -50,14 +50,14 @@ def test_the_report_is_whole_and_adds_up(
 
 @pytest.mark.parametrize("name", ["diabetes", "breast_cancer"])
 def test_tables_are_measured_in_rows(name: str) -> None:
-    report = benchmark(checked(name, "threads=1"), rounds=1, seconds=0.05, raw=True)
+    report = benchmark(checked(name, "num_threads=1"), rounds=1, seconds=0.05, raw=True)
     assert report["unit"] == "rows/s"
 
 
 def test_augmentation_is_told_apart() -> None:
     config = checked(
         "digits",
-        "threads=1",
+        "num_threads=1",
         "data.train_transforms=[{_target_: src.kindling.data.augment.RandomRotation, degrees: 10}]",
     )
     report = benchmark(config, rounds=1, seconds=0.05)
@@ -79,7 +79,7 @@ def test_what_to_change_is_said() -> None:
         "Lightning's loop": 1.0,
     }
     assert list(advise(data, {"loader": 3100, "step": 9800}, goes)) == [
-        "the data loader gives 3,100 images/s, the training step takes 9,800: set threads=1, which leaves cores for more workers",
+        "the data loader gives 3,100 images/s, the training step takes 9,800: set num_threads=1, which leaves cores for more workers",
         "the loop takes longer than the net: set a larger data.batch_size, for fewer steps",
     ]
     assert (

@@ -25,7 +25,7 @@ from src.kindling.training.trained_run import load_run
 from tests.conftest import train
 from tests.file_server import Server
 
-GREY = Spec(in_shape=(1, 8, 8), num_outputs=5, kind="image", classes=tuple("abcde"), white=16.0)
+GREY = Spec(in_shape=(1, 8, 8), num_outputs=5, kind="image", classes=tuple("abcde"), max_value=16.0)
 OFFLINE = "[Errno -2] Name or service not known"
 
 

@@ -62,7 +62,7 @@ def test_a_run_leaves_everything(logs: Path) -> None:
         config["name"],
         config["tags"],
         config["seed"],
-        config["threads"],
+        config["num_threads"],
     ) == ("digits", "first", ["a", "b"], 0, 1)
     meta = json.loads((run.path / "meta.json").read_text())
     assert (meta["exit"], meta["name"], meta["parameters"], meta["epochs"]) == (

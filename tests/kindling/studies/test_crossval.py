@@ -125,12 +125,12 @@ def test_impossible_folds_are_refused(
 
 
 def test_fold_uses_statistics_of_its_training_samples() -> None:
-    data = build_data(checked("diabetes", "data.fold=[1,3,0]", "threads=1"))
+    data = build_data(checked("diabetes", "data.fold=[1,3,0]", "num_threads=1"))
     x = data.samples.x[data.indices["train"]].double()  # type: ignore[index]
     assert [column.mean for column in data.spec.columns] == pytest.approx(
         x.mean(dim=0).tolist(), rel=1e-6
     )
-    whole = build_data(checked("diabetes", "threads=1"))
+    whole = build_data(checked("diabetes", "num_threads=1"))
     assert data.spec.columns[0].mean != whole.spec.columns[0].mean
     assert torch.equal(data.indices["test"], whole.indices["test"])
 

@@ -439,7 +439,11 @@ def test_unreachable_storage_is_retried(
             "(trainer.devices=2)",
         ),
         (("--seeds", "0,1", "--workers", "0"), "--workers 0: ", "expected at least 1"),
-        (("--seeds", "0,1", "--workers", "3"), "--workers 3: expected at most 2; ", "threads=1"),
+        (
+            ("--seeds", "0,1", "--workers", "3"),
+            "--workers 3: expected at most 2; ",
+            "num_threads=1",
+        ),
         (
             ("--seeds", "0,1", "--storage", "mysql://me:hunter2@db/x"),
             "--storage mysql://***@db/x: ",
@@ -521,8 +525,8 @@ def test_unwritable_folder_is_an_error(logs: Path) -> None:
 
 
 def test_study_with_other_settings_is_refused(seeds: Path) -> None:
-    first, second, remedy = mistakes("train", *SEEDS, "net.dropout=0.2", "threads=2")
-    assert first.startswith("threads: ")
+    first, second, remedy = mistakes("train", *SEEDS, "net.dropout=0.2", "num_threads=2")
+    assert first.startswith("num_threads: ")
     assert second.startswith("net.dropout: ")
     assert remedy.endswith("--name seeds_2")
     # Tags may differ.
@@ -583,7 +587,7 @@ def test_two_workers_one_killed_give_the_same_numbers(repository: Path) -> None:
 
 @pytest.mark.long
 def test_distributed_member_is_trained_in_a_subprocess_and_resumes(repository: Path) -> None:
-    words = ("trainer=ddp", "trainer.devices=2", "trainer.max_epochs=6", "save_minutes=0")
+    words = ("trainer=ddp", "trainer.devices=2", "trainer.max_epochs=6", "checkpoint_minutes=0")
     words = (*words, *WHOLE_EPOCHS, "--seeds", "3")
     process = start(repository, *words)
     member = repository / "logs/digits/seeds/seed3"

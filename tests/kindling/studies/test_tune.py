@@ -353,7 +353,7 @@ def test_space_of_whole_numbers_and_loss_parameters(
 
 
 def test_best_config_starts_with_its_command_and_score() -> None:
-    plan = Plan("digits", ("threads=1",), "tune-default", (), monitor="val/loss")
+    plan = Plan("digits", ("num_threads=1",), "tune-default", (), monitor="val/loss")
     text = tune.best_config(
         plan, TrialResult("0007", "finished", {"task.optimizer.lr": 0.01}, 0.25, run="logs/x/0007")
     )
@@ -366,7 +366,7 @@ def test_best_config_starts_with_its_command_and_score() -> None:
 
 
 def test_find_lr(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rate = find("lr", "digits", ["threads=1", "trainer.accelerator=cpu"])
+    rate = find("lr", "digits", ["num_threads=1", "trainer.accelerator=cpu"])
     assert 1e-3 < rate < 3e-2
     output = capsys.readouterr().out
     assert output.startswith(f"found      {rate:.2g}: ")
@@ -389,7 +389,7 @@ def test_steepest_ignores_noise_between_two_steps() -> None:
 def test_find_batch_size(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert find("batch_size", "diabetes", ["threads=1", "trainer.accelerator=cpu"]) == 256
+    assert find("batch_size", "diabetes", ["num_threads=1", "trainer.accelerator=cpu"]) == 256
     output = capsys.readouterr().out
     assert output.startswith("found      256: ")
     assert "310 samples\nto use it  data.batch_size=256, " in output
@@ -403,7 +403,7 @@ def test_find_batch_size(
         return step(self, batch, number)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Regression, "training_step", greedy)
-    call("train", "diabetes", "threads=1", "trainer.accelerator=cpu", "--find", "batch_size")
+    call("train", "diabetes", "num_threads=1", "trainer.accelerator=cpu", "--find", "batch_size")
     output = capsys.readouterr().out
     assert output.startswith("found      64: ")
     assert "runs out of memory" in output

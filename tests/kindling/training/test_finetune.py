@@ -96,7 +96,7 @@ def test_all_is_what_training_is(before: Result, capsys: pytest.CaptureFixture[s
 def test_schedules_that_say_the_rates_keep_the_share(before: Result) -> None:
     words = (
         "finetune=all",
-        "finetune.backbone_lr=0.25",
+        "finetune.backbone_lr_ratio=0.25",
         "task.decay_bias_and_norm=false",
         "trainer.max_epochs=1",
         "task.scheduler={_target_: torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.2}",

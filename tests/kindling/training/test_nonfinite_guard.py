@@ -43,7 +43,7 @@ def test_a_loss_that_is_no_number_ends_the_training(monkeypatch: pytest.MonkeyPa
     assert ", gradient norm nan" in lines[1]
     assert lines[3].startswith("  samples of the batch: ")
     assert lines[3].endswith(" and 54 more")
-    assert "skip_nonfinite=10" in lines[4]
+    assert "max_nonfinite_steps=10" in lines[4]
     run = load_run("latest")
     content = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
     assert content["global_step"] == 3
@@ -72,7 +72,7 @@ def test_what_is_read_later_is_left_out_at_once_and_told_in_full(
     )
     spoil(monkeypatch, 1)
     if limit:
-        train("digits", f"skip_nonfinite={limit}")
+        train("digits", f"max_nonfinite_steps={limit}")
         assert (
             "step 2: NaN/Inf loss or gradient; batch skipped (1 of at most 1)"
             in capsys.readouterr().out
@@ -110,14 +110,14 @@ def test_bad_batches_can_be_left_out_up_to_a_limit(
         )[1],
     )
     spoil(monkeypatch, 1, 4)
-    call("train", "digits", *LITTLE, "skip_nonfinite=2")
+    call("train", "digits", *LITTLE, "max_nonfinite_steps=2")
     output = capsys.readouterr().out
     assert "step 2: NaN/Inf loss or gradient; batch skipped (1 of at most 2)" in output
     assert "step 5: NaN/Inf loss or gradient; batch skipped (2 of at most 2)" in output
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[1], seen[2])
     with pytest.raises(TrainingError):
-        train("digits", "skip_nonfinite=1")
+        train("digits", "max_nonfinite_steps=1")
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -137,7 +137,7 @@ def test_a_batch_that_is_left_out_leaves_batch_norm_as_it_was(
     monkeypatch.setattr(Classification, "training_step", spoiled)
     if not at_once:
         monkeypatch.setattr("src.kindling.training.callbacks.nonfinite_guard.SYNCHRONOUS", ())
-    run = train("digits", "skip_nonfinite=1").run
+    run = train("digits", "max_nonfinite_steps=1").run
     content = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
     assert content["global_step"] == 6
     assert run.metrics["val/loss"] < 3

@@ -29,7 +29,7 @@ from src.tasks.classification import Classification
 from tests.conftest import checked
 
 RGB = "[{_target_: torchvision.transforms.v2.RGB}]"
-COLOURS = (f"data.train_transforms={RGB}", f"data.test_transforms={RGB}")
+COLOURS = (f"data.train_transforms={RGB}", f"data.eval_transforms={RGB}")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def made(name: str, *words: str) -> tuple[DataModule, LightningModule]:
-    config = checked(name, "threads=1", *words)
+    config = checked(name, "num_threads=1", *words)
     data = build_data(config)
     return data, build_task(config, data)
 
@@ -236,7 +236,7 @@ def test_room_for_the_workers_batches(
             "size [64, 3, 7, 7], expected "
             "input[2, 1, 8, 8] to have 3 channels, but got 1 channels instead; "
             "torchvision.transforms.v2.RGB in "
-            "data.train_transforms and data.test_transforms makes three of one",
+            "data.train_transforms and data.eval_transforms makes three of one",
         ),
         (
             ["net._target_=torchvision.models.resnet18", *COLOURS],

@@ -50,7 +50,7 @@ LITTLE = (
     "trainer.max_epochs=2",
     "trainer.limit_train_batches=3",
     "trainer.limit_val_batches=2",
-    "threads=1",
+    "num_threads=1",
     "trainer.limit_test_batches=2",
     "trainer.accelerator=cpu",
     "--no-pictures",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from src.kindling.analysis.predictions import Array, Predictions
 from src.kindling.config.errors import InputError
-from src.kindling.data.spec import Predicts, Spec
+from src.kindling.data.spec import Spec, TargetType
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Each kind of target: how a message names it, and the task that is made for it.
-KINDS: dict[Predicts, tuple[str, str]] = {
+KINDS: dict[TargetType, tuple[str, str]] = {
     "class": ("one class for a sample", "classification"),
     "labels": ("several labels for a sample", "multilabel"),
     "values": ("values", "regression"),
@@ -67,16 +67,16 @@ class Outputs(Protocol):
         """Some predictions, with those of the untrained net for the same samples."""
 
 
-def check_target(spec: Spec, expected: Predicts) -> None:
+def check_target(spec: Spec, expected: TargetType) -> None:
     """Check that a task supports the data's kind of target.
 
     Raises:
         InputError: naming the task that does.
     """
-    if spec.predicts == expected:
+    if spec.target_type == expected:
         return
-    found, task = KINDS[spec.predicts]
-    if spec.predicts == "values" and spec.target:
+    found, task = KINDS[spec.target_type]
+    if spec.target_type == "values" and spec.target:
         found = f"{found} ({spec.target})"
     raise InputError(f"task: needs {KINDS[expected][0]}, and the data has {found}; set task={task}")
 

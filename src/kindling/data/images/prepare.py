@@ -29,7 +29,7 @@ class Preparation:
         size: height and width of the common shape.
         fit: how an image becomes square, `data.resize_mode`.
         whole: whether it keeps its own size, for steps that crop or resize it.
-        white: the largest value of a raw pixel.
+        max_value: the largest value of a raw pixel.
         steps: what the test transforms do.
     """
 
@@ -37,7 +37,7 @@ class Preparation:
     size: int
     fit: ResizeMode
     whole: bool
-    white: float
+    max_value: float
     steps: Sequence[Step] = ()
 
     def __call__(self, image: Image.Image) -> Array:
@@ -47,9 +47,9 @@ class Preparation:
             image = make_square(image, self.size, self.fit)
         array = np.asarray(image)
         x = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-        if self.white != 255:  # training pixels have another range than the file's
-            x = x * np.float32(self.white / 255)
-            x = x if self.white <= 1 else np.rint(x).astype(np.uint8)
+        if self.max_value != 255:  # training pixels have another range than the file's
+            x = x * np.float32(self.max_value / 255)
+            x = x if self.max_value <= 1 else np.rint(x).astype(np.uint8)
         for step in self.steps:
             arguments = {name: value for name, value in step.items() if name != "do"}
             x = STEPS[step["do"]](x, **arguments)
@@ -131,7 +131,7 @@ def steps_of(transforms: Iterable[Any]) -> list[Step]:
             steps += _steps_of_transform(transform)
         except NotImplementedError as error:
             lines.append(
-                f"data.test_transforms[{i}]: {name} {error}; the server has no torch: use Resize, "
+                f"data.eval_transforms[{i}]: {name} {error}; the server has no torch: use Resize, "
                 "CenterCrop, Pad, Grayscale or ToDtype, or export with --format pt2"
             )
     if lines:

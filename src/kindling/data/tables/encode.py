@@ -73,7 +73,7 @@ def _encode(series: pd.Series[Any], column: Column) -> Any:
     import pandas as pd
 
     if column.kind == "category":
-        categories = pd.Index(list(column.levels), dtype=object)
+        categories = pd.Index(list(column.categories), dtype=object)
         return categories.get_indexer(as_text(series).astype(object))
     kind = kind_of(series)
     if kind == "missing":

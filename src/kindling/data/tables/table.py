@@ -137,7 +137,7 @@ class Table(DataModule):
                 categories = self._find_categories(self.texts[name].iloc[train.numpy()])
                 codes = self.texts[name].cat.set_categories(categories).cat.codes
                 x[:, i] = torch.from_numpy(codes.to_numpy(np.float32))
-                columns.append(Column(name, "category", levels=categories))
+                columns.append(Column(name, "category", categories=categories))
             else:
                 kind: Any = self.kinds[name]  # a number or boolean: others are refused
                 missing = bool(x[train, i].isnan().any())

@@ -148,7 +148,7 @@ class Application:
         spec = self.model.spec
         colors = PALETTE[: len(spec.classes)].tolist() if self.model.response_kind == "mask" else []
         columns = [
-            {"name": c.name, "kind": c.kind, "categories": c.levels, "mean": c.mean}
+            {"name": c.name, "kind": c.kind, "categories": c.categories, "mean": c.mean}
             for c in spec.columns
         ]
         return JSONResponse(
@@ -197,8 +197,8 @@ def _describe_input(model: Model, several: bool) -> dict[str, Any]:
         columns: dict[str, Any] = {}
         for column in model.spec.columns:
             columns[column.name] = {"type": [COLUMN_TYPES[column.kind], "null"]}
-            if column.levels:
-                columns[column.name]["enum"] = [*column.levels, None]
+            if column.categories:
+                columns[column.name]["enum"] = [*column.categories, None]
         row: Any = {"type": "object", "properties": columns, "required": list(columns)}
         return {"application/json": {"schema": {"type": "array", "items": row} if several else row}}
     file = {"type": "string", "format": "binary"}

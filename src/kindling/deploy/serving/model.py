@@ -57,8 +57,12 @@ class Model:
         try:
             names = ("input", "output", "spec", "prepare")
             self.metadata = {name: json.loads(texts[name]) for name in names}
+            if (
+                self.metadata["prepare"] and "white" in self.metadata["prepare"]
+            ):  # an older version's
+                self.metadata["prepare"]["max_value"] = self.metadata["prepare"].pop("white")
             self.spec = Spec.from_plain(self.metadata["spec"])
-            target_type = self.spec.predicts
+            target_type = self.spec.target_type
             decision = OLD_DECISIONS[target_type]
             if "decision" in texts:
                 decision = json.loads(texts["decision"])

@@ -23,7 +23,7 @@ class Finetune(Callback):
 
     Args:
         frozen_epochs: for how many epochs the backbone is frozen; `all` trains the head alone.
-        backbone_lr: the backbone's learning rate, as a share of the head's.
+        backbone_lr_ratio: the backbone's learning rate, as a share of the head's.
         head: the head's dotted name in the net; by default the part named `head`, else the last
             layer with parameters.
 
@@ -34,14 +34,20 @@ class Finetune(Callback):
     def __init__(
         self,
         frozen_epochs: int | Literal["all"] = "all",
-        backbone_lr: float = 1.0,
+        backbone_lr_ratio: float = 1.0,
         head: str | None = None,
     ) -> None:
         if frozen_epochs != "all" and frozen_epochs < 0:
             raise ValueError(f"frozen_epochs: expected at least 0, or 'all', got {frozen_epochs}")
-        if not 0 < backbone_lr <= 1:
-            raise ValueError(f"backbone_lr: expected a share above 0, at most 1, got {backbone_lr}")
-        self.frozen_epochs, self.backbone_lr, self.head = frozen_epochs, backbone_lr, head
+        if not 0 < backbone_lr_ratio <= 1:
+            raise ValueError(
+                f"backbone_lr_ratio: expected a share above 0, at most 1, got {backbone_lr_ratio}"
+            )
+        self.frozen_epochs, self.backbone_lr_ratio, self.head = (
+            frozen_epochs,
+            backbone_lr_ratio,
+            head,
+        )
         self.frozen: bool | None = None
 
     # Called before the task makes its optimizer.
@@ -73,7 +79,7 @@ class Finetune(Callback):
                 "use lightning.pytorch.callbacks.EMAWeightAveraging"
             )
         backbone = [name for name, _ in pl_module.named_parameters() if self._in_backbone(name)]
-        pl_module.lr_scales = dict.fromkeys(backbone, self.backbone_lr)  # type: ignore[assignment]
+        pl_module.lr_scales = dict.fromkeys(backbone, self.backbone_lr_ratio)  # type: ignore[assignment]
         if self.frozen_epochs == "all":  # or else the optimizer has to hold all
             self._freeze(pl_module, True)
 
@@ -96,8 +102,8 @@ class Finetune(Callback):
         until = "" if self.frozen_epochs == "all" else f" until epoch {self.frozen_epochs}"
         if frozen:
             how = f"the backbone is frozen{until}"
-        elif self.backbone_lr != 1:
-            how = f"the backbone at {self.backbone_lr:g} of the learning rate"
+        elif self.backbone_lr_ratio != 1:
+            how = f"the backbone at {self.backbone_lr_ratio:g} of the learning rate"
         else:
             how = "all at one rate"
         print(

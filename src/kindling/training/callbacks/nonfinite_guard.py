@@ -180,6 +180,6 @@ def _describe(step: Step, module: LightningModule) -> list[str]:
         lines.append(f"  samples of the batch: {join_names(samples, most=10)}")
     lines.append(
         "  set a smaller task.optimizer.lr or trainer.gradient_clip_val=1; inspect the samples; "
-        "skip_nonfinite=10 skips up to ten such batches"
+        "max_nonfinite_steps=10 skips up to ten such batches"
     )
     return lines

@@ -11,7 +11,7 @@ from torch.utils.tensorboard.summary import hparams
 from src.kindling.config.compose import Config, flatten
 from src.kindling.runs.redact import redacted
 
-KEPT = ("threads", "compile", "channels_last", "save_minutes", "skip_nonfinite")
+KEPT = ("num_threads", "compile", "channels_last", "checkpoint_minutes", "max_nonfinite_steps")
 
 
 class TensorBoard(TensorBoardLogger):

@@ -33,7 +33,7 @@ RESIZE = {"do": "resize", "size": [64], "longest": None, "how": "BILINEAR"}
 
 
 def prepare(size: int, steps: tuple[Any, ...] = ()) -> Preparation:
-    return Preparation(1, size, "squash", whole=bool(steps), white=255, steps=steps)
+    return Preparation(1, size, "squash", whole=bool(steps), max_value=255, steps=steps)
 
 
 def test_jpeg_scans_are_counted_as_decoders_count() -> None:

@@ -186,7 +186,7 @@ def test_predict_mask_matches_run(scenes: Run, browser: Any) -> None:
     data, classes = scenes.data(), scenes.spec.classes
     x = data.samples.x[data.indices["test"][0]]
     expected = scenes.predict(x[None])["prediction"][0].numpy()
-    pixels = (x[0].numpy() * (255 / scenes.spec.white)).round().astype(np.uint8)
+    pixels = (x[0].numpy() * (255 / scenes.spec.max_value)).round().astype(np.uint8)
     large = encode(np.kron(pixels, np.ones((3, 3), dtype=np.uint8)))
     shares = {name: float((expected == i).mean()) for i, name in enumerate(classes)}
     with serve(file_of(scenes)) as server:
