@@ -23,7 +23,7 @@ from src.kindling.data.preprocess import EncodeTable
 from src.kindling.data.samples import STAGES
 from src.kindling.data.spec import Column, Spec
 from src.kindling.data.tables import read as read_table
-from src.kindling.data.tables.encode import encode_frame
+from src.kindling.data.tables.encode import encode_frame, kind_of
 from src.kindling.data.tables.read import TableFile
 from src.kindling.data.tables.table import MAX_CATEGORIES, Table
 from src.kindling.training.evaluate import evaluate
@@ -390,13 +390,16 @@ def test_parquet(folder: Path) -> None:
     assert data.spec == plain.spec
     assert torch.equal(data.samples.x.nan_to_num(9), plain.samples.x.nan_to_num(9))  # type: ignore[attr-defined]
     frame.assign(day=pd.Timestamp("2020-01-01")).to_parquet(folder / "houses.parquet")
-    with pytest.raises(InputError, match=r"^houses.parquet: dates cannot be features: day; "):
+    with pytest.raises(InputError, match=r"^houses.parquet: columns with dates: day; "):
         Table("houses.parquet", "price").setup()
     frame.assign(lists=[[1, 2]] * 60).to_parquet(folder / "houses.parquet")
     with pytest.raises(InputError) as caught:
         Table("houses.parquet", "price").setup()
     assert_lines(
-        caught.value.lines, ["houses.parquet: column 'lists': '[1 2]' … data.drop=[lists]"]
+        caught.value.lines,
+        [
+            "houses.parquet: columns with neither numbers nor text: lists ('[1 2]') … data.drop=[lists]"
+        ],
     )
     write(b"PAR1 nothing", "houses.parquet")
     with pytest.raises(InputError, match=r"^houses.parquet: cannot be read: .*Parquet"):
@@ -413,40 +416,42 @@ def test_parquet_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_parts_of_different_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_table, "CELLS", 1)  # parts of 2,048 rows
+def test_text_in_some_rows_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pandas infers types from some 1,000 rows at once where there are 1,000 columns."""
     rows = 5000
-    price = column("price", lambda i: i * 1.5, rows)
     late = column("late", lambda i: "" if i < 2500 else i % 7, rows)
     mark = column("mark", lambda i: "007" if i < 2100 else ["x", "y", "zz"][i % 3], rows)
     flag = column("flag", lambda i: i % 2 == 0 if i < 3000 else "", rows)
-    data = ready(text(late, mark, flag, price))
-    assert [c.kind for c in data.spec.columns] == ["number", "category", "boolean"]
-    assert data.spec.columns[1].categories == ("007", "x", "y", "zz")
-    x = data.samples.x
-    assert isinstance(x, torch.Tensor)
-    assert x[2500:2504, 0].tolist() == [2500 % 7, 2501 % 7, 2502 % 7, 2503 % 7]
-    assert x[2099:2102, 1].tolist() == [0.0, 1.0, 2.0]
-    lines = refused(text(with_cells(column("late", str, rows), row4000="soon"), price))
-    problem = "houses.csv: column 'late' has 4,999 numbers and 1 texts, the first 'soon' (row 4000)"
-    remedies = "data.na_values=[soon] … data.categories=[late] … data.drop=[late]"
-    assert_lines(lines, [f"{problem} … {remedies}"])
-    assert (
-        ready(text(with_cells(late, row4000="soon"), price), na_values=["soon"])
-        .spec.columns[0]
-        .kind
-        == "number"
+    soon = ["soon", *with_cells(late, row4000="soon")[1:]]
+    fill = [",".join(f"fill{i}" for i in range(1000)), *[",".join(["0"] * 1000)] * rows]
+    frame = TableFile(write(text(late, mark, flag, soon, fill))).read(
+        ["mark", "late", "flag", "soon"]
     )
+    assert [kind_of(frame[name]) for name in frame] == ["category", "number", "boolean", "category"]
+    assert frame["mark"][2098:2102].tolist() == ["007", "007", "x", "y"]
+    assert frame["soon"][3998:4001].tolist() == ["1", "soon", "3"]
+    monkeypatch.setattr(read_table, "CELLS", 1)  # parts of 2,048 rows
+    parts = list(TableFile("houses.csv").read_frames(["late", "mark"], text=["mark"]))
+    assert [(part.index[0], len(part)) for part in parts] == [(0, 2048), (2048, 2048), (4096, 904)]
+    assert pd.concat(parts).equals(frame[["late", "mark"]])
 
 
-def test_read_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_table, "CELLS", 1 << 16)
+def test_text_among_numbers() -> None:
+    price = column("price", lambda i: i * 1.5)
+    late = with_cells(column("late", lambda i: i % 7), row40="soon")
+    remedies = "data.na_values=[soon] … data.categories=[late] … data.drop=[late]"
+    detail = "late (59 numbers and 1 texts, the first 'soon' (row 40))"
+    assert_lines(refused(text(late, price)), [f"{detail} … {remedies}"])
+    assert ready(text(late, price), na_values=["soon"]).spec.columns[0].kind == "number"
+
+
+def test_read_memory(folder: Path) -> None:
     names = [f"x{i}" for i in range(20)]
     values = np.random.default_rng(0).standard_normal((100_000, 20), dtype=np.float32)
     pd.DataFrame(values, columns=names).to_parquet(folder / "large.parquet")
     tracemalloc.start()
     try:
-        found = TableFile("large.parquet").read(names[:-1], names[-1:], ())
+        found = TableFile("large.parquet").read(names)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -454,26 +459,12 @@ def test_read_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak < 2.2 * values.nbytes
 
 
-def test_import_without_pandas(command: Callable[..., Any]) -> None:
-    done = command(
-        "-c",
-        "import sys, src.kindling.data.tables.table, src.kindling.data.tables.encode, src.tasks.auto\n"
-        "assert 'pandas' not in sys.modules",
+def test_pandas_is_imported_for_tables_only(command: Callable[..., Any]) -> None:
+    modules = (
+        "src.kindling.data, src.kindling.data.data_module, src.kindling.data.split, src.tasks.auto"
     )
+    done = command("-c", f"import sys, {modules}\nassert 'pandas' not in sys.modules")
     assert done.returncode == 0, done.stderr
-
-
-def test_sklearn_without_pandas(
-    command: Callable[..., Any],
-) -> None:
-    done = command(
-        "-c",
-        "import sys\nfrom src.data.digits import Digits\n"
-        "data = Digits()\ndata.prepare_data()\ndata.setup()\n"
-        "assert 'sklearn' in sys.modules and 'pandas' not in sys.modules\n"
-        "import pandas\nprint(len(pandas.DataFrame({'a': [1, 2]})))",
-    )
-    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -550,7 +541,7 @@ REFUSED: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
     "empty column": (
         text(column("none", lambda _: ""), SIZE, PRICE),
         {"drop": ["size"]},
-        ["houses.csv: columns without any value: none; … data.drop=[size,none]"],
+        ["houses.csv: columns with no value: none; … data.drop=[size,none]"],
     ),
     "target missing": (
         text(SIZE, with_cells(PRICE, row3="", row59="NA")),
@@ -561,7 +552,8 @@ REFUSED: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
         text(with_cells(SIZE, row6="n/k", row9="?"), PRICE),
         {"drop": []},
         [
-            "houses.csv: column 'size' has 58 numbers and 2 texts, the first 'n/k' (row 6); fix … "
+            "houses.csv: columns with numbers mixed with text: size (58 numbers and 2 texts, the first "
+            "'n/k' (row 6)); fix … "
             '\'data.na_values=["n/k", "?"]\' … data.categories=[size] … data.drop=[size]'
         ],
     ),
@@ -569,7 +561,7 @@ REFUSED: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
         text(SIZE, with_cells(PRICE, row2="cheap")),
         {},
         [
-            "houses.csv: column 'price' has 59 numbers and 1 texts, the first 'cheap' (row 2) … "
+            "houses.csv: the target 'price' has … 59 numbers and 1 texts, the first 'cheap' (row 2) … "
             "data.kind=classification"
         ],
     ),
@@ -607,32 +599,32 @@ REFUSED: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
         text(SIZE, COLOUR, PRICE, between=";").replace(".", ","),
         {"separator": ";"},
         [
-            "houses.csv: column 'price' has numbers with commas, the first '0,0' (row 1); … "
-            "data.decimal=comma, else remove"
+            "houses.csv: the target 'price' has numbers with commas (the first '0,0' (row 1)); … "
+            "data.decimal=comma, or remove"
         ],
     ),
     "infinite": (
         text(INFINITE, SQUARES, PRICE),
         {},
         [
-            "houses.csv: infinite numbers, or beyond float32 (3.4e38), in columns: size (3, the "
+            "houses.csv: columns with infinite numbers, or beyond float32 (3.4e38): size (3, the "
             "first in row 4), b (1, the first in row 2); fix the file"
         ],
     ),
     "target infinite": (
         text(SIZE, with_cells(PRICE, row7="inf")),
         {},
-        ["houses.csv: the target 'price' is infinite … in 1 rows, the first row 7; fix or remove"],
+        ["houses.csv: the target 'price' has infinite … (1, the first in row 7); fix or remove"],
     ),
     "target of one text": (
         text(SIZE, column("price", lambda _: "a")),
         {},
-        ["houses.csv: the target 'price' is 'a' in every row; at least two"],
+        ["houses.csv: the target 'price' has only one value (always a); at least two"],
     ),
     "target of one number": (
         text(SIZE, column("price", lambda _: 5)),
         {},
-        ["houses.csv: the target 'price' is '5' in every row; at least two"],
+        ["houses.csv: the target 'price' has only one value (always 5); at least two"],
     ),
     "rare classes": (
         text(SIZE, with_cells(KIND, row7="d", row9="c", row11="c")),
@@ -652,12 +644,12 @@ REFUSED: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
     "dates": (
         text(DATED, WRITTEN, PRICE),
         {},
-        ["houses.csv: dates … day, then; … data.drop=[day,then] … data.time=day"],
+        ["houses.csv: columns with dates: day, then; … data.drop=[day,then] … data.time=day"],
     ),
     "target of dates": (
         text(SIZE, column("day", lambda i: f"{i % 28 + 1}.3.2020")),
         {"target": "day"},
-        ["houses.csv: the target 'day' holds dates; convert them to numbers"],
+        ["houses.csv: the target 'day' has dates; convert them to numbers"],
     ),
     "no date": (
         text(with_cells(DATED, row5="soon"), SIZE, PRICE),

@@ -1,72 +1,133 @@
-"""Checks of a table's columns. Rows are counted from 1, without the header."""
+"""Problems of a table's columns. Rows are counted from 1, without the header."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
+import json
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from src.kindling.config.errors import InputError, join_names
-from src.kindling.data.tables.columns import as_numbers, format_override, kind_of, parse_dates
+from src.kindling.data.tables.encode import as_numbers, kind_of, parse_dates
 from src.kindling.data.tables.read import TableFile
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from src.kindling.data.tables.table import Table
 
 COMMA = r"-?\d+,\d+|-?\d{1,3}(,\d{3})+(\.\d+)?"
 LARGEST = float(np.finfo(np.float32).max)
 
-
-# The problems of whole columns, each with its message.
+# What a column has, the remedy for features, and the remedy for a target.
 PROBLEMS = {
-    "date": "dates cannot be features: {names}; drop them ({drop}), split by one "
-    "(data.time={first}), or convert them to numbers, such as the year",
-    "missing": "columns without any value: {names}; drop them: {drop}",
-    "constant": "columns with only one value: {names}; drop them: {drop}",
-    "large": "infinite numbers, or beyond float32 (3.4e38), in columns: {names}; fix the file "
-    "(an empty cell is a missing value)",
+    "empty": ("no value", "drop: {drop}", "fill it in"),
+    "other": ("neither numbers nor text", "drop: {drop}", "use another column"),
+    "constant": ("only one value", "drop: {drop}", "at least two different values are needed"),
+    "infinite": (
+        "infinite numbers, or beyond float32 (3.4e38)",
+        "fix the file (an empty cell is a missing value)",
+        "fix or remove these rows",
+    ),
+    "dates": (
+        "dates",
+        "drop: {drop}, split by one (data.time={first}), or convert to numbers, such as the year",
+        "convert them to numbers, such as days",
+    ),
+    "mixed": (
+        "numbers mixed with text",
+        "fix the file, declare missing values ({marks}), read as text ({text}), or drop: {drop}",
+        "fix the file, or use all values as classes: data.kind=classification",
+    ),
+    "commas": ("numbers with commas", *["add data.decimal=comma, or remove the commas"] * 2),
 }
+# What a column of classes or categories may have.
+OF_TEXT = ("dates", "mixed", "commas")
 
 
-def describe_mixed(
-    column: pd.Series[Any], decimal: str, remedy: Callable[[list[str]], str]
-) -> str | None:
-    """The message for a column of numbers with some text among them, or None.
+def find_problem(column: pd.Series[Any], decimal: str) -> tuple[str, str]:
+    """A key of PROBLEMS, empty for a good column, and a detail for the message."""
+    kind = kind_of(column)
+    if kind in ("missing", "date"):
+        return {"missing": "empty", "date": "dates"}[kind], ""
+    values = column.dropna()
+    if kind == "other":
+        return "other", repr(str(values.iloc[0])[:40])
+    if len(values) == len(column) and values.nunique() == 1:
+        return "constant", f"always {format_value(values.iloc[0])}"
+    if kind == "number" and (large := np.abs(as_numbers(column)) > LARGEST).any():
+        return "infinite", f"{large.sum():,}, the first in row {large.argmax() + 1}"
+    if kind == "category":
+        if parse_dates(values.unique()[:1000]).notna().mean() > 0.5:
+            return "dates", ""
+        texts, commas = find_texts(column, decimal), column.str.fullmatch(COMMA, na=False)
+        if 0 < 2 * texts.sum() <= len(values):
+            numbers = len(values) - texts.sum()
+            detail = f"{numbers:,} numbers and {texts.sum():,} texts, the first"
+            return "mixed", f"{detail} {locate(column, texts)}"
+        if 2 * commas.sum() > len(values):
+            return "commas", f"the first {locate(column, commas)}"
+    return "", ""
+
+
+def find_texts(column: pd.Series[Any], decimal: str) -> pd.Series[bool]:
+    """The rows of a text column that hold no number."""
+    plain = column.str.replace(",", ".") if decimal == "comma" else column
+    return column.notna() & pd.to_numeric(plain, errors="coerce").isna()
+
+
+def check_features(data: Table, frame: pd.DataFrame, features: Sequence[str]) -> None:
+    """Refuse features from which nothing can be learned.
+
+    Raises:
+        InputError: with a line for each kind of problem.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name in features:
+        problem, detail = find_problem(frame[name], data.file.decimal)
+        if problem and not (name in data.categories and problem in OF_TEXT):
+            found.setdefault(problem, {})[name] = f"{name} ({detail})" if detail else name
+    lines = []
+    for problem, names in found.items():
+        statement, remedy, _ = PROBLEMS[problem]
+        marks: list[str] = []
+        if problem == "mixed":
+            for name in names:
+                marks += frame[name][find_texts(frame[name], data.file.decimal)].unique().tolist()
+        remedy = remedy.format(
+            drop=format_override("data.drop", [*data.drop, *names]),
+            text=format_override("data.categories", [*data.categories, *names]),
+            marks=format_override("data.na_values", [*data.file.na_values, *marks])
+            if len(marks) <= 3
+            else "data.na_values",
+            first=next(iter(names)),
+        )
+        listed = join_names(list(names.values()))
+        lines.append(f"{data.file.path}: columns with {statement}: {listed}; {remedy}")
+    if lines:
+        raise InputError(lines)
+
+
+def check_column(
+    file: TableFile, column: pd.Series[Any], subject: str, ignore: Sequence[str] = ()
+) -> None:
+    """Refuse a target, group or time with missing values or another problem.
 
     Args:
-        column: the column, with its name.
-        decimal: the file's decimal mark.
-        remedy: the remedies other than fixing the file, given the texts.
+        file: the table.
+        column: one of it.
+        subject: of the message.
+        ignore: keys of PROBLEMS that do not matter for it.
     """
-    import pandas as pd
-
-    if kind_of(column) != "category":
-        return None
-    values = pd.Series(column.cat.categories, dtype=object)
-    plain = values.str.replace(",", ".") if decimal == "comma" else values
-    texts = column.isin(values[pd.to_numeric(plain, errors="coerce").isna()])
-    commas = column.isin(values[values.str.fullmatch(COMMA)])
-    number, start = column.notna().sum(), f"column '{column.name}' has "
-    if 0 < 2 * texts.sum() <= number:
-        problem = f"{number - texts.sum():,} numbers and {texts.sum():,} texts, the first "
-        place, remedies = locate(column, texts), remedy(column[texts].unique().tolist())
-        return f"{start}{problem}{place}; fix the file, {remedies}"
-    if 2 * commas.sum() > number:
-        problem = f"numbers with commas, the first {locate(column, commas)}"
-        return (
-            f"{start}{problem}; for decimal commas add data.decimal=comma, else remove the commas"
-        )
-    return None
-
-
-def check_complete(subject: str, column: pd.Series[Any]) -> None:
-    """Refuse missing values, with the subject of the message."""
     absent = [str(row + 1) for row in np.flatnonzero(column.isna())]
     if absent:
         where = f"{len(absent):,} of {len(column):,} rows (row {join_names(absent, most=3)})"
         raise InputError(f"{subject} has no value in {where}; fill it in, or remove these rows")
+    problem, detail = find_problem(column, file.decimal)
+    if problem and problem not in ignore:
+        statement, _, remedy = PROBLEMS[problem]
+        raise InputError(f"{subject} has {statement} ({detail}); {remedy}".replace(" ()", ""))
 
 
 def locate(column: pd.Series[Any], rows: Any) -> str:
@@ -75,74 +136,12 @@ def locate(column: pd.Series[Any], rows: Any) -> str:
     return f"{column.iloc[first]!r} (row {first + 1})"
 
 
-def is_date(column: pd.Series[Any]) -> bool:
-    """Whether a column holds dates, or mostly dates written as text."""
-    kind = kind_of(column)
-    if kind == "category":
-        return bool(parse_dates(column.cat.categories[:1000]).notna().mean() > 0.5)
-    return kind == "date"
-
-
-def find_too_large(column: pd.Series[Any]) -> Any:
-    """The places of the numbers that are infinite or that float32 cannot hold."""
-    numbers = as_numbers(column) if kind_of(column) == "number" else np.empty(0)
-    return np.flatnonzero(np.abs(numbers) > LARGEST)
-
-
-def format_first(column: pd.Series[Any]) -> str:
-    """The first value of a column, for a message."""
-    value = column.iloc[0]
+def format_value(value: Any) -> str:
     return value if isinstance(value, str) else f"{float(value):g}"
 
 
-def check_features(
-    file: TableFile, columns: Iterable[pd.Series[Any]], categories: list[str], dropped: list[str]
-) -> None:
-    """Refuse columns from which nothing can be learned.
-
-    Args:
-        file: the file.
-        columns: the features.
-        categories: names of columns that the user declared categories: they may hold any text.
-        dropped: the present value of `data.drop`, for the remedies.
-
-    Raises:
-        InputError: with a line for each problem.
-    """
-    lines = []
-    found: dict[str, dict[str, str]] = {problem: {} for problem in PROBLEMS}
-    for column in columns:
-        name, free = str(column.name), column.name in categories
-        problem, shown = _find_problem(column, free)
-        drop = format_override("data.drop", [*dropped, name])
-        if problem:
-            found[problem][name] = shown
-        elif not free:
-            line = describe_mixed(column, file.decimal, partial(_remedy, name, drop))
-            lines += [line] if line else []
-    for problem, names in found.items():
-        if names:
-            drop = format_override("data.drop", [*dropped, *names])
-            shown = join_names(list(names.values()))
-            lines.append(PROBLEMS[problem].format(names=shown, drop=drop, first=next(iter(names))))
-    if lines:
-        raise InputError([f"{file.path}: {line}" for line in lines])
-
-
-def _find_problem(column: pd.Series[Any], free: bool) -> tuple[str, str]:
-    """A key of PROBLEMS, empty for a good column, and the column as the message shows it."""
-    if kind_of(column) == "missing":
-        return "missing", str(column.name)
-    if not free and is_date(column):
-        return "date", str(column.name)
-    if len(places := find_too_large(column)):
-        return "large", f"{column.name} ({len(places):,}, the first in row {places[0] + 1})"
-    if column.notna().all() and column.nunique() == 1:
-        return "constant", f"{column.name} (always {format_first(column)})"
-    return "", ""
-
-
-def _remedy(name: str, drop: str, texts: list[str]) -> str:
-    values = format_override("data.na_values", texts) if len(texts) <= 3 else "data.na_values"
-    text = format_override("data.categories", [name])
-    return f"declare missing values ({values}), read it as text ({text}), or drop it ({drop})"
+def format_override(key: str, names: Sequence[str]) -> str:
+    """`key=[a,b]`, quoted for a shell where necessary."""
+    if all(re.fullmatch(r"[^\W\d][\w.-]*", name) for name in names):
+        return f"{key}=[{','.join(names)}]"
+    return f"'{key}={json.dumps(list(names), ensure_ascii=False)}'"

@@ -1,35 +1,90 @@
-"""Encode rows that come later, by the columns of a spec. Imports no torch."""
+"""Kinds and conversions of a table's columns, and the raw matrix of rows that come later.
+
+Imports no torch, since the server uses it.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
+from pandas.api.types import infer_dtype
 
 from src.kindling.config.errors import InputError, did_you_mean, join_names
 from src.kindling.data.spec import Column
-from src.kindling.data.tables.columns import as_numbers, as_text, kind_of
 
-if TYPE_CHECKING:
-    import pandas as pd
+Kind = Literal["number", "boolean", "category", "date", "missing", "other"]
+
+# By the names of pandas' `infer_dtype`.
+KINDS: dict[str, Kind] = {
+    "string": "category",
+    "mixed-integer": "category",
+    "boolean": "boolean",
+    "date": "date",
+    "datetime": "date",
+    "datetime64": "date",
+    "decimal": "number",
+    "integer": "number",
+    "floating": "number",
+    "mixed-integer-float": "number",
+}
+DATE = (
+    r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ T]\d.*)?"
+    r"|(\d{1,2}[ -])?[A-Za-z]{3,9}\.?[ ,-]+(\d{1,2}, ?)?\d{4}"
+)
+
+
+def kind_of(series: pd.Series[Any]) -> Kind:
+    """The kind of a column's values; `missing` where there are none."""
+    if series.isna().all():
+        return "missing"
+    return KINDS.get(infer_dtype(series, skipna=True), "other")
+
+
+def as_numbers(series: pd.Series[Any]) -> Any:
+    """Numbers, booleans or dates (nanoseconds since 1970) as float64 `(rows,)`, missing as NaN."""
+    if kind_of(series) == "date":
+        series = (pd.to_datetime(series, utc=True) - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(1)
+    elif series.dtype == object:
+        series = series.map(float, na_action="ignore")
+    return series.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def as_text(series: pd.Series[Any]) -> pd.Series[Any]:
+    """The values as text, whole numbers without a fraction; missing values stay missing."""
+
+    def text(value: Any) -> str:
+        whole = isinstance(value, float) and value.is_integer()
+        return str(int(value) if whole else value)
+
+    return series.astype(object).map(text, na_action="ignore").astype(object)
+
+
+def parse_dates(texts: Any) -> Any:
+    """Texts as dates, NaT for other text; one format for all, day first only if needed."""
+    values = pd.Series(texts, dtype=object)
+    candidates = values.where(values.str.fullmatch(DATE, na=False))
+    parsed = []
+    with warnings.catch_warnings(action="ignore"):  # of formats that pandas guesses
+        for options in ({"format": "ISO8601"}, {}, {"dayfirst": True}):
+            parsed.append(pd.to_datetime(candidates, errors="coerce", utc=True, **options))
+    return max(parsed, key=lambda dates: dates.notna().sum())
 
 
 def encode_frame(
     frame: pd.DataFrame, columns: Sequence[Column], notes: list[str] | None = None
 ) -> Any:
-    """The raw matrix of a table.
+    """Encode rows as the raw matrix of a batch, `(rows, columns)` float32.
 
-    Categories are matched as text: in a file, `TableFile.read_frames` has to read them as text, so
-    that `007` does not become 7.
+    Categories are matched as text: read them from a file as text, so that `007` does not become 7.
 
     Args:
         frame: has these columns among others, in any order.
         columns: `spec.columns`.
         notes: receives a line that names the unknown columns, if any.
-
-    Returns:
-        An array `(rows, columns)` float32, as in a batch.
 
     Raises:
         InputError: when columns are missing or repeated, or a value is not of the column's kind.
@@ -55,36 +110,31 @@ def encode_frame(
 
 
 def unseen_in(frame: pd.DataFrame, x: Any, columns: Sequence[Column]) -> dict[str, tuple[int, str]]:
-    """Categories of a frame, encoded as `x`, that are not in the training data.
+    """By column, the rows whose category is not in the training data: their number, one text.
 
-    Returns:
-        For each such column, the number of rows and one text.
+    Args:
+        frame: rows, encoded as `x`.
+        x: the result of `encode_frame`.
+        columns: `spec.columns`.
     """
     found = {}
     for i, column in enumerate(columns):
-        if column.kind == "category":
-            values = frame[column.name][x[:, i] < 0].dropna()
-            if len(values):
-                found[column.name] = len(values), values.iloc[0]
+        values = frame[column.name][x[:, i] < 0].dropna()
+        if column.kind == "category" and len(values):
+            found[column.name] = len(values), values.iloc[0]
     return found
 
 
 def _encode(series: pd.Series[Any], column: Column) -> Any:
-    import pandas as pd
-
     if column.kind == "category":
-        categories = pd.Index(list(column.categories), dtype=object)
-        return categories.get_indexer(as_text(series).astype(object))
+        return pd.Index(list(column.categories), dtype=object).get_indexer(as_text(series))
     kind = kind_of(series)
-    if kind == "missing":
-        return np.full(len(series), np.nan)
-    if kind in ("number", "boolean"):
+    if kind in ("number", "boolean", "missing"):
         numbers = as_numbers(series)
     else:
-        texts = as_text(series).astype(object)
+        texts = as_text(series)
         if column.kind == "boolean":
-            truths = {"true": 1.0, "false": 0.0}
-            texts = texts.map(lambda text: truths.get(text.lower(), text), na_action="ignore")
+            texts = texts.str.lower().replace({"true": "1", "false": "0"})
         numbers = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64)
     wrong = series.notna().to_numpy() & ~np.isfinite(numbers.astype(np.float32))
     if column.kind == "boolean":

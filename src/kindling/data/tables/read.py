@@ -1,28 +1,24 @@
-"""Reading of CSV and Parquet files: whole for training, in parts for prediction."""
+"""CSV and Parquet files: read whole for training, in parts for prediction."""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
+import pandas as pd
+from pandas.api.types import infer_dtype
 
 from src.kindling.config.errors import InputError, did_you_mean, join_names
 from src.kindling.data.data_module import data_path
-from src.kindling.data.tables.columns import as_numbers, as_text, format_override, kind_of
-
-if TYPE_CHECKING:
-    import pandas as pd
+from src.kindling.data.tables.encode import as_text, kind_of
 
 PARQUET = (".parquet", ".pq")
-UNSUPPORTED = (
-    *(".xlsx", ".xls", ".ods", ".json", ".jsonl"),
-    *(".feather", ".arrow", ".h5", ".sav", ".dta"),
-)
+UNSUPPORTED = {".xlsx", ".xls", ".ods", ".json", ".jsonl", ".feather", ".arrow", ".h5", ".dta"}
 SEPARATORS = {";": "'data.separator=;'", "\t": "data.separator=tab", "|": "'data.separator=|'"}
 # Cells in one part: enough for speed, and little memory in comparison with a large table.
 CELLS = 1 << 18
@@ -74,23 +70,40 @@ class TableFile:
                 raise InputError(f"{self.path}: {problem}; rename all but one")
         return ["" if name == "__index_level_0__" else name for name in names]
 
-    def read_frames(
-        self, columns: Sequence[str], text: Collection[str] = ()
-    ) -> Iterator[pd.DataFrame]:
-        """Read some columns in parts, each indexed by the file's row numbers from 0.
+    def read(self, columns: Sequence[str], text: Collection[str] = ()) -> pd.DataFrame:
+        """Read some columns of all rows.
 
         Args:
             columns: names from the header.
             text: those of them to read as text, whatever they contain: `007` stays `007`.
 
         Raises:
-            InputError: where the file cannot be read.
+            InputError: when the file cannot be read or has no rows.
         """
-        import pandas as pd
+        parts = list(self.read_frames(columns, text, sys.maxsize >> 32))
+        if not parts or parts[0].empty:
+            raise InputError(f"{self.path}: a header and no rows; add rows below it")
+        frame = pd.concat(parts) if len(parts) > 1 else parts[0]
+        objects = [name for name in frame if frame[name].dtype == object]
+        mixed = [name for name in objects if infer_dtype(frame[name]).startswith("mixed")]
+        if mixed and not self.is_parquet:  # pandas found text in some rows only
+            return self.read(columns, {*text, *mixed})
+        return frame
 
+    def read_frames(
+        self, columns: Sequence[str], text: Collection[str] = (), rows: int | None = None
+    ) -> Iterator[pd.DataFrame]:
+        """Read some columns in parts, each indexed by the file's row numbers from 0.
+
+        Args:
+            columns, text: as in `read`.
+            rows: of one part; None: as many as make `CELLS`.
+
+        Raises:
+            InputError: when the file cannot be read.
+        """
         names = self.read_header()
-        rows = max(CELLS // len(names), 2048)
-        parts = self._split(names, columns, text, rows)
+        parts = self._parse(names, columns, text, rows or max(CELLS // len(names), 2048))
         start = 0
         while True:
             with self._translate_errors():
@@ -101,81 +114,19 @@ class TableFile:
             start += len(part)
             yield part
 
-    def read(
-        self, features: Sequence[str], others: Sequence[str], text: Collection[str]
-    ) -> pd.DataFrame:
-        """Read some columns as a whole.
-
-        Args:
-            features: columns whose numbers become float32.
-            others: columns whose numbers become float64.
-            text: those of both to read as text.
-
-        Returns:
-            A frame of numbers, nullable booleans, dates, and categories in order of appearance.
-
-        Raises:
-            InputError: when the file cannot be read, has no rows, or values of no known kind.
-        """
-        import pandas as pd
-        from pandas.api.types import infer_dtype
-
-        columns = [*features, *others]
-        # Of a Parquet file each column is read for itself, which takes the least memory.
-        groups = [[name] for name in columns] if self.is_parquet else [columns]
-        frame = pd.concat([self._read_whole(group, features, text) for group in groups], axis=1)
-        objects = [name for name in frame if frame[name].dtype == object]
-        mixed = [name for name in objects if infer_dtype(frame[name]).startswith("mixed")]
-        if mixed and not self.is_parquet:  # text in some parts only: keep all as it is written
-            return self.read(features, others, {*text, *mixed})
-        for name in frame:
-            if frame[name].dtype.kind != "f":
-                frame[name] = self._normalize(frame[name])
-        return frame
-
-    def _read_whole(
-        self, columns: Sequence[str], features: Sequence[str], text: Collection[str]
-    ) -> pd.DataFrame:
-        import pandas as pd
-
-        parts = []
-        for part in self.read_frames(columns, text):
-            numbers = [name for name in part if name in features and part[name].dtype.kind in "iuf"]
-            with np.errstate(over="ignore"):  # the checks refuse what float32 cannot hold
-                parts.append(part.astype(dict.fromkeys(numbers, np.float32)))
-        if not any(len(part) for part in parts):
-            raise InputError(f"{self.path}: a header and no rows; add rows below it")
-        return pd.concat(parts)
-
-    def _normalize(self, series: pd.Series[Any]) -> Any:
-        import pandas as pd
-
-        match kind_of(series):
-            case "category":
-                return pd.Categorical.from_codes(*pd.factorize(as_text(series)))
-            case "boolean":
-                return series.astype("boolean")
-            case "number":
-                return as_numbers(series)
-            case "other":
-                value = series.dropna().iloc[0]
-                problem = f"{str(value)[:40]!r} ({type(value).__name__}) is neither number nor text"
-                drop = format_override("data.drop", [str(series.name)])
-                raise InputError(f"{self.path}: column '{series.name}': {problem}; drop it: {drop}")
-        return series
-
-    def _split(
+    def _parse(
         self, names: Sequence[str], columns: Sequence[str], text: Collection[str], rows: int
     ) -> Iterator[pd.DataFrame]:
         if self.is_parquet:
             for batch in self._open_parquet().iter_batches(rows, columns=list(columns)):
-                frame = batch.to_pandas(ignore_metadata=True)
+                frame = batch.to_pandas(ignore_metadata=True)[list(columns)]
+                frame = frame.astype(dict.fromkeys(frame.select_dtypes("category"), object))
                 for name in columns:
                     if self.na_values and kind_of(frame[name]) == "category":
                         frame[name] = frame[name].mask(frame[name].isin(self.na_values))
                     if name in text:
                         frame[name] = as_text(frame[name])
-                yield frame[list(columns)]
+                yield frame
             return
         # All columns are parsed, since pandas accepts rows that are too long where some are not.
         unique = [name or i for i, name in enumerate(names)]
@@ -186,7 +137,6 @@ class TableFile:
             index_col=False,
             decimal="," if self.decimal == "comma" else ".",
             na_values=list(self.na_values),
-            low_memory=False,
             chunksize=rows,
         )
         with reader:
@@ -194,8 +144,6 @@ class TableFile:
                 yield frame[list(columns)]
 
     def _read_csv(self, **options: Any) -> Any:
-        import pandas as pd
-
         separator = {None: ",", "tab": "\t", "\\t": "\t"}.get(self.separator, self.separator)
         if self.separator is None and {".tsv", ".tab"} & set(Path(self.path).suffixes):
             separator = "\t"
@@ -214,11 +162,10 @@ class TableFile:
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
         """Turn what a library raises over the file into a message."""
-        import pandas as pd
-
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)
+                warnings.simplefilter("ignore", pd.errors.DtypeWarning)
                 yield
             return
         except pd.errors.EmptyDataError:
@@ -241,19 +188,17 @@ class TableFile:
         raise InputError(line)
 
     def _describe_encoding(self, error: UnicodeError) -> str:
-        with data_path(self.path).open("rb") as lines:
-            if lines.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-                return "the file is utf-16; add data.encoding=utf-16"
-            lines.seek(0)
-            for number, line in enumerate(lines, 1):
-                try:
-                    line.decode(self.encoding)
-                except UnicodeError as found:
-                    at = getattr(found, "start", 0)
-                    before = line[max(0, at - 20) : at].decode(self.encoding, "replace")
-                    problem = f"line {number} has the byte 0x{line[at : at + 1].hex()}"
-                    remedy = "for files from Windows, try data.encoding=cp1252"
-                    return f"{problem} after {before!r}; {remedy}"
+        content = data_path(self.path).read_bytes()
+        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+            return "the file is utf-16; add data.encoding=utf-16"
+        for number, line in enumerate(content.splitlines(), 1):
+            try:
+                line.decode(self.encoding)
+            except UnicodeDecodeError as found:
+                at = found.start
+                before = line[max(0, at - 20) : at].decode(self.encoding, "replace")
+                problem = f"line {number} has the byte 0x{line[at]:02x} after {before!r}"
+                return f"{problem}; for files from Windows, try data.encoding=cp1252"
         return f"{error}; set data.encoding"
 
 
@@ -272,5 +217,3 @@ def _check_path(path: str) -> None:
         raise InputError(
             f"data.path: {path}: {file.suffix} is not supported; save as CSV or Parquet"
         )
-    if file.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty; add a line of column names, and rows")

@@ -9,9 +9,10 @@ and encode.py encodes rows that come later.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -20,13 +21,16 @@ from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Samples
 from src.kindling.data.spec import Column, Spec
 from src.kindling.data.statistics import mean_and_std, of_target
-from src.kindling.data.tables.check import check_complete, check_features, describe_mixed, locate
-from src.kindling.data.tables.columns import as_numbers, format_override, kind_of, parse_dates
+from src.kindling.data.tables.check import (
+    PROBLEMS,
+    check_column,
+    check_features,
+    format_override,
+    locate,
+)
+from src.kindling.data.tables.encode import as_numbers, kind_of, parse_dates
 from src.kindling.data.tables.read import TableFile
 from src.kindling.data.tables.target import build_target
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # A column keeps its most frequent categories; all others count as one, as missing ones do.
 MAX_CATEGORIES = 256
@@ -94,34 +98,29 @@ class Table(DataModule):
     def load(self) -> Samples:
         features = self._find_features(self.file.read_header())
         others = [name for name in (*self.targets, self.group_column, self.time) if name]
-        text = {*self.categories, *([self.group_column] if self.group_column else [])}
-        if self.labels:
-            text.update(self.targets)
-        frame = self.file.read(features, others, text)
-        columns = [frame[name] for name in self.targets]
-        target = build_target(self.file, columns, self.kind, self.labels)
-        self.notes.append(target.note)
-        columns = [frame[name] for name in features]
-        check_features(self.file, columns, self.categories, self.drop)
+        text = {*self.categories, self.group_column or "", *(self.targets if self.labels else [])}
+        frame = self.file.read([*features, *others], text)
+        y, classes = build_target(self, frame)
+        check_features(self, frame, features)
         features = self._drop_identifiers(frame, features)
         self.kinds = {name: kind_of(frame[name]) for name in features}
         self.texts = {name: frame[name] for name in features if self.kinds[name] == "category"}
         x = np.empty((len(frame), len(features)), dtype=np.float32)
         for i, name in enumerate(features):
             column = frame[name]
-            x[:, i] = column.cat.codes if name in self.texts else as_numbers(column)
+            x[:, i] = pd.factorize(column)[0] if name in self.texts else as_numbers(column)
             if self.kinds[name] == "number" and (np.diff(x[:, i]) == 1).all():
                 drop = format_override("data.drop", [*self.drop, name])
                 self.notes.append(f"{name} only counts the rows; drop it: {drop}")
         return Samples(
             x=torch.from_numpy(x),
-            y=target.y,
-            classes=target.classes,
+            y=y,
+            classes=classes,
             columns=tuple(features),
             target=", ".join(self.targets),
-            targets=() if target.classes or len(self.targets) == 1 else tuple(self.targets),
-            groups=self._find_groups(frame[self.group_column]) if self.group_column else None,
-            time=self._find_times(frame[self.time]) if self.time else None,
+            targets=() if classes or len(self.targets) == 1 else tuple(self.targets),
+            groups=self._read_groups(frame[self.group_column]) if self.group_column else None,
+            time=self._read_times(frame[self.time]) if self.time else None,
             name=lambda i: f"row {i + 1}",
         )
 
@@ -130,13 +129,12 @@ class Table(DataModule):
         x = samples.x
         assert isinstance(x, Tensor)
         columns = []
-        for i, (name, mean, std) in enumerate(
-            zip(samples.columns, *mean_and_std(x, train), strict=True)
-        ):
+        moments = zip(samples.columns, *mean_and_std(x, train), strict=True)
+        for i, (name, mean, std) in enumerate(moments):
             if name in self.texts:
                 categories = self._find_categories(self.texts[name].iloc[train.numpy()])
-                codes = self.texts[name].cat.set_categories(categories).cat.codes
-                x[:, i] = torch.from_numpy(codes.to_numpy(np.float32))
+                codes = pd.Index(categories, dtype=object).get_indexer(self.texts[name])
+                x[:, i] = torch.from_numpy(codes)
                 columns.append(Column(name, "category", categories=categories))
             else:
                 kind: Any = self.kinds[name]  # a number or boolean: others are refused
@@ -151,13 +149,12 @@ class Table(DataModule):
 
     def _find_categories(self, column: pd.Series[Any]) -> tuple[str, ...]:
         """The most frequent categories of the training split, sorted."""
-        counts = column.value_counts()
-        texts = sorted(counts.index[counts > 0])
-        if len(texts) > MAX_CATEGORIES:
+        counts = column.value_counts().sort_index()
+        if len(counts) > MAX_CATEGORIES:
             kept = f"the {MAX_CATEGORIES} most frequent are categories, the others count as one"
-            self.notes.append(f"{column.name}: {len(texts):,} different texts; {kept}")
-            texts = counts[texts].sort_values(ascending=False, kind="stable").index[:MAX_CATEGORIES]
-        return tuple(sorted(texts))
+            self.notes.append(f"{column.name}: {len(counts):,} different texts; {kept}")
+            counts = counts.sort_values(ascending=False, kind="stable")[:MAX_CATEGORIES]
+        return tuple(sorted(counts.index))
 
     def _find_features(self, names: Sequence[str]) -> list[str]:
         """The names of the features, in the file's order; checks all names that the user gave."""
@@ -177,17 +174,16 @@ class Table(DataModule):
         if lines:
             raise InputError(lines)
         if unnamed := [str(i) for i, name in enumerate(names, 1) if not name]:
-            self.notes.append(
-                f"dropped, without a name in the header: column {join_names(unnamed)}"
-            )
+            listed = join_names(unnamed)
+            self.notes.append(f"dropped, without a name in the header: column {listed}")
         others = {*self.targets, self.group_column, self.time, *self.drop}
         return [name for name in known if name not in others]
 
     def _drop_identifiers(self, frame: pd.DataFrame, features: list[str]) -> list[str]:
         """Leave out texts that differ in every row: they identify a row."""
-        texts = [name for name in features if frame[name].dtype == "category"]
-        names = [name for name in texts if frame[name].nunique() == len(frame)]
-        names = [name for name in names if name not in self.categories]
+        texts = [name for name in features if kind_of(frame[name]) == "category"]
+        unique = [name for name in texts if frame[name].nunique() == len(frame)]
+        names = [name for name in unique if name not in self.categories]
         if names:
             keep = format_override("data.categories", names)
             reason = "since the text differs in every row"
@@ -197,27 +193,22 @@ class Table(DataModule):
             raise InputError(f"{self.file.path}: {problem}; add features, or drop fewer")
         return [name for name in features if name not in names]
 
-    def _find_groups(self, column: pd.Series[Any]) -> Tensor:
-        check_complete(f"data.group_column: {self.file.path}: column '{column.name}'", column)
-        number = len(column.cat.categories)
-        self.notes.append(f"split: by {column.name}, {number:,} groups, none in two splits")
-        return torch.from_numpy(column.cat.codes.to_numpy(np.int64))
+    def _read_groups(self, column: pd.Series[Any]) -> Tensor:
+        subject = f"data.group_column: {self.file.path}: column '{column.name}'"
+        check_column(self.file, column, subject, ignore=PROBLEMS)
+        codes, groups = pd.factorize(column)
+        self.notes.append(f"split: by {column.name}, {len(groups):,} groups, none in two splits")
+        return torch.from_numpy(codes)
 
-    def _find_times(self, column: pd.Series[Any]) -> Tensor:
-        check_complete(f"data.time: {self.file.path}: column '{column.name}'", column)
-        line = describe_mixed(column, self.file.decimal, lambda _: "or remove these rows")
-        if line:
-            raise InputError(f"data.time: {self.file.path}: {line}")
+    def _read_times(self, column: pd.Series[Any]) -> Tensor:
+        subject = f"data.time: {self.file.path}: column '{column.name}'"
+        check_column(self.file, column, subject, ignore=("constant", "dates"))
         if kind_of(column) == "category":
-            dates = parse_dates(column.cat.categories)
-            wrong = column.isin(column.cat.categories[dates.isna()])
-            if wrong.any():
-                problem = (
-                    f"column '{column.name}': {locate(column, wrong)} is not a date like the others"
-                )
-                remedy = "write all dates as 2026-11-21, or as numbers"
-                raise InputError(f"data.time: {self.file.path}: {problem}; {remedy}")
-            column = dates.iloc[column.cat.codes].rename(column.name)
+            dates = parse_dates(column)
+            if dates.isna().any():
+                problem = f"{subject}: {locate(column, dates.isna())} is not a date like the others"
+                raise InputError(f"{problem}; write all dates as 2026-11-21, or as numbers")
+            column = dates.rename(column.name)
         ends = [column.min(), column.max()]
         if kind_of(column) == "date":
             shown = [f"{end:%Y-%m-%d %H:%M:%S}".removesuffix(" 00:00:00") for end in ends]
