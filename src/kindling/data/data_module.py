@@ -5,8 +5,11 @@ A subclass loads its samples (`load`) and downloads them if needed (`download`).
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,24 +18,20 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
 from src.kindling.config.compose import ROOT
+from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import InputError
 from src.kindling.data.augment import BatchTransform
 from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.duplicates import find_duplicates, hash_content
-from src.kindling.data.loader import Loader, choose_num_workers, make_loader
+from src.kindling.data.loader import Loader, as_it_is
 from src.kindling.data.order import BatchOrder, derive_seed, seed_generators
 from src.kindling.data.preparation import BatchPreparation
 from src.kindling.data.preprocess import InputStats
-from src.kindling.data.samples import STAGES, Samples, Stage, copy_to_gpu
+from src.kindling.data.samples import STAGES, Samples, Stage
 from src.kindling.data.spec import Spec
-from src.kindling.data.split import (
-    check_classes,
-    fold_samples,
-    format_split,
-    import_sklearn,
-    split_samples,
-)
+from src.kindling.data.split import check_classes, fold_samples, split_samples
 from src.kindling.data.statistics import describe_samples, mean_and_std
+from src.kindling.runs.signals import in_worker
 
 DATA = ROOT / "data"
 
@@ -82,33 +81,27 @@ class DataModule(LightningDataModule):
             raise InputError(f"data.batch_size: expected at least 1, got {batch_size}")
         if num_workers != "auto" and num_workers < 0:
             raise InputError(f"data.num_workers: expected at least 0 or 'auto', got {num_workers}")
-        self.batch_size = batch_size
-        self.split = split
-        self.split_seed = split_seed
-        self.fold = fold
-        self.seed = seed
-        self.num_threads = num_threads
-        self.asked_workers = num_workers
-        self.timeout = timeout
-        self.keep_on_device = device == "auto"
-        self.balanced = sampler == "balanced"
-        self.duplicates = duplicates
-        train, test = train_transforms or [], eval_transforms or []
-        augment = [transform for transform in train if isinstance(transform, BatchTransform)]
+        self.batch_size, self.seed = batch_size, seed
+        self.split, self.split_seed, self.fold = split, split_seed, fold
+        self.num_threads, self.asked_workers = num_threads, num_workers
+        self.timeout, self.duplicates = timeout, duplicates
+        self.keep_on_device, self.balanced = device == "auto", sampler == "balanced"
+        augment, per_sample = [], []
+        for transform in train_transforms or []:
+            (augment if isinstance(transform, BatchTransform) else per_sample).append(transform)
         self.prepare = BatchPreparation(augment)  # on the training device
-        if wrong := [transform for transform in test if isinstance(transform, BatchTransform)]:
-            raise InputError(
-                f"data.eval_transforms: {type(wrong[0]).__name__} is for training only; remove it"
-            )
-        per_sample = [transform for transform in train if not isinstance(transform, BatchTransform)]
+        for transform in eval_transforms or []:
+            if isinstance(transform, BatchTransform):
+                name = type(transform).__name__
+                raise InputError(f"data.eval_transforms: {name} is for training only; remove it")
+        evaluation = nn.Sequential(*eval_transforms) if eval_transforms else None
         self.transforms: dict[Stage, nn.Sequential | None] = {
             "train": nn.Sequential(*per_sample) if per_sample else None,
-            "val": nn.Sequential(*test) if test else None,
-            "test": nn.Sequential(*test) if test else None,
+            "val": evaluation,
+            "test": evaluation,
         }
         self.notes: list[str] = []  # for the user, printed before training
         self.position = (0, 0)  # the epoch and batch at which a resumed training starts
-        self._samples: Samples | None = None
         self._gpu_samples: Samples | None = None
 
     def download(self) -> None:
@@ -148,9 +141,8 @@ class DataModule(LightningDataModule):
 
     # Lightning calls this in every process and for every stage; only the first call does the work.
     def setup(self, stage: str | None = None) -> None:
-        if self._samples is not None:
+        if hasattr(self, "samples"):
             return
-        import_sklearn()
         samples = self.load()
         self.indices = split_samples(samples, self.split, self.split_seed)
         if self.fold:
@@ -162,45 +154,50 @@ class DataModule(LightningDataModule):
         self._compare_shapes()
         self.use_input_stats(None)
         self.num_workers = self._choose_workers(samples)
-        if self.balanced and self.spec.target_type != "class":
-            what = {"mask": "masks"}.get(self.spec.target_type, self.spec.target_type)
-            raise InputError(f"data.sampler: 'balanced' needs classes, and the data has {what}")
         if self.balanced:
+            if samples.target_type != "class":
+                what = {"mask": "masks"}.get(samples.target_type, samples.target_type)
+                raise InputError(f"data.sampler: 'balanced' needs classes, and the data has {what}")
             self.notes.append("sampler: balanced, each class equally often in training")
-        self._samples = samples
+        self.samples = samples
 
     def _compare_shapes(self) -> None:
         """Check that training and test transforms give the same shape."""
         if not any(self.transforms.values()):
             return
         x, _ = self.datasets["train"][(0, 0, self.indices["train"][:1])]
-        train = tuple(x.shape[1:])
-        if train != self.spec.raw_shape:
+        if (shape := tuple(x.shape[1:])) != self.spec.raw_shape:
             raise InputError(
-                f"data.train_transforms give {train} and test samples are {self.spec.raw_shape}; "
+                f"data.train_transforms give {shape} and test samples are {self.spec.raw_shape}; "
                 "make data.eval_transforms (or data.size) end in the same shape"
             )
 
     def _choose_workers(self, samples: Samples) -> int:
-        in_memory = isinstance(getattr(samples.x, "packed", samples.x), Tensor)
-        one_by_one = any(self.transforms.values()) or not in_memory
-        return choose_num_workers(self.asked_workers, self.num_threads, one_by_one, self.notes)
+        """Limit the workers to the cores that threads leave: their number changes results."""
+        cores = usable_cores()
+        most = max(1, cores // self.num_threads)
+        if self.asked_workers == "auto":
+            in_memory = isinstance(getattr(samples.x, "packed", samples.x), Tensor)
+            return 0 if in_memory and not any(self.transforms.values()) else most
+        if self.asked_workers > most:
+            reason = f"since {self.num_threads} threads are on {cores} cores"
+            self.notes.append(
+                f"workers: {most} instead of {self.asked_workers}, {reason}; "
+                "num_threads=1 makes room for more"
+            )
+        return min(self.asked_workers, most)
 
     def _on_device(self, device: torch.device) -> Samples | None:
-        """Return the samples on the GPU, if they are in memory and fit."""
-        if not self.keep_on_device:
+        """Return the samples on the GPU, if they take less than half of its free memory."""
+        x, y = getattr(self.samples.x, "packed", self.samples.x), self.samples.y
+        in_memory = isinstance(x, Tensor) and isinstance(y, Tensor)
+        if not (self.keep_on_device and device.type == "cuda" and in_memory):
             return None
-        copied = self._gpu_samples and self._gpu_samples.y
-        if not isinstance(copied, Tensor) or copied.device != device:
-            self._gpu_samples = copy_to_gpu(self.samples, device)
+        if self._gpu_samples is None or self._gpu_samples.y.device != device:
+            if x.nbytes + y.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+                return None
+            self._gpu_samples = replace(self.samples, x=x.to(device), y=y.to(device))
         return self._gpu_samples
-
-    @property
-    def samples(self) -> Samples:
-        """The samples, after `setup`."""
-        if self._samples is None:
-            raise RuntimeError("call setup() first")
-        return self._samples
 
     def split_hash(self) -> str:
         """Hash which sample is in which split."""
@@ -215,7 +212,14 @@ class DataModule(LightningDataModule):
 
     def split_csv(self) -> str:
         """Format the split as CSV: each sample's number, name and stage."""
-        return format_split(self.samples, self.indices)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["index", "name", "split"])
+        for stage in STAGES:
+            writer.writerows(
+                [int(i), self.samples.name(int(i)), stage] for i in self.indices[stage]
+            )
+        return text.getvalue()
 
     def loader(self, stage: Stage) -> Loader:
         """Return the batches of one stage. Only training shuffles."""
@@ -224,19 +228,29 @@ class DataModule(LightningDataModule):
             order.resume_from(*self.position)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         dataset, workers = self.datasets[stage], self.num_workers
-        if self.transforms[stage] is None and (samples := self._on_device(device)):
+        samples = None if self.transforms[stage] else self._on_device(device)
+        if samples:
             order.device = device  # only the order is copied to the GPU in each epoch
             dataset, workers = BatchDataset(samples, None, None), 0
-        pin_memory = device.type == "cuda" and dataset is self.datasets[stage]
-        return make_loader(dataset, order, workers, self.timeout, pin_memory)
+        return Loader(
+            dataset,
+            sampler=order,
+            batch_size=None,  # the sampler gives whole batches
+            collate_fn=as_it_is,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            worker_init_fn=in_worker,
+            timeout=self.timeout if workers else 0,
+            pin_memory=device.type == "cuda" and not samples,
+            generator=torch.Generator(),  # the workers' seed must not advance the global generator
+        )
 
     def _order(self, stage: Stage) -> BatchOrder:
-        training = stage == "train"
-        labels = self.samples.y[self.indices[stage]] if training and self.balanced else None
+        indices, training = self.indices[stage], stage == "train"
+        labels = self.samples.y[indices] if training and self.balanced else None
         trainer = self.trainer
         share = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        seed = self.seed if training else None
-        return BatchOrder(self.indices[stage], self.batch_size, seed, labels, *share)
+        return BatchOrder(indices, self.batch_size, self.seed if training else None, labels, *share)
 
     def batch_bytes(self) -> int:
         """Return the bytes of one training batch of raw values."""
@@ -248,15 +262,6 @@ class DataModule(LightningDataModule):
         numbers = self._order(stage).numbers(epoch, batch)
         unreadable = getattr(self.samples.x, "unreadable", None)
         return numbers if unreadable is None else numbers[~unreadable[numbers]]
-
-    # Faster than Lightning's own, which searches the batch as a nested structure in every step.
-    def transfer_batch_to_device(
-        self, batch: tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
-    ) -> tuple[Tensor, Tensor]:
-        if device.type == "cpu" or isinstance(batch, Tensor):
-            return batch
-        x, y = batch
-        return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor], dataloader_idx: int

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,50 +22,29 @@ def find_duplicates(samples: Samples, indices: Indices, then: str, notes: list[s
     """
     if then == "ignore":
         return
-    # Vectorized, and in small types: a table may have millions of rows and as many duplicates.
-    keys = content_keys(samples)
-    split_of = np.full(len(keys), -1, dtype=np.int8)
-    for place, stage in enumerate(STAGES):
-        split_of[indices[stage].numpy()] = place
-    order = np.argsort(keys, kind="stable")
-    order = order[split_of[order] >= 0]
-    keys = keys[order]
-    new = np.ones(len(order), dtype=bool)  # where a sample differs from the one before it
-    np.not_equal(keys[1:], keys[:-1], out=new[1:])
-    del keys
-    if new.all():
+    order = torch.cat([indices[stage] for stage in STAGES]).numpy()
+    split = np.repeat(np.arange(len(STAGES)), [len(indices[stage]) for stage in STAGES])
+    keys = content_keys(samples)[order]
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    twin = first[group]  # the first sample of the same content: in training, if any is there
+    leaks = np.flatnonzero(split != split[twin])
+    if not len(leaks):
         return
-    starts = np.flatnonzero(new)
-    lowest = np.minimum.reduceat(split_of[order], starts)
-    twins = np.cumsum(new) - 1  # the number of each sample's group of duplicates
-    leaking = split_of[order] != lowest[twins]
-    if not leaking.any():
-        return
-    places = np.flatnonzero(leaking)
 
-    def locate(i: int) -> str:
-        return f"{samples.name(i)} ({STAGES[split_of[i]]})"
+    def locate(place: int) -> str:
+        return f"{samples.name(int(order[place]))} ({STAGES[split[place]]})"
 
-    examples = []
-    for place in places[np.argsort(order[places], kind="stable")][:3]:
-        group = twins[place]
-        end = starts[group + 1] if group + 1 < len(starts) else len(order)
-        members = order[starts[group] : end]
-        first = int(members[split_of[members] == lowest[group]][0])
-        examples.append(f"{locate(first)} = {locate(int(order[place]))}")
-    mixed = np.zeros(len(starts), dtype=bool)
-    mixed[twins[places]] = True
-    in_training = order[mixed[twins] & (split_of[order] == 0)]
-    text = f"{len(places):,} samples are identical in another split: {'; '.join(examples)}"
+    examples = leaks[np.argsort(order[leaks])][:3]
+    listed = "; ".join(f"{locate(twin[place])} = {locate(place)}" for place in examples)
+    text = f"{len(leaks):,} samples are identical in another split: {listed}"
+    remedy = "data.duplicates=drop removes them from training"
     if then == "error":
-        raise InputError(f"data: {text}; data.duplicates=drop removes them from training")
-    if then == "drop" and len(in_training):
-        keep = torch.ones(len(split_of), dtype=torch.bool)
-        keep[torch.from_numpy(in_training)] = False
-        indices["train"] = indices["train"][keep[indices["train"]]]
-        notes.append(f"duplicates: {text}; {len(in_training):,} dropped from training")
-    else:
-        notes.append(f"duplicates: {text}; data.duplicates=drop removes them from training")
+        raise InputError(f"data: {text}; {remedy}")
+    leaking = np.isin(group, group[leaks])[: len(indices["train"])]
+    if then == "drop" and leaking.any():
+        indices["train"] = indices["train"][torch.from_numpy(~leaking)]
+        remedy = f"{leaking.sum():,} dropped from training"
+    notes.append(f"duplicates: {text}; {remedy}")
 
 
 def content_keys(samples: Samples) -> Any:
@@ -75,29 +52,16 @@ def content_keys(samples: Samples) -> Any:
 
     Sources of files give their own keys (`content_keys`).
     """
-    own = getattr(samples.x, "content_keys", None)
-    if own is not None:
-        return own()
-    weights: Any = None
-    keys = np.empty(len(samples.x), dtype=np.uint64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the sums wrap around on purpose
-        chunk = max(1, (1 << 18) // max(1, samples.x[:1].nbytes))
-        for start in range(0, len(keys), chunk):
-            index = torch.arange(start, min(start + chunk, len(keys)))
-            content = take(samples.x, index).flatten(1)
-            if samples.columns:  # rows often agree by chance; a duplicate has the same target, too
-                y = samples.y[index].to(content.dtype).reshape(len(content), -1)
-                content = torch.cat([content, y], dim=1)
-            rows = content.contiguous().numpy().view(np.uint8)
-            rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8))).view(np.uint64)
-            if weights is None:
-                weights = np.random.default_rng(0).integers(
-                    0, 2**64, rows.shape[1], dtype=np.uint64
-                ) | np.uint64(1)
-            mixed = rows ^ (rows >> np.uint64(31))
-            keys[start : start + len(rows)] = (mixed * weights).sum(axis=1, dtype=np.uint64)
-    return keys
+    if hasattr(samples.x, "content_keys"):
+        return samples.x.content_keys()
+    keys = []
+    for index in torch.arange(len(samples.x)).split(1024):
+        content = take(samples.x, index).flatten(1)
+        if samples.columns:  # rows often agree by chance; a duplicate has the same target, too
+            y = samples.y[index].to(content.dtype).reshape(len(index), -1)
+            content = torch.cat([content, y], dim=1)
+        keys += [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in content.numpy()]
+    return np.frombuffer(b"".join(keys), dtype=np.uint64)
 
 
 def hash_content(samples: Samples, read_files: bool) -> str:
@@ -111,5 +75,5 @@ def hash_content(samples: Samples, read_files: bool) -> str:
         if isinstance(source, Tensor):
             digest.update(source.contiguous().view(torch.uint8).numpy().data)
         elif read_files:
-            digest.update(content_keys(replace(samples, x=source)).tobytes())
+            digest.update(content_keys(Samples(source, source)).tobytes())
     return digest.hexdigest()

@@ -1,18 +1,13 @@
-"""torch's DataLoader with an orderly end of its workers, and the number of workers."""
+"""torch's DataLoader with an orderly end of its workers."""
 
 from __future__ import annotations
 
 import os
 import weakref
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Dataset
-
-from src.kindling.config.cores import usable_cores
-from src.kindling.data.order import BatchOrder
-from src.kindling.runs.signals import in_worker
+from torch.utils.data import DataLoader
 
 
 class Loader(DataLoader[Any]):
@@ -50,44 +45,3 @@ def _end(batches: Any, process: int) -> None:
         batches._shutdown_workers()
     else:  # a worker forked since then collects its copy; it must not shut down others' processes
         batches._shutdown = True
-
-
-def make_loader(
-    dataset: Dataset[Any], order: BatchOrder, workers: int, timeout: float, pin_memory: bool
-) -> Loader:
-    """Make the loader of a data set that reads whole batches."""
-    return Loader(
-        dataset,
-        sampler=order,
-        batch_size=None,  # the sampler gives whole batches
-        collate_fn=as_it_is,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        worker_init_fn=in_worker,
-        timeout=timeout if workers else 0,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # so the workers' seed does not advance the global generator
-    )
-
-
-def choose_num_workers(
-    asked: int | Literal["auto"], threads: int, one_by_one: bool, notes: list[str]
-) -> int:
-    """Limit the workers to the cores; threads come first, since their number changes results.
-
-    Args:
-        asked: the config's number.
-        threads: torch's threads in each worker.
-        one_by_one: whether single samples are read or transformed, so that `auto` starts workers.
-        notes: receives a note on a reduced number.
-    """
-    cores = usable_cores()
-    most = max(1, cores // threads)
-    if asked == "auto":
-        return most if one_by_one else 0
-    if asked > most:
-        notes.append(
-            f"workers: {most} instead of {asked}, since {threads} threads are on {cores} cores; "
-            "num_threads=1 makes room for more"
-        )
-    return min(asked, most)

@@ -1,8 +1,8 @@
 """The order of an epoch's batches, and the seeds of everything that is drawn.
 
 Randomness is a function, not a state. The order of an epoch, the augmentation of a sample and the
-dropout of a batch each follow from the experiment's seed and from what is drawn. Nothing depends on
-earlier draws: neither on the number of workers nor on where a run was interrupted.
+dropout of a batch each follow from the experiment's seed and from what is drawn: not from earlier
+draws, the number of workers, or an interruption.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from torch.utils.data import Sampler
 
 def derive_seed(*numbers: int) -> int:
     """Return a 63-bit seed that depends on the integers and their order; takes about 1 µs."""
-    digest = hashlib.blake2b(
-        struct.pack(f"<{len(numbers)}q", *(number % 2**63 for number in numbers)), digest_size=8
-    ).digest()
-    return int.from_bytes(digest, "little") >> 1
+    packed = struct.pack(f"<{len(numbers)}q", *(number % 2**63 for number in numbers))
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
@@ -65,11 +63,11 @@ class BatchOrder(Sampler[tuple[int, int, Tensor]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.indices = indices
-        self.batch_size = batch_size
-        self.seed = seed
-        self.labels = labels
-        self.rank, self.world_size = rank, world_size
+        self.indices, self.labels = indices, labels
+        self.batch_size, self.seed = batch_size, seed
+        end = None if seed is None else len(indices) // world_size * world_size
+        self.share = slice(rank, end, world_size)
+        self.count = len(range(len(indices))[self.share])
         self.device = torch.device("cpu")
         self.epoch = 0
         self.start = (0, 0)  # where a resumed training starts: the epoch, and its first batch
@@ -83,11 +81,9 @@ class BatchOrder(Sampler[tuple[int, int, Tensor]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        count = len(self.indices) // self.world_size
-        if self.seed is None:
-            count += self.rank < len(self.indices) % self.world_size
-        single = self.seed is not None and count % self.batch_size == 1 and count > 1
-        return -(-count // self.batch_size) - (single and self.batch_size > 1)
+        full, rest = divmod(self.count, self.batch_size)
+        merged = self.seed is not None and rest == 1 and full > 0
+        return full + (rest > 0 and not merged)
 
     def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
         epoch = self.epoch
@@ -100,27 +96,19 @@ class BatchOrder(Sampler[tuple[int, int, Tensor]]):
         """Return the sample numbers of one batch of an epoch, `(B,)`."""
         return self._slice(self._order(epoch), batch)
 
-    def _order(self, epoch: int) -> Tensor:
-        """Return this process's samples in the order of an epoch."""
-        indices = self.indices
-        if self.seed is not None:
-            indices = indices[self._draw(np.random.default_rng(derive_seed(self.seed, epoch)))]
-        if self.world_size > 1:
-            equal = len(indices) // self.world_size * self.world_size
-            indices = indices[
-                self.rank : equal if self.seed is not None else None : self.world_size
-            ]
-        return indices
-
     def _slice(self, order: Tensor, batch: int) -> Tensor:
         start = batch * self.batch_size
         return order[start:] if batch == len(self) - 1 else order[start : start + self.batch_size]
 
-    def _draw(self, random: np.random.Generator) -> Tensor:
+    def _order(self, epoch: int) -> Tensor:
+        """Return this process's samples in the order of an epoch."""
+        if self.seed is None:
+            return self.indices[self.share]
+        generator = np.random.default_rng(derive_seed(self.seed, epoch))
+        count = len(self.indices)
         if self.labels is None:
-            return torch.from_numpy(random.permutation(len(self.indices)))
+            return self.indices[generator.permutation(count)][self.share]
         counts = torch.bincount(self.labels).double()
         share = (1 / counts / (counts > 0).sum())[self.labels]
-        return torch.from_numpy(
-            random.choice(len(share), size=len(share), p=(share / share.sum()).numpy())
-        )
+        drawn = generator.choice(count, size=count, p=(share / share.sum()).numpy())
+        return self.indices[drawn][self.share]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import torch
 from torch import Tensor
 
 from src.kindling.data.spec import TargetType, kind_of_target
@@ -65,13 +64,3 @@ class Samples:
 def take(x: Source, index: Tensor) -> Tensor:
     """Read inputs `(B, *shape)` by number `(B,)`; index_select is 5 times as fast as indexing."""
     return x.index_select(0, index) if isinstance(x, Tensor) else x[index]
-
-
-def copy_to_gpu(samples: Samples, device: torch.device) -> Samples | None:
-    """Copy samples in memory to a GPU, if they take less than half of its free memory."""
-    x, y = getattr(samples.x, "packed", samples.x), samples.y
-    if device.type != "cuda" or not (isinstance(x, Tensor) and isinstance(y, Tensor)):
-        return None
-    if x.nbytes + y.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
-        return None
-    return replace(samples, x=x.to(device), y=y.to(device))

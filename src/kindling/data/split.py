@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +15,7 @@ from src.kindling.data.samples import STAGES, Samples, Stage
 
 Indices = dict[Stage, Tensor]
 # A combination of labels is a stratum if it has at least this many samples.
-ALIKE = 10
+MIN_STRATUM = 10
 
 
 def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indices:
@@ -30,31 +27,26 @@ def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indice
     Raises:
         InputError: when the shares or counts cannot be had from these samples.
     """
-    total = len(samples.y)
+    problem = f"data.split: {list(split)}"
     indices = dict(samples.official)
-    taken = torch.zeros(total, dtype=torch.bool)
-    for index in indices.values():
-        taken[index] = True
-    free = torch.nonzero(~taken).flatten().numpy()
     missing = [stage for stage in STAGES if stage not in indices]
-    counts = _counts(split, missing, len(free)) if missing else {}
+    free = np.setdiff1d(np.arange(len(samples.y)), np.concatenate([[], *indices.values()]))
+    counts = _counts(split, missing, len(free), problem) if missing else {}
     if samples.time is not None:
         free = free[np.argsort(samples.time.numpy()[free], kind="stable")]
     # The last stage is cut off first, so that a longer training set leaves the test set as it is.
     for stage in reversed(missing[1:]):
-        free, cut = _cut(samples, free, counts[stage], seed, f"data.split: {list(split)}")
+        free, cut = _cut(samples, free, counts[stage], seed, problem)
         indices[stage] = torch.from_numpy(np.sort(cut))
-    if missing:
-        count = counts[missing[0]]
-        if samples.groups is None and count < len(free):
-            newest = free[len(free) - count :]  # of the oldest, training takes the newest
-            chronological = samples.time is not None
-            free = newest if chronological else _pick(samples, free, count, seed)
-        indices[missing[0]] = torch.from_numpy(np.sort(free))
-    for stage in STAGES:
-        if stage != "test" and len(indices[stage]) == 0:
-            name = {"train": "training", "val": "validation"}[stage]
-            raise InputError(f"data.split: {list(split)} leaves no {name} samples out of {total:,}")
+    for stage in missing[:1]:
+        if samples.time is not None:
+            free = free[len(free) - counts[stage] :]  # of the oldest, training takes the newest
+        elif samples.groups is None and counts[stage] < len(free):
+            free = _pick(samples, free, counts[stage], seed)
+        indices[stage] = torch.from_numpy(np.sort(free))
+    for stage, name in (("train", "training"), ("val", "validation")):
+        if len(indices[stage]) == 0:
+            raise InputError(f"{problem} leaves no {name} samples out of {len(samples.y):,}")
     return {stage: indices[stage] for stage in STAGES}
 
 
@@ -79,86 +71,63 @@ def fold_samples(
     from sklearn import model_selection as sk
 
     number, folds, repeat = fold
-    pool = torch.cat([indices["train"], indices["val"]]).sort().values.numpy()
     if not (folds >= 2 and 0 <= number < folds and repeat >= 0):
-        raise InputError(
-            "data.fold: expected a fold's number from 0, at least 2 folds, and a repetition "
-            f"from 0, got {list(fold)}"
-        )
+        expected = "a fold's number from 0, at least 2 folds, and a repetition from 0"
+        raise InputError(f"data.fold: expected {expected}, got {list(fold)}")
+    pool = torch.cat([indices["train"], indices["val"]]).sort().values.numpy()
+    y, groups = strata(samples, pool), None
+    most, unit = len(pool), "samples outside the test set"
+    options = {"n_splits": folds, "shuffle": True, "random_state": seed + repeat}
+    splitter: Any
     if samples.time is not None:
         if repeat:
-            raise InputError(
-                "data.fold: chronological folds are the same in every repetition; "
-                "set one repetition"
-            )
+            problem = "chronological folds are the same in every repetition"
+            raise InputError(f"data.fold: {problem}; set one repetition")
         pool = pool[np.argsort(samples.time.numpy()[pool], kind="stable")]
-        splitter, most, unit = (
-            sk.TimeSeriesSplit(folds),
-            len(pool) - 1,
-            "samples outside the test set",
-        )
-        y = groups = None
+        splitter, most = sk.TimeSeriesSplit(folds), most - 1
+    elif samples.groups is not None:
+        groups = samples.groups.numpy()[pool]
+        splitter = sk.GroupKFold(**options) if y is None else sk.StratifiedGroupKFold(**options)
+        most, unit = len(np.unique(groups)), "groups outside the test set"
+    elif samples.target_type == "class":
+        splitter, counts = sk.StratifiedKFold(**options), _class_counts(samples, pool)
+        most, name = min((count, name) for name, count in counts.items() if count)
+        unit = f"samples of class '{name}' outside the test set, the smallest class"
+    elif y is None or np.unique(y, return_counts=True)[1].min() < folds:
+        splitter = sk.KFold(**options)
     else:
-        y = strata(samples, pool)
-        groups = None if samples.groups is None else samples.groups.numpy()[pool]
-        splitter, most, unit = _random_splitter(samples, pool, y, groups, folds, seed + repeat)
+        splitter = sk.StratifiedKFold(**options)
     if folds > most:
         raise InputError(f"data.fold: {folds} folds need as many {unit}; there are {most}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of rare classes in few groups: these folds are the best
+    with warnings.catch_warnings(action="ignore"):  # of rare classes in few groups
         train, val = list(splitter.split(pool, y, groups))[number]
     train, val = (torch.from_numpy(np.sort(pool[part])) for part in (train, val))
     return {"train": train, "val": val, "test": indices["test"]}
 
 
-def _random_splitter(
-    samples: Samples, pool: Any, y: Any, groups: Any, folds: int, seed: int
-) -> tuple[Any, int, str]:
-    """Choose scikit-learn's splitter; also return the largest number of folds and its unit."""
-    from sklearn import model_selection as sk
-
-    options = {"shuffle": True, "random_state": seed}
-    if groups is not None:
-        by_group = sk.GroupKFold if y is None else sk.StratifiedGroupKFold
-        return by_group(folds, **options), len(np.unique(groups)), "groups outside the test set"
-    if samples.target_type == "class":
-        counts = _class_counts(samples, torch.from_numpy(pool))
-        most, name = min((count, name) for name, count in counts if count)
-        unit = f"samples of class '{name}' outside the test set, the smallest class"
-        return sk.StratifiedKFold(folds, **options), most, unit
-    stratified = y is not None and np.unique(y, return_counts=True)[1].min() >= folds
-    splitter = sk.StratifiedKFold if stratified else sk.KFold
-    return splitter(folds, **options), len(pool), "samples outside the test set"
-
-
 def _cut(samples: Samples, free: Any, count: int, seed: int, problem: str) -> tuple[Any, Any]:
     """Split the free samples into remaining ones and `count` others."""
-    if count == 0:
-        return free, free[:0]
-    if samples.time is not None:
-        return free[:-count], free[-count:]
+    if count == 0 or samples.time is not None:
+        return free[: len(free) - count], free[len(free) - count :]
     if samples.groups is not None:
         cut = _whole_groups(samples.groups.numpy()[free], count, seed, problem)
         return free[~cut], free[cut]
     from sklearn.model_selection import train_test_split
 
+    y = strata(samples, free)
+    if samples.target_type == "labels" and len(np.unique(y)) > min(count, len(free) - count):
+        y = None
     try:
-        stratify = strata(samples, free)
-        smaller = min(count, len(free) - count)
-        if samples.target_type == "labels" and len(np.unique(stratify)) > smaller:
-            stratify = None
-        stay, cut = train_test_split(free, test_size=count, random_state=seed, stratify=stratify)
-        return stay, cut
+        stay, cut = train_test_split(free, test_size=count, random_state=seed, stratify=y)
     except ValueError as error:
-        if samples.target_type == "class":
-            counts = _class_counts(samples, torch.from_numpy(free))
-            few = [f"{name} ({count})" for name, count in counts if 0 < count < 3]
-            if few:
-                raise InputError(
-                    f"{problem} needs 3 samples of each class, one for each split; fewer have: "
-                    f"{join_names(few)}; add samples or remove the class"
-                ) from None
+        counts = _class_counts(samples, free) if samples.target_type == "class" else {}
+        if few := [f"{name} ({count})" for name, count in counts.items() if 0 < count < 3]:
+            need = (
+                f"needs 3 samples of each class, one for each split; fewer have: {join_names(few)}"
+            )
+            raise InputError(f"{problem} {need}; add samples or remove the class") from None
         raise InputError(f"{problem} does not fit {len(free):,} samples: {error}") from None
+    return stay, cut
 
 
 def strata(samples: Samples, index: Any) -> Any:
@@ -166,49 +135,43 @@ def strata(samples: Samples, index: Any) -> Any:
 
     Rare combinations of labels form one stratum. Values and masks have none.
     """
-    y = samples.y
-    if samples.target_type == "class":
-        assert isinstance(y, Tensor)
-        return y.numpy()[index]
-    if samples.target_type != "labels":
+    if samples.target_type not in ("class", "labels"):
         return None
-    assert isinstance(y, Tensor)
-    _, alike, counts = np.unique(y.numpy()[index], axis=0, return_inverse=True, return_counts=True)
-    rare = counts < ALIKE
-    alike = np.where(rare[alike], len(counts), alike)
-    if counts[rare].sum() < ALIKE:
-        alike[alike == len(counts)] = counts.argmax()
-    return alike
+    y = samples.y[index].numpy()
+    if samples.target_type == "class":
+        return y
+    _, stratum, counts = np.unique(y, axis=0, return_inverse=True, return_counts=True)
+    rare = counts < MIN_STRATUM
+    rest = len(counts) if counts[rare].sum() >= MIN_STRATUM else counts.argmax()
+    return np.where(rare[stratum], rest, stratum)
 
 
 def _pick(samples: Samples, free: Any, count: int, seed: int) -> Any:
     """Pick free samples, stratified by class; a smaller count gives a subset of a larger one."""
     order = np.random.default_rng(seed).permutation(free)
     if samples.target_type == "class":
-        assert isinstance(samples.y, Tensor)
-        y = samples.y.numpy()[order]
+        y = strata(samples, order)
         place = np.empty(len(order))  # of each sample among those of its class, from 0 to 1
         for number in np.unique(y):
-            of_class = np.flatnonzero(y == number)
-            place[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
+            members = np.flatnonzero(y == number)
+            place[members] = (np.arange(len(members)) + 0.5) / len(members)
         order = order[np.argsort(place, kind="stable")]
     return order[:count]
 
 
 def _whole_groups(groups: Any, count: int, seed: int, problem: str) -> Any:
-    """Select samples, `(N,)` bool: groups in random order, if they still fit into the count."""
+    """Select samples, `(N,)` bool: groups in random order, if they still fit into the count.
+
+    scikit-learn's GroupShuffleSplit counts groups: one large group would be half of the samples.
+    """
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) < 2:
-        raise InputError(
-            f"{problem} needs a group for each split, and there are too few; "
-            "split without groups, or add some"
-        )
+        problem += " needs a group for each split, and there are too few"
+        raise InputError(f"{problem}; split without groups, or add some")
     taken = np.zeros(len(sizes), dtype=bool)
-    left = count
     for number in np.random.default_rng(seed).permutation(len(sizes)):
-        if sizes[number] <= left:
-            taken[number] = True
-            left -= sizes[number]
+        taken[number] = sizes[number] <= count
+        count -= sizes[number] * taken[number]
     if not taken.any():
         taken[sizes.argmin()] = True  # more than requested, but not empty
     if taken.all():
@@ -216,37 +179,31 @@ def _whole_groups(groups: Any, count: int, seed: int, problem: str) -> Any:
     return taken[group]
 
 
-def _counts(split: Sequence[float], stages: Sequence[Stage], total: int) -> dict[Stage, int]:
+def _counts(
+    split: Sequence[float], stages: Sequence[Stage], total: int, problem: str
+) -> dict[Stage, int]:
     shares = {stage: split[STAGES.index(stage)] for stage in stages}
-    problem = f"data.split: {list(split)}"
-    if any(share < 0 for share in shares.values()) or sum(shares.values()) <= 0:
-        raise InputError(
-            f"{problem}: expected three shares such as [0.7, 0.15, 0.15], or three counts, "
-            "none negative"
-        )
-    if all(share <= 1 for share in split):
-        if len(stages) == len(STAGES) and abs(sum(split) - 1) > 1e-6:
-            raise InputError(f"{problem}: the shares add up to {sum(split):g}, not to 1")
-        whole = sum(shares.values())
+    whole = sum(shares.values())
+    if min(shares.values()) < 0 or whole <= 0:
+        expected = "three shares such as [0.7, 0.15, 0.15], or three counts, none negative"
+        raise InputError(f"{problem}: expected {expected}")
+    if max(split) <= 1:
+        if len(stages) == len(STAGES) and abs(whole - 1) > 1e-6:
+            raise InputError(f"{problem}: the shares add up to {whole:g}, not to 1")
         counts = {stage: round(total * share / whole) for stage, share in shares.items()}
-        counts[stages[0]] = total - sum(counts[stage] for stage in stages[1:])
+        counts[stages[0]] += total - sum(counts.values())
         return counts
     if any(share != int(share) for share in shares.values()):
         raise InputError(f"{problem}: shares and counts are mixed; give three of one kind")
-    counts = {stage: int(share) for stage, share in shares.items()}
-    if sum(counts.values()) > total:
-        raise InputError(
-            f"{problem}: asks for {sum(counts.values())} samples, and the source has {total}"
-        )
-    return counts
+    if whole > total:
+        raise InputError(f"{problem}: asks for {int(whole)} samples, and the source has {total}")
+    return {stage: int(share) for stage, share in shares.items()}
 
 
-def _class_counts(samples: Samples, index: Tensor) -> list[tuple[str, int]]:
+def _class_counts(samples: Samples, index: Any) -> dict[str, int]:
     y = samples.y[index]
-    counts = (
-        y.sum(dim=0) if y.ndim == 2 else torch.bincount(y, minlength=len(samples.classes))
-    ).tolist()
-    return list(zip(samples.classes, counts, strict=True))
+    counts = y.sum(dim=0) if y.ndim == 2 else y.bincount(minlength=len(samples.classes))
+    return dict(zip(samples.classes, counts.tolist(), strict=True))
 
 
 def check_classes(samples: Samples, indices: Indices) -> None:
@@ -258,39 +215,12 @@ def check_classes(samples: Samples, indices: Indices) -> None:
     if samples.target_type not in ("class", "labels"):
         return
     if samples.target_type == "class" and len(samples.classes) < 2:
-        raise InputError(
-            f"data: all samples are of one class, '{samples.classes[0]}'; at least two are needed"
-        )
-    trained = dict(_class_counts(samples, indices["train"]))
+        problem = f"all samples are of one class, '{samples.classes[0]}'"
+        raise InputError(f"data: {problem}; at least two are needed")
+    trained = _class_counts(samples, indices["train"])
     for stage in ("val", "test"):
         counts = _class_counts(samples, indices[stage])
-        lacking = [name for name, count in counts if count and not trained[name]]
+        lacking = [name for name, count in counts.items() if count and not trained[name]]
         if lacking:
-            raise InputError(
-                f"data: classes in {stage} that training has no sample of: {join_names(lacking)}; "
-                f"add training samples, or remove them from {stage}"
-            )
-
-
-def import_sklearn() -> None:
-    """Import scikit-learn without pandas, which it needs for ARFF files only and which is slow."""
-    if not {"pandas", "sklearn"} & sys.modules.keys():
-        # An import of None fails, and scikit-learn handles that.
-        sys.modules["pandas"] = None  # type: ignore[assignment]
-        try:
-            import sklearn.datasets
-            import sklearn.model_selection  # noqa: F401
-        finally:
-            del sys.modules["pandas"]
-
-
-def format_split(samples: Samples, indices: Indices) -> str:
-    """Format the split as CSV: each sample's number, name and stage."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["index", "name", "split"])
-    for stage in STAGES:
-        # A list of all indices would take more memory than a table.
-        for chunk in torch.split(indices[stage], 4096):
-            writer.writerows([i, samples.name(i), stage] for i in chunk.tolist())
-    return text.getvalue()
+            problem = f"classes in {stage} that training has no sample of: {join_names(lacking)}"
+            raise InputError(f"data: {problem}; add training samples, or remove them from {stage}")

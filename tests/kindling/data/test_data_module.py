@@ -289,7 +289,7 @@ def test_values_that_make_no_sense_are_refused() -> None:
 def test_workers_and_threads_never_exceed_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.transforms import v2
 
-    monkeypatch.setattr("src.kindling.data.loader.usable_cores", lambda: 8)
+    monkeypatch.setattr("src.kindling.data.data_module.usable_cores", lambda: 8)
     turned = {"train_transforms": [v2.RandomRotation(5)]}
 
     def workers(**options: Any) -> int:
