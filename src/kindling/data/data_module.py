@@ -40,11 +40,10 @@ class DataModule(LightningDataModule):
     """Splits the samples of a source and serves them in batches.
 
     Args:
-        batch_size: samples in a batch; evaluation takes the same.
+        batch_size: samples in a batch, in training and evaluation.
         split: the shares (0.7) or counts (500) of training, validation and test. An official test
             set is kept; the third entry is then ignored.
-        split_seed: seed of the split, apart from `seed`, so that runs with different seeds are
-            evaluated on the same samples.
+        split_seed: seed of the split, so that runs of all `seed`s are tested on the same samples.
         fold: of a cross-validation: (fold number, number of folds, repetition). The fold replaces
             validation, all other samples of training and validation train, the test set stays.
         seed: of the training order and of the transforms' draws; filled in from the config.
@@ -86,23 +85,20 @@ class DataModule(LightningDataModule):
         self.num_threads, self.asked_workers = num_threads, num_workers
         self.timeout, self.duplicates = timeout, duplicates
         self.keep_on_device, self.balanced = device == "auto", sampler == "balanced"
-        augment, per_sample = [], []
-        for transform in train_transforms or []:
-            (augment if isinstance(transform, BatchTransform) else per_sample).append(transform)
+        train, evaluation = train_transforms or [], eval_transforms or []
+        if wrong := [t for t in evaluation if isinstance(t, BatchTransform)]:
+            name = type(wrong[0]).__name__
+            raise InputError(f"data.eval_transforms: {name} is for training only; remove it")
+        augment = [t for t in train if isinstance(t, BatchTransform)]
         self.prepare = BatchPreparation(augment)  # on the training device
-        for transform in eval_transforms or []:
-            if isinstance(transform, BatchTransform):
-                name = type(transform).__name__
-                raise InputError(f"data.eval_transforms: {name} is for training only; remove it")
-        evaluation = nn.Sequential(*eval_transforms) if eval_transforms else None
         self.transforms: dict[Stage, nn.Sequential | None] = {
-            "train": nn.Sequential(*per_sample) if per_sample else None,
-            "val": evaluation,
-            "test": evaluation,
+            "train": _chain([t for t in train if not isinstance(t, BatchTransform)]),
+            "val": _chain(evaluation),
+            "test": _chain(evaluation),
         }
         self.notes: list[str] = []  # for the user, printed before training
         self.position = (0, 0)  # the epoch and batch at which a resumed training starts
-        self._gpu_samples: Samples | None = None
+        self._gpu_samples: dict[torch.device, Samples] = {}
 
     def download(self) -> None:
         """Download missing files into data/. Called by one process at a time."""
@@ -190,14 +186,12 @@ class DataModule(LightningDataModule):
     def _on_device(self, device: torch.device) -> Samples | None:
         """Return the samples on the GPU, if they take less than half of its free memory."""
         x, y = getattr(self.samples.x, "packed", self.samples.x), self.samples.y
-        in_memory = isinstance(x, Tensor) and isinstance(y, Tensor)
-        if not (self.keep_on_device and device.type == "cuda" and in_memory):
-            return None
-        if self._gpu_samples is None or self._gpu_samples.y.device != device:
-            if x.nbytes + y.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
-                return None
-            self._gpu_samples = replace(self.samples, x=x.to(device), y=y.to(device))
-        return self._gpu_samples
+        if self.keep_on_device and device.type == "cuda" and device not in self._gpu_samples:
+            free = torch.cuda.mem_get_info(device)[0]
+            if isinstance(x, Tensor) and isinstance(y, Tensor) and x.nbytes + y.nbytes < free / 2:
+                on_device = replace(self.samples, x=x.to(device), y=y.to(device))
+                self._gpu_samples[device] = on_device
+        return self._gpu_samples.get(device) if self.keep_on_device else None
 
     def split_hash(self) -> str:
         """Hash which sample is in which split."""
@@ -295,6 +289,10 @@ class DataModule(LightningDataModule):
 
     def predict_dataloader(self) -> Loader:
         return self.loader("test")
+
+
+def _chain(transforms: list[nn.Module]) -> nn.Sequential | None:
+    return nn.Sequential(*transforms) if transforms else None
 
 
 def data_path(path: str | Path) -> Path:

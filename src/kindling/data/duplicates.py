@@ -55,7 +55,7 @@ def content_keys(samples: Samples) -> Any:
     if hasattr(samples.x, "content_keys"):
         return samples.x.content_keys()
     keys = []
-    for index in torch.arange(len(samples.x)).split(1024):
+    for index in torch.split(torch.arange(len(samples.x)), 1024):
         content = take(samples.x, index).flatten(1)
         if samples.columns:  # rows often agree by chance; a duplicate has the same target, too
             y = samples.y[index].to(content.dtype).reshape(len(index), -1)

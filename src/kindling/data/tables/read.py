@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,13 @@ UNSUPPORTED = {".xlsx", ".xls", ".ods", ".json", ".jsonl", ".feather", ".arrow",
 SEPARATORS = {";": "'data.separator=;'", "\t": "data.separator=tab", "|": "'data.separator=|'"}
 # Cells in one part: enough for speed, and little memory in comparison with a large table.
 CELLS = 1 << 18
+# What pandas and pyarrow raise for a file; the first that fits, with the reason.
+ERRORS: dict[type[Exception], str] = {
+    pd.errors.EmptyDataError: "the file is empty; add a line of column names, and rows",
+    pd.errors.ParserWarning: "row 1 has more cells than the header; fix the header, or the rows",
+    pd.errors.ParserError: "rows do not fit the header: {}; fix the file, or set data.separator",
+    Exception: "cannot be read: {}; replace the file",
+}
 
 
 @dataclass(frozen=True)
@@ -56,19 +62,18 @@ class TableFile:
         with self._translate_errors():
             if self.is_parquet:
                 names = self._open_parquet().schema_arrow.names
-            else:
-                line = self._read_csv(header=None, nrows=1, dtype=str, keep_default_na=False)
-                names = [str(name).strip() for name in line.iloc[0]]
+                return ["" if name == "__index_level_0__" else name for name in names]
+            line = self._read_csv(header=None, nrows=1, dtype=str, keep_default_na=False)
+        names = [str(name).strip() for name in line.iloc[0]]
         for separator, remedy in SEPARATORS.items():
-            if len(names) == 1 and separator in names[0] and not self.is_parquet:
+            if len(names) == 1 and separator in names[0]:
                 problem = f"one column, {names[0]!r}, that seems to be separated by {separator!r}"
                 raise InputError(f"{self.path}: {problem}; add {remedy}")
-        for name in names:
-            if name and names.count(name) > 1:
-                places = join_names([str(i) for i, other in enumerate(names, 1) if other == name])
-                problem = f"the header repeats '{name}' (columns {places})"
-                raise InputError(f"{self.path}: {problem}; rename all but one")
-        return ["" if name == "__index_level_0__" else name for name in names]
+        if repeated := [name for name in names if name and names.count(name) > 1]:
+            places = [str(i) for i, name in enumerate(names, 1) if name == repeated[0]]
+            problem = f"the header repeats '{repeated[0]}' (columns {join_names(places)})"
+            raise InputError(f"{self.path}: {problem}; rename all but one")
+        return names
 
     def read(self, columns: Sequence[str], text: Collection[str] = ()) -> pd.DataFrame:
         """Read some columns of all rows.
@@ -80,31 +85,26 @@ class TableFile:
         Raises:
             InputError: when the file cannot be read or has no rows.
         """
-        parts = list(self.read_frames(columns, text, sys.maxsize >> 32))
+        parts = list(self.read_frames(columns, text, rows=1 << 31))
         if not parts or parts[0].empty:
             raise InputError(f"{self.path}: a header and no rows; add rows below it")
         frame = pd.concat(parts) if len(parts) > 1 else parts[0]
-        objects = [name for name in frame if frame[name].dtype == object]
-        mixed = [name for name in objects if infer_dtype(frame[name]).startswith("mixed")]
+        mixed = [name for name in frame if infer_dtype(frame[name]).startswith("mixed")]
         if mixed and not self.is_parquet:  # pandas found text in some rows only
             return self.read(columns, {*text, *mixed})
         return frame
 
     def read_frames(
-        self, columns: Sequence[str], text: Collection[str] = (), rows: int | None = None
+        self, columns: Sequence[str], text: Collection[str] = (), rows: int = 0
     ) -> Iterator[pd.DataFrame]:
-        """Read some columns in parts, each indexed by the file's row numbers from 0.
+        """Read as `read`, but in parts of some rows, each indexed by the file's row numbers from 0.
 
-        Args:
-            columns, text: as in `read`.
-            rows: of one part; None: as many as make `CELLS`.
-
-        Raises:
-            InputError: when the file cannot be read.
+        Without a number of rows, as many as make `CELLS`.
         """
         names = self.read_header()
-        parts = self._parse(names, columns, text, rows or max(CELLS // len(names), 2048))
-        start = 0
+        rows = rows or max(CELLS // len(names), 2048)
+        read = self._read_parquet_parts if self.is_parquet else self._read_csv_parts
+        parts, start = read(names, columns, text, rows), 0
         while True:
             with self._translate_errors():
                 part = next(parts, None)
@@ -114,23 +114,25 @@ class TableFile:
             start += len(part)
             yield part
 
-    def _parse(
+    def _read_parquet_parts(
         self, names: Sequence[str], columns: Sequence[str], text: Collection[str], rows: int
     ) -> Iterator[pd.DataFrame]:
-        if self.is_parquet:
-            for batch in self._open_parquet().iter_batches(rows, columns=list(columns)):
-                frame = batch.to_pandas(ignore_metadata=True)[list(columns)]
-                frame = frame.astype(dict.fromkeys(frame.select_dtypes("category"), object))
-                for name in columns:
-                    if self.na_values and kind_of(frame[name]) == "category":
-                        frame[name] = frame[name].mask(frame[name].isin(self.na_values))
-                    if name in text:
-                        frame[name] = as_text(frame[name])
-                yield frame
-            return
+        for batch in self._open_parquet().iter_batches(rows, columns=list(columns)):
+            frame = batch.to_pandas(ignore_metadata=True)[list(columns)]
+            frame = frame.astype(dict.fromkeys(frame.select_dtypes("category"), object))
+            for name in columns:
+                if self.na_values and kind_of(frame[name]) == "category":
+                    frame[name] = frame[name].mask(frame[name].isin(self.na_values))
+                if name in text:
+                    frame[name] = as_text(frame[name])
+            yield frame
+
+    def _read_csv_parts(
+        self, names: Sequence[str], columns: Sequence[str], text: Collection[str], rows: int
+    ) -> Iterator[pd.DataFrame]:
         # All columns are parsed, since pandas accepts rows that are too long where some are not.
         unique = [name or i for i, name in enumerate(names)]
-        reader = self._read_csv(
+        with self._read_csv(
             header=0,
             names=unique,
             dtype={name: str for name in unique if name not in columns or name in text},
@@ -138,17 +140,16 @@ class TableFile:
             decimal="," if self.decimal == "comma" else ".",
             na_values=list(self.na_values),
             chunksize=rows,
-        )
-        with reader:
+        ) as reader:
             for frame in reader:
                 yield frame[list(columns)]
 
     def _read_csv(self, **options: Any) -> Any:
-        separator = {None: ",", "tab": "\t", "\\t": "\t"}.get(self.separator, self.separator)
-        if self.separator is None and {".tsv", ".tab"} & set(Path(self.path).suffixes):
-            separator = "\t"
-        options |= {"sep": separator, "encoding": self.encoding, "skipinitialspace": True}
-        return pd.read_csv(data_path(self.path), **options)
+        tabs = self.separator is None and {".tsv", ".tab"} & set(Path(self.path).suffixes)
+        separator = "tab" if tabs else self.separator or ","
+        options["sep"] = "\t" if separator in ("tab", "\\t") else separator
+        path = data_path(self.path)
+        return pd.read_csv(path, encoding=self.encoding, skipinitialspace=True, **options)
 
     def _open_parquet(self) -> Any:
         try:
@@ -167,25 +168,18 @@ class TableFile:
                 warnings.simplefilter("error", pd.errors.ParserWarning)
                 warnings.simplefilter("ignore", pd.errors.DtypeWarning)
                 yield
-            return
-        except pd.errors.EmptyDataError:
-            line = f"{self.path}: the file is empty; add a line of column names, and rows"
         except UnicodeError as error:
-            line = f"{self.path}: not {self.encoding}: {self._describe_encoding(error)}"
+            problem = f"not {self.encoding}: {self._describe_encoding(error)}"
+            raise InputError(f"{self.path}: {problem}") from None
         except LookupError as error:
             if "encoding" not in str(error):
                 raise
-            line = f"data.encoding: {error}; try utf-8, cp1252 or utf-16"
-        except pd.errors.ParserWarning:
-            line = f"{self.path}: row 1 has more cells than the header; fix the header, or the rows"
-        except pd.errors.ParserError as error:
-            reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
-            remedy = "fix the file, or set data.separator"
-            line = f"{self.path}: rows do not fit the header: {reason}; {remedy}"
-        except (OSError, EOFError, ValueError) as error:
+            raise InputError(f"data.encoding: {error}; try utf-8, cp1252 or utf-16") from None
+        except (OSError, EOFError, ValueError, pd.errors.ParserWarning) as error:
             reason = str(error).strip().partition("\n")[0]
-            line = f"{self.path}: cannot be read: {reason}; replace the file"
-        raise InputError(line)
+            reason = reason.removeprefix("Error tokenizing data. C error: ")
+            message = next(text for kind, text in ERRORS.items() if isinstance(error, kind))
+            raise InputError(f"{self.path}: {message.format(reason)}") from None
 
     def _describe_encoding(self, error: UnicodeError) -> str:
         content = data_path(self.path).read_bytes()
@@ -204,16 +198,15 @@ class TableFile:
 
 def _check_path(path: str) -> None:
     file = data_path(path)
-    if not file.exists():
-        siblings = [other.name for other in file.parent.iterdir()] if file.parent.is_dir() else []
-        hint = did_you_mean(file.name, siblings)
-        hint = hint or f" (a relative path starts at the repository: {file})"
-        raise InputError(f"data.path: {path}: no such file{hint}")
+    problem = ""
     if file.is_dir():
         tables = sorted(p.name for p in file.iterdir() if p.suffix in (".csv", ".tsv", *PARQUET))
-        hint = f" in it: {join_names(tables)}" if tables else ""
-        raise InputError(f"data.path: {path} is a folder; name a file{hint}")
-    if file.suffix.lower() in UNSUPPORTED:
-        raise InputError(
-            f"data.path: {path}: {file.suffix} is not supported; save as CSV or Parquet"
-        )
+        problem = " is a folder; name a file" + (f" in it: {join_names(tables)}" if tables else "")
+    elif not file.exists():
+        hint = did_you_mean(file.name, [other.name for other in file.parent.glob("*")])
+        problem = ": no such file"
+        problem += hint or f" (a relative path starts at the repository: {file})"
+    elif file.suffix.lower() in UNSUPPORTED:
+        problem = f": {file.suffix} is not supported; save as CSV or Parquet"
+    if problem:
+        raise InputError(f"data.path: {path}{problem}")
