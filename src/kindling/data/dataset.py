@@ -21,50 +21,47 @@ class BatchDataset(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, samples: Samples, transform: nn.Sequential | None, seed: int | None) -> None:
-        self.samples = samples
-        self.transform = transform
-        self.seed = seed
+        self.samples, self.transform, self.seed = samples, transform, seed
 
     def __getitem__(self, request: tuple[int, int, Tensor]) -> tuple[Tensor, Tensor]:
         epoch, _, index = request
+        x, y = self.samples.x, self.samples.y
+        unreadable = getattr(x, "unreadable", None)
         if self.transform is None:
-            x, y = take(self.samples.x, index), take(self.samples.y, index)
-        elif self.samples.target_type == "mask":
-            pairs = [self._transform(epoch, i) for i in index.tolist()]
-            x, y = (self._stack([pair[place] for pair in pairs]) for place in (0, 1))
+            x, y = take(x, index), take(y, index)
         else:
-            x = self._stack([self._transform(epoch, i)[0] for i in index.tolist()])
-            y = take(self.samples.y, index)
-        unreadable = getattr(self.samples.x, "unreadable", None)
+            transformed = [self._transform(epoch, i) for i in index.tolist()]
+            x = _stack([sample[0] for sample in transformed])
+            mask = self.samples.target_type == "mask"
+            y = _stack([sample[1] for sample in transformed]) if mask else take(y, index)
         if unreadable is not None and bool(unreadable[index].any()):
             readable = ~unreadable[index]
             x, y = x[readable], y[readable]
             if not len(x):
-                raise InputError(
-                    "data: no image of a whole batch can be read; repair or remove the files"
-                )
+                problem = "no image of a whole batch can be read"
+                raise InputError(f"data: {problem}; repair or remove the files")
         return x, y
-
-    def _stack(self, transformed: list[Tensor]) -> Tensor:
-        shapes = {tuple(sample.shape): None for sample in transformed}
-        if len(shapes) > 1:
-            listed = join_names([str(shape) for shape in shapes])
-            raise InputError(
-                f"data transforms give samples of different shapes: {listed}; end them with one "
-                "that sets the size, such as torchvision.transforms.v2.Resize with size=[64,64]"
-            )
-        return torch.stack(transformed)
 
     def _transform(self, epoch: int, i: int) -> tuple[Tensor, ...]:
         """Transform a sample's input and its mask, if any, with one draw for both."""
+        from torchvision import tv_tensors
+
         assert self.transform is not None
         if self.seed is not None:
             torch.default_generator.manual_seed(derive_seed(self.seed, epoch, i))
+        x, y = self.samples.x[i], self.samples.y
         if self.samples.target_type != "mask":
-            return (self.transform(self.samples.x[i]),)
-        from torchvision import tv_tensors
+            return (self.transform(x),)
+        pair = self.transform((tv_tensors.Image(x), tv_tensors.Mask(y[i])))
+        return tuple(tensor.as_subclass(Tensor) for tensor in pair)
 
-        x, y = self.transform(
-            (tv_tensors.Image(self.samples.x[i]), tv_tensors.Mask(self.samples.y[i]))
+
+def _stack(samples: list[Tensor]) -> Tensor:
+    shapes = dict.fromkeys(str(tuple(sample.shape)) for sample in samples)
+    if len(shapes) > 1:
+        raise InputError(
+            f"data transforms give samples of different shapes: {join_names(list(shapes))}; end "
+            "them with one that sets the size, such as torchvision.transforms.v2.Resize with "
+            "size=[64,64]"
         )
-        return x.as_subclass(Tensor), y.as_subclass(Tensor)
+    return torch.stack(samples)

@@ -28,7 +28,7 @@ class Samples:
     """All samples of a source, before the split.
 
     Attributes:
-        x: raw inputs, `N` of them.
+        x: `N` raw inputs.
         y: class numbers `(N,)` int64; labels (0 or 1) `(N, num_outputs)` int64; values
             `(N, num_outputs)` float32; or masks of class numbers `(N, H, W)` uint8, a source like
             `x`, in which 255 marks ignored pixels.

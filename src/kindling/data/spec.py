@@ -18,15 +18,9 @@ def kind_of_target(classes: tuple[str, ...], dims: int) -> TargetType:
 class Column:
     """One feature of a table, as it was in the training split.
 
-    A batch holds numbers unchanged (missing: NaN), booleans as 0 or 1, and categories as the index
-    of their level in `categories` (missing, or not seen in training: -1).
-
-    Attributes:
-        name: the column's header.
-        kind: what it holds.
-        categories: a category's levels, in order.
-        mean, std: of the numbers that are there.
-        missing: whether any was missing, so that an indicator tells the net of it.
+    A batch holds numbers unchanged (missing: NaN), booleans as 0 or 1, and categories as their
+    index in `categories` (missing, or not seen in training: -1). With any number `missing` in
+    training, the net receives an indicator of it.
     """
 
     name: str
@@ -47,7 +41,6 @@ class Spec:
     """The shape and meaning of a data set; the data module makes it, every checkpoint holds it.
 
     Nets and tasks receive it by the parameter name `spec`, and its first two fields by their names.
-    For other nets, a config sets `num_classes: ${spec.num_outputs}`. No count or shape is typed.
 
     Attributes:
         in_shape: what the net receives, without the batch: `(C, H, W)` or `(features,)`.
@@ -91,14 +84,9 @@ class Spec:
     @property
     def names(self) -> tuple[str, ...]:
         """What each of the `num_outputs` is called."""
-        if self.classes or self.targets:
-            return self.classes or self.targets
         name = self.target or "value"
-        return (
-            (name,)
-            if self.num_outputs == 1
-            else tuple(f"{name} {i + 1}" for i in range(self.num_outputs))
-        )
+        numbered = [f"{name} {i + 1}" for i in range(self.num_outputs)]
+        return self.classes or self.targets or ((name,) if self.num_outputs == 1 else (*numbered,))
 
     @property
     def raw_shape(self) -> tuple[int, ...]:
@@ -108,16 +96,14 @@ class Spec:
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> Spec:
         """Make a spec from the plain values of `dataclasses.asdict`, also an older version's."""
-        plain: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        if "white" in plain:
-            plain["max_value"] = plain.pop("white")
+        plain = _as_arguments(values, "white", "max_value")
         if not plain["classes"]:  # a checkpoint from before there were others
             plain.setdefault("target_shape", (plain["num_outputs"],))
-        columns = []
-        for column in plain.pop("columns"):
-            categories = tuple(column["levels"] if "levels" in column else column["categories"])
-            others = {key: value for key, value in column.items() if key != "levels"}
-            columns.append(Column(**{**others, "categories": categories}))
-        return cls(columns=tuple(columns), **plain)
+        columns = [_as_arguments(column, "levels", "categories") for column in plain["columns"]]
+        return cls(**{**plain, "columns": tuple(Column(**column) for column in columns)})
+
+
+def _as_arguments(plain: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    """Plain values with tuples for lists, and the new name of a field for its old one."""
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()}
+    return {new if key == old else key: value for key, value in values.items()}

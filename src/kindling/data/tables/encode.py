@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,20 +16,12 @@ from pandas.api.types import infer_dtype
 from src.kindling.config.errors import InputError, did_you_mean, join_names
 from src.kindling.data.spec import Column
 
-Kind = Literal["number", "boolean", "category", "date", "missing", "other"]
-
-# By the names of pandas' `infer_dtype`.
-KINDS: dict[str, Kind] = {
-    "string": "category",
-    "mixed-integer": "category",
-    "boolean": "boolean",
-    "date": "date",
-    "datetime": "date",
-    "datetime64": "date",
-    "decimal": "number",
-    "integer": "number",
-    "floating": "number",
-    "mixed-integer-float": "number",
+# The names that pandas' `infer_dtype` gives to the kinds of values.
+KINDS = {
+    "number": ("integer", "floating", "decimal", "mixed-integer-float"),
+    "boolean": ("boolean",),
+    "category": ("string", "mixed-integer"),
+    "date": ("date", "datetime", "datetime64"),
 }
 DATE = (
     r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ T]\d.*)?"
@@ -37,11 +29,12 @@ DATE = (
 )
 
 
-def kind_of(series: pd.Series[Any]) -> Kind:
-    """The kind of a column's values; `missing` where there are none."""
+def kind_of(series: pd.Series[Any]) -> str:
+    """A key of KINDS, `missing` for a column without any value, or `other`."""
     if series.isna().all():
         return "missing"
-    return KINDS.get(infer_dtype(series, skipna=True), "other")
+    inferred = infer_dtype(series, skipna=True)
+    return next((kind for kind, names in KINDS.items() if inferred in names), "other")
 
 
 def as_numbers(series: pd.Series[Any]) -> Any:
@@ -89,17 +82,15 @@ def encode_frame(
     Raises:
         InputError: when columns are missing or repeated, or a value is not of the column's kind.
     """
-    names = [column.name for column in columns]
-    extra = [str(name) for name in frame.columns if name not in names]
-    if missing := [name for name in names if name not in frame.columns]:
+    names, given = [column.name for column in columns], list(frame.columns)
+    extra = [str(name) for name in given if name not in names]
+    if missing := [name for name in names if name not in given]:
         hint = did_you_mean(missing[0], extra)
         if extra and not hint:
             hint = f"; unknown columns: {join_names(extra)}"
-        raise InputError(
-            f"the table lacks {len(missing)} of the {len(names)} columns of the training data: "
-            f"{join_names(missing)}{hint}"
-        )
-    if repeated := [name for name in names if list(frame.columns).count(name) > 1]:
+        problem = f"the table lacks {len(missing)} of the {len(names)} columns of the training data"
+        raise InputError(f"{problem}: {join_names(missing)}{hint}")
+    if repeated := [name for name in names if given.count(name) > 1]:
         raise InputError(f"the table has several columns '{repeated[0]}'; rename all but one")
     if extra and notes is not None:
         notes.append(f"columns that are not in the training data, ignored: {join_names(extra)}")
@@ -110,13 +101,7 @@ def encode_frame(
 
 
 def unseen_in(frame: pd.DataFrame, x: Any, columns: Sequence[Column]) -> dict[str, tuple[int, str]]:
-    """By column, the rows whose category is not in the training data: their number, one text.
-
-    Args:
-        frame: rows, encoded as `x`.
-        x: the result of `encode_frame`.
-        columns: `spec.columns`.
-    """
+    """By column, the number of a frame's rows, encoded as `x`, with unseen categories, and one."""
     found = {}
     for i, column in enumerate(columns):
         values = frame[column.name][x[:, i] < 0].dropna()
@@ -140,12 +125,8 @@ def _encode(series: pd.Series[Any], column: Column) -> Any:
     if column.kind == "boolean":
         wrong |= ~(np.isnan(numbers) | np.isin(numbers, (0, 1)))
     if wrong.any():
-        first = int(np.argmax(wrong))
-        # A part of a file is indexed by the file's rows.
-        row = first + 1 + (series.index.start if isinstance(series.index, pd.RangeIndex) else 0)
-        value = series.iloc[first : first + 1].tolist()[0]  # a Python value, not one of numpy
-        raise InputError(
-            f"column '{column.name}': {value!r} (row {row}) is not a {column.kind}; the training "
-            f"data has {column.kind}s there"
-        )
+        row = series.index[wrong][0] + 1  # a part of a file is indexed by the file's rows
+        value = series[wrong].tolist()[0]  # a Python value, not one of numpy
+        expected = f"a {column.kind}; the training data has {column.kind}s there"
+        raise InputError(f"column '{column.name}': {value!r} (row {row}) is not {expected}")
     return numbers

@@ -2,8 +2,8 @@
 
     python -m src.train table data.path=houses.csv data.target=price
 
-read.py reads the file, check.py checks its columns, target.py decides on the kind of the target,
-and encode.py encodes rows that come later.
+read.py reads the file, columns.py checks its columns and decides on the kind of the target, and
+encode.py encodes rows that come later.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Samples
 from src.kindling.data.spec import Column, Spec
 from src.kindling.data.statistics import mean_and_std, of_target
-from src.kindling.data.tables.check import (
+from src.kindling.data.tables.columns import (
     PROBLEMS,
+    build_target,
     check_column,
     check_features,
     format_override,
@@ -30,7 +31,6 @@ from src.kindling.data.tables.check import (
 )
 from src.kindling.data.tables.encode import as_numbers, kind_of, parse_dates
 from src.kindling.data.tables.read import TableFile
-from src.kindling.data.tables.target import build_target
 
 # A column keeps its most frequent categories; all others count as one, as missing ones do.
 MAX_CATEGORIES = 256
@@ -102,6 +102,10 @@ class Table(DataModule):
         frame = self.file.read([*features, *others], text)
         y, classes = build_target(self, frame)
         check_features(self, frame, features)
+        for key, name in (("group_column", self.group_column), ("time", self.time)):
+            if name:
+                subject = f"data.{key}: {self.file.path}: column '{name}'"
+                check_column(self.file, frame[name], subject, PROBLEMS.keys() - {"other"})
         features = self._drop_identifiers(frame, features)
         self.kinds = {name: kind_of(frame[name]) for name in features}
         self.texts = {name: frame[name] for name in features if self.kinds[name] == "category"}
@@ -194,27 +198,25 @@ class Table(DataModule):
         return [name for name in features if name not in names]
 
     def _read_groups(self, column: pd.Series[Any]) -> Tensor:
-        subject = f"data.group_column: {self.file.path}: column '{column.name}'"
-        check_column(self.file, column, subject, ignore=PROBLEMS)
         codes, groups = pd.factorize(column)
         self.notes.append(f"split: by {column.name}, {len(groups):,} groups, none in two splits")
         return torch.from_numpy(codes)
 
     def _read_times(self, column: pd.Series[Any]) -> Tensor:
-        subject = f"data.time: {self.file.path}: column '{column.name}'"
-        check_column(self.file, column, subject, ignore=("constant", "dates"))
         if kind_of(column) == "category":
-            dates = parse_dates(column)
-            if dates.isna().any():
-                problem = f"{subject}: {locate(column, dates.isna())} is not a date like the others"
-                raise InputError(f"{problem}; write all dates as 2026-11-21, or as numbers")
-            column = dates.rename(column.name)
-        ends = [column.min(), column.max()]
+            candidates = [parse_dates(column), pd.to_numeric(column, errors="coerce")]
+            values = max(candidates, key=lambda candidate: candidate.notna().sum())
+            if values.isna().any():
+                problem = f"{locate(column, values.isna())} is not a date or number like the others"
+                remedy = "write all as 2026-11-21, or as numbers"
+                subject = f"data.time: {self.file.path}: column '{column.name}'"
+                raise InputError(f"{subject}: {problem}; {remedy}")
+            column = values.rename(column.name)
+        first, last = column.min(), column.max()
         if kind_of(column) == "date":
-            shown = [f"{end:%Y-%m-%d %H:%M:%S}".removesuffix(" 00:00:00") for end in ends]
+            shown = [str(end).partition("+")[0].removesuffix(" 00:00:00") for end in (first, last)]
         else:
-            shown = [f"{end:g}" for end in ends]
-        self.notes.append(
-            f"split: by {column.name}, from {shown[0]} to {shown[1]}; the oldest rows train"
-        )
+            shown = [f"{first:g}", f"{last:g}"]
+        ends = " to ".join(shown)
+        self.notes.append(f"split: by {column.name}, from {ends}; the oldest rows train")
         return torch.tensor(as_numbers(column))
