@@ -5,9 +5,7 @@ A subclass loads its samples (`load`) and downloads them if needed (`download`).
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
@@ -206,14 +204,12 @@ class DataModule(LightningDataModule):
 
     def split_csv(self) -> str:
         """Format the split as CSV: each sample's number, name and stage."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["index", "name", "split"])
-        for stage in STAGES:
-            writer.writerows(
-                [int(i), self.samples.name(int(i)), stage] for i in self.indices[stage]
-            )
-        return text.getvalue()
+        import pandas as pd
+
+        stages = [(i, stage) for stage in STAGES for i in self.indices[stage].tolist()]
+        rows = [(i, self.samples.name(i), stage) for i, stage in stages]
+        frame = pd.DataFrame(rows, columns=["index", "name", "split"])
+        return str(frame.to_csv(index=False, lineterminator="\n"))
 
     def loader(self, stage: Stage) -> Loader:
         """Return the batches of one stage. Only training shuffles."""

@@ -52,25 +52,25 @@ def ready(**options: Any) -> Blobs:
     [Digits(), Diabetes(), BreastCancer(), Blobs(official=True)],
     ids=lambda d: type(d).__name__,
 )
-def test_every_sample_lies_in_one_split(data: DataModule) -> None:
+def test_split_partitions_samples(data: DataModule) -> None:
     data.setup()
     dealt = torch.cat([data.indices[stage] for stage in STAGES])
     assert torch.equal(dealt.sort().values, torch.arange(len(data.samples.y)))
 
 
-def test_the_default_split_is_stratified() -> None:
+def test_split_stratified_by_class() -> None:
     data = ready()
     assert [len(data.indices[stage]) for stage in STAGES] == [140, 30, 30]
     shares = [data.samples.y[data.indices[stage]].float().mean().item() for stage in STAGES]
     assert shares == pytest.approx([0.25, 0.25, 0.25], abs=0.02)
 
 
-def test_a_split_is_a_function_of_its_seed() -> None:
+def test_split_seed() -> None:
     assert ready().split_hash() == ready(seed=5).split_hash()
     assert ready().split_hash() != ready(split_seed=1).split_hash()
 
 
-def test_the_data_have_a_hash_that_their_content_makes() -> None:
+def test_content_hash() -> None:
     data = ready()
     first = data.content_hash()
     assert ready(seed=5, split_seed=1).content_hash() == first
@@ -81,13 +81,13 @@ def test_the_data_have_a_hash_that_their_content_makes() -> None:
     assert data.content_hash() not in (first, changed)
 
 
-def test_splits_by_count_leave_the_rest_unused() -> None:
+def test_split_by_count() -> None:
     data = ready(split=(50, 20, 10))
     assert [len(data.indices[stage]) for stage in STAGES] == [50, 20, 10]
     assert len(torch.cat(list(data.indices.values())).unique()) == 80
 
 
-def test_of_a_count_each_class_has_its_share_and_fewer_are_some_of_more() -> None:
+def test_split_by_count_nested_and_stratified() -> None:
     few, more = (ready(split=(count, 20, 10)) for count in (8, 50))
     assert torch.bincount(few.samples.y[few.indices["train"]]).tolist() == [6, 2]
     assert set(few.indices["train"].tolist()) < set(more.indices["train"].tolist())
@@ -97,7 +97,7 @@ def test_of_a_count_each_class_has_its_share_and_fewer_are_some_of_more() -> Non
     assert len(ready(split=(169, 20, 10)).indices["train"]) == 169  # all but one
 
 
-def test_an_official_test_set_stays_the_test_set() -> None:
+def test_split_official_test_set() -> None:
     data = ready(official=True, split=(0.9, 0.1, 0.0))
     assert torch.equal(data.indices["test"], torch.arange(180, 200))
     assert [len(data.indices[stage]) for stage in STAGES] == [162, 18, 20]
@@ -119,13 +119,13 @@ def test_an_official_test_set_stays_the_test_set() -> None:
         ),
     ],
 )
-def test_a_split_that_cannot_be_is_refused(split: tuple[float, float, float], text: str) -> None:
+def test_split_refused(split: tuple[float, float, float], text: str) -> None:
     with pytest.raises(InputError) as caught:
         ready(split=split)
     assert caught.value.lines == [text]
 
 
-def test_statistics_are_of_the_training_split_alone() -> None:
+def test_statistics_of_training_split_only() -> None:
     data = ready()
     train = data.samples.x[data.indices["train"]]
     assert [column.mean for column in data.spec.columns] == pytest.approx(
@@ -148,14 +148,14 @@ def test_statistics_are_of_the_training_split_alone() -> None:
     assert moved.spec == data.spec
 
 
-def test_statistics_of_images_are_by_channel_and_constants_divide_by_one() -> None:
+def test_statistics_of_image_channels() -> None:
     x = torch.stack([torch.arange(16.0).reshape(4, 4), torch.full((4, 4), 7.0)]).repeat(5, 1, 1, 1)
     mean, std = mean_and_std(x.to(torch.uint8), torch.arange(5), numbers=64)
     assert mean == (7.5, 7.0)
     assert std == pytest.approx((np.arange(16).std(), 1.0), rel=1e-6)
 
 
-def test_setup_twice_changes_nothing() -> None:
+def test_setup_twice() -> None:
     data = ready()
     before = (data.split_hash(), data.spec, data.samples)
     data.setup("fit")
@@ -164,7 +164,7 @@ def test_setup_twice_changes_nothing() -> None:
     assert data.samples is before[2]
 
 
-def test_the_spec_says_what_nets_need() -> None:
+def test_spec() -> None:
     data = Digits()
     data.setup()
     spec = data.spec
@@ -184,7 +184,7 @@ def test_the_spec_says_what_nets_need() -> None:
     assert dataclasses.asdict(spec)["target_mean"] == ()
 
 
-def test_batches_hold_raw_values_and_their_samples_are_known() -> None:
+def test_batches_are_raw_and_numbered() -> None:
     data = Digits(batch_size=100)
     data.setup()
     batches = list(numbered_batches(data, "train"))
@@ -200,7 +200,7 @@ def test_batches_hold_raw_values_and_their_samples_are_known() -> None:
     )
 
 
-def test_only_training_shuffles_and_each_epoch_in_its_own_way() -> None:
+def test_order_by_stage_epoch_and_seed() -> None:
     def order(data: DataModule, stage: Stage, epoch: int = 0) -> Tensor:
         return torch.cat([numbers for numbers, _, _ in numbered_batches(data, stage, epoch)])
 
@@ -214,14 +214,14 @@ def test_only_training_shuffles_and_each_epoch_in_its_own_way() -> None:
     assert not torch.equal(first, order(ready(seed=2), "train"))
 
 
-def test_loaders_do_not_move_torchs_generator() -> None:
+def test_loader_keeps_global_generator() -> None:
     data = ready(num_workers=0)
     before = torch.get_rng_state()
     list(data.train_dataloader())
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_last_single_sample_joins_the_batch_before_it() -> None:
+def test_last_single_sample_joins_batch() -> None:
     def sizes(count: int, seed: int | None) -> list[int]:
         order = BatchOrder(torch.arange(count), 4, seed)
         found = [len(index) for _, _, index in order]
@@ -235,7 +235,7 @@ def test_a_last_single_sample_joins_the_batch_before_it() -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_per_sample_transforms_draw_by_epoch_and_sample(num_workers: int) -> None:
+def test_sample_transforms_repeat(num_workers: int) -> None:
     from torchvision.transforms import v2
 
     def batches(batch_size: int) -> dict[int, Tensor]:
@@ -263,7 +263,7 @@ def test_per_sample_transforms_draw_by_epoch_and_sample(num_workers: int) -> Non
     )  # most of the 1,257 are turned by more than half a pixel
 
 
-def test_workers_end_in_order_however_their_loader_is_left() -> None:
+def test_workers_end_after_collection() -> None:
     data = Digits(batch_size=2000, num_workers=2, num_threads=1, train_transforms=[nn.Identity()])
     data.setup()
     loader = data.train_dataloader()
@@ -277,7 +277,7 @@ def test_workers_end_in_order_however_their_loader_is_left() -> None:
     assert [worker.exitcode for worker in workers] == [0, 0]
 
 
-def test_values_that_make_no_sense_are_refused() -> None:
+def test_refused_arguments() -> None:
     with pytest.raises(InputError, match=r"data.batch_size: expected at least 1, got 0"):
         Blobs(batch_size=0)
     with pytest.raises(
@@ -286,7 +286,7 @@ def test_values_that_make_no_sense_are_refused() -> None:
         Blobs(num_workers=-1)
 
 
-def test_workers_and_threads_never_exceed_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_num_workers_within_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.transforms import v2
 
     monkeypatch.setattr("src.kindling.data.data_module.usable_cores", lambda: 8)
@@ -311,7 +311,7 @@ def test_workers_and_threads_never_exceed_the_cores(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(("seed", "counts"), [(0, [33, 33, 33]), (None, [34, 33, 33])])
-def test_ranks_share_the_samples(seed: int | None, counts: list[int]) -> None:
+def test_order_shared_by_ranks(seed: int | None, counts: list[int]) -> None:
     orders = [BatchOrder(torch.arange(100), 10, seed, None, rank, 3) for rank in range(3)]
     shares = [torch.cat([index for _, _, index in order]) for order in orders]
     assert [len(share) for share in shares] == counts

@@ -89,7 +89,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_held_out_changes_nothing_in_training(
+def test_held_out_samples_do_not_change_training(
     name: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [
@@ -137,7 +137,7 @@ def test_what_is_held_out_changes_nothing_in_training(
     assert losses[0]["val/loss"].tolist() != losses[1]["val/loss"].tolist()
 
 
-def test_no_data_module_is_left_out() -> None:
+def test_all_data_modules_are_in_configs() -> None:
     there = set()
     for path in (ROOT / "src" / "data").glob("*.py"):
         module = importlib.import_module(f"src.data.{path.stem}")

@@ -459,14 +459,6 @@ def test_read_memory(folder: Path) -> None:
     assert peak < 2.2 * values.nbytes
 
 
-def test_pandas_is_imported_for_tables_only(command: Callable[..., Any]) -> None:
-    modules = (
-        "src.kindling.data, src.kindling.data.data_module, src.kindling.data.split, src.tasks.auto"
-    )
-    done = command("-c", f"import sys, {modules}\nassert 'pandas' not in sys.modules")
-    assert done.returncode == 0, done.stderr
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # What is refused
 

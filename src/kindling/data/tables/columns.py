@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,13 +17,13 @@ from src.kindling.data.labels import as_labels, parted
 from src.kindling.data.tables.encode import as_numbers, as_text, kind_of, parse_dates
 from src.kindling.data.tables.read import TableFile
 
-if TYPE_CHECKING:
-    from src.kindling.data.tables.table import Table
-
 COMMA = r"-?\d+,\d+|-?\d{1,3}(,\d{3})+(\.\d+)?"
 LARGEST = float(np.finfo(np.float32).max)
 # Whole numbers are classes when at most so many differ, each in at least so many rows on average.
 MAX_CLASSES, MIN_ROWS_PER_CLASS = 20, 5
+
+TargetKind = Literal["auto", "classification", "regression"]
+Target = tuple[Tensor, tuple[str, ...], str]  # values, names of classes or labels, and a note
 
 # What a column has, the remedy for features, and the remedy for a target.
 PROBLEMS = {
@@ -87,28 +87,39 @@ def find_texts(column: pd.Series[Any], decimal: str) -> pd.Series[bool]:
     return column.notna() & pd.to_numeric(plain, errors="coerce").isna()
 
 
-def check_features(data: Table, frame: pd.DataFrame, features: Sequence[str]) -> None:
-    """Refuse features from which nothing can be learned, with a line for each kind of problem."""
+def check_features(
+    file: TableFile,
+    features: Mapping[str, pd.Series[Any]],
+    drop: Sequence[str],
+    categories: Sequence[str],
+) -> None:
+    """Refuse features from which nothing can be learned, with a line for each kind of problem.
+
+    Args:
+        file: the table.
+        features: columns by name.
+        drop, categories: the present values of `data.drop` and `data.categories`.
+    """
     found: dict[str, dict[str, str]] = {}
     for name in features:
-        problem, detail = find_problem(frame[name], data.file.decimal)
-        if problem and not (name in data.categories and problem in OF_TEXT):
+        problem, detail = find_problem(features[name], file.decimal)
+        if problem and not (name in categories and problem in OF_TEXT):
             found.setdefault(problem, {})[name] = f"{name} ({detail})" if detail else name
     lines = []
     for problem, names in found.items():
         statement, remedy, _ = PROBLEMS[problem]
         texts: list[str] = []
         for name in names if problem == "mixed" else ():
-            texts += frame[name][find_texts(frame[name], data.file.decimal)].unique().tolist()
-        marks = format_override("data.na_values", [*data.file.na_values, *texts])
+            texts += features[name][find_texts(features[name], file.decimal)].unique().tolist()
+        marks = format_override("data.na_values", [*file.na_values, *texts])
         remedy = remedy.format(
-            drop=format_override("data.drop", [*data.drop, *names]),
-            text=format_override("data.categories", [*data.categories, *names]),
+            drop=format_override("data.drop", [*drop, *names]),
+            text=format_override("data.categories", [*categories, *names]),
             marks=marks if len(texts) <= 3 else "data.na_values",
             first=next(iter(names)),
         )
         listed = join_names(list(names.values()))
-        lines.append(f"{data.file.path}: columns with {statement}: {listed}; {remedy}")
+        lines.append(f"{file.path}: columns with {statement}: {listed}; {remedy}")
     if lines:
         raise InputError(lines)
 
@@ -140,80 +151,77 @@ def format_override(key: str, names: Sequence[str]) -> str:
     return f"'{key}={json.dumps(list(names), ensure_ascii=False)}'"
 
 
-def build_target(data: Table, frame: pd.DataFrame) -> tuple[Tensor, tuple[str, ...]]:
-    """Decide between classes, labels and values, and add a note on it to the data.
+def build_target(
+    file: TableFile, columns: Sequence[pd.Series[Any]], kind: TargetKind, labels: str | None
+) -> Target:
+    """Decide between classes, labels and values.
 
     Returns:
-        Class numbers `(rows,)`, or labels or values `(rows, targets)`; and the names of the
-        classes or labels.
+        Class numbers `(rows,)`, or labels or values `(rows, targets)`; the names of the classes or
+        labels; and a note on the decision.
 
     Raises:
         InputError: when the columns cannot be predicted.
     """
-    columns = [frame[name] for name in data.targets]
-    if data.labels is not None:
-        return _split_labels(data, columns[0].astype(object))
-    ignore = OF_TEXT[1:] if data.kind == "classification" else ()
+    if labels is not None:
+        return _split_labels(file, columns[0], labels)
+    ignore = ("mixed", "commas") if kind == "classification" else ()
     for column in columns:
-        subject = f"{data.file.path}: the target '{column.name}'"
-        check_column(data.file, column, subject, ignore)
-    y, classes, decision = (_single if len(columns) == 1 else _several)(data, columns)
-    change = " (to change it, set data.kind)" if data.kind == "auto" else ""
-    data.notes.append(f"target: {decision}{change}")
-    return y, classes
+        check_column(file, column, f"{file.path}: the target '{column.name}'", ignore)
+    several = len(columns) > 1
+    y, names, note = _several(file, columns, kind) if several else _single(file, columns[0], kind)
+    return y, names, note + " (to change it, set data.kind)" * (kind == "auto")
 
 
-def _single(data: Table, columns: list[pd.Series[Any]]) -> tuple[Tensor, tuple[str, ...], str]:
-    (column,) = columns
-    kind = kind_of(column)
-    if data.kind == "regression" and kind == "category":
+def _single(file: TableFile, column: pd.Series[Any], kind: TargetKind) -> Target:
+    found = kind_of(column)
+    if kind == "regression" and found == "category":
         problem = f"regression needs numbers, and '{column.name}' has {column.iloc[0]!r}"
         raise InputError(f"data.kind: {problem}; set data.kind=classification")
-    values = column.to_numpy(dtype=object) if kind == "category" else as_numbers(column)
+    values = column.to_numpy(dtype=object) if found == "category" else as_numbers(column)
     different, first, y, counts = np.unique(
         values, return_index=True, return_inverse=True, return_counts=True
     )
     few = len(different) <= min(MAX_CLASSES, len(values) // MIN_ROWS_PER_CLASS)
-    discrete = kind != "number" or (few and bool((different % 1 == 0).all()))
-    what = {"category": "texts", "boolean": "truth values"}.get(kind, "numbers")
-    decision = f"{column.name}, {len(different):,} different {what}"
-    if data.kind == "regression" or (data.kind == "auto" and not discrete):
+    discrete = found != "number" or (few and bool((different % 1 == 0).all()))
+    what = {"category": "texts", "boolean": "truth values"}.get(found, "numbers")
+    note = f"target: {column.name}, {len(different):,} different {what}"
+    if kind == "regression" or (kind == "auto" and not discrete):
         numbers = torch.tensor(values, dtype=torch.float32)
-        return numbers.unsqueeze(1), (), f"{decision}: regression"
-    names = as_text(pd.Series(different.astype(bool) if kind == "boolean" else different)).tolist()
+        return numbers.unsqueeze(1), (), f"{note}: regression"
+    names = as_text(pd.Series(different.astype(bool) if found == "boolean" else different)).tolist()
     rare = [f"{names[i]} ({counts[i]}, row {first[i] + 1})" for i in np.flatnonzero(counts < 3)]
     if rare:
         problem = f"the target '{column.name}' has classes with fewer than 3 rows, one per split"
-        number = ", or predict a number: data.kind=regression" if kind == "number" else ""
+        number = ", or predict a number: data.kind=regression" if found == "number" else ""
         remedy = f"add rows, remove these{number}"
-        raise InputError(f"{data.file.path}: {problem}: {join_names(rare)}; {remedy}")
-    return torch.from_numpy(y), tuple(names), f"{decision}: classification"
+        raise InputError(f"{file.path}: {problem}: {join_names(rare)}; {remedy}")
+    return torch.from_numpy(y), tuple(names), f"{note}: classification"
 
 
-def _several(data: Table, columns: list[pd.Series[Any]]) -> tuple[Tensor, tuple[str, ...], str]:
+def _several(file: TableFile, columns: Sequence[pd.Series[Any]], kind: TargetKind) -> Target:
     for column in columns:
         if kind_of(column) == "category":
             problem = f"the target '{column.name}' is text, such as {column.iloc[0]!r}"
             remedy = "with several targets use numbers, or 0 and 1 for labels"
-            raise InputError(f"{data.file.path}: {problem}; {remedy}")
+            raise InputError(f"{file.path}: {problem}; {remedy}")
     y = torch.from_numpy(np.stack([as_numbers(column) for column in columns], axis=1))
-    names = np.array(data.targets)
-    others = names[((y != 0) & (y != 1)).any(dim=0).numpy()].tolist()
-    if data.kind == "classification" and others:
+    names = tuple(str(column.name) for column in columns)
+    others = np.array(names)[((y != 0) & (y != 1)).any(dim=0).numpy()].tolist()
+    if kind == "classification" and others:
         problem = "several targets are labels, with other numbers than 0 and 1 in"
         raise InputError(f"data.kind: {problem}: {join_names(others)}; set data.kind=regression")
-    decision = f"{len(names)} columns ({join_names(data.targets)})"
-    if others or data.kind == "regression":
-        return y.float(), (), f"{decision}: values"
-    return y.long(), tuple(data.targets), f"{decision}: labels, any number per row"
+    note = f"target: {len(names)} columns ({join_names(names)})"
+    if others or kind == "regression":
+        return y.float(), (), f"{note}: values"
+    return y.long(), names, f"{note}: labels, any number per row"
 
 
-def _split_labels(data: Table, texts: pd.Series[Any]) -> tuple[Tensor, tuple[str, ...]]:
+def _split_labels(file: TableFile, column: pd.Series[Any], separator: str) -> Target:
     """Labels written as texts such as `red;round`; an empty cell has no label."""
-    y, names = as_labels([parted(text, data.labels or "") for text in texts.fillna("")])
+    y, names = as_labels([parted(text, separator) for text in column.astype(object).fillna("")])
     if not names:
-        problem = f"the target '{texts.name}' has no label in any row"
-        raise InputError(f"{data.file.path}: {problem}; fill in labels")
-    decision = f"{len(names):,} labels, any number per row (split by data.labels)"
-    data.notes.append(f"target: {texts.name}, {decision}")
-    return y, names
+        problem = f"the target '{column.name}' has no label in any row"
+        raise InputError(f"{file.path}: {problem}; fill in labels")
+    found = f"{len(names):,} labels, any number per row (split by data.labels)"
+    return y, names, f"target: {column.name}, {found}"

@@ -23,6 +23,7 @@ from src.kindling.data.spec import Column, Spec
 from src.kindling.data.statistics import mean_and_std, of_target
 from src.kindling.data.tables.columns import (
     PROBLEMS,
+    TargetKind,
     build_target,
     check_column,
     check_features,
@@ -69,7 +70,7 @@ class Table(DataModule):
         self,
         path: str,
         target: str | list[str],
-        kind: Literal["auto", "classification", "regression"] = "auto",
+        kind: TargetKind = "auto",
         labels: str | None = None,
         group_column: str | None = None,
         time: str | None = None,
@@ -100,8 +101,11 @@ class Table(DataModule):
         others = [name for name in (*self.targets, self.group_column, self.time) if name]
         text = {*self.categories, self.group_column or "", *(self.targets if self.labels else [])}
         frame = self.file.read([*features, *others], text)
-        y, classes = build_target(self, frame)
-        check_features(self, frame, features)
+        targets = [frame[name] for name in self.targets]
+        y, classes, note = build_target(self.file, targets, self.kind, self.labels)
+        self.notes.append(note)
+        columns = {name: frame[name] for name in features}
+        check_features(self.file, columns, self.drop, self.categories)
         for key, name in (("group_column", self.group_column), ("time", self.time)):
             if name:
                 subject = f"data.{key}: {self.file.path}: column '{name}'"
