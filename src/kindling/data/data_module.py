@@ -283,8 +283,7 @@ class DataModule(LightningDataModule):
     def test_dataloader(self) -> Loader:
         return self.loader("test")
 
-    def predict_dataloader(self) -> Loader:
-        return self.loader("test")
+    predict_dataloader = test_dataloader
 
 
 def _chain(transforms: list[nn.Module]) -> nn.Sequential | None:

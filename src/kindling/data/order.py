@@ -49,9 +49,8 @@ class BatchOrder(Sampler[tuple[int, int, Tensor]]):
         batch_size: samples in a batch.
         seed: shuffles each epoch in its own way; None keeps the order as it is.
         labels: the samples' classes `(N,)`, to draw each class equally often, with replacement.
-        rank, world_size: which share of the samples this process takes. In training all shares
-            have the same length, so that no process waits for another's batch; otherwise each
-            sample is in exactly one share.
+        rank, world_size: this process and their number. In training each takes as many samples, so
+            that none waits for another's batch; otherwise each sample is in exactly one share.
     """
 
     def __init__(

@@ -25,35 +25,24 @@ class Source(Protocol):
 
 @dataclass
 class Samples:
-    """All samples of a source, before the split.
+    """All `N` samples of a source, before the split.
 
-    Attributes:
-        x: `N` raw inputs.
-        y: class numbers `(N,)` int64; labels (0 or 1) `(N, num_outputs)` int64; values
-            `(N, num_outputs)` float32; or masks of class numbers `(N, H, W)` uint8, a source like
-            `x`, in which 255 marks ignored pixels.
-        classes: the names of classes or labels; empty for values.
-        columns: the names of a table's features; empty for images.
-        target: what is predicted, with its unit.
-        targets: the values' names, where there are several.
-        official: the sample numbers of splits that the source itself defines, by stage.
-        groups: a group's number for each sample `(N,)`; a group is in one split only.
-        time: a number for each sample `(N,)`; the split is chronological, training is oldest.
-        name: the display name of a sample: its path, or its row.
-        max_value: the largest possible pixel value.
+    Targets `y` are class numbers `(N,)` int64, labels of 0 or 1 `(N, num_outputs)` int64, values
+    `(N, num_outputs)` float32, or masks of class numbers `(N, H, W)` uint8, a source like `x`, in
+    which 255 marks ignored pixels.
     """
 
-    x: Source
+    x: Source  # raw inputs
     y: Tensor | Source
-    classes: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    target: str = ""
-    targets: tuple[str, ...] = ()
-    official: dict[Stage, Tensor] = field(default_factory=dict)
-    groups: Tensor | None = None
-    time: Tensor | None = None
-    name: Callable[[int], str] = str
-    max_value: float = 255.0
+    classes: tuple[str, ...] = ()  # names of classes or labels; empty for values
+    columns: tuple[str, ...] = ()  # names of a table's features; empty for images
+    target: str = ""  # what is predicted, with its unit
+    targets: tuple[str, ...] = ()  # the values' names, where there are several
+    official: dict[Stage, Tensor] = field(default_factory=dict)  # the source's own splits
+    groups: Tensor | None = None  # a group's number for each sample; a group is in one split only
+    time: Tensor | None = None  # a number for each sample; training takes the oldest
+    name: Callable[[int], str] = str  # the display name of a sample: its path, or its row
+    max_value: float = 255.0  # the largest possible pixel value
 
     @property
     def target_type(self) -> TargetType:

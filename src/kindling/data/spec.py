@@ -41,40 +41,26 @@ class Spec:
     """The shape and meaning of a data set; the data module makes it, every checkpoint holds it.
 
     Nets and tasks receive it by the parameter name `spec`, and its first two fields by their names.
-
-    Attributes:
-        in_shape: what the net receives, without the batch: `(C, H, W)` or `(features,)`.
-        num_outputs: number of classes, labels, or target values.
-        kind: `image`, `table`, or `sequence`: `(T, F)`, time steps by features.
-        classes: the names of classes or labels; empty for values.
-        class_counts: training samples of each class or label, for masks pixels; empty for values.
-        columns: the features of a table; empty for images.
-        target: what is predicted (a column's name, say), with its unit where one is known.
-        targets: the values' names, where there are several.
-        target_shape: of one target: `()` for a class, `(K,)` for labels or values, `(H, W)` for
-            a mask.
-        mean, std: of each channel of raw images, over the training split.
-        target_mean, target_std: of each target value over the training split; for labels the share
-            and no deviation.
-        source_shape: of one sample before `data.eval_transforms`; empty in older checkpoints.
-        max_value: the largest value that a raw pixel can have.
+    Statistics are of the training split.
     """
 
-    in_shape: tuple[int, ...]
-    num_outputs: int
+    in_shape: tuple[int, ...]  # what the net receives of a sample: (C, H, W), (T, F) or (features,)
+    num_outputs: int  # of classes, labels, or target values
     kind: Literal["image", "table", "sequence"]
-    classes: tuple[str, ...] = ()
-    class_counts: tuple[int, ...] = ()
-    columns: tuple[Column, ...] = ()
-    target: str = ""
-    targets: tuple[str, ...] = ()
-    target_shape: tuple[int, ...] = ()
-    mean: tuple[float, ...] = (0.0,)
+    classes: tuple[str, ...] = ()  # names of classes or labels; empty for values
+    class_counts: tuple[int, ...] = ()  # samples of each class or label; for masks pixels
+    columns: tuple[Column, ...] = ()  # the features of a table; empty for images
+    target: str = ""  # what is predicted (a column's name, say), with its unit where one is known
+    targets: tuple[str, ...] = ()  # the values' names, where there are several
+    target_shape: tuple[
+        int, ...
+    ] = ()  # () for a class, (K,) for labels or values, (H, W) for masks
+    mean: tuple[float, ...] = (0.0,)  # of each channel of raw images
     std: tuple[float, ...] = (1.0,)
-    target_mean: tuple[float, ...] = ()
-    target_std: tuple[float, ...] = ()
-    source_shape: tuple[int, ...] = ()
-    max_value: float = 255.0
+    target_mean: tuple[float, ...] = ()  # of each target value; of labels, their share
+    target_std: tuple[float, ...] = ()  # of each target value
+    source_shape: tuple[int, ...] = ()  # of a sample before eval_transforms; () in old checkpoints
+    max_value: float = 255.0  # the largest value that a raw pixel can have
 
     @property
     def target_type(self) -> TargetType:

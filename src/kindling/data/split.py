@@ -21,8 +21,8 @@ MIN_STRATUM = 10
 def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indices:
     """Split the samples into training, validation and test.
 
-    Official splits are kept. The other samples are stratified by class or labels; or split by
-    group, so that a group is in one split only; or chronologically, the oldest for training.
+    Official splits are kept. The other samples are stratified by class or labels, or split by whole
+    groups, or chronologically, the oldest for training.
 
     Raises:
         InputError: when the shares or counts cannot be had from these samples.
@@ -55,15 +55,14 @@ def fold_samples(
 ) -> Indices:
     """Split training and validation again: one fold validates, the others train; test stays.
 
-    Folds are stratified by class or labels; or by group, so that a group is in one fold only; or
-    chronological: older samples alone train for a fold, and the oldest are in no fold.
+    Folds are stratified by class or labels, or of whole groups, or chronological: older samples
+    train for a fold, and the oldest are in no fold.
 
     Args:
         samples: the source.
         indices: of the ordinary split.
-        fold: the fold's number from 0, the number of folds, and the repetition from 0, each
-            with different folds.
-        seed: seed of the folds.
+        fold: the fold's number, the number of folds, and the repetition, each with other folds.
+        seed: of the folds.
 
     Raises:
         InputError: when there cannot be so many folds.
@@ -74,7 +73,7 @@ def fold_samples(
     if not (folds >= 2 and 0 <= number < folds and repeat >= 0):
         expected = "a fold's number from 0, at least 2 folds, and a repetition from 0"
         raise InputError(f"data.fold: expected {expected}, got {list(fold)}")
-    pool = torch.cat([indices["train"], indices["val"]]).sort().values.numpy()
+    pool = np.sort(np.concatenate([indices["train"], indices["val"]]))
     y, groups = strata(samples, pool), None
     most, unit = len(pool), "samples outside the test set"
     options = {"n_splits": folds, "shuffle": True, "random_state": seed + repeat}
@@ -102,7 +101,7 @@ def fold_samples(
     with warnings.catch_warnings(action="ignore"):  # of rare classes in few groups
         train, val = list(splitter.split(pool, y, groups))[number]
     train, val = (torch.from_numpy(np.sort(pool[part])) for part in (train, val))
-    return {"train": train, "val": val, "test": indices["test"]}
+    return indices | {"train": train, "val": val}
 
 
 def _cut(samples: Samples, free: Any, count: int, seed: int, problem: str) -> tuple[Any, Any]:

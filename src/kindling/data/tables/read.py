@@ -32,21 +32,13 @@ ERRORS: dict[type[Exception], str] = {
 
 @dataclass(frozen=True)
 class TableFile:
-    """A file and its format; Parquet defines most of this itself.
-
-    Attributes:
-        path: the file.
-        separator: between cells, `tab` for a tab; None: a comma, or a tab in `.tsv` and `.tab`.
-        encoding: Python's name for it.
-        decimal: the decimal mark, `point` or `comma`.
-        na_values: marks of missing values, besides the empty cell, `NA`, `null` and the like.
-    """
+    """A file and its format; Parquet defines most of this itself."""
 
     path: str
-    separator: str | None = None
-    encoding: str = "utf-8"
-    decimal: str = "point"
-    na_values: tuple[str, ...] = ()
+    separator: str | None = None  # `tab` for a tab; None: a comma, or a tab in `.tsv` and `.tab`
+    encoding: str = "utf-8"  # Python's name for it
+    decimal: str = "point"  # the decimal mark, or `comma`
+    na_values: tuple[str, ...] = ()  # marks of missing values, besides the empty cell, `NA`, …
 
     @property
     def is_parquet(self) -> bool:
