@@ -608,6 +608,11 @@ REFUSED: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
         {},
         ["houses.csv: the target 'price' has infinite … (1, the first in row 7); fix or remove"],
     ),
+    "constant as float32": (
+        text(column("a", lambda i: 10**12 + i), SIZE, PRICE),
+        {},
+        ["houses.csv: columns with only one value: a (always 1e+12); drop them: data.drop=[a]"],
+    ),
     "target of one text": (
         text(SIZE, column("price", lambda _: "a")),
         {},
@@ -642,6 +647,11 @@ REFUSED: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
         text(SIZE, column("day", lambda i: f"{i % 28 + 1}.3.2020")),
         {"target": "day"},
         ["houses.csv: the target 'day' has dates; convert them to numbers"],
+    ),
+    "no number": (
+        text(with_cells(column("day", lambda i: i), row5="soon"), SIZE, PRICE),
+        {"time": "day"},
+        ["data.time: houses.csv: column 'day': 'soon' (row 5) is not a date or number"],
     ),
     "no date": (
         text(with_cells(DATED, row5="soon"), SIZE, PRICE),

@@ -63,11 +63,14 @@ def find_problem(column: pd.Series[Any], decimal: str) -> tuple[str, str]:
     values = column.dropna()
     if kind == "other":
         return "other", repr(str(values.iloc[0])[:40])
+    if kind == "number":
+        large = np.abs(as_numbers(column)) > LARGEST
+        if large.any():
+            return "infinite", f"{large.sum():,}, the first in row {large.argmax() + 1}"
+        values = pd.Series(as_numbers(values).astype(np.float32))  # as training sees them
     if len(values) == len(column) and values.nunique() == 1:
         first = values.iloc[0]
         return "constant", f"always {first if kind == 'category' else f'{first:g}'}"
-    if kind == "number" and (large := np.abs(as_numbers(column)) > LARGEST).any():
-        return "infinite", f"{large.sum():,}, the first in row {large.argmax() + 1}"
     if kind == "category":
         if parse_dates(values.unique()[:1000]).notna().mean() > 0.5:
             return "dates", ""

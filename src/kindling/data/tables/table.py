@@ -216,11 +216,12 @@ class Table(DataModule):
                 subject = f"data.time: {self.file.path}: column '{column.name}'"
                 raise InputError(f"{subject}: {problem}; {remedy}")
             column = values.rename(column.name)
-        first, last = column.min(), column.max()
+        ends = column.min(), column.max()
         if kind_of(column) == "date":
-            shown = [str(end).partition("+")[0].removesuffix(" 00:00:00") for end in (first, last)]
+            shown = [f"{end:%Y-%m-%d %H:%M:%S}".removesuffix(" 00:00:00") for end in ends]
         else:
-            shown = [f"{first:g}", f"{last:g}"]
-        ends = " to ".join(shown)
-        self.notes.append(f"split: by {column.name}, from {ends}; the oldest rows train")
+            shown = [f"{end:g}" for end in ends]
+        self.notes.append(
+            f"split: by {column.name}, from {' to '.join(shown)}; the oldest rows train"
+        )
         return torch.tensor(as_numbers(column))
