@@ -5,20 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+from starlette.exceptions import HTTPException
 
-from src.kindling.deploy.serving.decode import Array, Refusal
+from src.kindling.deploy.serving.decode import Array
 from src.kindling.deploy.serving.limits import Limits
-
-
-class Entry(NamedTuple):
-    """The inputs `(n, *shape)` of one request, and the future of its outputs."""
-
-    x: Array
-    outputs: asyncio.Future[Array]
 
 
 class Batches:
@@ -31,62 +24,63 @@ class Batches:
 
     def __init__(self, predict: Callable[[Array], Array], limits: Limits) -> None:
         self.predict, self.limits = predict, limits
-        self.queue: deque[Entry] = deque()
+        self.queue: deque[tuple[Array, asyncio.Future[Array]]] = deque()
         self.num_waiting = 0  # inputs
         self.filled = asyncio.Event()
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="model")
 
     async def compute(self, x: Array) -> Array:
-        """The model's outputs for the inputs of one request.
+        """The model's outputs for the inputs `(n, *shape)` of one request.
 
         Raises:
-            Refusal: when the queue is full, or the request's turn does not come in time.
+            HTTPException: when the queue is full, or the request's turn does not come in time.
         """
         if self.num_waiting and self.num_waiting + len(x) > self.limits.queue:
-            raise Refusal(429, f"{self.num_waiting:,} inputs already wait; try again later")
-        entry = Entry(x, asyncio.get_running_loop().create_future())
-        self.queue.append(entry)
+            reason = f"{self.num_waiting:,} inputs already wait; try again later"
+            raise HTTPException(429, reason)
+        outputs: asyncio.Future[Array] = asyncio.get_running_loop().create_future()
+        self.queue.append((x, outputs))
         self.num_waiting += len(x)
         self.filled.set()
         try:
             async with asyncio.timeout(self.limits.wait):
-                return await entry.outputs
+                return await outputs
         except TimeoutError:
             reason = f"not computed within {self.limits.wait:g} s; try again later"
-            raise Refusal(503, reason) from None
+            raise HTTPException(503, reason) from None
 
     async def run(self) -> None:
         """Compute batches until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
             await self.filled.wait()
-            batch = self._take()
-            if not batch:
+            inputs, futures = self._take()
+            if not inputs:
                 continue
-            x = np.concatenate([entry.x for entry in batch])
+            ends = np.cumsum([len(x) for x in inputs])[:-1]
             try:
-                outputs = await loop.run_in_executor(self.thread, self.predict, x)
+                outputs = await asyncio.to_thread(self.predict, np.concatenate(inputs))
+                results: list[Any] = np.split(outputs, ends)
             except Exception as error:  # these requests fail, the server continues
-                for entry in batch:
-                    if not entry.outputs.done():
-                        entry.outputs.set_exception(error)
-                continue
-            start = 0
-            for entry in batch:
-                if not entry.outputs.done():
-                    entry.outputs.set_result(outputs[start : start + len(entry.x)])
-                start += len(entry.x)
+                results = [error] * len(futures)
+            for future, result in zip(futures, results, strict=True):
+                if future.done():  # it no longer waits
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
 
-    def _take(self) -> list[Entry]:
+    def _take(self) -> tuple[list[Array], list[asyncio.Future[Array]]]:
         """The next batch, without requests that no longer wait."""
-        batch: list[Entry] = []
+        inputs: list[Array] = []
+        futures: list[asyncio.Future[Array]] = []
         size = 0
-        while self.queue and (not batch or size + len(self.queue[0].x) <= self.limits.batch):
-            entry = self.queue.popleft()
-            self.num_waiting -= len(entry.x)
-            if not entry.outputs.done():
-                batch.append(entry)
-                size += len(entry.x)
+        while self.queue and (not size or size + len(self.queue[0][0]) <= self.limits.batch):
+            x, future = self.queue.popleft()
+            self.num_waiting -= len(x)
+            if not future.done():
+                inputs.append(x)
+                futures.append(future)
+                size += len(x)
         if not self.queue:
             self.filled.clear()
-        return batch
+        return inputs, futures
