@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -21,39 +20,14 @@ FILES = {
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # by the format `onnx`
 
 
-@dataclass(frozen=True)
-class Exportable:
-    """A module to export, with the samples that its files are compared on.
-
-    Attributes:
-        module: from an input `(B, …)` to an output `(B, …)`.
-        x: the samples, `(N, …)`.
-        expected: the run's output for them, `(N, …)`.
-        facts: the file's metadata.
-        outputs: of the task; None where only `forward` is exported.
-        batch_sizes: of the comparison; one where the file takes a fixed batch size.
-    """
-
-    module: nn.Module
-    x: Tensor
-    expected: Tensor
-    facts: dict[str, Any]
-    outputs: Any
-    batch_sizes: tuple[int, ...]
-
-
-def is_dynamic(facts: dict[str, Any]) -> bool:
-    """Whether the file takes batches of any size."""
-    return bool(facts["input"]["shape"][0] == "batch")
-
-
 def _write_onnx(module: nn.Module, x: Tensor, path: Path, facts: dict[str, Any]) -> None:
     import torch
 
+    is_dynamic = facts["input"]["shape"][0] == "batch"
     program = torch.onnx.export(
         module,
         (x,),
-        dynamic_shapes=({0: "batch"},) if is_dynamic(facts) else None,
+        dynamic_shapes=({0: "batch"},) if is_dynamic else None,
         input_names=["input"],
         output_names=[facts["output"]["name"]],
         dynamo=True,
@@ -73,7 +47,8 @@ def _write_onnx(module: nn.Module, x: Tensor, path: Path, facts: dict[str, Any])
 def _write_pt2(module: nn.Module, x: Tensor, path: Path, facts: dict[str, Any]) -> None:
     from torch.export import Dim, export, save
 
-    shapes = ({0: Dim("batch")},) if is_dynamic(facts) else None
+    is_dynamic = facts["input"]["shape"][0] == "batch"
+    shapes = ({0: Dim("batch")},) if is_dynamic else None
     program = export(module, (x,), dynamic_shapes=shapes)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from src.kindling.config.compose import ROOT
 from src.kindling.data.spec import Spec
 from src.kindling.deploy import export as module
-from src.kindling.deploy import export_proof
-from src.kindling.deploy.export import export, wrapped
+from src.kindling.deploy import export_model, export_proof
+from src.kindling.deploy.export import export
 from src.kindling.deploy.export_formats import FILES
-from src.kindling.deploy.export_proof import answer
+from src.kindling.deploy.export_model import ExportModule
+from src.kindling.deploy.export_proof import measure
 from src.kindling.runs.run import Run
 from src.kindling.training.trained_run import load_run
 from tests.conftest import call, mistakes, train
@@ -33,7 +34,9 @@ needs_onnx = pytest.mark.skipif(
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof without a process of its own, which takes seconds."""
-    monkeypatch.setattr(export_proof, "in_fresh_process", lambda *words: answer(*map(str, words)))
+    monkeypatch.setattr(
+        export_proof, "run_in_fresh_process", lambda *words: measure(*map(str, words))
+    )
 
 
 def table_run(tmp_path: Path) -> Run:
@@ -107,7 +110,7 @@ def test_onnx_needs_no_torch_and_int8_is_measured(
     )
     found = call("export", "latest", "--int8")
     assert isinstance(found, dict)
-    assert [words[3:5] for words in asked] == [["torch", "onnx"], ["torch", "int8"]]
+    assert [words[3] for words in asked] == ["onnx", "int8"]
     assert found["onnx"]["difference"] <= 1e-5
     folder = run.path / "export"
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -196,7 +199,7 @@ class Wrong(nn.Module):
 
     def __init__(self, run: Run, change: Callable[[Any], object]) -> None:
         super().__init__()
-        self.inner = wrapped(run)
+        self.inner = ExportModule(run, run.task.outputs)
         self.eval()
         change(self.inner)
 
@@ -227,7 +230,7 @@ def test_a_file_that_answers_otherwise_is_not_left(
     form: str, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = train("digits", "net.dropout=0.5").run
-    monkeypatch.setattr(module, "wrapped", lambda run: Wrong(run, CHANGES[change]))
+    monkeypatch.setattr(export_model, "ExportModule", lambda run, _: Wrong(run, CHANGES[change]))
     (line,) = mistakes("export", "latest", "--format", form)
     assert line.startswith(
         f"{FILES[form]}: not exported: its answers differ from the run's by up to "
@@ -246,9 +249,9 @@ def test_a_value_is_compared_in_the_target_s_spread_and_an_earlier_export_stays(
     for share, refused in ((5e-6, False), (2e-5, True)):
         step = share * run.spec.target_std[0]
         monkeypatch.setattr(
-            module,
-            "wrapped",
-            lambda run, step=step: Wrong(run, lambda whole: whole.task.scale.mean.add_(step)),
+            export_model,
+            "ExportModule",
+            lambda run, _, step=step: Wrong(run, lambda whole: whole.task.scale.mean.add_(step)),
         )
         if refused:
             (line,) = mistakes("export", "latest", "--format", "pt2")
@@ -279,7 +282,7 @@ def test_a_net_that_cannot_be_exported(monkeypatch: pytest.MonkeyPatch) -> None:
             return x.float().flatten(1) * (2 if x.float().sum() > 0 else 3)
 
     run = train("digits").run
-    monkeypatch.setattr(module, "wrapped", lambda run: Branches())
+    monkeypatch.setattr(export_model, "ExportModule", lambda run, _: Branches())
     (line,) = mistakes("export", "latest", "--format", "pt2")
     assert line.startswith("CNN cannot be exported as pt2: ")
     assert not (run.path / "export").exists()

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from src.kindling.config.errors import InputError
 from src.kindling.deploy import export_proof
 from src.kindling.deploy.export import export
-from src.kindling.deploy.export_proof import answer
+from src.kindling.deploy.export_proof import measure
 
 
 class Plain(LightningModule):
@@ -44,7 +44,9 @@ def run_of(task: LightningModule, path: Path) -> Any:
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_proof, "in_fresh_process", lambda *words: answer(*map(str, words)))
+    monkeypatch.setattr(
+        export_proof, "run_in_fresh_process", lambda *words: measure(*map(str, words))
+    )
 
 
 @pytest.mark.parametrize("batch", [torch.rand(5, 3), (torch.rand(5, 3), torch.zeros(5))])

@@ -23,7 +23,6 @@ from PIL import Image
 from src.kindling.config.errors import InputError
 from src.kindling.data.tables import read as read_table
 from src.kindling.data.tables.encode import encode_frame
-from src.kindling.deploy import predict as module
 from src.kindling.deploy.predict import Predicted, predict
 from src.kindling.runs.run import Run
 from src.kindling.training.trained_run import load_run
@@ -145,7 +144,7 @@ def test_masks_are_files_as_large_as_their_pictures(
         [Path(path).name.replace(".jpg", ".png") for path in paths] + [f"{twin.stem}_2.png"]
     )
     assert page.read_text().count("<img") == len(paths) + 1
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert not list(tmp_path.glob(".predict*"))
     with pytest.raises(InputError) as caught:
         predict(run, paths, tmp_path / "top.csv", top=2)
     assert caught.value.lines == [
@@ -175,7 +174,7 @@ def test_pictures_are_answered_as_the_test_answers_them(cards: Run, tmp_path: Pa
     assert frame[names].to_numpy() == pytest.approx(expected, abs=1e-6)
     assert list(frame["prediction"]) == [cards.spec.classes[i] for i in expected.argmax(1)]
     assert frame["probability"].to_numpy() == pytest.approx(expected.max(1), abs=1e-6)
-    assert not list(cards.path.glob(".*.tmp"))
+    assert not list(cards.path.glob(".predict*"))
 
 
 def test_every_format_holds_the_same(cards: Run, small_data: Path, tmp_path: Path) -> None:
@@ -431,7 +430,6 @@ def test_parts_of_a_table_make_no_difference_and_memory_does_not_grow(
     for name, times in {"small": 100, "large": 500}.items():
         (tmp_path / f"{name}.csv").write_text("\n".join([lines[0], *(lines[1:] * times)]) + "\n")
     monkeypatch.setattr(read_table, "CELLS", 20_000)
-    monkeypatch.setattr(module, "HELD", 2048)
     run, peaks = load_run("latest"), {}
     predict(run, [str(tmp_path / "small.csv")])
     for name in ("small", "large"):
@@ -457,7 +455,6 @@ def test_a_table_that_does_not_fit_is_refused_and_leaves_nothing(
         f"{path}: the table lacks 1 of the 4 columns of the training data: rooms; did you mean 'room'?"
     ]
     monkeypatch.setattr(read_table, "CELLS", 1)
-    monkeypatch.setattr(module, "HELD", 1)
     out.write_text("old")
     lines = NEW.splitlines()
     path.write_text("\n".join([lines[0], *(lines[1:] * 30), "red,x,True,many,3"]) + "\n")
@@ -465,7 +462,7 @@ def test_a_table_that_does_not_fit_is_refused_and_leaves_nothing(
         f"{path}: column 'rooms': 'many' (row 3001) is not a number; the training data has numbers there"
     ]
     assert out.read_text() == "old"
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".predict*"))
     path.write_text("")
     assert mistakes("predict", "latest", str(path)) == [
         f"{path}: the file is empty; add a line of column names, and rows"
@@ -483,9 +480,9 @@ def test_words_that_name_nothing(cards: Run, tmp_path: Path) -> None:
     words = ["crd.png", "empty", "*.jpg", "table.csv", "nowhere/a.png"]
     assert mistakes("predict", "latest", *(str(tmp_path / word) for word in words)) == [
         f"{tmp_path}/crd.png: no such file or folder; did you mean 'card.png'?",
-        f"{tmp_path}/empty: no pictures in this folder (.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp)",
+        f"{tmp_path}/empty: no images in this folder (.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp)",
         f"{tmp_path}/*.jpg: no file matches",
-        f"{tmp_path}/table.csv: this run predicts from pictures, not from tables",
+        f"{tmp_path}/table.csv: this run predicts from images, not from tables",
         f"{tmp_path}/nowhere/a.png: no such file or folder",
     ]
     assert mistakes("predict", "nowhere", "a.png")[0].startswith("nowhere: no such run")
@@ -503,9 +500,9 @@ def test_flags_that_make_no_sense(houses: Run, tmp_path: Path) -> None:
     flags = ["--out", "o.xlsx", "--gallery", "g.html", "--batch-size", "0", "--top", "2"]
     assert mistakes("predict", "latest", path, *flags) == [
         "--out o.xlsx: expected a name that ends in .csv, .jsonl or .parquet",
-        f"--gallery g.html: shows images, and {houses.path} predicts from tables",
+        "--gallery g.html: shows images, and this run predicts from tables",
         "--batch-size: expected at least 1, got 0",
-        "--top: expected 1 to the number of classes, 0, got 2",
+        "--top 2: is for one class out of several, and this run predicts values",
     ]
     before = Path(path).read_text()
     assert mistakes("predict", "latest", path, "--out", path) == [
@@ -513,7 +510,7 @@ def test_flags_that_make_no_sense(houses: Run, tmp_path: Path) -> None:
     ]
     assert Path(path).read_text() == before
     assert mistakes("predict", "latest", path, "--out", f"{tmp_path}/nowhere/o.csv") == [
-        f"{tmp_path}/nowhere/.o.csv.tmp: cannot be written: No such file or directory"
+        f"{tmp_path}/nowhere/o.csv: cannot be written: No such file or directory"
     ]
 
 

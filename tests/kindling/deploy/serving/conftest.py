@@ -11,7 +11,7 @@ import pytest
 
 from src.kindling.deploy import export_proof
 from src.kindling.deploy.export import export
-from src.kindling.deploy.export_proof import answer
+from src.kindling.deploy.export_proof import measure
 from src.kindling.runs.run import Run
 from tests.conftest import kept_runs, train
 from tests.kindling.deploy.serving.server_process import (
@@ -30,7 +30,9 @@ if not all(find_spec(module) for module in REQUIRED):
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A logs/ for a run, and exports without a process for each proof."""
     with kept_runs(tmp_path_factory) as logs, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_proof, "in_fresh_process", lambda *words: answer(*map(str, words)))
+        patch.setattr(
+            export_proof, "run_in_fresh_process", lambda *words: measure(*map(str, words))
+        )
         yield logs
 
 

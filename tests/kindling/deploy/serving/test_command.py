@@ -14,7 +14,7 @@ import pytest
 
 from src.kindling.config.compose import ROOT
 from src.kindling.deploy import export_proof
-from src.kindling.deploy.export_proof import answer
+from src.kindling.deploy.export_proof import measure
 from src.kindling.deploy.serving import server as serving_server
 from src.kindling.runs.run import Run
 from tests.conftest import call, mistakes
@@ -69,7 +69,9 @@ def test_run_without_export_is_exported(
         call("export", *command[3:])
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(export_proof, "in_fresh_process", lambda *words: answer(*map(str, words)))
+    monkeypatch.setattr(
+        export_proof, "run_in_fresh_process", lambda *words: measure(*map(str, words))
+    )
     monkeypatch.setattr(serving_server.subprocess, "run", run_here)
     assert serving_server.find_model(str(digits.path)) == file_of(digits)
     assert capsys.readouterr().out == ""
