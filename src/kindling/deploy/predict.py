@@ -19,9 +19,7 @@ from src.kindling.config.compose import get
 from src.kindling.config.errors import InputError
 from src.kindling.deploy.predict_inputs import find, load_images, load_rows, max_pixels
 from src.kindling.deploy.prediction_writers import (
-    MaskWriter,
-    TableWriter,
-    mask_folder,
+    PredictionWriter,
     render_gallery,
     staging_folder,
 )
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     from src.kindling.training.trained_run import TrainedRun
 
 MIN_ROWS = 1024  # table rows in a batch
-PREVIEW, GALLERY = 10, 300  # predictions in the terminal and in a gallery
 
 
 class Predicted(NamedTuple):
@@ -74,8 +71,6 @@ def predict(
     Raises:
         InputError: when a file is missing or of the wrong kind, or a table does not fit.
     """
-    import pandas as pd
-
     from src.kindling.analysis.outputs import require_outputs
     from src.kindling.analysis.predictions import require_columns
     from src.kindling.config import instantiate
@@ -90,38 +85,27 @@ def predict(
     images = spec.kind == "image"
     _check_options(outputs, images, out, gallery, batch_size, top)
     given = instantiate.values(run.config)
-    data: Any = instantiate.build(
-        run.config, "data", seed=given.seed, num_threads=given.num_threads
-    )
+    options = {"seed": given.seed, "num_threads": given.num_threads}
+    data: Any = instantiate.build(run.config, "data", **options)
     size = batch_size or max(data.batch_size, 1 if images else MIN_ROWS)
-    first, rows, unreadable, notes = pd.DataFrame(), 0, 0, list[str]()
+    notes: list[str] = []
     with Interrupts(), staging_folder(out) as folder:
         paths = find(inputs, images, str(folder))
         if out.exists() and any(os.path.samefile(out, path) for path in paths):
             raise InputError(f"--out {out}: is one of the inputs; name another file")
-        source: Any = load_rows(paths, data, spec, size, notes)
+        batches: Any = load_rows(paths, data, spec, size, notes)
         if images:
-            source = load_images(paths, data, spec, size)
-        steps = -(-len(paths) // size) if images else None
+            batches = load_images(paths, data, spec, size)
         # Transforms cannot be undone: with them, a mask keeps the size of the net's input.
-        undone = None if data.transforms["test"] else getattr(data, "resize_mode", "crop")
-        masks, table = (
-            MaskWriter(folder / mask_folder(out).name, undone),
-            TableWriter(folder / out.name),
-        )
-        renames = {"path": {str(folder / "stdin"): "-", str(folder / "stdin.csv"): "-"}}
-        for names, columns in _predict_batches(run, spec, source, steps):
-            frame = _build_frame(names, outputs.to_frame(columns, top), masks).replace(renames)
-            table.write(frame)
-            rows += len(frame)
-            unreadable += int(frame["error"].count()) if images else 0
-            if len(first) < GALLERY:
-                first = pd.concat([first, frame] if rows > len(frame) else [frame]).head(GALLERY)
-        table.close()
+        mode = None if data.transforms["test"] else getattr(data, "resize_mode", "crop")
+        writer = PredictionWriter(folder / out.name, mode)
+        for names, columns in _predict_batches(run, spec, batches):
+            writer.write(names, outputs.to_frame(columns, top))
+        writer.close()
         if gallery:
             title = f"{spec.target or 'Predictions'} ({shown(run.path)})"
-            write(gallery, render_gallery(title, first, paths, max_pixels(data), folder))
-    return Predicted(out, rows, unreadable, first, notes)
+            write(gallery, render_gallery(title, writer.first, paths, max_pixels(data), folder))
+    return Predicted(out, writer.rows, writer.unreadable, writer.first, notes)
 
 
 def _check_options(
@@ -147,7 +131,7 @@ def _check_options(
 
 
 def _predict_batches(
-    run: TrainedRun, spec: Spec, source: Iterable[Part], steps: int | None
+    run: TrainedRun, spec: Spec, batches: Iterable[Part]
 ) -> Iterator[tuple[Names, dict[str, Tensor]]]:
     """The columns of `predict_step` for batches of raw input, on the run's kind of device."""
     import torch
@@ -161,30 +145,12 @@ def _predict_batches(
     if device is None or get(run.config.values, "trainer.accelerator") == "cpu":
         device = "cpu"
     task, preprocess = run.task.to(device), run.preprocess.to(device)
-    y = torch.zeros(1, *spec.target_shape, dtype=torch.int64 if spec.classes else torch.float32)
-    y, hidden = y.to(device), not sys.stdout.isatty()
-    for names, x in track(source, "predicting", steps, transient=True, disable=hidden):
+    dtype = torch.int64 if spec.classes else torch.float32
+    hidden = not sys.stdout.isatty()
+    for names, x in track(batches, "predicting", transient=True, disable=hidden):
         with torch.inference_mode():
-            batch = preprocess(x.to(device)), y.expand(len(x), *y.shape[1:])
-            columns = predict_batch(task, batch, 0)
+            y = torch.zeros(len(x), *spec.target_shape, dtype=dtype, device=device)
+            columns = predict_batch(task, (preprocess(x.to(device)), y), 0)
         columns.pop("target", None)
         yield names, {name: column.cpu() for name, column in columns.items()}
     task.cpu()
-
-
-def _build_frame(names: Names, table: dict[str, Any], masks: MaskWriter) -> pd.DataFrame:
-    """The rows of the file: the names, what the task's outputs make of its predictions, errors."""
-    import pandas as pd
-
-    errors = names.pop("error", None)
-    for key, values in table.items():
-        if getattr(values, "ndim", 1) == 3:
-            table[key] = masks.write(names["path"], values, errors)
-        if isinstance(table[key][0], str):
-            table[key] = pd.array(table[key], dtype="string")
-    frame = pd.DataFrame(names | table)
-    if errors is not None:
-        frame["error"] = pd.array(errors, dtype="string")
-        predicted = list(table)
-        frame[predicted] = frame[predicted].mask(frame["error"].notna())
-    return frame

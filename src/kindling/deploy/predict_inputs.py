@@ -33,34 +33,37 @@ def find(inputs: Sequence[str], images: bool, scratch: str) -> list[str]:
     """
     from src.kindling.data.images.decode import EXTENSIONS
 
-    kinds = {"images": tuple(sorted(EXTENSIONS)), "tables": TABLES}
+    endings = {"images": tuple(sorted(EXTENSIONS)), "tables": TABLES}
     kind, other = ("images", "tables") if images else ("tables", "images")
     found, lines = list[str](), list[str]()
     for word in inputs:
-        path = os.path.expanduser(word)
-        inside, problem = [path], ""
+        path = Path(word).expanduser()
+        inside, problem = [str(path)], ""
         if word == "-":
             inside = [os.path.join(scratch, "stdin" if images else "stdin.csv")]
             with open(inside[0], "wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
-        elif os.path.isdir(path):
-            inside = _find_inside(path, kinds[kind])
-            problem = f"no {kind} in this folder ({', '.join(kinds[kind])})"
-        elif not os.path.exists(path):
-            inside, problem = sorted(glob.glob(path, recursive=True)), "no file matches"
-            if not glob.has_magic(path):
-                names = (beside.name for beside in Path(path).parent.glob("*"))
-                problem = f"no such file or folder{did_you_mean(os.path.basename(path), names)}"
-        lines += [] if inside else [f"{word}: {problem}"]
-        if wrong := [name for name in inside if name.lower().endswith(kinds[other])]:
+        elif path.is_dir():
+            inside = _find_inside(path, endings[kind])
+            problem = f"no {kind} in this folder ({', '.join(endings[kind])})"
+        elif not path.exists():
+            names = glob.glob(str(path), recursive=True)
+            inside, problem = sorted(filter(os.path.isfile, names)), "no file matches"
+            if not glob.has_magic(word):
+                hint = did_you_mean(path.name, (beside.name for beside in path.parent.glob("*")))
+                problem = f"no such file or folder{hint}"
+        if not inside:
+            lines.append(f"{word}: {problem}")
+        if wrong := [name for name in inside if name.lower().endswith(endings[other])]:
             lines.append(f"{wrong[0]}: this run predicts from {kind}, not from {other}")
-        found += filter(os.path.isfile, inside)
+        found += inside
     if lines:
         raise InputError(lines)
     return found
 
 
-def _find_inside(path: str, endings: tuple[str, ...]) -> list[str]:
+def _find_inside(path: Path, endings: tuple[str, ...]) -> list[str]:
+    """The files of a folder with these endings, except hidden ones."""
     return sorted(
         os.path.join(folder, name)
         for folder, _, names in os.walk(path, followlinks=True)

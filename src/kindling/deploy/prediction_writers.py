@@ -15,41 +15,74 @@ from src.kindling.config.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from PIL.Image import Image
 
+PREVIEW, GALLERY = 10, 300  # predictions in the terminal and in a gallery
 SIDE = 128  # pixels of an image in the gallery
 
 
 @contextmanager
 def staging_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out`; at the end, the table and the masks in it get their names."""
-    masks = mask_folder(out)
+    masks = out.with_name(f"{out.stem}_masks")
     try:
         with tempfile.TemporaryDirectory(prefix=".predict", dir=out.parent) as name:
             folder = Path(name)
             yield folder
-            if (folder / masks.name).exists():
-                masks.mkdir(exist_ok=True)
             for path in folder.glob(f"{masks.name}/*"):
+                masks.mkdir(exist_ok=True)
                 os.replace(path, masks / path.name)
             os.replace(folder / out.name, out)
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {error.strerror or error}") from error
 
 
-def mask_folder(out: Path) -> Path:
-    """Where the masks of a table are."""
-    return out.with_name(f"{out.stem}_masks")
+class PredictionWriter:
+    """Writes rows into a .csv, .jsonl or .parquet file, and masks as PNG files beside it.
 
+    Args:
+        path: the file.
+        resize_mode: how images became square, which masks undo; None: they keep the net's size.
 
-class TableWriter:
-    """Appends rows to a .csv, .jsonl or .parquet file."""
+    Attributes:
+        rows, unreadable: the number of rows, and of those with an error.
+        first: the first rows.
+    """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, resize_mode: str | None) -> None:
+        self.path, self.resize_mode = path, resize_mode
+        self.masks = path.with_name(f"{path.stem}_masks")
+        self.mask_names: set[str] = set()
         self.parquet: Any = None
+        self.first: Any = None
+        self.rows = self.unreadable = 0
 
-    def write(self, frame: pd.DataFrame) -> None:
+    def write(self, names: dict[str, Any], table: dict[str, Any]) -> None:
+        """Write some rows.
+
+        Args:
+            names: their path or row, and for images the errors.
+            table: columns from the task's `to_frame`; masks `(n, H, W)` become file names.
+        """
+        import pandas as pd
+
+        errors = names.pop("error", None)
+        for key, values in table.items():
+            if getattr(values, "ndim", 1) == 3:
+                table[key] = self._write_masks(names["path"], values, errors)
+            if isinstance(table[key][0], str):
+                table[key] = pd.array(table[key], dtype="string")
+        frame = pd.DataFrame(names | table)
+        if errors is not None:
+            frame["error"] = pd.array(errors, dtype="string")
+            frame[list(table)] = frame[list(table)].mask(frame["error"].notna())
+            frame["path"] = frame["path"].replace(str(self.path.with_name("stdin")), "-")
+            self.unreadable += int(frame["error"].count())
+        if self.rows < GALLERY:
+            self.first = pd.concat([self.first, frame]).head(GALLERY)
+        self.rows += len(frame)
+        self._append(frame)
+
+    def _append(self, frame: pd.DataFrame) -> None:
         if self.path.suffix == ".csv":
             frame.to_csv(self.path, mode="a", header=not self.path.exists(), index=False)
         elif self.path.suffix == ".jsonl":
@@ -68,38 +101,25 @@ class TableWriter:
         if self.parquet is not None:
             self.parquet.close()
 
-
-class MaskWriter:
-    """Writes masks as PNG files of their images' size.
-
-    Args:
-        folder: of the files.
-        resize_mode: how images became square; None where masks keep the size of the net's input.
-    """
-
-    def __init__(self, folder: Path, resize_mode: str | None) -> None:
-        self.folder, self.resize_mode = folder, resize_mode
-        self.names: set[str] = set()
-
-    def write(self, paths: Sequence[str], masks: Any, errors: Sequence[str | None]) -> list[str]:
-        """Write masks `(n, H, W)` uint8 of images without an error; the names, by the folder's."""
+    def _write_masks(self, paths: Sequence[str], masks: Any, errors: Any) -> list[str]:
+        """Write masks of images without an error; all names, relative to the table's folder."""
         from src.kindling.data.images.image_data import size_of
         from src.kindling.data.masks import indexed, unfit
 
-        self.folder.mkdir(exist_ok=True)
+        self.masks.mkdir(exist_ok=True)
         names = []
         for path, mask, error in zip(paths, masks, errors, strict=True):
             name, count = f"{Path(path).stem}.png", 1
-            while name in self.names:
+            while name in self.mask_names:
                 count += 1
                 name = f"{Path(path).stem}_{count}.png"
-            self.names.add(name)
-            names.append(f"{self.folder.name}/{name}")
+            self.mask_names.add(name)
+            names.append(f"{self.masks.name}/{name}")
             if error is None:
                 image = indexed(mask)
                 if self.resize_mode is not None:
                     image = unfit(image, size_of(path), self.resize_mode)
-                image.save(self.folder / name)
+                image.save(self.masks / name)
         return names
 
 
@@ -120,28 +140,21 @@ def render_gallery(
 
     figures = []
     for path, row in zip(paths, frame.to_dict("records"), strict=False):
-        if isinstance(row["error"], str):
-            figures.append({"name": row["path"], "caption": row["error"]})
-            continue
-        image = decode(path, 3, max_pixels, SIDE)
-        if any(key.startswith("share_") for key in row):
-            image = over(image, Image.open(folder / row["prediction"]))
-        caption = _format_caption(row)
-        figures.append({"name": row["path"], "caption": caption, "image": _encode(image)})
+        content, caption = "", row["error"]
+        if not isinstance(caption, str):
+            image, file, caption = decode(path, 3, max_pixels, SIDE), io.BytesIO(), _caption(row)
+            if any(key.startswith("share_") for key in row):
+                image = over(image, Image.open(folder / row["prediction"]))
+            image.thumbnail((SIDE, SIDE))
+            image.save(file, "PNG")
+            content = base64.b64encode(file.getvalue()).decode()
+        figures.append({"name": row["path"], "caption": caption, "image": content})
     template = Path(__file__).with_name("gallery.html").read_text("utf-8")
     page = Environment(autoescape=True).from_string(template)
     return page.render(title=title, side=SIDE, figures=figures)
 
 
-def _encode(image: Image) -> str:
-    """A thumbnail as base64 of a PNG."""
-    file = io.BytesIO()
-    image.thumbnail((SIDE, SIDE))
-    image.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def _format_caption(row: dict[str, Any]) -> str:
+def _caption(row: dict[str, Any]) -> str:
     """The predicted columns; for a mask, how much of the image each class covers."""
     prefix = "share_"
     shares = {key.removeprefix(prefix): row[key] for key in row if key.startswith(prefix)}

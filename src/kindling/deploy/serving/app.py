@@ -30,10 +30,9 @@ from src.kindling.deploy.serving.requests import RequestReader
 PREDICT_PATHS = ("/predict", "/predict/batch")
 PAGES = {"/": "page.html", "/docs": "docs.html"}
 OPEN_PATHS = (*PAGES, "/health")  # need no key; the pages contain nothing of the model
+SOURCES = "default-src 'self' 'unsafe-inline' blob: data:; frame-ancestors 'none'"
 PAGE_HEADERS = {
-    "content-security-policy": (
-        "default-src 'self' 'unsafe-inline' blob: data:; frame-ancestors 'none'"
-    ),
+    "content-security-policy": SOURCES,
     "x-content-type-options": "nosniff",
     "cache-control": "no-cache",
 }
@@ -50,13 +49,7 @@ CONNECTIONS = Gauge("kindling_connections", "Open connections")
 
 
 class Application:
-    """An ASGI application for one model.
-
-    Args:
-        model: the model.
-        limits: of a request.
-        key: that a client has to send; None: no key.
-    """
+    """An ASGI application for one model; clients send the key, unless it is None."""
 
     def __init__(self, model: Model, limits: Limits, key: str | None) -> None:
         self.model, self.limits, self.key, self.draining = model, limits, key, False

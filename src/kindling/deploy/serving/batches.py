@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from starlette.exceptions import HTTPException
@@ -14,36 +14,42 @@ from src.kindling.deploy.serving.decode import Array
 from src.kindling.deploy.serving.limits import Limits
 
 
-class Batches:
-    """A queue of requests in front of the model.
+@dataclass
+class Entry:
+    """The inputs `(n, *shape)` of one request, and their outputs."""
 
-    Args:
-        predict: computes a batch.
-        limits: inputs in a batch (a larger request becomes one batch), and in the queue.
-    """
+    x: Array
+    outputs: asyncio.Future[Array] = field(default_factory=asyncio.Future)
+
+
+class Batches:
+    """A queue of requests in front of `predict`; a request above `limits.batch` is a batch."""
 
     def __init__(self, predict: Callable[[Array], Array], limits: Limits) -> None:
         self.predict, self.limits = predict, limits
-        self.queue: deque[tuple[Array, asyncio.Future[Array]]] = deque()
-        self.num_waiting = 0  # inputs
+        self.queue: deque[Entry] = deque()
         self.filled = asyncio.Event()
 
+    @property
+    def num_waiting(self) -> int:
+        """Inputs in the queue."""
+        return sum(len(entry.x) for entry in self.queue)
+
     async def compute(self, x: Array) -> Array:
-        """The model's outputs for the inputs `(n, *shape)` of one request.
+        """The model's outputs for the inputs of one request.
 
         Raises:
             HTTPException: when the queue is full, or the request's turn does not come in time.
         """
-        if self.num_waiting and self.num_waiting + len(x) > self.limits.queue:
-            reason = f"{self.num_waiting:,} inputs already wait; try again later"
-            raise HTTPException(429, reason)
-        outputs: asyncio.Future[Array] = asyncio.get_running_loop().create_future()
-        self.queue.append((x, outputs))
-        self.num_waiting += len(x)
+        waiting = self.num_waiting
+        if waiting and waiting + len(x) > self.limits.queue:
+            raise HTTPException(429, f"{waiting:,} inputs already wait; try again later")
+        entry = Entry(x)
+        self.queue.append(entry)
         self.filled.set()
         try:
             async with asyncio.timeout(self.limits.wait):
-                return await outputs
+                return await entry.outputs
         except TimeoutError:
             reason = f"not computed within {self.limits.wait:g} s; try again later"
             raise HTTPException(503, reason) from None
@@ -52,35 +58,31 @@ class Batches:
         """Compute batches until cancelled."""
         while True:
             await self.filled.wait()
-            inputs, futures = self._take()
-            if not inputs:
+            batch = self._take()
+            if not batch:
                 continue
-            ends = np.cumsum([len(x) for x in inputs])[:-1]
             try:
-                outputs = await asyncio.to_thread(self.predict, np.concatenate(inputs))
-                results: list[Any] = np.split(outputs, ends)
+                x = np.concatenate([entry.x for entry in batch])
+                outputs = await asyncio.to_thread(self.predict, x)
             except Exception as error:  # these requests fail, the server continues
-                results = [error] * len(futures)
-            for future, result in zip(futures, results, strict=True):
-                if future.done():  # it no longer waits
-                    continue
-                if isinstance(result, Exception):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
+                for entry in batch:
+                    if not entry.outputs.done():
+                        entry.outputs.set_exception(error)
+                continue
+            for entry in batch:
+                if not entry.outputs.done():
+                    entry.outputs.set_result(outputs[: len(entry.x)])
+                outputs = outputs[len(entry.x) :]
 
-    def _take(self) -> tuple[list[Array], list[asyncio.Future[Array]]]:
-        """The next batch, without requests that no longer wait."""
-        inputs: list[Array] = []
-        futures: list[asyncio.Future[Array]] = []
+    def _take(self) -> list[Entry]:
+        """The next batch, without requests that no longer wait; empty if none does."""
+        batch: list[Entry] = []
         size = 0
-        while self.queue and (not size or size + len(self.queue[0][0]) <= self.limits.batch):
-            x, future = self.queue.popleft()
-            self.num_waiting -= len(x)
-            if not future.done():
-                inputs.append(x)
-                futures.append(future)
-                size += len(x)
+        while self.queue and (not batch or size + len(self.queue[0].x) <= self.limits.batch):
+            entry = self.queue.popleft()
+            if not entry.outputs.done():
+                batch.append(entry)
+                size += len(entry.x)
         if not self.queue:
             self.filled.clear()
-        return inputs, futures
+        return batch

@@ -61,11 +61,7 @@ def _run_decode(files: Files, several: bool) -> Decoded:
 
 
 class Decoder:
-    """One process.
-
-    Attributes:
-        busy_since: when its present request, or its start, began; None while it is idle.
-    """
+    """One process; `busy_since` its present request or its start began, None while it is idle."""
 
     def __init__(self, initialize: Callable[[], None]) -> None:
         self.initialize = initialize
@@ -74,8 +70,7 @@ class Decoder:
     async def start(self) -> None:
         """Start the process, and wait until it takes requests."""
         self.pool = ProcessPoolExecutor(1, SPAWN, self.initialize)
-        loop = asyncio.get_running_loop()
-        self.pid = await loop.run_in_executor(self.pool, os.getpid)
+        self.pid = await asyncio.get_running_loop().run_in_executor(self.pool, os.getpid)
 
     async def kill(self) -> None:
         for process in multiprocessing.active_children():
@@ -85,13 +80,9 @@ class Decoder:
 
 
 class Decoders:
-    """A pool of decoders. One that died is started again by the next request that takes it.
+    """A pool of decoders: of images if there is a preparation, else of rows.
 
-    Args:
-        count: processes, each of which decodes one request at a time.
-        prepare: for images; None for rows.
-        columns: of the rows.
-        limits: time for one request, and how long and how many may wait.
+    One that died is started again by the next request that takes it.
     """
 
     def __init__(
@@ -124,29 +115,6 @@ class Decoders:
         Raises:
             HTTPException: by a decoder, or because none is free in time, or it took too long.
         """
-        decoder = await self._take()
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(self.limits.decode):
-                try:
-                    decoded = loop.run_in_executor(decoder.pool, _run_decode, files, several)
-                except RuntimeError:  # its process is no more
-                    log("ended; starting another")
-                    self.num_replaced += 1
-                    await decoder.start()
-                    decoded = loop.run_in_executor(decoder.pool, _run_decode, files, several)
-                return await decoded
-        except TimeoutError:
-            await decoder.kill()
-            reason = f"decoding took more than {self.limits.decode:g} s"
-            log(f"killed: {reason}")
-            raise HTTPException(422, f"{reason}; send less, or simpler files") from None
-        except BrokenProcessPool:
-            raise HTTPException(422, "cannot be decoded: the decoder's process ended") from None
-        finally:
-            self._release(decoder)
-
-    async def _take(self) -> Decoder:
         if self.num_waiting >= self.limits.queue:
             reason = f"{self.num_waiting:,} requests already wait for a decoder"
             raise HTTPException(429, f"{reason}; try again later")
@@ -160,7 +128,29 @@ class Decoders:
         finally:
             self.num_waiting -= 1
         decoder.busy_since = time.monotonic()
-        return decoder
+        try:
+            async with asyncio.timeout(self.limits.decode):
+                return await self._run(decoder, files, several)
+        except TimeoutError:
+            await decoder.kill()
+            reason = f"decoding took more than {self.limits.decode:g} s"
+            log(f"killed: {reason}")
+            raise HTTPException(422, f"{reason}; send less, or simpler files") from None
+        except BrokenProcessPool:
+            raise HTTPException(422, "cannot be decoded: the decoder's process ended") from None
+        finally:
+            self._release(decoder)
+
+    async def _run(self, decoder: Decoder, files: Files, several: bool) -> Decoded:
+        loop = asyncio.get_running_loop()
+        try:
+            decoded = loop.run_in_executor(decoder.pool, _run_decode, files, several)
+        except RuntimeError:  # its process ended after the last request
+            log("ended; starting another")
+            self.num_replaced += 1
+            await decoder.start()
+            decoded = loop.run_in_executor(decoder.pool, _run_decode, files, several)
+        return await decoded
 
     def _release(self, decoder: Decoder) -> None:
         decoder.busy_since = None

@@ -19,25 +19,17 @@ from src.kindling.data.spec import Spec
 from src.kindling.deploy.serving.decode import Array
 
 Response = dict[str, Any]
-# The kind of response, by the decision and whether it is made for each pixel.
+# The kind of response, by the decision and the dimensions of the output.
 RESPONSE_KINDS = {
-    ("argmax", False): "class",
-    ("threshold", False): "labels",
-    ("none", False): "values",
-    ("argmax", True): "mask",
+    ("argmax", 2): "class",
+    ("threshold", 2): "labels",
+    ("none", 2): "values",
+    ("argmax", 4): "mask",
 }
 
 
 class Model:
-    """A file that `python -m src.export` wrote.
-
-    Args:
-        path: the file.
-        threads: for the computation of one batch.
-
-    Attributes:
-        response_kind: `class`, `labels`, `values` or `mask`, by the decision in the metadata.
-        threshold: above which a label is predicted.
+    """A file that `python -m src.export` wrote; `threads` compute one batch.
 
     Raises:
         InputError: when it is not such a file.
@@ -76,8 +68,7 @@ class Model:
             decision = {"kind": "argmax" if self.spec.classes else "none"}
             if self.spec.classes and len(self.spec.target_shape) == 1:
                 decision = {"kind": "threshold", "value": 0.5}
-        per_pixel = len(self.output["shape"]) == 4
-        self.response_kind = RESPONSE_KINDS[decision["kind"], per_pixel]
+        self.response_kind = RESPONSE_KINDS[decision["kind"], len(self.output["shape"])]
         self.threshold = float(decision["value"]) if self.response_kind == "labels" else 0.0
 
     def predict(self, x: Array) -> Array:

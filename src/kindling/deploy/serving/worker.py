@@ -8,6 +8,7 @@ import multiprocessing
 import socket
 import warnings
 from asyncio import TimerHandle
+from functools import partial
 from http import HTTPStatus
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,22 +28,18 @@ MAX_HEAD = 1 << 16  # bytes of a request's line and headers
 
 
 class BoundedProtocol(H11Protocol):
-    """A connection that is refused when there are too many, and closed when the client is slow.
+    """A connection that is refused when there are too many, and closed when the client is slow."""
 
-    Attributes:
-        maximum: connections at once.
-        patience: seconds for a client to send the head of a request.
-    """
-
-    maximum, patience = 512, 10.0
+    limits = Limits()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         # asyncio does this only for sockets that it made itself; else each response waits 40 ms.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.timer: TimerHandle | None = None
-        if len(self.connections) > self.maximum:
-            self._refuse(503, f"more than {self.maximum} connections; try again later")
+        if len(self.connections) > self.limits.connections:
+            reason = f"more than {self.limits.connections} connections; try again later"
+            self._refuse(503, reason)
         else:
             self._start_timer()
 
@@ -64,8 +61,8 @@ class BoundedProtocol(H11Protocol):
         self._refuse(400, "not a valid HTTP request, or its headers are too large")
 
     def _start_timer(self) -> None:
-        reason = f"no complete request within {self.patience:g} s"
-        self.timer = self.loop.call_later(self.patience, self._refuse, 408, reason)
+        reason = f"no complete request within {self.limits.patience:g} s"
+        self.timer = self.loop.call_later(self.limits.patience, self._refuse, 408, reason)
 
     def _stop_timer(self) -> None:
         if self.timer is not None:
@@ -74,24 +71,16 @@ class BoundedProtocol(H11Protocol):
 
     def _refuse(self, status: int, reason: str) -> None:
         self._stop_timer()
-        if self.transport.is_closing():
-            return
-        body = json.dumps({"error": reason})
-        head = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write((head + body).encode())
-        self.transport.close()
+        if not self.transport.is_closing():
+            body = json.dumps({"error": reason})
+            head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nconnection: close\r\n"
+            kind = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            self.transport.write((head + kind + body).encode())
+            self.transport.close()
 
 
 class Server(uvicorn.Server):
-    """A server that loses no accepted request at shutdown.
-
-    Args:
-        application: the application.
-        ready: told when requests are accepted; None without a supervisor.
-    """
+    """A server that loses no accepted request at shutdown, and reports to a supervisor, if any."""
 
     def __init__(self, application: Application, ready: Connection | None) -> None:
         self.application, self.ready = application, ready
@@ -113,11 +102,9 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         supervisor = multiprocessing.parent_process()
         if self.ready is not None and supervisor is not None:
-            asyncio.get_running_loop().add_reader(supervisor.sentinel, self.stop)
+            loop, stop = asyncio.get_running_loop(), partial(setattr, self, "should_exit", True)
+            loop.add_reader(supervisor.sentinel, stop)  # it has ended
             self.ready.send_bytes(b"ready")
-
-    def stop(self) -> None:
-        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.application.draining = True
@@ -141,7 +128,7 @@ def respond(
     """Respond to requests about an ONNX file until a signal, or until the supervisor ends."""
     warnings.simplefilter("ignore")  # Pillow's, about the clients' files
     model = Model(path, limits.threads)
-    BoundedProtocol.maximum, BoundedProtocol.patience = limits.connections, limits.patience
+    BoundedProtocol.limits = limits
     server = Server(Application(model, limits, key), ready)
     CONNECTIONS.set_function(lambda: len(server.server_state.connections))
     server.run(sockets=[listener])
