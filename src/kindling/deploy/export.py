@@ -19,8 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.kindling.config.errors import InputError
-from src.kindling.deploy.export_formats import FILES, NEEDED, WRITERS, quantize
-from src.kindling.deploy.export_proof import compare_int8, prove
+from src.kindling.deploy.export_files import (
+    FILES,
+    NEEDED,
+    WRITERS,
+    compare_int8,
+    prove,
+    quantize,
+)
 from src.kindling.runs.files import write_json
 
 if TYPE_CHECKING:
@@ -43,7 +49,7 @@ def export(run: TrainedRun, form: str = "onnx", int8: bool = False) -> Reports:
 
     Returns:
         For each file the content of export/<form>.json: its name and bytes, the largest difference
-        from the run, the share of equal decisions, median milliseconds of each batch size; for int8
+        from the run, the share of equal decisions, mean milliseconds of each batch size; for int8
         the score (accuracy or MAE) on the test set before and after.
 
     Raises:
@@ -89,9 +95,7 @@ def _write_and_prove(
         warnings.filterwarnings("ignore", r"`torch\.jit\..*` is deprecated")
         files = {name: Path(scratch) / FILES[name] for name in (form, "int8")[: 1 + int8]}
         try:
-            # Two samples: a batch size of one would become a constant.
-            x = model.x[:2] if len(model.batch_sizes) > 1 else model.x
-            WRITERS[form](model.module, x, files[form], model.facts)
+            WRITERS[form](model, files[form])
             if int8:
                 x = read_samples(data, "train", CALIBRATION_SAMPLES)
                 quantize(files["onnx"], files["int8"], x)

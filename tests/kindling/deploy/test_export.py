@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from src.kindling.config.compose import ROOT
 from src.kindling.data.spec import Spec
 from src.kindling.deploy import export as module
-from src.kindling.deploy import export_model, export_proof
+from src.kindling.deploy import export_files, export_model
 from src.kindling.deploy.export import export
-from src.kindling.deploy.export_formats import FILES
+from src.kindling.deploy.export_files import FILES, measure
 from src.kindling.deploy.export_model import ExportModule
-from src.kindling.deploy.export_proof import measure
 from src.kindling.runs.run import Run
 from src.kindling.training.trained_run import load_run
 from tests.conftest import call, mistakes, train
@@ -35,7 +34,7 @@ needs_onnx = pytest.mark.skipif(
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof without a process of its own, which takes seconds."""
     monkeypatch.setattr(
-        export_proof, "run_in_fresh_process", lambda *words: measure(*map(str, words))
+        export_files, "run_in_fresh_process", lambda *words: measure(*map(str, words))
     )
 
 
@@ -268,9 +267,7 @@ def test_a_value_is_compared_in_the_target_s_spread_and_an_earlier_export_stays(
 
 def test_a_file_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     run = train("digits").run
-    monkeypatch.setitem(
-        module.WRITERS, "pt2", lambda module, x, path, facts: path.write_bytes(b"no archive")
-    )
+    monkeypatch.setitem(module.WRITERS, "pt2", lambda model, path: path.write_bytes(b"no archive"))
     (line,) = mistakes("export", "latest", "--format", "pt2")
     assert line.startswith("model.pt2: not exported: a fresh process cannot use it: ")
     assert not (run.path / "export").exists()

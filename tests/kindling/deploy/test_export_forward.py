@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from src.kindling.config.errors import InputError
-from src.kindling.deploy import export_proof
+from src.kindling.deploy import export_files
 from src.kindling.deploy.export import export
-from src.kindling.deploy.export_proof import measure
+from src.kindling.deploy.export_files import measure
 
 
 class Plain(LightningModule):
@@ -45,7 +45,7 @@ def run_of(task: LightningModule, path: Path) -> Any:
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        export_proof, "run_in_fresh_process", lambda *words: measure(*map(str, words))
+        export_files, "run_in_fresh_process", lambda *words: measure(*map(str, words))
     )
 
 

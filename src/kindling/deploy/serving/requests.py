@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from io import BytesIO
 
-from python_multipart.multipart import parse_options_header
+from python_multipart.multipart import File, parse_form
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message
 
 from src.kindling.deploy.serving.decode import Decoded, Files
 from src.kindling.deploy.serving.decoders import Decoders
 from src.kindling.deploy.serving.limits import Limits
 from src.kindling.deploy.serving.model import Model
 
-# Of file names in forms; some of Python's other codecs fail, or make half characters.
-CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin-1", b"windows-1252")
 # curl's default is the second.
 ROW_TYPES = ("application/json", "application/x-www-form-urlencoded", "")
 # More than the cores of a small machine: one decodes while another's result is on its way.
 IMAGE_DECODERS, ROW_DECODERS = 3, 1
 MAX_BODIES = 8  # largest bodies that are in memory at once
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # about clients' forms
 CLOSE = {"connection": "close"}  # because part of the request was not read
 
 
@@ -43,7 +43,7 @@ class RequestReader:
         try:
             async with asyncio.timeout(self.limits.patience):
                 await self._receive(request, body)
-            files = await self._split_files(request, bytes(body), several)
+            files = self._split_files(request, bytes(body), several)
             decoded = await self.decoders.decode(files, several)
         except TimeoutError:
             reason = f"no complete body within {self.limits.patience:g} s"
@@ -78,7 +78,7 @@ class RequestReader:
             reason = f"the body has {size:,} bytes or more; the maximum is {self.max_bytes:,}"
             raise HTTPException(413, reason, CLOSE)
 
-    async def _split_files(self, request: Request, body: bytes, several: bool) -> Files:
+    def _split_files(self, request: Request, body: bytes, several: bool) -> Files:
         """The names and contents of a request's files; rows are one."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if self.model.prepare is None:
@@ -90,34 +90,33 @@ class RequestReader:
             reason = f"this model takes images, not {kind}"
             raise HTTPException(415, f"{reason}; send the file's bytes, or a form with files")
         if kind == "multipart/form-data":
-            return await self._parse_form(request, body, several)
+            files = self._parse_form(request.headers["content-type"], body)
+            if not files:
+                raise HTTPException(422, "the form has no file")
+            if not several and len(files) > 1:
+                reason = f"the form has {len(files)} files; send several to /predict/batch"
+                raise HTTPException(422, reason)
+            return files
         if several:
             reason = "/predict/batch takes images as files of a form (multipart/form-data)"
             raise HTTPException(415, reason)
         return [("image", body)]
 
-    async def _parse_form(self, request: Request, body: bytes, several: bool) -> Files:
-        async def receive() -> Message:
-            return {"type": "http.request", "body": body, "more_body": False}
+    def _parse_form(self, content_type: str, body: bytes) -> Files:
+        files: list[tuple[str, bytes]] = []
 
-        options = parse_options_header(request.headers["content-type"])[1]
-        charset = options.get(b"charset", b"utf-8").lower()
-        if charset not in CHARSETS:
-            name = charset[:40].decode("latin-1")
-            reason = f"charset {name!r}; send names as UTF-8, without a charset"
-            raise HTTPException(422, f"the form cannot be read: {reason}")
-        maximum = self.limits.max_rows
+        def add(file: File) -> None:
+            if len(files) == self.limits.max_rows:
+                raise HTTPException(413, f"Too many files; the maximum is {len(files)}")
+            name = (file.file_name or b"image").decode("utf-8", "replace")
+            file.file_object.seek(0)
+            files.append((name, file.file_object.read()))
+            file.close()
+
         try:
-            form = Request(request.scope, receive).form(max_files=maximum, max_fields=maximum)
-            async with form as parsed:
-                fields = [value for _, value in parsed.multi_items() if not isinstance(value, str)]
-                files = [(field.filename or "image", await field.read()) for field in fields]
-        except HTTPException as error:
-            status = 413 if "Too many" in error.detail else 422
-            raise HTTPException(status, f"the form cannot be read: {error.detail}") from None
-        if not files:
-            raise HTTPException(422, "the form has no file")
-        if not several and len(files) > 1:
-            reason = f"the form has {len(files)} files; send several to /predict/batch"
-            raise HTTPException(422, reason)
+            parse_form({"Content-Type": content_type.encode()}, BytesIO(body), None, add)
+        except HTTPException:
+            raise
+        except Exception as error:
+            raise HTTPException(422, f"the form cannot be read: {error}") from None
         return files

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from src.kindling.deploy import export_proof
+from src.kindling.deploy import export_files
 from src.kindling.deploy.export import export
-from src.kindling.deploy.export_proof import measure
+from src.kindling.deploy.export_files import measure
 from src.kindling.runs.run import Run
 from tests.conftest import kept_runs, train
 from tests.kindling.deploy.serving.server_process import (
@@ -31,7 +31,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A logs/ for a run, and exports without a process for each proof."""
     with kept_runs(tmp_path_factory) as logs, pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            export_proof, "run_in_fresh_process", lambda *words: measure(*map(str, words))
+            export_files, "run_in_fresh_process", lambda *words: measure(*map(str, words))
         )
         yield logs
 

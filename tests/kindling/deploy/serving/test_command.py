@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from src.kindling.config.compose import ROOT
-from src.kindling.deploy import export_proof
-from src.kindling.deploy.export_proof import measure
+from src.kindling.deploy import export_files
+from src.kindling.deploy.export_files import measure
 from src.kindling.deploy.serving import server as serving_server
 from src.kindling.runs.run import Run
 from tests.conftest import call, mistakes
@@ -70,7 +70,7 @@ def test_run_without_export_is_exported(
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(
-        export_proof, "run_in_fresh_process", lambda *words: measure(*map(str, words))
+        export_files, "run_in_fresh_process", lambda *words: measure(*map(str, words))
     )
     monkeypatch.setattr(serving_server.subprocess, "run", run_here)
     assert serving_server.find_model(str(digits.path)) == file_of(digits)

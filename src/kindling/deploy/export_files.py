@@ -1,27 +1,124 @@
-"""Compare an exported file, loaded in a fresh process, with its run."""
+"""The file of an exported model: write, quantize, load it, and compare it in a fresh process."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-import time
+import timeit
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from src.kindling.config.compose import ROOT
 from src.kindling.config.errors import InputError
-from src.kindling.deploy.export_formats import FILES, NEEDED, load_file
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from src.kindling.data.data_module import DataModule
     from src.kindling.deploy.export_model import Exportable
 
+FILES = {
+    "onnx": "model.onnx",
+    "int8": "model.int8.onnx",
+    "pt2": "model.pt2",
+    "torchscript": "model.torchscript.pt",
+}
+NEEDED = ("onnx", "onnxscript", "onnxruntime")  # by the format `onnx`
 # The largest allowed difference: of probabilities, or as a share of the values' standard deviation.
 TOLERANCE = 1e-5
+
+
+def _write_onnx(model: Exportable, path: Path) -> None:
+    import torch
+
+    program = torch.onnx.export(
+        model.module,
+        (model.example,),
+        dynamic_shapes=({0: "batch"},) if model.is_dynamic else None,
+        input_names=["input"],
+        output_names=[model.facts["output"]["name"]],
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    for node in program.model.graph:
+        node.metadata_props.clear()  # the exporter's notes, with the paths of this machine
+    metadata = program.model.metadata_props
+    for name, fact in model.facts.items():
+        metadata[name] = fact if isinstance(fact, str) else json.dumps(fact)
+    # Tells onnxruntime's quantization that shapes are inferred and constants folded already.
+    metadata["onnx.quant.pre_process"] = "onnxruntime.quant"
+    program.save(path, external_data=False)
+
+
+def _write_pt2(model: Exportable, path: Path) -> None:
+    from torch.export import Dim, export, save
+
+    shapes = ({0: Dim("batch")},) if model.is_dynamic else None
+    program = export(model.module, (model.example,), dynamic_shapes=shapes)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    save(program, path, extra_files={"kindling.json": json.dumps(model.facts)})
+
+
+def _write_torchscript(model: Exportable, path: Path) -> None:
+    import torch
+
+    jit: Any = torch.jit
+    # Around a function, tracing asks nothing of Lightning's module but to compute.
+    traced = jit.trace(lambda x: model.module(x), (model.example,))
+    jit.save(traced, str(path), _extra_files={"kindling.json": json.dumps(model.facts)})
+
+
+WRITERS: dict[str, Callable[[Exportable, Path], None]] = {
+    "onnx": _write_onnx,
+    "pt2": _write_pt2,
+    "torchscript": _write_torchscript,
+}
+
+
+def quantize(path: Path, small: Path, x: Tensor) -> None:
+    """Write 8-bit convolutions and linear layers, with ranges from samples `(N, *raw_shape)`."""
+    from onnxruntime.quantization import QuantType, quantize_static
+
+    batches = ({"input": batch} for batch in np.array_split(x.numpy(), max(1, len(x) // 64)))
+    quantize_static(
+        path,
+        small,
+        SimpleNamespace(get_next=lambda: next(batches, None)),
+        per_channel=True,
+        op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        reduce_range=True,  # weights of 7 bits: processors without VNNI would overflow with 8
+    )
+
+
+def load_file(form: str, path: str) -> Callable[[Any], Any]:
+    """The file's function of a batch `(B, *raw_shape)`, arrays in and out."""
+    if FILES[form].endswith(".onnx"):
+        from onnxruntime import InferenceSession
+
+        session = InferenceSession(path, providers=["CPUExecutionProvider"])
+        return lambda x: session.run(None, {"input": x})[0]
+    import torch
+
+    jit: Any = torch.jit
+    model = torch.export.load(path).module() if form == "pt2" else jit.load(path)
+
+    def run(x: Any) -> Any:
+        with torch.inference_mode():
+            return model(torch.from_numpy(x)).numpy()
+
+    return run
 
 
 def prove(form: str, path: Path, model: Exportable) -> dict[str, Any]:
@@ -81,7 +178,7 @@ def _largest_difference(measured: Any, model: Exportable) -> float:
 def run_in_fresh_process(form: str, path: Path, *batch_sizes: int) -> None:
     """Call `measure` in a separate process, for ONNX in one that cannot import torch."""
     words = [form, path, *batch_sizes]
-    command = [sys.executable, "-m", "src.kindling.deploy.export_proof", *map(str, words)]
+    command = [sys.executable, "-m", "src.kindling.deploy.export_files", *map(str, words)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
@@ -95,13 +192,8 @@ def measure(form: str, path: str, *batch_sizes: str) -> None:
     for size in map(int, batch_sizes):
         batches = [model(x[start : start + size]) for start in range(0, len(x), size)]
         outputs.append(np.concatenate(batches))
-        times: list[float] = []
-        until = time.perf_counter() + 0.3
-        while not times or (time.perf_counter() < until and len(times) < 200):
-            start = time.perf_counter()
-            model(x[:size])
-            times.append(1000 * (time.perf_counter() - start))
-        milliseconds.append(np.median(times))
+        runs, seconds = timeit.Timer(partial(model, x[:size])).autorange()
+        milliseconds.append(1000 * seconds / runs)
     file = Path(path).with_name("measured.npz")
     np.savez(file, outputs=np.stack(outputs), milliseconds=milliseconds)
 
