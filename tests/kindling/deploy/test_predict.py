@@ -12,7 +12,6 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,50 +25,23 @@ from src.kindling.data.tables.encode import encode_frame
 from src.kindling.deploy.predict import Predicted, predict
 from src.kindling.runs.run import Run
 from src.kindling.training.trained_run import load_run
-from tests.conftest import call, copied, kept_runs, lead, mistakes, train
+from tests.conftest import call, mistakes, train
+from tests.kindling.deploy.conftest import write_rows
 
 RESIZE = "[{_target_: torchvision.transforms.v2.Resize, size: [12, 12]}]"
 
 
-@pytest.fixture(scope="module")
-def of_cards(small_files: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    with kept_runs(tmp_path_factory), pytest.MonkeyPatch.context() as patch:
-        lead(small_files, patch)
-        return train("image_folder", "data.root=~/cards", "data.channels=3").run
+@pytest.fixture
+def cards(run_of: Callable[[str], Run]) -> Run:
+    """A run on 120 color images of ten classes."""
+    return run_of("color images")
 
 
 @pytest.fixture
-def cards(of_cards: Run, small_data: Path) -> Run:
-    """A run on 120 colour pictures of ten classes."""
-    return copied(of_cards)
-
-
-HOUSES = (
-    "\n".join(
-        ["size,rooms,colour,new,id,price"]
-        + [
-            f"{i % 17},{'' if i % 5 == 0 else i % 7},{['red', 'blue', ''][i % 3]},{bool(i % 2)},r{i},{i * 0.5}"
-            for i in range(200)
-        ]
-    )
-    + "\n"
-)
-
-
-@pytest.fixture(scope="module")
-def of_houses(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    with kept_runs(tmp_path_factory) as logs:
-        (logs / "houses.csv").write_text(HOUSES)
-        return train(
-            "table", f"data.path={logs}/houses.csv", "data.target=price", "data.drop=[id]"
-        ).run
-
-
-@pytest.fixture
-def houses(of_houses: Run, tmp_path: Path) -> Run:
-    """A run on a table with numbers, some missing, booleans and categories; one column is left out, one the target."""
-    (tmp_path / "houses.csv").write_text(HOUSES)
-    return copied(of_houses)
+def houses(run_of: Callable[[str], Run], tmp_path: Path) -> Run:
+    """A run on a table with numbers, some missing, booleans and categories."""
+    (tmp_path / "houses.csv").write_text(write_rows(200))
+    return run_of("table")
 
 
 def predicted(*words: object) -> Predicted:
@@ -362,7 +334,7 @@ def test_the_gallery_is_one_page_and_names_are_only_names(
 # Tables
 
 
-NEW = "colour,extra,new,rooms,size\n" + "".join(
+NEW = "color,extra,new,rooms,size\n" + "".join(
     f"{['red', 'blue', 'pink', ''][i % 4]},x,{bool(i % 3)},{'' if i % 6 == 0 else i % 9},{i % 23}\n"
     for i in range(100)
 )
@@ -382,7 +354,7 @@ def test_rows_are_answered_as_the_task_answers_them(
     output = capsys.readouterr().out
     assert "note       columns that are not in the training data, ignored: extra\n" in output
     assert (
-        "note       colour: 25 rows hold what the training did not have, such as 'pink'\n" in output
+        "note       color: 25 rows hold what the training did not have, such as 'pink'\n" in output
     )
     predicted(tmp_path / "houses.csv")  # with its target and a column that the training left out
     assert "note " not in capsys.readouterr().out
@@ -405,8 +377,8 @@ def test_other_ways_in(houses: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(both["prediction"]) == [*expected["prediction"]] * 2
 
 
-def test_classes_of_a_table(tmp_path: Path) -> None:
-    run = train("breast_cancer").run
+def test_classes_of_a_table(run_of: Callable[[str], Run], tmp_path: Path) -> None:
+    run = run_of("breast_cancer")
     data = run.data()
     x = data.samples.x[data.indices["test"]]
     pd.DataFrame(x.numpy(), columns=[column.name for column in run.spec.columns]).to_csv(
