@@ -141,7 +141,7 @@ def prove(form: str, path: Path, model: Exportable) -> dict[str, Any]:
         scale = "output" if outputs is None else "target"
         unit = "" if decides else f" of the {scale}'s standard deviation"
         raise InputError(
-            f"{FILES[form]}: not exported: its answers differ from the run's by up to "
+            f"{FILES[form]}: not exported: its outputs differ from the run's by up to "
             f"{difference:.2g}{unit}, and {TOLERANCE:g} is allowed; remove random operations and "
             "state between calls from the net"
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src.kindling.config.compose import get
 from src.kindling.config.errors import InputError
-from src.kindling.deploy.predict_inputs import find, load_images, load_rows, max_pixels
+from src.kindling.deploy.predict_inputs import MAX_PIXELS, find, load_images, load_rows
 from src.kindling.deploy.prediction_writers import (
     PredictionWriter,
     render_gallery,
@@ -104,7 +104,8 @@ def predict(
         writer.close()
         if gallery:
             title = f"{spec.target or 'Predictions'} ({shown(run.path)})"
-            write(gallery, render_gallery(title, writer.first, paths, max_pixels(data), folder))
+            most = getattr(data, "max_pixels", MAX_PIXELS)
+            write(gallery, render_gallery(title, writer.first, paths, most, folder))
     return Predicted(out, writer.rows, writer.unreadable, writer.first, notes)
 
 

@@ -37,21 +37,23 @@ def find(inputs: Sequence[str], images: bool, scratch: str) -> list[str]:
     kind, other = ("images", "tables") if images else ("tables", "images")
     found, lines = list[str](), list[str]()
     for word in inputs:
-        path = Path(word).expanduser()
-        inside, problem = [str(path)], ""
+        path = os.path.expanduser(word)
+        inside, problem = [path], ""
         if word == "-":
             inside = [os.path.join(scratch, "stdin" if images else "stdin.csv")]
             with open(inside[0], "wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
-        elif path.is_dir():
-            inside = _find_inside(path, endings[kind])
+        elif os.path.isdir(path):
+            files = glob.iglob(os.path.join(glob.escape(path), "**"), recursive=True)
+            inside = sorted(name for name in files if name.lower().endswith(endings[kind]))
             problem = f"no {kind} in this folder ({', '.join(endings[kind])})"
-        elif not path.exists():
-            names = glob.glob(str(path), recursive=True)
-            inside, problem = sorted(filter(os.path.isfile, names)), "no file matches"
-            if not glob.has_magic(word):
-                hint = did_you_mean(path.name, (beside.name for beside in path.parent.glob("*")))
-                problem = f"no such file or folder{hint}"
+        elif glob.has_magic(path) and not os.path.exists(path):
+            inside = sorted(filter(os.path.isfile, glob.iglob(path, recursive=True)))
+            problem = "no file matches"
+        elif not os.path.exists(path):
+            names = (beside.name for beside in Path(path).parent.glob("*"))
+            hint = did_you_mean(os.path.basename(path), names)
+            inside, problem = [], f"no such file or folder{hint}"
         if not inside:
             lines.append(f"{word}: {problem}")
         if wrong := [name for name in inside if name.lower().endswith(endings[other])]:
@@ -60,16 +62,6 @@ def find(inputs: Sequence[str], images: bool, scratch: str) -> list[str]:
     if lines:
         raise InputError(lines)
     return found
-
-
-def _find_inside(path: Path, endings: tuple[str, ...]) -> list[str]:
-    """The files of a folder with these endings, except hidden ones."""
-    return sorted(
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(path, followlinks=True)
-        for name in names
-        if name[0] != "." and name.lower().endswith(endings)
-    )
 
 
 class Pictures:
@@ -84,8 +76,8 @@ class Pictures:
         self.paths, self.shape, self.max_value = paths, spec.raw_shape, spec.max_value
         channels, _, size = spec.source_shape or spec.raw_shape
         resize_mode: Any = getattr(data, "resize_mode", "crop")
-        most = max_pixels(data)
-        files = ImageFiles(Paths(Path(), paths), channels, size, resize_mode, most)
+        max_pixels = getattr(data, "max_pixels", MAX_PIXELS)
+        files = ImageFiles(Paths(Path(), paths), channels, size, resize_mode, max_pixels)
         self.test = data.dataset(Samples(x=files, y=torch.empty(0)), "test")
 
     def __getitem__(self, numbers: range) -> Part:
@@ -114,12 +106,6 @@ class Pictures:
         if x.shape != self.shape:
             raise InputError(f"comes to {tuple(x.shape)}, and the net takes {self.shape}")
         return x
-
-
-def max_pixels(data: Any) -> int:
-    """The most pixels of an image file."""
-    limit: int = getattr(data, "max_pixels", MAX_PIXELS)
-    return limit
 
 
 def load_images(paths: Sequence[str], data: Any, spec: Spec, size: int) -> Any:

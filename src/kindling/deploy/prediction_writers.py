@@ -28,7 +28,7 @@ def staging_folder(out: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=".predict", dir=out.parent) as name:
             folder = Path(name)
             yield folder
-            for path in folder.glob(f"{masks.name}/*"):
+            for path in folder.glob("*_masks/*.png"):
                 masks.mkdir(exist_ok=True)
                 os.replace(path, masks / path.name)
             os.replace(folder / out.name, out)

@@ -205,7 +205,7 @@ def test_different_outputs_leave_no_file(
     monkeypatch.setattr(export_model, "ExportModule", lambda run, _: Wrong(run, CHANGES[change]))
     (line,) = mistakes("export", "latest", "--format", form)
     assert line.startswith(
-        f"{FILES[form]}: not exported: its answers differ from the run's by up to "
+        f"{FILES[form]}: not exported: its outputs differ from the run's by up to "
     )
     assert "1e-05 is allowed; remove random operations" in line
     assert not (run.path / "export").exists()

@@ -1,4 +1,4 @@
-"""Predicting: the answers are the run's own, whatever the files, and what cannot be predicted from is told by name."""
+"""Predict: results match the run's own for any input files, and unusable inputs are named."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ def of_task(run: Run, x: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop"])
-def test_masks_are_files_as_large_as_their_pictures(
-    fit: str, small_data: Path, tmp_path: Path
-) -> None:
+def test_masks_have_their_images_size(fit: str, small_data: Path, tmp_path: Path) -> None:
     run = train(
         "mask_folder", "data.root=~/scans", "net.channels=[8,16]", f"data.resize_mode={fit}"
     ).run
@@ -128,7 +126,7 @@ def test_masks_are_files_as_large_as_their_pictures(
 # Pictures
 
 
-def test_pictures_are_answered_as_the_test_answers_them(cards: Run, tmp_path: Path) -> None:
+def test_images_match_the_test_split(cards: Run, tmp_path: Path) -> None:
     data = cards.data()
     index = data.indices["test"]
     paths = [data.samples.x.paths.path(i) for i in index.tolist()]
@@ -149,7 +147,7 @@ def test_pictures_are_answered_as_the_test_answers_them(cards: Run, tmp_path: Pa
     assert not list(cards.path.glob(".predict*"))
 
 
-def test_every_format_holds_the_same(cards: Run, small_data: Path, tmp_path: Path) -> None:
+def test_output_formats_are_equal(cards: Run, small_data: Path, tmp_path: Path) -> None:
     csv, lines, parquet = (
         predicted(small_data / "cards", "--out", tmp_path / f"o.{end}", "--batch-size", 7).path
         for end in ("csv", "jsonl", "parquet")
@@ -168,7 +166,7 @@ def test_every_format_holds_the_same(cards: Run, small_data: Path, tmp_path: Pat
         )
 
 
-def test_the_likeliest_classes(cards: Run, small_data: Path) -> None:
+def test_top_classes(cards: Run, small_data: Path) -> None:
     whole = frame_of(predicted(small_data / "cards"))
     found = frame_of(predicted(small_data / "cards", "--top", "3"))
     assert list(found) == [
@@ -187,9 +185,7 @@ def test_the_likeliest_classes(cards: Run, small_data: Path) -> None:
     assert (found["prediction"] != found["prediction_top2"]).all()
 
 
-def test_transforms_of_the_test_are_applied_and_the_training_data_may_be_gone(
-    small_data: Path, tmp_path: Path
-) -> None:
+def test_eval_transforms_without_the_training_data(small_data: Path, tmp_path: Path) -> None:
     root = shutil.copytree(small_data / "cards", tmp_path / "cards")
     words = [
         f"data.root={root}",
@@ -207,7 +203,7 @@ def test_transforms_of_the_test_are_applied_and_the_training_data_may_be_gone(
     assert frame.filter(like="probability_").to_numpy() == pytest.approx(expected, abs=1e-6)
 
 
-def test_unreadable_files_are_listed_and_stop_nothing(
+def test_unreadable_files_are_listed(
     cards: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "new" / "deep"
@@ -246,7 +242,7 @@ def test_unreadable_files_are_listed_and_stop_nothing(
     assert "unreadable 3; the column 'error' says why" in capsys.readouterr().out
 
 
-def test_nothing_readable_at_all(cards: Run, tmp_path: Path) -> None:
+def test_no_readable_file(cards: Run, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no picture")
     out = tmp_path / "o.parquet"
     found = predict(load_run("latest"), [str(tmp_path / "a.png")], out)
@@ -254,7 +250,7 @@ def test_nothing_readable_at_all(cards: Run, tmp_path: Path) -> None:
     assert pd.read_parquet(out)["prediction"].isna().all()
 
 
-def test_a_picture_that_does_not_come_to_the_shape(small_data: Path, tmp_path: Path) -> None:
+def test_image_of_another_shape(small_data: Path, tmp_path: Path) -> None:
     words = [
         f"data.{stage}_transforms=[{{_target_: torchvision.transforms.v2.Resize, size: 12}}]"
         for stage in ("train", "test")
@@ -268,9 +264,7 @@ def test_a_picture_that_does_not_come_to_the_shape(small_data: Path, tmp_path: P
 @pytest.mark.parametrize(
     "words", [(), (f"data.train_transforms={RESIZE}", f"data.eval_transforms={RESIZE}")]
 )
-def test_digits_in_files_come_to_the_range_of_the_training(
-    words: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_pixels_get_the_training_range(words: tuple[str, ...], tmp_path: Path) -> None:
     run = train("digits", *words).run
     data = run.data()
     index = data.indices["test"][:20]
@@ -288,7 +282,7 @@ def test_digits_in_files_come_to_the_range_of_the_training(
     assert found == pytest.approx(np.concatenate([expected, expected]), abs=1e-6)
 
 
-def test_a_picture_from_standard_input(
+def test_image_from_standard_input(
     cards: Run, monkeypatch: pytest.MonkeyPatch, small_data: Path
 ) -> None:
     path = next((small_data / "cards").rglob("*.png"))
@@ -299,7 +293,7 @@ def test_a_picture_from_standard_input(
     assert piped.drop(columns="path").equals(named.drop(columns="path"))
 
 
-def test_workers_change_nothing(
+def test_workers_give_equal_predictions(
     cards: Run, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = frame_of(predicted(small_data / "cards", "--batch-size", "8", "data.num_workers=0"))
@@ -309,7 +303,7 @@ def test_workers_change_nothing(
     ).equals(one)
 
 
-def test_the_gallery_is_one_page_and_names_are_only_names(
+def test_gallery_is_one_page_and_escapes_names(
     cards: Run, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(next((small_data / "cards").rglob("*.png")), tmp_path / "<b onload=x>.png")
@@ -340,7 +334,7 @@ NEW = "color,extra,new,rooms,size\n" + "".join(
 )
 
 
-def test_rows_are_answered_as_the_task_answers_them(
+def test_rows_match_the_task(
     houses: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "new.csv").write_text(NEW)
@@ -360,7 +354,7 @@ def test_rows_are_answered_as_the_task_answers_them(
     assert "note " not in capsys.readouterr().out
 
 
-def test_other_ways_in(houses: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_inputs(houses: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "new"
     folder.mkdir()
     (folder / "a.csv").write_text(NEW)
@@ -377,7 +371,7 @@ def test_other_ways_in(houses: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(both["prediction"]) == [*expected["prediction"]] * 2
 
 
-def test_classes_of_a_table(run_of: Callable[[str], Run], tmp_path: Path) -> None:
+def test_table_classes(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     run = run_of("breast_cancer")
     data = run.data()
     x = data.samples.x[data.indices["test"]]
@@ -395,7 +389,7 @@ def test_classes_of_a_table(run_of: Callable[[str], Run], tmp_path: Path) -> Non
     assert frame.filter(like="probability_").to_numpy() == pytest.approx(of_task(run, x), abs=1e-5)
 
 
-def test_parts_of_a_table_make_no_difference_and_memory_does_not_grow(
+def test_memory_does_not_grow_with_rows(
     houses: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = NEW.splitlines()
@@ -418,7 +412,7 @@ def test_parts_of_a_table_make_no_difference_and_memory_does_not_grow(
     assert peaks["large"] < 1.2 * peaks["small"], peaks
 
 
-def test_a_table_that_does_not_fit_is_refused_and_leaves_nothing(
+def test_unfit_table_leaves_no_file(
     houses: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, out = tmp_path / "new.csv", tmp_path / "o.csv"
@@ -445,7 +439,7 @@ def test_a_table_that_does_not_fit_is_refused_and_leaves_nothing(
 # Mistakes
 
 
-def test_words_that_name_nothing(cards: Run, tmp_path: Path) -> None:
+def test_missing_inputs(cards: Run, tmp_path: Path) -> None:
     (tmp_path / "card.png").touch()
     (tmp_path / "table.csv").touch()
     (tmp_path / "empty").mkdir()
@@ -467,7 +461,7 @@ def test_words_that_name_nothing(cards: Run, tmp_path: Path) -> None:
     assert not (cards.path / "predictions.csv").exists()
 
 
-def test_flags_that_make_no_sense(houses: Run, tmp_path: Path) -> None:
+def test_invalid_flags(houses: Run, tmp_path: Path) -> None:
     path = str(tmp_path / "houses.csv")
     flags = ["--out", "o.xlsx", "--gallery", "g.html", "--batch-size", "0", "--top", "2"]
     assert mistakes("predict", "latest", path, *flags) == [
@@ -486,7 +480,7 @@ def test_flags_that_make_no_sense(houses: Run, tmp_path: Path) -> None:
     ]
 
 
-def test_a_real_process_ends_with_status_3(
+def test_unreadable_file_exit_status(
     command: Callable[..., subprocess.CompletedProcess[str]],
     cards: Run,
     tmp_path: Path,

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, ge
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
@@ -124,9 +125,7 @@ class Application:
         seconds = time.perf_counter() - start
         SECONDS.observe(seconds)
         responses = self.model.format_responses(outputs, decoded.sizes)
-        content: dict[str, Any] = dict(responses[0])
-        if decoded.several:
-            content = {"predictions": responses}
+        content: dict[str, Any] = {"predictions": responses} if decoded.several else responses[0]
         if decoded.notes:
             content["notes"] = [_shorten(note) for note in decoded.notes]
         content["milliseconds"] = round(1000 * seconds, 2)
@@ -136,16 +135,12 @@ class Application:
     async def about(self, _: Request) -> Response:
         model, spec = self.model, self.model.spec
         colors = PALETTE[: len(spec.classes)].tolist() if model.response_kind == "mask" else []
-        columns = [
-            {"name": c.name, "kind": c.kind, "categories": c.categories, "mean": c.mean}
-            for c in spec.columns
-        ]
         content = {
             "run": model.name,
             "target": spec.target,
             "classes": spec.classes,
             "colors": [f"rgb{tuple(color)}" for color in colors],
-            "columns": columns,
+            "columns": [asdict(column) for column in spec.columns],
             "response_kind": model.response_kind,
             "input": model.input,
             "output": model.output,
@@ -176,7 +171,7 @@ class Application:
 
     async def page(self, request: Request) -> Response:
         file = Path(__file__).with_name(PAGES[request.scope["path"]])
-        return HTMLResponse(file.read_text("utf-8"), headers=PAGE_HEADERS)
+        return FileResponse(file, headers=PAGE_HEADERS)
 
 
 def _describe_input(model: Model, several: bool) -> dict[str, Any]:

@@ -49,19 +49,21 @@ def decode_images(files: Files, several: bool, prepare: Preparation, limits: Lim
     Raises:
         HTTPException: naming the file.
     """
-    images, total = [_open(name, content) for name, content in files], 0
-    for (name, content), image in zip(files, images, strict=True):
+    images, total = [], 0
+    for name, content in files:
+        image = _open(name, content)
         _check_size(name, image, _peak_pixels(image, prepare), limits)
         if image.format in ("JPEG", "MPO") and has_more_scans(content, MAX_SCANS):
             reason = f"the JPEG has more than {MAX_SCANS} scans; save it as a baseline JPEG"
             raise HTTPException(422, f"{name}: {reason}")
+        images.append((name, image))
         total += image.width * image.height
     maximum = max(limits.max_pixels, limits.max_total_pixels)
     if total > maximum:
         reason = f"{total:,} pixels in one request; the maximum is {maximum:,}"
         raise HTTPException(413, f"{reason}; send fewer images at once")
     arrays, sizes = [], []
-    for (name, _), image in zip(files, images, strict=True):
+    for name, image in images:
         size = image.size
         try:
             arrays.append(prepare(image))
@@ -78,28 +80,25 @@ def decode_images(files: Files, several: bool, prepare: Preparation, limits: Lim
 
 def _open(name: str, content: bytes) -> Image.Image:
     """Open an image and read only its header."""
+    status, reason = 422, "cannot be read: the file header is damaged"
     if not content:
-        raise HTTPException(422, f"{name}: is empty")
+        raise HTTPException(status, f"{name}: is empty")
     try:
         return Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
-        if content.startswith(SIGNATURES):
-            raise HTTPException(
-                422, f"{name}: cannot be read: the file header is damaged"
-            ) from None
-        formats = ", ".join(FORMATS)
-        raise HTTPException(415, f"{name}: not an image; send one of {formats}") from None
+        if not content.startswith(SIGNATURES):
+            status, reason = 415, f"not an image; send one of {', '.join(FORMATS)}"
     except Exception as error:  # as above
-        raise HTTPException(422, f"{name}: cannot be read: {error}") from None
+        reason = f"cannot be read: {error}"
+    raise HTTPException(status, f"{name}: {reason}")
 
 
 def _check_size(name: str, image: Image.Image, peak: int, limits: Limits) -> None:
     if peak > limits.max_pixels:
-        size, resized = f"{image.width} x {image.height} pixels", ""
+        size = f"{image.width} x {image.height} pixels"
         if image.width * image.height < peak:
-            resized = f" would be resized to {peak:,}"
-        reason = f"{size}{resized}; the maximum is {limits.max_pixels:,}"
-        raise HTTPException(413, f"{name}: {reason}")
+            size = f"{size} would be resized to {peak:,}"
+        raise HTTPException(413, f"{name}: {size}; the maximum is {limits.max_pixels:,}")
 
 
 def _peak_pixels(image: Image.Image, prepare: Preparation) -> int:

@@ -114,7 +114,7 @@ class RequestReader:
             file.close()
 
         try:
-            parse_form({"Content-Type": content_type.encode()}, BytesIO(body), None, add)
+            parse_form({"Content-Type": content_type.encode("latin-1")}, BytesIO(body), None, add)
         except HTTPException:
             raise
         except Exception as error:

@@ -108,13 +108,7 @@ def run_worker(*arguments: Any) -> None:
 def supervise(path: Path, listener: socket.socket, limits: Limits, key: str | None) -> int:
     """Run a worker, and replace it when it ends, until SIGTERM or SIGINT.
 
-    Requests that wait are accepted by the next one.
-
-    Args:
-        path: the ONNX file.
-        listener: the socket, which outlives workers.
-        limits: of a request.
-        key: that clients have to send.
+    The socket outlives workers: requests that wait are accepted by the next one.
 
     Returns:
         The exit status: 0, or when no worker became ready, the last one's, or 1.
@@ -125,7 +119,8 @@ def supervise(path: Path, listener: socket.socket, limits: Limits, key: str | No
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     # multiprocessing's tracker, at the end, would report what a killed worker had open.
-    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    os.environ.setdefault("PYTHONWARNINGS", quiet)
     spawn, failures = multiprocessing.get_context("spawn"), 0
     while True:
         ready, theirs = spawn.Pipe(duplex=False)
