@@ -27,6 +27,7 @@ from src.kindling.training.trained_run import TrainedRun
 # Samples of the comparison, and the batch sizes in which the file gets them.
 SAMPLES, BATCH_SIZES = 64, (1, 2, 7, 64)
 PREPARED_SAMPLES = 16  # whose preparation without torch is compared with the run's
+SET_INPUT = "set self.example_input_array to a tensor (B, …) that forward takes"
 # As in `Trainer.fit`, validation data comes from `setup("fit")`.
 SETUP_STAGES: dict[Stage, str] = {"val": "fit", "test": "test", "train": "fit"}
 
@@ -136,8 +137,7 @@ def _call_forward(run: TrainedRun, x: Tensor) -> Tensor:
             expected = run.task(x)
     except Exception as error:  # the user's forward
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        remedy = "set self.example_input_array to a tensor (B, …) that forward takes"
-        problem = f"forward fails on an input {tuple(x.shape)}: {reason}; {remedy}"
+        problem = f"forward fails on an input {tuple(x.shape)}: {reason}; {SET_INPUT}"
         raise _refusal(run, problem) from error
     if not isinstance(expected, Tensor) or expected.ndim == 0:
         kind = type(expected).__name__
@@ -157,8 +157,7 @@ def _find_input(run: TrainedRun, data: LightningDataModule | None) -> Tensor:
     if isinstance(x, tuple | list) and x:
         x = x[0]
     if not isinstance(x, Tensor) or x.ndim == 0 or len(x) == 0:
-        remedy = "set self.example_input_array to a tensor (B, …) that forward takes"
-        raise _refusal(run, f"no input tensor found{problem}; {remedy}")
+        raise _refusal(run, f"no input tensor found{problem}; {SET_INPUT}")
     return x.detach().cpu()
 
 

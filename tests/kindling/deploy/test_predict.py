@@ -264,8 +264,10 @@ def test_image_of_another_shape(small_data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words", [(), (f"data.train_transforms={RESIZE}", f"data.eval_transforms={RESIZE}")]
 )
-def test_pixels_get_the_training_range(words: tuple[str, ...], tmp_path: Path) -> None:
-    run = train("digits", *words).run
+def test_pixels_get_the_training_range(
+    words: tuple[str, ...], run_of: Callable[[str], Run], tmp_path: Path
+) -> None:
+    run = train("digits", *words).run if words else run_of("digits")
     data = run.data()
     index = data.indices["test"][:20]
     x = data.samples.x[index]

@@ -36,11 +36,7 @@ class Batches:
         return sum(len(entry.x) for entry in self.queue)
 
     async def compute(self, x: Array) -> Array:
-        """The model's outputs for the inputs of one request.
-
-        Raises:
-            HTTPException: when the queue is full, or the request's turn does not come in time.
-        """
+        """The model's outputs for one request, or HTTPException when it would wait too long."""
         waiting = self.num_waiting
         if waiting and waiting + len(x) > self.limits.queue:
             raise HTTPException(429, f"{waiting:,} inputs already wait; try again later")

@@ -1,7 +1,7 @@
 """Decode image files or JSON rows to the model's input, with bounds on pixels, scans and columns.
 
 decoders.py calls this in processes that can be killed: a crafted file can keep Pillow busy for
-minutes.
+minutes. What is refused raises an HTTPException that names the file, or the row and the column.
 """
 
 from __future__ import annotations
@@ -45,9 +45,6 @@ def decode_images(files: Files, several: bool, prepare: Preparation, limits: Lim
     """Decode images as the model takes them, `(n, C, H, W)`.
 
     All headers are read, and the sizes checked, before the first pixel is decoded.
-
-    Raises:
-        HTTPException: naming the file.
     """
     images, total = [], 0
     for name, content in files:
@@ -140,11 +137,7 @@ def has_more_scans(content: bytes, maximum: int) -> bool:
 
 
 def decode_rows(files: Files, several: bool, columns: Sequence[Column], limits: Limits) -> Decoded:
-    """Decode JSON, the content of the only file, as the model takes it, `(rows, columns)`.
-
-    Raises:
-        HTTPException: naming the row and the column.
-    """
+    """Decode JSON, the content of the only file, as the model takes it, `(rows, columns)`."""
     import pandas as pd
 
     from src.kindling.data.tables.encode import encode_frame, unseen_in

@@ -80,10 +80,7 @@ class Decoder:
 
 
 class Decoders:
-    """A pool of decoders: of images if there is a preparation, else of rows.
-
-    One that died is started again by the next request that takes it.
-    """
+    """A pool of decoders: of images if `prepare` is given, else of rows."""
 
     def __init__(
         self, count: int, prepare: Preparation | None, columns: Sequence[Column], limits: Limits
@@ -110,11 +107,7 @@ class Decoders:
         return all(d.busy_since is not None and d.busy_since < until for d in self.decoders)
 
     async def decode(self, files: Files, several: bool) -> Decoded:
-        """Decode one request.
-
-        Raises:
-            HTTPException: by a decoder, or because none is free in time, or it took too long.
-        """
+        """Decode one request, or raise HTTPException when it is invalid or takes too long."""
         if self.num_waiting >= self.limits.queue:
             reason = f"{self.num_waiting:,} requests already wait for a decoder"
             raise HTTPException(429, f"{reason}; try again later")
