@@ -12,7 +12,7 @@ from typing import Any
 
 from src.kindling.config.command import Parser, run_command
 from src.kindling.deploy.export import export
-from src.kindling.deploy.export_formats import WRITERS
+from src.kindling.deploy.export_files import WRITERS
 from src.kindling.runs.files import shown
 
 

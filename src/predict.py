@@ -16,7 +16,8 @@ from pathlib import Path
 from src.kindling.config.command import Parser, run_command
 from src.kindling.config.compose import change
 from src.kindling.config.errors import InputError
-from src.kindling.deploy.predict import PREVIEW, Predicted, predict
+from src.kindling.deploy.predict import Predicted, predict
+from src.kindling.deploy.prediction_writers import PREVIEW
 from src.kindling.runs.files import shown
 
 

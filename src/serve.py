@@ -13,8 +13,13 @@ from dataclasses import fields
 
 from src.kindling.config.command import Parser, run_command
 from src.kindling.deploy.serving.limits import Limits
-from src.kindling.deploy.serving.server import check_libraries, find_model, listen, read_key
-from src.kindling.deploy.serving.supervisor import Supervisor
+from src.kindling.deploy.serving.server import (
+    check_libraries,
+    find_model,
+    listen,
+    read_key,
+    supervise,
+)
 
 USAGE = "RUN|MODEL.onnx [--port N] [--host ADDRESS] [--api-key-env NAME] [limits]"
 ABOUT = "Serve a run's model: a page at /, POST /predict, /docs, /metrics."
@@ -52,7 +57,7 @@ def main(argv: list[str]) -> None:
             from src.kindling.deploy.serving.worker import respond
 
             respond(path, listener, limits, key)
-        elif status := Supervisor(path, listener, limits, key).run():
+        elif status := supervise(path, listener, limits, key):
             raise SystemExit(status)
 
 

@@ -8,36 +8,33 @@ Files are prepared as the run's test samples; the run's own data is not needed.
 
 from __future__ import annotations
 
-import math
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src.kindling.config.compose import get
 from src.kindling.config.errors import InputError
-from src.kindling.deploy.predict_inputs import MAX_PIXELS, find, pictures, table_rows
-from src.kindling.deploy.prediction_writers import MaskFiles, page, writer
+from src.kindling.deploy.predict_inputs import MAX_PIXELS, find, load_images, load_rows
+from src.kindling.deploy.prediction_writers import (
+    PredictionWriter,
+    render_gallery,
+    staging_folder,
+)
 from src.kindling.runs.files import shown, write
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from src.kindling.analysis.outputs import Outputs
     from src.kindling.data.spec import Spec
-    from src.kindling.deploy.predict_inputs import Names, Parts
+    from src.kindling.deploy.predict_inputs import Names, Part
     from src.kindling.training.trained_run import TrainedRun
 
-    Columns = dict[str, Tensor]
-
-OUTPUTS = (".csv", ".jsonl", ".parquet")
-# The minimum table rows in a batch, and about how many predictions are held before writing.
-AT_ONCE, HELD = 1024, 8192
-# The number of predictions in the terminal's preview and in a gallery.
-PREVIEW, GALLERY = 10, 300
+MIN_ROWS = 1024  # table rows in a batch
 
 
 class Predicted(NamedTuple):
@@ -82,104 +79,62 @@ def predict(
 
     quiet()
     out = out or run.path / "predictions.csv"
-    spec = check_options(run, out, gallery, batch_size, top)
-    given = instantiate.values(run.config)
-    data: Any = instantiate.build(
-        run.config, "data", seed=given.seed, num_threads=given.num_threads
-    )
+    spec = run.require_spec("predicting from files")
     require_columns(run.task, "predict from files")
     outputs = require_outputs(run.task, "predict from files")
     images = spec.kind == "image"
-    size = batch_size or (data.batch_size if images else max(data.batch_size, AT_ONCE))
-    with (
-        Interrupts(),
-        tempfile.TemporaryDirectory() as scratch,
-        writer(out) as write_rows,
-        MaskFiles(out, data, spec) as masks,
-    ):
-        paths = find(inputs, images, scratch)
+    _check_options(outputs, images, out, gallery, batch_size, top)
+    given = instantiate.values(run.config)
+    options = {"seed": given.seed, "num_threads": given.num_threads}
+    data: Any = instantiate.build(run.config, "data", **options)
+    size = batch_size or max(data.batch_size, 1 if images else MIN_ROWS)
+    notes: list[str] = []
+    with Interrupts(), staging_folder(out) as folder:
+        paths = find(inputs, images, str(folder))
         if out.exists() and any(os.path.samefile(out, path) for path in paths):
             raise InputError(f"--out {out}: is one of the inputs; name another file")
-        notes: list[str] = []
-        answers = predict_batches(run, spec, *_load(paths, data, spec, size, notes))
-        held = max(1, HELD // (size * math.prod(spec.target_shape)))
-        groups = iter(lambda: list(islice(answers, held)), [])
-        renames = {"path": {os.path.join(scratch, "stdin"): "-"}}
-        frames = (_frame(some, outputs, top, masks).replace(renames) for some in groups)
-        first, rows, unreadable = _write_frames(frames, write_rows)
+        batches: Any = load_rows(paths, data, spec, size, notes)
+        if images:
+            batches = load_images(paths, data, spec, size)
+        # Transforms cannot be undone: with them, a mask keeps the size of the net's input.
+        mode = None if data.transforms["test"] else getattr(data, "resize_mode", "crop")
+        writer = PredictionWriter(folder / out.name, mode)
+        for names, columns in _predict_batches(run, spec, batches):
+            writer.write(names, outputs.to_frame(columns, top))
+        writer.close()
         if gallery:
-            write(gallery, page(first, paths, run, getattr(data, "max_pixels", MAX_PIXELS), masks))
-    return Predicted(out, rows, unreadable, first, notes)
+            title = f"{spec.target or 'Predictions'} ({shown(run.path)})"
+            most = getattr(data, "max_pixels", MAX_PIXELS)
+            write(gallery, render_gallery(title, writer.first, paths, most, folder))
+    return Predicted(out, writer.rows, writer.unreadable, writer.first, notes)
 
 
-def _load(
-    paths: Sequence[str], data: Any, spec: Spec, size: int, notes: list[str]
-) -> tuple[Parts, int | None]:
-    """The batches of raw input, and their number where it is known."""
-    if spec.kind == "image":
-        return pictures(paths, data, spec, size), -(-len(paths) // size)
-    return table_rows(paths, data, spec, size, notes), None
-
-
-def _write_frames(
-    frames: Iterator[pd.DataFrame], write_rows: Callable[[pd.DataFrame], None]
-) -> tuple[pd.DataFrame, int, int]:
-    """Write frames; the first rows, the number of rows, and of those with an error."""
-    import pandas as pd
-
-    first, rows, unreadable = None, 0, 0
-    for frame in frames:
-        write_rows(frame)
-        if first is None or len(first) < GALLERY:
-            first = pd.concat([first, frame]).head(GALLERY)
-        rows += len(frame)
-        unreadable += int(frame["error"].count()) if "error" in frame else 0
-    assert first is not None  # inputs without a row are refused
-    return first, rows, unreadable
-
-
-def check_options(
-    run: TrainedRun,
-    out: Path,
-    gallery: Path | None,
-    batch_size: int | None,
-    top: int | None,
-) -> Spec:
-    """Check the options against the run, and return the run's spec.
-
-    Raises:
-        InputError: with a line for each mistake.
-    """
-    spec = run.require_spec("predicting from files")
+def _check_options(
+    outputs: Outputs, images: bool, out: Path, gallery: Any, batch_size: Any, top: Any
+) -> None:
+    """Raise an InputError with a line for each mistake."""
     lines = []
-    if out.suffix not in OUTPUTS:
+    kind, classes = type(outputs).__name__.lower(), len(outputs.names)
+    if out.suffix not in (".csv", ".jsonl", ".parquet"):
         lines.append(f"--out {out}: expected a name that ends in .csv, .jsonl or .parquet")
-    if gallery and spec.kind != "image":
-        lines.append(
-            f"--gallery {gallery}: shows images, and {shown(run.path)} predicts from tables"
-        )
+    if out.suffix == ".parquet" and find_spec("pyarrow") is None:
+        lines.append(f"--out {out}: needs pyarrow; install it: pip install -e '.[parquet]'")
+    if gallery and not images:
+        lines.append(f"--gallery {gallery}: shows images, and this run predicts from tables")
     if batch_size is not None and batch_size < 1:
         lines.append(f"--batch-size: expected at least 1, got {batch_size}")
-    if top is not None and not 1 <= top <= len(spec.classes):
-        lines.append(f"--top: expected 1 to the number of classes, {len(spec.classes)}, got {top}")
-    if top is not None and spec.classes and spec.target_type != "class":
-        target = {"mask": "masks"}.get(spec.target_type, spec.target_type)
-        lines.append(
-            f"--top {top}: is for one class out of several, and this run predicts {target}"
-        )
+    if top is not None and (outputs.decision["kind"] != "argmax" or len(outputs.shape) > 1):
+        lines.append(f"--top {top}: is for one class out of several, and this run predicts {kind}")
+    elif top is not None and not 1 <= top <= classes:
+        lines.append(f"--top: expected 1 to the number of classes, {classes}, got {top}")
     if lines:
         raise InputError(lines)
-    return spec
 
 
-def predict_batches(
-    run: TrainedRun, spec: Spec, source: Parts, steps: int | None
-) -> Iterator[tuple[Names, Columns]]:
-    """The columns of `predict_step` for batches of raw input, on the run's kind of device.
-
-    Args:
-        steps: the number of batches, for the progress bar; None where it is unknown.
-    """
+def _predict_batches(
+    run: TrainedRun, spec: Spec, batches: Iterable[Part]
+) -> Iterator[tuple[Names, dict[str, Tensor]]]:
+    """The columns of `predict_step` for batches of raw input, on the run's kind of device."""
     import torch
     from rich.progress import track
 
@@ -191,37 +146,12 @@ def predict_batches(
     if device is None or get(run.config.values, "trainer.accelerator") == "cpu":
         device = "cpu"
     task, preprocess = run.task.to(device), run.preprocess.to(device)
-    y = torch.zeros(1, *spec.target_shape, dtype=torch.int64 if spec.classes else torch.float32)
-    y = y.to(device)
+    dtype = torch.int64 if spec.classes else torch.float32
     hidden = not sys.stdout.isatty()
-    for names, x in track(source, "predicting", steps, transient=True, disable=hidden):
+    for names, x in track(batches, "predicting", transient=True, disable=hidden):
         with torch.inference_mode():
-            batch = preprocess(x.to(device)), y.expand(len(x), *y.shape[1:])
-            columns = predict_batch(task, batch, 0)
-        columns = {name: column.cpu() for name, column in columns.items()}
+            y = torch.zeros(len(x), *spec.target_shape, dtype=dtype, device=device)
+            columns = predict_batch(task, (preprocess(x.to(device)), y), 0)
         columns.pop("target", None)
-        yield names, columns
+        yield names, {name: column.cpu() for name, column in columns.items()}
     task.cpu()
-
-
-def _frame(
-    some: list[tuple[Names, Columns]], outputs: Any, top: int | None, masks: MaskFiles
-) -> pd.DataFrame:
-    """The rows of the file: the names, and what the task's outputs make of its `predict_step`."""
-    import pandas as pd
-    import torch
-
-    names = pd.DataFrame({key: [v for names, _ in some for v in names[key]] for key in some[0][0]})
-    errors = names.pop("error").astype("string") if "error" in names else None
-    columns = {key: torch.cat([columns[key] for _, columns in some]) for key in some[0][1]}
-    table = outputs.to_frame(columns, top)
-    for key, values in table.items():
-        if getattr(values, "ndim", 1) == 3:
-            readable = [True] * len(names) if errors is None else errors.isna()
-            table[key] = masks.add(names["path"], values, readable)
-        if isinstance(table[key][0], str):
-            table[key] = pd.array(table[key], dtype="string")
-    frame = pd.DataFrame(table)
-    if errors is None:
-        return pd.concat([names, frame], axis=1)
-    return pd.concat([names, frame.mask(errors.notna()), errors], axis=1)

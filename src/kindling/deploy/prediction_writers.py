@@ -3,160 +3,165 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.kindling.config.errors import InputError
-from src.kindling.runs.files import shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from src.kindling.data.spec import Spec
-    from src.kindling.training.trained_run import TrainedRun
-
-SIDE = 128  # pixels of a picture on the page
-
-
-class MaskFiles:
-    """Masks as PNG files of their images' size, in a folder that appears when all is written."""
-
-    def __init__(self, out: Path, data: Any, spec: Spec) -> None:
-        self.folder, self.beside = (
-            out.with_name(f"{out.stem}_masks"),
-            out.with_name(f".{out.stem}_masks.tmp"),
-        )
-        # Transforms cannot be undone: with them, a mask keeps the size of the net's input.
-        self.fit = None if data.transforms["test"] else getattr(data, "resize_mode", "crop")
-        self.written: set[str] = set()
-
-    def __enter__(self) -> MaskFiles:
-        return self
-
-    def add(self, paths: Sequence[str], masks: Any, there: Sequence[bool]) -> list[str]:
-        """Write masks `(n, H, W)` uint8, where there is one; their names relative to the table."""
-        from src.kindling.data.images.image_data import size_of
-        from src.kindling.data.masks import indexed, unfit
-
-        self.beside.mkdir(exist_ok=True)
-        names = []
-        for path, mask, readable in zip(paths, masks, there, strict=True):
-            stem, count = Path(path).stem, 1
-            while (name := f"{stem}_{count}.png" if count > 1 else f"{stem}.png") in self.written:
-                count += 1
-            self.written.add(name)
-            names.append(f"{self.folder.name}/{name}")
-            if readable:
-                picture = indexed(mask)
-                (unfit(picture, size_of(path), self.fit) if self.fit else picture).save(
-                    self.beside / name
-                )
-        return names
-
-    def read(self, name: str) -> Any:
-        """A mask that was added, as a picture."""
-        from PIL import Image
-
-        return Image.open(self.beside / Path(name).name)
-
-    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        if self.beside.exists() and failed is None:
-            self.folder.mkdir(exist_ok=True)
-            for path in self.beside.iterdir():
-                os.replace(path, self.folder / path.name)
-        shutil.rmtree(self.beside, ignore_errors=True)
+PREVIEW, GALLERY = 10, 300  # predictions in the terminal and in a gallery
+SIDE = 128  # pixels of an image in the gallery
 
 
 @contextmanager
-def writer(path: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
-    """Gives a function that writes some rows; the file gets its name when all are written."""
-    beside, parquet = path.with_name(f".{path.name}.tmp"), None
+def staging_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out`; at the end, the table and the masks in it get their names."""
+    masks = out.with_name(f"{out.stem}_masks")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".predict", dir=out.parent) as name:
+            folder = Path(name)
+            yield folder
+            for path in folder.glob("*_masks/*.png"):
+                masks.mkdir(exist_ok=True)
+                os.replace(path, masks / path.name)
+            os.replace(folder / out.name, out)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror or error}") from error
 
-    def write_rows(frame: pd.DataFrame) -> None:
-        nonlocal parquet
-        if path.suffix == ".csv":
-            frame.to_csv(file, index=False, header=file.tell() == 0)
-        elif path.suffix == ".jsonl":
-            frame.to_json(
-                file, orient="records", lines=True, force_ascii=False, double_precision=15
-            )
+
+class PredictionWriter:
+    """Writes rows into a .csv, .jsonl or .parquet file, and masks as PNG files beside it.
+
+    Args:
+        path: the file.
+        resize_mode: how images became square, which masks undo; None: they keep the net's size.
+
+    Attributes:
+        rows, unreadable: the number of rows, and of those with an error.
+        first: the first rows.
+    """
+
+    def __init__(self, path: Path, resize_mode: str | None) -> None:
+        self.path, self.resize_mode = path, resize_mode
+        self.masks = path.with_name(f"{path.stem}_masks")
+        self.mask_names: set[str] = set()
+        self.parquet: Any = None
+        self.first: Any = None
+        self.rows = self.unreadable = 0
+
+    def write(self, names: dict[str, Any], table: dict[str, Any]) -> None:
+        """Write some rows.
+
+        Args:
+            names: their path or row, and for images the errors.
+            table: columns from the task's `to_frame`; masks `(n, H, W)` become file names.
+        """
+        import pandas as pd
+
+        errors = names.pop("error", None)
+        for key, values in table.items():
+            if getattr(values, "ndim", 1) == 3:
+                table[key] = self._write_masks(names["path"], values, errors)
+            if isinstance(table[key][0], str):
+                table[key] = pd.array(table[key], dtype="string")
+        frame = pd.DataFrame(names | table)
+        if errors is not None:
+            frame["error"] = pd.array(errors, dtype="string")
+            frame[list(table)] = frame[list(table)].mask(frame["error"].notna())
+            frame["path"] = frame["path"].replace(str(self.path.with_name("stdin")), "-")
+            self.unreadable += int(frame["error"].count())
+        if self.rows < GALLERY:
+            self.first = pd.concat([self.first, frame]).head(GALLERY)
+        self.rows += len(frame)
+        self._append(frame)
+
+    def _append(self, frame: pd.DataFrame) -> None:
+        if self.path.suffix == ".csv":
+            frame.to_csv(self.path, mode="a", header=not self.path.exists(), index=False)
+        elif self.path.suffix == ".jsonl":
+            options: Any = {"orient": "records", "lines": True, "double_precision": 15}
+            frame.to_json(self.path, mode="a", force_ascii=False, **options)
         else:
             from pyarrow import Table
-            from pyarrow import parquet as arrow
+            from pyarrow.parquet import ParquetWriter
 
-            rows = Table.from_pandas(frame, schema=parquet and parquet.schema, preserve_index=False)
-            parquet = parquet or arrow.ParquetWriter(beside, rows.schema)
-            parquet.write_table(rows)
+            schema = self.parquet and self.parquet.schema
+            rows = Table.from_pandas(frame, schema=schema, preserve_index=False)
+            self.parquet = self.parquet or ParquetWriter(self.path, rows.schema)
+            self.parquet.write_table(rows)
 
-    try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            yield write_rows
-        if parquet:
-            parquet.close()
-        os.replace(beside, path)
-    except (OSError, ImportError) as error:
-        reason = getattr(
-            error, "strerror", "Parquet needs pyarrow; install it: pip install -e '.[parquet]'"
-        )
-        raise InputError(
-            f"{getattr(error, 'filename', None) or path}: cannot be written: {reason}"
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    def close(self) -> None:
+        if self.parquet is not None:
+            self.parquet.close()
+
+    def _write_masks(self, paths: Sequence[str], masks: Any, errors: Any) -> list[str]:
+        """Write masks of images without an error; all names, relative to the table's folder."""
+        from src.kindling.data.images.image_data import size_of
+        from src.kindling.data.masks import indexed, unfit
+
+        self.masks.mkdir(exist_ok=True)
+        names = []
+        for path, mask, error in zip(paths, masks, errors, strict=True):
+            name, count = f"{Path(path).stem}.png", 1
+            while name in self.mask_names:
+                count += 1
+                name = f"{Path(path).stem}_{count}.png"
+            self.mask_names.add(name)
+            names.append(f"{self.masks.name}/{name}")
+            if error is None:
+                image = indexed(mask)
+                if self.resize_mode is not None:
+                    image = unfit(image, size_of(path), self.resize_mode)
+                image.save(self.masks / name)
+        return names
 
 
-def page(
-    first: pd.DataFrame, paths: Sequence[str], run: TrainedRun, max_pixels: int, masks: MaskFiles
+def render_gallery(
+    title: str, frame: pd.DataFrame, paths: Sequence[str], max_pixels: int, folder: Path
 ) -> str:
-    """A self-contained HTML page: pictures as they are in their files, each with its prediction."""
+    """A self-contained HTML page: images as they are in their files, each with its prediction.
+
+    Args:
+        frame: the first rows of the table; masks are named relative to `folder`.
+        paths: the images.
+    """
+    from jinja2 import Environment
+    from PIL import Image
+
     from src.kindling.data.images.decode import decode
     from src.kindling.data.masks import over
 
     figures = []
-    for path, row in zip(paths, first.to_dict("records"), strict=False):
-        name, caption, image = html.escape(row["path"]), row["error"], ""
+    for path, row in zip(paths, frame.to_dict("records"), strict=False):
+        content, caption = "", row["error"]
         if not isinstance(caption, str):
-            picture, file = decode(path, 3, max_pixels, SIDE), io.BytesIO()
-            drawn = run.require_spec("a gallery").target_type == "mask"
-            picture = over(picture, masks.read(row["prediction"])) if drawn else picture
-            picture.thumbnail((SIDE, SIDE))
-            picture.save(file, "PNG")
+            image, file, caption = decode(path, 3, max_pixels, SIDE), io.BytesIO(), _caption(row)
+            if any(key.startswith("share_") for key in row):
+                image = over(image, Image.open(folder / row["prediction"]))
+            image.thumbnail((SIDE, SIDE))
+            image.save(file, "PNG")
             content = base64.b64encode(file.getvalue()).decode()
-            image = f'<img src="data:image/png;base64,{content}" alt="{name}">'
-            if drawn:  # the caption says how much of the image each class covers
-                there = sorted(
-                    (key for key in row if key.startswith("share_") and row[key]),
-                    key=lambda key: -row[key],
-                )
-                caption = ", ".join(f"{key.removeprefix('share_')} {row[key]:.0%}" for key in there)
-            else:
-                said = (row[key] for key in row if key.startswith("prediction"))
-                caption = ", ".join(
-                    f"{value:.4g}" if isinstance(value, float) else value for value in said
-                )
-            caption += f" {row['probability']:.0%}" if "probability" in row else ""
-        figures.append(
-            f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption>"
-            f"<small>{name}</small></figure>\n"
-        )
-    title = html.escape(
-        f"{(run.spec.target if run.spec else '') or 'Predictions'} ({shown(run.path)})"
-    )
-    style = f"""
-        body {{ font-family: sans-serif; margin: 2em }}
-        small {{ color: #666; overflow-wrap: anywhere }}
-        main {{ display: grid; grid-template-columns: repeat(auto-fill, {SIDE}px); gap: 1.5em }}
-        figure {{ margin: 0 }}
-        img {{ width: {SIDE}px; height: {SIDE}px; object-fit: contain;
-            image-rendering: pixelated; background: #eee }}"""
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{style}</style>\n"
-        f"<h1>{title}</h1><main>\n{''.join(figures)}</main></html>\n"
-    )
+        figures.append({"name": row["path"], "caption": caption, "image": content})
+    template = Path(__file__).with_name("gallery.html").read_text("utf-8")
+    page = Environment(autoescape=True).from_string(template)
+    return page.render(title=title, side=SIDE, figures=figures)
+
+
+def _caption(row: dict[str, Any]) -> str:
+    """The predicted columns; for a mask, how much of the image each class covers."""
+    prefix = "share_"
+    shares = {key.removeprefix(prefix): row[key] for key in row if key.startswith(prefix)}
+    if shares:
+        ranked = sorted(shares.items(), key=lambda item: -item[1])
+        return ", ".join(f"{name} {share:.0%}" for name, share in ranked if share)
+    predictions = [row[key] for key in row if key.startswith("prediction")]
+    texts = [f"{value:.4g}" if isinstance(value, float) else value for value in predictions]
+    probability = f" {row['probability']:.0%}" if "probability" in row else ""
+    return ", ".join(texts) + probability

@@ -1,4 +1,4 @@
-"""Exporting: every format answers as the run does, for every kind of data; a file that does not is not left behind."""
+"""Export: files match the run, for every kind of data; one that does not is not left behind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,68 +16,42 @@ from torch import Tensor, nn
 from src.kindling.config.compose import ROOT
 from src.kindling.data.spec import Spec
 from src.kindling.deploy import export as module
-from src.kindling.deploy import export_proof
-from src.kindling.deploy.export import export, wrapped
-from src.kindling.deploy.export_formats import FILES
-from src.kindling.deploy.export_proof import answer
+from src.kindling.deploy import export_model
+from src.kindling.deploy.export import export
+from src.kindling.deploy.export_files import FILES
+from src.kindling.deploy.export_model import ExportModule
 from src.kindling.runs.run import Run
 from src.kindling.training.trained_run import load_run
 from tests.conftest import call, mistakes, train
+from tests.kindling.deploy.conftest import WORDS
 
 needs_onnx = pytest.mark.skipif(
     find_spec("onnxscript") is None, reason="the extra 'export' is not installed"
 )
 
 
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The proof without a process of its own, which takes seconds."""
-    monkeypatch.setattr(export_proof, "in_fresh_process", lambda *words: answer(*map(str, words)))
-
-
-def table_run(tmp_path: Path) -> Run:
-    """A run on a table with categories, booleans and missing values."""
-    rows = [
-        f"{i % 17},{'' if i % 5 == 0 else i % 7},{['red', 'blue', ''][i % 3]},{bool(i % 2)},{i * 0.5}"
-        for i in range(200)
-    ]
-    (tmp_path / "houses.csv").write_text("\n".join(["size,rooms,colour,new,price", *rows]) + "\n")
-    return train("table", f"data.path={tmp_path}/houses.csv", "data.target=price").run
-
-
-RUNS: dict[str, Callable[[Path], Run]] = {
-    "digits": lambda _: train("digits").run,
-    "diabetes": lambda _: train("diabetes").run,
-    "breast_cancer": lambda _: train("breast_cancer").run,
-    "labels": lambda _: train("multilabel", "data.scenes=[96,32,32]").run,
-    "localization": lambda _: train("localization", "data.scenes=[96,32,32]").run,
-    "masks": lambda _: train("segmentation", "data.scenes=[96,32,32]", "net.channels=[8,16]").run,
-    "table": table_run,
-    "colour pictures": lambda _: train("image_folder", "data.root=~/cards", "data.channels=3").run,
-}
+RunOf = Callable[[str], Run]
 
 
 @pytest.mark.usefixtures("small_data", "in_this_process")
 @pytest.mark.parametrize(
     ("name", "forms"),
     [
-        *((name, ("onnx",)) for name in RUNS),
+        *((name, ("onnx",)) for name in WORDS),
         *(
             pytest.param(
                 name,
                 ("pt2", "torchscript"),
                 marks=() if name in ("digits", "table") else pytest.mark.long,
             )
-            for name in RUNS
+            for name in WORDS
         ),
     ],
 )
-def test_every_format_answers_as_every_kind_of_run(
-    name: str, forms: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_formats_match_the_run(name: str, forms: tuple[str, ...], run_of: RunOf) -> None:
     if "onnx" in forms and not find_spec("onnxscript"):
         pytest.skip("the extra 'export' is not installed")
-    run = RUNS[name](tmp_path)
+    run = run_of(name)
     folder = run.path / "export"
     for form in forms:
         found = export(run, form)[form]
@@ -96,10 +69,10 @@ def test_every_format_answers_as_every_kind_of_run(
 
 
 @needs_onnx
-def test_onnx_needs_no_torch_and_int8_is_measured(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_onnx_without_torch_and_int8(
+    run_of: RunOf, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = train("digits", "trainer.max_epochs=10", "trainer.limit_train_batches=1.0").run
+    run = run_of("digits")
     asked: list[list[str]] = []
     real = subprocess.run
     monkeypatch.setattr(
@@ -107,7 +80,7 @@ def test_onnx_needs_no_torch_and_int8_is_measured(
     )
     found = call("export", "latest", "--int8")
     assert isinstance(found, dict)
-    assert [words[3:5] for words in asked] == [["torch", "onnx"], ["torch", "int8"]]
+    assert [words[3] for words in asked] == ["onnx", "int8"]
     assert found["onnx"]["difference"] <= 1e-5
     folder = run.path / "export"
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -144,15 +117,17 @@ def test_onnx_needs_no_torch_and_int8_is_measured(
 
 @needs_onnx
 @pytest.mark.usefixtures("in_this_process")
-def test_the_mae_of_int8(tmp_path: Path) -> None:
-    found = export(train("diabetes").run, int8=True)["int8"]
+def test_int8_mae(run_of: RunOf) -> None:
+    found = export(run_of("diabetes"), int8=True)["int8"]
     assert found["metric"] == "mae"
     assert found["after"] == pytest.approx(found["before"], rel=0.1)
 
 
 @pytest.mark.parametrize("form", ["pt2", "torchscript"])
-def test_other_formats_in_a_fresh_process(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    train("diabetes")
+def test_other_formats_in_a_fresh_process(
+    form: str, run_of: RunOf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_of("diabetes")
     found = call("export", "latest", "--format", form)
     assert isinstance(found, dict)
     assert found[form]["difference"] <= 1e-5
@@ -162,10 +137,10 @@ def test_other_formats_in_a_fresh_process(form: str, capsys: pytest.CaptureFixtu
 
 @needs_onnx
 @pytest.mark.usefixtures("in_this_process")
-def test_the_file_says_what_it_is(tmp_path: Path) -> None:
+def test_file_metadata(run_of: RunOf) -> None:
     from onnxruntime import InferenceSession
 
-    run = table_run(tmp_path)
+    run = run_of("table")
     export(run)
     path = run.path / "export" / "model.onnx"
     session = InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -196,7 +171,7 @@ class Wrong(nn.Module):
 
     def __init__(self, run: Run, change: Callable[[Any], object]) -> None:
         super().__init__()
-        self.inner = wrapped(run)
+        self.inner = ExportModule(run, run.task.outputs)
         self.eval()
         change(self.inner)
 
@@ -223,32 +198,32 @@ CHANGES: dict[str, Callable[[Any], object]] = {
         *[("pt2", change) for change in CHANGES],
     ],
 )
-def test_a_file_that_answers_otherwise_is_not_left(
-    form: str, change: str, monkeypatch: pytest.MonkeyPatch
+def test_different_outputs_leave_no_file(
+    form: str, change: str, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = train("digits", "net.dropout=0.5").run
-    monkeypatch.setattr(module, "wrapped", lambda run: Wrong(run, CHANGES[change]))
+    run = run_of("digits")
+    monkeypatch.setattr(export_model, "ExportModule", lambda run, _: Wrong(run, CHANGES[change]))
     (line,) = mistakes("export", "latest", "--format", form)
     assert line.startswith(
-        f"{FILES[form]}: not exported: its answers differ from the run's by up to "
+        f"{FILES[form]}: not exported: its outputs differ from the run's by up to "
     )
     assert "1e-05 is allowed; remove random operations" in line
     assert not (run.path / "export").exists()
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_value_is_compared_in_the_target_s_spread_and_an_earlier_export_stays(
-    monkeypatch: pytest.MonkeyPatch,
+def test_values_are_compared_by_target_std_and_an_earlier_export_stays(
+    run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = train("diabetes").run
+    run = run_of("diabetes")
     export(run, "pt2")
     before = (run.path / "export" / "model.pt2").read_bytes()
     for share, refused in ((5e-6, False), (2e-5, True)):
         step = share * run.spec.target_std[0]
         monkeypatch.setattr(
-            module,
-            "wrapped",
-            lambda run, step=step: Wrong(run, lambda whole: whole.task.scale.mean.add_(step)),
+            export_model,
+            "ExportModule",
+            lambda run, _, step=step: Wrong(run, lambda whole: whole.task.scale.mean.add_(step)),
         )
         if refused:
             (line,) = mistakes("export", "latest", "--format", "pt2")
@@ -263,30 +238,28 @@ def test_a_value_is_compared_in_the_target_s_spread_and_an_earlier_export_stays(
     ]
 
 
-def test_a_file_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = train("digits").run
-    monkeypatch.setitem(
-        module.WRITERS, "pt2", lambda module, x, path, facts: path.write_bytes(b"no archive")
-    )
+def test_file_that_cannot_be_loaded(run_of: RunOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of("digits")
+    monkeypatch.setitem(module.WRITERS, "pt2", lambda model, path: path.write_bytes(b"no archive"))
     (line,) = mistakes("export", "latest", "--format", "pt2")
     assert line.startswith("model.pt2: not exported: a fresh process cannot use it: ")
     assert not (run.path / "export").exists()
 
 
-def test_a_net_that_cannot_be_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_net_that_cannot_be_exported(run_of: RunOf, monkeypatch: pytest.MonkeyPatch) -> None:
     class Branches(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.float().flatten(1) * (2 if x.float().sum() > 0 else 3)
 
-    run = train("digits").run
-    monkeypatch.setattr(module, "wrapped", lambda run: Branches())
+    run = run_of("digits")
+    monkeypatch.setattr(export_model, "ExportModule", lambda run, _: Branches())
     (line,) = mistakes("export", "latest", "--format", "pt2")
     assert line.startswith("CNN cannot be exported as pt2: ")
     assert not (run.path / "export").exists()
 
 
-def test_what_is_missing_or_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
-    train("digits")
+def test_invalid_flags_and_missing_packages(run_of: RunOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_of("digits")
     monkeypatch.setattr(module, "find_spec", lambda name: None if name != "onnx" else sys)
     assert mistakes("export", "latest") == [
         "--format onnx needs onnxscript, onnxruntime; install the extra: pip install -e '.[export]'"
@@ -302,7 +275,7 @@ def test_what_is_missing_or_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> N
 
 @needs_onnx
 @pytest.mark.usefixtures("small_data", "in_this_process")
-def test_the_file_says_how_a_picture_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_preparation_in_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     from onnxruntime import InferenceSession
 
     from src.kindling.data.images import prepare
@@ -332,7 +305,7 @@ def test_the_file_says_how_a_picture_is_prepared(monkeypatch: pytest.MonkeyPatch
 
 @needs_onnx
 @pytest.mark.usefixtures("small_data")
-def test_a_run_that_cannot_be_prepared_without_torch_is_refused_by_name() -> None:
+def test_transforms_that_need_torch_are_refused() -> None:
     train(
         "image_folder",
         "data.root=~/cards",
@@ -346,10 +319,10 @@ def test_a_run_that_cannot_be_prepared_without_torch_is_refused_by_name() -> Non
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_the_report_shows_it() -> None:
+def test_report_lists_exports(run_of: RunOf) -> None:
     from src.kindling.analysis.report import report
 
-    run = train("digits").run
+    run = run_of("digits")
     assert "Exports" not in report(run).read_text()
     call("export", "latest", "--format", "pt2")
     page = (run.path / "report.html").read_text()

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from src.kindling.config.errors import InputError
-from src.kindling.deploy import export_proof
 from src.kindling.deploy.export import export
-from src.kindling.deploy.export_proof import answer
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 class Plain(LightningModule):
@@ -40,11 +40,6 @@ class NoForward(LightningModule):
 
 def run_of(task: LightningModule, path: Path) -> Any:
     return SimpleNamespace(task=task.eval(), path=path, data=lambda: None, build_task=lambda: task)
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_proof, "in_fresh_process", lambda *words: answer(*map(str, words)))
 
 
 @pytest.mark.parametrize("batch", [torch.rand(5, 3), (torch.rand(5, 3), torch.zeros(5))])

@@ -1,4 +1,4 @@
-"""Predicting: the answers are the run's own, whatever the files, and what cannot be predicted from is told by name."""
+"""Predict: results match the run's own for any input files, and unusable inputs are named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,54 +22,26 @@ from PIL import Image
 from src.kindling.config.errors import InputError
 from src.kindling.data.tables import read as read_table
 from src.kindling.data.tables.encode import encode_frame
-from src.kindling.deploy import predict as module
 from src.kindling.deploy.predict import Predicted, predict
 from src.kindling.runs.run import Run
 from src.kindling.training.trained_run import load_run
-from tests.conftest import call, copied, kept_runs, lead, mistakes, train
+from tests.conftest import call, mistakes, train
+from tests.kindling.deploy.conftest import write_rows
 
 RESIZE = "[{_target_: torchvision.transforms.v2.Resize, size: [12, 12]}]"
 
 
-@pytest.fixture(scope="module")
-def of_cards(small_files: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    with kept_runs(tmp_path_factory), pytest.MonkeyPatch.context() as patch:
-        lead(small_files, patch)
-        return train("image_folder", "data.root=~/cards", "data.channels=3").run
+@pytest.fixture
+def cards(run_of: Callable[[str], Run]) -> Run:
+    """A run on 120 color images of ten classes."""
+    return run_of("color images")
 
 
 @pytest.fixture
-def cards(of_cards: Run, small_data: Path) -> Run:
-    """A run on 120 colour pictures of ten classes."""
-    return copied(of_cards)
-
-
-HOUSES = (
-    "\n".join(
-        ["size,rooms,colour,new,id,price"]
-        + [
-            f"{i % 17},{'' if i % 5 == 0 else i % 7},{['red', 'blue', ''][i % 3]},{bool(i % 2)},r{i},{i * 0.5}"
-            for i in range(200)
-        ]
-    )
-    + "\n"
-)
-
-
-@pytest.fixture(scope="module")
-def of_houses(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    with kept_runs(tmp_path_factory) as logs:
-        (logs / "houses.csv").write_text(HOUSES)
-        return train(
-            "table", f"data.path={logs}/houses.csv", "data.target=price", "data.drop=[id]"
-        ).run
-
-
-@pytest.fixture
-def houses(of_houses: Run, tmp_path: Path) -> Run:
-    """A run on a table with numbers, some missing, booleans and categories; one column is left out, one the target."""
-    (tmp_path / "houses.csv").write_text(HOUSES)
-    return copied(of_houses)
+def houses(run_of: Callable[[str], Run], tmp_path: Path) -> Run:
+    """A run on a table with numbers, some missing, booleans and categories."""
+    (tmp_path / "houses.csv").write_text(write_rows(200))
+    return run_of("table")
 
 
 def predicted(*words: object) -> Predicted:
@@ -96,9 +67,7 @@ def of_task(run: Run, x: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop"])
-def test_masks_are_files_as_large_as_their_pictures(
-    fit: str, small_data: Path, tmp_path: Path
-) -> None:
+def test_masks_have_their_images_size(fit: str, small_data: Path, tmp_path: Path) -> None:
     run = train(
         "mask_folder", "data.root=~/scans", "net.channels=[8,16]", f"data.resize_mode={fit}"
     ).run
@@ -145,7 +114,7 @@ def test_masks_are_files_as_large_as_their_pictures(
         [Path(path).name.replace(".jpg", ".png") for path in paths] + [f"{twin.stem}_2.png"]
     )
     assert page.read_text().count("<img") == len(paths) + 1
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert not list(tmp_path.glob(".predict*"))
     with pytest.raises(InputError) as caught:
         predict(run, paths, tmp_path / "top.csv", top=2)
     assert caught.value.lines == [
@@ -157,7 +126,7 @@ def test_masks_are_files_as_large_as_their_pictures(
 # Pictures
 
 
-def test_pictures_are_answered_as_the_test_answers_them(cards: Run, tmp_path: Path) -> None:
+def test_images_match_the_test_split(cards: Run, tmp_path: Path) -> None:
     data = cards.data()
     index = data.indices["test"]
     paths = [data.samples.x.paths.path(i) for i in index.tolist()]
@@ -175,10 +144,10 @@ def test_pictures_are_answered_as_the_test_answers_them(cards: Run, tmp_path: Pa
     assert frame[names].to_numpy() == pytest.approx(expected, abs=1e-6)
     assert list(frame["prediction"]) == [cards.spec.classes[i] for i in expected.argmax(1)]
     assert frame["probability"].to_numpy() == pytest.approx(expected.max(1), abs=1e-6)
-    assert not list(cards.path.glob(".*.tmp"))
+    assert not list(cards.path.glob(".predict*"))
 
 
-def test_every_format_holds_the_same(cards: Run, small_data: Path, tmp_path: Path) -> None:
+def test_output_formats_are_equal(cards: Run, small_data: Path, tmp_path: Path) -> None:
     csv, lines, parquet = (
         predicted(small_data / "cards", "--out", tmp_path / f"o.{end}", "--batch-size", 7).path
         for end in ("csv", "jsonl", "parquet")
@@ -197,7 +166,7 @@ def test_every_format_holds_the_same(cards: Run, small_data: Path, tmp_path: Pat
         )
 
 
-def test_the_likeliest_classes(cards: Run, small_data: Path) -> None:
+def test_top_classes(cards: Run, small_data: Path) -> None:
     whole = frame_of(predicted(small_data / "cards"))
     found = frame_of(predicted(small_data / "cards", "--top", "3"))
     assert list(found) == [
@@ -216,9 +185,7 @@ def test_the_likeliest_classes(cards: Run, small_data: Path) -> None:
     assert (found["prediction"] != found["prediction_top2"]).all()
 
 
-def test_transforms_of_the_test_are_applied_and_the_training_data_may_be_gone(
-    small_data: Path, tmp_path: Path
-) -> None:
+def test_eval_transforms_without_the_training_data(small_data: Path, tmp_path: Path) -> None:
     root = shutil.copytree(small_data / "cards", tmp_path / "cards")
     words = [
         f"data.root={root}",
@@ -236,7 +203,7 @@ def test_transforms_of_the_test_are_applied_and_the_training_data_may_be_gone(
     assert frame.filter(like="probability_").to_numpy() == pytest.approx(expected, abs=1e-6)
 
 
-def test_unreadable_files_are_listed_and_stop_nothing(
+def test_unreadable_files_are_listed(
     cards: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "new" / "deep"
@@ -275,7 +242,7 @@ def test_unreadable_files_are_listed_and_stop_nothing(
     assert "unreadable 3; the column 'error' says why" in capsys.readouterr().out
 
 
-def test_nothing_readable_at_all(cards: Run, tmp_path: Path) -> None:
+def test_no_readable_file(cards: Run, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no picture")
     out = tmp_path / "o.parquet"
     found = predict(load_run("latest"), [str(tmp_path / "a.png")], out)
@@ -283,7 +250,7 @@ def test_nothing_readable_at_all(cards: Run, tmp_path: Path) -> None:
     assert pd.read_parquet(out)["prediction"].isna().all()
 
 
-def test_a_picture_that_does_not_come_to_the_shape(small_data: Path, tmp_path: Path) -> None:
+def test_image_of_another_shape(small_data: Path, tmp_path: Path) -> None:
     words = [
         f"data.{stage}_transforms=[{{_target_: torchvision.transforms.v2.Resize, size: 12}}]"
         for stage in ("train", "test")
@@ -297,10 +264,10 @@ def test_a_picture_that_does_not_come_to_the_shape(small_data: Path, tmp_path: P
 @pytest.mark.parametrize(
     "words", [(), (f"data.train_transforms={RESIZE}", f"data.eval_transforms={RESIZE}")]
 )
-def test_digits_in_files_come_to_the_range_of_the_training(
-    words: tuple[str, ...], tmp_path: Path
+def test_pixels_get_the_training_range(
+    words: tuple[str, ...], run_of: Callable[[str], Run], tmp_path: Path
 ) -> None:
-    run = train("digits", *words).run
+    run = train("digits", *words).run if words else run_of("digits")
     data = run.data()
     index = data.indices["test"][:20]
     x = data.samples.x[index]
@@ -317,7 +284,7 @@ def test_digits_in_files_come_to_the_range_of_the_training(
     assert found == pytest.approx(np.concatenate([expected, expected]), abs=1e-6)
 
 
-def test_a_picture_from_standard_input(
+def test_image_from_standard_input(
     cards: Run, monkeypatch: pytest.MonkeyPatch, small_data: Path
 ) -> None:
     path = next((small_data / "cards").rglob("*.png"))
@@ -328,7 +295,7 @@ def test_a_picture_from_standard_input(
     assert piped.drop(columns="path").equals(named.drop(columns="path"))
 
 
-def test_workers_change_nothing(
+def test_workers_give_equal_predictions(
     cards: Run, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = frame_of(predicted(small_data / "cards", "--batch-size", "8", "data.num_workers=0"))
@@ -338,7 +305,7 @@ def test_workers_change_nothing(
     ).equals(one)
 
 
-def test_the_gallery_is_one_page_and_names_are_only_names(
+def test_gallery_is_one_page_and_escapes_names(
     cards: Run, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(next((small_data / "cards").rglob("*.png")), tmp_path / "<b onload=x>.png")
@@ -363,13 +330,13 @@ def test_the_gallery_is_one_page_and_names_are_only_names(
 # Tables
 
 
-NEW = "colour,extra,new,rooms,size\n" + "".join(
+NEW = "color,extra,new,rooms,size\n" + "".join(
     f"{['red', 'blue', 'pink', ''][i % 4]},x,{bool(i % 3)},{'' if i % 6 == 0 else i % 9},{i % 23}\n"
     for i in range(100)
 )
 
 
-def test_rows_are_answered_as_the_task_answers_them(
+def test_rows_match_the_task(
     houses: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "new.csv").write_text(NEW)
@@ -383,13 +350,13 @@ def test_rows_are_answered_as_the_task_answers_them(
     output = capsys.readouterr().out
     assert "note       columns that are not in the training data, ignored: extra\n" in output
     assert (
-        "note       colour: 25 rows hold what the training did not have, such as 'pink'\n" in output
+        "note       color: 25 rows hold what the training did not have, such as 'pink'\n" in output
     )
     predicted(tmp_path / "houses.csv")  # with its target and a column that the training left out
     assert "note " not in capsys.readouterr().out
 
 
-def test_other_ways_in(houses: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_inputs(houses: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "new"
     folder.mkdir()
     (folder / "a.csv").write_text(NEW)
@@ -406,8 +373,8 @@ def test_other_ways_in(houses: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(both["prediction"]) == [*expected["prediction"]] * 2
 
 
-def test_classes_of_a_table(tmp_path: Path) -> None:
-    run = train("breast_cancer").run
+def test_table_classes(run_of: Callable[[str], Run], tmp_path: Path) -> None:
+    run = run_of("breast_cancer")
     data = run.data()
     x = data.samples.x[data.indices["test"]]
     pd.DataFrame(x.numpy(), columns=[column.name for column in run.spec.columns]).to_csv(
@@ -424,14 +391,13 @@ def test_classes_of_a_table(tmp_path: Path) -> None:
     assert frame.filter(like="probability_").to_numpy() == pytest.approx(of_task(run, x), abs=1e-5)
 
 
-def test_parts_of_a_table_make_no_difference_and_memory_does_not_grow(
+def test_memory_does_not_grow_with_rows(
     houses: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = NEW.splitlines()
     for name, times in {"small": 100, "large": 500}.items():
         (tmp_path / f"{name}.csv").write_text("\n".join([lines[0], *(lines[1:] * times)]) + "\n")
     monkeypatch.setattr(read_table, "CELLS", 20_000)
-    monkeypatch.setattr(module, "HELD", 2048)
     run, peaks = load_run("latest"), {}
     predict(run, [str(tmp_path / "small.csv")])
     for name in ("small", "large"):
@@ -448,7 +414,7 @@ def test_parts_of_a_table_make_no_difference_and_memory_does_not_grow(
     assert peaks["large"] < 1.2 * peaks["small"], peaks
 
 
-def test_a_table_that_does_not_fit_is_refused_and_leaves_nothing(
+def test_unfit_table_leaves_no_file(
     houses: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, out = tmp_path / "new.csv", tmp_path / "o.csv"
@@ -457,7 +423,6 @@ def test_a_table_that_does_not_fit_is_refused_and_leaves_nothing(
         f"{path}: the table lacks 1 of the 4 columns of the training data: rooms; did you mean 'room'?"
     ]
     monkeypatch.setattr(read_table, "CELLS", 1)
-    monkeypatch.setattr(module, "HELD", 1)
     out.write_text("old")
     lines = NEW.splitlines()
     path.write_text("\n".join([lines[0], *(lines[1:] * 30), "red,x,True,many,3"]) + "\n")
@@ -465,7 +430,7 @@ def test_a_table_that_does_not_fit_is_refused_and_leaves_nothing(
         f"{path}: column 'rooms': 'many' (row 3001) is not a number; the training data has numbers there"
     ]
     assert out.read_text() == "old"
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".predict*"))
     path.write_text("")
     assert mistakes("predict", "latest", str(path)) == [
         f"{path}: the file is empty; add a line of column names, and rows"
@@ -476,16 +441,16 @@ def test_a_table_that_does_not_fit_is_refused_and_leaves_nothing(
 # Mistakes
 
 
-def test_words_that_name_nothing(cards: Run, tmp_path: Path) -> None:
+def test_missing_inputs(cards: Run, tmp_path: Path) -> None:
     (tmp_path / "card.png").touch()
     (tmp_path / "table.csv").touch()
     (tmp_path / "empty").mkdir()
     words = ["crd.png", "empty", "*.jpg", "table.csv", "nowhere/a.png"]
     assert mistakes("predict", "latest", *(str(tmp_path / word) for word in words)) == [
         f"{tmp_path}/crd.png: no such file or folder; did you mean 'card.png'?",
-        f"{tmp_path}/empty: no pictures in this folder (.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp)",
+        f"{tmp_path}/empty: no images in this folder (.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp)",
         f"{tmp_path}/*.jpg: no file matches",
-        f"{tmp_path}/table.csv: this run predicts from pictures, not from tables",
+        f"{tmp_path}/table.csv: this run predicts from images, not from tables",
         f"{tmp_path}/nowhere/a.png: no such file or folder",
     ]
     assert mistakes("predict", "nowhere", "a.png")[0].startswith("nowhere: no such run")
@@ -498,14 +463,14 @@ def test_words_that_name_nothing(cards: Run, tmp_path: Path) -> None:
     assert not (cards.path / "predictions.csv").exists()
 
 
-def test_flags_that_make_no_sense(houses: Run, tmp_path: Path) -> None:
+def test_invalid_flags(houses: Run, tmp_path: Path) -> None:
     path = str(tmp_path / "houses.csv")
     flags = ["--out", "o.xlsx", "--gallery", "g.html", "--batch-size", "0", "--top", "2"]
     assert mistakes("predict", "latest", path, *flags) == [
         "--out o.xlsx: expected a name that ends in .csv, .jsonl or .parquet",
-        f"--gallery g.html: shows images, and {houses.path} predicts from tables",
+        "--gallery g.html: shows images, and this run predicts from tables",
         "--batch-size: expected at least 1, got 0",
-        "--top: expected 1 to the number of classes, 0, got 2",
+        "--top 2: is for one class out of several, and this run predicts values",
     ]
     before = Path(path).read_text()
     assert mistakes("predict", "latest", path, "--out", path) == [
@@ -513,11 +478,11 @@ def test_flags_that_make_no_sense(houses: Run, tmp_path: Path) -> None:
     ]
     assert Path(path).read_text() == before
     assert mistakes("predict", "latest", path, "--out", f"{tmp_path}/nowhere/o.csv") == [
-        f"{tmp_path}/nowhere/.o.csv.tmp: cannot be written: No such file or directory"
+        f"{tmp_path}/nowhere/o.csv: cannot be written: No such file or directory"
     ]
 
 
-def test_a_real_process_ends_with_status_3(
+def test_unreadable_file_exit_status(
     command: Callable[..., subprocess.CompletedProcess[str]],
     cards: Run,
     tmp_path: Path,

@@ -8,67 +8,69 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from src.kindling.data.masks import PALETTE
 from src.kindling.deploy.serving.batches import Batches
-from src.kindling.deploy.serving.decode import Array, Refusal
-from src.kindling.deploy.serving.inputs import Inputs
+from src.kindling.deploy.serving.decode import Array
 from src.kindling.deploy.serving.limits import Limits
 from src.kindling.deploy.serving.model import Model
+from src.kindling.deploy.serving.requests import RequestReader
 
 PREDICT_PATHS = ("/predict", "/predict/batch")
 PAGES = {"/": "page.html", "/docs": "docs.html"}
 OPEN_PATHS = (*PAGES, "/health")  # need no key; the pages contain nothing of the model
+SOURCES = "default-src 'self' 'unsafe-inline' blob: data:; frame-ancestors 'none'"
 PAGE_HEADERS = {
-    "content-security-policy": (
-        "default-src 'self' 'unsafe-inline' blob: data:; frame-ancestors 'none'"
-    ),
+    "content-security-policy": SOURCES,
     "x-content-type-options": "nosniff",
     "cache-control": "no-cache",
 }
+MAX_LINE = 1000  # characters of a reason or a note, which may quote a client's text
 COLUMN_TYPES = {"number": "number", "boolean": "boolean", "category": "string"}  # of JSON
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
+SIZES = [2**i for i in range(11)]
 REQUESTS = Counter("kindling_requests", "Requests by path and status", ["path", "status"])
 SECONDS = Histogram("kindling_predict_seconds", "Duration of a prediction", buckets=BUCKETS)
-BATCH_SIZE = Histogram(
-    "kindling_batch_size", "Inputs in a batch", buckets=[2**i for i in range(11)]
-)
+BATCH_SIZE = Histogram("kindling_batch_size", "Inputs in a batch", buckets=SIZES)
 WAITING = Gauge("kindling_waiting", "Inputs that wait for the model")
 REPLACED = Gauge("kindling_decoders_replaced", "Decoder processes that were replaced")
 CONNECTIONS = Gauge("kindling_connections", "Open connections")
 
 
 class Application:
-    """An ASGI application for one model.
-
-    Args:
-        model: the model.
-        limits: of a request.
-        key: that a client has to send; None: no key.
-    """
+    """An ASGI application for one model; clients send the key, unless it is None."""
 
     def __init__(self, model: Model, limits: Limits, key: str | None) -> None:
         self.model, self.limits, self.key, self.draining = model, limits, key, False
-        self.inputs = Inputs(model, limits)
+        self.reader = RequestReader(model, limits)
         self.batches = Batches(self._compute, limits)
         WAITING.set_function(lambda: self.batches.num_waiting)
-        REPLACED.set_function(lambda: self.inputs.decoders.num_replaced)
-        handlers: Any = {Refusal: _refuse, HTTPException: _refuse_path, Exception: _report_failure}
-        self.app = Starlette(
-            routes=self._routes(), exception_handlers=handlers, lifespan=self._lifespan
-        )
-        self.paths = {cast(Route, route).path for route in self.app.routes}
+        REPLACED.set_function(lambda: self.reader.decoders.num_replaced)
+        gets = {
+            "/about": self.about,
+            "/health": self.health,
+            "/ready": self.ready,
+            "/metrics": self.metrics,
+            "/openapi.json": self.openapi,
+            **dict.fromkeys(PAGES, self.page),
+        }
+        routes = [Route(path, self.predict, methods=["POST"]) for path in PREDICT_PATHS]
+        routes += [Route(path, endpoint) for path, endpoint in gets.items()]
+        self.paths = {route.path for route in routes}
+        handlers: Any = {HTTPException: _refuse, Exception: _report_failure}
+        self.app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the key, count requests, and close connections at shutdown."""
@@ -86,7 +88,7 @@ class Application:
 
         path = scope["path"]
         try:
-            if path in OPEN_PATHS or self._has_key(scope):
+            if path in OPEN_PATHS or self._has_key(Request(scope)):
                 await self.app(scope, receive, send_counted)
             else:
                 reason = "missing or wrong key; send the header 'Authorization: Bearer KEY'"
@@ -98,32 +100,19 @@ class Application:
         finally:
             REQUESTS.labels(path if path in self.paths else "other", status).inc()
 
-    def _has_key(self, scope: Scope) -> bool:
-        headers = scope["headers"]
-        given = next((value for name, value in headers if name == b"authorization"), b"")
+    def _has_key(self, request: Request) -> bool:
+        given = request.headers.get("authorization", "").encode("latin-1")
         return self.key is None or hmac.compare_digest(given, f"Bearer {self.key}".encode())
-
-    def _routes(self) -> list[Route]:
-        gets = {
-            "/about": self.about,
-            "/health": self.health,
-            "/ready": self.ready,
-            "/metrics": self.metrics,
-            "/openapi.json": self.openapi,
-            **dict.fromkeys(PAGES, self.page),
-        }
-        predictions = [Route(path, self.predict, methods=["POST"]) for path in PREDICT_PATHS]
-        return predictions + [Route(path, endpoint) for path, endpoint in gets.items()]
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         blank = np.zeros((1, *self.model.shape), self.model.dtype)
         warm_up = asyncio.to_thread(self.model.predict, blank)
-        await asyncio.gather(warm_up, self.inputs.decoders.start())
+        await asyncio.gather(warm_up, self.reader.decoders.start())
         batches = asyncio.create_task(self.batches.run())
         yield
         batches.cancel()
-        await self.inputs.decoders.close()
+        await self.reader.decoders.close()
 
     def _compute(self, x: Array) -> Array:
         BATCH_SIZE.observe(len(x))
@@ -131,39 +120,33 @@ class Application:
 
     async def predict(self, request: Request) -> Response:
         start = time.perf_counter()
-        decoded = await self.inputs.read(request, request.scope["path"].endswith("batch"))
+        decoded = await self.reader.read(request, request.scope["path"].endswith("batch"))
         outputs = await self.batches.compute(decoded.x)
         seconds = time.perf_counter() - start
         SECONDS.observe(seconds)
         responses = self.model.format_responses(outputs, decoded.sizes)
-        content: dict[str, Any] = (
-            {"predictions": responses} if decoded.several else dict(responses[0])
-        )
+        content: dict[str, Any] = {"predictions": responses} if decoded.several else responses[0]
         if decoded.notes:
-            content["notes"] = decoded.notes
+            content["notes"] = [_shorten(note) for note in decoded.notes]
         content["milliseconds"] = round(1000 * seconds, 2)
+        # Unlike starlette's, with NaN, which a model may compute.
         return Response(json.dumps(content), media_type="application/json")
 
     async def about(self, _: Request) -> Response:
-        spec = self.model.spec
-        colors = PALETTE[: len(spec.classes)].tolist() if self.model.response_kind == "mask" else []
-        columns = [
-            {"name": c.name, "kind": c.kind, "categories": c.categories, "mean": c.mean}
-            for c in spec.columns
-        ]
-        return JSONResponse(
-            {
-                "run": self.model.name,
-                "target": spec.target,
-                "classes": spec.classes,
-                "colors": [f"rgb{tuple(color)}" for color in colors],
-                "columns": columns,
-                "response_kind": self.model.response_kind,
-                "input": self.model.metadata["input"],
-                "output": self.model.metadata["output"],
-                "limits": vars(self.limits),
-            }
-        )
+        model, spec = self.model, self.model.spec
+        colors = PALETTE[: len(spec.classes)].tolist() if model.response_kind == "mask" else []
+        content = {
+            "run": model.name,
+            "target": spec.target,
+            "classes": spec.classes,
+            "colors": [f"rgb{tuple(color)}" for color in colors],
+            "columns": [asdict(column) for column in spec.columns],
+            "response_kind": model.response_kind,
+            "input": model.input,
+            "output": model.output,
+            "limits": vars(self.limits),
+        }
+        return JSONResponse(content)
 
     async def health(self, _: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -171,7 +154,7 @@ class Application:
     async def ready(self, _: Request) -> Response:
         if self.draining:
             return JSONResponse({"status": "stopping"}, 503)
-        if self.inputs.decoders.all_stuck():
+        if self.reader.decoders.all_stuck():
             return JSONResponse({"status": "busy: all decoders work on slow requests"}, 503)
         return JSONResponse({"status": "ready"})
 
@@ -188,7 +171,7 @@ class Application:
 
     async def page(self, request: Request) -> Response:
         file = Path(__file__).with_name(PAGES[request.scope["path"]])
-        return HTMLResponse(file.read_text("utf-8"), headers=PAGE_HEADERS)
+        return FileResponse(file, headers=PAGE_HEADERS)
 
 
 def _describe_input(model: Model, several: bool) -> dict[str, Any]:
@@ -207,19 +190,17 @@ def _describe_input(model: Model, several: bool) -> dict[str, Any]:
     return form if several else {"image/*": {"schema": file}} | form
 
 
+def _shorten(line: str) -> str:
+    return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}…"
+
+
 def _error(status: int, reason: str, headers: Any = None) -> Response:
-    return JSONResponse({"error": reason}, status, headers)
+    return JSONResponse({"error": _shorten(reason)}, status, headers)
 
 
-async def _refuse(_: Request, refusal: Refusal) -> Response:
-    headers = {"retry-after": "1"} if refusal.status in (429, 503) else {}
-    if refusal.close:
-        headers["connection"] = "close"
-    return _error(refusal.status, refusal.reason, headers)
-
-
-async def _refuse_path(_: Request, error: HTTPException) -> Response:
-    return _error(error.status_code, error.detail, error.headers)
+async def _refuse(_: Request, error: HTTPException) -> Response:
+    again = {"retry-after": "1"} if error.status_code in (429, 503) else {}
+    return _error(error.status_code, error.detail, {**again, **(error.headers or {})})
 
 
 async def _report_failure(_: Request, __: Exception) -> Response:

@@ -7,122 +7,93 @@ lock for much of their time.
 from __future__ import annotations
 
 import asyncio
-import json
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
-from asyncio.subprocess import PIPE, Process
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 
-import numpy as np
+from PIL import Image
+from starlette.exceptions import HTTPException
 
-from src.kindling.deploy.serving.decode import Decoded, Refusal
-from src.kindling.deploy.serving.decoder_process import Header, pack
+from src.kindling.data.images.prepare import Preparation
+from src.kindling.data.spec import Column
+from src.kindling.deploy.serving.decode import Decoded, Files, decode_images, decode_rows
 from src.kindling.deploy.serving.limits import Limits
 
-ROOT = Path(__file__).parents[4]
-COMMAND = (sys.executable, "-m", "src.kindling.deploy.serving.decoder_process")
-START_TIMEOUT = 60  # seconds
 STUCK_AFTER = 1.0  # seconds; when all decoders take longer, the server is not ready
-BUFFER = 1 << 26  # bytes of a reply that are read ahead
+SPAWN = multiprocessing.get_context("spawn")
+_decode: Callable[[Files, bool], Decoded]  # in a decoder process
+
+
+def _initialize(prepare: Preparation | None, columns: Sequence[Column], limits: Limits) -> None:
+    """Prepare a decoder process."""
+    global _decode
+    for number in (signal.SIGINT, signal.SIGTERM):  # the server ends this process
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_server, daemon=True).start()
+    warnings.simplefilter("ignore")  # Pillow's, about the clients' files
+    if prepare is not None:
+        Image.init()  # loads the readers of all formats
+        _decode = partial(decode_images, prepare=prepare, limits=limits)
+    else:
+        import pandas  # noqa: F401  # now, and not with the first request
+
+        _decode = partial(decode_rows, columns=columns, limits=limits)
+
+
+def _end_with_server() -> None:
+    server = multiprocessing.parent_process()
+    assert server is not None
+    server.join()
+    os._exit(1)
+
+
+def _run_decode(files: Files, several: bool) -> Decoded:
+    return _decode(files, several)
 
 
 class Decoder:
-    """One process.
+    """One process; `busy_since` its present request or its start began, None while it is idle."""
 
-    Args:
-        setup: the first message that it receives.
-
-    Attributes:
-        busy_since: when its present request, or its start, began; None while it is idle.
-    """
-
-    def __init__(self, setup: bytes) -> None:
-        self.setup = setup
-        self.process: Process | None = None
+    def __init__(self, initialize: Callable[[], None]) -> None:
+        self.initialize = initialize
         self.busy_since: float | None = time.monotonic()
 
-    @property
-    def alive(self) -> bool:
-        return self.process is not None and self.process.returncode is None
-
     async def start(self) -> None:
-        """Start the process, and wait until it takes requests.
-
-        Raises:
-            ConnectionError: when it does not start, or ends instead.
-        """
-        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        try:
-            self.process = await asyncio.create_subprocess_exec(
-                *COMMAND,
-                stdin=PIPE,
-                stdout=PIPE,
-                limit=BUFFER,
-                cwd=ROOT,
-                env={**os.environ, **threads},
-                start_new_session=True,  # Ctrl-C is for the server
-            )
-            async with asyncio.timeout(START_TIMEOUT):
-                await self.exchange(self.setup)
-        except OSError as error:
-            await self.kill()
-            raise ConnectionError(f"did not start: {str(error) or 'timeout'}") from None
-
-    async def exchange(self, message: bytes) -> tuple[Header, bytes]:
-        """Send a message and read the reply.
-
-        Raises:
-            ConnectionError: when the process ends instead.
-        """
-        assert self.process is not None
-        requests, replies = self.process.stdin, self.process.stdout
-        assert requests is not None
-        assert replies is not None
-        try:
-            requests.write(message)
-            await requests.drain()
-            header: Header = json.loads(await replies.readline())
-            return header, await replies.readexactly(header["bytes"])
-        except (OSError, EOFError, ValueError):
-            await self.kill()
-            raise ConnectionError(f"ended by {self.format_end()}") from None
+        """Start the process, and wait until it takes requests."""
+        self.pool = ProcessPoolExecutor(1, SPAWN, self.initialize)
+        self.pid = await asyncio.get_running_loop().run_in_executor(self.pool, os.getpid)
 
     async def kill(self) -> None:
-        if self.process is not None:
-            with suppress(ProcessLookupError):
-                self.process.kill()
-            await self.process.wait()
-
-    def format_end(self) -> str:
-        status = self.process.returncode if self.process is not None else None
-        return f"signal {-status}" if status is not None and status < 0 else f"status {status}"
+        for process in multiprocessing.active_children():
+            if process.pid == self.pid:
+                process.kill()
+        await asyncio.to_thread(self.pool.shutdown)
 
 
 class Decoders:
-    """A pool of decoders. One that died is started again by the next request that takes it.
+    """A pool of decoders: of images if `prepare` is given, else of rows."""
 
-    Args:
-        count: processes, each of which decodes one request at a time.
-        metadata: of the model.
-        limits: time for one request, and how long and how many may wait.
-    """
-
-    def __init__(self, count: int, metadata: Header, limits: Limits) -> None:
+    def __init__(
+        self, count: int, prepare: Preparation | None, columns: Sequence[Column], limits: Limits
+    ) -> None:
         self.limits = limits
-        setup = pack({"metadata": metadata, "limits": vars(limits)})
-        self.decoders = [Decoder(setup) for _ in range(count)]
-        # The last one's memory is still warm.
-        self.idle: asyncio.LifoQueue[Decoder] = asyncio.LifoQueue()
+        initialize = partial(_initialize, prepare, columns, limits)
+        self.decoders = [Decoder(initialize) for _ in range(count)]
+        self.idle: asyncio.Queue[Decoder] = asyncio.Queue()
         self.num_waiting = self.num_replaced = 0
 
     async def start(self) -> None:
-        """Start all decoders.
-
-        Raises:
-            ConnectionError: when one does not start.
-        """
+        # Each process needs one thread, also on a machine with many cores.
+        os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
         await asyncio.gather(*[decoder.start() for decoder in self.decoders])
         for decoder in self.decoders:
             self._release(decoder)
@@ -135,69 +106,44 @@ class Decoders:
         until = time.monotonic() - STUCK_AFTER
         return all(d.busy_since is not None and d.busy_since < until for d in self.decoders)
 
-    async def decode(self, header: Header, *contents: bytes) -> Decoded:
-        """Decode one request.
-
-        Args:
-            header: `several` for rows; for images `files`, the name and length of each.
-            contents: the bytes of the body or of the files.
-
-        Raises:
-            Refusal: by a decoder, or because none is free in time, or because it took too long.
-        """
-        decoder = await self._take()
-        try:
-            return await self._decode(decoder, pack(header, *contents))
-        finally:
-            self._release(decoder)
-
-    async def _decode(self, decoder: Decoder, message: bytes) -> Decoded:
-        try:
-            if not decoder.alive:
-                await self._restart(decoder)
-            async with asyncio.timeout(self.limits.decode):
-                header, content = await decoder.exchange(message)
-        except TimeoutError:
-            await decoder.kill()
-            reason = f"decoding took more than {self.limits.decode:g} s"
-            log(f"killed: {reason}")
-            raise Refusal(422, f"{reason}; send less, or simpler files") from None
-        except ConnectionError as error:
-            log(str(error))
-            raise Refusal(422, f"cannot be decoded: the decoder {error}") from None
-        except BaseException:  # after a cancellation, a late reply must not reach the next request
-            await decoder.kill()
-            raise
-        if "status" in header:
-            raise Refusal(header["status"], header["reason"])
-        x = np.frombuffer(content, np.dtype(header["dtype"])).reshape(header["shape"])
-        return Decoded(x, header["several"], header["notes"], header["sizes"])
-
-    async def _restart(self, decoder: Decoder) -> None:
-        log(f"ended by {decoder.format_end()}; starting another")
-        self.num_replaced += 1
-        try:
-            await decoder.start()
-        except ConnectionError as error:
-            log(str(error))
-            raise Refusal(503, f"the decoder {error}; try again later") from None
-
-    async def _take(self) -> Decoder:
-        """An idle decoder, now or after a wait."""
+    async def decode(self, files: Files, several: bool) -> Decoded:
+        """Decode one request, or raise HTTPException when it is invalid or takes too long."""
         if self.num_waiting >= self.limits.queue:
             reason = f"{self.num_waiting:,} requests already wait for a decoder"
-            raise Refusal(429, f"{reason}; try again later")
+            raise HTTPException(429, f"{reason}; try again later")
         self.num_waiting += 1
         try:
             async with asyncio.timeout(self.limits.wait):
                 decoder = await self.idle.get()
         except TimeoutError:
             reason = f"no decoder was free within {self.limits.wait:g} s; try again later"
-            raise Refusal(503, reason) from None
+            raise HTTPException(503, reason) from None
         finally:
             self.num_waiting -= 1
         decoder.busy_since = time.monotonic()
-        return decoder
+        try:
+            async with asyncio.timeout(self.limits.decode):
+                return await self._run(decoder, files, several)
+        except TimeoutError:
+            await decoder.kill()
+            reason = f"decoding took more than {self.limits.decode:g} s"
+            log(f"killed: {reason}")
+            raise HTTPException(422, f"{reason}; send less, or simpler files") from None
+        except BrokenProcessPool:
+            raise HTTPException(422, "cannot be decoded: the decoder's process ended") from None
+        finally:
+            self._release(decoder)
+
+    async def _run(self, decoder: Decoder, files: Files, several: bool) -> Decoded:
+        loop = asyncio.get_running_loop()
+        try:
+            decoded = loop.run_in_executor(decoder.pool, _run_decode, files, several)
+        except RuntimeError:  # its process ended after the last request
+            log("ended; starting another")
+            self.num_replaced += 1
+            await decoder.start()
+            decoded = loop.run_in_executor(decoder.pool, _run_decode, files, several)
+        return await decoded
 
     def _release(self, decoder: Decoder) -> None:
         decoder.busy_since = None

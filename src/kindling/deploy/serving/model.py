@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +19,17 @@ from src.kindling.data.spec import Spec
 from src.kindling.deploy.serving.decode import Array
 
 Response = dict[str, Any]
-# The decision of files whose metadata hold none, by the kind of target.
-OLD_DECISIONS: dict[str, dict[str, Any]] = {
-    "class": {"kind": "argmax"},
-    "labels": {"kind": "threshold", "value": 0.5},
-    "values": {"kind": "none"},
-    "mask": {"kind": "argmax"},
-}
-# The kind of response, by the decision and whether it is made for each pixel.
+# The kind of response, by the decision and the dimensions of the output.
 RESPONSE_KINDS = {
-    ("argmax", False): "class",
-    ("threshold", False): "labels",
-    ("none", False): "values",
-    ("argmax", True): "mask",
+    ("argmax", 2): "class",
+    ("threshold", 2): "labels",
+    ("none", 2): "values",
+    ("argmax", 4): "mask",
 }
 
 
 class Model:
-    """A file that `python -m src.export` wrote.
-
-    Args:
-        path: the file.
-        threads: for the computation of one batch.
-
-    Attributes:
-        response_kind: `class`, `labels`, `values` or `mask`, by the decision in the metadata.
-        threshold: above which a label is predicted.
+    """A file that `python -m src.export` wrote; `threads` compute one batch.
 
     Raises:
         InputError: when it is not such a file.
@@ -54,32 +39,37 @@ class Model:
         self.session = _open_session(path, threads)
         texts = self.session.get_modelmeta().custom_metadata_map
         self.name = texts.get("run", path.name)
+        if "spec" not in texts:
+            raise InputError(
+                f"{path}: cannot be served: it has no spec, as the export of a plain forward; call "
+                "it from a program with onnxruntime, or give the task outputs and its data a spec "
+                "(docs/add-a-task.md) and export again"
+            )
         try:
-            names = ("input", "output", "spec", "prepare")
-            self.metadata = {name: json.loads(texts[name]) for name in names}
-            if (
-                self.metadata["prepare"] and "white" in self.metadata["prepare"]
-            ):  # an older version's
-                self.metadata["prepare"]["max_value"] = self.metadata["prepare"].pop("white")
-            self.spec = Spec.from_plain(self.metadata["spec"])
-            target_type = self.spec.target_type
-            decision = OLD_DECISIONS[target_type]
-            if "decision" in texts:
-                decision = json.loads(texts["decision"])
-            self.response_kind = RESPONSE_KINDS[decision["kind"], target_type == "mask"]
-            if self.response_kind == "labels":
-                self.threshold = float(decision["value"])
+            self._read_metadata(texts)
         except (KeyError, TypeError, ValueError) as error:
             reason = f"missing or unknown metadata ({type(error).__name__}: {error})"
             remedy = "export the run again: python -m src.export RUN"
             raise InputError(f"{path}: {reason}; {remedy}") from None
-        self.dtype = np.dtype(self.metadata["input"]["type"])
-        self.shape = tuple(self.metadata["input"]["shape"][1:])
-        prepare = self.metadata["prepare"]
-        self.prepare = Preparation(**prepare) if prepare else None
         if self.prepare is None and self.spec.kind != "table":
             reason = f"no image file has the input shape {self.shape}"
             raise InputError(f"{path}: cannot be served: {reason}; call it from a program instead")
+
+    def _read_metadata(self, texts: Mapping[str, str]) -> None:
+        self.spec = Spec.from_plain(json.loads(texts["spec"]))
+        self.input, self.output = json.loads(texts["input"]), json.loads(texts["output"])
+        self.dtype, self.shape = np.dtype(self.input["type"]), tuple(self.input["shape"][1:])
+        prepare = json.loads(texts["prepare"])
+        if prepare and "white" in prepare:  # an older version's
+            prepare["max_value"] = prepare.pop("white")
+        self.prepare = Preparation(**prepare) if prepare else None
+        decision = json.loads(texts.get("decision", "null"))
+        if decision is None:  # an older version's
+            decision = {"kind": "argmax" if self.spec.classes else "none"}
+            if self.spec.classes and len(self.spec.target_shape) == 1:
+                decision = {"kind": "threshold", "value": 0.5}
+        self.response_kind = RESPONSE_KINDS[decision["kind"], len(self.output["shape"])]
+        self.threshold = float(decision["value"]) if self.response_kind == "labels" else 0.0
 
     def predict(self, x: Array) -> Array:
         """Map raw inputs `(B, *shape)` to outputs `(B, num_outputs)`, or `(B, classes, H, W)`."""
@@ -101,13 +91,9 @@ class Model:
         return [formats[self.response_kind](row) for row in outputs.astype(np.float64)]
 
     def _class(self, row: Array) -> Response:
-        probabilities = self._name(row.round(7))
-        best = self.spec.names[row.argmax()]
-        return {
-            "prediction": best,
-            "probability": probabilities[best],
-            "probabilities": probabilities,
-        }
+        best, probabilities = self.spec.names[row.argmax()], self._name(row.round(7))
+        probability = probabilities[best]
+        return {"prediction": best, "probability": probability, "probabilities": probabilities}
 
     def _labels(self, row: Array) -> Response:
         labels = [self.spec.names[i] for i in np.flatnonzero(row > self.threshold)]

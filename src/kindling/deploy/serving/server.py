@@ -1,17 +1,28 @@
-"""What a server needs before it starts: the model's file, a socket, a key and the libraries."""
+"""What surrounds the worker: the model's file, the socket, the key, and the supervisor.
+
+It imports none of the worker's libraries, which may be missing.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
 from importlib.util import find_spec
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
+from src.kindling.config.command import run_command
 from src.kindling.config.errors import InputError
+from src.kindling.deploy.serving.limits import Limits
 
+KILL_AFTER = 5  # seconds after SIGTERM
+DELAYS = (0.25, 0.5, 1.0, 2.0, 4.0)  # seconds before a restart after a worker that was never ready
 LIBRARIES = {
     "starlette": "starlette",
     "uvicorn": "uvicorn",
@@ -84,3 +95,60 @@ def read_key(name: str | None) -> str | None:
         raise InputError(f"--api-key-env {name}: {problem}; {example}")
     del os.environ[name]  # decoders need not know it
     return key
+
+
+def run_worker(*arguments: Any) -> None:
+    """`respond` of worker.py as a process."""
+    from src.kindling.deploy.serving.worker import respond
+
+    os.setsid()  # Ctrl-C reaches only the supervisor, which then sends SIGTERM
+    run_command(lambda _: respond(*arguments))
+
+
+def supervise(path: Path, listener: socket.socket, limits: Limits, key: str | None) -> int:
+    """Run a worker, and replace it when it ends, until SIGTERM or SIGINT.
+
+    The socket outlives workers: requests that wait are accepted by the next one.
+
+    Returns:
+        The exit status: 0, or when no worker became ready, the last one's, or 1.
+    """
+    stop, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    # multiprocessing's tracker, at the end, would report what a killed worker had open.
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    os.environ.setdefault("PYTHONWARNINGS", quiet)
+    spawn, failures = multiprocessing.get_context("spawn"), 0
+    while True:
+        ready, theirs = spawn.Pipe(duplex=False)
+        worker = spawn.Process(target=run_worker, args=(path, listener, limits, key, theirs))
+        worker.start()
+        if stop in wait([worker.sentinel, stop]):
+            listener.close()
+            worker.terminate()
+            worker.join(KILL_AFTER)
+            worker.kill()
+            return 0
+        worker.join()
+        status = worker.exitcode or 0
+        end = f"ended by signal {-status}" if status < 0 else f"ended by status {status}"
+        if ready.poll():
+            failures = 0
+            log(f"{end}; starting another")
+            continue
+        if status == InputError.status:  # it has printed the mistake, and a restart would not help
+            return status
+        if failures == len(DELAYS):
+            log(f"{end} before it was ready, {failures + 1} times in a row")
+            return max(status, 1)
+        log(f"{end} before it was ready; starting another in {DELAYS[failures]:g} s")
+        if wait([stop], DELAYS[failures]):
+            return 0
+        failures += 1
+
+
+def log(line: str) -> None:
+    print(f"worker     {line}", file=sys.stderr, flush=True)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
-import os
+import multiprocessing
 import socket
-import sys
 import warnings
+from asyncio import TimerHandle
+from functools import partial
+from http import HTTPStatus
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from src.kindling.config.command import run_command
 from src.kindling.deploy.serving.app import CONNECTIONS, Application
-from src.kindling.deploy.serving.connections import Connection
 from src.kindling.deploy.serving.limits import Limits
 from src.kindling.deploy.serving.model import Model
 
@@ -26,20 +27,66 @@ LAST_REQUESTS, UNDER_WAY = 0.5, 3
 MAX_HEAD = 1 << 16  # bytes of a request's line and headers
 
 
+class BoundedProtocol(H11Protocol):
+    """A connection that is refused when there are too many, and closed when the client is slow."""
+
+    limits = Limits()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # asyncio does this only for sockets that it made itself; else each response waits 40 ms.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.timer: TimerHandle | None = None
+        if len(self.connections) > self.limits.connections:
+            reason = f"more than {self.limits.connections} connections; try again later"
+            self._refuse(503, reason)
+        else:
+            self._start_timer()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_timer()
+        elif self.timer is None and not self.transport.is_closing():  # an incomplete head
+            self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """As uvicorn's, in JSON."""
+        self._refuse(400, "not a valid HTTP request, or its headers are too large")
+
+    def _start_timer(self) -> None:
+        reason = f"no complete request within {self.limits.patience:g} s"
+        self.timer = self.loop.call_later(self.limits.patience, self._refuse, 408, reason)
+
+    def _stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def _refuse(self, status: int, reason: str) -> None:
+        self._stop_timer()
+        if not self.transport.is_closing():
+            body = json.dumps({"error": reason})
+            head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nconnection: close\r\n"
+            kind = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            self.transport.write((head + kind + body).encode())
+            self.transport.close()
+
+
 class Server(uvicorn.Server):
-    """A server that loses no accepted request at shutdown.
+    """A server that loses no accepted request at shutdown, and reports to a supervisor, if any."""
 
-    Args:
-        application: the application.
-        supervised: whether standard input ends with the supervisor, and standard output reports
-            that requests are accepted.
-    """
-
-    def __init__(self, application: Application, supervised: bool) -> None:
-        self.application, self.supervised = application, supervised
+    def __init__(self, application: Application, ready: Connection | None) -> None:
+        self.application, self.ready = application, ready
         config = uvicorn.Config(
             application,
-            http=Connection,
+            http=BoundedProtocol,
             ws="none",
             log_level="error",
             access_log=False,
@@ -53,14 +100,11 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        gc.collect()
-        gc.freeze()  # the present objects stay: later collections skip them
-        if self.supervised:
-            asyncio.get_running_loop().add_reader(0, self.stop)
-            os.write(1, b"ready")
-
-    def stop(self) -> None:
-        self.should_exit = True
+        supervisor = multiprocessing.parent_process()
+        if self.ready is not None and supervisor is not None:
+            loop, stop = asyncio.get_running_loop(), partial(setattr, self, "should_exit", True)
+            loop.add_reader(supervisor.sentinel, stop)  # it has ended
+            self.ready.send_bytes(b"ready")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.application.draining = True
@@ -75,25 +119,16 @@ class Server(uvicorn.Server):
 
 
 def respond(
-    path: Path, listener: socket.socket, limits: Limits, key: str | None, supervised: bool = False
+    path: Path,
+    listener: socket.socket,
+    limits: Limits,
+    key: str | None,
+    ready: Connection | None = None,
 ) -> None:
     """Respond to requests about an ONNX file until a signal, or until the supervisor ends."""
     warnings.simplefilter("ignore")  # Pillow's, about the clients' files
     model = Model(path, limits.threads)
-    if model.spec.kind == "table":
-        import pandas  # noqa: F401  # now, and not with the first request
-    Connection.maximum, Connection.patience = limits.connections, limits.patience
-    server = Server(Application(model, limits, key), supervised)
+    BoundedProtocol.limits = limits
+    server = Server(Application(model, limits, key), ready)
     CONNECTIONS.set_function(lambda: len(server.server_state.connections))
     server.run(sockets=[listener])
-
-
-def main(_: list[str]) -> None:
-    setup = json.loads(sys.stdin.readline())
-    listener = socket.socket(fileno=setup["listener"])
-    limits = Limits(**setup["limits"])
-    respond(Path(setup["path"]), listener, limits, setup["key"], supervised=True)
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from src.kindling.deploy import export_proof
+from src.kindling.deploy import export_files
 from src.kindling.deploy.export import export
-from src.kindling.deploy.export_proof import answer
 from src.kindling.runs.run import Run
-from tests.conftest import kept_runs, train
+from tests.conftest import copied, kept_runs, lead
+from tests.kindling.deploy.conftest import measure_here
 from tests.kindling.deploy.serving.server_process import (
     Server,
     file_of,
@@ -25,44 +24,32 @@ REQUIRED = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "on
 if not all(find_spec(module) for module in REQUIRED):
     collect_ignore_glob = ["test_*.py"]
 
+Trained = Callable[[str], Run]
 
-@contextmanager
-def exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A logs/ for a run, and exports without a process for each proof."""
-    with kept_runs(tmp_path_factory) as logs, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_proof, "in_fresh_process", lambda *words: answer(*map(str, words)))
-        yield logs
+
+def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    with kept_runs(tmp_path_factory), pytest.MonkeyPatch.context() as patch:
+        run = copied(run)
+        patch.setattr(export_files, "run_in_fresh_process", measure_here)
+        export(run)
+    return run
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    with exports(tmp_path_factory):
-        run = train("digits").run
-        export(run)
-        return run
+def digits(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return exported(trained("digits"), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def houses(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run on numbers, some missing, categories and booleans."""
-    with exports(tmp_path_factory) as logs:
-        rows = ["size,rooms,color,new,price"]
-        for i in range(200):
-            rooms, color = "" if i % 5 == 0 else i % 7, ["red", "blue", ""][i % 3]
-            rows.append(f"{i % 17},{rooms},{color},{bool(i % 2)},{i * 0.5}")
-        (logs / "houses.csv").write_text("\n".join(rows) + "\n")
-        run = train("table", f"data.path={logs}/houses.csv", "data.target=price").run
-        export(run)
-        return run
+def houses(trained: Trained, small_files: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    with pytest.MonkeyPatch.context() as patch:
+        lead(small_files, patch)
+        return exported(trained("table"), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run on images and their masks."""
-    with exports(tmp_path_factory):
-        run = train("segmentation", "data.scenes=[96,32,32]", "net.channels=[8,16]").run
-        export(run)
-        return run
+def scenes(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return exported(trained("masks"), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

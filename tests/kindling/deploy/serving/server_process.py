@@ -28,6 +28,7 @@ from src.kindling.runs.run import Run
 
 Headers = dict[str, str]
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: "
+FAULTY = "tests.kindling.deploy.serving.faulty_server"
 PREDICT_PATHS = ("/predict", "/predict/batch")
 BATCH = PREDICT_PATHS[1]
 
@@ -39,18 +40,25 @@ class Server:
         model: the ONNX file.
         flags: of the command.
         key: sent with every request.
-        script: run instead of src.serve.
+        module: run instead of src.serve.
+        environment: variables added to this process's.
     """
 
-    def __init__(self, model: Path, *flags: str, key: str | None = None, script: str = "") -> None:
-        start = ["-c", script] if script else ["-m", "src.serve"]
+    def __init__(
+        self,
+        model: Path,
+        *flags: str,
+        key: str | None = None,
+        module: str = "src.serve",
+        **environment: str,
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, *start, str(model), "--port", "0", *flags],
+            [sys.executable, "-m", module, str(model), "--port", "0", *flags],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "KINDLING_KEY": key or ""},
+            env={**os.environ, "KINDLING_KEY": key or "", **environment},
             start_new_session=True,
         )
         self.key = key
@@ -90,7 +98,7 @@ class Server:
             return b"".join(iter(lambda: end.recv(65536), b""))
 
     def worker(self) -> int:
-        return find_children(self.process.pid)[0]
+        return find_children(self.process.pid)[-1]  # the first one is multiprocessing's tracker
 
     def memory(self) -> float:
         """Of the worker, in MB."""
@@ -117,8 +125,8 @@ def find_children(pid: int) -> list[int]:
 
 
 @contextmanager
-def serve(model: Path, *flags: str, key: str | None = None, script: str = "") -> Iterator[Server]:
-    server = Server(model, *flags, key=key, script=script)
+def serve(model: Path, *flags: str, **options: Any) -> Iterator[Server]:
+    server = Server(model, *flags, **options)
     try:
         yield server
     finally:

@@ -6,21 +6,19 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 
 from src.kindling.config.compose import ROOT
-from src.kindling.deploy import export_proof
-from src.kindling.deploy.export_proof import answer
 from src.kindling.deploy.serving import server as serving_server
 from src.kindling.runs.run import Run
 from tests.conftest import call, mistakes
-from tests.kindling.deploy.serving.server_process import (
-    file_of,
-)
+from tests.kindling.deploy.serving.server_process import file_of
 
 
 def test_invalid_flags(digits: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,16 +49,34 @@ def test_invalid_flags(digits: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert line.startswith(f"--port {port}: cannot listen: Address already in use")
 
 
-def test_invalid_model_file(tmp_path: Path) -> None:
+def write_plain_onnx(path: Path) -> None:
+    """A model without metadata, as exporters make them."""
+    x = onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["batch", 3])
+    y = onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, ["batch", 3])
+    node = onnx.helper.make_node("Identity", ["input"], ["output"])
+    graph = onnx.helper.make_graph([node], "plain", [x], [y])
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.write_bytes(b"not a model"), "not readable as ONNX: "),
+        (lambda path: write_plain_onnx(path), "cannot be served: it has no spec, as the export of"),
+    ],
+)
+def test_invalid_model_file(make: Callable[[Path], Any], reason: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    path.write_bytes(b"not a model")
+    make(path)
     words = [sys.executable, "-m", "src.serve", str(path), "--port", "0"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"{path}: not readable as ONNX: ")
+    assert done.stderr.startswith(f"{path}: {reason}")
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_run_without_export_is_exported(
     digits: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,7 +85,6 @@ def test_run_without_export_is_exported(
         call("export", *command[3:])
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(export_proof, "in_fresh_process", lambda *words: answer(*map(str, words)))
     monkeypatch.setattr(serving_server.subprocess, "run", run_here)
     assert serving_server.find_model(str(digits.path)) == file_of(digits)
     assert capsys.readouterr().out == ""

@@ -5,10 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import re
 import signal
-import subprocess
-import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -16,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from src.kindling.config.compose import ROOT
 from src.kindling.runs.run import Run
 from tests.kindling.deploy.serving.server_process import (
+    FAULTY,
     HEAD,
     LARGE_IMAGE,
     Server,
@@ -29,47 +26,12 @@ from tests.kindling.deploy.serving.server_process import (
     wait_until,
 )
 
-# A server whose decoders hang on contents that begin with "slow", as on a crafted file.
-HANGING = """
-import sys
-from src.kindling.config.command import run_command
-from src.kindling.deploy.serving import supervisor
-from src.serve import main
-
-DECODER = '''
-import time
-from src.kindling.deploy.serving import decoder_process
-
-def hang(decode):
-    def hanging(given, *others):
-        while (given if isinstance(given, bytes) else given[0][1]).startswith(b"slow"):
-            time.sleep(60)
-        return decode(given, *others)
-    return hanging
-
-decoder_process.decode_rows = hang(decoder_process.decode_rows)
-decoder_process.decode_images = hang(decoder_process.decode_images)
-decoder_process.main()
-'''
-WORKER = f'''
-import sys
-from src.kindling.config.command import run_command
-from src.kindling.deploy.serving import decoders, worker
-
-decoders.COMMAND = (sys.executable, "-c", {DECODER!r})
-decoders.STUCK_AFTER = 0.3
-run_command(worker.main)
-'''
-supervisor.COMMAND = (sys.executable, "-c", WORKER)
-run_command(main)
-"""
-
 
 @pytest.mark.parametrize("kind", ["image", "table"])
 def test_slow_decoders_are_killed(kind: str, digits: Run, houses: Run) -> None:
     row = json.dumps({"size": 3, "rooms": 2, "color": "red", "new": True}).encode()
     run, good = (digits, LARGE_IMAGE) if kind == "image" else (houses, row + b" " * 20_000)
-    with serve(file_of(run), "--decode", "1.5", script=HANGING) as server:
+    with serve(file_of(run), "--decode", "1.5", module=FAULTY, FAULT="hang") as server:
         before, slow = server.decoders(), b"slow" + bytes(40_000)
         refused: list[tuple[int, Any]] = []
 
@@ -134,7 +96,7 @@ def test_killed_decoders_and_workers_are_replaced(digits: Run) -> None:
         status, error = server.stop()
         assert status == 0
         assert error.splitlines() == [
-            "decoder    ended by signal 9; starting another",
+            "decoder    ended; starting another",
             "worker     ended by signal 9; starting another",
         ]
 
@@ -194,64 +156,25 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-# A server whose first workers are killed before they are ready.
-SHAKY = """
-import sys
-from src.kindling.config.command import run_command
-from src.kindling.deploy.serving import supervisor
-from src.serve import main
-
-supervisor.DELAYS = (0.01, 0.02, 0.03, 0.04, 0.05)
-WORKER = f'''
-import os, signal, sys
-
-with open({sys.argv[2]!r}, "a") as file:
-    file.write("x")
-if os.path.getsize({sys.argv[2]!r}) <= {sys.argv[1]}:
-    print("almost ready", file=sys.stderr, flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-from src.kindling.config.command import run_command
-from src.kindling.deploy.serving.worker import main
-
-run_command(main)
-'''
-del sys.argv[1:3]
-supervisor.COMMAND = (sys.executable, "-c", WORKER)
-run_command(main)
-"""
-
-
-def start_shaky(model: Path, failures: int, count: Path) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", SHAKY, str(failures), str(count), str(model), "--port", "0"]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(words, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
-
-
 def test_worker_restarts_after_failed_starts(digits: Run, tmp_path: Path) -> None:
-    process = start_shaky(file_of(digits), 2, tmp_path / "count")
-    assert process.stdout
-    lines = process.stdout.readline() + process.stdout.readline()
-    port = int(re.findall(r":(\d+)/", lines)[0])
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", "/ready")  # the socket listens from the start
-    assert connection.getresponse().status == 200
-    connection.close()
-    process.send_signal(signal.SIGTERM)
+    shaky = {"FAULT": "shaky", "SHAKY_STARTS": "2", "SHAKY_FILE": str(tmp_path / "count")}
+    with serve(file_of(digits), module=FAULTY, **shaky) as server:
+        assert server.request("/ready")[0] == 200  # the socket listens from the start
+        _, error = server.stop()
     end = "worker     ended by signal 9 before it was ready; starting another in"
-    assert process.communicate(timeout=60)[1].splitlines() == [
+    assert error.splitlines() == [
         "almost ready",
         f"{end} 0.01 s",
         "almost ready",
         f"{end} 0.02 s",
     ]
-    assert process.returncode == 0
 
 
 def test_server_gives_up_after_failed_starts(digits: Run, tmp_path: Path) -> None:
-    process = start_shaky(file_of(digits), 99, tmp_path / "count")
+    shaky = {"FAULT": "shaky", "SHAKY_STARTS": "99", "SHAKY_FILE": str(tmp_path / "count")}
+    process = Server(file_of(digits), module=FAULTY, **shaky).process
     error = process.communicate(timeout=60)[1].splitlines()
     assert process.returncode == 1
     assert (tmp_path / "count").read_text() == "x" * 6
-    end = "worker     ended by signal 9 before it was ready, 6 times in a row; its last output:"
-    assert error[-3:] == ["almost ready", end, "    almost ready"]
+    end = "worker     ended by signal 9 before it was ready, 6 times in a row"
+    assert error[-2:] == ["almost ready", end]

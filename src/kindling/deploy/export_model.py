@@ -1,0 +1,239 @@
+"""What is exported of a run: a module, samples to compare its files on, and their metadata."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from PIL import Image
+from torch import Tensor, nn
+
+from src.kindling.analysis.outputs import Outputs
+from src.kindling.analysis.predictions import transfer
+from src.kindling.config.errors import InputError
+from src.kindling.data.data_module import DataModule
+from src.kindling.data.images.image_data import ImageFiles
+from src.kindling.data.images.prepare import Preparation, steps_of
+from src.kindling.data.samples import Stage
+from src.kindling.training.trained_run import TrainedRun
+
+# Samples of the comparison, and the batch sizes in which the file gets them.
+SAMPLES, BATCH_SIZES = 64, (1, 2, 7, 64)
+PREPARED_SAMPLES = 16  # whose preparation without torch is compared with the run's
+SET_INPUT = "set self.example_input_array to a tensor (B, …) that forward takes"
+# As in `Trainer.fit`, validation data comes from `setup("fit")`.
+SETUP_STAGES: dict[Stage, str] = {"val": "fit", "test": "test", "train": "fit"}
+
+
+class ExportModule(nn.Module):
+    """From raw input `(B, *raw_shape)` to `predict_proba`, `(B, …)`; or the plain `forward`."""
+
+    def __init__(self, run: TrainedRun, outputs: Outputs | None) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.preprocess = copy.deepcopy(run.preprocess) if outputs else nn.Identity()
+        # channels_last is a choice of this machine.
+        self.task = copy.deepcopy(run.task).to(memory_format=torch.contiguous_format)
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.task(self.preprocess(x))
+        return self.outputs.predict_proba(y) if self.outputs else y
+
+
+@dataclasses.dataclass(frozen=True)
+class Exportable:
+    """A module to export, with the samples that its files are compared on.
+
+    Attributes:
+        module: from an input `(B, …)` to an output `(B, …)`.
+        x: the samples, `(N, …)`.
+        expected: the run's output for them, `(N, …)`.
+        facts: the file's metadata; the input's first axis is `batch` where any size is taken.
+        outputs: of the task; None where only `forward` is exported.
+    """
+
+    module: nn.Module
+    x: Tensor
+    expected: Tensor
+    facts: dict[str, Any]
+    outputs: Outputs | None
+
+    @property
+    def is_dynamic(self) -> bool:
+        return bool(self.facts["input"]["shape"][0] == "batch")
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Of the comparison."""
+        return BATCH_SIZES if self.is_dynamic else (len(self.x),)
+
+    @property
+    def example(self) -> Tensor:
+        """A batch to trace: of two samples, since a batch size of one would become a constant."""
+        return self.x[:2] if self.is_dynamic else self.x
+
+
+def build_models(run: TrainedRun, data: LightningDataModule | None, form: str) -> list[Exportable]:
+    """The run's model; of a plain `forward` also one with a fixed batch size, as a fallback.
+
+    Raises:
+        InputError: without a `forward` that takes and returns one tensor, or without an input.
+    """
+    outputs: Outputs | None = getattr(run.task, "outputs", None)
+    if isinstance(data, DataModule) and outputs is not None:
+        x = read_samples(data, "test" if len(data.indices["test"]) else "val", SAMPLES)
+        with torch.inference_mode():
+            expected = outputs.predict_proba(run.task(run.preprocess(x)))
+        model = _describe(run, x, expected, "batch", outputs)
+        spec = run.require_spec("export")
+        model.facts["output"]["names"] = list(spec.names)
+        model.facts["decision"] = outputs.decision
+        model.facts["classes"] = spec.classes
+        model.facts["spec"] = dataclasses.asdict(spec)
+        model.facts["prepare"] = describe_preparation(data, form)
+        return [model]
+    if not is_overridden("forward", run.task):
+        raise _refusal(run, "define forward, from an input tensor (B, …) to an output tensor")
+    x = _find_input(run, data)
+    fixed = _describe(run, x, _call_forward(run, x), len(x), None)
+    try:
+        x = x[torch.arange(SAMPLES) % len(x)]
+        return [_describe(run, x, _call_forward(run, x), "batch", None), fixed]
+    except InputError:  # forward takes only its own batch size
+        return [fixed]
+
+
+def _describe(
+    run: TrainedRun, x: Tensor, expected: Tensor, size: int | str, outputs: Outputs | None
+) -> Exportable:
+    try:
+        kindling = version("kindling")
+    except PackageNotFoundError:  # cloned, and not installed
+        kindling = "unknown"
+    facts: dict[str, Any] = {"kindling": kindling, "run": f"{run.path.parent.name}/{run.path.name}"}
+    answer_name = "output" if outputs is None else outputs.answer_name
+    for key, name, tensor in (("input", "input", x), ("output", answer_name, expected)):
+        first = size if len(tensor) == len(x) else len(tensor)
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        facts[key] = {"name": name, "type": dtype, "shape": [first, *tensor.shape[1:]]}
+    return Exportable(ExportModule(run, outputs), x, expected, facts, outputs)
+
+
+def _refusal(run: TrainedRun, problem: str) -> InputError:
+    return InputError(f"task: {type(run.task).__name__} cannot be exported: {problem}")
+
+
+def _call_forward(run: TrainedRun, x: Tensor) -> Tensor:
+    try:
+        with torch.inference_mode():
+            expected = run.task(x)
+    except Exception as error:  # the user's forward
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        problem = f"forward fails on an input {tuple(x.shape)}: {reason}; {SET_INPUT}"
+        raise _refusal(run, problem) from error
+    if not isinstance(expected, Tensor) or expected.ndim == 0:
+        kind = type(expected).__name__
+        raise _refusal(run, f"its forward returns a {kind}; return one tensor (B, …)")
+    return expected
+
+
+def _find_input(run: TrainedRun, data: LightningDataModule | None) -> Tensor:
+    """The `example_input_array`, or else the first tensor of a first batch, `(B, …)`."""
+    x: Any = run.task.example_input_array
+    problem = ""
+    if x is None:
+        try:
+            x = _read_first_batch(run, data)
+        except Exception as error:  # the loaders of the user
+            problem = f" (its loader failed: {type(error).__name__}: {error})".splitlines()[0]
+    if isinstance(x, tuple | list) and x:
+        x = x[0]
+    if not isinstance(x, Tensor) or x.ndim == 0 or len(x) == 0:
+        raise _refusal(run, f"no input tensor found{problem}; {SET_INPUT}")
+    return x.detach().cpu()
+
+
+def _read_first_batch(run: TrainedRun, data: LightningDataModule | None) -> Any:
+    """A first batch of the validation, test or training loader; None where there is none."""
+    if isinstance(data, DataModule):
+        stage = next(stage for stage in SETUP_STAGES if len(data.indices[stage]))
+        x, _ = next(iter(data.loader(stage)))
+        return run.preprocess(x)
+    task = run.build_task()  # its setup may replace layers, which the run's task has to keep
+    for stage, setup_stage in SETUP_STAGES.items():
+        name = f"{stage}_dataloader"
+        for owner in (data, task):
+            if owner is not None and is_overridden(name, owner):
+                owner.prepare_data()
+                owner.setup(setup_stage)
+                loaders = getattr(owner, name)()
+                if not isinstance(loaders, CombinedLoader):
+                    loaders = CombinedLoader(loaders, "sequential")
+                return transfer(task, data, next(iter(loaders.flattened[0]), None))
+    return None
+
+
+def read_samples(data: DataModule, stage: Stage, count: int) -> Tensor:
+    """Raw samples of a split as a test reads them, `(count, *raw_shape)`; a small split repeats."""
+    index = data.indices[stage]
+    spread = torch.linspace(0, len(index) - 1, count).long()
+    x, _ = data.datasets["test"][(0, 0, index[spread])]
+    return x
+
+
+def describe_preparation(data: DataModule, form: str) -> dict[str, Any] | None:
+    """Describe how an image file becomes raw input; None where the model takes no images.
+
+    Raises:
+        InputError: for ONNX, when this needs torch, or gives another input than the run's own code.
+    """
+    if data.spec.kind != "image" or form != "onnx":
+        return None
+    channels, height, width = data.spec.source_shape
+    if channels not in (1, 3) or height != width:
+        return None
+    images: Any = data.datasets["test"].samples.x
+    mode: Any = getattr(data, "resize_mode", "crop")
+    whole, steps = getattr(images, "own_size", False), steps_of(data.transforms["test"] or ())
+    prepare = Preparation(channels, height, mode, whole, data.spec.max_value, steps)
+    index = data.indices["test" if len(data.indices["test"]) else "val"]
+    for i in index[:PREPARED_SAMPLES].tolist():
+        try:
+            own = data.datasets["test"][(0, 0, torch.tensor([i]))][0][0].numpy()
+        except InputError:  # an image that the run skips
+            continue
+        prepared = prepare(_open_image(data, i))
+        if problem := _difference(prepared, own):
+            raise InputError(
+                "data.eval_transforms: a test sample prepared without torch differs from the run's "
+                f"own {problem}; export with --format pt2"
+            )
+    return dataclasses.asdict(prepare)
+
+
+def _difference(prepared: Any, own: Any) -> str:
+    if prepared.shape != own.shape:
+        return f"in shape: {prepared.shape}, not {own.shape}"
+    difference = np.abs(prepared.astype(float) - own).max()
+    # Pillow and torch resize alike up to rounding to one of an image file's 255 levels.
+    level = 1.01 * max(float(np.abs(own).max()), 1e-3) / 255
+    allowed = 1 if own.dtype == np.uint8 else level
+    return "" if difference <= allowed else f"by up to {difference:.3g}"
+
+
+def _open_image(data: DataModule, i: int) -> Image.Image:
+    """A test sample as an image in memory."""
+    images: Any = data.datasets["test"].samples.x
+    if isinstance(images, ImageFiles):
+        return Image.open(images.paths.path(i))
+    levels = images[torch.tensor([i])][0].numpy() * (255 / data.spec.max_value)
+    pixels = np.rint(levels).astype(np.uint8)
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
