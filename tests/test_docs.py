@@ -16,25 +16,12 @@ import yaml
 from src.kindling.analysis import report
 from src.kindling.config.compose import PARTS, ROOT, VALUES
 from tests.conftest import LITTLE, train
-from tests.test_readme import README, runs
+from tests.test_readme import README
 from tests.written import YOURS, commands, composes, mentioned, missing
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 
-# Commands that want more than this machine: another machine, a server, a hub, several processes. What they name is
-# composed and checked, and they are not run. A part of a command is enough.
-ELSEWHERE = (
-    "trainer=ddp",
-    "trainer=gpu",
-    "--storage ",
-    "--workers ",
-    "serve ",
-    "logger=",
-    "net=pretrained",
-)
-# Nor are studies: the README's are run, and each takes half a minute.
-ELSEWHERE += ("tune ", "crossval ", "--seeds ")
 # Blocks of Python that are parts of something, or take a quarter of an hour, and are read but not executed: page, and
 # what they begin with.
 PARTIAL: tuple[tuple[str, str], ...] = (
@@ -43,16 +30,6 @@ PARTIAL: tuple[tuple[str, str], ...] = (
         "from src.kindling.config import instantiate\nfrom src.kindling.config.compose import compose\n",
     ),
 )
-
-IN_README = set(commands(README))
-SHOWN = {command: name for name, text in TEXTS.items() for command in commands(text)}
-ELSE = {
-    command
-    for command in SHOWN
-    if any(part in f"{command} " for part in ELSEWHERE)
-    or (YOURS.search(command) and not command.startswith("new "))
-}
-RUN = sorted(set(SHOWN) - ELSE - IN_README)
 
 
 def test_the_pages_are_there() -> None:
@@ -71,17 +48,6 @@ def test_a_page_is_short_and_headed_by_its_question(name: str) -> None:
     assert sum(line.startswith("# ") for line in _without_code(TEXTS[name]).splitlines()) == 1
     assert 20 <= len(lines) <= 110
     assert lines[-1].strip()
-
-
-@pytest.mark.usefixtures("small_data")
-@pytest.mark.parametrize("command", RUN)
-def test_a_command_runs(
-    command: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    runs(f"python -m src.{command}", tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.long
@@ -114,12 +80,9 @@ def test_what_a_page_begins_is_trained_as_it_says(
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.usefixtures("small_data")
 @pytest.mark.parametrize("name", TEXTS)
-def test_the_other_commands_compose(name: str) -> None:
-    """Those in sentences and tables, and those that want more than this machine."""
-    shown = [command for command in commands(TEXTS[name]) if command in ELSE]
-    for command in [*shown, *mentioned(TEXTS[name])]:
+def test_commands_compose(name: str) -> None:
+    for command in [*commands(TEXTS[name]), *mentioned(TEXTS[name])]:
         if not YOURS.search(command):
             composes(command)
 

@@ -66,7 +66,8 @@ def executed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def of(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("executed", [name], indirect=True)
+    notebook = pytest.param(name, marks=pytest.mark.long)
+    return pytest.mark.parametrize("executed", [notebook], indirect=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------
