@@ -75,21 +75,21 @@ def test_command_runs(
     assert PRINTED.get(verb, "run        ") in capsys.readouterr().out
 
 
-def test_the_mistake_is_told_as_shown() -> None:
+def test_mistake_message() -> None:
     assert MISTAKE
     with pytest.raises(InputError) as caught:
         call("train", *shlex.split(MISTAKE[1]))
     assert caught.value.lines == [line.strip() for line in MISTAKE[2].splitlines()]
 
 
-def test_the_python_blocks_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_blocks_run(capsys: pytest.CaptureFixture[str]) -> None:
     train("digits")
     for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
         exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out.splitlines()[-1].startswith("tensor([")
 
 
-def test_the_yaml_shown_is_the_file() -> None:
+def test_yaml_block_is_the_file() -> None:
     shown = re.search(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
     assert shown
     assert yaml.safe_load(shown[1]) == yaml.safe_load((CONFIGS / "digits.yaml").read_text())
@@ -109,7 +109,7 @@ def test_make_targets_and_paths_exist() -> None:
         importlib.import_module(module)
 
 
-def test_the_environment_can_be_made_by_another_torch() -> None:
+def test_makefile_installs_another_torch() -> None:
     done = subprocess.run(
         ["make", "-n", "train", "TORCH=cpu", "VENV=/nowhere"],
         cwd=ROOT,

@@ -76,7 +76,7 @@ def trained(case: Case) -> Result:
 
 
 @every_case
-def test_foreign_module_trains_and_leaves_a_run(case: Case) -> None:
+def test_foreign_module_trains(case: Case) -> None:
     result = trained(case)
     path = result.run.path
     files = {file.name for file in path.rglob("*")}
@@ -92,14 +92,14 @@ def test_foreign_module_trains_and_leaves_a_run(case: Case) -> None:
 
 
 @every_case
-def test_foreign_module_is_measured_again_to_the_last_digit(case: Case) -> None:
+def test_foreign_evaluation_is_identical(case: Case) -> None:
     result = trained(case)
     assert evaluate(load_run(result.run.path)) == result.metrics
     assert bool(result.metrics) or not case.monitor
 
 
 @every_case
-def test_foreign_checkpoint_is_of_plain_values(case: Case) -> None:
+def test_foreign_checkpoint_loads_weights_only(case: Case) -> None:
     for file in trained(case).run.checkpoints.glob("*.ckpt"):
         content = torch.load(file, weights_only=True)
         assert content["kindling"]["name"] == case.name
@@ -172,9 +172,7 @@ def ended(run: Run) -> tuple[dict[str, torch.Tensor], str]:
         for case in CASES
     ],
 )
-def test_killed_foreign_training_resumes_to_the_same_weights(
-    name: str, runs: Path, tmp_path: Path
-) -> None:
+def test_killed_foreign_training_resumes_exactly(name: str, runs: Path, tmp_path: Path) -> None:
     case = BY_NAME[name]
     whole = train_case(name, "checkpoint_minutes=0").run
     command = [sys.executable, "-m", "tests.foreign.drive", str(tmp_path)]
@@ -205,7 +203,7 @@ def test_killed_foreign_training_resumes_to_the_same_weights(
         assert table == resumed_table
 
 
-def test_foreign_training_is_shared_between_processes(tmp_path: Path) -> None:
+def test_foreign_training_under_ddp(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.foreign.drive", str(tmp_path), "train"]
     words = [
         "docs_autoencoder",
