@@ -154,7 +154,7 @@ def test_architecture_nouns_match_contributing() -> None:
 
 
 def test_architecture_lists_packages_and_commands() -> None:
-    section = TEXTS["architecture.md"].partition("## What lies in")[2].partition("\n## ")[0]
+    section = TEXTS["architecture.md"].partition("## What is in")[2].partition("\n## ")[0]
     table = "".join(line for line in section.splitlines() if line.startswith("| "))
     named = sorted(set(re.findall(r"`(\w+)`", table)))
     packages = [path.parent.name for path in (ROOT / "src" / "kindling").glob("*/__init__.py")]
