@@ -120,7 +120,7 @@ def test_column_names_of_predictions() -> None:
 def test_label_weights() -> None:
     task = Multilabel(nn.Linear(4, 3), LABELS, class_weights="balanced")
     assert task.loss.pos_weight.tolist() == pytest.approx([1, 9, 3])  # type: ignore[union-attr]
-    assert task.notes == ["weights of the labels' presence in the loss: red 1, round 9, old 3"]
+    assert task.notes == ["label weights in the loss: red 1, round 9, old 3"]
     with pytest.raises(
         InputError,
         match="task.class_weights: MSELoss takes no weights; set task.loss to torch.nn.BCEWithLogitsLoss",

@@ -94,7 +94,7 @@ def test_segmentation_meter_keeps_counts_only() -> None:
     task.validation_step(batches()[0], 0)
     ((_, outputs, targets),) = task.val_meter.buffer
     assert (outputs.dtype, tuple(outputs.shape)) == (torch.uint8, (20, 6, 5))
-    task.val_meter._hand_over()
+    task.val_meter._flush()
     overlap = task.val_meter.metrics["overlap"]
     assert {name: tuple(value.shape) for name, value in overlap.metric_state.items()} == {
         "confusion": (3, 3)
