@@ -1,9 +1,7 @@
 """Train an experiment: fit it, test the best checkpoint, and leave a run in logs/.
 
-python -m src.train [CONFIG] [key=value ...] [--init RUN] [--resume RUN] [--override]
-    [--no-pictures] [--no-test]
-python -m src.train [CONFIG] [key=value ...] --seeds 0,1,2 [--workers 2] [--storage URL]
-    [--name NAME] [--retry] [--pictures]
+python -m src.train [CONFIG] [key=value ...] [--init RUN] [--resume RUN] [--no-test] …
+python -m src.train [CONFIG] [key=value ...] --seeds 0,1,2 [--workers 2] …
 python -m src.train [CONFIG] [key=value ...] --find lr|batch_size
 """
 
@@ -12,48 +10,34 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from src.kindling import analysis
 from src.kindling.config.command import Parser, run_command, split_words
 from src.kindling.studies.flags import add_flags, check_train_flags
 from src.kindling.training.distributed import rank
 from src.kindling.training.launch import launch, print_result
 
 if TYPE_CHECKING:
-    from src.kindling.analysis import Plots
-    from src.kindling.runs import Run
     from src.kindling.training import Result
 
 USAGE = "[CONFIG] [key=value ...] [--flags]"
+SEEDS = "train with each seed and report the spread; takes the flags of src.tune"
+FIND = "lr or batch_size: find a value to start with"
+OVERRIDE = "with --resume: accept config and data changes"
 
 
 def main(argv: list[str]) -> Result | None:
     parser = Parser("train", USAGE, "Train an experiment and test it.", with_configs=True)
     add = parser.add_argument
-    add(
-        "words",
-        nargs="*",
-        metavar="CONFIG, key=value",
-        help="a config's name, and values to change",
-    )
-    add("--init", metavar="RUN", help="begin with another run's weights")
-    add("--resume", metavar="RUN", help="go on with a run, in its own directory")
-    add("--override", action="store_true", help="with --resume: what differs from the run is meant")
-    add("--no-pictures", action="store_true", help="leave out plots/ and report.html")
-    add("--no-test", action="store_true", help="leave the test set unseen")
-    add(
-        "--find",
-        choices=("lr", "batch_size"),
-        metavar="WHAT",
-        help="lr or batch_size: what to begin with",
-    )
-    add(
-        "--seeds",
-        metavar="0,1,2",
-        help="train with each of them, and say how the results spread; with "
-        "--workers, --storage, --name, --retry and --pictures, as src.tune has them",
-    )
+    add("words", nargs="*", metavar="CONFIG, key=value", help="a config, and changes to it")
+    add("--init", metavar="RUN", help="start from the weights of another run")
+    add("--resume", metavar="RUN", help="continue a run in its own directory")
+    add("--override", action="store_true", help=OVERRIDE)
+    add("--no-pictures", action="store_true", help="write no plots/ and no report.html")
+    add("--no-test", action="store_true", help="do not measure the test split")
+    add("--find", choices=("lr", "batch_size"), metavar="WHAT", help=FIND)
+    add("--seeds", metavar="0,1,2", help=SEEDS)
     add_flags(parser, visible=False)
-    # A member of a study, in a process of its own: in this folder, while standard input is open.
-    add("--member", metavar="FOLDER", help=argparse.SUPPRESS)
+    add("--member", metavar="FOLDER", help=argparse.SUPPRESS)  # a study's trial, in its directory
     flags = parser.read(argv)
     check_train_flags(flags)
     if flags.seeds:
@@ -66,16 +50,10 @@ def main(argv: list[str]) -> Result | None:
 
         find(flags.find, *split_words(flags.words))
         return None
-    result = launch(flags, None if flags.no_pictures else _plots)
+    result = launch(flags, None if flags.no_pictures else lambda run: analysis.Plots(run))
     if not rank(result.run.config.values):  # else the first process has yet to write how it ended
         print_result(result)
     return result
-
-
-def _plots(run: Run) -> Plots:
-    from src.kindling.analysis import Plots
-
-    return Plots(run)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 
 @pytest.mark.usefixtures("small_data")
 @pytest.mark.parametrize("name", configs())
-def test_a_config_trains_and_evaluates_to_the_same_numbers(name: str) -> None:
+def test_config_trains_and_evaluates_identically(name: str) -> None:
     result = train(name, *WORDS.get(name, ()))
     assert all(value == value for value in result.metrics.values())  # no NaN
     run = load_run(result.run.path)
@@ -111,7 +111,7 @@ def test_a_config_trains_and_evaluates_to_the_same_numbers(name: str) -> None:
 @pytest.mark.parametrize(
     "path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS))
 )
-def test_a_config_says_what_it_is(path: Path) -> None:
+def test_config_header(path: Path) -> None:
     assert len(first_comment(path)) > 10
     if path.parent == CONFIGS:
         assert f"#   python -m src.train {path.stem} " in path.read_text()
@@ -120,12 +120,12 @@ def test_a_config_says_what_it_is(path: Path) -> None:
 @pytest.mark.parametrize(
     ("group", "option"), [(g, o) for g, options in groups().items() for o in options]
 )
-def test_every_option_of_a_group_is_used_or_composes(group: str, option: str) -> None:
+def test_group_option_is_used_or_composes(group: str, option: str) -> None:
     used = f"- {group}: {option}\n" in "".join(path.read_text() for path in CONFIGS.glob("*.yaml"))
     assert used or checked("digits", f"{group}={option}")
 
 
-def test_a_data_set_is_found_by_its_nearest_name() -> None:
+def test_data_option_suggests_nearest() -> None:
     with pytest.raises(
         InputError,
         match=r"^data=mnst: no such option; did you mean 'mnist'\? \(configs/data/ has: ",
@@ -133,7 +133,7 @@ def test_a_data_set_is_found_by_its_nearest_name() -> None:
         checked("digits", "data=mnst")
 
 
-def test_no_address_of_an_index() -> None:
+def test_no_index_address() -> None:
     for path in [
         *ROOT.glob("requirements*.lock"),
         ROOT / "pyproject.toml",
@@ -146,7 +146,7 @@ def test_no_address_of_an_index() -> None:
 
 
 @pytest.mark.parametrize("name", ["digits", "diabetes", "breast_cancer"])
-def test_the_first_losses_are_those_pinned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_losses_are_pinned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     losses: list[float] = []
 
     class Record(Callback):

@@ -16,25 +16,12 @@ import yaml
 from src.kindling.analysis import report
 from src.kindling.config.compose import PARTS, ROOT, VALUES
 from tests.conftest import LITTLE, train
-from tests.test_readme import README, runs
+from tests.test_readme import README
 from tests.written import YOURS, commands, composes, mentioned, missing
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 
-# Commands that want more than this machine: another machine, a server, a hub, several processes. What they name is
-# composed and checked, and they are not run. A part of a command is enough.
-ELSEWHERE = (
-    "trainer=ddp",
-    "trainer=gpu",
-    "--storage ",
-    "--workers ",
-    "serve ",
-    "logger=",
-    "net=pretrained",
-)
-# Nor are studies: the README's are run, and each takes half a minute.
-ELSEWHERE += ("tune ", "crossval ", "--seeds ")
 # Blocks of Python that are parts of something, or take a quarter of an hour, and are read but not executed: page, and
 # what they begin with.
 PARTIAL: tuple[tuple[str, str], ...] = (
@@ -44,18 +31,8 @@ PARTIAL: tuple[tuple[str, str], ...] = (
     ),
 )
 
-IN_README = set(commands(README))
-SHOWN = {command: name for name, text in TEXTS.items() for command in commands(text)}
-ELSE = {
-    command
-    for command in SHOWN
-    if any(part in f"{command} " for part in ELSEWHERE)
-    or (YOURS.search(command) and not command.startswith("new "))
-}
-RUN = sorted(set(SHOWN) - ELSE - IN_README)
 
-
-def test_the_pages_are_there() -> None:
+def test_pages_are_linked() -> None:
     assert len(PAGES) > 7
     assert [
         name
@@ -65,7 +42,7 @@ def test_the_pages_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_page_is_short_and_headed_by_its_question(name: str) -> None:
+def test_page_length_and_heading(name: str) -> None:
     lines = TEXTS[name].splitlines()
     assert re.fullmatch(r"# .+\?", lines[0])
     assert sum(line.startswith("# ") for line in _without_code(TEXTS[name]).splitlines()) == 1
@@ -73,20 +50,9 @@ def test_a_page_is_short_and_headed_by_its_question(name: str) -> None:
     assert lines[-1].strip()
 
 
-@pytest.mark.usefixtures("small_data")
-@pytest.mark.parametrize("command", RUN)
-def test_a_command_runs(
-    command: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    runs(f"python -m src.{command}", tmp_path, monkeypatch, capsys)
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["add-a-net.md", "add-a-task.md", "add-data.md"])
-def test_what_a_page_begins_is_trained_as_it_says(
+def test_page_example_trains(
     name: str, repository: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     """All that concerns the reader's own part, in order, in a copy of the repository."""
@@ -114,23 +80,20 @@ def test_what_a_page_begins_is_trained_as_it_says(
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.usefixtures("small_data")
 @pytest.mark.parametrize("name", TEXTS)
-def test_the_other_commands_compose(name: str) -> None:
-    """Those in sentences and tables, and those that want more than this machine."""
-    shown = [command for command in commands(TEXTS[name]) if command in ELSE]
-    for command in [*shown, *mentioned(TEXTS[name])]:
+def test_commands_compose(name: str) -> None:
+    for command in [*commands(TEXTS[name]), *mentioned(TEXTS[name])]:
         if not YOURS.search(command):
             composes(command)
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_links_and_paths_lead_somewhere(name: str) -> None:
+def test_links_and_paths_exist(name: str) -> None:
     assert missing(TEXTS[name], ROOT / "docs") == []
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_the_python_blocks_run(name: str) -> None:
+def test_python_blocks_run(name: str) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", TEXTS[name], flags=re.MULTILINE | re.DOTALL)
     if blocks:
         train("digits")
@@ -143,14 +106,14 @@ def test_the_python_blocks_run(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_the_yaml_blocks_are_configs(name: str) -> None:
+def test_yaml_blocks_are_configs(name: str) -> None:
     for block in re.findall(r"^```yaml\n(.*?)^```", TEXTS[name], flags=re.MULTILINE | re.DOTALL):
         keys = {key.partition(".")[0] for key in yaml.safe_load(block)}
         assert keys <= {*PARTS, *VALUES, "defaults", "_target_"} or "_target_" in keys
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_tables_have_as_many_cells_in_each_row(name: str) -> None:
+def test_tables_are_rectangular(name: str) -> None:
     for table in re.findall(r"^\|.*\n\|[-:| ]+\|\n(?:\|.*\n?)+", TEXTS[name], flags=re.MULTILINE):
         cells = [re.sub(r"\\\||`[^`]*`", "", row).count("|") for row in table.splitlines()]
         assert len(set(cells)) == 1, table
@@ -160,12 +123,12 @@ def test_tables_have_as_many_cells_in_each_row(name: str) -> None:
 # What single pages claim
 
 
-def test_the_report_s_pictures_are_explained() -> None:
+def test_report_plots_are_explained() -> None:
     explained = re.findall(r"^\| `(\w+)` \|", TEXTS["read-the-report.md"], flags=re.MULTILINE)
     assert set(explained) >= set(report.ORDER)
 
 
-def test_a_report_has_what_its_page_says() -> None:
+def test_report_page_matches_template() -> None:
     page, template = TEXTS["read-the-report.md"], report.TEMPLATE.read_text(encoding="utf-8")
     for heading in ("Data", "Config", "Commands", "Environment"):
         assert f"- **{heading}**" in page
@@ -180,7 +143,7 @@ def test_a_report_has_what_its_page_says() -> None:
     assert [file for file in files if f"`{file}`" not in README] == []
 
 
-def test_the_architecture_names_the_nouns_of_contributing() -> None:
+def test_architecture_nouns_match_contributing() -> None:
     nouns = re.findall(
         r"^\| (\w+) \| .* \|$",
         TEXTS["architecture.md"].partition("## One diagram")[0],
@@ -190,8 +153,8 @@ def test_the_architecture_names_the_nouns_of_contributing() -> None:
     assert f"Seven nouns: {', '.join(nouns[1:])}." in told
 
 
-def test_the_architecture_names_each_package_and_command() -> None:
-    section = TEXTS["architecture.md"].partition("## What lies in")[2].partition("\n## ")[0]
+def test_architecture_lists_packages_and_commands() -> None:
+    section = TEXTS["architecture.md"].partition("## What is in")[2].partition("\n## ")[0]
     table = "".join(line for line in section.splitlines() if line.startswith("| "))
     named = sorted(set(re.findall(r"`(\w+)`", table)))
     packages = [path.parent.name for path in (ROOT / "src" / "kindling").glob("*/__init__.py")]

@@ -78,11 +78,11 @@ LIGHTNING_PRIVATE = re.compile(
         "meta = _Metadata()",
     ],
 )
-def test_private_names_of_lightning_are_recognized(line: str) -> None:
+def test_lightning_privates_are_recognized(line: str) -> None:
     assert LIGHTNING_PRIVATE.search(line)
 
 
-def test_private_names_of_lightning_are_used_in_one_file() -> None:
+def test_lightning_privates_in_one_file() -> None:
     users = {
         module
         for module, path in FILES.items()
@@ -116,7 +116,7 @@ def test_light_packages_import_no_torch(module: str) -> None:
     "module",
     [module for module in FILES if module.startswith(USERS_ROOMS)],
 )
-def test_user_modules_import_only_what_packages_export(module: str) -> None:
+def test_user_modules_import_only_exports(module: str) -> None:
     tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
     imported = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     statements = [ast.unparse(node) for node in imported if "src.kindling" in ast.unparse(node)]

@@ -66,7 +66,8 @@ def executed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def of(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("executed", [name], indirect=True)
+    notebook = pytest.param(name, marks=pytest.mark.long)
+    return pytest.mark.parametrize("executed", [notebook], indirect=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -74,7 +75,7 @@ def of(name: str) -> pytest.MarkDecorator:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_stored_without_outputs(name: str) -> None:
+def test_notebook_is_stored_without_outputs(name: str) -> None:
     path = ROOT / "notebooks" / f"{name}.ipynb"
     notebook = nbformat.read(path, 4)
     assert path.read_text(encoding="utf-8") == nbformat.writes(notebook, indent=1) + "\n"
@@ -87,7 +88,7 @@ def test_it_is_stored_without_outputs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_says_what_it_teaches_and_where_to_go_on(name: str) -> None:
+def test_notebook_has_goal_and_next_steps(name: str) -> None:
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells
     assert cells[0].source.startswith("# ")
     assert "ou will" in cells[0].source or "ou write" in cells[0].source
@@ -104,7 +105,7 @@ def test_it_says_what_it_teaches_and_where_to_go_on(name: str) -> None:
 
 @pytest.mark.usefixtures("small_data")
 @pytest.mark.parametrize("name", NAMES)
-def test_its_commands_and_paths_are_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_commands_and_paths(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells
     text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     written = re.findall(
@@ -138,7 +139,7 @@ def drawn(executed: Executed, count: int) -> None:
 
 
 @of("01_workflow")
-def test_the_hand_written_loop_and_the_trainer_have_the_same_losses(executed: Executed) -> None:
+def test_loop_and_trainer_losses_match(executed: Executed) -> None:
     assert executed.number("equal", "largest difference over 240 batches:") == 0.0
     assert executed.text("module") == "the same answers: True\n"
     assert executed.text("load") == "before loading: False\nafter loading:  True\n"
@@ -161,12 +162,12 @@ def test_the_hand_written_loop_and_the_trainer_have_the_same_losses(executed: Ex
 
 
 @of("01_workflow")
-def test_new_drawings_are_read(executed: Executed) -> None:
+def test_new_drawings_are_predicted(executed: Executed) -> None:
     assert executed.text("new").splitlines() == ["four: 4", "one: 1", "seven: 7", "zero: 0"]
 
 
 @of("02_linear_regression")
-def test_gradient_descent_by_hand_and_by_torch_takes_the_same_path(executed: Executed) -> None:
+def test_gradient_descent_by_hand_matches_torch(executed: Executed) -> None:
     assert executed.number("torch-loop", "largest difference.*path:") < 1e-12
     by_hand, checked = (
         line.split(":")[1].split() for line in executed.text("gradient").splitlines()[:2]
@@ -186,7 +187,7 @@ def test_gradient_descent_by_hand_and_by_torch_takes_the_same_path(executed: Exe
 
 
 @of("03_fine_tuning")
-def test_a_backbone_that_follows_its_new_head_is_better_than_none(executed: Executed) -> None:
+def test_fine_tuned_backbone_beats_random(executed: Executed) -> None:
     assert executed.number("old", "test accuracy") > 0.97
     assert executed.text("parts").splitlines() == [
         "body   55,904 parameters",
@@ -206,7 +207,7 @@ def test_a_backbone_that_follows_its_new_head_is_better_than_none(executed: Exec
 
 
 @of("04_your_own")
-def test_one_s_own_parts_are_trained_from_configs(executed: Executed) -> None:
+def test_own_parts_notebook(executed: Executed) -> None:
     assert executed.text("check").splitlines() == [
         "net.widht: Little has no argument 'widht'; did you mean 'width'? (command line)",
         "task.optimizer.weight_decay: SignDescent has no argument 'weight_decay' (it accepts: params, lr, momentum) "

@@ -47,7 +47,7 @@ WORDS = (
 )
 
 
-def test_own_parts_work_once_their_package_is_allowed(
+def test_own_package_works_when_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     (tmp_path / "own_package").mkdir()

@@ -1,4 +1,4 @@
-"""Every command and every Python block of the README runs as written."""
+"""The commands and Python blocks of the README run as they are written."""
 
 from __future__ import annotations
 
@@ -11,119 +11,85 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
-from sklearn.datasets import load_diabetes
 
 from src.kindling.config.compose import CONFIGS, ROOT
 from src.kindling.config.errors import InputError
-from src.kindling.training.trained_run import load_run
 from tests.conftest import LITTLE, call, train
-from tests.written import composes
+from tests.written import commands, composes
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-STUDIES = {"tune": ("--trials", "2"), "crossval": ("--folds", "2", "--repeats", "1")}
-SHOWN = re.findall(
-    r"^    (?:torchrun .*-m|srun python -m|python -m) (src\S* ?.*?)(?:\s+#.*)?$",
-    README,
-    flags=re.MULTILINE,
-)
-SEVERAL = [
-    line for line in SHOWN if "trainer=ddp" in line
-]  # processes: tests/faults/test_distributed.py runs such
-COMMANDS = [f"python -m {line}" for line in SHOWN if line not in SEVERAL]
+# The mistake that is shown; its lines are compared below.
+MISTAKE = re.search(r"^    \$ python -m src\.train (.*)\n((?:    .+\n)+)", README, re.MULTILINE)
+assert MISTAKE
+COMMANDS = [
+    command for command in commands(README) if "`" not in command and MISTAKE[1] not in command
+]
+# The shortest command of each verb is run; every command is composed and checked. Servers
+# are started in tests/kindling/deploy, processes of DDP in tests/faults/test_distributed.py.
+BY_LENGTH = sorted(COMMANDS, key=len, reverse=True)
+SHORTEST = {command.partition(" ")[0]: command for command in BY_LENGTH}
+RUN = {verb: command for verb, command in SHORTEST.items() if verb != "serve"}
+FEWER: dict[str, tuple[str, ...]] = {
+    "benchmark": ("--rounds", "1", "--seconds", "0.05"),
+    "crossval": (*LITTLE, "--folds", "2", "--repeats", "1", "--workers", "1"),
+    "train": LITTLE,
+    "tune": (*LITTLE, "--trials", "2", "--workers", "1"),
+}
+PRINTED = {
+    "benchmark": "fit / model_only",
+    "compare": "digits/",
+    "crossval": "all folds  ",
+    "export": "saved      ",
+    "look": "plots     ",
+    "new": "wrote      ",
+    "predict": "saved      ",
+    "report": "report     ",
+    "reproduce": "identical",
+    "tune": "config     ",
+}
 
 
-def test_there_are_commands() -> None:
-    assert len(COMMANDS) > 10
-    assert len(SEVERAL) == 3
+def test_readme_has_commands() -> None:
+    assert len(COMMANDS) > 30
+    assert set(RUN) >= {"train", "evaluate", "new", *PRINTED}
 
 
-@pytest.mark.parametrize("line", SEVERAL)
-def test_a_command_of_several_processes_composes(line: str) -> None:
-    composes(line.removeprefix("src."))
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_composes(command: str) -> None:
+    composes(command)
 
 
-@pytest.mark.usefixtures("small_data")
-@pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_runs(
-    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("verb", RUN)
+def test_command_runs(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs(line, tmp_path, monkeypatch, capsys)
-
-
-def runs(
-    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Call a command as it is written, with a few batches, and see that it says what it says at its end."""
-    words = shlex.split(line)[2:]
-    verb = words[0].removeprefix("src.")
-    argv = words[1:]
-    if any("latest" in word for word in argv):
+    argv = shlex.split(RUN[verb])[1:]
+    monkeypatch.setattr("src.kindling.dev.scaffold.write_all", lambda files: None)
+    monkeypatch.chdir(tmp_path)
+    if verb == "compare" or any("latest" in word for word in argv):
         train("digits")
-    if "--help" in argv:
-        with pytest.raises(SystemExit) as ended:
-            call(verb, *argv)
-        assert ended.value.code == 0
-        return
-    if verb == "new":  # what it writes is trained in tests/test_new.py
-        monkeypatch.setattr("src.kindling.dev.scaffold.write_all", lambda files: None)
-    if verb == "benchmark":
-        monkeypatch.chdir(tmp_path)
-        call(verb, *argv, "--rounds", "1", "--seconds", "0.05")
-        assert "fit / model_only" in capsys.readouterr().out
-        return
-    if verb in STUDIES:
-        argv = [*(word for word in argv if word not in ("--workers", "2")), *LITTLE, *STUDIES[verb]]
-    if "--resume" in argv:  # as if it had been stopped before it was measured
-        meta = load_run("latest").path / "meta.json"
-        meta.write_text(meta.read_text().replace('"finished"', '"interrupted"'))
-    elif verb == "train" and not any(word.startswith(("trainer=", "--find")) for word in argv):
-        argv = [*argv, *LITTLE]
-    if verb in ("compare", "predict"):
-        train("digits")
-        monkeypatch.chdir(tmp_path)
-    if verb == "predict" and "new.csv" in argv:  # a table, for a run on tables
-        frame = load_diabetes(as_frame=True, scaled=False).data
-        train("diabetes")
-        frame.head(3).to_csv("new.csv", index=False)
-    elif verb == "predict":
+    if verb == "predict":
         Path("new").mkdir()
         Image.new("L", (20, 20), 200).save("new/one.png")
-    call(verb, *argv)
-    expected = {
-        "look": "plots     ",
-        "report": "report     ",
-        "compare": "digits/",
-        "reproduce": "identical",
-        "predict": "saved      ",
-        "export": "saved      ",
-        "tune": "config     ",
-        "crossval": "all folds  ",
-        "new": "wrote      ",
-    }
-    if verb == "train":
-        verb = next((word for word in ("--seeds", "--find") if word in argv), verb)
-        expected |= {"--seeds": "mean ± std", "--find": "to use it  "}
-    assert expected.get(verb, "run        ") in capsys.readouterr().out
+    call(verb, *argv, *FEWER.get(verb, ()))
+    assert PRINTED.get(verb, "run        ") in capsys.readouterr().out
 
 
-def test_the_mistake_is_told_as_shown() -> None:
-    shown = re.search(
-        r"^    \$ python -m src\.train (.*)\n((?:    .+\n)+)", README, flags=re.MULTILINE
-    )
-    assert shown
+def test_mistake_message() -> None:
+    assert MISTAKE
     with pytest.raises(InputError) as caught:
-        call("train", *shlex.split(shown[1]))
-    assert caught.value.lines == [line.strip() for line in shown[2].splitlines()]
+        call("train", *shlex.split(MISTAKE[1]))
+    assert caught.value.lines == [line.strip() for line in MISTAKE[2].splitlines()]
 
 
-def test_the_python_blocks_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_blocks_run(capsys: pytest.CaptureFixture[str]) -> None:
     train("digits")
     for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
         exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out.splitlines()[-1].startswith("tensor([")
 
 
-def test_the_yaml_shown_is_the_file() -> None:
+def test_yaml_block_is_the_file() -> None:
     shown = re.search(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
     assert shown
     assert yaml.safe_load(shown[1]) == yaml.safe_load((CONFIGS / "digits.yaml").read_text())
@@ -143,7 +109,7 @@ def test_make_targets_and_paths_exist() -> None:
         importlib.import_module(module)
 
 
-def test_the_environment_can_be_made_by_another_torch() -> None:
+def test_makefile_installs_another_torch() -> None:
     done = subprocess.run(
         ["make", "-n", "train", "TORCH=cpu", "VENV=/nowhere"],
         cwd=ROOT,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from src.kindling.config import instantiate
-from src.kindling.config.command import split_words
+from src.kindling.config.command import Parser, split_words
 from src.kindling.config.compose import ROOT, compose
+from src.kindling.config.errors import InputError
 
 # What a reader is to write: it need not be there.
 YOURS = re.compile(r"\bmine\b|\bmy_\w+")
@@ -52,9 +57,11 @@ def here(text: str) -> str:
 
 
 def composes(command: str) -> None:
-    """Compose and check the config of a command that isn't run."""
+    """Check the flags of a command, and compose and check its config."""
     verb, *words = shlex.split(command)
     assert (ROOT / "src" / f"{verb}.py").exists(), verb
+    flags = {word.partition("=")[0] for word in words if word.startswith("--")} - {"--help"}
+    assert flags <= known_flags(verb), f"{command}: no such flag"
     valued = [before.startswith("--") and before not in LONE for before in ["", *words]]
     plain = [
         word
@@ -64,6 +71,24 @@ def composes(command: str) -> None:
     if verb in ("train", "tune", "crossval", "look", "benchmark") and "--resume" not in words:
         name, changes = split_words(plain)
         instantiate.check(compose(name, [word for word in changes if "=" in word]))
+
+
+@functools.cache
+def known_flags(verb: str) -> set[str]:
+    """The flags that a command has, hidden ones too."""
+    flags: set[str] = set()
+
+    def read(parser: Parser, argv: list[str]) -> None:
+        for action in parser._actions:
+            flags.update(action.option_strings)
+        raise InputError("only the flags are read")
+
+    main = importlib.import_module(f"src.{verb}").main
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Parser, "read", read)
+        with pytest.raises(InputError):
+            main([])
+    return flags
 
 
 def missing(text: str, folder: Path) -> list[str]:

@@ -78,6 +78,6 @@ def test_every_config_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_config_sets_the_monitor_that_cannot_be_found(case: Case) -> None:
+def test_config_sets_ambiguous_monitor(case: Case) -> None:
     config = yaml.safe_load((CONFIGS / f"{case.name}.yaml").read_text(encoding="utf-8"))
     assert config.get("monitor") == (case.monitor if case.monitor_from_config else None)

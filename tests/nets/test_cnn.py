@@ -29,7 +29,7 @@ def test_cnn_trains() -> None:
 
 
 @pytest.mark.parametrize("how", ["max", "mean"])
-def test_what_is_taken_over_all_places_does_not_mind_where_a_thing_lies(how: str) -> None:
+def test_global_pool_is_invariant_to_position(how: str) -> None:
     torch.manual_seed(0)
     net = CNN((1, 32, 32), 5, channels=(4, 8), global_pool=how).eval()  # type: ignore[arg-type]
     x = torch.zeros(1, 1, 32, 32)

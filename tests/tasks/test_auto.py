@@ -41,7 +41,7 @@ LABELS = Spec(
 )
 
 
-def test_classes_make_a_classification_and_values_a_regression() -> None:
+def test_supervised_task_by_target_type() -> None:
     assert type(supervised(nn.Linear(2, 3), CLASSES)) is Classification
     assert type(supervised(nn.Linear(2, 1), VALUES)) is Regression
 
@@ -65,7 +65,7 @@ def test_every_argument_arrives(spec: Spec) -> None:
     assert "extra" in task.val_meter.metrics
 
 
-def test_its_arguments_are_checked_like_any_others() -> None:
+def test_pretrained_arguments_are_checked() -> None:
     words = ("data.path=a.csv", "data.target=b")
     assert checked(
         "table", *words, "task.optimizer.lr=0.1", "task.loss._target_=torch.nn.CrossEntropyLoss"
@@ -76,14 +76,14 @@ def test_its_arguments_are_checked_like_any_others() -> None:
     ]
 
 
-def test_what_is_missing_is_named() -> None:
+def test_missing_addition_is_named() -> None:
     assert mistakes("train", "table") == [
         "data.path: Table needs it, and it is not set; add data.path=… (configs/data/table.yaml)",
         "data.target: Table needs it, and it is not set; add data.target=… (configs/data/table.yaml)",
     ]
 
 
-def test_each_task_sends_other_data_to_its_own() -> None:
+def test_task_refuses_other_target_type() -> None:
     one_class = dataclasses.replace(LABELS, target_shape=())
     sizes = dataclasses.replace(VALUES, target="size")
     for task, spec, has, fitting in (

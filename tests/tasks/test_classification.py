@@ -18,7 +18,7 @@ COLUMNS = tuple(Column(name) for name in "abcd")
 CLASSES = Spec(columns=COLUMNS, in_shape=(4,), num_outputs=3, kind="table", classes=("a", "b", "c"))
 
 
-def test_classification_measures_what_scikit_learn_measures() -> None:
+def test_classification_metrics_match_scikit_learn() -> None:
     torch.manual_seed(0)
     task = Classification(nn.Linear(4, 3), CLASSES)
     x, y = torch.randn(60, 4), torch.randint(0, 3, (60,))
@@ -52,7 +52,7 @@ def test_predict_step_names_its_columns() -> None:
     assert torch.allclose(columns["probability"].sum(1), torch.ones(5))
 
 
-def test_balanced_weights_are_the_inverse_shares() -> None:
+def test_balanced_class_weights() -> None:
     spec = dataclasses.replace(CLASSES, class_counts=(10, 20, 30))
     task = Classification(nn.Linear(4, 3), spec, class_weights="balanced")
     assert task.loss.weight.tolist() == pytest.approx([2.0, 1.0, 2 / 3])  # type: ignore[union-attr]

@@ -39,7 +39,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.pictures
-def test_the_documented_example_is_all_it_takes(counts: str, tmp_path: Path) -> None:
+def test_documented_task_example(counts: str, tmp_path: Path) -> None:
     result = train("diabetes", counts, "trainer.limit_test_batches=1.0")
     run = load_run(result.run.path)
     assert type(run.task).__name__ == "Counts"
@@ -97,7 +97,7 @@ class Bare(LightningModule):
 
 
 @pytest.mark.pictures
-def test_what_a_task_does_not_say_costs_what_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_without_optional_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     result = train("digits", as_own_task(Bare, monkeypatch))
     assert evaluate(load_run(result.run.path)) == result.metrics
     assert (result.run.path / "plots" / "curves.png").exists()

@@ -65,7 +65,7 @@ def scores(predicted: np.ndarray, target: np.ndarray, mean: float) -> dict[str, 
     ("mean", "std"), [(0, 1e-3), (1e4, 1), (101_325, 30), (0, 1e-23), (-1e6, 1), (0, 1e25), (5, 2)]
 )
 @pytest.mark.parametrize("count", [2, 3, 500])
-def test_scores_are_those_of_scikit_learn_at_any_scale(mean: float, std: float, count: int) -> None:
+def test_regression_scores_at_any_scale(mean: float, std: float, count: int) -> None:
     generator = np.random.default_rng(count)
     values = mean + std * generator.standard_normal((1000 + count, 2)) @ [[1, 0.7], [0, 0.7]]
     target, predicted = values[1000:, 0].astype(np.float32), values[1000:, 1].astype(np.float32)
@@ -77,7 +77,7 @@ def test_scores_are_those_of_scikit_learn_at_any_scale(mean: float, std: float, 
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 101_325.3, 1e-20])
-def test_r2_of_equal_targets_is_that_of_scikit_learn(value: float) -> None:
+def test_r2_of_equal_targets_matches_scikit_learn(value: float) -> None:
     target = np.full(777, value, np.float32)
     assert scores(target, target, 1.0)["r2"] == sk.r2_score(target, target) == 1
     # scikit-learn's mean of 777 equal numbers may differ from them in float32; of two it does not.
@@ -86,7 +86,7 @@ def test_r2_of_equal_targets_is_that_of_scikit_learn(value: float) -> None:
     assert np.isnan(scores(target[:1], target[:1], 1.0)["r2"])
 
 
-def test_a_run_far_from_zero_has_the_scores_of_scikit_learn(tmp_path: Path) -> None:
+def test_run_r2_far_from_zero_matches_scikit_learn(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     table = pd.DataFrame(generator.standard_normal((400, 3)), columns=list("abc"))
     table["pressure"] = 101_325 + 30 * (0.6 * table["a"] + 0.8 * generator.standard_normal(400))
@@ -117,7 +117,7 @@ def test_a_run_far_from_zero_has_the_scores_of_scikit_learn(tmp_path: Path) -> N
     assert intervals["r2"] == pytest.approx(ends, abs=0.25 * (ends[1] - ends[0]))
 
 
-def test_scores_stay_on_the_cpu_for_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float64_scores_stay_on_cpu_for_mps(monkeypatch: pytest.MonkeyPatch) -> None:
     def to(value: torch.Tensor, device: torch.device) -> torch.Tensor:
         assert (device.type, value.dtype == torch.float64) == ("mps", False)
         return value
@@ -130,7 +130,7 @@ def test_scores_stay_on_the_cpu_for_mps(monkeypatch: pytest.MonkeyPatch) -> None
     assert meter.compute()["test/mae"] == 1
 
 
-def test_a_metric_of_the_tasks_own_name_is_refused() -> None:
+def test_metric_name_conflict_is_refused() -> None:
     with pytest.raises(InputError, match="task.metrics.r2: the name is taken"):
         Regression(nn.Linear(4, 1), VALUES, metrics={"r2": RegressionScores(("value",), (0.0,))})
 
@@ -172,7 +172,7 @@ def columns(
     [(0.1, 0.5), (60, 0), (1e-9, 0.1)],
     ids=["within 0 and 1", "saturated", "nearly equal"],
 )
-def test_class_metrics_are_those_of_the_saved_probabilities(scale: float, shift: float) -> None:
+def test_class_metrics_match_saved_probabilities(scale: float, shift: float) -> None:
     torch.manual_seed(0)
     ece = MulticlassCalibrationError(3)
     task = Classification(Scaled(scale, shift), CLASSES, metrics={"ece": ece})
@@ -195,7 +195,7 @@ def test_class_metrics_are_those_of_the_saved_probabilities(scale: float, shift:
     [(0.1, 0.5), (60, 0), (0, 0)],
     ids=["within 0 and 1", "saturated", "all 0.5"],
 )
-def test_label_metrics_are_those_of_the_saved_probabilities(scale: float, shift: float) -> None:
+def test_label_metrics_match_saved_probabilities(scale: float, shift: float) -> None:
     torch.manual_seed(0)
     micro_f1 = MultilabelF1Score(3, average="micro")
     task = Multilabel(Scaled(scale, shift), LABELS, metrics={"micro_f1": micro_f1})
@@ -212,7 +212,7 @@ def test_label_metrics_are_those_of_the_saved_probabilities(scale: float, shift:
     assert values["test/micro_f1"] == pytest.approx(micro)
 
 
-def test_weights_of_sixteen_bits_have_probabilities_in_float32() -> None:
+def test_half_precision_weights_give_float32_probabilities() -> None:
     torch.manual_seed(0)
     task = Classification(nn.Linear(4, 3), CLASSES).to(torch.bfloat16)
     x, y = torch.rand(200, 4, dtype=torch.bfloat16), torch.randint(0, 3, (200,))
@@ -235,7 +235,7 @@ def draw(classes: int, count: int = 300) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def test_class_metrics_are_means_over_the_classes_that_occur() -> None:
+def test_class_metrics_average_present_classes() -> None:
     x, y = draw(2)
     task = Classification(Scaled(1, 0), CLASSES)
     values = measure(task, x, y)
@@ -252,7 +252,7 @@ def test_class_metrics_are_means_over_the_classes_that_occur() -> None:
     assert task.test_meter.notes == [f"test/auroc: {mean}; missing: c"]
 
 
-def test_a_class_that_neither_occurs_nor_is_predicted_costs_nothing() -> None:
+def test_absent_class_has_no_dice() -> None:
     x, y = draw(2)
     x[:, 2] = -9
     task = Classification(Scaled(1, 0), CLASSES)
@@ -263,7 +263,7 @@ def test_a_class_that_neither_occurs_nor_is_predicted_costs_nothing() -> None:
         assert values[f"test/{name}"] == pytest.approx(score)
 
 
-def test_label_metrics_are_means_over_the_labels_that_occur() -> None:
+def test_label_metrics_average_present_labels() -> None:
     x, y = draw(2)
     labels = torch.stack([y, torch.zeros_like(y), torch.ones_like(y)], dim=1)
     x[:, 1] = -9
@@ -284,14 +284,14 @@ def test_label_metrics_are_means_over_the_labels_that_occur() -> None:
     ]
 
 
-def test_of_one_class_alone_the_area_is_undefined() -> None:
+def test_auroc_of_one_class_is_undefined() -> None:
     x, y = draw(1)
     task = Classification(Scaled(1, 0), CLASSES)
     assert np.isnan(measure(task, x, y)["test/auroc"])
     assert task.test_meter.notes == ["test/auroc: undefined; missing: b, c; in every sample: a"]
 
 
-def test_a_run_says_which_classes_its_splits_lack(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_lists_classes_missing_from_splits(capsys: pytest.CaptureFixture[str]) -> None:
     few = ("data.batch_size=12", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1")
     run = load_run(train("digits", *few).run.path)
     metrics = json.loads((run.path / "metrics.json").read_text())
@@ -307,7 +307,7 @@ def test_a_run_says_which_classes_its_splits_lack(capsys: pytest.CaptureFixture[
         assert f"{stage}/auroc: {mean}; missing: {missing}\n" in output
 
 
-def test_evaluate_finds_an_undefined_number_identical(capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_with_nan_metric_is_identical(capsys: pytest.CaptureFixture[str]) -> None:
     few = ("data.batch_size=1", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1")
     run = train("digits", *few).run
     assert json.loads((run.path / "metrics.json").read_text())["test/auroc"] is None
@@ -315,7 +315,7 @@ def test_evaluate_finds_an_undefined_number_identical(capsys: pytest.CaptureFixt
     assert "identical  to the last digit" in capsys.readouterr().out
 
 
-def test_intervals_and_baseline_are_over_the_classes_of_each_resample() -> None:
+def test_intervals_resample_over_present_classes() -> None:
     run = train("digits", "trainer.limit_test_batches=1.0").run
     predictions = predict(load_run(run.path).task, run.data(), "test")
     target = predictions["target"]
@@ -337,7 +337,7 @@ def test_intervals_and_baseline_are_over_the_classes_of_each_resample() -> None:
     assert intervals["auroc"][0] <= auroc(np.arange(len(target))) <= intervals["auroc"][1]
 
 
-def test_the_report_says_which_classes_do_not_occur() -> None:
+def test_report_lists_absent_classes() -> None:
     run = train("digits").run
     predictions = predict(load_run(run.path).task, run.data(), "test")
     some = predictions.take(predictions["target"] < 8)

@@ -47,7 +47,7 @@ def steps(task: Multilabel | Regression, x: torch.Tensor, y: torch.Tensor) -> di
     return {name: value.item() for name, value in task.test_meter.compute().items()}
 
 
-def test_labels_are_measured_as_scikit_learn_measures() -> None:
+def test_multilabel_metrics_match_scikit_learn() -> None:
     torch.manual_seed(0)
     task = Multilabel(nn.Linear(4, 3), LABELS)
     x, y = torch.randn(60, 4), torch.randint(0, 2, (60, 3))
@@ -71,7 +71,7 @@ def test_labels_are_measured_as_scikit_learn_measures() -> None:
     )
 
 
-def test_several_values_are_measured_each_and_together() -> None:
+def test_metrics_of_several_values() -> None:
     torch.manual_seed(0)
     task = Regression(nn.Linear(4, 2), VALUES)
     x, y = (
@@ -95,7 +95,7 @@ def test_several_values_are_measured_each_and_together() -> None:
     assert task.outputs.score(said, y).mean().item() == pytest.approx(values["test/mae"], rel=1e-5)
 
 
-def test_rows_are_named_by_labels_and_by_targets() -> None:
+def test_column_names_of_predictions() -> None:
     y = torch.zeros(2, 3, dtype=torch.int64)
     task = Multilabel(nn.Linear(4, 3), LABELS)
     columns = task.predict_step((torch.randn(2, 4), y), 0)
@@ -117,10 +117,10 @@ def test_rows_are_named_by_labels_and_by_targets() -> None:
     } == {"prediction_height": [50.0], "prediction_my width": [1.0]}
 
 
-def test_presence_is_weighed_by_absence() -> None:
+def test_label_weights() -> None:
     task = Multilabel(nn.Linear(4, 3), LABELS, class_weights="balanced")
     assert task.loss.pos_weight.tolist() == pytest.approx([1, 9, 3])  # type: ignore[union-attr]
-    assert task.notes == ["weights of the labels' presence in the loss: red 1, round 9, old 3"]
+    assert task.notes == ["label weights in the loss: red 1, round 9, old 3"]
     with pytest.raises(
         InputError,
         match="task.class_weights: MSELoss takes no weights; set task.loss to torch.nn.BCEWithLogitsLoss",
@@ -128,7 +128,7 @@ def test_presence_is_weighed_by_absence() -> None:
         Multilabel(nn.Linear(4, 3), LABELS, loss=nn.MSELoss(), class_weights="balanced")
 
 
-def test_a_loss_of_classes_is_answered_with_the_labels_own() -> None:
+def test_wrong_loss_names_the_label_loss() -> None:
     assert mistakes(
         "train",
         "multilabel",
@@ -137,7 +137,7 @@ def test_a_loss_of_classes_is_answered_with_the_labels_own() -> None:
     )[0].endswith("for labels set task.loss._target_=torch.nn.BCEWithLogitsLoss")
 
 
-def test_labels_have_intervals_a_baseline_and_pictures() -> None:
+def test_label_intervals_baseline_and_plots() -> None:
     run = load_run(train("multilabel", "data.scenes=[96,32,60]").run.path)
     data = run.data()
     predictions = predict(run.task, data, "test")

@@ -22,7 +22,7 @@ VALUES = Spec(
 )
 
 
-def test_regression_measures_in_the_targets_unit() -> None:
+def test_regression_metrics_in_target_unit() -> None:
     torch.manual_seed(0)
     task = Regression(nn.Linear(4, 1), VALUES)
     x, y = torch.randn(60, 4), 50 + 10 * torch.randn(60, 1)

@@ -59,7 +59,7 @@ def batches(count: int = 50, size: int = 20) -> list[tuple[torch.Tensor, torch.T
     return [(x[i : i + size], y[i : i + size]) for i in range(0, count, size)]
 
 
-def test_it_measures_what_scikit_learn_measures_over_all_pixels() -> None:
+def test_segmentation_metrics_match_scikit_learn() -> None:
     some = batches()
     torch.manual_seed(1)
     task = Segmentation(nn.Conv2d(1, 3, 3, padding=1), SPEC)
@@ -80,7 +80,7 @@ def test_it_measures_what_scikit_learn_measures_over_all_pixels() -> None:
         assert values[f"test/dice_{name}"] == pytest.approx(dice[i])
 
 
-def test_a_class_that_never_occurs_is_left_out_of_the_mean() -> None:
+def test_absent_class_is_left_out_of_the_mean() -> None:
     metric = Overlap(["a", "b", "c"])
     metric.update(torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 1, 1, 1]]]))
     values = {name: value.item() for name, value in metric.compute().items()}
@@ -89,12 +89,12 @@ def test_a_class_that_never_occurs_is_left_out_of_the_mean() -> None:
     assert values["iou_c"] != values["iou_c"]  # NaN
 
 
-def test_a_meter_keeps_no_logits_and_counts_pixels() -> None:
+def test_segmentation_meter_keeps_counts_only() -> None:
     task = Segmentation(nn.Conv2d(1, 3, 3, padding=1), SPEC)
     task.validation_step(batches()[0], 0)
     ((_, outputs, targets),) = task.val_meter.buffer
     assert (outputs.dtype, tuple(outputs.shape)) == (torch.uint8, (20, 6, 5))
-    task.val_meter._hand_over()
+    task.val_meter._flush()
     overlap = task.val_meter.metrics["overlap"]
     assert {name: tuple(value.shape) for name, value in overlap.metric_state.items()} == {
         "confusion": (3, 3)
@@ -102,7 +102,7 @@ def test_a_meter_keeps_no_logits_and_counts_pixels() -> None:
     assert overlap.confusion.sum() == (targets != IGNORED).sum()  # type: ignore[union-attr, operator]
 
 
-def test_the_score_of_an_image_is_its_mean_iou() -> None:
+def test_mask_score_is_mean_iou() -> None:
     task = Segmentation(nn.Identity(), SPEC)
     said, true = torch.zeros(2, 6, 5, dtype=torch.uint8), torch.zeros(2, 6, 5, dtype=torch.uint8)
     said[0, :3], true[0, 1:4] = 2, 2
@@ -133,7 +133,7 @@ def naive_dice(logits: Tensor, targets: Tensor, smooth: float = 1.0) -> float:
     return 1 - sum(values) / len(values)
 
 
-def test_dice_is_that_of_all_pixels_that_count() -> None:
+def test_dice_loss_value() -> None:
     torch.manual_seed(0)
     logits, targets = torch.randn(4, 3, 6, 5, requires_grad=True), torch.randint(0, 3, (4, 6, 5))
     targets[0], targets[targets == 1] = IGNORED, 2  # a class that the batch doesn't show
@@ -152,7 +152,7 @@ def test_dice_is_that_of_all_pixels_that_count() -> None:
 
 
 @pytest.mark.parametrize("loss", ["torch.nn.CrossEntropyLoss", "src.kindling.nn.losses.DiceLoss"])
-def test_it_trains_on_either_loss_alone(loss: str) -> None:
+def test_segmentation_losses(loss: str) -> None:
     found = train(
         "segmentation",
         "data.scenes=[96,32,32]",
@@ -166,7 +166,7 @@ def test_it_trains_on_either_loss_alone(loss: str) -> None:
 # What follows from the contract
 
 
-def test_intervals_of_masks_are_those_of_images_drawn_again(scenes: Run) -> None:
+def test_mask_intervals_resample_images(scenes: Run) -> None:
     predictions = predict(scenes.task, scenes.data(), "test")
     intervals, baseline = bootstrap(scenes, predictions)
     metric = Overlap(scenes.spec.classes)
@@ -189,7 +189,7 @@ def test_intervals_of_masks_are_those_of_images_drawn_again(scenes: Run) -> None
     assert baseline["iou"] == pytest.approx(ground / 11)
 
 
-def test_pictures_show_the_masks(scenes: Run) -> None:
+def test_mask_plots(scenes: Run) -> None:
 
     data = scenes.data()
     predictions = predict(scenes.task, data, "test", 12)
@@ -217,7 +217,7 @@ def test_pictures_show_the_masks(scenes: Run) -> None:
     assert scenes.task.outputs.plot(predictions.take([])) == {}  # type: ignore[operator]
 
 
-def test_predictions_keep_masks_and_scores(scenes: Run, tmp_path: Path) -> None:
+def test_mask_predictions_and_scores(scenes: Run, tmp_path: Path) -> None:
     predictions = predict(scenes.task, scenes.data(), "test")
     predictions.save(tmp_path / "test.npz")
     again = Predictions.load(tmp_path / "test.npz")
@@ -226,7 +226,7 @@ def test_predictions_keep_masks_and_scores(scenes: Run, tmp_path: Path) -> None:
     assert np.array_equal(again["score"], predictions["score"])
 
 
-def test_what_is_no_mask_is_refused() -> None:
+def test_invalid_masks_are_refused() -> None:
     values = dataclasses.replace(SPEC, classes=(), target_shape=(3,))
     with pytest.raises(InputError) as caught:
         Segmentation(nn.Identity(), values)
@@ -244,7 +244,7 @@ def test_what_is_no_mask_is_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (7, 13), (1, 1)])
-def test_a_unet_takes_any_size(size: tuple[int, int]) -> None:
+def test_unet_takes_any_size(size: tuple[int, int]) -> None:
     net = UNet((3, *size), 4, channels=(4, 8, 16)).eval()
     assert net(torch.rand(2, 3, *size)).shape == (2, 4, *size)
     # Padding lies to the right and below, so that what is there stays at its place.
@@ -252,7 +252,7 @@ def test_a_unet_takes_any_size(size: tuple[int, int]) -> None:
     assert net(x).shape == (1, 4, 16, 16)
 
 
-def test_the_task_that_fits_masks() -> None:
+def test_supervised_task_of_masks() -> None:
     data = build_data(checked("segmentation", "data.scenes=[20,5,5]"))
     assert data.spec.target_type == "mask"
     assert data.spec.target_shape == (32, 32)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.utils.benchmark import Timer
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -60,8 +61,8 @@ def benchmark(
             "subclass src.kindling.data.DataModule"
         )
     device = instantiate.build(config, "trainer", **BARE).strategy.root_device
-    whole = next(iter(data.train_dataloader()))
-    batch = whole[0].to(device), whole[1].to(device)
+    first = next(iter(data.train_dataloader()))
+    batch = first[0].to(device), first[1].to(device)
 
     def fit(seconds: float, **options: bool) -> float:
         slowest = min(measured["step"][-1], measured["loader"][-1])
@@ -71,28 +72,28 @@ def benchmark(
     measures: dict[str, Callable[[float], float]] = {
         "model_only": lambda seconds: _model_only(config, data, batch, seconds),
         "step": lambda seconds: _step(config, data, batch, seconds),
-        "loader": lambda seconds: _loader(data, seconds),
-        "copy": lambda seconds: _copy(data, whole, device, seconds),
-        "augmentation": lambda seconds: _augmentation(data, batch, seconds),
-        "bare": lambda seconds: fit(seconds, callbacks=False),
-        "unlogged": lambda seconds: fit(seconds, loggers=False),
-        "fit": fit,
-        "raw": lambda seconds: _raw(config, data, seconds),
+        "loader": lambda seconds: _repeat_epochs(data.train_dataloader, None, seconds),
     }
-    if device.type == "cpu":  # the batch is there already
-        del measures["copy"]
-    if not data.prepare.augment:  # the step's own preprocessing is part of the step
-        del measures["augmentation"]
-    if not raw:
-        del measures["raw"]
+    if device.type != "cpu":
+        measures["copy"] = lambda seconds: _copy(data, first, device, seconds)
+    if data.prepare.augment:  # else the step's own preprocessing is part of the step
+        measures["augmentation"] = lambda seconds: _repeat(
+            lambda: data.prepare(*batch, augment=True), len(batch[1]), seconds
+        )
+    measures["bare"] = lambda seconds: fit(seconds, callbacks=False)
+    measures["unlogged"] = lambda seconds: fit(seconds, loggers=False)
+    measures["fit"] = fit
+    if raw:
+        measures["raw"] = lambda seconds: _raw(config, data, seconds)
     measured: dict[str, list[float]] = {name: [] for name in measures}
     for name, measure in measures.items():  # warm up
         measured[name].append(measure(seconds / 4))
     for _ in range(rounds):
         for name, measure in measures.items():
             measured[name].append(measure(seconds))
-    counted = {name: rates[1:] for name, rates in measured.items()}
-    return build_report(config, data, counted, str(device))
+    return build_report(
+        config, data, {name: rates[1:] for name, rates in measured.items()}, str(device)
+    )
 
 
 # Each function below returns samples per second.
@@ -117,7 +118,7 @@ def _model_only(config: Config, data: DataModule, batch: Batch, seconds: float) 
         loss(net(x), target).backward()
         optimizer.step()
 
-    return _repeat(step, len(batch[1]), seconds, batch[0].device)
+    return _repeat(step, len(batch[1]), seconds)
 
 
 def _step(config: Config, data: DataModule, batch: Batch, seconds: float) -> float:
@@ -128,30 +129,14 @@ def _step(config: Config, data: DataModule, batch: Batch, seconds: float) -> flo
         task.training_step(data.prepare(*batch), 0).backward()
         optimizer.step()
 
-    rate = _repeat(step, len(batch[1]), seconds, batch[0].device)
+    rate = _repeat(step, len(batch[1]), seconds)
     task.train_meter.compute()
     return rate
 
 
-def _loader(data: DataModule, seconds: float) -> float:
-    return _repeat_epochs(data.train_dataloader, lambda x, y: None, seconds)
-
-
 def _copy(data: DataModule, batch: Batch, device: torch.device, seconds: float) -> float:
-    x, y = batch
-    pinned = (x.pin_memory(), y.pin_memory()) if x.device.type == "cpu" else batch
-
-    def copy() -> None:
-        data.transfer_batch_to_device(pinned, device, 0)
-
-    return _repeat(copy, len(y), seconds, device)
-
-
-def _augmentation(data: DataModule, batch: Batch, seconds: float) -> float:
-    def augment() -> None:
-        data.prepare(*batch, augment=True)
-
-    return _repeat(augment, len(batch[1]), seconds, batch[0].device)
+    pinned = batch[0].pin_memory(), batch[1].pin_memory()
+    return _repeat(lambda: data.transfer_batch_to_device(pinned, device, 0), len(batch[1]), seconds)
 
 
 class Clock(Callback):
@@ -252,26 +237,21 @@ def _build_task(config: Config, data: DataModule, device: torch.device) -> tuple
     return task, fused(task.optimizer, device)(trained)
 
 
-def _repeat(step: Callable[[], object], size: int, seconds: float, device: torch.device) -> float:
-    for _ in range(3):
-        step()
-    _synchronize(device)
-    count, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        for _ in range(5):
-            step()
-        count += 5 * size
-        _synchronize(device)
-    return count / (time.perf_counter() - started)
+def _repeat(step: Callable[[], object], size: int, seconds: float) -> float:
+    timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
+    return size / timer.blocked_autorange(min_run_time=seconds).median
 
 
 def _repeat_epochs(
-    load: Callable[[], Iterable[Any]], step: Callable[[Tensor, Tensor], None], seconds: float
+    load: Callable[[], Iterable[Any]],
+    step: Callable[[Tensor, Tensor], None] | None,
+    seconds: float,
 ) -> float:
     count, started = 0, time.perf_counter()
     while True:
-        for x, y, *_ in load():
-            step(x, y)
+        for x, y in load():
+            if step:
+                step(x, y)
             count += len(y)
             if time.perf_counter() - started > seconds:
                 return count / (time.perf_counter() - started)

@@ -17,7 +17,7 @@ class DiceLoss(nn.Module):
     Convolutional Neural Networks for Volumetric Medical Image Segmentation, https://arxiv.org/abs/1606.04797.
 
     Args:
-        smooth: pixels added to overlap and areas, to smooth the loss of classes of few pixels.
+        smooth: pixels added to overlap and areas, which smooths the loss of small classes.
     """
 
     def __init__(self, smooth: float = 1.0) -> None:
@@ -25,19 +25,19 @@ class DiceLoss(nn.Module):
         self.smooth = smooth
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logits `(B, K, H, W)` and class numbers `(B, H, W)` int64 to one number."""
+        """Logits `(B, K, H, W)` and class indices `(B, H, W)` int64 to a scalar."""
         counts = (targets != IGNORED).unsqueeze(1)
-        claimed = logits.float().softmax(dim=1) * counts
-        there = nn.functional.one_hot(targets.clamp(min=0), logits.shape[1]).movedim(-1, 1) * counts
-        overlap = (claimed * there).sum(dim=(0, 2, 3))
-        areas = claimed.sum(dim=(0, 2, 3)) + there.sum(dim=(0, 2, 3))
+        predicted = logits.float().softmax(dim=1) * counts
+        true = nn.functional.one_hot(targets.clamp(min=0), logits.shape[1]).movedim(-1, 1) * counts
+        overlap = (predicted * true).sum(dim=(0, 2, 3))
+        areas = predicted.sum(dim=(0, 2, 3)) + true.sum(dim=(0, 2, 3))
         dice = (2 * overlap + self.smooth) / (areas + self.smooth)
-        shown = there.any(dim=3).any(dim=2).any(dim=0)
-        return 1 - torch.where(shown, dice, 0).sum() / shown.sum().clamp(min=1)
+        present = true.any(dim=3).any(dim=2).any(dim=0)
+        return 1 - torch.where(present, dice, 0).sum() / present.sum().clamp(min=1)
 
 
 class CrossEntropyDiceLoss(nn.Module):
-    """Cross-entropy, which judges pixel by pixel, plus Dice, which judges whole regions.
+    """Cross-entropy per pixel plus Dice per region.
 
     Args:
         dice: the weight of the Dice loss, against 1 of cross-entropy.
@@ -50,49 +50,43 @@ class CrossEntropyDiceLoss(nn.Module):
         self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logits `(B, K, H, W)` and class numbers `(B, H, W)` int64 to one number."""
+        """Logits `(B, K, H, W)` and class indices `(B, H, W)` int64 to a scalar."""
         loss: Tensor = self.cross_entropy(logits, targets) + self.share * self.dice(logits, targets)
         return loss
 
 
 def weigh_classes(loss: nn.Module, spec: Spec) -> str:
-    """Weigh each class in a loss by the inverse of its share of the training split.
-
-    Returns:
-        A line that names the weights.
+    """Weigh each class by the inverse of its share of the training split; return a note.
 
     Raises:
         InputError: when the loss takes no weights.
     """
-    if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss | nn.MultiMarginLoss):
-        name = type(loss).__name__
-        raise InputError(
-            f"task.class_weights: {name} takes no weights; "
-            "set task.loss to torch.nn.CrossEntropyLoss"
-        )
+    _require(loss, (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss))
     counts = torch.tensor(spec.class_counts, dtype=torch.float32)
     loss.weight = counts.sum() / (len(counts) * counts)
     return f"class weights in the loss: {_list_weights(spec, loss.weight)}"
 
 
 def weigh_labels(loss: nn.Module, spec: Spec) -> str:
-    """Weigh each label's presence by the ratio of training samples without it to those with it.
+    """Weigh each label by the ratio of training samples without it to those with it.
 
-    Returns:
-        A line that names the weights.
+    Returns a note.
 
     Raises:
         InputError: when the loss takes no weights.
     """
-    if not isinstance(loss, nn.BCEWithLogitsLoss):
-        name = type(loss).__name__
-        raise InputError(
-            f"task.class_weights: {name} takes no weights; "
-            "set task.loss to torch.nn.BCEWithLogitsLoss"
-        )
+    _require(loss, (nn.BCEWithLogitsLoss,))
     share = torch.tensor(spec.target_mean).clamp(min=1e-6)
     loss.pos_weight = (1 - share) / share
-    return f"weights of the labels' presence in the loss: {_list_weights(spec, loss.pos_weight)}"
+    return f"label weights in the loss: {_list_weights(spec, loss.pos_weight)}"
+
+
+def _require(loss: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
+    if not isinstance(loss, kinds):
+        problem = f"{type(loss).__name__} takes no weights"
+        raise InputError(
+            f"task.class_weights: {problem}; set task.loss to torch.nn.{kinds[0].__name__}"
+        )
 
 
 def _list_weights(spec: Spec, weights: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Metrics of one stage: collected batch by batch as tensors, computed once an epoch."""
+"""Metrics of one stage: outputs are collected as tensors, metrics computed once per epoch."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
-from src.kindling.config.errors import InputError, did_you_mean, join_names
+from src.kindling.config.errors import InputError, join_names
 
-# Buffered outputs update the metrics at this many numbers: rarely enough to cost nothing in a step,
-# often enough to bound memory.
+# Numbers of buffered outputs after which the metrics are updated, which bounds memory.
 BUFFER_SIZE = 1 << 17
 
 
 class Meter(nn.Module):
     """The loss and the metrics of one stage.
 
-    Updating a torchmetrics collection in every step halves the speed of a small net. Here a step
-    appends three tensors to a list; no value leaves the device before the epoch ends.
+    Updating torchmetrics in every step halves the speed of a small net. Here a step appends three
+    tensors to a list, and no value is copied from the device before the end of the epoch.
 
     Args:
         stage: prefix of the names: `val` makes `val/accuracy`.
         metrics: torchmetrics that take `(outputs, targets)`.
-        activation: turns logits into the probabilities that the metrics take; left out, they take
-            the outputs. torchmetrics would guess, and take logits within [0, 1] for probabilities.
+        activation: converts logits to the probabilities that the metrics take; default: none.
+            torchmetrics would mistake logits within [0, 1] for probabilities.
     """
 
     def __init__(
@@ -38,49 +37,35 @@ class Meter(nn.Module):
     ) -> None:
         super().__init__()
         if "loss" in metrics:
-            raise InputError("task.metrics.loss: the name is taken by the loss; choose another")
+            raise InputError("task.metrics.loss: this name is reserved; choose another")
         self.stage, self.activation = stage, activation
         self.loss = MeanMetric()
         self.metrics = MetricCollection(dict(metrics), compute_groups=False)
         self.buffer: list[tuple[Tensor, Tensor, Tensor]] = []
         self.buffer_numbers = 0
-        self.notes: list[str] = []  # on the values that were computed last
+        self.notes: list[str] = []  # about the last computed values
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Meter:
-        """Move the metrics' sums and never convert them: half precision would miscount."""
+        """Move the metrics' sums without converting them; half precision would miscount."""
 
         def move(value: Tensor) -> Tensor:
             device = fn(torch.empty(0, device=value.device)).device
-            kept = device.type == "mps" and value.dtype is torch.float64  # which MPS does not have
+            kept = device.type == "mps" and value.dtype is torch.float64  # MPS has no float64
             return value if kept else value.to(device)
 
         super()._apply(move, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def has(self, name: str) -> None:
-        """Refuse a name, such as a task's `monitor`, that this meter does not give."""
-        own = [
-            name
-            for key, metric in self.metrics.items()
-            for name in getattr(metric, "names", (key,))
-        ]
-        names = [f"{self.stage}/{name}" for name in ("loss", *own)]
-        if name.startswith(f"{self.stage}/") and name not in names:
-            raise InputError(
-                f"task.monitor: no metric '{name}'{did_you_mean(name, names)} "
-                f"(there are: {', '.join(names)})"
-            )
-
     def update(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
-        """Take a batch: its mean loss `()`, its outputs `(B, …)` and targets `(B, …)`."""
+        """Add a batch: its mean loss `()`, outputs `(B, …)` and targets `(B, …)`."""
         self.buffer.append((loss.detach(), outputs.detach(), targets))
         self.buffer_numbers += outputs.numel()
         if self.buffer_numbers >= BUFFER_SIZE:
-            self._hand_over()
+            self._flush()
 
     def compute(self) -> dict[str, Tensor]:
-        """The epoch's values by name; empties the meter. Under DDP, over all ranks."""
-        self._hand_over()
+        """Compute the epoch's values by name, over all ranks under DDP, and reset."""
+        self._flush()
         values = {"loss": self.loss.compute(), **self.metrics.compute()}
         notes = {name: getattr(metric, "note", "") for name, metric in self.metrics.items()}
         self.notes = [f"{self.stage}/{name}: {note}" for name, note in notes.items() if note]
@@ -89,7 +74,7 @@ class Meter(nn.Module):
         return {f"{self.stage}/{name}": value for name, value in values.items()}
 
     def state(self) -> dict[str, Any]:
-        """What has been collected since the epoch began, on the CPU: tensors and plain values."""
+        """Return the state within the epoch as CPU tensors and plain values."""
         losses, outputs, targets = zip(*self.buffer, strict=True) if self.buffer else ((), (), ())
         return {
             "sizes": [len(target) for target in targets],
@@ -104,7 +89,7 @@ class Meter(nn.Module):
         }
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """Take over what another meter of this task had collected."""
+        """Restore the state of `state`."""
         self.buffer, self.buffer_numbers = [], 0
         if state["held"]:
             losses, outputs, targets = moved(state["held"], device)
@@ -119,7 +104,7 @@ class Meter(nn.Module):
                 part._update_count = state["metrics"][name]["updates"]
                 part._computed = None
 
-    def _hand_over(self) -> None:
+    def _flush(self) -> None:
         if not self.buffer:
             return
         losses, outputs, targets = zip(*self.buffer, strict=True)
@@ -181,12 +166,12 @@ class MeanOverClasses(Metric):
     ) -> None:
         super().__init__()
         self.metric, self.classes, self.negatives = metric, classes, negatives
-        self.note = ""  # which classes the mean leaves out
+        self.note = ""  # classes left out of the mean
         self.add_state("probability", [], dist_reduce_fx="cat")
         self.add_state("target", [], dist_reduce_fx="cat")
 
     def update(self, probability: Tensor, target: Tensor) -> None:
-        """Take probabilities `(N, K)`; class numbers `(N,)`, or labels (0 or 1) `(N, K)`."""
+        """Add probabilities `(N, K)` and class indices `(N,)` or labels (0 or 1) `(N, K)`."""
         self.probability.append(probability)
         self.target.append(target)
 
@@ -203,7 +188,7 @@ class MeanOverClasses(Metric):
         return torch.stack(values).mean() if values else probability.new_tensor(torch.nan)
 
     def _describe(self, counts: Sequence[int], most: int, found: int) -> str:
-        """Which classes the mean leaves out; empty where none."""
+        """List the classes that are left out of the mean."""
         missing = [name for name, count in zip(self.classes, counts, strict=True) if not count]
         every = [name for name, count in zip(self.classes, counts, strict=True) if count > most]
         left_out = [f"missing: {join_names(missing)}"] if missing else []
@@ -215,12 +200,12 @@ class MeanOverClasses(Metric):
 
 
 def plain_names(names: Sequence[str]) -> list[str]:
-    """Names that may stand in a metric's: a slash parts the stage from the metric."""
+    """Replace slashes, which separate stage and metric, and spaces in names."""
     return ["_".join(name.replace("/", " ").split()) for name in names]
 
 
 def moved(state: Any, device: torch.device | str) -> Any:
-    """Copy nested values with all tensors on a device; float64, which MPS lacks, to the CPU."""
+    """Copy nested values to a device; float64 stays on the CPU for MPS."""
     if isinstance(state, dict):
         return {key: moved(value, device) for key, value in state.items()}
     if isinstance(state, list):

@@ -16,9 +16,7 @@ from src.kindling.dev.benchmark_report import LABELS, advise
 from tests.conftest import call, checked, mistakes
 
 
-def test_the_report_is_whole_and_adds_up(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_benchmark_report_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "num_threads=1",
         "--rounds",
@@ -49,12 +47,12 @@ def test_the_report_is_whole_and_adds_up(
 
 
 @pytest.mark.parametrize("name", ["diabetes", "breast_cancer"])
-def test_tables_are_measured_in_rows(name: str) -> None:
+def test_benchmark_of_tables_counts_rows(name: str) -> None:
     report = benchmark(checked(name, "num_threads=1"), rounds=1, seconds=0.05, raw=True)
     assert report["unit"] == "rows/s"
 
 
-def test_augmentation_is_told_apart() -> None:
+def test_benchmark_measures_augmentation() -> None:
     config = checked(
         "digits",
         "num_threads=1",
@@ -69,7 +67,7 @@ def test_augmentation_is_told_apart() -> None:
     assert "preprocessing and metrics" not in goes
 
 
-def test_what_to_change_is_said() -> None:
+def test_benchmark_advice() -> None:
     data = Digits()
     data.setup()
     goes = {
@@ -88,7 +86,7 @@ def test_what_to_change_is_said() -> None:
     )
 
 
-def test_flags_that_make_no_sense() -> None:
+def test_invalid_flags() -> None:
     assert mistakes("benchmark", "digits", "--rounds", "0") == [
         "--rounds 0 --seconds 2: expected numbers above 0"
     ]

@@ -47,7 +47,7 @@ def test_default_torch_requires_all_hashes(tmp_path: Path) -> None:
     assert own.endswith("--no-deps -e .")
 
 
-def test_other_torch_keeps_the_hashes_of_all_other_packages(tmp_path: Path) -> None:
+def test_other_torch_build_keeps_hashes(tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     others, torch, own = install(venv, torch="cpu")
     assert others.endswith(f"--require-hashes --no-deps -r {venv}/others.txt")

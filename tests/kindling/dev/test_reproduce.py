@@ -44,9 +44,7 @@ def run() -> Run:
     return train("digits", "seed=3").run
 
 
-def test_the_same_numbers_come_out(
-    run: Run, logs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reproduce_is_identical(run: Run, logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     status, result = again()
     assert status == 0
@@ -65,9 +63,7 @@ def test_the_same_numbers_come_out(
     assert lines[-2].startswith(f"run        {result.run.path} (")
 
 
-def test_what_differs_is_told_before_and_after(
-    run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reproduce_lists_differences(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     path = run.path / "meta.json"
     meta = read_json(path)
     edit(
@@ -113,9 +109,7 @@ def test_what_differs_is_told_before_and_after(
     assert ["test/accuracy", *2 * [repr(numbers["test/accuracy"])]] in table
 
 
-def test_another_diff_of_the_same_size_is_told(
-    run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reproduce_reports_changed_diff(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     (run.path / "diff.patch").write_text("- other\n")
     assert again()[0] == 0
     assert (
@@ -130,7 +124,7 @@ def test_another_diff_of_the_same_size_is_told(
     )
 
 
-def test_untracked_files_are_compared_by_name(
+def test_untracked_files_are_compared(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = []
@@ -148,9 +142,7 @@ def test_untracked_files_are_compared_by_name(
     assert given == [({"src/nets/mine.py": "a" * 64}, "digits")]
 
 
-def test_a_run_of_an_earlier_version_recorded_no_untracked_files(
-    run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_old_run_without_untracked_files(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     meta = read_json(run.path / "meta.json")
     del meta["files"]
     write_json(run.path / "meta.json", meta)
@@ -162,7 +154,7 @@ def test_a_run_of_an_earlier_version_recorded_no_untracked_files(
     ]
 
 
-def test_without_a_known_reason(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_difference_without_known_reason(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     config = run.path / "config.yaml"
     config.write_text(config.read_text().replace("seed: 3", "seed: 4"))
     assert again()[0] == 1
@@ -175,7 +167,7 @@ def test_without_a_known_reason(run: Run, capsys: pytest.CaptureFixture[str]) ->
     )
 
 
-def test_the_same_stages_are_measured() -> None:
+def test_reproduce_measures_the_same_stages() -> None:
     first = train("digits", stages=("val",)).run
     status, result = again()
     assert status == 0
@@ -184,9 +176,7 @@ def test_the_same_stages_are_measured() -> None:
     assert all(name.startswith("val/") for name in result.metrics)
 
 
-def test_a_run_that_began_with_weights_needs_the_same(
-    logs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reproduce_needs_the_init_run(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = train("digits").run
     second = train("digits", "seed=1", init=first).run
     assert again()[0] == 0
@@ -200,7 +190,7 @@ def test_a_run_that_began_with_weights_needs_the_same(
 
 
 @pytest.mark.parametrize("state", ["interrupted", "failed", "running"])
-def test_what_has_not_finished_is_refused(run: Run, logs: Path, state: str) -> None:
+def test_reproduce_refuses_unfinished_run(run: Run, logs: Path, state: str) -> None:
     edit(run.path / "meta.json", exit=state)
     assert mistakes("reproduce", "latest") == [
         f"{run.path}: not finished ({state}); resume it: python -m src.train --resume {run.path}"
@@ -208,7 +198,7 @@ def test_what_has_not_finished_is_refused(run: Run, logs: Path, state: str) -> N
     assert len(folders(logs)) == 1
 
 
-def test_what_is_missing_is_told(run: Run, logs: Path) -> None:
+def test_missing_files_are_reported(run: Run, logs: Path) -> None:
     (run.path / "metrics.json").unlink()
     assert mistakes("reproduce", "latest") == [
         f"{run.path / 'metrics.json'}: no such file; choose a run that has metrics to compare with"
@@ -222,7 +212,7 @@ def test_what_is_missing_is_told(run: Run, logs: Path) -> None:
     assert mistakes("reproduce")[0].startswith("the following arguments are required: RUN (usage: ")
 
 
-def test_a_config_that_no_longer_works_leaves_nothing(run: Run, logs: Path) -> None:
+def test_reproduce_of_broken_config_leaves_no_run(run: Run, logs: Path) -> None:
     config = run.path / "config.yaml"
     config.write_text(
         config.read_text().replace("seed: 3", "seed: 3\nsnail: 1").replace("lr: 0.003", "lr: fast")

@@ -46,7 +46,7 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_each_of_the_three_trains_and_passes_its_test(with_tests: Path, command: Command) -> None:
+def test_new_task_net_and_data_train(with_tests: Path, command: Command) -> None:
     before = content(with_tests)
     for kind, name in (("task", "ranking"), ("net", "resnet20"), ("data", "birds")):
         done = command("-m", "src.new", kind, name)
@@ -109,9 +109,7 @@ def test_each_of_the_three_trains_and_passes_its_test(with_tests: Path, command:
 @pytest.mark.parametrize(
     ("kind", "like"), [(kind, like) for kind in FOLDERS for like in find_templates(kind)]
 )
-def test_a_copy_of_each_passes_its_test(
-    kind: str, like: str, with_tests: Path, command: Command
-) -> None:
+def test_copy_of_each_template(kind: str, like: str, with_tests: Path, command: Command) -> None:
     done = command("-m", "src.new", kind, "another_one", "--like", like)
     assert done.returncode == 0, done.stderr
     done = command("-m", "pytest", f"tests/{FOLDERS[kind]}/test_another_one.py")
@@ -154,11 +152,11 @@ def test_a_copy_of_each_passes_its_test(
         ),
     ],
 )
-def test_a_name_that_cannot_be_used_is_refused(words: str, line: str) -> None:
+def test_invalid_name_is_refused(words: str, line: str) -> None:
     assert mistakes("new", *words.split()) == [line]
 
 
-def test_edits_follow_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_edits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(new_module, "write_all", lambda files: None)
     expected = {
         "task": [
@@ -191,7 +189,7 @@ def test_names_of_classes() -> None:
     assert class_name("data", "planet") == "Planet"
 
 
-def test_all_files_are_written_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_all_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "b").write_text("mine")
     with pytest.raises(InputError) as caught:
         write_all({tmp_path / "a": "1", tmp_path / "b": "2"})
@@ -213,7 +211,7 @@ def test_all_files_are_written_or_none(tmp_path: Path, monkeypatch: pytest.Monke
     assert content(tmp_path) == {"b": b"mine"}
 
 
-def test_a_table_or_a_folder_of_pictures_needs_a_yaml_alone(
+def test_table_and_image_folder_need_only_yaml(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(config_module, "CONFIGS", tmp_path / "configs")
@@ -228,7 +226,7 @@ def test_a_table_or_a_folder_of_pictures_needs_a_yaml_alone(
     assert train("image_folder", "data=cards").run.spec.classes[0] == "digit 0"
 
 
-def test_what_is_written_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_returns_written_files(monkeypatch: pytest.MonkeyPatch) -> None:
     written: dict[Path, str] = {}
     monkeypatch.setattr(new_module, "write_all", written.update)
     files = call("new", "net", "wide", "--like", "mlp")

@@ -10,7 +10,7 @@ from src.kindling.nn import meter as meter_module
 from src.kindling.nn.meter import Meter
 
 
-def test_a_meter_holds_little_and_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_meter_buffer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     outputs, targets = torch.randn(40, 1), torch.randn(40, 1)
 
     def value() -> dict[str, float]:
@@ -30,7 +30,7 @@ def test_a_meter_holds_little_and_gives_the_same(monkeypatch: pytest.MonkeyPatch
     assert value() == pytest.approx(whole, rel=1e-6)
 
 
-def test_a_meter_counts_in_full_precision_whatever_the_weights_are_in() -> None:
+def test_meter_keeps_full_precision() -> None:
     outputs = torch.rand(200, 1000)
     meter = Meter("val", {"mae": MeanAbsoluteError()}).to(torch.bfloat16)
     for some in outputs:

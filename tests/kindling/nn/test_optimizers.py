@@ -15,7 +15,7 @@ COLUMNS = tuple(Column(name) for name in "abcd")
 CLASSES = Spec(columns=COLUMNS, in_shape=(4,), num_outputs=3, kind="table", classes=("a", "b", "c"))
 
 
-def test_decay_spares_biases_and_norms_when_asked() -> None:
+def test_weight_decay_excludes_bias_and_norm() -> None:
     task = Classification(
         nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), CLASSES
     )
@@ -26,7 +26,7 @@ def test_decay_spares_biases_and_norms_when_asked() -> None:
     assert [[p.ndim for p in group["params"]] for group in groups] == [[2, 2], [1, 1, 1, 1]]
 
 
-def test_one_kernel_steps_all_parameters_where_the_optimizer_has_it() -> None:
+def test_fused_optimizer() -> None:
     cpu = torch.device("cpu")
     weights = [torch.nn.Parameter(torch.ones(3))]
     assert fused(torch.optim.AdamW, cpu)(weights).defaults["fused"] is True

@@ -44,7 +44,7 @@ def told(**arguments: Any) -> str:
         ("vit_tiny_patch16_224", InputStats(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))),
     ],
 )
-def test_a_backbone_has_a_new_head_and_its_own_preparation(name: str, stats: InputStats) -> None:
+def test_backbone_has_new_head_and_own_statistics(name: str, stats: InputStats) -> None:
     net = Pretrained((1, 8, 8), 5, name, "none")
     assert net.input_stats == stats
     x = build_preprocess(GREY, net.input_stats)(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
@@ -54,7 +54,7 @@ def test_a_backbone_has_a_new_head_and_its_own_preparation(name: str, stats: Inp
     assert small.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
 
 
-def test_raw_grey_pixels_become_what_the_backbone_knows() -> None:
+def test_gray_images_are_preprocessed_for_the_backbone() -> None:
     net = nn.Identity()
     net.input_stats = InputStats(2, (0.5, 0.25, 0.0), (0.5, 0.25, 1.0))  # type: ignore[assignment]
     x = torch.tensor([[0, 16], [8, 4]], dtype=torch.uint8).reshape(1, 1, 2, 2)
@@ -65,7 +65,7 @@ def test_raw_grey_pixels_become_what_the_backbone_knows() -> None:
 
 
 @pytest.mark.parametrize("size", [3, 8, 20])
-def test_the_preparation_is_the_same_in_onnx(size: int, tmp_path: Path) -> None:
+def test_backbone_preprocessing_in_onnx(size: int, tmp_path: Path) -> None:
     from onnxruntime import InferenceSession
 
     resize = Resize(size).eval()
@@ -85,7 +85,7 @@ def test_the_preparation_is_the_same_in_onnx(size: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["pth", "safetensors", "wrapped"])
-def test_weights_of_another_head_are_taken_but_for_the_head(form: str, tmp_path: Path) -> None:
+def test_weights_without_head(form: str, tmp_path: Path) -> None:
     theirs = models.resnet18(num_classes=7)
     path = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.pth")
     if form == "safetensors":
@@ -109,7 +109,7 @@ def test_weights_of_another_head_are_taken_but_for_the_head(form: str, tmp_path:
         assert not torch.equal(net.head.weight, theirs.fc.weight)
 
 
-def test_weights_of_a_transformer_come_to_another_size(tmp_path: Path) -> None:
+def test_transformer_weights_at_another_size(tmp_path: Path) -> None:
     import timm
 
     theirs = timm.create_model("vit_tiny_patch16_224")
@@ -122,7 +122,7 @@ def test_weights_of_a_transformer_come_to_another_size(tmp_path: Path) -> None:
     assert torch.equal(net.body.blocks[0].attn.qkv.weight, theirs.blocks[0].attn.qkv.weight)  # type: ignore[union-attr, index]
 
 
-def test_a_run_needs_the_weights_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_are_needed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "weights.pth"
     torch.save(models.shufflenet_v2_x0_5(num_classes=7).state_dict(), path)
     words = ("net=pretrained", "net.name=shufflenet_v2_x0_5", "net.size=32", "data.classes=[0,1]")
@@ -148,7 +148,7 @@ def test_a_run_needs_the_weights_once(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not torch.equal(new["net.head.weight"], old["net.head.weight"])
 
 
-def test_colours_are_jittered_as_the_backbone_sees_them() -> None:
+def test_color_jitter_on_backbone_input() -> None:
     train(
         "digits",
         "net=pretrained",
@@ -159,7 +159,7 @@ def test_colours_are_jittered_as_the_backbone_sees_them() -> None:
     )
 
 
-def test_a_wrong_name_is_answered_with_the_nearest() -> None:
+def test_wrong_backbone_name_suggests_nearest() -> None:
     assert (
         told(name="resnet81")
         == "name: neither torchvision nor timm has 'resnet81'; did you mean 'resnet18'?"
@@ -172,7 +172,7 @@ def test_a_wrong_name_is_answered_with_the_nearest() -> None:
     )
 
 
-def test_without_timm_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_timm_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     assert Pretrained((1, 8, 8), 5, "resnet18", "none").source.name == "resnet18"
     assert told(name="resnet19d") == (
@@ -181,9 +181,7 @@ def test_without_timm_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
 
-def test_without_network_the_file_to_bring_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_network_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: Any, **__: Any) -> Any:
         raise URLError(socket.gaierror(-2, OFFLINE[11:]))
 
@@ -215,7 +213,7 @@ def test_without_network_the_file_to_bring_is_named(
 @pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
-def test_the_hubs_weights_are_downloaded_checked_and_kept(
+def test_hub_weights_are_downloaded_and_checked(
     server: Server,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -249,7 +247,7 @@ def test_the_hubs_weights_are_downloaded_checked_and_kept(
     assert "100%" in capsys.readouterr().err
 
 
-def test_files_that_are_no_weights_of_it_are_refused(tmp_path: Path) -> None:
+def test_wrong_weight_files_are_refused(tmp_path: Path) -> None:
     assert told(weights=str(tmp_path / "no.pth")) == (
         f"net.weights: {tmp_path}/no.pth: no such file; 'hub' downloads them, and 'none' begins at random"
     )
