@@ -12,14 +12,8 @@ import os
 from dataclasses import fields
 
 from src.kindling.config.command import Parser, run_command
+from src.kindling.deploy.serving import server
 from src.kindling.deploy.serving.limits import Limits
-from src.kindling.deploy.serving.server import (
-    check_libraries,
-    find_model,
-    listen,
-    read_key,
-    supervise,
-)
 
 USAGE = "RUN|MODEL.onnx [--port N] [--host ADDRESS] [--api-key-env NAME] [limits]"
 ABOUT = "Serve a run's model: a page at /, POST /predict, /docs, /metrics."
@@ -46,10 +40,10 @@ def create_parser() -> Parser:
 def main(argv: list[str]) -> None:
     flags = create_parser().read(argv)
     limits = Limits(**{limit.name: getattr(flags, limit.name) for limit in fields(Limits)})
-    check_libraries()
-    key = read_key(flags.api_key_env)
-    with listen(flags.host, flags.port, key) as listener:
-        path = find_model(flags.model)
+    server.check_libraries()
+    key = server.read_key(flags.api_key_env)
+    with server.listen(flags.host, flags.port, key) as listener:
+        path = server.find_model(flags.model)
         host, port = listener.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
         print(f"serving    {path}\npage       http://{name}:{port}/", flush=True)
@@ -57,7 +51,7 @@ def main(argv: list[str]) -> None:
             from src.kindling.deploy.serving.worker import respond
 
             respond(path, listener, limits, key)
-        elif status := supervise(path, listener, limits, key):
+        elif status := server.supervise(path, listener, limits, key):
             raise SystemExit(status)
 
 

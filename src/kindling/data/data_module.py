@@ -147,7 +147,8 @@ class DataModule(LightningDataModule):
         self.spec = self.describe(samples, self.indices["train"])
         self._compare_shapes()
         self.use_input_stats(None)
-        self.num_workers = self._choose_workers(samples)
+        in_memory = isinstance(getattr(samples.x, "packed", samples.x), Tensor)
+        self.num_workers = self.choose_workers(not in_memory or any(self.transforms.values()))
         if self.balanced:
             if samples.target_type != "class":
                 what = {"mask": "masks"}.get(samples.target_type, samples.target_type)
@@ -166,13 +167,17 @@ class DataModule(LightningDataModule):
                 "make data.eval_transforms (or data.size) end in the same shape"
             )
 
-    def _choose_workers(self, samples: Samples) -> int:
-        """Limit the workers to the cores that threads leave: their number changes results."""
+    def choose_workers(self, one_by_one: bool) -> int:
+        """Limit the workers to the cores that threads leave: their number changes results.
+
+        Args:
+            one_by_one: whether samples are read or transformed one by one, which `auto` gives
+                workers for.
+        """
         cores = usable_cores()
         most = max(1, cores // self.num_threads)
         if self.asked_workers == "auto":
-            in_memory = isinstance(getattr(samples.x, "packed", samples.x), Tensor)
-            return 0 if in_memory and not any(self.transforms.values()) else most
+            return most if one_by_one else 0
         if self.asked_workers > most:
             reason = f"since {self.num_threads} threads are on {cores} cores"
             self.notes.append(

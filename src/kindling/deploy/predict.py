@@ -15,9 +15,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from src.kindling.config.compose import get
+from src.kindling.config.compose import change, get
 from src.kindling.config.errors import InputError
 from src.kindling.deploy.predict_inputs import MAX_PIXELS, find, load_images, load_rows
+from src.kindling.deploy.prediction_writers import (
+    PREVIEW as PREVIEW,
+)
 from src.kindling.deploy.prediction_writers import (
     PredictionWriter,
     render_gallery,
@@ -61,12 +64,11 @@ def predict(
         run: its checkpoint is used.
         inputs: files, folders, globs, or `-` for standard input.
         out: a .csv, .jsonl or .parquet file; default `predictions.csv` in the run's directory. Its
-            columns: `path` or `row`; those of the task's `to_frame`, such as the prediction and
-            class probabilities, or values in the target's unit; `error`. Masks are PNG files in a
-            folder beside it, named in the column.
+            columns: `path` or `row`; those of the task's `to_frame`; `error`. Masks are PNG files
+            in a folder beside it, named in the column.
         gallery: an HTML file for the first 300 images and their predictions.
         batch_size: samples per batch; default the run's, and at least 1,024 table rows.
-        top: give this many most probable classes instead of the probability of each.
+        top: write this many most probable classes instead of all probabilities.
 
     Raises:
         InputError: when a file is missing or of the wrong kind, or a table does not fit.
@@ -93,9 +95,10 @@ def predict(
         paths = find(inputs, images, str(folder))
         if out.exists() and any(os.path.samefile(out, path) for path in paths):
             raise InputError(f"--out {out}: is one of the inputs; name another file")
-        batches: Any = load_rows(paths, data, spec, size, notes)
         if images:
             batches = load_images(paths, data, spec, size)
+        else:
+            batches = load_rows(paths, data, spec, size, notes)
         # Transforms cannot be undone: with them, a mask keeps the size of the net's input.
         mode = None if data.transforms["test"] else getattr(data, "resize_mode", "crop")
         writer = PredictionWriter(folder / out.name, mode)
@@ -107,6 +110,26 @@ def predict(
             most = getattr(data, "max_pixels", MAX_PIXELS)
             write(gallery, render_gallery(title, writer.first, paths, most, folder))
     return Predicted(out, writer.rows, writer.unreadable, writer.first, notes)
+
+
+def split_inputs(run: TrainedRun, words: Sequence[str]) -> list[str]:
+    """Apply `data.key=value` words to the run's config, and return the others.
+
+    Raises:
+        InputError: when the config refuses a word, or there is no input.
+    """
+    from src.kindling.config import instantiate
+
+    changes = [
+        word
+        for word in words
+        if word.startswith("data.") and "=" in word and not os.path.exists(word)
+    ]
+    run.config = change(run.config, changes)
+    if not (inputs := [word for word in words if word not in changes]):
+        raise InputError("no INPUT: name files, folders or globs, or - for standard input")
+    instantiate.check(run.config, trained=True)
+    return inputs
 
 
 def _check_options(

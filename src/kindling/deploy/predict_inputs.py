@@ -112,12 +112,12 @@ def load_images(paths: Sequence[str], data: Any, spec: Spec, size: int) -> Any:
     """A loader of the files in batches, with as many worker processes as the run's evaluation."""
     from torch import Generator
 
-    from src.kindling.data.loader import Loader, choose_num_workers
+    from src.kindling.data.loader import Loader
     from src.kindling.runs.signals import in_worker
 
     starts = range(0, len(paths), size)
     batches: Any = [range(start, min(start + size, len(paths))) for start in starts]
-    workers = choose_num_workers(data.asked_workers, data.num_threads, True, [])
+    workers = data.choose_workers(one_by_one=True)
     dataset: Any = Pictures(paths, data, spec)
     return Loader(
         dataset,

@@ -239,7 +239,7 @@ def test_unreadable_files_are_listed(
     assert list(bad) == [True, True, False, False, False, True]
     assert frame["prediction"].isna().equals(bad)
     assert frame["probability"].isna().equals(bad)
-    assert "unreadable 3; the column 'error' says why" in capsys.readouterr().out
+    assert "unreadable 3; see the column 'error'" in capsys.readouterr().out
 
 
 def test_no_readable_file(cards: Run, tmp_path: Path) -> None:
@@ -491,4 +491,4 @@ def test_unreadable_file_exit_status(
     (tmp_path / "text.png").write_text("no picture")
     done = command("-m", "src.predict", str(cards.path), str(tmp_path / "text.png"), cwd=repository)
     assert (done.returncode, done.stderr) == (3, "")
-    assert done.stdout.splitlines()[-1] == "unreadable 1; the column 'error' says why"
+    assert done.stdout.splitlines()[-1] == "unreadable 1; see the column 'error'"
