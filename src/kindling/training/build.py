@@ -18,16 +18,13 @@ from src.kindling.data.data_module import DataModule
 from src.kindling.data.preprocess import InputStats
 from src.kindling.data.spec import Spec
 from src.kindling.training.seeded import seed_hooks, seeded
-from src.kindling.training.speed import format_net
-
-OF_DATA = re.compile(r"\$\{data\.(\w+)")
 
 
 def build_data(config: Config) -> LightningDataModule | None:
     """The config's data; None if the task defines its loaders itself.
 
-    Kindling's own data are downloaded and split. Of others the Trainer does this in its own time,
-    unless the config names an attribute of the data (`${data.vocab_size}`).
+    Kindling's own data is downloaded and split. For other data the Trainer does this later, unless
+    the config names an attribute of the data (`${data.vocab_size}`).
     """
     if not config.values.get("data"):
         return None
@@ -42,21 +39,23 @@ def build_data(config: Config) -> LightningDataModule | None:
             data.setup()
         return data
     seed_hooks(data, values.seed)
-    if used_attributes(config):
+    if _used_attributes(config):
         data.prepare_data()
         data.setup("fit")
     return data
 
 
-def used_attributes(config: Config) -> list[str]:
-    """The attributes of the data that the config's net and task refer to: `${data.vocab_size}`."""
-    texts = str([config.values.get(section) for section in ("net", "task")])
-    return list(dict.fromkeys(OF_DATA.findall(texts)))
+def _used_attributes(config: Config) -> set[str]:
+    sections = [config.values.get(section) for section in ("net", "task")]
+    return set(re.findall(r"\$\{data\.(\w+)", str(sections)))
 
 
 def attributes_of(config: Config, data: Any) -> dict[str, Any]:
-    """The values of `used_attributes`, for checkpoints; those of a spec are saved with it."""
-    names = [name for name in used_attributes(config) if name != "spec"]
+    """The values of `${data.…}` in the config's net and task, for checkpoints.
+
+    A spec is not among them: it is saved with the checkpoint.
+    """
+    names = sorted(_used_attributes(config) - {"spec"})
     return {name: getattr(data, name) for name in names if hasattr(data, name)}
 
 
@@ -74,42 +73,33 @@ def build_task(
         data: after `build_data`; or, without it, what a checkpoint holds of it:
         spec: of the data, if it is Kindling's.
         attributes: the values of `${data.…}`.
-        load_weights: whether a pretrained net gets its weights; not where a checkpoint's follow.
+        load_weights: whether a pretrained net loads its weights; False if a checkpoint's follow.
     """
-    if data is not None and attributes is None:
-        spec = getattr(data, "spec", None)
-        known: Any = data
-    else:
+    known: Any = data
+    if data is None or attributes is not None:
         known = SimpleNamespace(spec=spec, **(attributes or {}))
+    spec = getattr(known, "spec", None)
     given: dict[str, Any] = {"data": known}
     if isinstance(spec, Spec):
         given |= {"spec": spec, "in_shape": spec.in_shape, "num_outputs": spec.num_outputs}
     if config.values.get("net"):
-        given["net"] = _build_net(config, data, given, load_weights)
+        net: nn.Module = instantiate.build(config, "net", **given)
+        if isinstance(spec, Spec):
+            _materialize_lazy_layers(net, spec)
+        load: Any = getattr(net, "load_weights", None)
+        if load_weights and load is not None:
+            load()
+        stats = getattr(net, "input_stats", None)
+        if isinstance(stats, InputStats) and isinstance(data, DataModule):
+            data.use_input_stats(stats)
+        if isinstance(spec, Spec) and spec.kind == "image":
+            _choose_memory_format(net, config)
+        given["net"] = net
     task: LightningModule = instantiate.build(config, "task", **given)
     return task
 
 
-def _build_net(
-    config: Config, data: LightningDataModule | None, given: dict[str, Any], load_weights: bool
-) -> nn.Module:
-    net: nn.Module = instantiate.build(config, "net", **given)
-    spec = given.get("spec")
-    if spec is not None:
-        materialize_lazy_layers(net, spec)
-    load: Any = getattr(net, "load_weights", None)
-    if load_weights and load is not None:
-        load()
-    stats = getattr(net, "input_stats", None)
-    if isinstance(stats, InputStats) and isinstance(data, DataModule):
-        data.use_input_stats(stats)
-    wants_plain_memory = get(config.values, "task.optimizer._target_") == "torch.optim.LBFGS"
-    if spec is not None and spec.kind == "image" and not wants_plain_memory:
-        format_net(net, instantiate.values(config).channels_last)
-    return net
-
-
-def materialize_lazy_layers(net: nn.Module, spec: Spec) -> None:
+def _materialize_lazy_layers(net: nn.Module, spec: Spec) -> None:
     """Give lazy layers (`nn.LazyLinear`) their sizes, which they take from their first input."""
     if not any(map(is_lazy, (*net.parameters(), *net.buffers()))):
         return
@@ -119,8 +109,17 @@ def materialize_lazy_layers(net: nn.Module, spec: Spec) -> None:
             net.eval()(x)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         message = str(error).partition("\n")[0]
-        name = type(net).__name__
-        raise InputError(
-            f"net: {name} does not take these data: {tuple(x.shape)}: {message}"
-        ) from error
+        line = f"net: {type(net).__name__} does not accept {tuple(x.shape)}: {message}"
+        raise InputError(f"{line}; check the sizes of its layers") from error
     net.train()
+
+
+def _choose_memory_format(net: nn.Module, config: Config) -> None:
+    """Use channels_last for convolutions unless the config says otherwise: 1.5 times as fast."""
+    if get(config.values, "task.optimizer._target_") == "torch.optim.LBFGS":
+        return  # it needs contiguous weights
+    chosen = instantiate.values(config).channels_last
+    if chosen is None:
+        chosen = any(isinstance(module, nn.Conv2d) for module in net.modules())
+    if chosen:
+        net.to(memory_format=torch.channels_last)

@@ -1,7 +1,4 @@
-"""Measure a run again: its checkpoint, on the validation or the test split of its data.
-
-python -m src.evaluate RUN [--split val|test]
-"""
+"""Measure a run again: its checkpoint, on the validation or the test split of its data."""
 
 from __future__ import annotations
 
@@ -13,6 +10,14 @@ from src.kindling.runs.files import read_json, write_json
 if TYPE_CHECKING:
     from src.kindling.data.samples import Stage
     from src.kindling.training.trained_run import TrainedRun
+
+# Whatever it was trained on: here there may be one GPU, or none. A profiler writes files anywhere.
+ONE_DEVICE = {
+    "trainer.strategy": "auto",
+    "trainer.devices": 1,
+    "trainer.num_nodes": 1,
+    "trainer.profiler": None,
+}
 
 
 def evaluate(run: TrainedRun, stages: tuple[Stage, ...] = ("val", "test")) -> dict[str, float]:
@@ -38,16 +43,8 @@ def evaluate(run: TrainedRun, stages: tuple[Stage, ...] = ("val", "test")) -> di
     if run.config.values.get("compile"):
         net: Any = getattr(task, "net", task)
         net.compile()  # as in training, or the last digits differ
-    # Whatever it was trained on: here there may be one GPU, or none. A profiler writes files to
-    # any path.
-    alone = {
-        "trainer.strategy": "auto",
-        "trainer.devices": 1,
-        "trainer.num_nodes": 1,
-        "trainer.profiler": None,
-    }
     resolved = replace(run.config, values=instantiate.resolve(run.config, run.spec))
-    trainer = build_evaluator(resolved.replaced(alone, origin="src.evaluate"), data)
+    trainer = build_evaluator(resolved.replaced(ONE_DEVICE, origin="src.evaluate"), data)
     metrics: dict[str, float] = {}
     for stage in stages:
         try:
@@ -58,19 +55,16 @@ def evaluate(run: TrainedRun, stages: tuple[Stage, ...] = ("val", "test")) -> di
             raise
     path = run.path / "evaluation.json"
     saved = read_json(path) if path.exists() else {}
-    write_json(path, {**saved, **metrics})
+    write_json(path, saved | metrics)
     return metrics
 
 
 def compare_split(run: TrainedRun) -> None:
     """Warn if the data is split differently than in training, which leaks training samples."""
-    from src.kindling.data.data_module import DataModule
-
     path = run.path / "meta.json"
     trained = read_json(path).get("split_hash") if path.exists() else None
-    data = run.data() if trained else None
-    if isinstance(data, DataModule) and trained != data.split_hash():
+    if trained and trained != run.data().split_hash():  # type: ignore[union-attr]  # Kindling's
         print(
-            "WARNING    the split is another one than in training: "
-            "the data or data.split have changed since; what is measured may have been trained on"
+            "WARNING    the split is another one than in training: the data or data.split have "
+            "changed since; the metrics may be of training samples"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
     from src.kindling.data.samples import Stage
-    from src.kindling.training.prepare import Drawer, Training
+    from src.kindling.training.prepare import Training
     from src.kindling.training.trained_run import TrainedRun
 
 
@@ -30,7 +29,7 @@ class Result:
     Attributes:
         run: its directory.
         metrics: the final numbers of the best checkpoint, by name: `test/accuracy`.
-        score: the best value of what is monitored; None where nothing is.
+        score: the best value of the monitored metric; None where nothing is monitored.
         seconds: from the first line of `fit` to its last.
     """
 
@@ -47,7 +46,7 @@ def fit(
     init: TrainedRun | None = None,
     resume: bool = False,
     override: bool = False,
-    plots: Drawer | None = None,
+    plots: Any = None,
     callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Train a config and measure its best checkpoint; may be called many times in one process.
@@ -59,7 +58,7 @@ def fit(
         init: a run whose weights to begin with, where names and shapes agree.
         resume: continue from the run's newest whole checkpoint, exactly as if it had never stopped.
         override: accept config and data changes of a resumed run.
-        plots: draws plots/ and report.html at the end; None leaves them out.
+        plots: `src.kindling.analysis.Plots(run)` draws plots/ and report.html; None draws nothing.
         callbacks: further ones, which are not recorded.
 
     Raises:
@@ -68,24 +67,27 @@ def fit(
         Interrupted: when a signal ended the training, which was saved.
     """
     from src.kindling.training.error_hints import advise
-    from src.kindling.training.prepare import prepare, record_start
+    from src.kindling.training.prepare import prepare
     from src.kindling.training.run_lock import lock_run
+    from src.kindling.training.trained_run import TrainedRun
     from src.kindling.training.warning_filters import quiet
 
     quiet()
     with lock_run(run, config.values), Interrupts() as interrupts:
         try:
             training = prepare(config, run, interrupts, init, resume, override, plots, callbacks)
-            record_start(training, resume)
-            with frozen_heap(), recorded(training):
+            with recorded(training):
                 train(training)
                 measure_best(training, stages)
                 draw(training, stages)
         except OSError as error:  # before the first step, or after the last
-            if lines := advise(error, config, run):
-                raise InputError(lines) from error
+            if line := advise(error, config, run):
+                raise InputError(line) from error
             raise
-    return _result(training)
+    best = training.checkpoint.best_score
+    seconds = round(time.perf_counter() - training.started, 3)
+    score = None if best is None else float(best)
+    return Result(TrainedRun.of(run), training.metrics, score, seconds)
 
 
 def train(training: Training) -> None:
@@ -115,7 +117,7 @@ def measure_best(training: Training, stages: Sequence[Stage]) -> None:
     task, trainer, checkpoint = training.task, training.trainer, training.checkpoint
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
-        # Where no norm layer makes an epoch of it, nothing has measured the average yet.
+        # Without norm layers, Lightning does not validate the average.
         measured = measure(trainer, task, training.data, "val")
         if checkpoint.monitor in measured:
             checkpoint.compare(trainer, torch.tensor(measured[checkpoint.monitor]))
@@ -129,9 +131,9 @@ def measure_best(training: Training, stages: Sequence[Stage]) -> None:
         training.metrics |= measure(trainer, task, training.data, stage)
     test = {name: value for name, value in training.metrics.items() if name.startswith("test")}
     for logger in trainer.loggers:
-        if not isinstance(logger, MetricsFile):  # which holds epochs; metrics.json holds these
+        if not isinstance(logger, MetricsFile):  # it holds epochs; metrics.json holds these
             logger.log_metrics(test, step=trainer.global_step)
-    training.interrupts.watched = False  # nobody looks any more
+    training.interrupts.watched = False  # from here on a signal ends the process at once
     if training.interrupts.received is not None:
         training.interrupts.stop()
     training.ending = {"exit": "finished"}
@@ -139,11 +141,9 @@ def measure_best(training: Training, stages: Sequence[Stage]) -> None:
 
 def draw(training: Training, stages: Sequence[Stage]) -> None:
     """Draw the plots of the best checkpoint."""
-    if training.plots and training.trainer.is_global_zero:
-        stage: Stage = "test" if "test" in stages else "val"
-        training.plots.draw(
-            training.task, training.data, stage, training.monitor, training.trainer.loggers
-        )
+    trainer, stage = training.trainer, "test" if "test" in stages else "val"
+    if training.plots and trainer.is_global_zero:
+        training.plots.draw(training.task, training.data, stage, training.monitor, trainer.loggers)
 
 
 @contextmanager
@@ -166,8 +166,8 @@ def recorded(training: Training) -> Iterator[None]:
         if isinstance(error, MisconfigurationException):
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
         stage = training.checkpoint.failed_in
-        if lines := advise(error, training.config, training.run, stage):
-            raise TrainingError(lines) from error
+        if line := advise(error, training.config, training.run, stage):
+            raise TrainingError(line) from error
         raise
     finally:
         record_end(training)
@@ -193,39 +193,13 @@ def record_end(training: Training) -> None:
     if trainer.is_global_zero:
         seconds = round(time.perf_counter() - training.started, 3)
         facts = {"epochs": trainer.current_epoch, **training.ending}
-        facts |= {"monitor": training.checkpoint.monitor, "mode": training.checkpoint.mode}
+        facts |= {"monitor": training.monitor.name, "mode": training.monitor.mode}
         try:
             run.finish(training.config, training.metrics, seconds, facts)
         except OSError as error:
             if exit_ == "finished":
                 raise
-            print(f"{shown(run.path)}: how it ended could not be written: {error.strerror}")
+            print(f"{shown(run.path)}: its end could not be recorded: {error.strerror}")
         if training.plots and exit_ != "interrupted":
             training.plots.write_report()
     finish_wandb(run.logger_id, exit_code=0 if exit_ == "finished" else 1)
-
-
-@contextmanager
-def frozen_heap() -> Iterator[None]:
-    """Keep what the imports left on the heap from the garbage collector, which need not walk it.
-
-    A study's worker has frozen it for all its trainings.
-    """
-    frozen = gc.get_freeze_count() > 0
-    gc.collect()
-    if not frozen:
-        gc.freeze()
-    try:
-        yield
-    finally:
-        if not frozen:
-            gc.unfreeze()
-
-
-def _result(training: Training) -> Result:
-    from src.kindling.training.trained_run import TrainedRun
-
-    score = training.checkpoint.best_score
-    seconds = round(time.perf_counter() - training.started, 3)
-    best = None if score is None else float(score)
-    return Result(TrainedRun.of(training.run), training.metrics, best, seconds)

@@ -1,4 +1,4 @@
-"""Whether less or more of a monitored metric is better, where the config leaves it out."""
+"""The monitored metric, and whether less or more of it is better if the config leaves it out."""
 
 from __future__ import annotations
 
@@ -16,17 +16,93 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
     from torch import nn
 
-LOWER_IS_BETTER = re.compile(
-    "loss|nll|ce|bce|error|err|mae|mse|rmse|mape|smape|mase|msle|crps|perplexity|ppl|ece|brier|wer|cer|fid|kid|lpips|"
-    "hausdorff|fpr|fnr|cost"
+Mode = Literal["min", "max"]
+LOWER_IS_BETTER = (
+    "loss nll ce bce error err mae mse rmse mape smape mase msle crps perplexity ppl ece brier "
+    "wer cer fid kid lpips hausdorff fpr fnr cost"
 )
-HIGHER_IS_BETTER = re.compile(
-    "accuracy|acc|f1|fbeta|precision|recall|sensitivity|specificity|auroc|auprc|auc|ap|map|iou|miou|jaccard|dice|r2|psnr|"
-    "ssim|bleu|rouge|meteor|kappa|mcc|matthews|ndcg|mrr|tpr|tnr|reward"
+HIGHER_IS_BETTER = (
+    "accuracy acc f1 fbeta precision recall sensitivity specificity auroc auprc auc ap map iou "
+    "miou jaccard dice r2 psnr ssim bleu rouge meteor kappa mcc matthews ndcg mrr tpr tnr reward"
 )
 
 
-def infer_mode(name: str, module: nn.Module) -> tuple[Literal["min", "max"], str] | None:
+@dataclass
+class Monitor:
+    """What picks the best checkpoint, stops early and steers schedules and studies.
+
+    Attributes:
+        name: the metric, as it is logged; None where nothing is monitored.
+        mode: whether less or more of it is better.
+        notes: what was inferred, to be printed.
+    """
+
+    name: str | None
+    mode: Mode = "min"
+    notes: tuple[str, ...] = ()
+
+
+def choose_monitor(values: Values, task: LightningModule, logged: Sequence[str] | None) -> Monitor:
+    """What a training monitors.
+
+    The config's `monitor`; else the attribute `monitor` of the task; else `val/loss` or `val_loss`;
+    else the only metric that validation logs.
+
+    Args:
+        values: of the config.
+        task: whose metrics imply the mode.
+        logged: the names that validation logs; None where they are not known yet.
+
+    Raises:
+        InputError: when the monitor is not logged, or its mode is unknown.
+    """
+    declared = getattr(task, "monitor", None)
+    name = values.monitor or declared
+    mode = values.mode or (getattr(task, "mode", None) if name == declared else None)
+    names = ", ".join(sorted(logged or ())) or "none"
+    if name is not None and logged is not None and name not in logged:
+        hint = did_you_mean(name, logged)
+        raise InputError(f"monitor: '{name}' is not logged in validation{hint} (logged: {names})")
+    notes: list[str] = []
+    if name is None:
+        usual = ["val/loss"] if logged is None else logged
+        usual = [name for name in usual if canonical_name(name) == "val/loss"] or usual
+        if len(usual) != 1:
+            line = f"monitor: none, so no best.ckpt; set monitor=… to one of: {names}"
+            return Monitor(None, notes=(line,) if logged else ())
+        name = usual[0]
+        if name != "val/loss":
+            notes.append(f"monitor: {name} (the default; set monitor=… to change it)")
+    if mode is None:
+        mode, line = _require_mode(name, task, "")
+        notes += [line] if values.monitor else []
+    return Monitor(name, mode, tuple(notes))
+
+
+def mode_of_callback(name: str, section: dict[str, Any], monitor: Monitor, task: Any) -> Mode:
+    """The mode for what a callback monitors, printed if it is inferred."""
+    own = section.get("monitor")
+    takes_mode = "mode" in parameters(locate(section["_target_"]))
+    if own in (None, monitor.name) or section.get("mode") is not None or not takes_mode:
+        return monitor.mode
+    mode, line = _require_mode(own, task, f"callbacks.{name}.")
+    print(line)
+    return mode
+
+
+def _require_mode(monitor: str, task: nn.Module, section: str) -> tuple[Mode, str]:
+    """The mode, and a line that names its source."""
+    found = infer_mode(monitor, task)
+    if found is None:
+        raise InputError(
+            f"{section}mode: unknown whether a higher or a lower '{monitor}' is better; "
+            f"set {section}mode=max or {section}mode=min"
+        )
+    better = "higher" if found[0] == "max" else "lower"
+    return found[0], f"{section}monitor: {monitor}, {better} is better ({found[1]})"
+
+
+def infer_mode(name: str, module: nn.Module) -> tuple[Mode, str] | None:
     """Return a metric's direction and its source: the metric logged under this name, or the name.
 
     Args:
@@ -43,100 +119,8 @@ def infer_mode(name: str, module: nn.Module) -> tuple[Literal["min", "max"], str
             if higher is not None:
                 return ("max" if higher else "min"), "by its torchmetrics class"
     for word in reversed(re.split(r"[^a-z0-9]+", name.lower())):
-        if LOWER_IS_BETTER.fullmatch(word):
+        if word in LOWER_IS_BETTER.split():
             return "min", "by its name"
-        if HIGHER_IS_BETTER.fullmatch(word):
+        if word in HIGHER_IS_BETTER.split():
             return "max", "by its name"
     return None
-
-
-@dataclass
-class Monitor:
-    """What picks the best checkpoint, stops early and steers schedules and studies.
-
-    Attributes:
-        name: the metric, as it is logged; None where nothing is monitored.
-        mode: whether less or more of it is better.
-        notes: what was inferred, to be printed.
-    """
-
-    name: str | None
-    mode: Literal["min", "max"] = "min"
-    notes: tuple[str, ...] = ()
-
-
-def choose_monitor(values: Values, task: LightningModule, logged: Sequence[str] | None) -> Monitor:
-    """What a training monitors.
-
-    The config's `monitor`; else the attribute `monitor` of the task; else `val/loss` or `val_loss`;
-    else the only metric that validation logs.
-
-    Args:
-        values: of the config.
-        task: whose metrics tell the mode.
-        logged: the names that validation logs; None where they are not known yet.
-
-    Raises:
-        InputError: when the config's monitor is not logged, or its mode is unknown.
-    """
-    name = values.monitor or getattr(task, "monitor", None)
-    declared = name == getattr(task, "monitor", None)
-    mode = values.mode or (getattr(task, "mode", None) if declared else None)
-    if name is not None and logged is not None and name not in logged:
-        names = ", ".join(sorted(logged)) or "none"
-        hint = did_you_mean(name, logged)
-        raise InputError(f"monitor: '{name}' is not logged in validation{hint} (logged: {names})")
-    notes: list[str] = []
-    if name is None:
-        name = _default(logged)
-        if name is None:
-            return Monitor(None, notes=_unmonitored(logged))
-        if name != "val/loss":
-            notes.append(f"monitor: {name} (the default; set monitor=… to change it)")
-    if mode is None:
-        mode, line = _require_mode(name, task, "")
-        notes += [line] if values.monitor else []
-    return Monitor(name, mode, tuple(notes))
-
-
-def _default(logged: Sequence[str] | None) -> str | None:
-    if logged is None:
-        return "val/loss"
-    usual = [name for name in logged if canonical_name(name) == "val/loss"]
-    return usual[0] if usual else logged[0] if len(logged) == 1 else None
-
-
-def _unmonitored(logged: Sequence[str] | None) -> tuple[str, ...]:
-    if not logged:
-        return ()
-    names = ", ".join(sorted(logged))
-    return (f"monitor: none, so no best.ckpt; set monitor=… to one of: {names}",)
-
-
-def mode_of_callback(
-    name: str, section: dict[str, Any], monitor: Monitor, task: Any
-) -> Literal["min", "max"]:
-    """The mode for what a callback monitors; one that is inferred is printed.
-
-    Raises:
-        InputError: when it is unknown.
-    """
-    own = section.get("monitor")
-    takes_mode = "mode" in parameters(locate(section["_target_"]))
-    if own in (None, monitor.name) or section.get("mode") is not None or not takes_mode:
-        return monitor.mode
-    mode, line = _require_mode(own, task, f"callbacks.{name}.")
-    print(line)
-    return mode
-
-
-def _require_mode(monitor: str, task: nn.Module, section: str) -> tuple[Literal["min", "max"], str]:
-    """The mode, and a line that names its source."""
-    found = infer_mode(monitor, task)
-    if found is None:
-        raise InputError(
-            f"{section}mode: unknown whether a higher or a lower '{monitor}' is better; "
-            f"set {section}mode=max or {section}mode=min"
-        )
-    better = "higher" if found[0] == "max" else "lower"
-    return found[0], f"{section}monitor: {monitor}, {better} is better ({found[1]})"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import (
@@ -18,10 +18,10 @@ from lightning.pytorch import (
 )
 
 from src.kindling.config import instantiate
-from src.kindling.config.compose import VALUES, Config
+from src.kindling.config.compose import VALUES, Config, get
 from src.kindling.config.errors import format_count
 from src.kindling.data.data_module import DataModule
-from src.kindling.data.samples import STAGES, Stage
+from src.kindling.data.samples import STAGES
 from src.kindling.runs.files import write
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupts
@@ -32,27 +32,14 @@ from src.kindling.training.rehearsal import check_disk, rehearse
 from src.kindling.training.repeatable import make_repeatable
 from src.kindling.training.resume_state import ResumeState
 from src.kindling.training.seeded import seed_hooks
-from src.kindling.training.speed import choose
 from src.kindling.training.trainer import build_trainer
 from src.kindling.training.transfer import take_weights
 
 if TYPE_CHECKING:
     from src.kindling.training.trained_run import TrainedRun
 
-
-class Drawer(Protocol):
-    """Draws the plots and the report of a run: `src.kindling.analysis.plots.Plots`."""
-
-    @property
-    def callbacks(self) -> Sequence[Callback]: ...
-
-    def draw_before(self, task: Any, data: Any) -> object: ...
-
-    def draw(
-        self, task: Any, data: Any, stage: Stage, monitor: Monitor, loggers: Any
-    ) -> object: ...
-
-    def write_report(self) -> object: ...
+# Compiling takes about a minute, and a step of a small net 10 ms: it pays off above these steps.
+WORTH_COMPILING = 20_000
 
 
 @dataclass
@@ -60,6 +47,7 @@ class Training:
     """One training, from its preparation to its record.
 
     Attributes:
+        plots: draws plots/ and report.html (`src.kindling.analysis.Plots`), or None.
         metrics: the final numbers, by name.
         ending: how it ended: `exit`, and `by` or `error`.
     """
@@ -72,8 +60,7 @@ class Training:
     trainer: Trainer
     interrupts: Interrupts
     resume_state: ResumeState | None
-    plots: Drawer | None
-    taken: dict[str, Any] | None
+    plots: Any
     started: float
     metrics: dict[str, float] = field(default_factory=dict)
     ending: dict[str, str] = field(default_factory=lambda: {"exit": "failed"})
@@ -92,10 +79,10 @@ def prepare(
     init: TrainedRun | None,
     resume: bool,
     override: bool,
-    plots: Drawer | None,
+    plots: Any,
     callbacks: Sequence[Callback],
 ) -> Training:
-    """Build everything, and rehearse it; the arguments are those of `fit`."""
+    """Build everything, rehearse it, and record the start; the arguments are those of `fit`."""
     started = time.perf_counter()
     if not resume:
         instantiate.check_training(config)
@@ -104,7 +91,7 @@ def prepare(
     values = instantiate.values(config)
     torch.set_num_threads(values.num_threads or 1)
     data = build_data(config)
-    config = config.replaced(choose(config, data), origin="a default")
+    config = _choose_speed(config, data)
     if state:
         state.check_data(data)
         if isinstance(data, DataModule):
@@ -114,8 +101,8 @@ def prepare(
     if state:
         state.check_weights(task, run, config)
     taken = take_weights(task, init) if init else None
-    check_disk(run, data, task)
-    monitor = choose_monitor(values, task, rehearse(config, data, task).logged)
+    check_disk(run, task)
+    monitor = choose_monitor(values, task, rehearse(config, data, task))
     if data is None:
         seed_hooks(task, values.seed)
     trainer = build_trainer(config, run, task, data, monitor, interrupts, state)
@@ -123,74 +110,76 @@ def prepare(
     trainer.callbacks += callbacks  # type: ignore[attr-defined]
     if plots:
         trainer.callbacks[:0] = plots.callbacks  # type: ignore[attr-defined]
-    return Training(
-        config, run, data, task, monitor, trainer, interrupts, state, plots, taken, started
+    training = Training(
+        config, run, data, task, monitor, trainer, interrupts, state, plots, started
     )
+    if trainer.is_global_zero:
+        _record_start(training, taken, resume)
+    _print_start(training)
+    return training
 
 
 def _fill_defaults(config: Config) -> Config:
-    """Return the config with defaults filled in, so that another machine repeats the run.
-
-    References stay references.
-    """
+    """Fill in the defaults of plain values, so that another machine repeats the run."""
     values = dataclasses.asdict(instantiate.values(config))
-    own = ("monitor", "mode")
-    filled = {
-        key: value
-        for key, value in values.items()
-        if config.values.get(key) is None and key not in own
-    }
-    return config.replaced(filled, origin="a default")
+    for key in ("monitor", "mode"):  # they follow from the task
+        del values[key]
+    missing = {key: value for key, value in values.items() if config.values.get(key) is None}
+    return config.replaced(missing, origin="a default")
 
 
-def record_start(training: Training, resume: bool) -> None:
-    """Write config.yaml, meta.json and split.csv, and print what is trained."""
-    config, run, data, task = training.config, training.run, training.data, training.task
-    parameters = sum(parameter.numel() for parameter in task.parameters())
-    own = data if isinstance(data, DataModule) else None
-    if training.trainer.is_global_zero:
-        if own:
-            write(run.path / "split.csv", own.split_csv())
-        facts: dict[str, Any] = {key: config.values.get(key) for key in VALUES}
-        facts |= {"split_hash": own and own.split_hash(), "data_hash": own and own.content_hash()}
-        facts |= {"parameters": parameters, "init": training.taken}
-        facts |= {"monitor": training.monitor.name, "mode": training.monitor.mode}
-        facts["override"] = training.resume_state is not None and training.resume_state.changed
-        run.begin(config, facts, again=resume)
+def _choose_speed(config: Config, data: LightningDataModule | None) -> Config:
+    """On a GPU, use bf16-mixed, and compile for long trainings, if the config leaves it open."""
+    gpu = get(config.values, "trainer.accelerator") in (None, "auto", "gpu", "cuda")
+    gpu = gpu and torch.cuda.is_available()
+    chosen: dict[str, Any] = {}
+    if gpu and get(config.values, "trainer.precision") is None and torch.cuda.is_bf16_supported():
+        chosen["trainer.precision"] = "bf16-mixed"
+    if config.values["compile"] is None:
+        epochs = get(config.values, "trainer.max_epochs") or 1
+        limit = get(config.values, "trainer.max_steps") or -1
+        steps = epochs * len(data.loader("train")) if isinstance(data, DataModule) else 0
+        chosen["compile"] = gpu and (steps if limit < 0 else min(steps, limit)) > WORTH_COMPILING
+    return config.replaced(chosen, origin="a default")
+
+
+def _count_parameters(task: LightningModule) -> int:
+    return sum(parameter.numel() for parameter in task.parameters())
+
+
+def _record_start(training: Training, taken: dict[str, Any] | None, resume: bool) -> None:
+    """Write config.yaml, meta.json and split.csv."""
+    config, run, state = training.config, training.run, training.resume_state
+    facts: dict[str, Any] = {key: config.values.get(key) for key in VALUES}
+    facts |= {"split_hash": None, "data_hash": None}
+    if isinstance(data := training.data, DataModule):
+        write(run.path / "split.csv", data.split_csv())
+        facts |= {"split_hash": data.split_hash(), "data_hash": data.content_hash()}
+    facts |= {"parameters": _count_parameters(training.task), "init": taken}
+    facts |= {"monitor": training.monitor.name, "mode": training.monitor.mode}
+    facts["override"] = state is not None and state.changed
+    run.begin(config, facts, again=resume)
+
+
+def _print_start(training: Training) -> None:
+    """Print what is trained, what was chosen from machine and data, and the notes of the parts."""
+    config, data, task = training.config, training.data, training.task
+    speed = [format_count(config.values["num_threads"], "thread")]
+    described = f"data: {type(data).__name__}" if data else "data of the task"
+    if isinstance(data, DataModule):
+        described = ", ".join(f"{len(data.indices[stage]):,} {stage}" for stage in STAGES)
+        speed.append(format_count(data.num_workers, "worker"))
+    speed.append(str(training.trainer.precision))
+    convolutions = [parameter for parameter in task.parameters() if parameter.ndim == 4]
+    if any(p.is_contiguous(memory_format=torch.channels_last) for p in convolutions):
+        speed.append("channels_last")
+    if config.values["compile"]:
+        speed.append("compiled")
     net: Any = getattr(task, "net", task)
-    device = training.trainer.strategy.root_device
-    print(
-        f"{config.name}: {type(net).__name__} with {parameters:,} parameters on {device}; "
-        f"{describe_data(data)}"
-    )
-    print("speed: " + ", ".join(_speed(training)))
-    state = training.resume_state
-    notes = [getattr(part, "notes", []) for part in (data, net, task if net is not task else None)]
-    for note in [
-        *(line for lines in notes for line in lines),
-        *training.monitor.notes,
-        *(state.notes if state else []),
-    ]:
-        print(note)
-
-
-def describe_data(data: LightningDataModule | None) -> str:
-    """The sizes of the splits, or the class of data from elsewhere."""
-    if data is None:
-        return "data of the task"
-    if not isinstance(data, DataModule):
-        return f"data: {type(data).__name__}"
-    return ", ".join(f"{len(data.indices[stage]):,} {stage}" for stage in STAGES)
-
-
-def _speed(training: Training) -> Iterator[str]:
-    """What was chosen from the machine and the data."""
-    yield format_count(training.config.values["num_threads"], "thread")
-    if isinstance(training.data, DataModule):
-        yield format_count(training.data.num_workers, "worker")
-    yield str(training.trainer.precision)
-    parameters = training.task.parameters()
-    if any(p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) for p in parameters):
-        yield "channels_last"
-    if training.config.values["compile"]:
-        yield "compiled"
+    counted = f"{type(net).__name__} with {_count_parameters(task):,} parameters"
+    print(f"{config.name}: {counted} on {training.trainer.strategy.root_device}; {described}")
+    print("speed: " + ", ".join(speed))
+    parts = [data, net, task if net is not task else None, training.monitor, training.resume_state]
+    for part in parts:
+        for note in getattr(part, "notes", ()):
+            print(note)

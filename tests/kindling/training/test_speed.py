@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from src.kindling.training.speed import look_for_gpus_once
+from src.kindling.training.trainer import look_for_gpus_once
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
