@@ -26,7 +26,7 @@ from src.kindling.nn.optimizers import fused
 from src.kindling.runs.run import Run
 from src.kindling.training.build import build_data, build_task
 from src.kindling.training.monitor import Monitor
-from src.kindling.training.trainer import build_trainer, look_for_gpus_once
+from src.kindling.training.trainer import build_trainer
 from src.kindling.training.warning_filters import quiet
 
 Batch = tuple[Tensor, Tensor]
@@ -50,7 +50,6 @@ def benchmark(
         raw: whether to measure the textbook loop too.
     """
     quiet()
-    look_for_gpus_once()
     torch.set_num_threads(instantiate.values(config).num_threads or 1)
     data = build_data(config)
     if not isinstance(data, DataModule):

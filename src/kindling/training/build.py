@@ -1,7 +1,8 @@
-"""Build the data and the task of a config."""
+"""Fill in a config's defaults; build its data and its task."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,35 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.preprocess import InputStats
 from src.kindling.data.spec import Spec
+from src.kindling.training.misfit import explain
 from src.kindling.training.seeded import seed_hooks, seeded
+
+# Compiling takes about a minute, and a step of a small net 10 ms: it pays off above these steps.
+WORTH_COMPILING = 20_000
+
+
+def fill_defaults(config: Config) -> Config:
+    """Fill in the defaults of plain values, so that another machine repeats the run."""
+    values = dataclasses.asdict(instantiate.values(config))
+    for key in ("monitor", "mode"):  # they follow from the task
+        del values[key]
+    missing = {key: value for key, value in values.items() if config.values.get(key) is None}
+    return config.replaced(missing, origin="a default")
+
+
+def choose_speed(config: Config, data: LightningDataModule | None) -> Config:
+    """On a GPU, use bf16-mixed, and compile for long trainings, unless the config sets them."""
+    gpu = get(config.values, "trainer.accelerator") in (None, "auto", "gpu", "cuda")
+    gpu = gpu and torch.cuda.is_available()
+    chosen: dict[str, Any] = {}
+    if gpu and get(config.values, "trainer.precision") is None and torch.cuda.is_bf16_supported():
+        chosen["trainer.precision"] = "bf16-mixed"
+    if config.values["compile"] is None:
+        epochs = get(config.values, "trainer.max_epochs") or 1
+        limit = get(config.values, "trainer.max_steps") or -1
+        steps = epochs * len(data.loader("train")) if isinstance(data, DataModule) else 0
+        chosen["compile"] = gpu and (steps if limit < 0 else min(steps, limit)) > WORTH_COMPILING
+    return config.replaced(chosen, origin="a default")
 
 
 def build_data(config: Config) -> LightningDataModule | None:
@@ -70,9 +99,8 @@ def build_task(
 
     Args:
         config: a config that `instantiate.check` has accepted.
-        data: after `build_data`; or, without it, what a checkpoint holds of it:
-        spec: of the data, if it is Kindling's.
-        attributes: the values of `${data.…}`.
+        data: from `build_data`.
+        spec, attributes: of Kindling's data, and the values of `${data.…}`: a checkpoint's.
         load_weights: whether a pretrained net loads its weights; False if a checkpoint's follow.
     """
     known: Any = data
@@ -103,14 +131,13 @@ def _materialize_lazy_layers(net: nn.Module, spec: Spec) -> None:
     """Give lazy layers (`nn.LazyLinear`) their sizes, which they take from their first input."""
     if not any(map(is_lazy, (*net.parameters(), *net.buffers()))):
         return
-    x = torch.zeros(2, *spec.in_shape)
     try:
         with torch.no_grad():
-            net.eval()(x)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        message = str(error).partition("\n")[0]
-        line = f"net: {type(net).__name__} does not accept {tuple(x.shape)}: {message}"
-        raise InputError(f"{line}; check the sizes of its layers") from error
+            net.eval()(torch.zeros(2, *spec.in_shape))
+    except Exception as error:
+        if line := explain(error, {"net": net}):
+            raise InputError(line) from error
+        raise
     net.train()
 
 

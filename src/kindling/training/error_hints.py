@@ -46,16 +46,9 @@ STAGES = {"tra": "training ", "val": "validation ", "tes": "test "}
 def advise(
     error: BaseException, config: Config, run: Run | None = None, stage: str | None = None
 ) -> str | None:
-    """Return a line on what to do about an error of the system or a library.
+    """Return a line on what to do about an error of the system or a library; None for others.
 
-    Args:
-        error: of a training.
-        config: its checked config.
-        run: its run.
-        stage: in which it was raised, as Kindling (`val`) or Lightning names it.
-
-    Returns:
-        None where only the traceback helps.
+    `stage` is where it was raised, as Kindling (`val`) or Lightning names it.
     """
     chain: dict[BaseException, str] = {}
     link: BaseException | None = error

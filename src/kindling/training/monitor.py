@@ -46,12 +46,7 @@ def choose_monitor(values: Values, task: LightningModule, logged: Sequence[str] 
     """What a training monitors.
 
     The config's `monitor`; else the attribute `monitor` of the task; else `val/loss` or `val_loss`;
-    else the only metric that validation logs.
-
-    Args:
-        values: of the config.
-        task: whose metrics imply the mode.
-        logged: the names that validation logs; None where they are not known yet.
+    else the only one of the metrics that validation logs (`logged`; None if unknown).
 
     Raises:
         InputError: when the monitor is not logged, or its mode is unknown.
@@ -105,9 +100,7 @@ def _require_mode(monitor: str, task: nn.Module, section: str) -> tuple[Mode, st
 def infer_mode(name: str, module: nn.Module) -> tuple[Mode, str] | None:
     """Return a metric's direction and its source: the metric logged under this name, or the name.
 
-    Args:
-        name: as it is logged: `val/accuracy`, `val_loss`.
-        module: whose torchmetrics are looked at.
+    The torchmetrics of the module come first; then the words of the name: `val/dice_loss`.
     """
     from torchmetrics import Metric
 

@@ -10,7 +10,7 @@ import copy
 import re
 import shutil
 import warnings
-from contextlib import nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from io import StringIO
 from itertools import islice
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from src.kindling.config.compose import Config
@@ -29,7 +29,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.runs.files import shown
 from src.kindling.runs.run import Run
-from src.kindling.training.misfit import explained
+from src.kindling.training.misfit import check_output, explain
 from src.kindling.training.stages import has_stage
 
 COPIED = 1 << 30  # bytes of the largest task that is copied
@@ -95,29 +95,43 @@ def _try(
     except Exception:  # it holds an open file, a lock
         return None
     twin.configure_callbacks = list  # type: ignore[method-assign]  # none, which may write files
-    own = isinstance(data, DataModule)
-    few = _few_samples(data, count) if isinstance(data, DataModule) else data
+    few, parts = data, {}
+    if isinstance(data, DataModule):
+        few = _few_samples(data, count)
+        parts = {"net": getattr(twin, "net", None), "task.loss": getattr(twin, "loss", None)}
+        _check_outputs_of(twin)
     logged = _Logged()
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         trainer = _trainer(config, folder, logged, count)
         try:
-            with explained(twin) if own else nullcontext():
-                trainer.fit(twin, datamodule=few)
-                if has_stage("test", few, twin):
-                    trainer.test(twin, datamodule=few, verbose=False)
+            trainer.fit(twin, datamodule=few)
+            if has_stage("test", few, twin):
+                trainer.test(twin, datamodule=few, verbose=False)
         except MisconfigurationException as error:
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
         except Exception as error:
             if isinstance(error, NotImplementedError) or OF_DEVICE.search(str(error)):
                 return None
+            line = explain(error, parts)
             if "grad can be implicitly created only for scalar outputs" in str(error):
                 line = "task: the loss is not one number; return its mean (task.loss.reduction)"
+            if line:
                 raise InputError(line) from error
             raise
         finally:
             if data is not None:
                 data.trainer = None
     return logged.names
+
+
+def _check_outputs_of(task: Any) -> None:
+    """Check the shape of what the net of a task with `outputs` returns."""
+
+    def check(net: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        check_output(net, output, (len(arguments[0]), *task.outputs.shape))
+
+    if hasattr(task, "outputs") and isinstance(getattr(task, "net", None), nn.Module):
+        task.net.register_forward_hook(check)
 
 
 def _trainer(config: Config, folder: str, logged: _Logged, count: int | None) -> Trainer:

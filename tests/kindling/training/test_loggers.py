@@ -23,7 +23,7 @@ from src.kindling.runs.files import read_json, write_json
 from src.kindling.runs.run import Run
 from src.kindling.training.callbacks.guarded_logger import shielded
 from src.kindling.training.callbacks.metrics_file import MetricsFile
-from src.kindling.training.loggers import muted
+from src.kindling.training.trainer import muted
 from src.tasks.classification import Classification
 from tests.conftest import LITTLE, call, train
 

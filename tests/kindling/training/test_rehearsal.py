@@ -270,23 +270,18 @@ class Logits(NamedTuple):
         ),
         (
             Net(lambda y: (y, y)),
-            "net: Net returns a tuple, but the task expects a tensor (13, 10); wrap it in a net that "
-            "returns one tensor",
+            "net: Net returns a tuple, but the task expects a tensor (13, 10); wrap it in one that "
+            "returns a tensor",
         ),
         (
             Net(lambda y: {"out": y}),
-            "net: Net returns a dict, but the task expects a tensor (13, 10); wrap it in a net that "
-            "returns one tensor",
+            "net: Net returns a dict, but the task expects a tensor (13, 10); wrap it in one that "
+            "returns a tensor",
         ),
         (
             Net(lambda y: Logits(y, y)),
-            "net: Net returns a Logits, but the task expects a tensor (13, 10); wrap it in a net that "
-            "returns one tensor",
-        ),
-        (
-            Net(lambda y: y / 0 * 0),
-            "net: Net returns NaN/Inf before the first step; check the data for NaN/Inf, then its "
-            "divisions and logarithms",
+            "net: Net returns a Logits, but the task expects a tensor (13, 10); wrap it in one that "
+            "returns a tensor",
         ),
         (
             Net().requires_grad_(False),
@@ -298,15 +293,6 @@ def test_what_a_net_can_get_wrong_is_one_line(
     net: nn.Module, told: str, digits: DataModule
 ) -> None:
     assert line(digits, Classification(net, digits.spec)) == told
-
-
-def test_an_infinite_loss(digits: DataModule) -> None:
-    class Log(nn.Module):
-        def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-            return (0 * outputs.sum()).log()
-
-    task = Classification(Net(), digits.spec, loss=Log())
-    assert line(digits, task).startswith("task.loss: Log returns NaN/Inf before the first step; ")
 
 
 def test_a_loss_for_each_sample_is_refused_in_a_dict_too(digits: DataModule) -> None:
