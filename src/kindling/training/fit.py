@@ -166,12 +166,12 @@ class Training:
         own = data if isinstance(data, DataModule) else None
         parameters = sum(parameter.numel() for parameter in task.parameters())
         if self.trainer.is_global_zero:
+            facts |= {key: config.values.get(key) for key in VALUES} | self._monitored()
+            facts |= {"parameters": parameters, "split_hash": None, "data_hash": None}
+            facts["override"] = state is not None and state.changed
             if own:
                 write(self.run.path / "split.csv", own.split_csv())
-            facts |= {key: config.values.get(key) for key in VALUES} | self._monitored()
-            facts |= {"split_hash": own and own.split_hash(), "parameters": parameters}
-            facts |= {"data_hash": own and own.content_hash()}
-            facts["override"] = state is not None and state.changed
+                facts |= {"split_hash": own.split_hash(), "data_hash": own.content_hash()}
             self.run.begin(config, facts, again=resume)
         speed = [format_count(config.values["num_threads"], "thread")]
         source = f"data: {type(data).__name__}" if data else "data of the task"
@@ -188,7 +188,7 @@ class Training:
         size = f"{type(net).__name__} with {parameters:,} parameters"
         print(f"{config.name}: {size} on {self.trainer.strategy.root_device}; {source}")
         print("speed: " + ", ".join(speed))
-        for part in (data, net, task if net is not task else None, self.monitor, state):
+        for part in (data, net, task if net is not task else None, state):
             for note in getattr(part, "notes", ()):
                 print(note)
 

@@ -45,10 +45,19 @@ def explain(error: Exception, parts: dict[str, Any]) -> str | None:
     return f"{key}: {type(part).__name__} does not accept {given}: {message}{where}; {remedy}"
 
 
-def check_output(net: nn.Module, output: Any, expected: tuple[int, ...]) -> None:
+def watch_output(task: Any) -> None:
     """Refuse a net whose output does not have the shape that the task's `outputs` expect."""
-    if getattr(output, "shape", None) == expected:
-        return
+
+    def check(net: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        expected = (len(arguments[0]), *task.outputs.shape)
+        if getattr(output, "shape", None) != expected:
+            raise InputError(_wrong_output(net, output, expected))
+
+    if hasattr(task, "outputs") and isinstance(getattr(task, "net", None), nn.Module):
+        task.net.register_forward_hook(check)
+
+
+def _wrong_output(net: nn.Module, output: Any, expected: tuple[int, ...]) -> str:
     accepted = parameters(type(net))
     sizes = [name for name in ("num_classes", "out_features") if name in accepted]
     remedy = "give the net an argument num_outputs, the size of its last layer"
@@ -60,7 +69,7 @@ def check_output(net: nn.Module, output: Any, expected: tuple[int, ...]) -> None
     elif sizes:
         remedy = f"set net.{sizes[0]}='${{spec.num_outputs}}'"
     returned = f"{type(net).__name__} returns {_describe(output)}"
-    raise InputError(f"net: {returned}, but the task expects a tensor {expected}; {remedy}")
+    return f"net: {returned}, but the task expects a tensor {expected}; {remedy}"
 
 
 def _describe(value: Any) -> str:

@@ -34,16 +34,14 @@ class Monitor:
     Attributes:
         name: the metric, as it is logged; None where nothing is monitored.
         mode: whether less or more of it is better.
-        notes: what was inferred, to be printed.
     """
 
     name: str | None
     mode: Mode = "min"
-    notes: tuple[str, ...] = ()
 
 
 def choose_monitor(values: Values, task: LightningModule, logged: Sequence[str] | None) -> Monitor:
-    """What a training monitors.
+    """What a training monitors; what is inferred is printed.
 
     The config's `monitor`; else the attribute `monitor` of the task; else `val/loss` or `val_loss`;
     else the only one of the metrics that validation logs (`logged`; None if unknown).
@@ -58,20 +56,17 @@ def choose_monitor(values: Values, task: LightningModule, logged: Sequence[str] 
     if name is not None and logged is not None and name not in logged:
         hint = did_you_mean(name, logged)
         raise InputError(f"monitor: '{name}' is not logged in validation{hint} (logged: {names})")
-    notes: list[str] = []
     if name is None:
         usual = ["val/loss"] if logged is None else logged
         usual = [name for name in usual if canonical_name(name) == "val/loss"] or usual
         if len(usual) != 1:
-            line = f"monitor: none, so no best.ckpt; set monitor=… to one of: {names}"
-            return Monitor(None, notes=(line,) if logged else ())
+            if logged:
+                print(f"monitor: none, so no best.ckpt; set monitor=… to one of: {names}")
+            return Monitor(None)
         name = usual[0]
         if name != "val/loss":
-            notes.append(f"monitor: {name} (the default; set monitor=… to change it)")
-    if mode is None:
-        mode, line = _require_mode(name, task, "")
-        notes += [line] if values.monitor else []
-    return Monitor(name, mode, tuple(notes))
+            print(f"monitor: {name} (the default; set monitor=… to change it)")
+    return Monitor(name, mode or _require_mode(name, task, "", announce=bool(values.monitor)))
 
 
 def mode_of_callback(name: str, section: dict[str, Any], monitor: Monitor, task: Any) -> Mode:
@@ -80,21 +75,21 @@ def mode_of_callback(name: str, section: dict[str, Any], monitor: Monitor, task:
     takes_mode = "mode" in parameters(locate(section["_target_"]))
     if own in (None, monitor.name) or section.get("mode") is not None or not takes_mode:
         return monitor.mode
-    mode, line = _require_mode(own, task, f"callbacks.{name}.")
-    print(line)
-    return mode
+    return _require_mode(own, task, f"callbacks.{name}.")
 
 
-def _require_mode(monitor: str, task: nn.Module, section: str) -> tuple[Mode, str]:
-    """The mode, and a line that names its source."""
+def _require_mode(monitor: str, task: nn.Module, section: str, announce: bool = True) -> Mode:
     found = infer_mode(monitor, task)
     if found is None:
         raise InputError(
             f"{section}mode: unknown whether a higher or a lower '{monitor}' is better; "
             f"set {section}mode=max or {section}mode=min"
         )
-    better = "higher" if found[0] == "max" else "lower"
-    return found[0], f"{section}monitor: {monitor}, {better} is better ({found[1]})"
+    mode, source = found
+    if announce:
+        better = "higher" if mode == "max" else "lower"
+        print(f"{section}monitor: {monitor}, {better} is better ({source})")
+    return mode
 
 
 def infer_mode(name: str, module: nn.Module) -> tuple[Mode, str] | None:

@@ -21,7 +21,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from src.kindling.config.compose import Config
@@ -29,7 +29,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.runs.files import shown
 from src.kindling.runs.run import Run
-from src.kindling.training.misfit import check_output, explain
+from src.kindling.training.misfit import explain, watch_output
 from src.kindling.training.stages import has_stage
 
 COPIED = 1 << 30  # bytes of the largest task that is copied
@@ -97,9 +97,11 @@ def _try(
     twin.configure_callbacks = list  # type: ignore[method-assign]  # none, which may write files
     few, parts = data, {}
     if isinstance(data, DataModule):
-        few = _few_samples(data, count)
+        few = copy.copy(data)
+        few.batch_size = min(count or few.batch_size, few.batch_size)
+        few.keep_on_device, few.position = False, (0, 0)
         parts = {"net": getattr(twin, "net", None), "task.loss": getattr(twin, "loss", None)}
-        _check_outputs_of(twin)
+        watch_output(twin)
     logged = _Logged()
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         trainer = _trainer(config, folder, logged, count)
@@ -124,16 +126,6 @@ def _try(
     return logged.names
 
 
-def _check_outputs_of(task: Any) -> None:
-    """Check the shape of what the net of a task with `outputs` returns."""
-
-    def check(net: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        check_output(net, output, (len(arguments[0]), *task.outputs.shape))
-
-    if hasattr(task, "outputs") and isinstance(getattr(task, "net", None), nn.Module):
-        task.net.register_forward_hook(check)
-
-
 def _trainer(config: Config, folder: str, logged: _Logged, count: int | None) -> Trainer:
     given = config.values.get("trainer") or {}
     trainer = Trainer(
@@ -155,14 +147,6 @@ def _trainer(config: Config, folder: str, logged: _Logged, count: int | None) ->
     return trainer
 
 
-def _few_samples(data: DataModule, count: int | None) -> DataModule:
-    """A copy of Kindling's data that reads small batches in this process."""
-    few = copy.copy(data)
-    few.batch_size = min(count or data.batch_size, data.batch_size)
-    few.num_workers, few.keep_on_device, few.position = 0, False, (0, 0)
-    return few
-
-
 def _first_batch(loader: Any, count: int | None) -> Any:
     """The first batch of a loader, read in this process; cut to `count` samples if possible."""
     if not isinstance(loader, DataLoader):
@@ -173,9 +157,8 @@ def _first_batch(loader: Any, count: int | None) -> Any:
     options.update(num_workers=0, prefetch_factor=None, timeout=0, persistent_workers=False)
     if loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset):
         batches: Any = islice(loader.batch_sampler, 1)
-        options["batch_sampler"] = [
-            batch[:count] if isinstance(batch, list) else batch for batch in batches
-        ]
+        cut = [batch[:count] if isinstance(batch, list) else batch for batch in batches]
+        options["batch_sampler"] = cut
     return list(islice(alone, 1))
 
 
