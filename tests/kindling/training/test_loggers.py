@@ -256,6 +256,9 @@ def test_a_logger_that_is_not_installed_says_what_installs_it(
 def test_a_worker_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from src.kindling.data.dataset import BatchDataset
 
+    # Twice as long torch waits for the worker, before it is killed.
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+
     def hangs(self: BatchDataset, request: object) -> None:
         if torch.utils.data.get_worker_info() is not None:
             time.sleep(600)
