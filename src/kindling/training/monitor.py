@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule
+from torch import nn
+from torchmetrics import Metric
 
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.config.instantiate import Values
 from src.kindling.config.targets import locate, parameters
 from src.kindling.runs.metric_names import canonical_name
-
-if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule
-    from torch import nn
 
 Mode = Literal["min", "max"]
 LOWER_IS_BETTER = (
@@ -97,8 +97,6 @@ def infer_mode(name: str, module: nn.Module) -> tuple[Mode, str] | None:
 
     The torchmetrics of the module come first; then the words of the name: `val/dice_loss`.
     """
-    from torchmetrics import Metric
-
     names = {name.rpartition("/")[2], name.replace("/", "_")}
     for path, part in module.named_modules():
         own = {path.rpartition(".")[2], *getattr(part, "names", ())}

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -18,9 +18,11 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from src.kindling.config import instantiate
 from src.kindling.config.compose import Config
 from src.kindling.data.data_module import DataModule
+from src.kindling.data.samples import Stage
 from src.kindling.data.spec import Spec
 from src.kindling.runs.files import as_floats
 from src.kindling.runs.run import Run
+from src.kindling.runs.signals import Interrupts
 from src.kindling.training.build import attributes_of
 from src.kindling.training.callbacks.checkpoint import Checkpoint
 from src.kindling.training.callbacks.guarded_logger import shielded
@@ -33,12 +35,8 @@ from src.kindling.training.callbacks.tensorboard import TensorBoard
 from src.kindling.training.checkpoint_io import AtomicIO
 from src.kindling.training.monitor import Monitor, mode_of_callback
 from src.kindling.training.repeatable import make_repeatable
+from src.kindling.training.resume_state import ResumeState
 from src.kindling.training.stages import has_stage
-
-if TYPE_CHECKING:
-    from src.kindling.data.samples import Stage
-    from src.kindling.runs.signals import Interrupts
-    from src.kindling.training.resume_state import ResumeState
 
 MUTED = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize")
 
@@ -91,7 +89,7 @@ def build_evaluator(config: Config, data: LightningDataModule | None) -> Trainer
 def _trainer(
     config: Config,
     data: LightningDataModule | None,
-    callbacks: Sequence[Any],
+    callbacks: list[Any],
     logger: Any,
     on_terminal: bool = False,
     **given: Any,
