@@ -17,28 +17,39 @@ from src.kindling.runs.run import Run
 HINTS = {
     r"^OutOfMemoryError|(CUDA|MPS backend) out of memory|CUDA error: out of memory"
     r"|CUBLAS_STATUS_ALLOC_FAILED": "the GPU has no memory left{peak}; {less}",
-    r"DefaultCPUAllocator: (can't allocate|not enough) memory|^\w*MemoryError": "the machine has "
-    "no memory left; {less}",
-    r"Bus error|(shared memory|/torch_\w+>).*No space": "the shared memory (/dev/shm) of the data "
-    "workers is full; set data.num_workers=0 or a smaller data.batch_size, or add shared memory "
-    "(docker: --shm-size)",
-    r"DataLoader worker .* killed by signal: Killed": "the system killed a data worker, most "
-    "likely for lack of memory; set fewer data.num_workers or a smaller data.batch_size",
-    r"DataLoader worker .* signal: (?P<why>[\w ]+)": "a data worker crashed ({why}); set "
-    "data.num_workers=0 to see where",
-    r"DataLoader worker .* exited unexpectedly": "a data worker exited; set data.num_workers=0 to "
-    "see where",
-    r"DataLoader timed out after (?P<after>[\d.]+) seconds": "the {stage}loader gave no batch for "
-    "{after} seconds: a sample hangs, or the disk is slow; set data.num_workers=0 to see where",
-    r"EMFILE|ENFILE|Too many open files|items of ancdata": "too many open files; run ulimit -n "
-    "65536, then the command",
-    r"ENOSPC|EDQUOT|EFBIG|No space left on device|Disk quota exceeded": "no space left for {file}; "
-    "make room{resume}",
+    r"DefaultCPUAllocator: (can't allocate|not enough) memory|^\w*MemoryError": (
+        "the machine has no memory left; {less}"
+    ),
+    r"Bus error|(shared memory|/torch_\w+>).*No space": (
+        "the shared memory (/dev/shm) of the data workers is full; set data.num_workers=0 or a "
+        "smaller data.batch_size, or add shared memory (docker: --shm-size)"
+    ),
+    r"DataLoader worker .* killed by signal: Killed": (
+        "the system killed a data worker, most likely for lack of memory; set fewer "
+        "data.num_workers or a smaller data.batch_size"
+    ),
+    r"DataLoader worker .* signal: (?P<why>[\w ]+)": (
+        "a data worker crashed ({why}); set data.num_workers=0 to see where"
+    ),
+    r"DataLoader worker .* exited unexpectedly": (
+        "a data worker exited; set data.num_workers=0 to see where"
+    ),
+    r"DataLoader timed out after (?P<after>[\d.]+) seconds": (
+        "the {stage}loader gave no batch for {after} seconds: a sample hangs, or the disk is slow; "
+        "set data.num_workers=0 to see where"
+    ),
+    r"EMFILE|ENFILE|Too many open files|items of ancdata": (
+        "too many open files; run ulimit -n 65536, then the command"
+    ),
+    r"ENOSPC|EDQUOT|EFBIG|No space left on device|Disk quota exceeded": (
+        "no space left for {file}; make room{resume}"
+    ),
     r"EROFS|Read-only file system": "{file}: its disk is read-only; write to another",
     r"EIO|Input/output error": "{file}: its disk failed (input/output error); use another{resume}",
     r"EACCES|EPERM": "{file}: this user may not open or write it; ls -ld shows who may",
-    r"gloo/transport|NCCL|nccl|Dist(Backend|Network|Store)Error": "another process is gone; its "
-    "output says why{resume}",
+    r"gloo/transport|NCCL|nccl|Dist(Backend|Network|Store)Error": (
+        "another process is gone; its output says why{resume}"
+    ),
 }
 STAGES = {"tra": "training ", "val": "validation ", "tes": "test "}
 
