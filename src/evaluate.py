@@ -9,7 +9,6 @@ import math
 
 from src.kindling.config.command import Parser, run_command
 from src.kindling.runs.files import shown
-from src.kindling.training.evaluate import compare_split, evaluate
 
 
 def main(argv: list[str]) -> dict[str, float]:
@@ -26,10 +25,10 @@ def main(argv: list[str]) -> dict[str, float]:
     run = load_run(flags.run)
 
     from src.kindling.config import instantiate
+    from src.kindling.training.evaluate import evaluate
     from src.kindling.training.launch import print_metrics
 
     instantiate.check(run.config, trained=True)
-    compare_split(run)
     metrics = evaluate(run, (flags.split,) if flags.split else ("val", "test"))
     print_metrics(metrics)
     trained = {name: value for name, value in run.metrics.items() if name in metrics}

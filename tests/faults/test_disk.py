@@ -241,8 +241,8 @@ def test_a_killed_worker_ends_the_training_with_what_may_help(repository: Path) 
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1, output
     assert output.endswith(
-        "the system killed a data worker, most likely because memory ran out; fewer data.num_workers or "
-        "a smaller data.batch_size take less\n"
+        "the system killed a data worker, most likely for lack of memory; set fewer data.num_workers "
+        "or a smaller data.batch_size\n"
     )
     run = the_run(repository)
     epochs = read_checkpoint(run.checkpoints / "last.ckpt")["kindling"]["resume"]["epoch"]

@@ -27,7 +27,6 @@ from src.kindling.nn.optimizers import fused
 from src.kindling.runs.run import Run
 from src.kindling.training.build import build_data, build_task
 from src.kindling.training.monitor import Monitor
-from src.kindling.training.speed import look_for_gpus_once
 from src.kindling.training.trainer import build_trainer
 from src.kindling.training.warning_filters import quiet
 
@@ -52,7 +51,6 @@ def benchmark(
         raw: whether to measure the textbook loop too.
     """
     quiet()
-    look_for_gpus_once()
     torch.set_num_threads(instantiate.values(config).num_threads or 1)
     data = build_data(config)
     if not isinstance(data, DataModule):
@@ -176,7 +174,7 @@ def _fit(
             options = {**BARE, "num_sanity_val_steps": 0, "use_distributed_sampler": False}
             trainer = instantiate.build(short, "trainer", callbacks=[clock], **options)
         gc.collect()
-        gc.freeze()  # as src.train does
+        gc.freeze()  # or a collection is part of what is timed
         trainer.fit(task, datamodule=data)
         gc.unfreeze()
         for logger in trainer.loggers:

@@ -164,7 +164,7 @@ class Plan:
         check_training(config)
         data = build_data(config)
         task = build_task(config, data, load_weights=False)
-        logged = rehearse(config, data, task).logged
+        logged = rehearse(config, data, task)
         monitor = choose_monitor(instantiate.values(config), task, logged)
         if monitor.name is None:
             names = ", ".join(sorted(logged or ())) or "none"

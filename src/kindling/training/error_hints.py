@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
 from errno import errorcode
 from pathlib import Path
 
@@ -13,89 +12,54 @@ from src.kindling.config.targets import locate, parameters
 from src.kindling.runs.files import shown
 from src.kindling.runs.run import Run
 
-
-@dataclass(frozen=True)
-class Hint:
-    """A line of advice for errors whose `class errno-name: message` matches a pattern.
-
-    Named groups of the pattern, and the values of `_facts`, fill the advice's fields.
-    """
-
-    pattern: str
-    advice: str
-
-
-# The first hint that matches the error or one of its causes is given.
-HINTS = (
-    Hint(
-        r"^OutOfMemoryError|(CUDA|MPS backend) out of memory|CUDA error: out of memory"
-        r"|CUBLAS_STATUS_ALLOC_FAILED",
-        "the GPU has no memory left{peak}; {less}",
+# By a pattern of `class errno-name: message`. The first that matches the error or one of its causes
+# is given; the pattern's named groups and the values of `_facts` fill the fields.
+HINTS = {
+    r"^OutOfMemoryError|(CUDA|MPS backend) out of memory|CUDA error: out of memory"
+    r"|CUBLAS_STATUS_ALLOC_FAILED": "the GPU has no memory left{peak}; {less}",
+    r"DefaultCPUAllocator: (can't allocate|not enough) memory|^\w*MemoryError": (
+        "the machine has no memory left; {less}"
     ),
-    Hint(
-        r"DefaultCPUAllocator: (can't allocate|not enough) memory|^\w*MemoryError",
-        "the machine has no memory left; {less}",
+    r"Bus error|(shared memory|/torch_\w+>).*No space": (
+        "the shared memory (/dev/shm) of the data workers is full; set data.num_workers=0 or a "
+        "smaller data.batch_size, or add shared memory (docker: --shm-size)"
     ),
-    Hint(
-        r"Bus error|(shared memory|/torch_\w+>).*No space",
-        "the shared memory (/dev/shm) of the data's workers is full; "
-        "data.num_workers=0, a smaller data.batch_size, or more of it (docker: --shm-size)",
+    r"DataLoader worker .* killed by signal: Killed": (
+        "the system killed a data worker, most likely for lack of memory; set fewer "
+        "data.num_workers or a smaller data.batch_size"
     ),
-    Hint(
-        r"DataLoader worker .* killed by signal: Killed",
-        "the system killed a data worker, most likely because memory ran out; "
-        "fewer data.num_workers or a smaller data.batch_size take less",
+    r"DataLoader worker .* signal: (?P<why>[\w ]+)": (
+        "a data worker crashed ({why}); set data.num_workers=0 to see where"
     ),
-    Hint(
-        r"DataLoader worker .* signal: (?P<why>[\w ]+)",
-        "a data worker crashed ({why}); data.num_workers=0 shows where",
+    r"DataLoader worker .* exited unexpectedly": (
+        "a data worker exited; set data.num_workers=0 to see where"
     ),
-    Hint(
-        r"DataLoader worker .* exited unexpectedly",
-        "a data worker ended by itself; data.num_workers=0 shows where",
+    r"DataLoader timed out after (?P<after>[\d.]+) seconds": (
+        "the {stage}loader gave no batch for {after} seconds: a sample hangs, or the disk is slow; "
+        "set data.num_workers=0 to see where"
     ),
-    Hint(
-        r"DataLoader timed out after (?P<after>[\d.]+) seconds",
-        "the {stage}loader gave no batch for {after} seconds: a sample "
-        "that hangs, or a slow disk; data.num_workers=0 shows where",
+    r"EMFILE|ENFILE|Too many open files|items of ancdata": (
+        "too many open files; run ulimit -n 65536, then the command"
     ),
-    Hint(
-        r"EMFILE|ENFILE|Too many open files|items of ancdata",
-        "too many open files; ulimit -n 65536, then the command",
+    r"ENOSPC|EDQUOT|EFBIG|No space left on device|Disk quota exceeded": (
+        "no space left for {file}; make room{resume}"
     ),
-    Hint(
-        r"ENOSPC|EDQUOT|EFBIG|No space left on device|Disk quota exceeded",
-        "no space left for {file}; make room{resume}",
+    r"EROFS|Read-only file system": "{file}: its disk is read-only; write to another",
+    r"EIO|Input/output error": "{file}: its disk failed (input/output error); use another{resume}",
+    r"EACCES|EPERM": "{file}: this user may not open or write it; ls -ld shows who may",
+    r"gloo/transport|NCCL|nccl|Dist(Backend|Network|Store)Error": (
+        "another process is gone; its output says why{resume}"
     ),
-    Hint(
-        r"EROFS|Read-only file system",
-        "{file}: its disk can only be read; write to another",
-    ),
-    Hint(
-        r"EACCES|EPERM",
-        "{file}: this user may not open or write it; ls -ld shows who may",
-    ),
-    Hint(
-        r"gloo/transport|NCCL|nccl|Dist(Backend|Network|Store)Error",
-        "another process is gone; its output says why{resume}",
-    ),
-)
+}
 STAGES = {"tra": "training ", "val": "validation ", "tes": "test "}
 
 
 def advise(
     error: BaseException, config: Config, run: Run | None = None, stage: str | None = None
-) -> list[str] | None:
-    """Return a line on what to do about an error of the system or a library.
+) -> str | None:
+    """Return a line on what to do about an error of the system or a library; None for others.
 
-    Args:
-        error: of a training.
-        config: its checked config.
-        run: its run.
-        stage: in which it was raised, as Kindling (`val`) or Lightning names it.
-
-    Returns:
-        None where only the traceback helps.
+    `stage` is where it was raised, as Kindling (`val`) or Lightning names it.
     """
     chain: dict[BaseException, str] = {}
     link: BaseException | None = error
@@ -103,33 +67,24 @@ def advise(
         name = errorcode.get(getattr(link, "errno", 0), "")
         chain[link] = f"{type(link).__name__} {name}: {link}"
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-    for hint in HINTS:
-        for link, text in chain.items():
-            if found := re.search(hint.pattern, text):
-                return [hint.advice.format(**_facts(link, config, run, stage), **found.groupdict())]
+    for pattern, advice in HINTS.items():
+        for text in chain.values():
+            if found := re.search(pattern, text):
+                facts = _facts(text, config, run) | found.groupdict()
+                return advice.format(stage=STAGES.get((stage or "")[:3], ""), **facts)
     return None
 
 
-def _facts(
-    error: BaseException, config: Config, run: Run | None, stage: str | None
-) -> dict[str, str]:
+def _facts(text: str, config: Config, run: Run | None) -> dict[str, str]:
     torch, peak, resume = sys.modules.get("torch"), "", ""
     if torch is not None and torch.cuda.is_initialized():
         peak = f" (it held {torch.cuda.max_memory_allocated() / 2**30:,.1f} GiB at its peak)"
     if run is not None and any(run.checkpoints.glob("*.ckpt")):
-        resume = (
-            f"; the last whole checkpoint is kept: python -m src.train --resume {shown(run.path)}"
-        )
-    # A worker passes its error on as text.
-    named = re.search(r"\[Errno \d+\] [^:\n]+: '(.+)'", str(error))
+        command = f"python -m src.train --resume {shown(run.path)}"
+        resume = f"; the last whole checkpoint is kept: {command}"
+    named = re.search(r"\[Errno \d+\] [^:\n]+: '(.+)'", text)
     file = shown(Path(named[1])) if named else shown(run.path) if run else "the run"
-    return {
-        "less": _smaller_batch(config),
-        "peak": peak,
-        "resume": resume,
-        "file": file,
-        "stage": STAGES.get((stage or "")[:3], ""),
-    }
+    return {"less": _smaller_batch(config), "peak": peak, "resume": resume, "file": file}
 
 
 def _smaller_batch(config: Config) -> str:
@@ -139,7 +94,7 @@ def _smaller_batch(config: Config) -> str:
     batch = get(config.values, "data.batch_size") or getattr(default, "default", None)
     steps = get(config.values, "trainer.accumulate_grad_batches") or 1
     if not (isinstance(batch, int) and isinstance(steps, int) and batch > 1):
-        return "a smaller data.batch_size"
+        return "set a smaller data.batch_size"
     return (
         f"data.batch_size={batch} → data.batch_size={batch // 2} "
         f"trainer.accumulate_grad_batches={2 * steps} keeps the effective batch"

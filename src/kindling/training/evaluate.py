@@ -1,53 +1,53 @@
-"""Measure a run again: its checkpoint, on the validation or the test split of its data.
-
-python -m src.evaluate RUN [--split val|test]
-"""
+"""Measure a run again: its checkpoint, on the validation or the test split of its data."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from src.kindling.config import instantiate
+from src.kindling.data.data_module import DataModule
+from src.kindling.data.samples import Stage
 from src.kindling.runs.files import read_json, write_json
+from src.kindling.training.trained_run import TrainedRun
+from src.kindling.training.trainer import build_evaluator, measure
+from src.kindling.training.warning_filters import quiet
 
-if TYPE_CHECKING:
-    from src.kindling.data.samples import Stage
-    from src.kindling.training.trained_run import TrainedRun
+# Whatever it was trained on: here there may be one GPU, or none. A profiler writes files anywhere.
+ONE_DEVICE = {
+    "trainer.strategy": "auto",
+    "trainer.devices": 1,
+    "trainer.num_nodes": 1,
+    "trainer.profiler": None,
+}
 
 
 def evaluate(run: TrainedRun, stages: tuple[Stage, ...] = ("val", "test")) -> dict[str, float]:
     """Compute the metrics again from the checkpoint and the data, and save them in the run.
 
-    Raises:
-        InputError: when the run's checkpoint is missing or damaged.
+    Warns if the data is split differently than in training, which leaks training samples.
     """
-    import torch
-
-    from src.kindling.config import instantiate
-    from src.kindling.data.data_module import DataModule
-    from src.kindling.training.trainer import build_evaluator, measure
-    from src.kindling.training.warning_filters import quiet
-
     quiet()
     torch.set_num_threads(instantiate.values(run.config).num_threads or 1)
     data = run.data()
     if data is not None and not isinstance(data, DataModule):
         data.prepare_data()
         data.setup("fit")  # where some make their validation set alone
+    meta = run.path / "meta.json"
+    trained = read_json(meta).get("split_hash") if meta.exists() else None
+    if trained and isinstance(data, DataModule) and trained != data.split_hash():
+        print(
+            "WARNING    the split is another one than in training: the data or data.split have "
+            "changed since; the metrics may be of training samples"
+        )
     task = run.build_task(data)
     if run.config.values.get("compile"):
         net: Any = getattr(task, "net", task)
         net.compile()  # as in training, or the last digits differ
-    # Whatever it was trained on: here there may be one GPU, or none. A profiler writes files to
-    # any path.
-    alone = {
-        "trainer.strategy": "auto",
-        "trainer.devices": 1,
-        "trainer.num_nodes": 1,
-        "trainer.profiler": None,
-    }
     resolved = replace(run.config, values=instantiate.resolve(run.config, run.spec))
-    trainer = build_evaluator(resolved.replaced(alone, origin="src.evaluate"), data)
+    trainer = build_evaluator(resolved.replaced(ONE_DEVICE, origin="src.evaluate"), data)
     metrics: dict[str, float] = {}
     for stage in stages:
         try:
@@ -58,19 +58,5 @@ def evaluate(run: TrainedRun, stages: tuple[Stage, ...] = ("val", "test")) -> di
             raise
     path = run.path / "evaluation.json"
     saved = read_json(path) if path.exists() else {}
-    write_json(path, {**saved, **metrics})
+    write_json(path, saved | metrics)
     return metrics
-
-
-def compare_split(run: TrainedRun) -> None:
-    """Warn if the data is split differently than in training, which leaks training samples."""
-    from src.kindling.data.data_module import DataModule
-
-    path = run.path / "meta.json"
-    trained = read_json(path).get("split_hash") if path.exists() else None
-    data = run.data() if trained else None
-    if isinstance(data, DataModule) and trained != data.split_hash():
-        print(
-            "WARNING    the split is another one than in training: "
-            "the data or data.split have changed since; what is measured may have been trained on"
-        )

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from src.kindling.config.compose import Config
-from src.kindling.config.errors import InputError, TrainingError
-from src.kindling.runs.files import shown
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+
+from src.kindling.config import instantiate
+from src.kindling.config.compose import VALUES, Config
+from src.kindling.config.errors import InputError, TrainingError, format_count
+from src.kindling.data.data_module import DataModule
+from src.kindling.data.samples import STAGES, Stage
+from src.kindling.runs.checkpoint_file import read_checkpoint
+from src.kindling.runs.files import shown, write
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
-
-if TYPE_CHECKING:
-    from lightning.pytorch import Callback
-
-    from src.kindling.data.samples import Stage
-    from src.kindling.training.prepare import Drawer, Training
-    from src.kindling.training.trained_run import TrainedRun
+from src.kindling.training.build import build_data, build_task, choose_speed, fill_defaults
+from src.kindling.training.callbacks.checkpoint import Checkpoint
+from src.kindling.training.callbacks.metrics_file import MetricsFile
+from src.kindling.training.callbacks.tensorboard import TensorBoard
+from src.kindling.training.error_hints import advise
+from src.kindling.training.monitor import choose_monitor
+from src.kindling.training.rehearsal import check_disk, rehearse
+from src.kindling.training.repeatable import make_repeatable
+from src.kindling.training.resume_state import ResumeState
+from src.kindling.training.run_lock import lock_run
+from src.kindling.training.seeded import seed_hooks
+from src.kindling.training.trained_run import TrainedRun
+from src.kindling.training.trainer import build_trainer, finish_wandb, measure
+from src.kindling.training.transfer import take_weights
+from src.kindling.training.warning_filters import quiet
 
 
 @dataclass(frozen=True)
@@ -30,7 +46,7 @@ class Result:
     Attributes:
         run: its directory.
         metrics: the final numbers of the best checkpoint, by name: `test/accuracy`.
-        score: the best value of what is monitored; None where nothing is.
+        score: the best value of the monitored metric; None where nothing is monitored.
         seconds: from the first line of `fit` to its last.
     """
 
@@ -47,7 +63,7 @@ def fit(
     init: TrainedRun | None = None,
     resume: bool = False,
     override: bool = False,
-    plots: Drawer | None = None,
+    plots: Any = None,
     callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Train a config and measure its best checkpoint; may be called many times in one process.
@@ -59,7 +75,7 @@ def fit(
         init: a run whose weights to begin with, where names and shapes agree.
         resume: continue from the run's newest whole checkpoint, exactly as if it had never stopped.
         override: accept config and data changes of a resumed run.
-        plots: draws plots/ and report.html at the end; None leaves them out.
+        plots: `src.kindling.analysis.Plots(run)` draws plots/ and report.html; None draws nothing.
         callbacks: further ones, which are not recorded.
 
     Raises:
@@ -67,165 +83,203 @@ def fit(
         TrainingError: when the training fails in a way that has a remedy.
         Interrupted: when a signal ended the training, which was saved.
     """
-    from src.kindling.training.error_hints import advise
-    from src.kindling.training.prepare import prepare, record_start
-    from src.kindling.training.run_lock import lock_run
-    from src.kindling.training.warning_filters import quiet
-
     quiet()
     with lock_run(run, config.values), Interrupts() as interrupts:
         try:
-            training = prepare(config, run, interrupts, init, resume, override, plots, callbacks)
-            record_start(training, resume)
-            with frozen_heap(), recorded(training):
-                train(training)
-                measure_best(training, stages)
-                draw(training, stages)
+            training = Training(config, run, interrupts, init, resume, override, plots, callbacks)
+            with training.recorded():
+                training.train()
+                training.measure_best(stages)
+                training.draw("test" if "test" in stages else "val")
         except OSError as error:  # before the first step, or after the last
-            if lines := advise(error, config, run):
-                raise InputError(lines) from error
+            if line := advise(error, config, run):
+                raise InputError(line) from error
             raise
-    return _result(training)
-
-
-def train(training: Training) -> None:
-    """Fit the task; best.ckpt and last.ckpt are saved on the way."""
-    task, trainer, state = training.task, training.trainer, training.resume_state
-    if training.config.values["compile"]:
-        net: Any = getattr(task, "net", task)
-        net.compile()  # the module itself, which keeps the names in its state dict
-    if training.plots and trainer.is_global_zero:
-        training.plots.draw_before(task, training.data)
-    path = state.path if state else None
-    trainer.fit(task, datamodule=training.data, ckpt_path=path, weights_only=True)
-    # Not by the file's existence: another rank may be writing it, and all have to save together.
-    if state is None and not training.checkpoint.saved_last:  # there was nothing to train
-        trainer.save_checkpoint(training.checkpoint.last)
-
-
-def measure_best(training: Training, stages: Sequence[Stage]) -> None:
-    """Measure the best checkpoint, or the last weights where nothing is monitored."""
-    import torch
-    from lightning.pytorch.callbacks import StochasticWeightAveraging
-
-    from src.kindling.runs.checkpoint_file import read_checkpoint
-    from src.kindling.training.callbacks.metrics_file import MetricsFile
-    from src.kindling.training.trainer import measure
-
-    task, trainer, checkpoint = training.task, training.trainer, training.checkpoint
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
-        # Where no norm layer makes an epoch of it, nothing has measured the average yet.
-        measured = measure(trainer, task, training.data, "val")
-        if checkpoint.monitor in measured:
-            checkpoint.compare(trainer, torch.tensor(measured[checkpoint.monitor]))
-    if checkpoint.best.exists():
-        state = read_checkpoint(checkpoint.best)["state_dict"]
-        task.load_state_dict(state, strict=task.strict_loading)
-    elif trainer.global_step and checkpoint.monitor:
-        reason = f"{checkpoint.monitor} was never a finite number"
-        print(f"no best checkpoint: {reason}; the metrics are of the last weights")
-    for stage in stages:
-        training.metrics |= measure(trainer, task, training.data, stage)
-    test = {name: value for name, value in training.metrics.items() if name.startswith("test")}
-    for logger in trainer.loggers:
-        if not isinstance(logger, MetricsFile):  # which holds epochs; metrics.json holds these
-            logger.log_metrics(test, step=trainer.global_step)
-    training.interrupts.watched = False  # nobody looks any more
-    if training.interrupts.received is not None:
-        training.interrupts.stop()
-    training.ending = {"exit": "finished"}
-
-
-def draw(training: Training, stages: Sequence[Stage]) -> None:
-    """Draw the plots of the best checkpoint."""
-    if training.plots and training.trainer.is_global_zero:
-        stage: Stage = "test" if "test" in stages else "val"
-        training.plots.draw(
-            training.task, training.data, stage, training.monitor, training.trainer.loggers
-        )
-
-
-@contextmanager
-def recorded(training: Training) -> Iterator[None]:
-    """Record how the training within ends, and turn known errors into a line of advice."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    from src.kindling.training.error_hints import advise
-
-    try:
-        yield
-    except Interrupted as interrupted:
-        training.ending = {"exit": "interrupted", "by": interrupted.name}
-        raise
-    except InputError as error:
-        training.ending = {"exit": "failed", "error": "\n".join(error.lines)}
-        raise
-    except Exception as error:
-        training.ending = {"exit": "failed", "error": f"{type(error).__name__}: {error}"}
-        if isinstance(error, MisconfigurationException):
-            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
-        stage = training.checkpoint.failed_in
-        if lines := advise(error, training.config, training.run, stage):
-            raise TrainingError(lines) from error
-        raise
-    finally:
-        record_end(training)
-
-
-def record_end(training: Training) -> None:
-    """Close the loggers; write meta.json, metrics.json and the report."""
-    from src.kindling.training.callbacks.tensorboard import TensorBoard
-    from src.kindling.training.loggers import finish_wandb
-
-    run, trainer, exit_ = training.run, training.trainer, training.ending["exit"]
-    training.interrupts.watched = False
-    final_notes = getattr(training.data, "final_notes", None)
-    for note in final_notes() if final_notes else ():
-        print(note)
-    for logger in trainer.loggers:
-        if not isinstance(logger, TensorBoard):
-            logger.finalize("success")
-            continue
-        if training.metrics:
-            logger.log_result(training.config, training.metrics, trainer.global_step)
-        logger.close()
-    if trainer.is_global_zero:
-        seconds = round(time.perf_counter() - training.started, 3)
-        facts = {"epochs": trainer.current_epoch, **training.ending}
-        facts |= {"monitor": training.checkpoint.monitor, "mode": training.checkpoint.mode}
-        try:
-            run.finish(training.config, training.metrics, seconds, facts)
-        except OSError as error:
-            if exit_ == "finished":
-                raise
-            print(f"{shown(run.path)}: how it ended could not be written: {error.strerror}")
-        if training.plots and exit_ != "interrupted":
-            training.plots.write_report()
-    finish_wandb(run.logger_id, exit_code=0 if exit_ == "finished" else 1)
-
-
-@contextmanager
-def frozen_heap() -> Iterator[None]:
-    """Keep what the imports left on the heap from the garbage collector, which need not walk it.
-
-    A study's worker has frozen it for all its trainings.
-    """
-    frozen = gc.get_freeze_count() > 0
-    gc.collect()
-    if not frozen:
-        gc.freeze()
-    try:
-        yield
-    finally:
-        if not frozen:
-            gc.unfreeze()
-
-
-def _result(training: Training) -> Result:
-    from src.kindling.training.trained_run import TrainedRun
-
     score = training.checkpoint.best_score
-    seconds = round(time.perf_counter() - training.started, 3)
     best = None if score is None else float(score)
-    return Result(TrainedRun.of(training.run), training.metrics, best, seconds)
+    return Result(TrainedRun.of(run), training.metrics, best, training.seconds())
+
+
+class Training:
+    """One training; when it is made, everything is built, rehearsed and recorded.
+
+    The arguments are those of `fit`.
+
+    Attributes:
+        metrics: the final numbers, by name.
+        ending: how it ended: `exit`, and `by` or `error`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        run: Run,
+        interrupts: Interrupts,
+        init: TrainedRun | None,
+        resume: bool,
+        override: bool,
+        plots: Any,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        self.run, self.interrupts, self.plots = run, interrupts, plots
+        self.started = time.perf_counter()
+        self.metrics: dict[str, float] = {}
+        self.ending = {"exit": "failed"}
+        if not resume:
+            instantiate.check_training(config)
+        config = fill_defaults(config)
+        self.state = state = ResumeState.load(run, config, override) if resume else None
+        values = instantiate.values(config)
+        torch.set_num_threads(values.num_threads or 1)
+        self.data = build_data(config)
+        self.config = config = choose_speed(config, self.data)
+        if state:
+            state.check_data(self.data)
+            if isinstance(self.data, DataModule):
+                self.data.position = state.position
+        seed_everything(values.seed, verbose=False)
+        self.task = build_task(config, self.data, load_weights=state is None)
+        if state:
+            state.check_weights(self.task, run, config)
+        taken = take_weights(self.task, init) if init else None
+        check_disk(run, self.task)
+        self.monitor = choose_monitor(values, self.task, rehearse(config, self.data, self.task))
+        if self.data is None:
+            seed_hooks(self.task, values.seed)
+        self.trainer = trainer = build_trainer(
+            config, run, self.task, self.data, self.monitor, interrupts, state
+        )
+        make_repeatable(trainer, values.seed, state.position if state else (0, 0))
+        self.callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self.callbacks += callbacks
+        if plots:
+            self.callbacks[:0] = plots.callbacks
+        self.checkpoint = next(part for part in self.callbacks if isinstance(part, Checkpoint))
+        self._record_start({"init": taken}, resume)
+
+    def seconds(self) -> float:
+        return round(time.perf_counter() - self.started, 3)
+
+    def _record_start(self, facts: dict[str, Any], resume: bool) -> None:
+        """Write config.yaml, meta.json and split.csv, and print what is trained."""
+        config, data, task, state = self.config, self.data, self.task, self.state
+        own = data if isinstance(data, DataModule) else None
+        parameters = sum(parameter.numel() for parameter in task.parameters())
+        if self.trainer.is_global_zero:
+            facts |= {key: config.values.get(key) for key in VALUES} | self._monitored()
+            facts |= {"parameters": parameters, "split_hash": None, "data_hash": None}
+            facts["override"] = state is not None and state.changed
+            if own:
+                write(self.run.path / "split.csv", own.split_csv())
+                facts |= {"split_hash": own.split_hash(), "data_hash": own.content_hash()}
+            self.run.begin(config, facts, again=resume)
+        speed = [format_count(config.values["num_threads"], "thread")]
+        source = f"data: {type(data).__name__}" if data else "data of the task"
+        if own:
+            source = ", ".join(f"{len(own.indices[stage]):,} {stage}" for stage in STAGES)
+            speed.append(format_count(own.num_workers, "worker"))
+        speed.append(str(self.trainer.precision))
+        kernels = [parameter for parameter in task.parameters() if parameter.ndim == 4]
+        if any(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels):
+            speed.append("channels_last")
+        if config.values["compile"]:
+            speed.append("compiled")
+        net: Any = getattr(task, "net", task)
+        size = f"{type(net).__name__} with {parameters:,} parameters"
+        print(f"{config.name}: {size} on {self.trainer.strategy.root_device}; {source}")
+        print("speed: " + ", ".join(speed))
+        for part in (data, net, task if net is not task else None, state):
+            for note in getattr(part, "notes", ()):
+                print(note)
+
+    def _monitored(self) -> dict[str, str | None]:
+        return {"monitor": self.monitor.name, "mode": self.monitor.mode}
+
+    def train(self) -> None:
+        """Fit the task; best.ckpt and last.ckpt are saved on the way."""
+        if self.config.values["compile"]:
+            net: Any = getattr(self.task, "net", self.task)
+            net.compile()  # the module itself, which keeps the names in its state dict
+        if self.plots and self.trainer.is_global_zero:
+            self.plots.draw_before(self.task, self.data)
+        path = self.state.path if self.state else None
+        self.trainer.fit(self.task, datamodule=self.data, ckpt_path=path, weights_only=True)
+        # Not by the file's existence: another rank may be writing it, and all save together.
+        if self.state is None and not self.checkpoint.saved_last:  # there was nothing to train
+            self.trainer.save_checkpoint(self.checkpoint.last)
+
+    def measure_best(self, stages: Sequence[Stage]) -> None:
+        """Measure the best checkpoint, or the last weights where nothing is monitored."""
+        task, trainer, checkpoint = self.task, self.trainer, self.checkpoint
+        if any(isinstance(callback, StochasticWeightAveraging) for callback in self.callbacks):
+            # Without norm layers, Lightning does not validate the average.
+            measured = measure(trainer, task, self.data, "val")
+            if checkpoint.monitor in measured:
+                checkpoint.compare(trainer, torch.tensor(measured[checkpoint.monitor]))
+        if checkpoint.best.exists():
+            state = read_checkpoint(checkpoint.best)["state_dict"]
+            task.load_state_dict(state, strict=task.strict_loading)
+        elif trainer.global_step and checkpoint.monitor:
+            reason = f"{checkpoint.monitor} was never a finite number"
+            print(f"no best checkpoint: {reason}; the metrics are of the last weights")
+        for stage in stages:
+            self.metrics |= measure(trainer, task, self.data, stage)
+        test = {name: value for name, value in self.metrics.items() if name.startswith("test")}
+        for logger in trainer.loggers:
+            if not isinstance(logger, MetricsFile):  # it holds epochs; metrics.json holds these
+                logger.log_metrics(test, step=trainer.global_step)
+        self.interrupts.watched = False  # from here on a signal ends the process at once
+        if self.interrupts.received is not None:
+            self.interrupts.stop()
+        self.ending = {"exit": "finished"}
+
+    def draw(self, stage: Stage) -> None:
+        """Draw the plots of the best checkpoint."""
+        if self.plots and self.trainer.is_global_zero:
+            self.plots.draw(self.task, self.data, stage, self.monitor, self.trainer.loggers)
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Record how the training within ends, and turn known errors into a line of advice."""
+        try:
+            yield
+        except Interrupted as interrupted:
+            self.ending = {"exit": "interrupted", "by": interrupted.name}
+            raise
+        except InputError as error:
+            self.ending = {"exit": "failed", "error": "\n".join(error.lines)}
+            raise
+        except Exception as error:
+            self.ending = {"exit": "failed", "error": f"{type(error).__name__}: {error}"}
+            if isinstance(error, MisconfigurationException):
+                raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+            if line := advise(error, self.config, self.run, self.checkpoint.failed_in):
+                raise TrainingError(line) from error
+            raise
+        finally:
+            self._record_end()
+
+    def _record_end(self) -> None:
+        """Close the loggers; write meta.json, metrics.json and the report."""
+        run, trainer, finished = self.run, self.trainer, self.ending["exit"] == "finished"
+        self.interrupts.watched = False
+        final_notes = getattr(self.data, "final_notes", None)
+        for note in final_notes() if final_notes else ():
+            print(note)
+        for logger in trainer.loggers:
+            logger.finalize("success")
+            if isinstance(logger, TensorBoard):
+                if self.metrics:
+                    logger.log_result(self.config, self.metrics, trainer.global_step)
+                logger.close()
+        if trainer.is_global_zero:
+            facts = {"epochs": trainer.current_epoch, **self.ending, **self._monitored()}
+            try:
+                run.finish(self.config, self.metrics, self.seconds(), facts)
+            except OSError as error:
+                if finished:
+                    raise
+                print(f"{shown(run.path)}: its end could not be recorded: {error.strerror}")
+            if self.plots and self.ending["exit"] != "interrupted":
+                self.plots.write_report()
+        finish_wandb(run.logger_id, exit_code=0 if finished else 1)

@@ -1,4 +1,4 @@
-"""Start or resume the training that a command line asks for."""
+"""Start or resume the training that a command line asks for, and print its result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src.kindling.config.command import split_words
 from src.kindling.config.compose import Config, compose
@@ -23,10 +23,9 @@ from src.kindling.training.slurm import requeue, requeued
 if TYPE_CHECKING:
     from src.kindling.data.samples import Stage
     from src.kindling.training.fit import Result
-    from src.kindling.training.prepare import Drawer
 
 
-def launch(flags: Namespace, plots: Callable[[Run], Drawer] | None) -> Result:
+def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
     """Train as the flags of `src.train` say.
 
     Args:
@@ -37,14 +36,10 @@ def launch(flags: Namespace, plots: Callable[[Run], Drawer] | None) -> Result:
     begun = member.path if member and (member.path / "meta.json").exists() else requeued()
     if flags.resume is None and begun:
         flags.resume, flags.words = str(begun), []
-    run: Run | None = None
-    if flags.resume is None:
-        if flags.override:
-            raise InputError("--override: belongs to --resume RUN")
-        config = compose(*split_words(flags.words))
-    else:
-        run = _find_resumed(flags.resume)
-        config = _resumed_config(run, flags)
+    resumed = None if flags.resume is None else find_run(flags.resume)
+    config = _resumed_config(resumed, flags) if resumed else compose(*split_words(flags.words))
+    if flags.override and not resumed:
+        raise InputError("--override: belongs to --resume RUN; leave it out")
 
     from src.kindling.config import instantiate
     from src.kindling.training.fit import fit
@@ -52,31 +47,59 @@ def launch(flags: Namespace, plots: Callable[[Run], Drawer] | None) -> Result:
 
     init = load_run(flags.init) if flags.init else None
     instantiate.check(config)
-    if rank(config.values):  # the first process of a distributed training speaks for all
+    if rank(config.values):  # the first process of a distributed training prints for all
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    new = run is None
-    run = (
-        run
-        or member
-        or Run(Path(broadcast(config.values, lambda: str(Run.claim(config.name).path))))
-    )
     if member:
         threading.Thread(target=_end_with_parent, daemon=True).start()
+    run = resumed or member
+    if run is None:
+        run = Run(Path(broadcast(config.values, lambda: str(Run.claim(config.name).path))))
     stages: tuple[Stage, ...] = ("val",) if flags.no_test else ("val", "test")
+    drawing = plots(run) if plots else None
     try:
-        return fit(
-            config,
-            run,
-            stages,
-            init=init,
-            resume=not new,
-            override=flags.override,
-            plots=plots(run) if plots else None,
-        )
+        return fit(config, run, stages, init, resumed is not None, flags.override, drawing)
     except BaseException as error:
         keep = member is not None or rank(config.values) > 0
-        _after_failure(run, error, new, keep)
+        _after_failure(run, error, resumed is None, keep)
         raise
+
+
+def _resumed_config(run: Run, flags: Namespace) -> Config:
+    """The config that a run is resumed with: its own, changed by the overrides."""
+    from src.kindling.training.resume_config import resume_config
+
+    path, words = shown(run.path), flags.words
+    if flags.resume.endswith(".ckpt"):
+        newest = "its newest readable checkpoint is used"
+        raise InputError(f"--resume {flags.resume}: pass the run, {path}; {newest}")
+    if flags.init:
+        raise InputError("--init: a resumed run has its own weights; leave out --init or --resume")
+    if words and "=" not in words[0]:
+        name, words = words[0], words[1:]
+        if name != run.config.name:
+            raise InputError(f"{name}: {path} is a run of {run.config.name}; leave out the name")
+    return resume_config(run, words, flags.override)
+
+
+def _after_failure(run: Run, error: BaseException, new: bool, keep: bool) -> None:
+    """Remove a run that never made a step, and print how to resume an interrupted one."""
+    written = (run.path / "meta.json").exists()
+    untrained = new and not run.checkpoints.exists()
+    discarded = untrained and (isinstance(error, InputError) or not written)
+    if discarded and not keep:
+        run.discard()
+    if isinstance(error, Interrupted):
+        resume = f"to resume: python -m src.train --resume {shown(run.path)}"
+        stopped = "stopped before the first step" if discarded else f"stopped; {resume}"
+        print(f"\n{error.name}: {stopped}")
+        if error.name == "SIGUSR1":
+            requeue()
+
+
+def _end_with_parent() -> None:
+    """End with the process that started this one: its end of standard input is closed then."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def print_result(result: Result) -> None:
@@ -98,64 +121,16 @@ def print_metrics(metrics: dict[str, float]) -> None:
 
     from src.kindling.runs.metric_names import canonical_name
 
-    values = {canonical_name(name): value for name, value in metrics.items()}
+    rows: dict[str, dict[str, str]] = {}
+    for name, value in metrics.items():
+        stage, _, metric = canonical_name(name).partition("/")
+        rows.setdefault(metric or stage, {})[stage] = f"{value:.4f}"
     stages = [
-        stage
-        for stage in ("train", "val", "test")
-        if any(key.startswith(f"{stage}/") for key in values)
+        stage for stage in ("train", "val", "test") if any(stage in row for row in rows.values())
     ]
     table = Table("metric", *stages, box=None, pad_edge=False, header_style="bold")
     for column in table.columns[1:]:
         column.justify = "right"
-    for name in dict.fromkeys(key.partition("/")[2] or key for key in values):
-        found = [values.get(f"{stage}/{name}") for stage in stages]
-        table.add_row(name, *("" if value is None else f"{value:.4f}" for value in found))
+    for metric, row in rows.items():
+        table.add_row(metric, *(row.get(stage, "") for stage in stages))
     Console().print(table)
-
-
-def _find_resumed(name: str) -> Run:
-    run = find_run(name)
-    if name.endswith(".ckpt"):
-        raise InputError(
-            f"--resume {name}: pass the run, {shown(run.path)}; "
-            "its newest readable checkpoint is used"
-        )
-    return run
-
-
-def _resumed_config(run: Run, flags: Namespace) -> Config:
-    """The config that a run is resumed with: its own, and what the words change."""
-    from src.kindling.training.resume_config import resume_config
-
-    words = flags.words
-    if flags.init:
-        raise InputError(
-            "--init: a resumed run has weights of its own; leave out --init or --resume"
-        )
-    if words and "=" not in words[0]:
-        name, words = words[0], words[1:]
-        if name != run.config.name:
-            path, own = shown(run.path), run.config.name
-            raise InputError(f"{name}: {path} is a run of {own}; leave the config's name out")
-    return resume_config(run, words, flags.override)
-
-
-def _after_failure(run: Run, error: BaseException, new: bool, keep: bool) -> None:
-    """Remove a run that never made a step, and print how to resume an interrupted one."""
-    written = (run.path / "meta.json").exists()
-    untrained = new and not run.checkpoints.exists()
-    if untrained and (isinstance(error, InputError) or not written):
-        if not keep:
-            run.discard()
-        if isinstance(error, Interrupted):
-            print(f"\n{error.name}: stopped before the first step")
-    elif isinstance(error, Interrupted):
-        print(f"\n{error.name}: stopped; to resume: python -m src.train --resume {shown(run.path)}")
-    if isinstance(error, Interrupted) and error.name == "SIGUSR1":
-        requeue()
-
-
-def _end_with_parent() -> None:
-    """End with the process that started this one: its end of standard input is closed then."""
-    sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)

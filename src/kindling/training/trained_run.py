@@ -36,34 +36,25 @@ class TrainedRun(Run):
 
     @cached_property
     def spec(self) -> Spec | None:
-        """What the task knows of Kindling's data; None for data from elsewhere."""
+        """The spec of Kindling's data; None for other data."""
         plain = self.checkpoint["kindling"]["spec"]
-        if not plain:
-            return None
         try:
-            return Spec.from_plain(plain)
+            return Spec.from_plain(plain) if plain else None
         except (AttributeError, KeyError, TypeError) as error:
             name = shown(self.checkpoint_file)
             raise InputError(f"{name}: its spec cannot be read: {error!r}") from None
 
     def require_spec(self, what: str) -> Spec:
-        """The spec.
-
-        Raises:
-            InputError: when the data is not Kindling's, saying that `what` needs it.
-        """
+        """The spec, or an InputError that `what` needs one."""
         if self.spec is None:
-            raise InputError(
-                f"data: {what} needs a data module with a spec; "
-                "subclass src.kindling.data.DataModule"
-            )
+            remedy = "subclass src.kindling.data.DataModule"
+            raise InputError(f"data: {what} needs a data module with a spec; {remedy}")
         return self.spec
 
     @cached_property
     def task(self) -> LightningModule:
         """The trained task in eval mode, on the CPU; it takes what a batch of its data holds."""
-        content = self.checkpoint
-        task = self.build_task()
+        content, task = self.checkpoint, self.build_task()
         task.on_load_checkpoint(content)
         if is_overridden("configure_model", task):
             task.configure_model()
@@ -76,9 +67,8 @@ class TrainedRun(Run):
     def misfit(self, error: RuntimeError) -> InputError:
         """The line for a checkpoint whose weights do not fit."""
         reason = " ".join(str(error).partition(":\n")[2].split()) or str(error)
-        return InputError(
-            f"{shown(self.path)}: the checkpoint does not fit the net of its config: {reason}"
-        )
+        line = "the checkpoint does not fit the net of its config"
+        return InputError(f"{shown(self.path)}: {line}: {reason}")
 
     def build_task(self, data: LightningDataModule | None = None) -> LightningModule:
         """The task without its weights; with `data`, pretrained nets prepare its inputs."""
@@ -94,9 +84,8 @@ class TrainedRun(Run):
         """Raw input `(B, *raw_shape)` to what the task takes, `(B, *in_shape)`."""
         if self.spec is None:
             return nn.Identity()
-        return build_preprocess(
-            self.spec, getattr(getattr(self.task, "net", None), "input_stats", None)
-        )
+        net = getattr(self.task, "net", None)
+        return build_preprocess(self.spec, getattr(net, "input_stats", None))
 
     def predict(self, x: Tensor) -> dict[str, Tensor]:
         """Predictions of raw input `(B, *raw_shape)`, on the CPU.
@@ -105,9 +94,9 @@ class TrainedRun(Run):
             The columns of the task's `outputs`: `prediction`, and `probability` for classes;
             without `outputs`, the result of `forward` as `prediction`.
         """
+        outputs: Any = getattr(self.task, "outputs", None)
         with torch.inference_mode():
             raw = self.task(self.preprocess(x))
-            outputs: Any = getattr(self.task, "outputs", None)
             return {"prediction": raw} if outputs is None else dict(outputs.columns(raw))
 
     def data(self) -> LightningDataModule | None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from unittest.mock import patch
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from src.kindling.config import instantiate
-from src.kindling.config.compose import Config, get
+from src.kindling.config.compose import Config
 from src.kindling.data.data_module import DataModule
+from src.kindling.data.samples import Stage
 from src.kindling.data.spec import Spec
 from src.kindling.runs.files import as_floats
 from src.kindling.runs.run import Run
+from src.kindling.runs.signals import Interrupts
 from src.kindling.training.build import attributes_of
 from src.kindling.training.callbacks.checkpoint import Checkpoint
 from src.kindling.training.callbacks.guarded_logger import shielded
@@ -25,16 +33,12 @@ from src.kindling.training.callbacks.seeding import Seeding
 from src.kindling.training.callbacks.step_curves import Curves
 from src.kindling.training.callbacks.tensorboard import TensorBoard
 from src.kindling.training.checkpoint_io import AtomicIO
-from src.kindling.training.loggers import muted
 from src.kindling.training.monitor import Monitor, mode_of_callback
 from src.kindling.training.repeatable import make_repeatable
-from src.kindling.training.speed import NullProfiler, look_for_gpus_once
+from src.kindling.training.resume_state import ResumeState
 from src.kindling.training.stages import has_stage
 
-if TYPE_CHECKING:
-    from src.kindling.data.samples import Stage
-    from src.kindling.runs.signals import Interrupts
-    from src.kindling.training.resume_state import ResumeState
+MUTED = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize")
 
 
 def build_trainer(
@@ -49,86 +53,69 @@ def build_trainer(
     """The config's Trainer for a training, with the run's checkpoints and loggers."""
     values = instantiate.values(config)
     spec = getattr(data, "spec", None)
-    attributes = attributes_of(config, data)
     checkpoint = Checkpoint(
         run.checkpoints,
         config,
         spec=spec if isinstance(spec, Spec) else None,
-        attributes=attributes,
+        attributes=attributes_of(config, data),
         monitor=monitor.name,
         mode=monitor.mode,
         minutes=values.checkpoint_minutes,
         interrupts=interrupts,
         resume_state=resume_state,
     )
+    callbacks = []
+    for name, part in (instantiate.resolve(config).get("callbacks") or {}).items():
+        if part:
+            key, mode = f"callbacks.{name}", mode_of_callback(name, part, monitor, task)
+            callbacks.append(instantiate.build(config, key, monitor=monitor.name, mode=mode))
+    guard = NonFiniteGuard(values.max_nonfinite_steps)
     shown_by, on_terminal = progress(monitor.name)
-    callbacks = _own_callbacks(config, monitor, task)
-    callbacks += [
-        Seeding(values.seed),
-        NonFiniteGuard(values.max_nonfinite_steps),
-        Curves(),
-        checkpoint,
-    ]
-    callbacks += shown_by
+    callbacks += [Seeding(values.seed), guard, Curves(), checkpoint, *shown_by]
     if config.values.get("finetune"):
         callbacks.append(instantiate.build(config, "finetune"))
-    loggers = _loggers(config, run, resume_state.step if resume_state else 0)
-    return _trainer(
-        config,
-        data,
-        callbacks=callbacks,
-        logger=loggers,
-        default_root_dir=run.path,
-        enable_checkpointing=True,
-        enable_progress_bar=on_terminal,
-        enable_model_summary=on_terminal,
-    )
+    loggers = _build_loggers(config, run, resume_state.step if resume_state else 0)
+    return _trainer(config, data, callbacks, loggers, on_terminal, default_root_dir=run.path)
 
 
 def build_evaluator(config: Config, data: LightningDataModule | None) -> Trainer:
     """Return the config's Trainer for measuring, without loggers and checkpoints; seeded."""
-    trainer = _trainer(
-        config,
-        data,
-        callbacks=[Seeding(instantiate.values(config).seed)],
-        logger=DummyLogger(),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    make_repeatable(trainer, instantiate.values(config).seed)
+    seed = instantiate.values(config).seed
+    trainer = _trainer(config, data, [Seeding(seed)], DummyLogger(), enable_checkpointing=False)
+    make_repeatable(trainer, seed)
     return trainer
 
 
-def _trainer(config: Config, data: LightningDataModule | None, **given: Any) -> Trainer:
-    look_for_gpus_once()
-    if not get(config.values, "trainer.profiler"):
-        given["profiler"] = NullProfiler()
+def _trainer(
+    config: Config,
+    data: LightningDataModule | None,
+    callbacks: list[Any],
+    logger: Any,
+    on_terminal: bool = False,
+    **given: Any,
+) -> Trainer:
+    # Without a GPU, AdamW asks NVML for one in every step, which takes 0.28 of the 2.5 ms of a
+    # small net's step: Lightning sets this to 1.
+    if not torch.cuda.is_available():
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     trainer: Trainer = instantiate.build(
         config,
         "trainer",
+        callbacks=callbacks,
+        logger=logger,
         num_sanity_val_steps=0,
-        # Kindling's data share their samples themselves, so that each counts once.
+        # Kindling's data distributes its samples itself, so that each counts once.
         use_distributed_sampler=not isinstance(data, DataModule),
         plugins=[AtomicIO()],
+        enable_progress_bar=on_terminal,
+        enable_model_summary=on_terminal,
         **given,
     )
     return trainer
 
 
-def _own_callbacks(config: Config, monitor: Monitor, task: LightningModule) -> list[Callback]:
-    """The callbacks of the config."""
-    callbacks: list[Callback] = []
-    for name, part in (instantiate.resolve(config).get("callbacks") or {}).items():
-        if part:
-            mode = mode_of_callback(name, part, monitor, task)
-            key = f"callbacks.{name}"
-            callbacks.append(instantiate.build(config, key, monitor=monitor.name, mode=mode))
-    return callbacks
-
-
-def _loggers(config: Config, run: Run, step: int) -> list[Logger]:
-    """TensorBoard, metrics.csv, and the loggers of the config.
+def _build_loggers(config: Config, run: Run, step: int) -> list[Logger]:
+    """TensorBoard, metrics.csv, and the config's loggers, for a training that starts at a step.
 
     TensorBoard is the first: it is `self.logger` of the task, for its `experiment`.
     """
@@ -155,11 +142,34 @@ def measure(
     """
     if not has_stage(stage, data, task):
         return {}
+    run = trainer.validate if stage == "val" else trainer.test
     with muted(trainer.loggers):
-        run = trainer.validate if stage == "val" else trainer.test
-        measured = run(
-            task, datamodule=data, verbose=False, ckpt_path=checkpoint, weights_only=True
-        )
+        loaders = run(task, datamodule=data, verbose=False, ckpt_path=checkpoint, weights_only=True)
     for note in getattr(getattr(task, f"{stage}_meter", None), "notes", ()):
         print(note)
-    return as_floats({name: value for found in measured for name, value in found.items()})
+    return as_floats({name: value for metrics in loaders for name, value in metrics.items()})
+
+
+@contextmanager
+def muted(loggers: Sequence[Logger]) -> Iterator[None]:
+    """Drop what the Trainer logs; a task can still write to `self.logger.experiment`."""
+
+    def drop(*args: Any, **kwargs: Any) -> None:
+        return None
+
+    with ExitStack() as stack:
+        for logger in loggers:
+            for name in MUTED:
+                stack.enter_context(patch.object(logger, name, drop))
+        yield
+
+
+def finish_wandb(run_id: str, exit_code: int) -> None:
+    """End the process's W&B run if it has this ID, or the next training's logger continues it."""
+    active = getattr(sys.modules.get("wandb"), "run", None)
+    if active is not None and active.id == run_id:
+        try:
+            active.finish(exit_code=exit_code)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            print(f"wandb: not finished: {reason}; upload the run with 'wandb sync'")

@@ -241,8 +241,7 @@ def test_heap_is_frozen_once_for_all_members(monkeypatch: pytest.MonkeyPatch) ->
 
         monkeypatch.setattr(gc, name, counted)
     assert {result.state for result in run(planned("0", "1", "2"))} == {"finished"}
-    # First by the first training for itself, then by the worker.
-    assert calls == ["freeze", "unfreeze", "freeze", "unfreeze"]
+    assert calls == ["freeze", "unfreeze"]
     assert gc.get_freeze_count() == 0
 
 

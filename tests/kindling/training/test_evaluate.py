@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,21 +14,32 @@ from torch import Tensor
 
 from src.data.digits import Digits
 from src.kindling.data.samples import Samples
+from src.kindling.runs.run import Run
+from src.kindling.training.fit import Result
 from src.kindling.training.trained_run import load_run
 from src.tasks.classification import Classification
-from tests.conftest import as_own_task, call, mistakes, train
+from tests.conftest import as_own_task, call, copied, kept_runs, mistakes, train
 
 
-def test_the_numbers_are_those_of_the_training(capsys: pytest.CaptureFixture[str]) -> None:
-    result = train("digits")
-    assert call("evaluate", "latest") == result.metrics
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Result]:
+    with kept_runs(tmp_path_factory):
+        yield train("digits")
+
+
+@pytest.fixture
+def run(trained: Result) -> Run:
+    """A copy of the trained run, which a test may change."""
+    return copied(trained.run)
+
+
+def test_evaluate_repeats_metrics(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("evaluate", "latest") == run.metrics
     assert "identical  to the last digit" in capsys.readouterr().out
-    assert json.loads((result.run.path / "evaluation.json").read_text()) == result.metrics
-    (result.run.path / "evaluation.json").unlink()
+    assert json.loads((run.path / "evaluation.json").read_text()) == run.metrics
+    (run.path / "evaluation.json").unlink()
     only = call("evaluate", "digits/latest", "--split", "test")
-    assert only == {
-        name: value for name, value in result.metrics.items() if name.startswith("test/")
-    }
+    assert only == {name: value for name, value in run.metrics.items() if name.startswith("test/")}
 
 
 class Drawing(Classification):
@@ -38,7 +50,7 @@ class Drawing(Classification):
         return logits + torch.randn_like(logits) * (1 + np.random.rand() + random.random())
 
 
-def test_validation_that_draws_is_measured_as_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_repeats_random_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     result = train("digits", as_own_task(Drawing, monkeypatch), "seed=5")
     torch.manual_seed(1)  # as each process begins with another
     assert call("evaluate", "latest") == result.metrics
@@ -50,7 +62,7 @@ def test_validation_that_draws_is_measured_as_in_training(monkeypatch: pytest.Mo
     assert other.metrics["val/loss"] != result.metrics["val/loss"]
 
 
-def test_data_that_draw_are_the_same_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_repeats_random_data(monkeypatch: pytest.MonkeyPatch) -> None:
     load = Digits.load
 
     def some(self: Digits) -> Samples:
@@ -67,30 +79,27 @@ def test_data_that_draw_are_the_same_in_evaluation(monkeypatch: pytest.MonkeyPat
     assert call("evaluate", "latest") == result.metrics
 
 
-def test_a_changed_weight_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
-    result = train("digits")
-    path = result.run.checkpoints / "best.ckpt"
+def test_changed_weight_changes_metrics(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run.checkpoints / "best.ckpt"
     content = torch.load(path, weights_only=True)
     content["state_dict"]["net.head.bias"][3] += 0.5
     torch.save(content, path)
     metrics = call("evaluate", "latest")
-    assert metrics["test/loss"] != result.metrics["test/loss"]  # type: ignore[index]
+    assert metrics["test/loss"] != run.metrics["test/loss"]  # type: ignore[index]
     output = capsys.readouterr().out
     assert (
-        f"differs    test/loss: {metrics['test/loss']!r} now, {result.metrics['test/loss']!r}"
+        f"differs    test/loss: {metrics['test/loss']!r} now, {run.metrics['test/loss']!r}"
         in output
     )  # type: ignore[index]
     assert "identical" not in output
 
 
-def test_the_last_checkpoint_can_be_named() -> None:
-    run = train("digits").run
+def test_evaluate_last_checkpoint(run: Run) -> None:
     call("evaluate", str(run.checkpoints / "last.ckpt"))
     assert load_run(run.checkpoints / "last.ckpt").checkpoint["epoch"] == 2
 
 
-def test_another_split_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    run = train("digits").run
+def test_another_split_is_warned_of(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     path = run.path / "config.yaml"
     path.write_text(
         path.read_text().replace(
@@ -101,8 +110,7 @@ def test_another_split_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert "WARNING    the split is another one than in training" in capsys.readouterr().out
 
 
-def test_broken_files_are_named() -> None:
-    run = train("digits").run
+def test_broken_files_are_named(run: Run) -> None:
     path = run.path / "config.yaml"
     text = path.read_text()
     path.write_text("")

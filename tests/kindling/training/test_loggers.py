@@ -23,7 +23,7 @@ from src.kindling.runs.files import read_json, write_json
 from src.kindling.runs.run import Run
 from src.kindling.training.callbacks.guarded_logger import shielded
 from src.kindling.training.callbacks.metrics_file import MetricsFile
-from src.kindling.training.loggers import muted
+from src.kindling.training.trainer import muted
 from src.tasks.classification import Classification
 from tests.conftest import LITTLE, call, train
 
@@ -255,6 +255,9 @@ def test_a_logger_that_is_not_installed_says_what_installs_it(
 
 def test_a_worker_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from src.kindling.data.dataset import BatchDataset
+
+    # Twice as long torch waits for the worker, before it is killed.
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
 
     def hangs(self: BatchDataset, request: object) -> None:
         if torch.utils.data.get_worker_info() is not None:

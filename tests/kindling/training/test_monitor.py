@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
-import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from src.kindling.config import instantiate
 from src.kindling.config.errors import InputError
 from src.kindling.data.spec import Spec
 from src.kindling.nn.meter import Each
+from src.kindling.runs.run import Run
 from src.kindling.studies.plan import Plan
-from src.kindling.training.monitor import infer_mode
+from src.kindling.training.build import build_data, build_task
+from src.kindling.training.monitor import Monitor, choose_monitor, infer_mode
 from src.kindling.training.trained_run import load_run
+from src.kindling.training.trainer import build_trainer
 from src.tasks.classification import Classification
 from tests.conftest import as_own_task, checked, train
 
@@ -79,6 +84,25 @@ def test_accuracy_without_mode_keeps_the_highest(capsys: pytest.CaptureFixture[s
     )
 
 
+@pytest.fixture(scope="module")
+def parts() -> tuple[Any, LightningModule]:
+    """Data and task of digits."""
+    config = checked("digits")
+    data = build_data(config)
+    return data, build_task(config, data)
+
+
+def built(
+    section: str, parts: tuple[Any, LightningModule], logs: Path, *words: str
+) -> dict[type, Any]:
+    """The callbacks of a Trainer for `callbacks.stop` and monitor val/auroc, by class."""
+    data, task = parts
+    config = checked("digits", f"callbacks.stop={{{section}}}", "monitor=val/auroc", *words)
+    run = Run(logs / "run")
+    trainer = build_trainer(config, run, task, data, Monitor("val/auroc", "max"))
+    return {type(callback): callback for callback in trainer.callbacks}  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("words", "mode"),
     [
@@ -90,19 +114,13 @@ def test_accuracy_without_mode_keeps_the_highest(capsys: pytest.CaptureFixture[s
         (["monitor: val/accuracy", "mode: min"], "min"),
     ],
 )
-def test_callback_with_its_own_monitor_gets_its_mode(
-    words: list[str], mode: str, monkeypatch: pytest.MonkeyPatch
+def test_mode_of_callback_with_own_monitor(
+    words: list[str], mode: str, parts: tuple[Any, LightningModule], logs: Path
 ) -> None:
-    made: list[Any] = []
-    from lightning.pytorch.callbacks import EarlyStopping
-
-    monkeypatch.setattr(
-        EarlyStopping, "on_fit_start", lambda self, *_: made.append(self), raising=False
-    )
     target = "_target_: lightning.pytorch.callbacks.EarlyStopping"
-    train("digits", "callbacks.stop={" + ", ".join([target, *words]) + "}", "monitor=val/auroc")
-    assert made[0].mode == mode
-    assert made[0].monitor == (
+    stop = built(", ".join([target, *words]), parts, logs)[EarlyStopping]
+    assert stop.mode == mode
+    assert stop.monitor == (
         words[0].removeprefix("monitor: ") if words and "$" not in words[0] else "val/auroc"
     )
 
@@ -123,32 +141,22 @@ class Scored(Classification):
         super().__init__(net, spec, metrics={"own": Undirected()})
 
 
-def test_mode_of_the_class_stays_where_its_monitor_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    word = as_own_task(Scored, monkeypatch)
-    for words in ([], ["monitor=val/own"]):
-        run = train("digits", word, *words).run
-        assert json.loads((run.path / "meta.json").read_text())["mode"] == "max"
-    assert (
-        json.loads((train("digits", word, "monitor=val/loss").run.path / "meta.json").read_text())[
-            "mode"
-        ]
-        == "min"
-    )
+def test_mode_of_the_class_belongs_to_its_monitor(parts: tuple[Any, LightningModule]) -> None:
+    task = Scored(nn.Linear(64, 10), parts[0].spec)
+    for words, mode in (([], "max"), (["monitor=val/own"], "max"), (["monitor=val/loss"], "min")):
+        values = instantiate.values(checked("digits", *words))
+        assert choose_monitor(values, task, ("val/own", "val/loss")).mode == mode
 
 
-def test_callback_without_a_mode_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_callback_without_a_mode_needs_none(
+    parts: tuple[Any, LightningModule], logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Watch(Callback):
         def __init__(self, monitor: str) -> None:
             self.monitor = monitor
 
     target = as_own_task(Watch, monkeypatch).removeprefix("task._target_=")
-    own = (
-        as_own_task(Undirected, monkeypatch).replace(
-            "task._target_=", "task.metrics.own={_target_: "
-        )
-        + "}"
-    )
-    train("digits", own, f"callbacks.watch={{_target_: {target}, monitor: val/own}}")
+    assert built(f"_target_: {target}, monitor: val/own", parts, logs)[Watch].monitor == "val/own"
 
 
 def test_unknown_direction_is_asked_for_before_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import re
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +23,11 @@ from torchmetrics import Metric
 from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.runs.run import Run
-from src.kindling.training import rehearsal as preflight_module
+from src.kindling.training import rehearsal
 from src.kindling.training.build import build_data, build_task
-from src.kindling.training.rehearsal import Rehearsal, check_disk, rehearse
+from src.kindling.training.rehearsal import check_disk, rehearse
 from src.tasks.classification import Classification
-from tests.conftest import checked
+from tests.conftest import LITTLE, checked, mistakes
 
 RGB = "[{_target_: torchvision.transforms.v2.RGB}]"
 COLOURS = (f"data.train_transforms={RGB}", f"data.eval_transforms={RGB}")
@@ -50,14 +51,13 @@ def made(name: str, *words: str) -> tuple[DataModule, LightningModule]:
     return data, build_task(config, data)
 
 
-def preflight(run: Run, data: DataModule, task: LightningModule) -> Rehearsal:
-    check_disk(run, data, task)
+def preflight(data: DataModule, task: LightningModule) -> tuple[str, ...] | None:
     return rehearse(checked("digits"), data, task)
 
 
-def line(run: Run, data: DataModule, task: LightningModule) -> str:
+def line(data: DataModule, task: LightningModule) -> str:
     with pytest.raises(InputError) as caught:
-        preflight(run, data, task)
+        preflight(data, task)
     (only,) = caught.value.lines
     return only
 
@@ -113,12 +113,12 @@ def numbers(task: LightningModule) -> list[Tensor]:
         ("breast_cancer", []),
     ],
 )
-def test_it_leaves_no_trace(name: str, words: list[str], run: Run) -> None:
+def test_it_leaves_no_trace(name: str, words: list[str]) -> None:
     data, task = made(name, *words)
     torch.manual_seed(3), random.seed(3), np.random.seed(3)
     before = copy.deepcopy(numbers(task))
     modes = [module.training for module in task.modules()]
-    preflight(run, data, task)
+    preflight(data, task)
     drawn = torch.rand(3).tolist(), random.random(), np.random.rand()
     torch.manual_seed(3), random.seed(3), np.random.seed(3)
     assert drawn == (torch.rand(3).tolist(), random.random(), np.random.rand())
@@ -135,92 +135,44 @@ def test_it_leaves_no_trace(name: str, words: list[str], run: Run) -> None:
     assert not any(
         module._forward_hooks or module._forward_pre_hooks for module in task.net.modules()
     )
-    assert list(run.path.iterdir()) == []
 
 
 # --------------------------------------------------------------------------------------------------
-# The folder, the disk, the shared memory
-
-
-@pytest.mark.parametrize("step", ["fsync", "rename"])
-def test_a_folder_that_cannot_be_written(
-    step: str, run: Run, digits: DataModule, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    task = Classification(Net(), digits.spec)
-    monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "replace")), refuse)
-    remedy = "let logs/ be a link to a folder that you may write"
-    assert line(run, digits, task) == f"{run.path}: cannot be written: Input/output error; {remedy}"
-    monkeypatch.undo()
-    shutil.rmtree(run.path)
-    assert (
-        line(run, digits, task)
-        == f"{run.path}: cannot be written: No such file or directory; {remedy}"
-    )
+# The disk
 
 
 def test_room_for_the_checkpoints(
     run: Run, digits: DataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = Classification(
-        nn.Sequential(nn.Flatten(), nn.Linear(64, 10_240), nn.Linear(10_240, 10)), digits.spec
-    )
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 10_240), nn.Linear(10_240, 10))
+    task = Classification(layers, digits.spec)
     # 768,010 weights of 4 bytes: once in best; three times in last, previous and a new file each.
     weights = 4 * sum(parameter.numel() for parameter in task.parameters())
     rest = sum(value.nbytes for value in task.state_dict().values()) - weights
-    needed = 10 * weights + 4 * rest
-    free = needed
-
-    def usage(path: Path) -> Any:
-        return shutil._ntuple_diskusage(0, 0, free)  # type: ignore[attr-defined]
-
-    monkeypatch.setattr(shutil, "disk_usage", usage)
-    preflight(run, digits, task)
+    free = 10 * weights + 4 * rest
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    check_disk(run, task)
     free -= 1
-    assert line(run, digits, task) == (
+    with pytest.raises(InputError) as caught:
+        check_disk(run, task)
+    assert caught.value.lines == [
         f"{run.path}: the checkpoints need 30 MiB, and 29 are free; make room, or let logs/ be a "
         "link elsewhere"
-    )
+    ]
     run.checkpoints.mkdir()
     (run.checkpoints / "last.ckpt").write_bytes(b"x")  # a resumed run's, which is replaced
-    preflight(run, digits, task)
+    check_disk(run, task)
 
 
-def test_room_for_the_workers_batches(
-    run: Run, digits: DataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task, needed = (
-        Classification(Net(), digits.spec),
-        2 * 3 * 1000 * (64 * digits.samples.x.element_size() + 8),
-    )
-    free = needed
+def test_folder_that_cannot_be_written(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Any, target: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(target))
 
-    def usage(path: Path) -> Any:
-        assert path.is_dir()
-        return shutil._ntuple_diskusage(0, 0, free if path == tmp_path else 1 << 40)  # type: ignore[attr-defined]
-
-    monkeypatch.setattr(shutil, "disk_usage", usage)
-    monkeypatch.setattr(preflight_module, "SHARED", tmp_path)
-    monkeypatch.setattr(digits, "num_workers", 3)
-    monkeypatch.setattr(digits, "batch_size", 1000)
-    preflight(run, digits, task)
-    free -= 1
-    assert line(run, digits, task) == (
-        f"{tmp_path}: the batches of data.num_workers need {-(-needed >> 20)} MiB, and "
-        f"{free >> 20} are free; set it to "
-        "0, take a smaller data.batch_size or more shared memory (docker: --shm-size)"
-    )
-    monkeypatch.setattr(digits, "num_workers", 0)
-    preflight(run, digits, task)
-    monkeypatch.setattr(digits, "num_workers", 3)
-    monkeypatch.setattr(digits, "batch_size", 5000)  # there are 1,257 samples
-    free = needed * 1257 // 1000
-    preflight(run, digits, task)
-    free = 0
-    monkeypatch.setattr(preflight_module, "SHARED", tmp_path / "none")
-    preflight(run, digits, task)
+    monkeypatch.setattr("src.kindling.runs.files.os.replace", refuse)
+    (only,) = mistakes("train", "digits", *LITTLE)
+    assert only.startswith(f"{logs / 'digits'}")
+    assert only.endswith("its disk failed (input/output error); use another")
+    assert list(logs.iterdir()) == []
 
 
 # --------------------------------------------------------------------------------------------------
@@ -232,27 +184,26 @@ def test_room_for_the_workers_batches(
     [
         (
             ["net._target_=torchvision.models.resnet18"],
-            "net: ResNet does not take these data: (2, 1, 8, 8) float32: Given groups=1, weight of "
-            "size [64, 3, 7, 7], expected "
-            "input[2, 1, 8, 8] to have 3 channels, but got 1 channels instead; "
-            "torchvision.transforms.v2.RGB in "
-            "data.train_transforms and data.eval_transforms makes three of one",
+            "net: ResNet does not accept (13, 1, 8, 8) float32: Given groups=1, weight of size "
+            "[64, 3, 7, 7], expected input[13, 1, 8, 8] to have 3 channels, but got 1 channels "
+            "instead; add torchvision.transforms.v2.RGB to data.train_transforms and "
+            "data.eval_transforms for three channels",
         ),
         (
             ["net._target_=torchvision.models.resnet18", *COLOURS],
-            "net: ResNet gives (2, 1000), and the data has 10 classes: (2, 10); set "
+            "net: ResNet returns (13, 1000) float32, but the task expects a tensor (13, 10); set "
             "net.num_classes='${spec.num_outputs}'",
         ),
         (
             ["net._target_=torchvision.models.alexnet", *COLOURS],
-            "net: AlexNet does not take these data: (2, 3, 8, 8) float32: Given input size: "
+            "net: AlexNet does not accept (13, 3, 8, 8) float32: Given input size: "
             "(64x1x1). Calculated output size: "
-            "(64x0x0). Output size is too small; set a larger data.size, or "
+            "(64x0x0). Output size is too small; set a larger data.size, or add "
             "torchvision.transforms.v2.Resize",
         ),
         (
             ["net=mlp", "net.batch_norm=true", "data.batch_size=1"],
-            "net: MLP does not take these data: (1, 1, 8, 8) float32: Expected more than 1 value "
+            "net: MLP does not accept (1, 1, 8, 8) float32: Expected more than 1 value "
             "per channel when training, got "
             "input size torch.Size([1, 64]) (src/nets/mlp.py:47); batch normalization needs a "
             "larger data.batch_size",
@@ -263,43 +214,39 @@ def test_room_for_the_workers_batches(
         ),
         (
             ["task.loss._target_=torch.nn.MSELoss"],
-            "task.loss: MSELoss does not take these outputs (2, 10) float32 and targets (2,) "
-            "int64: The size of tensor a (10) "
-            "must match the size of tensor b (2) at non-singleton dimension 1; for classes set "
-            "task.loss._target_=torch.nn.CrossEntropyLoss",
+            "task.loss: MSELoss does not accept (13, 10) float32 and (13,) int64: The size of tensor "
+            "a (10) must match the size of tensor b (13) at non-singleton dimension 1; "
+            "set task.loss=null for the task's own loss, or check its arguments",
         ),
         (
             ["task.loss.weight=[1,2,3]"],
-            "task.loss: CrossEntropyLoss does not take these outputs (2, 10) float32 and targets "
-            "(2,) int64: weight tensor "
-            "should be defined either for all 10 classes or no classes but got weight tensor of "
-            "shape: [3]; check its "
-            "arguments",
+            "task.loss: CrossEntropyLoss does not accept (13, 10) float32 and (13,) int64: "
+            "weight tensor should be defined either for all 10 classes or no classes but got weight tensor of "
+            "shape: [3]; set task.loss=null for the task's own loss, or check its arguments",
         ),
         (
             ["task.loss.reduction=none"],
-            "task.loss: gives (2,) float32 instead of one number; set task.loss.reduction=mean",
+            "task: the loss is not one number; return its mean (task.loss.reduction)",
         ),
     ],
 )
-def test_what_a_config_can_get_wrong_is_one_line(words: list[str], told: str, run: Run) -> None:
-    assert line(run, *made("digits", *words)) == told
+def test_what_a_config_can_get_wrong_is_one_line(words: list[str], told: str) -> None:
+    assert line(*made("digits", *words)) == told
 
 
-def test_as_many_samples_as_outputs_fit_only_by_accident(run: Run) -> None:
-    assert line(run, *made("breast_cancer", "task.loss._target_=torch.nn.MSELoss")) == (
-        "task.loss: MSELoss does not take these outputs (3, 2) float32 and targets (3,) int64: The "
-        "size of tensor a (2) must "
-        "match the size of tensor b (3) at non-singleton dimension 1; for classes set "
-        "task.loss._target_=torch.nn.CrossEntropyLoss"
+def test_as_many_samples_as_outputs_fit_only_by_accident() -> None:
+    assert line(*made("breast_cancer", "task.loss._target_=torch.nn.MSELoss")) == (
+        "task.loss: MSELoss does not accept (13, 2) float32 and (13,) int64: The size of tensor a "
+        "(2) must match the size of tensor b (13) at non-singleton dimension 1; "
+        "set task.loss=null for the task's own loss, or check its arguments"
     )
 
 
-def test_values_want_another_loss_than_classes(run: Run) -> None:
-    assert line(run, *made("diabetes", "task.loss._target_=torch.nn.NLLLoss")) == (
-        "task.loss: NLLLoss does not take these outputs (2, 1) float32 and targets (2, 1) float32: "
-        "0D or 1D target tensor "
-        "expected, multi-target not supported; for values set task.loss._target_=torch.nn.MSELoss"
+def test_values_want_another_loss_than_classes() -> None:
+    assert line(*made("diabetes", "task.loss._target_=torch.nn.NLLLoss")) == (
+        "task.loss: NLLLoss does not accept (13, 1) float32 and (13, 1) float32: 0D or 1D target "
+        "tensor expected, multi-target not supported; "
+        "set task.loss=null for the task's own loss, or check its arguments"
     )
 
 
@@ -313,28 +260,28 @@ class Logits(NamedTuple):
     [
         (
             Net(width=7),
-            "net: Net gives (2, 7), and the data has 10 classes: (2, 10); let it take num_outputs",
+            "net: Net returns (13, 7) float32, but the task expects a tensor (13, 10); give the net an "
+            "argument num_outputs, the size of its last layer",
         ),
         (
             Net(lambda y: y[:, 0]),
-            "net: Net gives (2,), and the data has 10 classes: (2, 10); let it take num_outputs",
+            "net: Net returns (13,) float32, but the task expects a tensor (13, 10); give the net an "
+            "argument num_outputs, the size of its last layer",
         ),
         (
             Net(lambda y: (y, y)),
-            "net: Net gives a tuple instead of a tensor (2, 10); wrap it in a net that returns one",
+            "net: Net returns a tuple, but the task expects a tensor (13, 10); wrap it in one that "
+            "returns a tensor",
         ),
         (
             Net(lambda y: {"out": y}),
-            "net: Net gives a dict instead of a tensor (2, 10); wrap it in a net that returns one",
+            "net: Net returns a dict, but the task expects a tensor (13, 10); wrap it in one that "
+            "returns a tensor",
         ),
         (
             Net(lambda y: Logits(y, y)),
-            "net: Net gives a Logits instead of a tensor (2, 10); wrap it in a net that returns "
-            "one",
-        ),
-        (
-            Net(lambda y: y / 0 * 0),
-            "net: Net gives NaN before the first step; check what it divides by",
+            "net: Net returns a Logits, but the task expects a tensor (13, 10); wrap it in one that "
+            "returns a tensor",
         ),
         (
             Net().requires_grad_(False),
@@ -343,50 +290,33 @@ class Logits(NamedTuple):
     ],
 )
 def test_what_a_net_can_get_wrong_is_one_line(
-    net: nn.Module, told: str, run: Run, digits: DataModule
+    net: nn.Module, told: str, digits: DataModule
 ) -> None:
-    assert line(run, digits, Classification(net, digits.spec)) == told
+    assert line(digits, Classification(net, digits.spec)) == told
 
 
-def test_nan_in_the_data_is_not_blamed_on_the_net(
-    run: Run, digits: DataModule, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(digits.samples, "x", digits.samples.x / 0.0)
-    task = Classification(Net(), digits.spec)
-    assert line(run, digits, task) == (
-        "net: Net gives NaN before the first step; check its input, which is not finite"
+def test_a_loss_for_each_sample_is_refused_in_a_dict_too(digits: DataModule) -> None:
+    task = Own(lambda task, batch: {"loss": loss(task, batch).repeat(2)}, digits)
+    assert line(digits, task) == (
+        "task: the loss is not one number; return its mean (task.loss.reduction)"
     )
 
 
-def test_an_infinite_loss(run: Run, digits: DataModule) -> None:
-    class Log(nn.Module):
-        def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-            return (0 * outputs.sum()).log()
-
-    task = Classification(Net(), digits.spec, loss=Log())
-    assert line(run, digits, task) == "task.loss: is -inf before the first step; check the targets"
-
-
-def test_a_loss_for_each_sample_is_refused_in_a_dict_too(run: Run, digits: DataModule) -> None:
-    task = Own(lambda task, batch: {"loss": loss(task, batch).repeat(2)}, digits)
-    assert line(run, digits, task) == "task: the loss is not one number; return its mean"
-
-
-def test_where_in_a_net_of_src_nets(run: Run, digits: DataModule) -> None:
+def test_where_in_a_net_of_src_nets(digits: DataModule) -> None:
     from src.nets.mlp import MLP
 
     task = Classification(MLP((3,), 10), digits.spec)
     assert re.fullmatch(
-        r"net: MLP does not take these data: \(2, 1, 8, 8\) float32: .*mat1 and mat2 shapes cannot "
-        r"be multiplied \(2x64 and 3x64\) \(src/nets/mlp.py:\d+\); "
-        r"give the net an argument in_shape, which is the data's shape",
-        line(run, digits, task),
+        r"net: MLP does not accept \(13, 1, 8, 8\) float32: .*mat1 and mat2 shapes cannot "
+        r"be multiplied \(13x64 and 3x64\) \(src/nets/mlp.py:\d+\); "
+        r"give the net an argument in_shape, the shape of the data",
+        line(digits, task),
     )
 
 
-def test_the_cause_is_kept(run: Run, digits: DataModule) -> None:
+def test_the_cause_is_kept(digits: DataModule) -> None:
     with pytest.raises(InputError) as caught:
-        preflight(run, digits, Classification(nn.Linear(3, 10), digits.spec))
+        preflight(digits, Classification(nn.Linear(3, 10), digits.spec))
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
@@ -442,12 +372,12 @@ def loss(task: Own, batch: Any) -> Tensor:
     ],
 )
 def test_what_only_wants_a_trainer_a_gpu_or_more_samples_is_no_mistake(
-    step: Any, run: Run, digits: DataModule
+    step: Any, digits: DataModule
 ) -> None:
-    preflight(run, digits, Own(step, digits))
+    preflight(digits, Own(step, digits))
 
 
-def test_the_epoch_is_known_without_a_trainer(run: Run, digits: DataModule) -> None:
+def test_the_epoch_is_known_without_a_trainer(digits: DataModule) -> None:
     class Epoch(Own):
         def training_step(self, batch: Any) -> Any:
             type(self).seen = (
@@ -458,16 +388,16 @@ def test_the_epoch_is_known_without_a_trainer(run: Run, digits: DataModule) -> N
             )
             return loss(self, batch)
 
-    preflight(run, digits, Epoch(None, digits))
+    preflight(digits, Epoch(None, digits))
     assert Epoch.seen == (0, 0, 0, 0)
 
 
-def test_what_a_hook_prepares_is_no_mistake(run: Run, digits: DataModule) -> None:
+def test_what_a_hook_prepares_is_no_mistake(digits: DataModule) -> None:
     class Prepared(Own):
         def on_fit_start(self) -> None:
             self.scale = 2.0
 
-    preflight(run, digits, Prepared(lambda task, batch: loss(task, batch) * task.scale, digits))
+    preflight(digits, Prepared(lambda task, batch: loss(task, batch) * task.scale, digits))
 
 
 @pytest.mark.parametrize(
@@ -482,11 +412,11 @@ def test_what_a_hook_prepares_is_no_mistake(run: Run, digits: DataModule) -> Non
 )
 @pytest.mark.parametrize("stage", ["train", "val"])
 def test_a_bug_in_a_step_keeps_its_traceback(
-    stage: str, step: Any, error: type[Exception], run: Run, digits: DataModule
+    stage: str, step: Any, error: type[Exception], digits: DataModule
 ) -> None:
     task = Own(step, digits) if stage == "train" else Own(loss, digits, validation=step)
     with pytest.raises(error):
-        preflight(run, digits, task)
+        preflight(digits, task)
 
 
 class Unlearnable(torch.autograd.Function):
@@ -499,17 +429,17 @@ class Unlearnable(torch.autograd.Function):
         raise ValueError("planted")
 
 
-def test_a_bug_in_a_gradient_keeps_its_traceback(run: Run, digits: DataModule) -> None:
+def test_a_bug_in_a_gradient_keeps_its_traceback(digits: DataModule) -> None:
     with pytest.raises(ValueError, match="planted"):
-        preflight(run, digits, Classification(Net(Unlearnable.apply), digits.spec))
+        preflight(digits, Classification(Net(Unlearnable.apply), digits.spec))
 
 
-def test_a_bug_in_a_net_keeps_its_traceback(run: Run, digits: DataModule) -> None:
+def test_a_bug_in_a_net_keeps_its_traceback(digits: DataModule) -> None:
     with pytest.raises(AttributeError, match="missing"):
-        preflight(run, digits, Classification(Net(lambda y: y.missing), digits.spec))
+        preflight(digits, Classification(Net(lambda y: y.missing), digits.spec))
 
 
-def test_other_tasks_may_want_other_outputs(run: Run, digits: DataModule) -> None:
+def test_other_tasks_may_want_other_outputs(digits: DataModule) -> None:
     class Autoencoder(LightningModule):
         def __init__(self, scaled: bool) -> None:
             super().__init__()
@@ -524,34 +454,33 @@ def test_other_tasks_may_want_other_outputs(run: Run, digits: DataModule) -> Non
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
-    preflight(run, digits, Autoencoder(scaled=True))
-    assert line(run, digits, Autoencoder(scaled=False)).endswith(
+    preflight(digits, Autoencoder(scaled=True))
+    assert line(digits, Autoencoder(scaled=False)).endswith(
         "; cast the input, or set trainer.precision"
     )
 
 
-def test_what_cannot_be_copied_is_not_tried(run: Run, digits: DataModule) -> None:
+def test_what_cannot_be_copied_is_not_tried(digits: DataModule) -> None:
     task = Classification(Net(width=7), digits.spec)
     task.lock = threading.Lock()
-    preflight(run, digits, task)
+    preflight(digits, task)
 
 
-def test_stages_without_samples_are_left_out(run: Run) -> None:
+def test_stages_without_samples_are_left_out() -> None:
     data = build_data(checked("digits", "data.split=[0.8,0.2,0]"))
-    preflight(run, data, Own(loss, data))
+    preflight(data, Own(loss, data))
 
 
-def test_validation_is_tried_as_it_is_made(run: Run, digits: DataModule) -> None:
+def test_validation_is_tried_as_it_is_made(digits: DataModule) -> None:
     seen: list[bool] = []
     preflight(
-        run,
         digits,
         Own(loss, digits, lambda task, _: seen.append(task.training or torch.is_grad_enabled())),
     )
     assert seen == [False]
 
 
-def test_manual_optimization_may_train_nothing(run: Run, digits: DataModule) -> None:
+def test_manual_optimization_may_train_nothing(digits: DataModule) -> None:
     task = Own(lambda task, batch: None, digits).requires_grad_(False)
     task.automatic_optimization = False
 
@@ -559,21 +488,21 @@ def test_manual_optimization_may_train_nothing(run: Run, digits: DataModule) -> 
         return []
 
     task.configure_optimizers = no_optimizers  # type: ignore[method-assign, assignment]
-    preflight(run, digits, task)
+    preflight(digits, task)
 
 
 # --------------------------------------------------------------------------------------------------
 # What it finds
 
 
-def test_rehearsal_finds_the_metrics_of_validation(run: Run, digits: DataModule) -> None:
-    found = preflight(run, digits, Classification(Net(), digits.spec)).logged
+def test_rehearsal_finds_the_metrics_of_validation(digits: DataModule) -> None:
+    found = preflight(digits, Classification(Net(), digits.spec))
     names = ("loss", "accuracy", "precision", "recall", "f1", "auroc")
     assert set(found or ()) == {f"val/{name}" for name in names}
 
 
 def test_task_too_large_to_copy_is_not_rehearsed(
-    run: Run, digits: DataModule, monkeypatch: pytest.MonkeyPatch
+    digits: DataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight_module, "COPIED", 0)
-    assert preflight(run, digits, Classification(Net(width=7), digits.spec)).logged is None
+    monkeypatch.setattr(rehearsal, "COPIED", 0)
+    assert preflight(digits, Classification(Net(width=7), digits.spec)) is None

@@ -79,7 +79,7 @@ def test_what_differs_is_refused_line_by_line(run: Run) -> None:
         "trainer.max_epochs: 1 is less than the 2 already done; raise it"
     ]
     assert mistakes("train", "mnist", "--resume", "latest") == [
-        f"mnist: {run.path} is a run of digits; leave the config's name out"
+        f"mnist: {run.path} is a run of digits; leave out the name"
     ]
     assert mistakes("train", "--resume", "latest", "net=mlp") == [
         "net=mlp: a run keeps its parts; begin a new one with net=mlp"
@@ -87,9 +87,11 @@ def test_what_differs_is_refused_line_by_line(run: Run) -> None:
     assert mistakes("train", "--resume", "latest", "tainer.max_epochs=3")[0].startswith(
         "tainer.max_epochs: no such section; did you mean 'trainer'?"
     )
-    assert mistakes("train", "digits", "--override") == ["--override: belongs to --resume RUN"]
+    assert mistakes("train", "digits", "--override") == [
+        "--override: belongs to --resume RUN; leave it out"
+    ]
     assert mistakes("train", "--resume", "latest", "--init", "latest") == [
-        "--init: a resumed run has weights of its own; leave out --init or --resume"
+        "--init: a resumed run has its own weights; leave out --init or --resume"
     ]
 
 

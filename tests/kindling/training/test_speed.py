@@ -3,11 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from src.kindling.training.speed import look_for_gpus_once
+from src.kindling.training.trainer import build_evaluator
+from tests.conftest import checked
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_where_there_is_no_gpu_no_step_looks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optimizer_step_without_gpu_does_not_look_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
     monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: looked.append(1) or 0)
     monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as Lightning leaves it
@@ -16,8 +17,7 @@ def test_where_there_is_no_gpu_no_step_looks_for_one(monkeypatch: pytest.MonkeyP
     optimizer = torch.optim.AdamW([weight], fused=True)
     optimizer.step()
     assert looked  # what is spared
-    looked.clear()
-    look_for_gpus_once()
+    build_evaluator(checked("digits"), None)
     looked.clear()
     optimizer.step()
     assert not looked

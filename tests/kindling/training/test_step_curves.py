@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -45,15 +44,9 @@ def test_the_bar_is_drawn_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert drawn[-1] == (999,)
 
 
-def test_lightning_enters_no_profiler_and_a_configs_own_is_kept() -> None:
-    from lightning.pytorch import Trainer
-
+def test_profiler_of_the_config() -> None:
     from src.kindling.training.trainer import build_evaluator
     from tests.conftest import checked
 
-    def made(*words: str) -> Any:
-        trainer: Trainer = build_evaluator(checked("digits", *words), None)
-        return type(trainer.profiler).__name__
-
-    assert made() == "NullProfiler"
-    assert made("trainer.profiler=simple") == "SimpleProfiler"
+    trainer = build_evaluator(checked("digits", "trainer.profiler=simple"), None)
+    assert type(trainer.profiler).__name__ == "SimpleProfiler"

@@ -181,9 +181,12 @@ def test_another_runs_weights_are_taken_where_they_fit(capsys: pytest.CaptureFix
             "task.scheduler.max_lr=0.01",
             "task.optimizer._target_=torch.optim.SGD",
         ],
-        ["trainer.max_epochs=null", "trainer.max_steps=5"],
         ["task.optimizer._target_=torch.optim.LBFGS", "task.scheduler=null"],
-        ["task.loss.weight=[1,1,1,1,1,1,1,1,1,1]"],
+        [
+            "task.loss.weight=[1,1,1,1,1,1,1,1,1,1]",
+            "trainer.max_epochs=null",
+            "trainer.max_steps=5",
+        ],
         [
             "task.scheduler=null",
             "task.decay_bias_and_norm=false",
@@ -196,12 +199,8 @@ def test_any_optimizer_and_scheduler(words: list[str]) -> None:
 
 
 def test_what_is_not_there_is_not_measured() -> None:
-    assert {
-        name.partition("/")[0] for name in train("digits", "data.split=[0.8,0.2,0]").metrics
-    } == {"val"}
-    assert {
-        name.partition("/")[0] for name in train("digits", "trainer.limit_test_batches=0").metrics
-    } == {"val"}
+    for word in ("data.split=[0.8,0.2,0]", "trainer.limit_test_batches=0"):
+        assert {name.partition("/")[0] for name in train("digits", word).metrics} == {"val"}
 
 
 def test_a_training_without_a_step_can_be_loaded() -> None:
