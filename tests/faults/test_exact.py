@@ -16,8 +16,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
-from src.kindling.training.callbacks.step_curves import Curves
 from src.kindling.training.fit import fit
+from src.kindling.training.run_loggers import Curves
 from src.tasks.classification import Classification
 from tests.conftest import as_own_task, checked
 

@@ -138,7 +138,7 @@ def test_killed_at_random_moments_it_ends_the_same(
 # Kills itself at the end of its n-th batch.
 KILLED = """
 import os, signal, sys
-from src.kindling.training.callbacks.step_curves import Curves
+from src.kindling.training.run_loggers import Curves
 end, left = Curves.on_train_batch_end, [int(sys.argv.pop(1))]
 def killed(self, *args):
     end(self, *args)

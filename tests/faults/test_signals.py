@@ -27,7 +27,12 @@ PHASES = {
         0,
     ),
     "training": ("src.tasks.classification:Classification.training_step", 4, "after a step", 3),
-    "saving": ("src.kindling.runs.checkpoint_file:AtomicIO.save_checkpoint", 1, "after a step", 11),
+    "saving": (
+        "src.kindling.training.checkpoint_io:AtomicIO.save_checkpoint",
+        1,
+        "after a step",
+        11,
+    ),
     "validating": (
         "src.tasks.classification:Classification.validation_step",
         4,
@@ -35,7 +40,7 @@ PHASES = {
         10,
     ),
     "between epochs": (
-        "src.kindling.training.callbacks.seeding:Seeding.on_train_epoch_end",
+        "src.kindling.training.repeatable:Seeding.on_train_epoch_end",
         1,
         "between epochs",
         20,

@@ -17,7 +17,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.preprocess import InputStats
 from src.kindling.data.spec import Spec
-from src.kindling.training.seeded import seed_hooks, seeded
+from src.kindling.training.repeatable import seed_hooks, seeded
 from src.kindling.training.speed import format_net
 
 OF_DATA = re.compile(r"\$\{data\.(\w+)")

@@ -109,7 +109,7 @@ def measure_best(training: Training, stages: Sequence[Stage]) -> None:
     from lightning.pytorch.callbacks import StochasticWeightAveraging
 
     from src.kindling.runs.checkpoint_file import read_checkpoint
-    from src.kindling.training.callbacks.metrics_file import MetricsFile
+    from src.kindling.training.run_loggers import MetricsFile
     from src.kindling.training.trainer import measure
 
     task, trainer, checkpoint = training.task, training.trainer, training.checkpoint
@@ -175,8 +175,8 @@ def recorded(training: Training) -> Iterator[None]:
 
 def record_end(training: Training) -> None:
     """Close the loggers; write meta.json, metrics.json and the report."""
-    from src.kindling.training.callbacks.tensorboard import TensorBoard
     from src.kindling.training.loggers import finish_wandb
+    from src.kindling.training.run_loggers import TensorBoard
 
     run, trainer, exit_ = training.run, training.trainer, training.ending["exit"]
     training.interrupts.watched = False

@@ -125,7 +125,7 @@ def _find_resumed(name: str) -> Run:
 
 def _resumed_config(run: Run, flags: Namespace) -> Config:
     """The config that a run is resumed with: its own, and what the words change."""
-    from src.kindling.training.resume_config import resume_config
+    from src.kindling.training.resume import resume_config
 
     words = flags.words
     if flags.init:

@@ -26,7 +26,7 @@ def muted(loggers: Sequence[Logger]) -> Iterator[None]:
     def drop(*args: Any, **kwargs: Any) -> None:
         return None
 
-    # Methods may be replaced on the instance already (callbacks/guarded_logger.py).
+    # Methods may be replaced on the instance already (run_loggers.py).
     before = [
         {name: method for name, method in vars(logger).items() if name in MUTED}
         for logger in loggers

@@ -29,9 +29,8 @@ from src.kindling.training.build import build_data, build_task
 from src.kindling.training.callbacks.checkpoint import Checkpoint
 from src.kindling.training.monitor import Monitor, choose_monitor
 from src.kindling.training.rehearsal import check_disk, rehearse
-from src.kindling.training.repeatable import make_repeatable
-from src.kindling.training.resume_state import ResumeState
-from src.kindling.training.seeded import seed_hooks
+from src.kindling.training.repeatable import make_repeatable, seed_hooks
+from src.kindling.training.resume import ResumeState
 from src.kindling.training.speed import choose
 from src.kindling.training.trainer import build_trainer
 from src.kindling.training.transfer import take_weights

@@ -21,9 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import read_json, write_json
 from src.kindling.runs.run import Run
-from src.kindling.training.callbacks.guarded_logger import shielded
-from src.kindling.training.callbacks.metrics_file import MetricsFile
 from src.kindling.training.loggers import muted
+from src.kindling.training.run_loggers import MetricsFile, guarded
 from src.tasks.classification import Classification
 from tests.conftest import LITTLE, call, train
 
@@ -211,7 +210,7 @@ def test_a_task_writes_images_in_every_stage(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_muted_loggers_receive_nothing_and_work_again_after(tmp_path: Path) -> None:
-    file = shielded(MetricsFile(tmp_path / "metrics.csv", 0))
+    file = guarded(MetricsFile(tmp_path / "metrics.csv", 0))
     with suppress(RuntimeError), muted([file]):
         file.log_metrics({"a": 1.0}, step=0)
         raise RuntimeError

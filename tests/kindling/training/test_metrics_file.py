@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.kindling.training.callbacks.metrics_file import MetricsFile
+from src.kindling.training.run_loggers import MetricsFile
 
 
 def test_one_row_a_step_and_new_columns_keep_old_rows(tmp_path: Path) -> None:

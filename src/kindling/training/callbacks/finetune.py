@@ -1,4 +1,4 @@
-"""Fine-tuning: a net's head learns at once, its backbone later, more slowly, or never."""
+"""Fine-tuning: train a net's head first, and its backbone later, more slowly, or never."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Finetune(Callback):
             layer with parameters.
 
     Raises:
-        InputError: when the net has no such part, or what else is set does not go with it.
+        InputError: when the net has no such part, or another setting is incompatible.
     """
 
     def __init__(
@@ -40,14 +40,10 @@ class Finetune(Callback):
         if frozen_epochs != "all" and frozen_epochs < 0:
             raise ValueError(f"frozen_epochs: expected at least 0, or 'all', got {frozen_epochs}")
         if not 0 < backbone_lr_ratio <= 1:
-            raise ValueError(
-                f"backbone_lr_ratio: expected a share above 0, at most 1, got {backbone_lr_ratio}"
-            )
-        self.frozen_epochs, self.backbone_lr_ratio, self.head = (
-            frozen_epochs,
-            backbone_lr_ratio,
-            head,
-        )
+            expected = "expected a share above 0, at most 1"
+            raise ValueError(f"backbone_lr_ratio: {expected}, got {backbone_lr_ratio}")
+        self.frozen_epochs, self.head = frozen_epochs, head
+        self.backbone_lr_ratio = backbone_lr_ratio
         self.frozen: bool | None = None
 
     # Called before the task makes its optimizer.
@@ -58,29 +54,27 @@ class Finetune(Callback):
         head = self.head or find_head(net)
         names = [name for name, _ in net.named_modules() if name]
         if head not in names:
-            hint = (
-                did_you_mean(head, names)
-                or f" (it has: {', '.join(name for name, _ in net.named_children())})"
-            )
+            known = ", ".join(name for name, _ in net.named_children())
+            hint = did_you_mean(head, names) or f" (it has: {known})"
             raise InputError(f"finetune.head: {type(net).__name__} has no part '{head}'{hint}")
         if self.frozen_epochs != "all" and self.frozen_epochs and trainer.world_size > 1:
-            # Of what is frozen at the start, processes do not share the gradients later.
+            # DDP does not share the gradients of what is frozen at the start.
             raise InputError(
                 "finetune.frozen_epochs: a backbone is unfrozen in a single process alone; "
                 "train with finetune=head first, then with finetune=all --init RUN"
             )
-        self.net, self.prefix = net, f"net.{head}."
+        self.prefix = f"net.{head}."
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         averaging = any(isinstance(one, StochasticWeightAveraging) for one in callbacks)
-        if averaging and self._frozen(trainer.max_epochs or 0) and self._norms(pl_module):
+        if averaging and self._is_frozen(trainer.max_epochs or 0) and self._norms(pl_module):
             raise InputError(
                 "callbacks: StochasticWeightAveraging measures the norm layers anew at the end, "
                 "and those of a frozen backbone stay as they are; "
                 "use lightning.pytorch.callbacks.EMAWeightAveraging"
             )
-        backbone = [name for name, _ in pl_module.named_parameters() if self._in_backbone(name)]
+        backbone = self._backbone(pl_module)
         pl_module.lr_scales = dict.fromkeys(backbone, self.backbone_lr_ratio)  # type: ignore[assignment]
-        if self.frozen_epochs == "all":  # or else the optimizer has to hold all
+        if self.frozen_epochs == "all":  # otherwise the optimizer has to hold all
             self._freeze(pl_module, True)
 
     # A training resumed within an epoch does not call `on_train_epoch_start`.
@@ -89,44 +83,39 @@ class Finetune(Callback):
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        frozen = self._frozen(trainer.current_epoch)
+        frozen = self._is_frozen(trainer.current_epoch)
         if frozen == self.frozen:
             return
+        self.frozen = frozen
         self._freeze(pl_module, frozen)
         for norm in self._norms(pl_module):
             norm.train(not frozen)
-        counts = {
-            trained: sum(p.numel() for p in self.net.parameters() if p.requires_grad is trained)
-            for trained in (True, False)
-        }
-        until = "" if self.frozen_epochs == "all" else f" until epoch {self.frozen_epochs}"
+        how = "all at one rate"
         if frozen:
+            until = "" if self.frozen_epochs == "all" else f" until epoch {self.frozen_epochs}"
             how = f"the backbone is frozen{until}"
         elif self.backbone_lr_ratio != 1:
             how = f"the backbone at {self.backbone_lr_ratio:g} of the learning rate"
-        else:
-            how = "all at one rate"
-        print(
-            f"finetune: {counts[True]:,} of {sum(counts.values()):,} parameters are trained; {how}"
-        )
-        self.frozen = frozen
+        net: Any = pl_module.net
+        trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in net.parameters())
+        print(f"finetune: {trained:,} of {total:,} parameters are trained; {how}")
 
-    def _frozen(self, epoch: int) -> bool:
+    def _is_frozen(self, epoch: int) -> bool:
         return self.frozen_epochs == "all" or epoch < self.frozen_epochs
-
-    def _norms(self, pl_module: LightningModule) -> list[nn.Module]:
-        return [
-            module
-            for name, module in pl_module.named_modules()
-            if self._in_backbone(name) and isinstance(module, _NormBase)
-        ]
 
     def _in_backbone(self, name: str) -> bool:
         return name.startswith("net.") and not name.startswith(self.prefix)
 
-    def _freeze(self, pl_module: LightningModule, frozen: bool) -> None:
-        for name, parameter in pl_module.named_parameters():
-            if self._in_backbone(name):
-                parameter.requires_grad_(not frozen)
-                if frozen:
-                    parameter.grad = None
+    def _backbone(self, module: LightningModule) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in module.named_parameters() if self._in_backbone(name)}
+
+    def _norms(self, module: LightningModule) -> list[nn.Module]:
+        parts = [part for name, part in module.named_modules() if self._in_backbone(name)]
+        return [part for part in parts if isinstance(part, _NormBase)]
+
+    def _freeze(self, module: LightningModule, frozen: bool) -> None:
+        for parameter in self._backbone(module).values():
+            parameter.requires_grad_(not frozen)
+            if frozen:
+                parameter.grad = None
