@@ -21,13 +21,8 @@ from src.kindling.training.resume import FORM
 Place = Literal["between epochs", "after a step", "before validation"]
 
 
-def collect(trainer: Trainer, module: LightningModule, place: str) -> dict[str, Any]:
-    """Return the resume state as tensors on the CPU and plain values. All ranks call it together.
-
-    Args:
-        trainer, module: of the training.
-        place: a `Place`.
-    """
+def collect(trainer: Trainer, module: LightningModule, place: Place) -> dict[str, Any]:
+    """Return the resume state as CPU tensors and plain values; all ranks call it together."""
     epochs: Any = trainer.fit_loop.epoch_progress.current
     batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     meters, metrics = _metrics(module)
@@ -76,7 +71,7 @@ def restore(trainer: Trainer, module: LightningModule, resume: dict[str, Any]) -
             callback.on_train_epoch_start(trainer, module)
 
 
-def set_loop_progress(loops: dict[str, Any], place: str) -> None:
+def set_loop_progress(loops: dict[str, Any], place: Place) -> None:
     """Set the counters of Lightning's loops to what it expects for resuming at a place.
 
     After a step they are right. Between epochs they depend on the hook that saved; before a

@@ -83,8 +83,7 @@ def restore_logged(
     """Restore what `logged_state` returned, before the first batch of a resumed epoch.
 
     Args:
-        trainer, state: of the resumed training, and as it was saved.
-        metrics: the task's torchmetrics by name; a logged metric that is not among them is skipped.
+        metrics: the task's torchmetrics by name; a logged one that is not among them is skipped.
         device: of the task.
     """
     results = trainer.fit_loop.epoch_loop._results

@@ -49,52 +49,43 @@ def seed_hooks(owner: Any, seed: int) -> None:
 class Seeding(Callback):
     """Seeds torch, numpy and Python from (seed, epoch, batch, rank) before each batch.
 
-    The draws of a batch depend on no other batch, and not on the draws of a data module or a
-    logger.
+    The draws of a batch depend on no other batch, data module or logger.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, number: int) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, DataModule) and data.prepare.augment:
             return  # seeded for this batch before it was augmented
-        self._seed(pl_module, trainer.current_epoch, batch_idx, trainer.global_rank)
+        self._seed(module, trainer.current_epoch, number, trainer.global_rank)
 
     # Not from the batch before it: a training resumed at a validation has not run that batch.
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.state.fn == "fit":
             place = trainer.current_epoch, -2, trainer.global_step, trainer.global_rank
-            self._seed(pl_module, *place)
+            self._seed(module, *place)
         else:  # the best checkpoint is measured, perhaps by src.evaluate
-            self._seed(pl_module, -3, trainer.global_rank)
+            self._seed(module, -3, trainer.global_rank)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._seed(pl_module, -4, trainer.global_rank)
+    def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._seed(module, -4, trainer.global_rank)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._seed(pl_module, trainer.current_epoch, -1, trainer.global_rank)
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._seed(module, trainer.current_epoch, -1, trainer.global_rank)
 
-    def _seed(self, pl_module: LightningModule, *place: int) -> None:
-        seed_generators(derive_seed(self.seed, *place), pl_module.device)
+    def _seed(self, module: LightningModule, *place: int) -> None:
+        seed_generators(derive_seed(self.seed, *place), module.device)
 
 
 @dataclass
 class Position:
-    """Which epoch a loader is in, and the first batch to read in it.
+    """Which epoch a loader is in, and the first batch to read in it."""
 
-    Attributes:
-        trainer: whose epoch it is; None for validation and test, which draw the same in each epoch.
-        seed: of the experiment.
-        resumed: the epoch and the batch with which a resumed training starts.
-    """
-
-    trainer: Trainer | None
+    trainer: Trainer | None  # None for validation and test, which draw the same in each epoch
     seed: int
-    resumed: tuple[int, int]
+    resumed: tuple[int, int]  # the epoch and the batch with which a resumed training starts
 
     def start(self) -> tuple[int, int]:
         """Return the current epoch and its first batch."""
@@ -190,7 +181,7 @@ def make_repeatable(trainer: Trainer, seed: int, resumed: tuple[int, int] = (0, 
     Args:
         trainer: its strategy is changed.
         seed: of the experiment.
-        resumed: the epoch and the batch with which a resumed training starts.
+        resumed: the epoch and the batch with which a training resumes.
     """
     process = trainer.strategy.process_dataloader
 

@@ -28,7 +28,7 @@ LENGTH = ("trainer.max_epochs", "trainer.max_steps")
 ENDS = (*LENGTH, "trainer.max_time")
 LOGGING = ("name", "tags", "logger", "trainer.log_every_n_steps")
 FREE = (*ENDS, *LOGGING, "checkpoint_minutes", "data.num_workers")
-# Keys whose value is chosen for the machine where a config leaves them out.
+# Keys whose default is chosen for the machine.
 MACHINE = ("num_threads", "compile", "channels_last", "trainer.precision")
 # The parts of a checkpoint that another optimizer or scheduler cannot load.
 OPTIMIZER_STATE = {
@@ -45,8 +45,7 @@ def resume_config(run: Run, overrides: Sequence[str], override: bool) -> Config:
     """Return a run's config with `key=value` overrides.
 
     Raises:
-        InputError: a line for each redacted value, and, unless `override` accepts them, for each
-            change that affects the training so far.
+        InputError: a line for each redacted value, and those of `check_differences`.
     """
     config = change(run.config, overrides)
     if hidden := [key for key, value in flatten(config.values).items() if HIDDEN in str(value)]:
@@ -57,22 +56,19 @@ def resume_config(run: Run, overrides: Sequence[str], override: bool) -> Config:
 
 
 def config_differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Return the dotted keys in which two configs differ, with both values.
-
-    Redacted values, and those that were chosen for the machine, are not compared.
-    """
+    """Return the keys in which two configs differ, and both values; without redacted values."""
     before, after = flatten(redacted(old.values)), flatten(redacted(new.values))
     differences = {}
     for key in dict.fromkeys([*before, *after]):
         was, now = before.get(key), after.get(key)
-        chosen = key in MACHINE and (now is None or new.origin(key) == "a default")
-        if was != now and not chosen and HIDDEN not in str(was):
+        is_default = now is None or new.origin(key) == "a default"
+        if was != now and not (key in MACHINE and is_default) and HIDDEN not in str(was):
             differences[key] = (was, now)
     return differences
 
 
 def check_differences(old: Config, new: Config, override: bool) -> bool:
-    """Return whether two configs differ in values that have to be applied to the restored state.
+    """Return whether two configs differ in values that affect the training.
 
     Raises:
         InputError: a line for each such difference, unless `override` accepts them.
@@ -109,13 +105,7 @@ def length_scheduler(config: Config) -> str | None:
 
 
 def check_length(run: Run, config: Config, finished: bool, epochs: int, steps: int) -> None:
-    """Refuse to resume a run that has nothing left to train.
-
-    Args:
-        run, config: the run, and the config with which it is resumed.
-        finished: whether its training ended by itself.
-        epochs, steps: how many are done.
-    """
+    """Refuse to resume a run after so many epochs and steps if nothing is left to train."""
     longer = any(get(config.values, end) != get(run.config.values, end) for end in ENDS)
     for key, done in zip(LENGTH, (epochs, steps), strict=True):
         limit = get(config.values, key)
@@ -140,12 +130,10 @@ class ResumeState:
     """The newest readable checkpoint of a run.
 
     Attributes:
-        path, content: of the checkpoint.
         position: the epoch and the batch with which the training resumes.
         step: the number of optimizer steps so far.
         notes: lines to print when the training starts.
-        override: accept differences: by --override now, or by the last resume, which may have
-            ended before it saved.
+        override: accept differences, now or at the last resume, which may have ended unsaved.
         changed: whether the config differs from the checkpoint's.
     """
 
@@ -162,8 +150,7 @@ class ResumeState:
         """Load the checkpoint to resume from; None if the run was stopped before its first.
 
         Raises:
-            InputError: if no checkpoint is readable, if nothing is left to train, or if the
-                config differs.
+            InputError: no checkpoint is readable, nothing is left to train, or the config differs.
         """
         files = [run.checkpoints / "last.ckpt", run.checkpoints / "previous.ckpt"]
         path, content, problems = newest(files)
@@ -172,11 +159,13 @@ class ResumeState:
             return None
         facts = run.path / "meta.json"
         meta = read_json(facts) if facts.exists() else {}
-        kindling, finished = content["kindling"], meta.get("exit") == "finished"
-        _check_form(path, kindling, meta)
+        finished = meta.get("exit") == "finished"
+        _check_form(path, content, meta)
         override = override or (meta.get("override", False) and not finished)
-        changed = check_differences(Config(config.name, kindling["config"]), config, override)
-        epoch, batch, step = (kindling["resume"][key] for key in ("epoch", "batch", "step"))
+        before = Config(config.name, content["kindling"]["config"])
+        changed = check_differences(before, config, override)
+        resume = content["kindling"]["resume"]
+        epoch, batch, step = resume["epoch"], resume["batch"], resume["step"]
         place = f"epoch {epoch + 1}, batch {batch + 1}" if batch else f"the end of epoch {epoch}"
         notes = [f"WARNING    {line}" for line in problems]
         notes.append(f"resumed: {shown(path)}, {place} ({step:,} steps)")
@@ -201,21 +190,17 @@ class ResumeState:
             changes = config_differences(run.config, config).items()
             overrides = shlex.join(f"{key}={now}" for key, (_, now) in changes if now is not None)
             command = f"python -m src.train {config.name} --init {shown(run.path)} {overrides}"
-            raise InputError(
-                [
-                    f"net: the run's weights do not fit: {join_names(wrong)}",
-                    f"start a new run with the weights that fit: {command}",
-                ]
-            )
+            problem = f"net: the run's weights do not fit: {join_names(wrong)}"
+            raise InputError([problem, f"start a new run with the weights that fit: {command}"])
 
 
-def _check_form(path: Path, kindling: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-    if "resume" not in kindling:
+def _check_form(path: Path, content: dict[str, Any], meta: dict[str, Any]) -> None:
+    if "resume" not in content["kindling"]:
         raise InputError(
             f"{shown(path)}: has no resume state, as a copy of best.ckpt or a file of another "
             "version; restore the run's own last.ckpt"
         )
-    form = kindling["resume"].get("form", 1)
+    form = content["kindling"]["resume"].get("form", 1)
     if form != FORM:
         commit = (meta.get("git") or {}).get("commit")
         version = f"commit {commit}" if commit else "the version that started the run"
@@ -239,10 +224,9 @@ def drop_optimizer_state(checkpoint: dict[str, Any], values: Mapping[str, Any]) 
 
 
 def apply_config(trainer: Trainer, task: LightningModule, epochs: int, keep_lr: bool) -> None:
-    """Give optimizer and schedule the config's values; the optimizer keeps its moments.
+    """Give the restored optimizer and schedule the config's values; moments are kept.
 
     Args:
-        trainer, task: restored from a checkpoint.
         epochs: how many are done.
         keep_lr: keep the learning rate that a plateau schedule has reached.
     """

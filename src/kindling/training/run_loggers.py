@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -130,15 +130,14 @@ class TensorBoard(TensorBoardLogger):
 
         Through Lightning's `log_hyperparams`, the numbers would be points at step 0 of the curves.
         """
-        values = {
-            key: value if isinstance(value, bool | int | float | str) else str(value)
-            for key, value in flatten(redacted(config.values)).items()
-            if value not in (None, [], {}) and key not in KEPT
-        }
+        flat = flatten(redacted(config.values)).items()
+        values = {key: v for key, v in flat if v not in (None, [], {}) and key not in KEPT}
+        values = {k: v if isinstance(v, int | float | str) else str(v) for k, v in values.items()}
         # The curves of val/ end with the last epoch; these numbers are the best checkpoint's.
         final = {name.replace("val/", "val_best/"): value for name, value in metrics.items()}
-        for name in (name for name in final if name.startswith("val_best/")):
-            self.experiment.add_scalar(name, final[name], step)
+        for name, value in final.items():
+            if name.startswith("val_best/"):
+                self.experiment.add_scalar(name, value, step)
         for summary in hparams(values, final):  # type: ignore[no-untyped-call]
             self.experiment._get_file_writer().add_summary(summary)
 
@@ -159,14 +158,10 @@ class Curves(Callback):
         self.logged, self.lr = 0, 0.0
 
     # The rate of the step itself: by a batch's end, its schedule may have moved on.
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
         self.lr = optimizer.param_groups[0]["lr"]
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:
         step = trainer.global_step
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if step == self.logged or not every or step % every or not trainer.is_global_zero:

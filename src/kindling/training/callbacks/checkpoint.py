@@ -71,7 +71,7 @@ class Checkpoint(lightning.Checkpoint):
         self.resume_state = resume_state
         self.best_score: Tensor | None = None
         self.saved_at, self.saved_step = time.monotonic(), -1
-        self.saved_last = False  # whether this process has taken part in saving last.ckpt
+        self.saved_last = False  # whether this process took part in saving last.ckpt
         # With weight averaging: the weights that are trained, not their average.
         self.trained_weights: dict[str, Tensor] | None = None
         self.failed_in: str | None = None  # `train`, `val` or `test`
@@ -83,37 +83,32 @@ class Checkpoint(lightning.Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score = state_dict["best_score"]
 
-    # -----------------------------------------------------------------------------------------
-    # When to save, and when to stop
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._install_signals()
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
         if state := self.resume_state:
             saved = state.content["kindling"]
-            epoch_state.restore(trainer, pl_module, saved["resume"])
+            epoch_state.restore(trainer, module, saved["resume"])
             if state.changed:
                 before = get(saved["config"], "task.optimizer")
                 keep_lr = before == get(self.content["config"], "task.optimizer")
-                apply_config(trainer, pl_module, saved["resume"]["epoch"], keep_lr)
+                apply_config(trainer, module, saved["resume"]["epoch"], keep_lr)
             self.resume_state = None
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step > self.saved_step:
             self._save(trainer, "between epochs")
         self._stop_on_signal(trainer)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         late = time.monotonic() - self.saved_at > 60 * self.minutes
         due = late or self.interrupts.received is not None
         take_part = due or trainer.world_size > 1
-        if take_part and internals.is_resumable(trainer) and self._reduce(trainer, due)[0]:
+        if take_part and internals.is_resumable(trainer) and _any_rank(trainer, due):
             self._save(trainer, "after a step")
             self._stop_on_signal(trainer)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
         self._install_signals()
         self._stop_before_validation(trainer)
 
@@ -122,47 +117,42 @@ class Checkpoint(lightning.Checkpoint):
         if trainer.world_size == 1:
             self._stop_before_validation(trainer)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_start(self, *_: Any) -> None:
         self._install_signals()
 
     def on_test_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self._stop_on_signal(trainer)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.state.fn != "fit" or self.monitor is None:
             return
         score = trainer.callback_metrics.get(self.monitor)
         if score is None:
             names = ", ".join(sorted(trainer.callback_metrics)) or "none"
-            raise InputError(
-                f"monitor: '{self.monitor}' was not logged in validation (logged: {names}); "
-                "set monitor=…"
-            )
+            problem = f"'{self.monitor}' was not logged in validation (logged: {names})"
+            raise InputError(f"monitor: {problem}; set monitor=…")
         self.compare(trainer, score)
 
     def compare(self, trainer: Trainer, score: Tensor) -> None:
         """Save the current weights as best.ckpt if their score is the best so far."""
-        better = self.best_score is None or (
-            score < self.best_score if self.mode == "min" else score > self.best_score
-        )
+        best = self.best_score
+        better = best is None or (score < best if self.mode == "min" else score > best)
         if better and torch.isfinite(score):
             self.best_score = score.detach().clone().cpu()
             self._save(trainer, "best")
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         internals.end_restart(trainer)
         if any(isinstance(callback, lightning.WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             # The average replaces the weights when training ends; a longer training needs them.
-            state = pl_module.state_dict()
+            state = module.state_dict()
             self.trained_weights = {name: value.clone() for name, value in state.items()}
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         self._save(trainer, "between epochs")
         self._stop_on_signal(trainer)
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, *_: Any) -> None:
         if trainer.state.stage is not None:  # Lightning resets it before `fit` returns
             self.failed_in = trainer.state.stage.dataloader_prefix
 
@@ -176,39 +166,25 @@ class Checkpoint(lightning.Checkpoint):
         if trainer.state.fn != "fit":
             self._stop_on_signal(trainer)
             return
-        received = self.interrupts.received is not None
-        if not internals.is_accumulating(trainer) and self._reduce(trainer, received)[0]:
+        signaled = self.interrupts.received is not None
+        if not internals.is_accumulating(trainer) and _any_rank(trainer, signaled):
             self._save(trainer, "before validation")
             self._stop_on_signal(trainer)
 
     def _stop_on_signal(self, trainer: Trainer) -> None:
-        received = self.interrupts.received
-        if trainer.state.fn == "fit":
-            received = self._reduce(trainer)[1]
-        if received is not None:
-            self.interrupts.received = received
+        """Stop if any rank has received a signal; one that arrives meanwhile counts next time."""
+        signal = self.interrupts.received
+        if trainer.state.fn == "fit" and trainer.world_size > 1:
+            number = torch.tensor(signal or 0, device=trainer.strategy.root_device)
+            signal = int(trainer.strategy.reduce(number, reduce_op="max"))
+        if signal:
+            self.interrupts.received = signal
             self.interrupts.stop()
-
-    def _reduce(self, trainer: Trainer, flag: bool = False) -> tuple[bool, int | None]:
-        """Return whether the flag is set on any rank, and the signal that any rank has received.
-
-        The result is the same on all ranks. A signal that arrives meanwhile counts next time.
-        """
-        received = self.interrupts.received
-        if trainer.world_size == 1:
-            return flag, received
-        device = trainer.strategy.root_device
-        flags = torch.tensor([float(flag), float(received or 0)], device=device)
-        torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
-        any_flag, signal = flags.tolist()  # one synchronization with a GPU
-        return bool(any_flag), int(signal) or None
-
-    # -----------------------------------------------------------------------------------------
-    # What to save and to restore
 
     def _save(self, trainer: Trainer, saving: epoch_state.Place | Literal["best"]) -> None:
         weights = trainer.lightning_module.state_dict().values()
-        if not all(bool(w.isfinite().all()) for w in weights if w.is_floating_point()):
+        floats = [w for w in weights if isinstance(w, Tensor) and w.is_floating_point()]
+        if not all(weight.isfinite().all() for weight in floats):
             print(f"checkpoint: NaN/Inf weights at step {trainer.global_step}; not saved")
             return
         self.saving = saving
@@ -223,24 +199,24 @@ class Checkpoint(lightning.Checkpoint):
         self.saved_last = True
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["kindling"] = dict(self.content)
-        for key in set(HYPERPARAMETERS) & set(checkpoint):
+        for key in checkpoint.keys() & set(HYPERPARAMETERS):
             checkpoint[key] = redacted(checkpoint[key])
         if self.saving == "best":
-            for key in set(checkpoint) - set(OF_BEST):
+            for key in checkpoint.keys() - set(OF_BEST):
                 del checkpoint[key]
             return
         between = self.saving == "between epochs"
         if between and self.trained_weights and "current_model_state" in checkpoint:
             checkpoint["current_model_state"] = self.trained_weights
-        checkpoint["kindling"]["resume"] = epoch_state.collect(trainer, pl_module, self.saving)
+        checkpoint["kindling"]["resume"] = epoch_state.collect(trainer, module, self.saving)
         epoch_state.set_loop_progress(checkpoint["loops"]["fit_loop"], self.saving)
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, _: Any, module: Any, checkpoint: dict[str, Any]) -> None:
         if self.resume_state and self.resume_state.changed:
             drop_optimizer_state(checkpoint, self.content["config"])
+
+
+def _any_rank(trainer: Trainer, flag: bool) -> bool:
+    return trainer.strategy.reduce_boolean_decision(flag, all=False)

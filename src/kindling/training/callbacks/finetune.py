@@ -47,10 +47,10 @@ class Finetune(Callback):
         self.frozen: bool | None = None
 
     # Called before the task makes its optimizer.
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        net: Any = pl_module.net
+        net: Any = module.net
         head = self.head or find_head(net)
         names = [name for name, _ in net.named_modules() if name]
         if head not in names:
@@ -66,29 +66,29 @@ class Finetune(Callback):
         self.prefix = f"net.{head}."
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         averaging = any(isinstance(one, StochasticWeightAveraging) for one in callbacks)
-        if averaging and self._is_frozen(trainer.max_epochs or 0) and self._norms(pl_module):
+        if averaging and self._is_frozen(trainer.max_epochs or 0) and self._norms(module):
             raise InputError(
                 "callbacks: StochasticWeightAveraging measures the norm layers anew at the end, "
                 "and those of a frozen backbone stay as they are; "
                 "use lightning.pytorch.callbacks.EMAWeightAveraging"
             )
-        backbone = self._backbone(pl_module)
-        pl_module.lr_scales = dict.fromkeys(backbone, self.backbone_lr_ratio)  # type: ignore[assignment]
+        backbone = self._backbone(module)
+        module.lr_scales = dict.fromkeys(backbone, self.backbone_lr_ratio)  # type: ignore[assignment]
         if self.frozen_epochs == "all":  # otherwise the optimizer has to hold all
-            self._freeze(pl_module, True)
+            self._freeze(module, True)
 
     # A training resumed within an epoch does not call `on_train_epoch_start`.
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.frozen = None
-        self.on_train_epoch_start(trainer, pl_module)
+        self.on_train_epoch_start(trainer, module)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         frozen = self._is_frozen(trainer.current_epoch)
         if frozen == self.frozen:
             return
         self.frozen = frozen
-        self._freeze(pl_module, frozen)
-        for norm in self._norms(pl_module):
+        self._freeze(module, frozen)
+        for norm in self._norms(module):
             norm.train(not frozen)
         how = "all at one rate"
         if frozen:
@@ -96,7 +96,7 @@ class Finetune(Callback):
             how = f"the backbone is frozen{until}"
         elif self.backbone_lr_ratio != 1:
             how = f"the backbone at {self.backbone_lr_ratio:g} of the learning rate"
-        net: Any = pl_module.net
+        net: Any = module.net
         trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
         total = sum(p.numel() for p in net.parameters())
         print(f"finetune: {trained:,} of {total:,} parameters are trained; {how}")

@@ -15,6 +15,11 @@ from src.kindling.config.errors import TrainingError, join_names
 from src.kindling.data.data_module import DataModule
 from src.kindling.training.lightning_internals import skips_backward
 
+REMEDY = (
+    "  set a smaller task.optimizer.lr or trainer.gradient_clip_val=1; inspect the samples; "
+    "max_nonfinite_steps=10 skips up to ten such batches"
+)
+
 
 class NonFiniteGuard(Callback):
     """Checks the loss and the gradients before each optimizer step, and skips a NaN/Inf step.
@@ -42,41 +47,38 @@ class NonFiniteGuard(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped = state_dict["skipped"]
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, number: int) -> None:
         if skips_backward(trainer):
             return
         if self.skip and not self.batches:
-            buffers = [buffer for buffer in pl_module.buffers() if buffer.is_floating_point()]
+            buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
             self.buffers = [(buffer, buffer.clone()) for buffer in buffers]
-        self.batches.append((trainer.current_epoch, batch_idx))
+        self.batches.append((trainer.current_epoch, number))
 
-    def on_before_backward(
-        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
-    ) -> None:
+    def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
         loss = loss.detach().sum()
         self.loss = loss if self.loss is None else self.loss + loss
 
     def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+        self, trainer: Trainer, module: LightningModule, optimizer: Optimizer
     ) -> None:
-        batches, loss = self.batches, self.loss
-        self.batches, self.loss = [], None
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            return  # float16: the scaler skips overflowing steps while it looks for its scale
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         parameters = [p for p in parameters if p.grad is not None]
         # A sum takes half the time of a norm, and all of them are read at once.
-        sums = [p.grad.sum() for p in parameters] + ([] if loss is None else [loss])
-        if not sums or math.isfinite(torch.stack(sums).sum().item()):
-            return
-        step, lr = trainer.global_step + 1, optimizer.param_groups[0]["lr"]
+        sums = [p.grad.sum() for p in parameters] + ([] if self.loss is None else [self.loss])
+        # float16: the scaler skips overflowing steps while it looks for its scale.
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if sums and not scaled and not math.isfinite(torch.stack(sums).sum().item()):
+            self._skip(module, optimizer.param_groups[0]["lr"], parameters)
+        self.batches, self.loss = [], None
+
+    def _skip(self, module: LightningModule, lr: float, parameters: list[Tensor]) -> None:
+        """Skip the step, or end the training if it is one too many."""
         self.skipped += 1
         if self.skipped > self.skip:
-            raise TrainingError(_describe(pl_module, step, lr, batches, loss, parameters))
+            raise TrainingError(self._describe(module, lr, parameters))
         print(
-            f"step {step}: NaN/Inf loss or gradient; batch skipped "
+            f"step {module.global_step + 1}: NaN/Inf loss or gradient; batch skipped "
             f"({self.skipped} of at most {self.skip})"
         )
         for buffer, before in self.buffers:
@@ -84,34 +86,24 @@ class NonFiniteGuard(Callback):
         for parameter in parameters:
             parameter.grad = None  # the optimizer skips such parameters
 
-
-def _describe(
-    module: LightningModule,
-    step: int,
-    lr: float,
-    batches: list[tuple[int, int]],
-    loss: Tensor | None,
-    parameters: list[Tensor],
-) -> list[str]:
-    epoch, batch = batches[-1] if batches else (module.current_epoch, 0)
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    gradients = {names.get(p, "?"): p.grad for p in parameters if p.grad is not None}  # type: ignore[call-overload]
-    bad = [name for name, gradient in gradients.items() if not math.isfinite(gradient.sum())]
-    loss_is_bad = loss is not None and not loss.isfinite()
-    cause = f"the loss is {loss:g}" if loss_is_bad else "a gradient is NaN/Inf"
-    lines = [
-        f"step {step} (epoch {epoch + 1}, batch {batch + 1}): {cause}; training stopped "
-        "before the optimizer step",
-        f"  learning rate {lr:.3g}, weight norm {get_total_norm(module.parameters()).item():.3g}, "
-        f"gradient norm {get_total_norm(gradients.values()).item():.3g}",
-        f"  NaN/Inf gradients: {join_names(bad) or 'none'}",
-    ]
-    data = module.trainer.datamodule  # type: ignore[attr-defined]
-    if isinstance(data, DataModule):
-        samples = [i for place in batches for i in data.sample_numbers("train", *place).tolist()]
-        lines.append(f"  samples of the batch: {join_names(samples, most=10)}")
-    return [
-        *lines,
-        "  set a smaller task.optimizer.lr or trainer.gradient_clip_val=1; inspect the samples; "
-        "max_nonfinite_steps=10 skips up to ten such batches",
-    ]
+    def _describe(self, module: LightningModule, lr: float, parameters: list[Tensor]) -> list[str]:
+        epoch, batch = self.batches[-1] if self.batches else (module.current_epoch, 0)
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        gradients = {names.get(id(p), "?"): p.grad for p in parameters if p.grad is not None}
+        bad = [name for name, gradient in gradients.items() if not math.isfinite(gradient.sum())]
+        loss_is_bad = self.loss is not None and not self.loss.isfinite()
+        cause = f"the loss is {self.loss:g}" if loss_is_bad else "a gradient is NaN/Inf"
+        weight_norm = get_total_norm(module.parameters()).item()
+        gradient_norm = get_total_norm(gradients.values()).item()
+        lines = [
+            f"step {module.global_step + 1} (epoch {epoch + 1}, batch {batch + 1}): {cause}; "
+            "training stopped before the optimizer step",
+            f"  learning rate {lr:.3g}, weight norm {weight_norm:.3g}, "
+            f"gradient norm {gradient_norm:.3g}",
+            f"  NaN/Inf gradients: {join_names(bad) or 'none'}",
+        ]
+        data = module.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, DataModule):
+            samples = [i for at in self.batches for i in data.sample_numbers("train", *at).tolist()]
+            lines.append(f"  samples of the batch: {join_names(samples, most=10)}")
+        return [*lines, REMEDY]

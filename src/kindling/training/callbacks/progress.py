@@ -31,12 +31,12 @@ def progress(monitor: str | None = None) -> tuple[list[Callback], bool]:
 class Summary(RichModelSummary):
     """Lightning's summary with the shapes of the data, without modules that have no parameters."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        own = pl_module.example_input_array
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        own = module.example_input_array
         if own is None:
-            pl_module.example_input_array = _example(trainer, pl_module)
-        super().on_fit_start(trainer, pl_module)
-        pl_module.example_input_array = own
+            module.example_input_array = _example(trainer, module)
+        super().on_fit_start(trainer, module)
+        module.example_input_array = own
 
     @staticmethod
     def summarize(summary_data: list[tuple[str, list[str]]], *args: Any, **kwargs: Any) -> None:
@@ -77,8 +77,8 @@ class Bar(RichProgressBar):
             self.drawn = now
             super().on_train_batch_end(trainer, *args)
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        values = super().get_metrics(trainer, pl_module)
+    def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+        values = super().get_metrics(trainer, module)
         values.pop("v_num", None)
         if self.monitor in trainer.callback_metrics:
             values[self.monitor] = f"{trainer.callback_metrics[self.monitor].item():.4g}"
@@ -93,17 +93,17 @@ class EpochLines(Callback):
         self.epoch: int | None = None  # the current one
 
     # A training resumed within an epoch does not call `on_train_epoch_start`.
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         self.epoch = None
-        self.on_train_epoch_start(trainer, pl_module)
+        self.on_train_epoch_start(trainer)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         if self.epoch != trainer.current_epoch:
-            self.on_train_end(trainer, pl_module)
+            self.on_train_end(trainer)
             self.epoch, self.started = trainer.current_epoch, time.perf_counter()
 
     # `on_train_epoch_end` of callbacks precedes the module's, which logs the training metrics.
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         if self.epoch is None or not trainer.is_global_zero:
             return
         metrics = trainer.callback_metrics
