@@ -160,11 +160,21 @@ class ResumeState:
         facts = run.path / "meta.json"
         meta = read_json(facts) if facts.exists() else {}
         finished = meta.get("exit") == "finished"
-        _check_form(path, content, meta)
+        resume = content["kindling"].get("resume")
+        if resume is None:
+            raise InputError(
+                f"{shown(path)}: has no resume state, as a copy of best.ckpt or a file of another "
+                "version; restore the run's own last.ckpt"
+            )
+        if (form := resume.get("form", 1)) != FORM:
+            commit = (meta.get("git") or {}).get("commit")
+            version = f"commit {commit}" if commit else "the version that started the run"
+            expected = f"resume state {form}, expected {FORM}"
+            line = f"saved by another version of src/ ({expected}); resume with {version}"
+            raise InputError(f"{shown(path)}: {line}")
         override = override or (meta.get("override", False) and not finished)
         before = Config(config.name, content["kindling"]["config"])
         changed = check_differences(before, config, override)
-        resume = content["kindling"]["resume"]
         epoch, batch, step = resume["epoch"], resume["batch"], resume["step"]
         place = f"epoch {epoch + 1}, batch {batch + 1}" if batch else f"the end of epoch {epoch}"
         notes = [f"WARNING    {line}" for line in problems]
@@ -192,22 +202,6 @@ class ResumeState:
             command = f"python -m src.train {config.name} --init {shown(run.path)} {overrides}"
             problem = f"net: the run's weights do not fit: {join_names(wrong)}"
             raise InputError([problem, f"start a new run with the weights that fit: {command}"])
-
-
-def _check_form(path: Path, content: dict[str, Any], meta: dict[str, Any]) -> None:
-    if "resume" not in content["kindling"]:
-        raise InputError(
-            f"{shown(path)}: has no resume state, as a copy of best.ckpt or a file of another "
-            "version; restore the run's own last.ckpt"
-        )
-    form = content["kindling"]["resume"].get("form", 1)
-    if form != FORM:
-        commit = (meta.get("git") or {}).get("commit")
-        version = f"commit {commit}" if commit else "the version that started the run"
-        raise InputError(
-            f"{shown(path)}: saved by another version of src/ (resume state {form}, expected "
-            f"{FORM}); resume with {version}"
-        )
 
 
 def drop_optimizer_state(checkpoint: dict[str, Any], values: Mapping[str, Any]) -> None:

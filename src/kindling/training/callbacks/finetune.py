@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
-from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from src.kindling.config.errors import InputError, did_you_mean
@@ -63,19 +62,26 @@ class Finetune(Callback):
                 "finetune.frozen_epochs: a backbone is unfrozen in a single process alone; "
                 "train with finetune=head first, then with finetune=all --init RUN"
             )
-        self.prefix = f"net.{head}."
+
+        def in_backbone(name: str) -> bool:
+            return name.startswith("net.") and not name.startswith(f"net.{head}.")
+
+        parameters, parts = module.named_parameters(), module.named_modules()
+        backbone = {name: parameter for name, parameter in parameters if in_backbone(name)}
+        self.backbone = list(backbone.values())
+        norms = [(name, part) for name, part in parts if isinstance(part, _NormBase)]
+        self.norms = [norm for name, norm in norms if in_backbone(name)]
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         averaging = any(isinstance(one, StochasticWeightAveraging) for one in callbacks)
-        if averaging and self._is_frozen(trainer.max_epochs or 0) and self._norms(module):
+        if averaging and self._is_frozen(trainer.max_epochs or 0) and self.norms:
             raise InputError(
                 "callbacks: StochasticWeightAveraging measures the norm layers anew at the end, "
                 "and those of a frozen backbone stay as they are; "
                 "use lightning.pytorch.callbacks.EMAWeightAveraging"
             )
-        backbone = self._backbone(module)
         module.lr_scales = dict.fromkeys(backbone, self.backbone_lr_ratio)  # type: ignore[assignment]
         if self.frozen_epochs == "all":  # otherwise the optimizer has to hold all
-            self._freeze(module, True)
+            self._freeze(True)
 
     # A training resumed within an epoch does not call `on_train_epoch_start`.
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -87,8 +93,8 @@ class Finetune(Callback):
         if frozen == self.frozen:
             return
         self.frozen = frozen
-        self._freeze(module, frozen)
-        for norm in self._norms(module):
+        self._freeze(frozen)
+        for norm in self.norms:
             norm.train(not frozen)
         how = "all at one rate"
         if frozen:
@@ -104,18 +110,8 @@ class Finetune(Callback):
     def _is_frozen(self, epoch: int) -> bool:
         return self.frozen_epochs == "all" or epoch < self.frozen_epochs
 
-    def _in_backbone(self, name: str) -> bool:
-        return name.startswith("net.") and not name.startswith(self.prefix)
-
-    def _backbone(self, module: LightningModule) -> dict[str, nn.Parameter]:
-        return {name: p for name, p in module.named_parameters() if self._in_backbone(name)}
-
-    def _norms(self, module: LightningModule) -> list[nn.Module]:
-        parts = [part for name, part in module.named_modules() if self._in_backbone(name)]
-        return [part for part in parts if isinstance(part, _NormBase)]
-
-    def _freeze(self, module: LightningModule, frozen: bool) -> None:
-        for parameter in self._backbone(module).values():
+    def _freeze(self, frozen: bool) -> None:
+        for parameter in self.backbone:
             parameter.requires_grad_(not frozen)
             if frozen:
                 parameter.grad = None
