@@ -267,7 +267,7 @@ while True:
 """
 
 
-@pytest.mark.parametrize("attempt", longer(*range(40), short=3))
+@pytest.mark.parametrize("attempt", longer(*range(40)))
 def test_killed_while_it_saves_the_file_is_whole(attempt: int, tmp_path: Path) -> None:
     from src.kindling.runs.checkpoint_file import read_checkpoint
 
