@@ -34,7 +34,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_old_run_is_measured_again(old: Run) -> None:
+def test_old_run_evaluates(old: Run) -> None:
     first = read_csv(old.path / "metrics.csv")[0]
     found = call("evaluate", str(old.path))
     assert isinstance(found, dict)
@@ -42,7 +42,7 @@ def test_old_run_is_measured_again(old: Run) -> None:
         assert found[name] == pytest.approx(float(first[name]), rel=1e-4)
 
 
-def test_old_run_resumes_to_the_numbers_of_one_without_a_stop(old: Run) -> None:
+def test_old_run_resumes_exactly(old: Run) -> None:
     call("train", "--resume", str(old.path), "--no-pictures")
     expected = json.loads((old.path / "uninterrupted.json").read_text())
     found = json.loads((old.path / "metrics.json").read_text())
@@ -55,14 +55,14 @@ def test_old_run_resumes_to_the_numbers_of_one_without_a_stop(old: Run) -> None:
         assert [float(row[name]) for row in resumed if row[name]] == pytest.approx(values, rel=1e-3)
 
 
-def test_old_run_is_exported(old: Run) -> None:
+def test_old_run_exports(old: Run) -> None:
     call("export", str(old.path), "--format", "onnx")
     assert (old.path / "export" / "model.onnx").stat().st_size > 1000
     report = json.loads((old.path / "export" / "onnx.json").read_text())
     assert report["difference"] < 1e-4
 
 
-def test_old_checkpoint_file_is_loaded_without_its_run(old: Run, tmp_path: Path) -> None:
+def test_old_checkpoint_loads_without_run(old: Run, tmp_path: Path) -> None:
     file = Path(shutil.copy(old.checkpoints / "best.ckpt", tmp_path / "old.ckpt"))
     task = load_run(file).task
     assert torch.equal(next(task.parameters()), next(old.task.parameters()))

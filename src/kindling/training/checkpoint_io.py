@@ -69,10 +69,9 @@ class AtomicIO(TorchCheckpointIO):
 
 
 def plain(value: Any, left_out: dict[str, str], key: str = "") -> Any:
-    """Return a copy without what `torch.load(weights_only=True)` would refuse.
+    """Return a copy of nested values without what `torch.load(weights_only=True)` would refuse.
 
     Args:
-        value: nested dicts, lists and tuples.
         left_out: receives the dotted key and the class of each value that is left out.
         key: of the value.
     """

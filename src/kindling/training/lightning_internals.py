@@ -1,8 +1,7 @@
 """The private names of Lightning that Kindling depends on; no other file uses them.
 
-All were read in Lightning 2.6.6 (`_TrainingEpochLoop`, `_FitLoop`, `_ResultCollection`), and
-pyproject.toml admits no later minor version: before it is raised, compare each function with
-Lightning's source. Each says what the public interface lacks.
+All were read in Lightning 2.6.6 (`_TrainingEpochLoop`, `_FitLoop`, `_ResultCollection`), the last
+minor version that pyproject.toml admits: before it is raised, compare each with Lightning's source.
 """
 
 from __future__ import annotations

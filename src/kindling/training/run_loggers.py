@@ -26,30 +26,22 @@ KEPT = ("num_threads", "compile", "channels_last", "checkpoint_minutes", "max_no
 
 
 def guarded(logger: Logger) -> Logger:
-    """Return the logger; its exceptions (a full disk, a lost server) are printed once only.
-
-    Curves can be lost, the weights must not be.
-    """
+    """Return the logger; its exceptions (a full disk, a lost server) are printed once only."""
     printed: list[str] = []
 
-    def guard(method: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(method)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return method(*args, **kwargs)
-            except Exception as error:
-                # Lightning's TensorBoard raises a ValueError from that of a full disk.
-                cause = error.__cause__ or error
-                if not printed:
-                    printed.append(f"{type(logger).__name__}: {type(cause).__name__}: {cause}")
-                    print(f"{printed[0]}; training continues without it")
-                return None
-
-        return call
+    def call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        try:
+            method(*args, **kwargs)
+        except Exception as error:
+            # Lightning's TensorBoard raises a ValueError from that of a full disk.
+            cause = error.__cause__ or error
+            if not printed:
+                printed.append(f"{type(logger).__name__}: {type(cause).__name__}: {cause}")
+                print(f"{printed[0]}; training continues without it")
 
     for name in GUARDED:
         if hasattr(logger, name):
-            setattr(logger, name, guard(getattr(logger, name)))
+            setattr(logger, name, functools.partial(call, getattr(logger, name)))
     return logger
 
 
@@ -61,8 +53,7 @@ class MetricsFile(DummyLogger):
 
     Args:
         path: the CSV file; one that exists is continued.
-        step: where the training starts or resumes; later rows of an existing file are dropped,
-            since they will be written again.
+        step: where the training starts or resumes; later rows are dropped, and written again.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -111,8 +102,7 @@ class MetricsFile(DummyLogger):
 class TensorBoard(TensorBoardLogger):
     """Lightning's logger, kept open from the training to the final test: one event file a run.
 
-    Lightning closes a logger after each of fit, validate and test, and so starts a new event file
-    for each; and it writes a hparams.yaml, where a run has its config.yaml.
+    Lightning closes a logger after each of fit, validate and test, and writes a hparams.yaml.
     """
 
     @rank_zero_only

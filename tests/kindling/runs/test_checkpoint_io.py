@@ -83,7 +83,7 @@ class Masked(Tensor):
     """A tensor of a class that torch does not load from a checkpoint."""
 
 
-def test_weights_that_could_not_be_loaded_are_not_left_out() -> None:
+def test_unloadable_weights_are_refused() -> None:
     with pytest.raises(
         InputError, match=r"checkpoint: state_dict\.weight \(Masked\) cannot be loaded again"
     ):

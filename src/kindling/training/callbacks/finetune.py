@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -41,8 +42,8 @@ class Finetune(Callback):
         if not 0 < backbone_lr_ratio <= 1:
             expected = "expected a share above 0, at most 1"
             raise ValueError(f"backbone_lr_ratio: {expected}, got {backbone_lr_ratio}")
-        self.frozen_epochs, self.head = frozen_epochs, head
-        self.backbone_lr_ratio = backbone_lr_ratio
+        self.frozen_epochs = math.inf if frozen_epochs == "all" else frozen_epochs
+        self.backbone_lr_ratio, self.head = backbone_lr_ratio, head
         self.frozen: bool | None = None
 
     # Called before the task makes its optimizer.
@@ -56,7 +57,7 @@ class Finetune(Callback):
             known = ", ".join(name for name, _ in net.named_children())
             hint = did_you_mean(head, names) or f" (it has: {known})"
             raise InputError(f"finetune.head: {type(net).__name__} has no part '{head}'{hint}")
-        if self.frozen_epochs != "all" and self.frozen_epochs and trainer.world_size > 1:
+        if 0 < self.frozen_epochs < math.inf and trainer.world_size > 1:
             # DDP does not share the gradients of what is frozen at the start.
             raise InputError(
                 "finetune.frozen_epochs: a backbone is unfrozen in a single process alone; "
@@ -73,14 +74,14 @@ class Finetune(Callback):
         self.norms = [norm for name, norm in norms if in_backbone(name)]
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         averaging = any(isinstance(one, StochasticWeightAveraging) for one in callbacks)
-        if averaging and self._is_frozen(trainer.max_epochs or 0) and self.norms:
+        if averaging and self.frozen_epochs > (trainer.max_epochs or 0) and self.norms:
             raise InputError(
                 "callbacks: StochasticWeightAveraging measures the norm layers anew at the end, "
                 "and those of a frozen backbone stay as they are; "
                 "use lightning.pytorch.callbacks.EMAWeightAveraging"
             )
         module.lr_scales = dict.fromkeys(backbone, self.backbone_lr_ratio)  # type: ignore[assignment]
-        if self.frozen_epochs == "all":  # otherwise the optimizer has to hold all
+        if self.frozen_epochs == math.inf:  # otherwise the optimizer has to hold all
             self._freeze(True)
 
     # A training resumed within an epoch does not call `on_train_epoch_start`.
@@ -89,7 +90,7 @@ class Finetune(Callback):
         self.on_train_epoch_start(trainer, module)
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        frozen = self._is_frozen(trainer.current_epoch)
+        frozen = trainer.current_epoch < self.frozen_epochs
         if frozen == self.frozen:
             return
         self.frozen = frozen
@@ -98,17 +99,14 @@ class Finetune(Callback):
             norm.train(not frozen)
         how = "all at one rate"
         if frozen:
-            until = "" if self.frozen_epochs == "all" else f" until epoch {self.frozen_epochs}"
-            how = f"the backbone is frozen{until}"
+            how = "the backbone is frozen"
+            how += f" until epoch {self.frozen_epochs}" if self.frozen_epochs < math.inf else ""
         elif self.backbone_lr_ratio != 1:
             how = f"the backbone at {self.backbone_lr_ratio:g} of the learning rate"
         net: Any = module.net
         trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
         total = sum(p.numel() for p in net.parameters())
         print(f"finetune: {trained:,} of {total:,} parameters are trained; {how}")
-
-    def _is_frozen(self, epoch: int) -> bool:
-        return self.frozen_epochs == "all" or epoch < self.frozen_epochs
 
     def _freeze(self, frozen: bool) -> None:
         for parameter in self.backbone:
