@@ -1,7 +1,7 @@
 """The state of a training that Lightning's checkpoints leave out: collect and restore it.
 
-It consists of the place within the epoch, the monitored values, the running averages of
-`self.log(on_epoch=True)`, and the metrics that are attributes of the task.
+It is the place within the epoch, the monitored values, the running averages of
+`self.log(on_epoch=True)`, and the task's meters and torchmetrics.
 """
 
 from __future__ import annotations
@@ -74,8 +74,7 @@ def restore(trainer: Trainer, module: LightningModule, resume: dict[str, Any]) -
 def set_loop_progress(loops: dict[str, Any], place: Place) -> None:
     """Set the counters of Lightning's loops to what it expects for resuming at a place.
 
-    After a step they are right. Between epochs they depend on the hook that saved; before a
-    validation Lightning would count the validation as done.
+    Between epochs they depend on the hook that saved; before a validation it would count as done.
     """
     if place == "between epochs":
         for counter in loops["epoch_progress"].values():

@@ -36,12 +36,10 @@ class Checkpoint(lightning.Checkpoint):
     training; the file before it is kept as previous.ckpt. The files hold tensors and plain values.
 
     Args:
-        folder: of the files.
-        config: the experiment.
-        spec: of its data, if it is Kindling's.
+        folder, config, spec: of the run; data from elsewhere have no spec.
         monitor, mode: the monitored value and its direction; None saves no best.ckpt.
-        attributes: the values of `${data.…}` in the config.
         minutes: between saves within an epoch.
+        attributes: the values of `${data.…}` in the config.
         interrupts: received signals.
         resume_state: of a resumed training.
     """
@@ -67,8 +65,7 @@ class Checkpoint(lightning.Checkpoint):
             "attributes": attributes or {},
         }
         self.monitor, self.mode, self.minutes = monitor, mode, minutes
-        self.interrupts = interrupts or Interrupts()
-        self.resume_state = resume_state
+        self.interrupts, self.resume_state = interrupts or Interrupts(), resume_state
         self.best_score: Tensor | None = None
         self.saved_at, self.saved_step = time.monotonic(), -1
         self.saved_last = False  # whether this process took part in saving last.ckpt
