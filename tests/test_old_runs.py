@@ -55,7 +55,7 @@ def test_old_run_resumes_exactly(old: Run) -> None:
         assert [float(row[name]) for row in resumed if row[name]] == pytest.approx(values, rel=1e-3)
 
 
-def test_old_run_is_exported(old: Run) -> None:
+def test_old_run_exports(old: Run) -> None:
     call("export", str(old.path), "--format", "onnx")
     assert (old.path / "export" / "model.onnx").stat().st_size > 1000
     report = json.loads((old.path / "export" / "onnx.json").read_text())

@@ -27,7 +27,7 @@ def limited(repository: Path, blocks: int, *words: str) -> subprocess.CompletedP
     return subprocess.run(["bash", "-c", line], cwd=repository, capture_output=True, text=True)
 
 
-def test_a_full_disk_keeps_the_last_whole_checkpoint(repository: Path) -> None:
+def test_full_disk_keeps_last_checkpoint(repository: Path) -> None:
     finished(repository, *WORDS[:5], "trainer.max_epochs=1")
     run = the_run(repository)
     before = {path.name: path.read_bytes() for path in run.checkpoints.iterdir()}
@@ -43,7 +43,7 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(repository: Path) -> None:
     assert again.returncode == 0, output
 
 
-def test_full_curves_do_not_end_a_training(repository: Path) -> None:
+def test_full_event_file_does_not_end_training(repository: Path) -> None:
     words = (
         "digits",
         *SMALL,
@@ -104,9 +104,7 @@ class Disk:
 
 
 @pytest.mark.skipif(not shutil.which("unshare"), reason="mounts of its own: Linux alone")
-def test_a_disk_that_fills_up_in_a_training_keeps_what_was_whole(
-    repository: Path, tmp_path: Path
-) -> None:
+def test_disk_that_fills_up_keeps_checkpoints(repository: Path, tmp_path: Path) -> None:
     disk = Disk(
         repository / "logs",
         "2m",
@@ -142,7 +140,7 @@ def test_a_disk_that_fills_up_in_a_training_keeps_what_was_whole(
 
 @pytest.mark.long
 @pytest.mark.skipif(not shutil.which("unshare"), reason="mounts of its own: Linux alone")
-def test_a_full_folder_of_temporary_files_is_not_needed(repository: Path, tmp_path: Path) -> None:
+def test_full_tmpdir_is_not_needed(repository: Path, tmp_path: Path) -> None:
     disk = Disk(
         tmp_path / "temporary",
         "64k",
@@ -178,7 +176,7 @@ def ordinary() -> Iterator[tuple[Path, list[str]]]:
         yield copy, ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
 
-def test_a_folder_that_can_only_be_read(ordinary: tuple[Path, list[str]]) -> None:
+def test_read_only_folder(ordinary: tuple[Path, list[str]]) -> None:
     repository, user = ordinary
 
     def begun(*words: str) -> subprocess.Popen[str]:
@@ -225,7 +223,7 @@ def test_a_folder_that_can_only_be_read(ordinary: tuple[Path, list[str]]) -> Non
     assert process.returncode == 0, output
 
 
-def test_a_killed_worker_ends_the_training_with_what_may_help(repository: Path) -> None:
+def test_killed_worker_is_named(repository: Path) -> None:
     process = start(
         repository,
         *WORDS[:5],

@@ -92,7 +92,7 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     "by", ["lightning", *(pytest.param(by, marks=pytest.mark.long) for by in ("torchrun", "slurm"))]
 )
-def test_two_processes_end_where_one_with_the_doubled_batch_does(by: str, repository: Path) -> None:
+def test_two_processes_match_doubled_batch(by: str, repository: Path) -> None:
     if by == "slurm":
         status, output = by_slurm(repository)
     else:
@@ -120,7 +120,7 @@ def test_two_processes_end_where_one_with_the_doubled_batch_does(by: str, reposi
     assert again == pytest.approx(two.metrics, abs=1e-6)
 
 
-def test_what_was_killed_under_torchrun_goes_on_in_the_same_order(repository: Path) -> None:
+def test_killed_torchrun_resumes_in_same_order(repository: Path) -> None:
     words = (
         "trainer.max_epochs=3",
         "checkpoint_minutes=0",

@@ -1,4 +1,4 @@
-"""A training that is killed and goes on, any number of times, ends as one that never was: to the last bit."""
+"""A training that is killed and resumed, any number of times, ends as one that was not: to the last bit."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
-from src.kindling.training.callbacks.step_curves import Curves
 from src.kindling.training.fit import fit
+from src.kindling.training.run_loggers import Curves
 from src.tasks.classification import Classification
 from tests.conftest import as_own_task, checked
 
@@ -131,6 +131,24 @@ def _hash(value: Any) -> str:
     return digest.hexdigest()
 
 
+Endings = dict[tuple[str, ...], dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def endings() -> Endings:
+    """What uninterrupted trainings left, by their words."""
+    return {}
+
+
+def uninterrupted(endings: Endings, *words: str) -> dict[str, str]:
+    """What the training leaves that is never killed; tests share it, however often they save."""
+    words = tuple(word for word in words if not word.startswith("checkpoint_minutes"))
+    if words not in endings:
+        config = checked(*words)
+        endings[words] = ending(fit(config, Run.claim(config.name)).run)
+    return endings[words]
+
+
 @pytest.fixture
 def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Has the training killed at the end of its n-th batch from now, before anything of it is saved."""
@@ -165,20 +183,20 @@ def killed_and_resumed(
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=pytest.mark.long) if case in LONG else case for case in CASES]
 )
-def test_killed_anywhere_and_resumed_it_ends_the_same(
-    case: str, kill: Callable[[int], None]
+def test_killed_anywhere_ends_the_same(
+    case: str, kill: Callable[[int], None], endings: Endings
 ) -> None:
-    config = checked("digits", *WORDS, *CASES[case])
-    whole = fit(config, Run.claim(config.name)).run
+    words = ("digits", *WORDS, *CASES[case])
+    whole, config = uninterrupted(endings, *words), checked(*words)
     run, kills = killed_and_resumed(
         config, kill, itertools.chain([2, 3, 4, 1, 5, 7, 3], itertools.repeat(40))
     )
     assert kills >= 3
-    assert ending(run) == ending(whole)
+    assert ending(run) == whole
 
 
 @pytest.mark.parametrize("name", ["segmentation", "multilabel", "localization"])
-def test_a_task_of_any_kind_ends_the_same(name: str, kill: Callable[[int], None]) -> None:
+def test_other_tasks_end_the_same(name: str, kill: Callable[[int], None]) -> None:
     config = checked(
         name, *WORDS, "data.scenes=[120,32,32]", "data.batch_size=16", "net.channels=[4,8]"
     )
@@ -262,15 +280,18 @@ class Logging(LightningModule):
 @pytest.mark.parametrize(
     "words", [[], ["trainer.val_check_interval=0.5"], ["checkpoint_minutes=1000"]]
 )
-def test_what_lightning_logs_by_epoch_ends_the_same(
-    words: list[str], kill: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+def test_logged_averages_end_the_same(
+    words: list[str],
+    kill: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    endings: Endings,
 ) -> None:
-    config = checked("digits", *WORDS, as_own_task(Logging, monkeypatch), *words)
-    whole = fit(config, Run.claim(config.name)).run
+    words = ["digits", *WORDS, as_own_task(Logging, monkeypatch), *words]
+    whole, config = uninterrupted(endings, *words), checked(*words)
     kills = [2, 3, 4, 1, 5, 7, 3] if "checkpoint_minutes=1000" not in words else [3, 9, 8]
     run, count = killed_and_resumed(config, kill, itertools.chain(kills, itertools.repeat(40)))
     assert count >= 3
-    header = (whole.path / "metrics.csv").read_text().partition("\n")[0]
+    header = whole["metrics.csv"].partition("\n")[0]
     assert {
         "train/loss_epoch",
         "train/first",
@@ -278,24 +299,25 @@ def test_what_lightning_logs_by_epoch_ends_the_same(
         "train/accuracy_epoch",
         "val/best",
     } <= {*header.split(",")}
-    assert ending(run) == ending(whole)
+    assert ending(run) == whole
 
 
-def test_saved_only_between_epochs_it_ends_the_same(kill: Callable[[int], None]) -> None:
-    config = checked("digits", *WORDS, "checkpoint_minutes=1000")
-    whole = fit(config, Run.claim(config.name)).run
+def test_saved_only_between_epochs_ends_the_same(
+    kill: Callable[[int], None], endings: Endings
+) -> None:
+    words = ("digits", *WORDS, "checkpoint_minutes=1000")
+    whole, config = uninterrupted(endings, *words), checked(*words)
     run, kills = killed_and_resumed(config, kill, iter([3, 8, 9, 40]))
     assert kills == 3
-    assert ending(run) == ending(whole)
+    assert ending(run) == whole
 
 
 @pytest.mark.parametrize("batch", [0, 1])
-def test_stopped_while_validating_it_validates_again(
-    batch: int, monkeypatch: pytest.MonkeyPatch
+def test_stopped_while_validating_validates_again(
+    batch: int, monkeypatch: pytest.MonkeyPatch, endings: Endings
 ) -> None:
-    words = (*WORDS, "trainer.val_check_interval=0.5", "checkpoint_minutes=1000")
-    config = checked("digits", *words)
-    whole = fit(config, Run.claim(config.name)).run
+    words = ("digits", *WORDS, *CASES["half epochs"], "checkpoint_minutes=1000")
+    whole, config = uninterrupted(endings, *words), checked(*words)
     step, seen = Classification.validation_step, itertools.count()
 
     def interrupted(self: Classification, of: Any, number: int) -> None:
@@ -315,4 +337,4 @@ def test_stopped_while_validating_it_validates_again(
         except Interrupted as end:
             statuses.append(end.code)
     assert statuses == [143, 143, 143]
-    assert ending(run) == ending(whole)
+    assert ending(run) == whole

@@ -97,7 +97,7 @@ def whole_endings() -> dict[int, dict[str, str]]:
 @pytest.mark.parametrize(
     ("workers", "attempt"), longer(*((w, n) for n in range(20) for w in (2, 0)))
 )
-def test_killed_at_random_moments_it_ends_the_same(
+def test_killed_at_random_moments_ends_the_same(
     workers: int,
     attempt: int,
     repository: Path,
@@ -138,7 +138,7 @@ def test_killed_at_random_moments_it_ends_the_same(
 # Kills itself at the end of its n-th batch.
 KILLED = """
 import os, signal, sys
-from src.kindling.training.callbacks.step_curves import Curves
+from src.kindling.training.run_loggers import Curves
 end, left = Curves.on_train_batch_end, [int(sys.argv.pop(1))]
 def killed(self, *args):
     end(self, *args)
@@ -153,7 +153,7 @@ run_command(main)
 
 
 @pytest.mark.long
-def test_killed_on_an_epochs_last_batch_and_then_within_an_epoch(
+def test_killed_on_last_batch_of_epoch(
     repository: Path, tmp_path: Path, whole_endings: dict[int, dict[str, str]]
 ) -> None:
     if 0 not in whole_endings:
@@ -176,7 +176,7 @@ def test_killed_on_an_epochs_last_batch_and_then_within_an_epoch(
     assert ending(the_run(repository)) == whole_endings[0]
 
 
-def test_of_two_that_resume_a_run_at_once_one_does(repository: Path) -> None:
+def test_two_resumes_at_once(repository: Path) -> None:
     finished(repository, *WORDS[:5], "trainer.max_epochs=1")
     both = [
         start(repository, "--resume", "latest", "trainer.max_epochs=100", "--override")
@@ -192,7 +192,7 @@ def test_of_two_that_resume_a_run_at_once_one_does(repository: Path) -> None:
     assert json.loads((the_run(repository).path / "meta.json").read_text())["epochs"] == 100
 
 
-def test_a_run_that_is_alive_is_nobody_elses(repository: Path) -> None:
+def test_running_run_is_locked(repository: Path) -> None:
     first = start(repository, *WORDS, "trainer.max_epochs=200")
     until(first, lambda line: line.startswith("epoch 1/"))
     second = start(repository, "--resume", "latest", "trainer.max_epochs=300", "--override")
@@ -222,7 +222,7 @@ print(run.Run.claim("digits").path)
 """
 
 
-def test_forty_that_begin_in_the_same_instant_get_forty_directories(tmp_path: Path) -> None:
+def test_forty_claims_at_once(tmp_path: Path) -> None:
     at = str(time.time() + 3)
     processes = [
         subprocess.Popen(
@@ -238,7 +238,7 @@ def test_forty_that_begin_in_the_same_instant_get_forty_directories(tmp_path: Pa
 
 
 @pytest.mark.long
-def test_four_whole_trainings_at_once_are_four_runs(repository: Path) -> None:
+def test_four_trainings_at_once(repository: Path) -> None:
     processes = [start(repository, *WORDS, f"seed={seed}") for seed in range(4)]
     for process in processes:
         output, _ = process.communicate(timeout=300)
@@ -267,8 +267,8 @@ while True:
 """
 
 
-@pytest.mark.parametrize("attempt", longer(*range(40), short=3))
-def test_killed_while_it_saves_the_file_is_whole(attempt: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("attempt", longer(*range(40)))
+def test_killed_while_saving_leaves_whole_file(attempt: int, tmp_path: Path) -> None:
     from src.kindling.runs.checkpoint_file import read_checkpoint
 
     path, other = (
@@ -309,7 +309,7 @@ def ranks(process: subprocess.Popen[str]) -> list[int]:
         (signal.SIGKILL, 1),
     ),
 )
-def test_two_processes_of_one_training_end_together(number: int, to: int, repository: Path) -> None:
+def test_ranks_end_together(number: int, to: int, repository: Path) -> None:
     words = (
         "digits",
         "trainer.strategy=ddp",

@@ -26,7 +26,7 @@ class Planted(Callback):
 
 
 @pytest.mark.pictures
-def test_a_token_is_found_in_no_file(
+def test_token_is_in_no_file(
     repository: Path,
     command: Callable[..., subprocess.CompletedProcess[str]],
     monkeypatch: pytest.MonkeyPatch,

@@ -27,7 +27,12 @@ PHASES = {
         0,
     ),
     "training": ("src.tasks.classification:Classification.training_step", 4, "after a step", 3),
-    "saving": ("src.kindling.runs.checkpoint_file:AtomicIO.save_checkpoint", 1, "after a step", 11),
+    "saving": (
+        "src.kindling.training.checkpoint_io:AtomicIO.save_checkpoint",
+        1,
+        "after a step",
+        11,
+    ),
     "validating": (
         "src.tasks.classification:Classification.validation_step",
         4,
@@ -35,7 +40,7 @@ PHASES = {
         10,
     ),
     "between epochs": (
-        "src.kindling.training.callbacks.seeding:Seeding.on_train_epoch_end",
+        "src.kindling.training.repeatable:Seeding.on_train_epoch_end",
         1,
         "between epochs",
         20,
@@ -110,7 +115,7 @@ ALL = [
     ("phase", "number", "group", "workers"),
     longer(*QUICK, *(case for case in ALL if case not in QUICK), short=len(QUICK)),
 )
-def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(
+def test_signal_saves_and_prints_resume_command(
     phase: str, number: int, group: bool, workers: int, repository: Path
 ) -> None:
     process = announcing(
@@ -146,7 +151,7 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(
         assert "\nresumed: logs/digits/" in f"\n{output}"
 
 
-def test_a_second_ctrl_c_ends_at_once(repository: Path) -> None:
+def test_second_ctrl_c_ends_at_once(repository: Path) -> None:
     slow = ANNOUNCING.replace(
         "time.sleep(0.5)", "time.sleep(0.5); print('then', flush=True); time.sleep(600)"
     )
@@ -159,7 +164,7 @@ def test_a_second_ctrl_c_ends_at_once(repository: Path) -> None:
     assert "ended at once" in output
 
 
-def test_a_job_that_is_to_make_room_before_its_first_step_is_queued_again(
+def test_sigusr1_before_first_step_requeues(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scontrol = repository / "scontrol"
@@ -174,7 +179,7 @@ def test_a_job_that_is_to_make_room_before_its_first_step_is_queued_again(
     assert (repository / "asked").read_text() == "requeue 4711\n"
 
 
-def test_ctrl_c_while_torch_is_loaded_is_no_traceback(repository: Path) -> None:
+def test_ctrl_c_during_import_has_no_traceback(repository: Path) -> None:
     process = announcing(
         repository,
         "loading",

@@ -52,7 +52,7 @@ if __name__ == "__main__":
             limit = int(arguments[1])
             arguments = arguments[2:]
             patching.setattr(
-                "src.kindling.training.callbacks.step_curves.Curves.on_train_batch_start",
+                "src.kindling.training.run_loggers.Curves.on_train_batch_start",
                 kill_after(limit),
                 raising=False,
             )

@@ -62,7 +62,7 @@ REFUSED = {
     "lightning.pytorch.demos": "downloads its data",
     "lightning.pytorch.serve.servable_module_validator.ServableModuleValidator": "starts a server",
     "lightning.pytorch.strategies.deepspeed.DeepSpeedStrategy": "reads a file",
-    "src.kindling.training.callbacks.metrics_file.MetricsFile": "writes a file",
+    "src.kindling.training.run_loggers.MetricsFile": "writes a file",
     "torchmetrics.audio.dnsmos.DeepNoiseSuppressionMeanOpinionScore": DOWNLOADS,
     "torchmetrics.audio.nisqa.NonIntrusiveSpeechQualityAssessment": DOWNLOADS,
     "torchmetrics.functional": "its nets load weights from files and servers",

@@ -1,7 +1,7 @@
 """The state of a training that Lightning's checkpoints leave out: collect and restore it.
 
-It consists of the place within the epoch, the monitored values, the running averages of
-`self.log(on_epoch=True)`, and the metrics that are attributes of the task.
+It is the place within the epoch, the monitored values, the running averages of
+`self.log(on_epoch=True)`, and the task's meters and torchmetrics.
 """
 
 from __future__ import annotations
@@ -14,31 +14,25 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torchmetrics import Metric
 
 from src.kindling.nn.meter import Meter, moved
-from src.kindling.training.lightning_internals import (
-    end_restart_of_all_loops,
-    logged_state,
-    restore_logged,
-)
-from src.kindling.training.resume_state import FORM
+from src.kindling.training import lightning_internals as internals
+from src.kindling.training.resume import FORM
 
 # Where a training can be saved and resumed exactly.
 Place = Literal["between epochs", "after a step", "before validation"]
 
 
-def collect(trainer: Trainer, module: LightningModule, place: str) -> dict[str, Any]:
-    """Return the resume state as tensors on the CPU and plain values. All ranks call it together.
-
-    Args:
-        trainer, module: of the training.
-        place: a `Place`.
-    """
+def collect(trainer: Trainer, module: LightningModule, place: Place) -> dict[str, Any]:
+    """Return the resume state as CPU tensors and plain values; all ranks call it together."""
     epochs: Any = trainer.fit_loop.epoch_progress.current
     batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-    metrics = {
-        name: {"state": moved(metric.metric_state, "cpu"), "updates": metric._update_count}
-        for name, metric in _own_metrics(module).items()
+    meters, metrics = _metrics(module)
+    collected = {
+        "logged": internals.logged_state(trainer),
+        "metrics": {
+            name: {"state": moved(metric.metric_state, "cpu"), "updates": metric._update_count}
+            for name, metric in metrics.items()
+        },
     }
-    meters = {name: meter.state() for name, meter in _training_meters(module).items()}
     return {
         "form": FORM,
         "place": place,
@@ -46,8 +40,8 @@ def collect(trainer: Trainer, module: LightningModule, place: str) -> dict[str, 
         "batch": 0 if place == "between epochs" else batches.ready,
         "step": trainer.global_step,
         "metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
-        "collected": _gather(trainer, {"logged": logged_state(trainer), "metrics": metrics}),
-        "meters": _gather(trainer, meters),
+        "collected": _gather(trainer, collected),
+        "meters": _gather(trainer, {name: meter.state() for name, meter in meters.items()}),
     }
 
 
@@ -55,14 +49,21 @@ def restore(trainer: Trainer, module: LightningModule, resume: dict[str, Any]) -
     """Restore what `collect` returned, before the first batch."""
     trainer.callback_metrics.update(resume["metrics"])
     within_epoch = resume["place"] != "between epochs"
-    rank = trainer.global_rank
+    rank, (meters, metrics) = trainer.global_rank, _metrics(module)
     if rank < len(resume["meters"]):  # there may be more ranks than when it was saved
-        for name, meter in _training_meters(module).items():
+        for name, meter in meters.items():
             meter.restore(resume["meters"][rank][name], module.device)
         if "collected" in resume:  # absent in checkpoints of earlier versions
-            _restore_metrics(trainer, module, resume["collected"][rank], within_epoch)
+            collected = resume["collected"][rank]
+            for name in metrics.keys() & collected["metrics"].keys():
+                saved = collected["metrics"][name]
+                counts = {"_update_count": saved["updates"], "_computed": None}
+                for key, value in {**moved(saved["state"], module.device), **counts}.items():
+                    setattr(metrics[name], key, value)
+            if within_epoch:
+                internals.restore_logged(trainer, collected["logged"], metrics, module.device)
     if not within_epoch:
-        end_restart_of_all_loops(trainer)
+        internals.end_restart(trainer)
         return
     # It starts its schedule and its average at an epoch's start, which a resumed epoch lacks.
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -70,11 +71,10 @@ def restore(trainer: Trainer, module: LightningModule, resume: dict[str, Any]) -
             callback.on_train_epoch_start(trainer, module)
 
 
-def set_loop_progress(loops: dict[str, Any], place: str) -> None:
+def set_loop_progress(loops: dict[str, Any], place: Place) -> None:
     """Set the counters of Lightning's loops to what it expects for resuming at a place.
 
-    After a step they are right. Between epochs they depend on the hook that saved; before a
-    validation Lightning would count the validation as done.
+    Between epochs they depend on the hook that saved; before a validation it would count as done.
     """
     if place == "between epochs":
         for counter in loops["epoch_progress"].values():
@@ -90,37 +90,16 @@ def set_loop_progress(loops: dict[str, Any], place: str) -> None:
         validation.update(total=dict(started), current=dict(started), is_last_batch=False)
 
 
-def _restore_metrics(
-    trainer: Trainer, module: LightningModule, state: dict[str, Any], within_epoch: bool
-) -> None:
-    """Restore the task's metrics, and within an epoch the logged averages."""
-    metrics = _own_metrics(module)
-    for name, metric in metrics.items():
-        if name in state["metrics"]:
-            for key, value in moved(state["metrics"][name]["state"], module.device).items():
-                setattr(metric, key, value)
-            metric._update_count = state["metrics"][name]["updates"]
-            metric._computed = None
-    if within_epoch:
-        restore_logged(trainer, state["logged"], metrics, module.device)
-
-
-def _training_meters(module: LightningModule) -> dict[str, Meter]:
-    return {
-        name: part
-        for name, part in module.named_modules()
-        if isinstance(part, Meter) and part.stage == "train"
-    }
-
-
-def _own_metrics(module: LightningModule) -> dict[str, Metric]:
-    """Return the task's torchmetrics by name, but for those that a meter saves."""
-    meters = tuple(f"{name}." for name, part in module.named_modules() if isinstance(part, Meter))
-    return {
-        name: part
-        for name, part in module.named_modules()
-        if isinstance(part, Metric) and not name.startswith(meters)
-    }
+def _metrics(module: LightningModule) -> tuple[dict[str, Meter], dict[str, Metric]]:
+    """Return the training's meters, and the torchmetrics that are in no meter, by name."""
+    parts = dict(module.named_modules())
+    meters = {name: part for name, part in parts.items() if isinstance(part, Meter)}
+    inside = tuple(f"{name}." for name in meters)
+    metrics = {name: part for name, part in parts.items() if isinstance(part, Metric)}
+    return (
+        {name: meter for name, meter in meters.items() if meter.stage == "train"},
+        {name: part for name, part in metrics.items() if not name.startswith(inside)},
+    )
 
 
 def _gather(trainer: Trainer, value: Any) -> list[Any]:

@@ -24,15 +24,13 @@ from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.build import build_data, build_task, choose_speed, fill_defaults
 from src.kindling.training.callbacks.checkpoint import Checkpoint
-from src.kindling.training.callbacks.metrics_file import MetricsFile
-from src.kindling.training.callbacks.tensorboard import TensorBoard
 from src.kindling.training.error_hints import advise
 from src.kindling.training.monitor import choose_monitor
 from src.kindling.training.rehearsal import check_disk, rehearse
-from src.kindling.training.repeatable import make_repeatable
-from src.kindling.training.resume_state import ResumeState
+from src.kindling.training.repeatable import make_repeatable, seed_hooks
+from src.kindling.training.resume import ResumeState
 from src.kindling.training.run_lock import lock_run
-from src.kindling.training.seeded import seed_hooks
+from src.kindling.training.run_loggers import MetricsFile, TensorBoard
 from src.kindling.training.trained_run import TrainedRun
 from src.kindling.training.trainer import build_trainer, finish_wandb, measure
 from src.kindling.training.transfer import take_weights

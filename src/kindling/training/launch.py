@@ -66,7 +66,7 @@ def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
 
 def _resumed_config(run: Run, flags: Namespace) -> Config:
     """The config that a run is resumed with: its own, changed by the overrides."""
-    from src.kindling.training.resume_config import resume_config
+    from src.kindling.training.resume import resume_config
 
     path, words = shown(run.path), flags.words
     if flags.resume.endswith(".ckpt"):

@@ -1,7 +1,7 @@
 """The private names of Lightning that Kindling depends on; no other file uses them.
 
-All were read in Lightning 2.6.6, and pyproject.toml admits no later minor version: before it is
-raised, compare each function with Lightning's source. Each says what the public interface lacks.
+All were read in Lightning 2.6.6 (`_TrainingEpochLoop`, `_FitLoop`, `_ResultCollection`), the last
+minor version that pyproject.toml admits: before it is raised, compare each with Lightning's source.
 """
 
 from __future__ import annotations
@@ -10,83 +10,46 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.fabric.loggers.logger import _DummyExperiment
 from lightning.pytorch import Trainer
-from lightning.pytorch.trainer.connectors.logger_connector.result import (
-    _Metadata,
-    _ResultMetric,
-    _Sync,
-)
 from torchmetrics import Metric
 
 from src.kindling.nn.meter import moved
 
-# Given to ranks other than 0 in place of a logger's experiment; has no public name.
-DummyExperiment = _DummyExperiment
-# The fields of a logged value's metadata, beside its reduction and its synchronization.
-METADATA = (
-    "fx",
-    "name",
-    "prog_bar",
-    "logger",
-    "on_step",
-    "on_epoch",
-    "enable_graph",
-    "add_dataloader_idx",
-    "dataloader_idx",
-    "metric_attribute",
-)
+# The arguments of a logged value that are attributes of its metadata under the same name.
+SHOWN_IN = ("prog_bar", "logger", "on_step", "on_epoch")
+LOG_ARGUMENTS = ("fx", "name", *SHOWN_IN, "enable_graph", "add_dataloader_idx", "metric_attribute")
 
 
 def is_accumulating(trainer: Trainer) -> bool:
-    """Whether gradients are accumulated: the current batch is not followed by an optimizer step.
-
-    A checkpoint does not hold gradients. Read in Lightning 2.6.6: `_TrainingEpochLoop`.
-    """
+    """Whether the current batch is not followed by an optimizer step: gradients are accumulated."""
     return trainer.fit_loop.epoch_loop._should_accumulate()
 
 
-def is_last_batch(trainer: Trainer) -> bool:
-    """Whether the current batch is the epoch's last.
+def is_resumable(trainer: Trainer) -> bool:
+    """Whether a checkpoint saved after the current batch resumes exactly.
 
-    `trainer.is_last_batch` is one of the two conditions.
-    Read in Lightning 2.6.6: `_TrainingEpochLoop`.
+    It does not hold accumulated gradients. On an epoch's last batch, or where a validation is due,
+    Lightning would leave out what follows.
     """
-    return trainer.fit_loop.epoch_loop._num_ready_batches_reached()
-
-
-def is_validation_due(trainer: Trainer) -> bool:
-    """Whether a validation follows the current batch (`val_check_interval` and its relatives).
-
-    Read in Lightning 2.6.6: `_TrainingEpochLoop`, which needs the fit loop's data fetcher.
-    """
-    fetcher = trainer.fit_loop._data_fetcher
+    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
     assert fetcher is not None
-    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+    return not (
+        is_accumulating(trainer)
+        or loop._num_ready_batches_reached()
+        or loop._should_check_val_fx(fetcher)
+    )
 
 
 def skips_backward(trainer: Trainer) -> bool:
-    """Whether StochasticWeightAveraging runs its last epoch, for batch norm statistics only.
-
-    Read in Lightning 2.6.6: `_FitLoop`.
-    """
+    """Whether StochasticWeightAveraging runs its last epoch, for batch norm statistics only."""
     return trainer.fit_loop._skip_backward
 
 
 def end_restart(trainer: Trainer) -> None:
-    """Step a plateau schedule at the end of a resumed epoch as well, where Lightning skips it.
+    """Treat a resumed epoch as any other, from the start of an epoch or from its end.
 
-    The public setter of `restarting` ignores False in a training limited by `max_steps`.
-    Read in Lightning 2.6.6: `_FitLoop`.
-    """
-    trainer.fit_loop._restarting = False
-
-
-def end_restart_of_all_loops(trainer: Trainer) -> None:
-    """Begin an epoch from a checkpoint that was saved between epochs.
-
-    Lightning would resume a training limited by `max_steps` within the epoch.
-    Read in Lightning 2.6.6: `_Loop`.
+    The public setter of `restarting` ignores False in a training limited by `max_steps`: Lightning
+    would start within an epoch, and not step a plateau schedule at its end.
     """
     fit_loop = trainer.fit_loop
     for loop in (fit_loop, fit_loop.epoch_loop, fit_loop.epoch_loop.val_loop):
@@ -97,10 +60,17 @@ def logged_state(trainer: Trainer) -> dict[str, Any]:
     """Return the running averages of `self.log(on_epoch=True)`: CPU tensors and plain values.
 
     Lightning does not save them. Values with a process group of their own are left out.
-    Read in Lightning 2.6.6: `_TrainingEpochLoop._results`.
     """
     return {
-        key: _result_state(result)
+        key: {
+            **{name: getattr(result.meta, name) for name in LOG_ARGUMENTS},
+            "reduce_fx": result.meta.reduce_fx.__name__,
+            "shared": result.meta.sync.should,
+            "by_first": result.meta.sync.rank_zero_only,
+            "state": moved(result.metric_state, "cpu"),  # empty for a logged torchmetrics object
+            "last": moved(result._forward_cache, "cpu"),
+            "updates": result._update_count,
+        }
         for key, result in trainer.fit_loop.epoch_loop._results.items()
         if not result.has_reset and result.meta.sync.group is None
     }
@@ -112,48 +82,23 @@ def restore_logged(
     """Restore what `logged_state` returned, before the first batch of a resumed epoch.
 
     Args:
-        trainer: of the resumed training.
-        state: as it was saved.
-        metrics: the task's torchmetrics by name; a logged metric that is not among them is skipped.
+        metrics: the task's torchmetrics by name; a logged one that is not among them is skipped.
         device: of the task.
     """
     results = trainer.fit_loop.epoch_loop._results
     for key, saved in state.items():
-        if saved["state"] or saved["metric_attribute"] in metrics:
-            results[key] = _restored_result(saved, trainer, metrics, device)
+        value: Any = metrics.get(saved["metric_attribute"])
+        if saved["state"]:
+            value = torch.zeros((), device=device)
+        if value is None:
+            continue
+        arguments = {name: saved[name] for name in LOG_ARGUMENTS}
+        arguments |= {"reduce_fx": saved["reduce_fx"], "rank_zero_only": saved["by_first"]}
+        results.log(value=value, batch_size=1, **arguments)
+        result, last = results[key], moved(saved["last"], device)
+        result.meta.sync.fn = trainer.strategy.reduce
+        result.meta.sync.should = saved["shared"]
+        state = moved(saved["state"], device)
+        vars(result).update(state, _forward_cache=last, _update_count=saved["updates"])
     # Lightning would reset the averages at the first batch of this process.
     trainer._logger_connector._first_loop_iter = False
-
-
-def _result_state(result: _ResultMetric) -> dict[str, Any]:
-    meta = result.meta
-    state = {"value": result.value} if result.is_tensor else {}
-    if result.is_tensor and meta.is_mean_reduction:
-        state["cumulated_batch_size"] = result.cumulated_batch_size
-    return {
-        **{name: getattr(meta, name) for name in METADATA},
-        "reduce_fx": meta.reduce_fx.__name__,
-        "shared": meta.sync.should,
-        "by_first": meta.sync.rank_zero_only,
-        "state": moved(state, "cpu"),
-        "last": moved(result._forward_cache, "cpu"),
-        "updates": result._update_count,
-    }
-
-
-def _restored_result(
-    saved: Mapping[str, Any], trainer: Trainer, metrics: Mapping[str, Metric], device: torch.device
-) -> _ResultMetric:
-    meta = _Metadata(reduce_fx=saved["reduce_fx"], **{name: saved[name] for name in METADATA})
-    meta.sync = _Sync(
-        _should=saved["shared"], fn=trainer.strategy.reduce, rank_zero_only=saved["by_first"]
-    )
-    result = _ResultMetric(meta, is_tensor=bool(saved["state"]))
-    if result.is_tensor:
-        for name, value in moved(saved["state"], device).items():
-            setattr(result, name, value)
-    else:
-        result.value = metrics[saved["metric_attribute"]]
-    result._forward_cache = moved(saved["last"], device)
-    result._update_count = saved["updates"]
-    return result.to(device)

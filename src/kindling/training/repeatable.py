@@ -1,121 +1,172 @@
-"""Make the loaders of any data module repeatable, by seeding with (seed, epoch, batch).
+"""Seed a training's random numbers from (seed, epoch, batch), whichever loader and hook draws them.
 
 A map-style DataLoader keeps its class, its samplers, its collate function and its workers. Its
-batch sampler and its data set are replaced by thin proxies, so that a resumed epoch skips index
-lists without reading a sample. Any other loader is read forward to where the training resumes.
+batch sampler and its data set are wrapped, so that a resumed epoch skips index lists without
+reading a sample. Any other loader is read forward to where the training resumes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import RunningStage
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch.utils.data import DataLoader, IterableDataset
 
+from src.kindling.data.data_module import DataModule
 from src.kindling.data.loader import Loader
-from src.kindling.data.order import derive_seed
-from src.kindling.training.seeded import seed_all, seeded
+from src.kindling.data.order import derive_seed, seed_generators
+
+CPU = torch.device("cpu")
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
 
 
-class Numbered(NamedTuple):
-    """What a sampler yields, and the seed of the samples that are read for it."""
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from this seed inside, and leave the CPU's generators as they were."""
+    with isolate_rng(include_cuda=False):
+        seed_generators(seed, CPU)
+        yield
+
+
+def seed_hooks(owner: Any, seed: int) -> None:
+    """Repeat what a data module or a module draws in its data hooks.
+
+    `random_split` in `setup` then gives the same split in a training and in its evaluation.
+    """
+    for name in ("prepare_data", "setup", *LOADERS):
+        if hasattr(owner, name) and is_overridden(name, owner):
+            setattr(owner, name, seeded(seed)(getattr(owner, name)))
+
+
+class Seeding(Callback):
+    """Seeds torch, numpy and Python from (seed, epoch, batch, rank) before each batch.
+
+    The draws of a batch depend on no other batch, data module or logger.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, number: int) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, DataModule) and data.prepare.augment:
+            return  # seeded for this batch before it was augmented
+        self._seed(module, trainer.current_epoch, number, trainer.global_rank)
+
+    # Not from the batch before it: a training resumed at a validation has not run that batch.
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            place = trainer.current_epoch, -2, trainer.global_step, trainer.global_rank
+            self._seed(module, *place)
+        else:  # the best checkpoint is measured, perhaps by src.evaluate
+            self._seed(module, -3, trainer.global_rank)
+
+    def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._seed(module, -4, trainer.global_rank)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._seed(module, trainer.current_epoch, -1, trainer.global_rank)
+
+    def _seed(self, module: LightningModule, *place: int) -> None:
+        seed_generators(derive_seed(self.seed, *place), module.device)
+
+
+@dataclass
+class Position:
+    """Which epoch a loader is in, and the first batch to read in it."""
+
+    trainer: Trainer | None  # None for validation and test, which draw the same in each epoch
+    seed: int
+    resumed: tuple[int, int]  # the epoch and the batch with which a resumed training starts
+
+    def start(self) -> tuple[int, int]:
+        """Return the current epoch and its first batch."""
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        return epoch, self.resumed[1] if self.trainer and epoch == self.resumed[0] else 0
+
+
+class Batch(NamedTuple):
+    """What a wrapped sampler yields: the seed for reading the samples, and their indices."""
 
     seed: int
     indices: Any
 
 
-class Position:
-    """Which epoch a loader is in, and the first batch to read in it.
+class _Wrapper:
+    """Has all other attributes of the object that it wraps."""
 
-    Args:
-        trainer: whose epoch it is; None for validation and test, which draw the same in each epoch.
-        seed: of the loader.
-        resumed: the epoch and the batch that a resumed training begins with.
-    """
-
-    def __init__(self, trainer: Trainer | None, seed: int, resumed: tuple[int, int]) -> None:
-        self.trainer, self.seed, self.resumed = trainer, seed, resumed
-
-    def begin(self) -> tuple[int, int]:
-        """The present epoch, and the number of its first batch."""
-        if self.trainer is None:
-            return 0, 0
-        epoch = self.trainer.current_epoch
-        return epoch, self.resumed[1] if epoch == self.resumed[0] else 0
-
-
-class RepeatableSampler(Sampler[Numbered]):
-    """A sampler's index lists of an epoch, each with a seed."""
-
-    def __init__(self, sampler: Any, position: Position) -> None:
-        self.sampler, self.position = sampler, position
-
-    def __iter__(self) -> Iterator[Numbered]:
-        epoch, first = self.position.begin()
-        seed = derive_seed(self.position.seed, epoch)
-        for part in (self.sampler, getattr(self.sampler, "sampler", None)):
-            if isinstance(generator := getattr(part, "generator", None), torch.Generator):
-                generator.manual_seed(seed)
-        lists: Any = self.sampler
-        if hasattr(self.sampler, "__len__"):  # drawn at once, so that no other draw comes between
-            with seeded(seed):
-                lists = list(self.sampler)
-        for number, indices in enumerate(lists):
-            if number >= first:
-                yield Numbered(derive_seed(self.position.seed, epoch, number), indices)
+    def __init__(self, wrapped: Any, position: Position | None = None) -> None:
+        self.wrapped, self.position = wrapped, position
 
     def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __getattr__(self, name: str) -> Any:  # `set_epoch`, `batch_size`, `drop_last`
-        if name.startswith("__") or name == "sampler":
-            raise AttributeError(name)
-        return getattr(self.sampler, name)
-
-
-class RepeatableDataset(Dataset[Any]):
-    """A data set whose samples are read with seeded generators, in whichever process."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __getitems__(self, request: Numbered) -> Any:
-        seed_all(request.seed)
-        if hasattr(self.dataset, "__getitems__"):
-            return self.dataset.__getitems__(request.indices)
-        return [self.dataset[index] for index in request.indices]
-
-    def __getitem__(self, request: Any) -> Any:
-        if not isinstance(request, Numbered):  # somebody looks at a sample
-            return self.dataset[request]
-        seed_all(request.seed)
-        return self.dataset[request.indices]
-
-    def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.wrapped)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "dataset":
+        if name.startswith("__") or name in ("wrapped", "position"):  # while it is unpickled
             raise AttributeError(name)
-        return getattr(self.dataset, name)
+        return getattr(self.wrapped, name)
 
 
-class RepeatableIterable:
+class RepeatableSampler(_Wrapper):
+    """A sampler's index lists of an epoch, each with a seed."""
+
+    position: Position
+
+    @property
+    def sampler(self) -> Any:
+        """The wrapped one, whose `set_epoch` Lightning calls."""
+        return self.wrapped
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, first = self.position.start()
+        seed = derive_seed(self.position.seed, epoch)
+        for part in (self.wrapped, getattr(self.wrapped, "sampler", None)):
+            if isinstance(generator := getattr(part, "generator", None), torch.Generator):
+                generator.manual_seed(seed)
+        lists: Any = self.wrapped
+        if hasattr(lists, "__len__"):  # all at once, so that no other draw comes between
+            with seeded(seed):
+                lists = list(lists)
+        for number, indices in enumerate(lists):
+            if number >= first:
+                yield Batch(derive_seed(self.position.seed, epoch, number), indices)
+
+
+class RepeatableDataset(_Wrapper):
+    """A data set whose samples are read with seeded generators, in whichever process."""
+
+    def __getitems__(self, batch: Batch) -> Any:
+        seed_generators(batch.seed, CPU)
+        if hasattr(self.wrapped, "__getitems__"):
+            return self.wrapped.__getitems__(batch.indices)
+        return [self.wrapped[index] for index in batch.indices]
+
+    def __getitem__(self, batch: Any) -> Any:
+        if not isinstance(batch, Batch):  # somebody looks at a sample
+            return self.wrapped[batch]
+        seed_generators(batch.seed, CPU)
+        return self.wrapped[batch.indices]
+
+
+class RepeatableIterable(_Wrapper):
     """Any other loader: seeded before each batch, and read forward to the first batch."""
 
-    def __init__(self, loader: Any, position: Position) -> None:
-        self.loader, self.position = loader, position
+    position: Position
 
     def __iter__(self) -> Iterator[Any]:
-        epoch, first = self.position.begin()
-        seed_all(derive_seed(self.position.seed, epoch))  # of the seeds that workers get
-        batches = iter(self.loader)
+        epoch, first = self.position.start()
+        seed_generators(derive_seed(self.position.seed, epoch), CPU)  # its workers' seeds
+        batches = iter(self.wrapped)
         for number in count():
-            seed_all(derive_seed(self.position.seed, epoch, number))
+            seed_generators(derive_seed(self.position.seed, epoch, number), CPU)
             try:
                 batch = next(batches)
             except StopIteration:
@@ -123,51 +174,36 @@ class RepeatableIterable:
             if number >= first:
                 yield batch
 
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "loader":
-            raise AttributeError(name)
-        return getattr(self.loader, name)
-
 
 def make_repeatable(trainer: Trainer, seed: int, resumed: tuple[int, int] = (0, 0)) -> None:
     """Have a Trainer's loaders repeat, after Lightning has shared them between processes.
 
     Args:
-        trainer: its strategy hands each loader on.
+        trainer: its strategy is changed.
         seed: of the experiment.
-        resumed: the epoch and the batch that a resumed training begins with.
+        resumed: the epoch and the batch with which a training resumes.
     """
     process = trainer.strategy.process_dataloader
 
     def process_dataloader(dataloader: object) -> object:
-        loader = process(dataloader)
-        if isinstance(loader, Loader | RepeatableIterable):  # Kindling's own repeat by themselves
-            return loader
         training = trainer.state.stage == RunningStage.TRAINING
         position = Position(trainer if training else None, seed, resumed)
-        return repeat(loader, position)
+        return _repeatable(process(dataloader), position)
 
     trainer.strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]
 
 
-def repeat(loader: Any, position: Position) -> Any:
+def _repeatable(loader: Any, position: Position) -> Any:
     """The same loader, repeatable; a map-style DataLoader is changed in place."""
+    if isinstance(loader, Loader | RepeatableIterable):  # Kindling's own repeat by themselves
+        return loader
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return RepeatableIterable(loader, position)
-    if isinstance(
-        loader.dataset, RepeatableDataset
-    ):  # made once by its author, and handed over again
-        _sampler_of(loader).position = position
-        return loader
     name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+    if isinstance(loader.dataset, RepeatableDataset):  # its author returns the same one again
+        getattr(loader, name).position = position
+        return loader
     # Past DataLoader.__setattr__, which refuses: no iterator has been made yet.
     vars(loader)[name] = RepeatableSampler(getattr(loader, name), position)
     vars(loader)["dataset"] = RepeatableDataset(loader.dataset)
     return loader
-
-
-def _sampler_of(loader: DataLoader[Any]) -> Any:
-    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler

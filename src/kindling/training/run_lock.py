@@ -34,25 +34,18 @@ def lock_run(run: Run, values: Mapping[str, Any]) -> Iterator[None]:
     try:
         lock.acquire()
         owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        for pattern in LEFTOVERS:
-            for file in run.path.glob(pattern):
-                file.unlink()
+        for file in (file for pattern in LEFTOVERS for file in run.path.glob(pattern)):
+            file.unlink()
     except Timeout:
         holder = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
-        raise InputError(
-            f"{shown(run.path)}: is being trained by {holder}; wait for it, or stop it"
-        ) from None
-    except PermissionError as error:
-        lock.release()
-        raise InputError(
-            f"{shown(Path(error.filename or run.path))}: "
-            "this user may not open or write it; ls -ld shows who may"
-        ) from None
+        line = f"{shown(run.path)}: is being trained by {holder}; wait for it, or stop it"
+        raise InputError(line) from None
     except OSError as error:
         lock.release()
-        raise InputError(
-            f"{shown(Path(error.filename or run.path))}: cannot be written: {error.strerror}"
-        ) from None
+        reason = f"cannot be written: {error.strerror}"
+        if isinstance(error, PermissionError):
+            reason = "this user may not open or write it; ls -ld shows who may"
+        raise InputError(f"{shown(Path(error.filename or run.path))}: {reason}") from None
     try:
         yield
     finally:

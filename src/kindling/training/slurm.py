@@ -1,4 +1,4 @@
-"""Clusters under SLURM: a job that is preempted saves, is requeued, and resumes by itself."""
+"""Jobs of SLURM: one that is preempted saves, is requeued, and resumes by itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from src.kindling.runs.files import read_json
 
 
 def requeue() -> None:
-    """Ask SLURM to run this job again, where it is one."""
+    """Ask SLURM to run this job again, if it is one."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None or os.environ.get("SLURM_PROCID", "0") != "0":
         return
@@ -24,9 +24,9 @@ def requeue() -> None:
 
 
 def requeued() -> Path | None:
-    """The run that this job began before it was queued again, if it was."""
+    """Return the run that this job started before it was requeued, if it was."""
     job = os.environ.get("SLURM_JOB_ID")
-    if job is None or int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0:
+    if job is None or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
         return None
     files = sorted(run.LOGS.glob("*/*/meta.json"), key=lambda file: file.parent.name, reverse=True)
     return next((file.parent for file in files if read_json(file).get("slurm_job") == job), None)

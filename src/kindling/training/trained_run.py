@@ -23,7 +23,7 @@ from src.kindling.data.spec import Spec
 from src.kindling.runs.files import shown
 from src.kindling.runs.run import Run, find_run
 from src.kindling.training.build import build_data, build_task
-from src.kindling.training.seeded import seed_hooks
+from src.kindling.training.repeatable import seed_hooks
 
 
 class TrainedRun(Run):

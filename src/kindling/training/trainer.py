@@ -25,17 +25,13 @@ from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupts
 from src.kindling.training.build import attributes_of
 from src.kindling.training.callbacks.checkpoint import Checkpoint
-from src.kindling.training.callbacks.guarded_logger import shielded
-from src.kindling.training.callbacks.metrics_file import MetricsFile
 from src.kindling.training.callbacks.nonfinite_guard import NonFiniteGuard
 from src.kindling.training.callbacks.progress import progress
-from src.kindling.training.callbacks.seeding import Seeding
-from src.kindling.training.callbacks.step_curves import Curves
-from src.kindling.training.callbacks.tensorboard import TensorBoard
 from src.kindling.training.checkpoint_io import AtomicIO
 from src.kindling.training.monitor import Monitor, mode_of_callback
-from src.kindling.training.repeatable import make_repeatable
-from src.kindling.training.resume_state import ResumeState
+from src.kindling.training.repeatable import Seeding, make_repeatable
+from src.kindling.training.resume import ResumeState
+from src.kindling.training.run_loggers import Curves, MetricsFile, TensorBoard, guarded
 from src.kindling.training.stages import has_stage
 
 MUTED = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize")
@@ -126,7 +122,7 @@ def _build_loggers(config: Config, run: Run, step: int) -> list[Logger]:
     for name, part in (config.values.get("logger") or {}).items():
         if part:
             loggers.append(instantiate.build(config, f"logger.{name}", **given))
-    return [shielded(logger) for logger in loggers]
+    return [guarded(logger) for logger in loggers]
 
 
 def measure(

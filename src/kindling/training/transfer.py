@@ -1,4 +1,4 @@
-"""A training that begins with the weights of another run: which are taken, and which are not."""
+"""Initialize a training with the weights of another run (`--init`)."""
 
 from __future__ import annotations
 
@@ -13,36 +13,28 @@ from src.kindling.training.trained_run import TrainedRun
 
 
 def take_weights(task: LightningModule, init: TrainedRun) -> dict[str, Any]:
-    """Copy from another run the weights whose names and shapes agree; says which do not.
+    """Copy a run's weights of the same name and shape; print the others.
 
-    The head of a net that has learned other classes is left out, be there as many of them or not.
+    The head of a net that was trained on other classes is left out, whatever its shape.
     """
     net: Any = getattr(task, "net", task)
-    prefix = "" if net is task else "net."
+    prefix = "" if net is task else "net."  # the task's statistics of its data are not taken
     theirs, ours = init.checkpoint["state_dict"], task.state_dict()
     learned = init.spec.classes if init.spec else ()
     classes = getattr(getattr(task, "outputs", None), "names", learned) if learned else ()
     head = f"{prefix}{find_head(net)}." if learned != classes else None
-    fits = {
-        name: value
-        for name, value in theirs.items()
-        if name in ours and ours[name].shape == value.shape
-    }
-    # The statistics of the data are this run's own.
-    fits = {name: value for name, value in fits.items() if name.startswith(prefix)}
-    fits = {
-        name: value for name, value in fits.items() if head is None or not name.startswith(head)
-    }
-    if not fits:
-        raise InputError(
-            f"--init {shown(init.path)}: not one of its {len(theirs)} tensors fits this net"
-        )
-    task.load_state_dict(fits, strict=False)
-    left = [name for name in ours if name.startswith(prefix) and name not in fits]
-    print(f"init: took {len(fits)} tensors of the net from {shown(init.path)}")
+    own = [name for name in ours if name.startswith(prefix)]
+    fits = {name for name in own if name in theirs and theirs[name].shape == ours[name].shape}
+    taken = {name for name in fits if head is None or not name.startswith(head)}
+    if not taken:
+        line = f"--init {shown(init.path)}: not one of its {len(theirs)} tensors fits this net"
+        raise InputError(line)
+    task.load_state_dict({name: theirs[name] for name in taken}, strict=False)
+    left = [name for name in own if name not in taken]
+    print(f"init: took {len(taken)} tensors of the net from {shown(init.path)}")
     for name in left:
         there = f"{tuple(theirs[name].shape)} there" if name in theirs else "missing there"
-        if name in theirs and theirs[name].shape == ours[name].shape:
+        if name in fits:
             there = f"there of other classes: {join_names(learned)}"
         print(f"init: not taken: {name} ({tuple(ours[name].shape)} here, {there})")
-    return {"run": shown(init.path), "taken": sorted(fits), "left": left}
+    return {"run": shown(init.path), "taken": sorted(taken), "left": left}

@@ -17,9 +17,8 @@ from src.kindling.data.data_module import DataModule
 from src.kindling.runs.files import write
 from src.kindling.runs.run import Run
 from src.kindling.training.build import build_data, build_task
-from src.kindling.training.callbacks.metrics_file import MetricsFile
-from src.kindling.training.callbacks.tensorboard import TensorBoard
 from src.kindling.training.monitor import Monitor
+from src.kindling.training.run_loggers import MetricsFile, TensorBoard
 from src.kindling.training.warning_filters import quiet
 from tests.conftest import checked
 

@@ -40,7 +40,7 @@ SWA = (
     ],
     ids=["ema", "equally", "swa", "swa without norms"],
 )
-def test_best_holds_the_average_that_was_measured(words: tuple[str, ...]) -> None:
+def test_best_holds_measured_average(words: tuple[str, ...]) -> None:
     result = train("digits", *words)
     run = load_run(result.run.path)
     last = read_checkpoint(run.checkpoints / "last.ckpt")
@@ -53,7 +53,7 @@ def test_best_holds_the_average_that_was_measured(words: tuple[str, ...]) -> Non
         )
 
 
-def test_a_training_that_is_complete_goes_on_with_the_weights_that_were_trained() -> None:
+def test_longer_training_resumes_trained_weights() -> None:
     words = (f"callbacks.ema={{{LIGHTNING}.EMAWeightAveraging, decay: 0.8}}", CONSTANT)
     whole = train("digits", *words, "trainer.max_epochs=4").run
     first = train("digits", *words).run

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from src.kindling.data.spec import Spec
 from src.kindling.runs.signals import Interrupted, Interrupts
@@ -16,26 +17,20 @@ from src.kindling.training.callbacks.checkpoint import Checkpoint
 from tests.conftest import checked
 
 
-def test_a_signal_that_comes_while_the_processes_agree_counts_the_next_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_signal_during_agreement_counts_next_time(tmp_path: Path) -> None:
     interrupts = Interrupts()
     checkpoint = Checkpoint(
         tmp_path, checked(), Spec((1, 8, 8), 10, "image"), "val/loss", "min", interrupts=interrupts
     )
-    trainer: Any = SimpleNamespace(
-        global_step=-1,
-        world_size=2,
-        state=SimpleNamespace(fn="fit"),
-        strategy=SimpleNamespace(root_device=torch.device("cpu")),
-    )
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "torch.distributed.all_reduce",
-            lambda *_, **__: setattr(interrupts, "received", signal.SIGTERM),
-        )
-        checkpoint.on_train_epoch_start(trainer, None)  # type: ignore[arg-type]  # the other one has not been told of it
-    monkeypatch.setattr("torch.distributed.all_reduce", lambda *_, **__: None)
+
+    def reduce(number: Tensor, reduce_op: str) -> Tensor:
+        interrupts.received = signal.SIGTERM  # while the ranks agree; the other has not received it
+        return number
+
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), reduce=reduce)
+    state = SimpleNamespace(fn="fit")
+    trainer: Any = SimpleNamespace(global_step=-1, world_size=2, state=state, strategy=strategy)
+    checkpoint.on_train_epoch_start(trainer)
     with pytest.raises(Interrupted) as ended:
-        checkpoint.on_train_epoch_start(trainer, None)  # type: ignore[arg-type]
+        checkpoint.on_train_epoch_start(trainer)
     assert ended.value.code == 128 + signal.SIGTERM

@@ -13,15 +13,16 @@ from src.kindling.config.errors import InputError
 from src.kindling.nn.head import find_head
 from src.kindling.training.fit import Result
 from src.nets.cnn import CNN
-from tests.conftest import mistakes, train
+from tests.conftest import kept_runs, mistakes, train
 
 HALF = ("data.classes=[5,6,7,8,9]", "trainer.max_epochs=4", "task.optimizer.lr=0.1")
 
 
-@pytest.fixture
-def before() -> Result:
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Result]:
     """A run on the other half of the digits' classes."""
-    return train("digits", "data.classes=[0,1,2,3,4]")
+    with kept_runs(tmp_path_factory):
+        yield train("digits", "data.classes=[0,1,2,3,4]")
 
 
 def saved(result: Result, file: str = "last") -> dict[str, Any]:
@@ -36,9 +37,7 @@ def changed(before: Result, after: Result) -> set[str]:
     }
 
 
-def test_a_frozen_backbone_stays_as_it_is_norms_included(
-    before: Result, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_head_leaves_backbone_unchanged(before: Result, capsys: pytest.CaptureFixture[str]) -> None:
     after = train("digits", *HALF, "finetune=head", init=before.run)
     assert changed(before, after) == {"net.head.weight", "net.head.bias"}
     lines = capsys.readouterr().out.splitlines()
@@ -50,9 +49,7 @@ def test_a_frozen_backbone_stays_as_it_is_norms_included(
     assert len(saved(after)["optimizer_states"][0]["state"]) == 2
 
 
-def test_gradual_trains_the_head_first_and_then_all_at_a_lower_rate(
-    before: Result, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_gradual_trains_head_first(before: Result, capsys: pytest.CaptureFixture[str]) -> None:
     words = (
         "finetune=gradual",
         "finetune.frozen_epochs=2",
@@ -83,7 +80,7 @@ def test_gradual_trains_the_head_first_and_then_all_at_a_lower_rate(
     assert told[-3].startswith("epoch 2/4")
 
 
-def test_all_is_what_training_is(before: Result, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_trains_every_parameter(before: Result, capsys: pytest.CaptureFixture[str]) -> None:
     plain = train("digits", *HALF, init=before.run)
     after = train("digits", *HALF, "finetune=all", init=before.run)
     assert changed(plain, after) == changed(plain, plain)
@@ -93,7 +90,7 @@ def test_all_is_what_training_is(before: Result, capsys: pytest.CaptureFixture[s
     )
 
 
-def test_schedules_that_say_the_rates_keep_the_share(before: Result) -> None:
+def test_onecycle_keeps_lr_ratio(before: Result) -> None:
     words = (
         "finetune=all",
         "finetune.backbone_lr_ratio=0.25",
@@ -119,14 +116,14 @@ def nets() -> Iterator[tuple[nn.Module, str]]:
     yield nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.Softmax(dim=1)), "2"
 
 
-def test_the_head_is_found() -> None:
+def test_find_head() -> None:
     for net, head in nets():
         assert find_head(net) == head
     with pytest.raises(InputError, match="net: ReLU has no layer with parameters"):
         find_head(nn.ReLU())
 
 
-def test_the_head_may_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_head_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     train("digits", "net=mlp", "finetune=head", "finetune.head=body.3")
     assert (
         "finetune: 4,160 of 8,970 parameters are trained; the backbone is frozen"
@@ -134,7 +131,7 @@ def test_the_head_may_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def test_mistakes_are_told_in_a_line() -> None:
+def test_mistakes_are_one_line() -> None:
     assert mistakes("train", "digits", "finetune=hed") == [
         "finetune=hed: no such option; did you mean 'head'? (configs/finetune/ has: all, gradual, "
         "head) (command line)"

@@ -21,8 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import read_json, write_json
 from src.kindling.runs.run import Run
-from src.kindling.training.callbacks.guarded_logger import shielded
-from src.kindling.training.callbacks.metrics_file import MetricsFile
+from src.kindling.training.run_loggers import MetricsFile, guarded
 from src.kindling.training.trainer import muted
 from src.tasks.classification import Classification
 from tests.conftest import LITTLE, call, train
@@ -45,7 +44,7 @@ def logged(run: Run) -> dict[str, list[float]]:
     return {**found, "test/accuracy": [run.metrics["test/accuracy"]]}
 
 
-def test_lightnings_csv_receives_the_same() -> None:
+def test_csv_logger_receives_all_values() -> None:
     run = train("digits", "logger=csv", "trainer.log_every_n_steps=2").run
     (theirs,) = run.path.glob("digits/*/metrics.csv")
     for name, values in logged(run).items():
@@ -55,7 +54,7 @@ def test_lightnings_csv_receives_the_same() -> None:
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning"
 )  # MLflow's, of the database library below it
-def test_mlflow_receives_the_same_in_a_file(tmp_path: Path) -> None:
+def test_mlflow_receives_all_values(tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="pip install -e '.[mlflow]'")
     file = tmp_path / "mlflow.db"
     run = train(
@@ -74,7 +73,7 @@ def test_mlflow_receives_the_same_in_a_file(tmp_path: Path) -> None:
         assert found.execute("select name from runs").fetchall() == [(run.logger_id,)]
 
 
-def test_wandb_receives_the_same_offline() -> None:
+def test_wandb_receives_all_values() -> None:
     wandb = pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
     run = train("digits", "logger=wandb", "trainer.log_every_n_steps=2").run
     wandb.finish()
@@ -122,7 +121,7 @@ def test_ids_differ_between_studies_and_between_runs(
         assert re.fullmatch(re.escape(run.replace("/", "-")) + "-[0-9a-f]{8}", version)
 
 
-def test_id_is_one_that_wandb_accepts(logs: Path) -> None:
+def test_id_is_valid_for_wandb(logs: Path) -> None:
     path = logs / "größe: 1 #2" / ("a" * 150) / "seed0"
     assert re.fullmatch(r"[A-Za-z0-9_.-]{9,128}", Run(path).logger_id)
     # Even a study that was deleted and is trained again is another one.
@@ -135,21 +134,17 @@ def test_id_is_kept_on_resume(logs: Path) -> None:
     for epochs in (3, 4):
         call("train", "--resume", str(run.path), f"trainer.max_epochs={epochs}")
     meta = read_json(run.path / "meta.json")
-    assert csv_ids(logs) == {f"digits/{run.path.name}": [meta["logger_id"]]}
+    new = meta["logger_id"]
+    assert csv_ids(logs) == {f"digits/{run.path.name}": [new]}
     assert len(meta["resumed"]) == 2
-
-
-@pytest.mark.filterwarnings("ignore:Experiment logs directory")  # it begins its file again
-def test_id_of_a_run_of_an_earlier_version_is_its_directory(logs: Path) -> None:
-    run = train("digits", *WITH_CSV, CONSTANT).run
-    meta = read_json(run.path / "meta.json")
-    new = meta.pop("logger_id")
+    # In an earlier version, it was the directory's name.
+    del meta["logger_id"]
     write_json(run.path / "meta.json", meta)
-    call("train", "--resume", str(run.path), "trainer.max_epochs=3")
+    call("train", "--resume", str(run.path), "trainer.max_epochs=5")
     assert csv_ids(logs) == {f"digits/{run.path.name}": [run.path.name, new]}
 
 
-def test_wandb_has_one_run_for_each_member_of_each_study(logs: Path) -> None:
+def test_wandb_run_for_each_trial(logs: Path) -> None:
     wandb = pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
     for study in ("one", "two"):
         call("train", "digits", *LITTLE, "logger=wandb", "--seeds", "0,1", "--name", study)
@@ -173,7 +168,7 @@ def test_wandb_has_one_run_for_each_member_of_each_study(logs: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:There is a wandb run already in progress")
-def test_a_wandb_run_of_the_user_stays_open(logs: Path, tmp_path: Path) -> None:
+def test_wandb_run_of_user_stays_open(logs: Path, tmp_path: Path) -> None:
     wandb = pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
     mine = wandb.init(dir=tmp_path, mode="offline", id="mine")
     train("digits", "logger=wandb")
@@ -186,7 +181,7 @@ def test_a_wandb_run_of_the_user_stays_open(logs: Path, tmp_path: Path) -> None:
 # What a task reaches by `self.logger`
 
 
-def test_a_task_writes_images_in_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_writes_images_in_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     for stage in ("training", "validation", "test"):
         step = getattr(Classification, f"{stage}_step")
 
@@ -210,8 +205,8 @@ def test_a_task_writes_images_in_every_stage(monkeypatch: pytest.MonkeyPatch) ->
     )
 
 
-def test_muted_loggers_receive_nothing_and_work_again_after(tmp_path: Path) -> None:
-    file = shielded(MetricsFile(tmp_path / "metrics.csv", 0))
+def test_muted_loggers(tmp_path: Path) -> None:
+    file = guarded(MetricsFile(tmp_path / "metrics.csv", 0))
     with suppress(RuntimeError), muted([file]):
         file.log_metrics({"a": 1.0}, step=0)
         raise RuntimeError
@@ -241,7 +236,7 @@ def history(path: Path) -> Iterator[dict[str, float]]:
             record = b""
 
 
-def test_a_logger_that_is_not_installed_says_what_installs_it(
+def test_missing_logger_names_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
@@ -253,7 +248,7 @@ def test_a_logger_that_is_not_installed_says_what_installs_it(
     ]
 
 
-def test_a_worker_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_worker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from src.kindling.data.dataset import BatchDataset
 
     # Twice as long torch waits for the worker, before it is killed.

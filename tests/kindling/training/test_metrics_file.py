@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.kindling.training.callbacks.metrics_file import MetricsFile
+from src.kindling.training.run_loggers import MetricsFile
 
 
-def test_one_row_a_step_and_new_columns_keep_old_rows(tmp_path: Path) -> None:
+def test_one_row_per_step_and_new_columns(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     file = MetricsFile(path, 0)
     file.log_metrics({"epoch": 0, "val/loss": 2.0}, step=9)
@@ -28,7 +28,7 @@ def test_one_row_a_step_and_new_columns_keep_old_rows(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_row_is_in_the_file_at_once_and_grows_there(tmp_path: Path) -> None:
+def test_row_is_written_at_once_and_grows(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     file = MetricsFile(path, 0)
     file.log_metrics({"epoch": 0, "lr": 0.5}, step=1)
@@ -43,7 +43,7 @@ def test_a_row_is_in_the_file_at_once_and_grows_there(tmp_path: Path) -> None:
     ]
 
 
-def test_a_resumed_training_leaves_out_what_it_will_write_again(tmp_path: Path) -> None:
+def test_resume_drops_later_rows(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text(
         "epoch,step,lr,val/loss\r\n0,1,0.5,2.0\r\n0,3,0.25,\r\n0,5,0.1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,62 +13,115 @@ import pytest
 import torch
 
 from src.kindling.runs.run import Run
+from src.kindling.training.callbacks.checkpoint import Checkpoint
+from src.kindling.training.slurm import requeue
 from src.kindling.training.trained_run import load_run
-from tests.conftest import LITTLE, call, mistakes, train
+from tests.conftest import LITTLE, call, copied, kept_runs, mistakes, train
 
-STEP = "task.scheduler={_target_: torch.optim.lr_scheduler.StepLR, step_size: 1, gamma: 0.5}"
+LR = "torch.optim.lr_scheduler"
+STEP = f"task.scheduler={{_target_: {LR}.StepLR, step_size: 1, gamma: 0.5}}"
 WORDS = (*LITTLE, STEP, "task.optimizer.lr=0.01")
+LONGER = ("--resume", "latest", "trainer.max_epochs=3")
+CHANGED = "the run was trained with other values; pass --override to accept the changes"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    with kept_runs(tmp_path_factory):
+        call("train", "digits", *WORDS)
+        yield load_run("latest")
+
+
+@pytest.fixture(scope="module")
+def cosine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run whose schedule spans the whole training."""
+    with kept_runs(tmp_path_factory):
+        yield train("digits").run
 
 
 @pytest.fixture
-def run() -> Run:
-    call("train", "digits", *WORDS)
-    return load_run("latest")
+def run(trained: Run, logs: Path) -> Run:
+    return copied(trained)
+
+
+def last(run: Run) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
+    return content
+
+
+def last_group(run: Run) -> dict[str, Any]:
+    group: dict[str, Any] = last(run)["optimizer_states"][0]["param_groups"][0]
+    return group
+
+
+def override(*words: str) -> None:
+    """Train one epoch more with changes."""
+    call("train", *LONGER, *words, "--override")
+
+
+def meta(run: Run) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run.path / "meta.json").read_text())
+    return content
+
+
+def column(run: Run, name: str) -> dict[str, str]:
+    """The values of a column of metrics.csv by step."""
+    with (run.path / "metrics.csv").open() as file:
+        return {row["step"]: row[name] for row in csv.DictReader(file) if row[name]}
 
 
 def test_resume_complete_run_prints_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = mistakes("train", "--resume", "latest")
     assert line.startswith(f"{run.path}: complete (2 epochs); ")
     assert line.endswith(f": python -m src.train --resume {run.path} trainer.max_epochs=4")
+    left = [run.path / "run.json.tmp", run.checkpoints / "best.ckpt.tmp", run.path / ".probe-1"]
+    for path in left:  # of a killed process
+        path.write_text("half")
     call("train", "--resume", "latest", "trainer.max_epochs=4")
     output = capsys.readouterr().out
     assert f"resumed: {run.checkpoints / 'last.ckpt'}, the end of epoch 2 (6 steps)\n" in output
     assert "\nepoch 3/4  train/accuracy 0." in output
-    with (run.path / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows if row["val/loss"]] == ["2", "5", "8", "11"]
-    meta = json.loads((run.path / "meta.json").read_text())
-    assert (meta["epochs"], meta["exit"], len(meta["resumed"])) == (4, "finished", 1)
+    assert [*column(run, "val/loss")] == ["2", "5", "8", "11"]
+    facts = meta(run)
+    assert (facts["epochs"], facts["exit"], len(facts["resumed"])) == (4, "finished", 1)
     assert load_run("latest").path == run.path
     assert load_run("latest").config.values["trainer"]["max_epochs"] == 4
     assert len(list(run.path.parent.iterdir())) == 1
+    assert not any(path.exists() for path in left)
+    assert not list(run.path.rglob("*.tmp"))
 
 
-def test_what_it_says_works_with_a_schedule_that_is_stretched(logs: Path) -> None:
-    run = train("digits").run
+def test_resume_spanning_schedule_needs_override(cosine: Run, logs: Path) -> None:
+    run = copied(cosine)
     (line,) = mistakes("train", "--resume", "latest")
-    told, _, command = line.partition(": python -m src.")
-    assert told == (
+    problem, _, command = line.partition(": python -m src.")
+    assert problem == (
         f"{run.path}: complete (2 epochs); to train longer, raise trainer.max_epochs with "
         "--override, since CosineAnnealingLR spans the whole training"
     )
-    call(*command.split())
-    assert json.loads((run.path / "meta.json").read_text())["epochs"] == 4
+    assert mistakes("train", "--resume", "latest", "trainer.max_epochs=4") == [
+        "trainer.max_epochs: changed from 2 to 4",
+        "task.scheduler: CosineAnnealingLR spans the whole training, so a new length changes its "
+        "remaining learning rates; pass --override to accept it",
+    ]
+    call(*command.split(), "trainer.log_every_n_steps=1")
+    assert meta(run)["epochs"] == 4
+    # The middle of a cosine over four epochs.
+    assert float(column(run, "lr")["6"]) == pytest.approx(3e-3 / 2)
 
 
-def test_what_differs_is_refused_line_by_line(run: Run) -> None:
+def test_resume_changes_are_refused_line_by_line(run: Run) -> None:
     assert mistakes(
         "train", "--resume", "latest", "task.optimizer.lr=0.5", "data.batch_size=16", "seed=7"
     ) == [
         "seed: changed from 0 to 7",
         "task.optimizer.lr: changed from 0.01 to 0.5",
         "data.batch_size: changed from default to 16",
-        "the run was trained with other values; pass --override to accept the changes",
+        CHANGED,
     ]
     (line, _) = mistakes("train", "--resume", "latest", "net.channels=[4,4]")
     assert line == "net.channels: changed from default to [4, 4]"
-    words = ("net.channels=[4,4]", "trainer.max_epochs=3")
-    line, remedy = mistakes("train", "--resume", "latest", *words, "--override")
+    line, remedy = mistakes("train", *LONGER, "net.channels=[4,4]", "--override")
     assert line.startswith("net: the run's weights do not fit: net.")
     assert remedy == (
         "start a new run with the weights that fit: python -m src.train digits "
@@ -95,131 +149,67 @@ def test_what_differs_is_refused_line_by_line(run: Run) -> None:
     ]
 
 
-def test_an_overridden_rate_takes_effect_and_the_schedule_goes_on(run: Run) -> None:
-    call(
-        "train",
-        "--resume",
-        "latest",
-        "trainer.max_epochs=3",
-        "task.optimizer.lr=0.8",
-        "--override",
-        "trainer.log_every_n_steps=1",
-    )
-    with (run.path / "metrics.csv").open() as file:
-        rates = {row["step"]: float(row["lr"]) for row in csv.DictReader(file) if row["lr"]}
-    assert rates["6"] == pytest.approx(0.8 / 4)  # two epochs of halving
-    group = torch.load(run.checkpoints / "last.ckpt", weights_only=True)["optimizer_states"][0][
-        "param_groups"
-    ][0]
+def test_override_lr_continues_schedule(run: Run) -> None:
+    override("task.optimizer.lr=0.8", "trainer.log_every_n_steps=1")
+    # Two epochs of halving.
+    assert float(column(run, "lr")["6"]) == pytest.approx(0.8 / 4)
+    group = last_group(run)
     assert (group["lr"], group["initial_lr"]) == (pytest.approx(0.1), 0.8)
 
 
-def test_a_schedule_over_the_whole_training_is_not_stretched_silently() -> None:
-    call("train", "digits", *LITTLE)
-    assert mistakes("train", "--resume", "latest", "trainer.max_epochs=4") == [
-        "trainer.max_epochs: changed from 2 to 4",
-        "task.scheduler: CosineAnnealingLR spans the whole training, so a new length changes its "
-        "remaining learning rates; pass --override to accept it",
-    ]
-    call(
-        "train",
-        "--resume",
-        "latest",
-        "trainer.max_epochs=4",
-        "--override",
-        "trainer.log_every_n_steps=1",
-    )
-    with (load_run("latest").path / "metrics.csv").open() as file:
-        rates = {row["step"]: float(row["lr"]) for row in csv.DictReader(file) if row["lr"]}
-    assert rates["6"] == pytest.approx(3e-3 / 2)  # the middle of a cosine over four epochs
-
-
-def test_onecycle_is_not_stretched_silently() -> None:
-    call(
-        "train",
-        "digits",
-        *LITTLE,
-        "task.scheduler={_target_: torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.01}",
-    )
-    assert mistakes("train", "--resume", "latest", "trainer.max_epochs=4")[1].startswith(
-        "task.scheduler: OneCycleLR spans "
-    )
-    call(
-        "train",
-        "--resume",
-        "latest",
-        "trainer.max_epochs=4",
-        "--override",
-        "trainer.log_every_n_steps=1",
-    )
-    schedule = load_run("latest").checkpoints / "last.ckpt"
-    (state,) = torch.load(schedule, weights_only=True)["lr_schedulers"]
+def test_override_length_of_onecycle() -> None:
+    schedule = f"task.scheduler={{_target_: {LR}.OneCycleLR, max_lr: 0.01}}"
+    call("train", "digits", *LITTLE, schedule)
+    line = mistakes("train", "--resume", "latest", "trainer.max_epochs=4")[1]
+    assert line.startswith("task.scheduler: OneCycleLR spans ")
+    override("trainer.max_epochs=4")
+    (state,) = last(load_run("latest"))["lr_schedulers"]
     assert (state["total_steps"], state["last_epoch"]) == (12, 12)
 
 
-def after(run: Run, *words: str) -> dict[str, Any]:
-    """What the run's last.ckpt holds after an epoch more, with what differs."""
-    call("train", "--resume", "latest", "trainer.max_epochs=3", *words, "--override")
-    content: dict[str, Any] = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
-    return content
-
-
-def test_another_optimizer_and_another_schedule_take_effect(run: Run) -> None:
-    words = (
+def test_override_optimizer_and_schedule(run: Run) -> None:
+    override(
         "task.optimizer={_target_: torch.optim.SGD, lr: 0.5, momentum: 0.9}",
         "task.decay_bias_and_norm=true",
-        "task.scheduler={_target_: torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.4}",
+        f"task.scheduler={{_target_: {LR}.OneCycleLR, max_lr: 0.4}}",
     )
-    content = after(run, *words)
-    (state,), (group,) = content["optimizer_states"], content["optimizer_states"][0]["param_groups"]
+    (state,), (schedule,) = last(run)["optimizer_states"], last(run)["lr_schedulers"]
     assert all(set(of) == {"momentum_buffer"} for of in state["state"].values())
-    assert group["max_lr"] == 0.4
-    (schedule,) = content["lr_schedulers"]
-    assert (schedule["total_steps"], schedule["last_epoch"]) == (
-        9,
-        9,
-    )  # moved by steps, where the other moved by epochs
+    assert last_group(run)["max_lr"] == 0.4
+    # Moved by steps, where the other moved by epochs.
+    assert (schedule["total_steps"], schedule["last_epoch"]) == (9, 9)
 
 
-def test_a_net_that_the_weights_fit_takes_effect(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    (line, _) = mistakes("train", "--resume", "latest", "trainer.max_epochs=3", "net.dropout=0.75")
+def test_override_dropout(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    (line, _) = mistakes("train", *LONGER, "net.dropout=0.75")
     assert line == "net.dropout: changed from default to 0.75"
-    rates: list[float] = []
+    rates: set[float] = set()
     dropout = torch.nn.functional.dropout
-    monkeypatch.setattr(
-        torch.nn.functional,
-        "dropout",
-        lambda x, p, *rest: (rates.append(p), dropout(x, p, *rest))[1],
-    )
-    after(run, "net.dropout=0.75")
-    assert set(rates) == {0.75}
+
+    def recorded(x: torch.Tensor, p: float, *rest: Any) -> torch.Tensor:
+        rates.add(p)
+        return dropout(x, p, *rest)
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", recorded)
+    override("net.dropout=0.75")
+    assert rates == {0.75}
 
 
-def test_a_plateaus_rate_stays_where_it_has_come_to() -> None:
-    target = "torch.optim.lr_scheduler.ReduceLROnPlateau"
-    plateau = f"task.scheduler={{_target_: {target}, patience: 0, threshold: 0.9}}"
+def test_override_keeps_lr_of_plateau() -> None:
+    plateau = f"task.scheduler={{_target_: {LR}.ReduceLROnPlateau, patience: 0, threshold: 0.9}}"
     call("train", "digits", *LITTLE, "task.optimizer.lr=0.01", plateau)
-    run = load_run("latest")
-    assert after(run, "data.batch_size=32")["optimizer_states"][0]["param_groups"][0][
-        "lr"
-    ] == pytest.approx(1e-4)
+    override("data.batch_size=32")
+    assert last_group(load_run("latest"))["lr"] == pytest.approx(1e-4)
 
 
-def test_another_patience_takes_effect() -> None:
+def test_override_patience() -> None:
     target = "lightning.pytorch.callbacks.EarlyStopping"
     stop = f"callbacks.stop={{_target_: {target}, patience: 1, min_delta: 9}}"
     call("train", "digits", *LITTLE, STEP, stop, "trainer.max_epochs=9")
     run = load_run("latest")
-    assert json.loads((run.path / "meta.json").read_text())["epochs"] == 2
-    call(
-        "train",
-        "--resume",
-        "latest",
-        "trainer.max_epochs=8",
-        "callbacks.stop.patience=3",
-        "--override",
-    )
-    assert json.loads((run.path / "meta.json").read_text())["epochs"] == 6  # it begins to wait anew
+    assert meta(run)["epochs"] == 2
+    override("trainer.max_epochs=8", "callbacks.stop.patience=3")
+    assert meta(run)["epochs"] == 6  # it counts from zero
 
 
 def edit(run: Run, old: str, new: str) -> None:
@@ -229,20 +219,15 @@ def edit(run: Run, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_a_config_that_was_edited_by_hand_is_refused_too(run: Run) -> None:
+def test_resume_edited_config_needs_override(run: Run) -> None:
     edit(run, "lr: 0.01", "lr: 0.8")
-    assert mistakes("train", "--resume", "latest", "trainer.max_epochs=3") == [
-        "task.optimizer.lr: changed from 0.01 to 0.8",
-        "the run was trained with other values; pass --override to accept the changes",
-    ]
-    assert after(run)["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.8
+    line = "task.optimizer.lr: changed from 0.01 to 0.8"
+    assert mistakes("train", *LONGER) == [line, CHANGED]
+    override()
+    assert last_group(run)["initial_lr"] == 0.8
 
 
-def test_what_was_overridden_takes_effect_though_killed_before_it_was_saved(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from src.kindling.training.callbacks.checkpoint import Checkpoint
-
+def test_override_lasts_until_saved(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(BaseException):
         pass
 
@@ -252,109 +237,80 @@ def test_what_was_overridden_takes_effect_though_killed_before_it_was_saved(
     with monkeypatch.context() as patched:
         patched.setattr(Checkpoint, "on_train_batch_end", killed)
         with pytest.raises(Killed):
-            call(
-                "train",
-                "--resume",
-                "latest",
-                "trainer.max_epochs=3",
-                "task.optimizer.lr=0.8",
-                "--override",
-            )
+            override("task.optimizer.lr=0.8")
     call("train", "--resume", "latest")
-    content = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
-    assert content["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.8
-    edit(run, "lr: 0.8", "lr: 0.4")  # and it is not meant for ever
+    assert last_group(run)["initial_lr"] == 0.8
+    edit(run, "lr: 0.8", "lr: 0.4")  # a later change is refused again
     assert len(mistakes("train", "--resume", "latest", "trainer.max_epochs=4")) == 2
 
 
-def test_a_copy_of_a_run_goes_on_and_a_strange_checkpoint_is_one_line(
-    run: Run, tmp_path: Path
-) -> None:
+def test_resume_copy_of_run_and_foreign_checkpoint(run: Run, tmp_path: Path) -> None:
     copy = Run(tmp_path / "elsewhere" / "copy of it")
     shutil.copytree(run.path, copy.path)
     call("train", "--resume", str(copy.path), "trainer.max_epochs=3")
-    assert torch.load(copy.checkpoints / "last.ckpt", weights_only=True)["epoch"] == 3
-    assert torch.load(run.checkpoints / "last.ckpt", weights_only=True)["epoch"] == 2
-    last = run.checkpoints / "last.ckpt"
-    assert mistakes("train", "--resume", str(last)) == [
-        f"--resume {last}: pass the run, {run.path}; its newest readable checkpoint is used"
+    assert (last(copy)["epoch"], last(run)["epoch"]) == (3, 2)
+    file = run.checkpoints / "last.ckpt"
+    assert mistakes("train", "--resume", str(file)) == [
+        f"--resume {file}: pass the run, {run.path}; its newest readable checkpoint is used"
     ]
-    shutil.copy(run.checkpoints / "best.ckpt", last)
-    assert mistakes("train", "--resume", "latest", "trainer.max_epochs=3") == [
-        f"{last}: has no resume state, as a copy of best.ckpt or a file of another version; "
+    content = last(run)
+    del content["kindling"]["resume"]["form"]
+    torch.save(content, file)
+    commit = meta(run)["git"]["commit"]
+    version = f"commit {commit}" if commit else "the version that started the run"
+    assert mistakes("train", *LONGER) == [
+        f"{file}: saved by another version of src/ (resume state 1, expected 2); resume with "
+        f"{version}"
+    ]
+    shutil.copy(run.checkpoints / "best.ckpt", file)
+    assert mistakes("train", *LONGER) == [
+        f"{file}: has no resume state, as a copy of best.ckpt or a file of another version; "
         "restore the run's own last.ckpt"
     ]
 
 
-def test_a_run_of_another_version_is_one_line(run: Run) -> None:
-    last = run.checkpoints / "last.ckpt"
-    content = torch.load(last, weights_only=True)
-    commit = json.loads((run.path / "meta.json").read_text())["git"]["commit"]
-    began = f"commit {commit}" if commit else "the version that started the run"
-    del content["kindling"]["resume"]["form"]
-    torch.save(content, last)
-    assert mistakes("train", "--resume", "latest", "trainer.max_epochs=3") == [
-        f"{last}: saved by another version of src/ (resume state 1, expected 2); resume with "
-        f"{began}"
-    ]
-
-
-def test_a_time_that_is_over_can_be_raised() -> None:
-    call(
-        "train",
-        "digits",
-        *LITTLE,
-        STEP,
-        "trainer.max_epochs=100000",
-        "trainer.max_time='00:00:00:01'",
-    )
+def test_resume_with_longer_max_time() -> None:
+    time = "trainer.max_time='00:00:00:01'"
+    call("train", "digits", *LITTLE, STEP, "trainer.max_epochs=100000", time)
     run = load_run("latest")
-    epochs = json.loads((run.path / "meta.json").read_text())["epochs"]
+    epochs = meta(run)["epochs"]
     assert 0 < epochs < 100000
     (line,) = mistakes("train", "--resume", "latest")
     assert line.endswith(f": complete ({epochs} epochs), trainer.max_time is reached; raise it")
     call("train", "--resume", "latest", "trainer.max_time='00:00:00:02'")
-    assert json.loads((run.path / "meta.json").read_text())["epochs"] > epochs
+    assert meta(run)["epochs"] > epochs
 
 
-def test_a_value_that_was_kept_secret_is_asked_for_again() -> None:
-    call("train", "digits", *WORDS, "name='https://me:hunter2@host'")
-    assert mistakes("train", "--resume", "latest", "trainer.max_epochs=3") == [
+def test_resume_asks_for_redacted_value(run: Run) -> None:
+    name = "name='https://me:hunter2@host'"
+    call("train", *LONGER, name)
+    assert mistakes("train", "--resume", "latest", "trainer.max_epochs=4") == [
         "name: redacted in the run's files; set it again, best as a reference: "
         "name='${oc.env:NAME}'"
     ]
-    call("train", "--resume", "latest", "trainer.max_epochs=3", "name='https://me:hunter2@host'")
+    call("train", "--resume", "latest", "trainer.max_epochs=4", name)
 
 
-def test_what_a_killed_process_was_writing_is_swept(run: Run) -> None:
-    left = [run.path / "run.json.tmp", run.checkpoints / "best.ckpt.tmp", run.path / ".probe-1"]
-    for path in left:
-        path.write_text("half")
-    call("train", "--resume", "latest", "trainer.max_epochs=3")
-    assert not any(path.exists() for path in left)
-    assert not list(run.path.rglob("*.tmp"))
-
-
-def test_other_data_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_with_other_data_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from src.data.digits import Digits
 
     load = Digits.load
     monkeypatch.setattr(Digits, "load", lambda self: (s := load(self), s.x.clamp_(max=9))[0])
-    assert mistakes("train", "--resume", "latest", "trainer.max_epochs=3") == [
+    assert mistakes("train", *LONGER) == [
         "data: other samples or another split than the run was trained on; restore them, or pass "
         "--override to resume with these"
     ]
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(
+def test_resume_damaged_checkpoint_takes_previous(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    last = run.checkpoints / "last.ckpt"
-    last.write_bytes(last.read_bytes()[:5000])
-    call("train", "--resume", "latest", "trainer.max_epochs=3")
+    file = run.checkpoints / "last.ckpt"
+    file.write_bytes(file.read_bytes()[:5000])
+    call("train", *LONGER)
     output = capsys.readouterr().out
     assert (
-        f"WARNING    {last}: not a readable checkpoint: its 5,000 bytes are cut off, or another "
+        f"WARNING    {file}: not a readable checkpoint: its 5,000 bytes are cut off, or another "
         "kind of file" in output
     )
     assert f"resumed: {run.checkpoints / 'previous.ckpt'}, the end of epoch 1 (3 steps)" in output
@@ -364,35 +320,31 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(
     assert line == "no checkpoint of this run can be read"
 
 
-def test_a_run_stopped_before_its_first_checkpoint_begins_again(
+def test_resume_before_first_checkpoint_starts_from_scratch(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = (run.path / "metrics.csv").read_bytes()
     shutil.rmtree(run.checkpoints)
     call("train", "--resume", "latest")
-    assert (
-        f"resumed: {run.path} has no checkpoint yet; training starts from scratch\n"
-        in capsys.readouterr().out
-    )
+    line = f"resumed: {run.path} has no checkpoint yet; training starts from scratch\n"
+    assert line in capsys.readouterr().out
     assert (run.path / "metrics.csv").read_bytes() == expected
 
 
-def test_a_requeued_job_goes_on_by_itself(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_requeued_job_resumes(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (run.path / "meta.json").write_text(json.dumps({**meta(run), "slurm_job": "4711"}))
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
-    call("train", "digits", *WORDS)
-    run = load_run("latest")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert mistakes("train", "digits", *WORDS)[0].startswith(f"{run.path}: complete (2 epochs)")
     monkeypatch.setenv("SLURM_JOB_ID", "4712")
     call("train", "digits", *WORDS)
     assert load_run("latest").path != run.path
+    assert meta(load_run("latest"))["slurm_job"] == "4712"
     scontrol = tmp_path / "scontrol"
     scontrol.write_text("#!/bin/sh\necho $* > " + str(tmp_path / "asked"))
     scontrol.chmod(0o755)
-    from src.kindling.training.slurm import requeue
-
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     requeue()
     assert (tmp_path / "asked").read_text() == "requeue 4712\n"

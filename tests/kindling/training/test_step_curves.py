@@ -11,7 +11,7 @@ from src.kindling.training.callbacks import progress
 from tests.conftest import train
 
 
-def test_the_loss_and_the_rate_are_logged_every_few_steps() -> None:
+def test_loss_and_lr_every_n_steps() -> None:
     run = train(
         "digits",
         "trainer.log_every_n_steps=2",
@@ -28,7 +28,7 @@ def test_the_loss_and_the_rate_are_logged_every_few_steps() -> None:
     assert [row["step"] for row in rows if row["val/loss"]] == ["2", "5"]
 
 
-def test_the_bar_is_drawn_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bar_is_drawn_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, now = [], [100.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(

@@ -2,7 +2,7 @@
 
 A config names them in `data.train_transforms`, next to torchvision's, which transform single
 samples in the workers. Names and arguments are torchvision's. Each sample gets its own draw from
-torch's generator, which is seeded for each batch (training/callbacks/seeding.py). Consecutive
+torch's generator, which is seeded for each batch (training/repeatable.py). Consecutive
 geometric transforms are composed into one resampling. Empty areas are 0, the mean of the
 standardized data.
 """

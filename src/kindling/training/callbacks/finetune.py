@@ -1,12 +1,12 @@
-"""Fine-tuning: a net's head learns at once, its backbone later, more slowly, or never."""
+"""Fine-tuning: train a net's head first, and its backbone later, more slowly, or never."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
-from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from src.kindling.config.errors import InputError, did_you_mean
@@ -28,7 +28,7 @@ class Finetune(Callback):
             layer with parameters.
 
     Raises:
-        InputError: when the net has no such part, or what else is set does not go with it.
+        InputError: when the net has no such part, or another setting is incompatible.
     """
 
     def __init__(
@@ -40,93 +40,76 @@ class Finetune(Callback):
         if frozen_epochs != "all" and frozen_epochs < 0:
             raise ValueError(f"frozen_epochs: expected at least 0, or 'all', got {frozen_epochs}")
         if not 0 < backbone_lr_ratio <= 1:
-            raise ValueError(
-                f"backbone_lr_ratio: expected a share above 0, at most 1, got {backbone_lr_ratio}"
-            )
-        self.frozen_epochs, self.backbone_lr_ratio, self.head = (
-            frozen_epochs,
-            backbone_lr_ratio,
-            head,
-        )
+            expected = "expected a share above 0, at most 1"
+            raise ValueError(f"backbone_lr_ratio: {expected}, got {backbone_lr_ratio}")
+        self.frozen_epochs = math.inf if frozen_epochs == "all" else frozen_epochs
+        self.backbone_lr_ratio, self.head = backbone_lr_ratio, head
         self.frozen: bool | None = None
 
     # Called before the task makes its optimizer.
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        net: Any = pl_module.net
+        net: Any = module.net
         head = self.head or find_head(net)
         names = [name for name, _ in net.named_modules() if name]
         if head not in names:
-            hint = (
-                did_you_mean(head, names)
-                or f" (it has: {', '.join(name for name, _ in net.named_children())})"
-            )
+            known = ", ".join(name for name, _ in net.named_children())
+            hint = did_you_mean(head, names) or f" (it has: {known})"
             raise InputError(f"finetune.head: {type(net).__name__} has no part '{head}'{hint}")
-        if self.frozen_epochs != "all" and self.frozen_epochs and trainer.world_size > 1:
-            # Of what is frozen at the start, processes do not share the gradients later.
+        if 0 < self.frozen_epochs < math.inf and trainer.world_size > 1:
+            # DDP does not share the gradients of what is frozen at the start.
             raise InputError(
                 "finetune.frozen_epochs: a backbone is unfrozen in a single process alone; "
                 "train with finetune=head first, then with finetune=all --init RUN"
             )
-        self.net, self.prefix = net, f"net.{head}."
+
+        def in_backbone(name: str) -> bool:
+            return name.startswith("net.") and not name.startswith(f"net.{head}.")
+
+        parameters, parts = module.named_parameters(), module.named_modules()
+        backbone = {name: parameter for name, parameter in parameters if in_backbone(name)}
+        self.backbone = list(backbone.values())
+        norms = [(name, part) for name, part in parts if isinstance(part, _NormBase)]
+        self.norms = [norm for name, norm in norms if in_backbone(name)]
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         averaging = any(isinstance(one, StochasticWeightAveraging) for one in callbacks)
-        if averaging and self._frozen(trainer.max_epochs or 0) and self._norms(pl_module):
+        if averaging and self.frozen_epochs > (trainer.max_epochs or 0) and self.norms:
             raise InputError(
                 "callbacks: StochasticWeightAveraging measures the norm layers anew at the end, "
                 "and those of a frozen backbone stay as they are; "
                 "use lightning.pytorch.callbacks.EMAWeightAveraging"
             )
-        backbone = [name for name, _ in pl_module.named_parameters() if self._in_backbone(name)]
-        pl_module.lr_scales = dict.fromkeys(backbone, self.backbone_lr_ratio)  # type: ignore[assignment]
-        if self.frozen_epochs == "all":  # or else the optimizer has to hold all
-            self._freeze(pl_module, True)
+        module.lr_scales = dict.fromkeys(backbone, self.backbone_lr_ratio)  # type: ignore[assignment]
+        if self.frozen_epochs == math.inf:  # otherwise the optimizer has to hold all
+            self._freeze(True)
 
     # A training resumed within an epoch does not call `on_train_epoch_start`.
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.frozen = None
-        self.on_train_epoch_start(trainer, pl_module)
+        self.on_train_epoch_start(trainer, module)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        frozen = self._frozen(trainer.current_epoch)
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        frozen = trainer.current_epoch < self.frozen_epochs
         if frozen == self.frozen:
             return
-        self._freeze(pl_module, frozen)
-        for norm in self._norms(pl_module):
+        self.frozen = frozen
+        self._freeze(frozen)
+        for norm in self.norms:
             norm.train(not frozen)
-        counts = {
-            trained: sum(p.numel() for p in self.net.parameters() if p.requires_grad is trained)
-            for trained in (True, False)
-        }
-        until = "" if self.frozen_epochs == "all" else f" until epoch {self.frozen_epochs}"
+        how = "all at one rate"
         if frozen:
-            how = f"the backbone is frozen{until}"
+            how = "the backbone is frozen"
+            how += f" until epoch {self.frozen_epochs}" if self.frozen_epochs < math.inf else ""
         elif self.backbone_lr_ratio != 1:
             how = f"the backbone at {self.backbone_lr_ratio:g} of the learning rate"
-        else:
-            how = "all at one rate"
-        print(
-            f"finetune: {counts[True]:,} of {sum(counts.values()):,} parameters are trained; {how}"
-        )
-        self.frozen = frozen
+        net: Any = module.net
+        trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in net.parameters())
+        print(f"finetune: {trained:,} of {total:,} parameters are trained; {how}")
 
-    def _frozen(self, epoch: int) -> bool:
-        return self.frozen_epochs == "all" or epoch < self.frozen_epochs
-
-    def _norms(self, pl_module: LightningModule) -> list[nn.Module]:
-        return [
-            module
-            for name, module in pl_module.named_modules()
-            if self._in_backbone(name) and isinstance(module, _NormBase)
-        ]
-
-    def _in_backbone(self, name: str) -> bool:
-        return name.startswith("net.") and not name.startswith(self.prefix)
-
-    def _freeze(self, pl_module: LightningModule, frozen: bool) -> None:
-        for name, parameter in pl_module.named_parameters():
-            if self._in_backbone(name):
-                parameter.requires_grad_(not frozen)
-                if frozen:
-                    parameter.grad = None
+    def _freeze(self, frozen: bool) -> None:
+        for parameter in self.backbone:
+            parameter.requires_grad_(not frozen)
+            if frozen:
+                parameter.grad = None

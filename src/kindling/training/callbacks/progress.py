@@ -1,4 +1,4 @@
-"""What a training prints: a bar on a terminal, one line an epoch into a file or a pipe."""
+"""Print a training's progress: a bar on a terminal, one line an epoch into a file or a pipe."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from src.kindling.data.preprocess import net_shape
 from src.kindling.data.spec import Spec
 from src.kindling.runs.metric_names import canonical_name
 
-# The metrics of an epoch's line, but for those that a task logs under names of its own.
-SHOWN = ("loss", "accuracy", "acc", "mae")
+# The metrics of an epoch's line.
+PRINTED = ("loss", "accuracy", "acc", "mae")
 
 
 def progress(monitor: str | None = None) -> tuple[list[Callback], bool]:
@@ -29,20 +29,19 @@ def progress(monitor: str | None = None) -> tuple[list[Callback], bool]:
 
 
 class Summary(RichModelSummary):
-    """Lightning's rich summary, without the rows of what has no parameters."""
+    """Lightning's summary with the shapes of the data, without modules that have no parameters."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # One input is passed through in eval mode, for the shapes and the operations of each layer.
-        own = pl_module.example_input_array
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        own = module.example_input_array
         if own is None:
-            pl_module.example_input_array = _example(trainer, pl_module)
-        super().on_fit_start(trainer, pl_module)
-        pl_module.example_input_array = own
+            module.example_input_array = _example(trainer, module)
+        super().on_fit_start(trainer, module)
+        module.example_input_array = own
 
     @staticmethod
     def summarize(summary_data: list[tuple[str, list[str]]], *args: Any, **kwargs: Any) -> None:
-        columns = dict(summary_data)
-        rows = [i for i, count in enumerate(columns["Params"]) if count.strip() != "0"]
+        parameters = dict(summary_data)["Params"]
+        rows = [i for i, count in enumerate(parameters) if count.strip() != "0"]
         kept = [(name, [values[i] for i in rows]) for name, values in summary_data]
         RichModelSummary.summarize(kept, *args, **kwargs)
 
@@ -54,10 +53,9 @@ def _example(trainer: Trainer, module: LightningModule) -> Tensor | None:
         return None
     x = torch.zeros(1, *net_shape(spec, module), device=module.device)
     modes = {part: part.training for part in module.modules()}
-    module.eval()
     try:
         with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
-            module(x)
+            module.eval()(x)
     except Exception:  # it takes something else
         return None
     finally:
@@ -67,28 +65,24 @@ def _example(trainer: Trainer, module: LightningModule) -> Tensor | None:
 
 
 class Bar(RichProgressBar):
-    """Lightning's rich bar with the monitored value, drawn by time and not by step."""
-
-    SECONDS = 0.1
+    """Lightning's bar with the monitored value, drawn ten times a second and not by step."""
 
     def __init__(self, monitor: str | None = None) -> None:
-        super().__init__(refresh_rate=round(1 / self.SECONDS))
-        self.monitor = monitor
-        self.drawn = 0.0
+        super().__init__(refresh_rate=10)
+        self.monitor, self.drawn = monitor, 0.0
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         now = time.perf_counter()
-        if now - self.drawn > self.SECONDS or trainer.is_last_batch:
+        if now - self.drawn > 0.1 or trainer.is_last_batch:
             self.drawn = now
             super().on_train_batch_end(trainer, *args)
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        shown = super().get_metrics(trainer, pl_module)
-        shown.pop("v_num", None)
-        monitor = self.monitor
-        if monitor is not None and monitor in trainer.callback_metrics:
-            shown[monitor] = f"{trainer.callback_metrics[monitor].item():.4g}"
-        return shown
+    def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+        values = super().get_metrics(trainer, module)
+        values.pop("v_num", None)
+        if self.monitor in trainer.callback_metrics:
+            values[self.monitor] = f"{trainer.callback_metrics[self.monitor].item():.4g}"
+        return values
 
 
 class EpochLines(Callback):
@@ -96,31 +90,25 @@ class EpochLines(Callback):
 
     def __init__(self) -> None:
         self.started = 0.0
-        self.epoch: int | None = None  # the one under way
+        self.epoch: int | None = None  # the current one
 
     # A training resumed within an epoch does not call `on_train_epoch_start`.
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         self.epoch = None
-        self.on_train_epoch_start(trainer, pl_module)
+        self.on_train_epoch_start(trainer)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         if self.epoch != trainer.current_epoch:
-            self._print(trainer)
-            self.epoch = trainer.current_epoch
-            self.started = time.perf_counter()
+            self.on_train_end(trainer)
+            self.epoch, self.started = trainer.current_epoch, time.perf_counter()
 
     # `on_train_epoch_end` of callbacks precedes the module's, which logs the training metrics.
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._print(trainer)
-
-    def _print(self, trainer: Trainer) -> None:
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         if self.epoch is None or not trainer.is_global_zero:
             return
         metrics = trainer.callback_metrics
-        names = sorted(name for name in metrics if canonical_name(name).partition("/")[2] in SHOWN)
-        values = "  ".join(f"{name} {metrics[name].item():.4f}" for name in names)
-        seconds = time.perf_counter() - self.started
-        print(
-            f"epoch {self.epoch + 1}/{trainer.max_epochs}  {values}  ({seconds:.1f} s)", flush=True
-        )
+        names = [name for name in metrics if canonical_name(name).partition("/")[2] in PRINTED]
+        values = "  ".join(f"{name} {metrics[name].item():.4f}" for name in sorted(names))
+        epoch = f"epoch {self.epoch + 1}/{trainer.max_epochs}"
+        print(f"{epoch}  {values}  ({time.perf_counter() - self.started:.1f} s)", flush=True)
         self.epoch = None
