@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Any
 from urllib.error import URLError
 
 from src.kindling.config.errors import InputError
@@ -45,10 +44,9 @@ class Archive:
 def fetch(folder: Path, archives: Sequence[Archive]) -> None:
     """Put the archives' files into a folder, where they are missing.
 
-    An archive that the user has put into the folder is used; others are downloaded. Any number of
-    processes may call this at once: one downloads, the others wait. Files appear in the folder by
-    renaming, so a killed process leaves no half-written file. Where no file is missing, nothing is
-    written, so the folder may be read-only.
+    An archive that the user has put into the folder is used; others are downloaded. Of several
+    processes one downloads, and the others wait. Files appear in the folder by renaming, so a
+    killed process leaves no half-written file. Where no file is missing, nothing is written.
 
     Raises:
         InputError: when a file can neither be found nor downloaded, has another checksum, or cannot
@@ -58,12 +56,18 @@ def fetch(folder: Path, archives: Sequence[Archive]) -> None:
         return
     from filelock import FileLock
 
+    work = folder / ".kindling-download"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".download.lock"):
-            # Looked up again each time: another process may have fetched it in the meantime.
-            while missing := _missing(folder, archives):
-                _fetch_first(folder, missing)
+            try:
+                # Looked up each time: another process may have fetched it in the meantime.
+                while missing := _missing(folder, archives):
+                    shutil.rmtree(work, ignore_errors=True)  # what a killed process left
+                    work.mkdir()
+                    _fetch_first(folder, work, missing)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise InputError(
             f"{folder}: the data cannot be written there: {_reason(error)}; "
@@ -75,34 +79,30 @@ def _missing(folder: Path, archives: Sequence[Archive]) -> list[Archive]:
     return [one for one in archives if not all((folder / file).is_file() for file in one.files)]
 
 
-def _fetch_first(folder: Path, missing: Sequence[Archive]) -> None:
-    archive, work = missing[0], folder / ".kindling-download"
-    # Only the process with the lock makes this folder: a killed process left an existing one.
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    try:
-        packed = folder / archive.name
-        if packed.is_file():
-            _verify(packed, archive)
-        else:
-            packed = _download(folder, work, missing)
-        _extract(packed, archive, work / "files", remedy=f"put the right file into {folder}")
-        for file in archive.files:
-            if not (folder / file).is_file():
-                (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(work / "files" / file, folder / file)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _verify(packed: Path, archive: Archive) -> None:
+def _fetch_first(folder: Path, work: Path, missing: Sequence[Archive]) -> None:
     from torchvision.datasets.utils import calculate_md5
 
-    if (found := calculate_md5(packed)) != archive.md5:
+    archive = missing[0]
+    packed = folder / archive.name
+    if not packed.is_file():
+        packed = _download(folder, work, missing)
+    elif (found := calculate_md5(packed)) != archive.md5:
         raise InputError(
             f"{packed}: its MD5 checksum is {found}, not {archive.md5}: it is incomplete, or "
             "another file; delete it to download it, or put the right one there"
         )
+    remedy = f"put the right file into {folder}"
+    try:
+        _extract(packed, archive, work)
+    except (EOFError, zlib.error, tarfile.TarError, gzip.BadGzipFile) as error:
+        reason = f"cannot be unpacked: {_reason(error)}"
+        raise InputError(f"{archive.name}: {reason}; {remedy}") from error
+    if lacking := [file for file in archive.files if not (work / file).is_file()]:
+        raise InputError(f"{archive.name}: lacks {', '.join(lacking)}; {remedy}")
+    for file in archive.files:
+        if not (folder / file).is_file():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(work / file, folder / file)
 
 
 def _download(folder: Path, work: Path, missing: Sequence[Archive]) -> Path:
@@ -134,29 +134,17 @@ def _download(folder: Path, work: Path, missing: Sequence[Archive]) -> Path:
     raise InputError(f"{'; '.join(failures)}; try again, or put {names} into {folder} by hand")
 
 
-def _extract(packed: Path, archive: Archive, into: Path, remedy: str) -> None:
-    """Extract the archive's `files`, by these names: no member's own name decides on a path."""
-    for file in archive.files:
-        (into / file).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if archive.name.endswith(".tar.gz"):
-            with tarfile.open(packed, "r:gz") as tar:
-                for member in tar:
-                    if member.isreg() and member.name in archive.files:
-                        _copy(tar.extractfile(member), into / member.name)
-        else:
-            with gzip.open(packed) as single:
-                _copy(single, into / archive.files[0])
-    except (EOFError, zlib.error, tarfile.TarError, gzip.BadGzipFile) as error:
-        reason = f"cannot be unpacked: {_reason(error)}"
-        raise InputError(f"{archive.name}: {reason}; {remedy}") from error
-    if lacking := [file for file in archive.files if not (into / file).is_file()]:
-        raise InputError(f"{archive.name}: lacks {', '.join(lacking)}; {remedy}")
-
-
-def _copy(source: IO[bytes] | Any, target: Path) -> None:
-    with open(target, "wb") as file:
-        shutil.copyfileobj(source, file, 2**20)
+def _extract(packed: Path, archive: Archive, into: Path) -> None:
+    """Extract the archive's `files` and nothing else."""
+    if archive.name.endswith(".tar.gz"):
+        with tarfile.open(packed) as tar:
+            members = [member for member in tar if member.name in archive.files]
+            tar.extractall(into, members, filter="data")
+    else:
+        path = into / archive.files[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with gzip.open(packed) as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target)
 
 
 def _reason(error: BaseException) -> str:

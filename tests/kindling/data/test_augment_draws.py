@@ -23,7 +23,7 @@ from src.kindling.data.augment import (
     RandomRotation,
     RandomVerticalFlip,
 )
-from src.kindling.data.augment.boxes import draw_offset
+from src.kindling.data.augment_functional import draw_boxes
 from src.kindling.data.spec import Spec
 
 DRAWS = 10_000
@@ -150,10 +150,14 @@ def test_erasing(H: int, W: int, arguments: dict[str, tuple[float, float]]) -> N
 
 
 def test_offsets_are_equally_likely() -> None:
-    offsets = draw_offset(torch.full((DRAWS,), 2.0))
-    shares = torch.bincount(offsets.int(), minlength=3) / DRAWS
+    # A box of 3 x 1 pixels in an image of 3 x 3.
+    _, box, offsets = draw_boxes(
+        DRAWS, torch.tensor([3, 3]), (1 / 3, 1 / 3), (3.0, 3.0), smallest=1
+    )
+    assert box.unique(dim=0).tolist() == [[3, 1]]
+    shares = torch.bincount(offsets[:, 1].int(), minlength=3) / DRAWS
     assert shares == pytest.approx([1 / 3, 1 / 3, 1 / 3], abs=0.02)
-    assert draw_offset(torch.zeros(DRAWS)).max() == 0
+    assert offsets[:, 0].max() == 0
 
 
 def test_erasing_where_nothing_fits_leaves_the_image() -> None:

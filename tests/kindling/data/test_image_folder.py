@@ -438,22 +438,21 @@ def test_packing_resumes(
 ) -> None:
     from src.kindling.data.images import pack as pack_module
 
-    monkeypatch.setattr(pack_module, "SAVE_EVERY", 4 * 3 * 16 * 16)  # a note every four pictures
-    progress = pack_module._decode
+    monkeypatch.setattr(pack_module, "CHUNK_BYTES", 4 * 3 * 16 * 16)  # four images
+    write_json = pack_module.write_json
 
-    def killed(*arguments: Any) -> Any:
-        for number, batch in enumerate(progress(*arguments)):
-            if number == 5:
-                raise KeyboardInterrupt
-            yield batch
+    def killed(path: Path, progress: dict[str, Any]) -> None:
+        write_json(path, progress)
+        if progress["done"] == 20:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(pack_module, "_decode", killed)
+    monkeypatch.setattr(pack_module, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         ready(cards, cache="memmap")
     assert [
         path.suffix for path in (tmp_path / "data" / "cache").iterdir() if path.suffix == ".uint8"
     ] == []
-    monkeypatch.setattr(pack_module, "_decode", progress)
+    monkeypatch.setattr(pack_module, "write_json", write_json)
     capsys.readouterr()
     packed = ready(cards, cache="memmap")
     assert (

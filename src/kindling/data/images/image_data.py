@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import glob
 import hashlib
 import os
 import struct
@@ -16,12 +17,13 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
 
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.data_module import DATA
 from src.kindling.data.images.decode import EXTENSIONS, ResizeMode, decode, make_square
 from src.kindling.data.samples import STAGES, Samples, Stage, take
-from src.kindling.data.statistics import mean_and_std
+from src.kindling.data.statistics import Moments, mean_and_std
 
 STAGE_FOLDERS: dict[str, Stage] = {
     "train": "train",
@@ -35,14 +37,7 @@ HEADERS, STATISTICS = 1000, 2048
 
 
 class Paths:
-    """File names below one folder, in one array instead of a list of strings.
-
-    Worker processes that touch a Python list copy its pages; an array they share.
-
-    Args:
-        root: the folder.
-        names: the files' names relative to it.
-    """
+    """File names relative to one folder, in an array: workers share it, and would copy a list."""
 
     def __init__(self, root: Path, names: Iterable[str]) -> None:
         self.root = root
@@ -68,27 +63,29 @@ class Paths:
         return digest.hexdigest()
 
     def content_keys(self) -> Any:
-        """A key of each file's content `(N,)`; cached, since a large folder takes minutes."""
-        return load_or_compute("duplicates", self.fingerprint(), self._content_keys)
+        """A key of each file's content `(N,)` uint64; cached, since a large folder takes minutes.
 
-    def _content_keys(self) -> Any:
-        """Read the first 4,096 bytes of files of one size, and the rest where these are equal."""
-        sizes = np.full(len(self), -1, dtype=np.int64)
-        for i in range(len(self)):
-            with suppress(OSError):
-                sizes[i] = os.path.getsize(self.path(i))
-        missing = np.flatnonzero(sizes < 0).astype(np.uint64)
-        keys = sizes.astype(np.uint64)
-        keys[missing] = (1 << 62) + missing  # a missing file equals no other
-        for length, smallest in ((4096, 0), (-1, 4097)):
-            _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
-            same = (counts[inverse] > 1) & (sizes >= smallest)
-            for i in np.flatnonzero(same).tolist():
-                with suppress(OSError), open(self.path(i), "rb") as file:
-                    salt = struct.pack("<q", sizes[i])
-                    content = hashlib.blake2b(file.read(length), digest_size=8, salt=salt)
-                    keys[i] = int.from_bytes(content.digest(), "little") | (1 << 63)
-        return keys
+        Files of one size are compared by their first 4,096 bytes, and by the rest where these are
+        equal.
+        """
+
+        def compute() -> Any:
+            sizes = np.full(len(self), -1, dtype=np.int64)
+            for i in range(len(self)):
+                with suppress(OSError):
+                    sizes[i] = os.path.getsize(self.path(i))
+            # A missing file equals no other.
+            keys = np.where(sizes < 0, (1 << 62) + np.arange(len(self)), sizes).astype(np.uint64)
+            for length, smallest in ((4096, 0), (-1, 4097)):
+                _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
+                for i in np.flatnonzero((counts[group] > 1) & (sizes >= smallest)).tolist():
+                    with suppress(OSError), open(self.path(i), "rb") as file:
+                        salt = struct.pack("<q", sizes[i])
+                        content = hashlib.blake2b(file.read(length), digest_size=8, salt=salt)
+                        keys[i] = int.from_bytes(content.digest(), "little") | (1 << 63)
+            return keys
+
+        return load_or_compute("duplicates", self.fingerprint(), compute)
 
 
 @dataclass(eq=False)
@@ -116,7 +113,7 @@ class ImageFiles:
     packed: Tensor | None = None
 
     def __post_init__(self) -> None:
-        # One byte a file, in memory that the workers share: which images none of them could read.
+        # In memory that the workers share: which images none of them could read.
         unreadable = torch.zeros(len(self.paths), dtype=torch.bool)
         self.unreadable: Tensor = unreadable.share_memory_()  # type: ignore[no-untyped-call]
 
@@ -138,18 +135,16 @@ class ImageFiles:
         except InputError:
             if self.on_error == "error":
                 raise
-            self._mark_unreadable(i)
+            self.unreadable[i] = True
+            bad = self.unreadable_paths()
+            if len(bad) > self.error_limit * len(self.paths):
+                raise InputError(
+                    f"{len(bad):,} of {len(self.paths):,} images cannot be read, more than "
+                    f"data.error_limit={self.error_limit:g} allows: {join_names(bad)}"
+                ) from None
             return torch.zeros(self.channels, self.size, self.size, dtype=torch.uint8)
-        return as_tensor(image if own_size else make_square(image, self.size, self.resize_mode))
-
-    def _mark_unreadable(self, i: int) -> None:
-        self.unreadable[i] = True
-        bad = self.unreadable_paths()
-        if len(bad) > self.error_limit * len(self.paths):
-            raise InputError(
-                f"{len(bad):,} of {len(self.paths):,} images cannot be read, more than "
-                f"data.error_limit={self.error_limit:g} allows: {join_names(bad)}"
-            )
+        image = image if own_size else make_square(image, self.size, self.resize_mode)
+        return pil_to_tensor(image)  # type: ignore[no-any-return]
 
     def unreadable_paths(self) -> list[str]:
         return [self.paths.path(i) for i in torch.nonzero(self.unreadable).flatten().tolist()]
@@ -159,19 +154,11 @@ class ImageFiles:
         return self.paths.content_keys()
 
 
-def as_tensor(image: Image.Image) -> Tensor:
-    """`(channels, height, width)` uint8."""
-    pixels = np.array(image)
-    if pixels.ndim == 2:
-        return torch.from_numpy(pixels[None])
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-
-
 def size_of(path: str) -> tuple[int, int]:
     """The width and height of the image that `decode` makes of a file, from its header."""
     with Image.open(path) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        return (image.height, image.width) if turned else image.size
+        rotated = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (image.height, image.width) if rotated else image.size
 
 
 def inspect_headers(paths: Paths) -> tuple[int, int]:
@@ -182,19 +169,18 @@ def inspect_headers(paths: Paths) -> tuple[int, int]:
         from 8 to 224.
     """
     sides: list[int] = []
-    gray = True
+    modes = set()
     for i in np.linspace(0, len(paths) - 1, min(len(paths), HEADERS)).astype(int).tolist():
         with suppress(Exception), Image.open(paths.path(i)) as image:
             sides += image.size
-            gray = gray and Image.getmodebase(image.mode) == "L"
+            modes.add(Image.getmodebase(image.mode))
     if not sides:
         raise InputError(f"{paths.root}: not one of the files can be read as an image")
-    return (1 if gray else 3), int(np.clip(round(float(np.median(sides)) / 8) * 8, 8, 224))
+    size = np.clip(round(float(np.median(sides)) / 8) * 8, 8, 224)
+    return (1 if modes == {"L"} else 3), int(size)
 
 
-def image_statistics(
-    images: ImageFiles, train: Tensor
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def image_statistics(images: ImageFiles, train: Tensor) -> Moments:
     """Mean and standard deviation of a sample of the training images; cached."""
     sample = train[torch.linspace(0, len(train) - 1, min(len(train), STATISTICS)).long()]
     settings = images.size, images.channels, images.resize_mode
@@ -205,14 +191,8 @@ def image_statistics(
 
 def list_images(folder: Path) -> list[str]:
     """The images in a folder, at any depth, relative to it; hidden ones are skipped."""
-    found = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if name[0] != "."]
-        inside = parent[len(str(folder)) :].lstrip(os.sep)
-        for name in files:
-            if name[0] != "." and os.path.splitext(name)[1].lower() in EXTENSIONS:
-                found.append(os.path.join(inside, name))
-    return sorted(found)
+    names = glob.iglob("**", root_dir=folder, recursive=True)
+    return sorted(name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS)
 
 
 def are_split_folders(names: Iterable[str]) -> bool:

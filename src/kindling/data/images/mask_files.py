@@ -30,13 +30,10 @@ class MaskFiles(ImageFiles):
 
     values: Sequence[int] = ()
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.class_of = np.full(256, VOID, dtype=np.uint8)
-        self.class_of[list(self.values)] = np.arange(len(self.values))
-
     def _read(self, i: int, own_size: bool) -> Tensor:
-        mask = Image.fromarray(self.class_of[read_mask(self.paths.path(i))])
+        class_of = np.full(256, VOID, dtype=np.uint8)
+        class_of[list(self.values)] = np.arange(len(self.values))
+        mask = Image.fromarray(class_of[read_mask(self.paths.path(i))])
         if not own_size:
             nearest = Image.Resampling.NEAREST
             mask = make_square(mask, self.size, self.resize_mode, nearest, VOID)
@@ -50,12 +47,10 @@ def mask_values(images: Paths, masks: Paths) -> Any:
         InputError: naming the files, when a mask is unreadable, or differs in size from its image.
     """
 
-    def inspect(i: int) -> Any:
-        return inspect_mask(images.path(i), masks.path(i))
-
-    def inspect_all() -> Any:
+    def compute() -> Any:
+        paths = [(images.path(i), masks.path(i)) for i in range(len(masks))]
         with ThreadPoolExecutor(usable_cores()) as pool:
-            found = list(pool.map(inspect, range(len(masks))))
+            found = list(pool.map(_inspect_mask, *zip(*paths, strict=True)))
         problems = [problem for problem in found if isinstance(problem, str)]
         if len(problems) > 5:
             problems[5:] = [f"and {len(problems) - 5:,} more masks"]
@@ -63,10 +58,10 @@ def mask_values(images: Paths, masks: Paths) -> Any:
             raise InputError(problems)
         return np.stack(found)
 
-    return load_or_compute("masks", images.fingerprint(masks.fingerprint()), inspect_all)
+    return load_or_compute("masks", images.fingerprint(masks.fingerprint()), compute)
 
 
-def inspect_mask(image_path: str, mask_path: str) -> Any:
+def _inspect_mask(image_path: str, mask_path: str) -> Any:
     """Which of the 256 values a mask has, `(256,)` bool; or a line on a problem."""
     try:
         mask = read_mask(mask_path)

@@ -26,6 +26,7 @@ from src.kindling.data.images.image_data import (
 from src.kindling.data.images.mask_files import MaskFiles, mask_values
 from src.kindling.data.masks import VOID
 from src.kindling.data.samples import Samples, Stage
+from src.kindling.data.statistics import Moments
 
 MASK_EXTENSIONS = frozenset((".png", ".bmp", ".tif", ".tiff"))  # JPEG and WebP change values
 
@@ -102,16 +103,12 @@ class MaskFolder(DataModule):
         )
 
     def _classes(self, masks: Paths, present: Any) -> tuple[tuple[str, ...], list[int]]:
-        """The classes' names and their values in the masks.
-
-        Args:
-            present: which values each mask has, `(N, 256)` bool.
-        """
+        """The classes' names and values, by the settings and the values `(N, 256)` of each mask."""
         names, values, source = self.classes, self.values, "data.classes"
         listed = self.root / "classes.txt"
         if names is None and listed.is_file():
-            lines = listed.read_text("utf-8").splitlines()
-            names, source = [line.strip() for line in lines if line.strip()], str(listed)
+            lines = map(str.strip, listed.read_text("utf-8").splitlines())
+            names, source = list(filter(None, lines)), str(listed)
         found = np.flatnonzero(present.any(axis=0)).tolist()
         if values is None and found == [0, 255] and (names is None or len(names) == 2):
             values = found
@@ -119,24 +116,21 @@ class MaskFolder(DataModule):
         if values is None:
             highest = max((value for value in found if value != VOID), default=0)
             values = list(range(highest + 1 if names is None else len(names)))
-        names = [str(value) for value in values] if names is None else names
+        numbers = [str(value) for value in values]
+        names = names or numbers
         if len(names) != len(values):
-            raise InputError(
-                f"{source}: has {len(names)} names, and data.values {len(values)} values"
-            )
+            problem = f"has {len(names)} names, and data.values {len(values)} values"
+            raise InputError(f"{source}: {problem}")
         if not 2 <= len(names) <= VOID:
-            expected = f"2 to {VOID} are expected ({source})"
-            raise InputError(f"{self.root}: {len(names)} classes in the masks; {expected}")
-        others = present.copy()
-        others[:, [*values, VOID]] = False
-        if others.any():
-            wrong = [
-                f"{masks.path(i)} ({join_names(list(map(str, np.flatnonzero(others[i]))), most=3)})"
-                for i in np.flatnonzero(others.any(axis=1)).tolist()
-            ]
-            known = (
-                f"{len(names)} classes ({join_names(list(map(str, values)))}; 255 does not count)"
-            )
+            problem = f"{len(names)} classes in the masks; 2 to {VOID} are expected"
+            raise InputError(f"{self.root}: {problem} ({source})")
+        present[:, [*values, VOID]] = False
+        if present.any():
+            wrong = []
+            for i in np.flatnonzero(present.any(axis=1)).tolist():
+                unknown = [str(value) for value in np.flatnonzero(present[i])]
+                wrong.append(f"{masks.path(i)} ({join_names(unknown, most=3)})")
+            known = f"{len(names)} classes ({join_names(numbers)}; 255 does not count)"
             raise InputError(
                 f"masks with values of none of the {known}: {join_names(wrong, most=3)}; "
                 f"correct them, or name all classes ({source})"
@@ -146,9 +140,7 @@ class MaskFolder(DataModule):
     def dataset(self, samples: Samples, stage: Stage) -> BatchDataset:
         return super().dataset(keep_own_size(samples, self.transforms[stage]), stage)
 
-    def statistics(
-        self, samples: Samples, train: Tensor
-    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def statistics(self, samples: Samples, train: Tensor) -> Moments:
         """Mean and standard deviation of a sample of the training images; cached."""
         assert isinstance(samples.x, ImageFiles)
         return image_statistics(samples.x, train)
@@ -163,9 +155,9 @@ def match(root: Path) -> tuple[Paths, Paths]:
     lines: list[str] = []
     images = _files_by_stem(root / "images", EXTENSIONS, lines)
     masks = _files_by_stem(root / "masks", MASK_EXTENSIONS, lines)
-    pairs = (("images", images, "masks", masks), ("masks", masks, "images", images))
-    for name, files, other, others in pairs if not lines else ():
-        if unmatched := [file for stem, file in files.items() if stem not in others]:
+    pairs = [("images", images, "masks", masks), ("masks", masks, "images", images)]
+    for name, files, other, others in [] if lines else pairs:
+        if unmatched := [files[stem] for stem in sorted(files.keys() - others)]:
             lines.append(
                 f"{root / name}: {len(unmatched):,} of {len(files):,} files have none of the same "
                 f"name in {other}: {join_names(unmatched)}; add them, or remove these"
@@ -186,21 +178,19 @@ def _files_by_stem(folder: Path, extensions: frozenset[str], lines: list[str]) -
         lines.append(f"{folder}: no such folder; expected {expected} (data.root)")
         return {}
     found: dict[str, str] = {}
-    twins, lossy = [], []
-    for file in list_images(folder):
-        stem, extension = os.path.splitext(file)
+    lossy, twins = [], []
+    for name in list_images(folder):
+        stem, extension = os.path.splitext(name)
         if extension.lower() not in extensions:
-            lossy.append(file)
-        elif stem in found:
-            twins.append(f"{found[stem]} and {file}")
-        else:
-            found[stem] = file
+            lossy.append(name)
+        elif found.setdefault(stem, name) != name:
+            twins.append(f"{found[stem]} and {name}")
     if lossy:
         kinds = "PNG, BMP or TIFF, which keep their values"
         lines.append(f"{folder}: masks have to be {kinds}: {join_names(lossy)}")
     elif not found:
         lines.append(f"{folder}: no {folder.name} ({', '.join(sorted(extensions))})")
     if twins:
-        differ = f"files that differ only in extension: {join_names(twins)}"
-        lines.append(f"{folder}: {differ}; remove one of each")
+        problem = f"files that differ only in extension: {join_names(twins)}"
+        lines.append(f"{folder}: {problem}; remove one of each")
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from src.kindling.data.images.image_data import ImageFiles, cache_path
 from src.kindling.data.loader import Loader, as_it_is
 from src.kindling.runs.files import read_json, write_json
 
-# Bytes that are decoded between two saves of the progress.
-SAVE_EVERY = 64 << 20
+CHUNK_BYTES = 64 << 20  # decoded at most between two saves of the progress
 
 
 def pack(images: ImageFiles) -> Tensor:
@@ -28,8 +26,8 @@ def pack(images: ImageFiles) -> Tensor:
 
     The file's name follows from the list of files, their sizes and modification times, and the
     common shape, so it is never stale. It is renamed when it is complete; an interrupted packing
-    resumes where its progress was last saved. Several processes may ask at once: one packs, the
-    others wait. Unreadable images are marked in `images.unreadable`, or end the packing.
+    resumes. Of several processes, one packs and the others wait. Unreadable images are marked in
+    `images.unreadable`, or end the packing.
 
     Raises:
         InputError: when the disk has no room, or an image cannot be read.
@@ -48,6 +46,8 @@ def pack(images: ImageFiles) -> Tensor:
 
 
 def _write(images: ImageFiles, path: Path, bytes_per_image: int) -> None:
+    from rich.progress import track
+
     unfinished, progress = path.with_suffix(".part"), path.with_suffix(".json")
     done = 0
     if unfinished.exists() and progress.exists():
@@ -63,26 +63,9 @@ def _write(images: ImageFiles, path: Path, bytes_per_image: int) -> None:
         )
     resumed = f"; {done:,} are packed already" if done else ""
     print(f"packing {len(images):,} images for data.cache=memmap, once{resumed}")
-    with unfinished.open("r+b" if done else "wb") as file:
-        file.truncate(done * bytes_per_image)
-        file.seek(done * bytes_per_image)
-        for batch in _decode(images, done, bytes_per_image):
-            file.write(batch.numpy().tobytes())
-            done += len(batch)
-            if file.tell() % SAVE_EVERY < batch.numel() or done == len(images):
-                file.flush()
-                os.fsync(file.fileno())
-                unreadable = torch.nonzero(images.unreadable).flatten().tolist()
-                write_json(progress, {"done": done, "unreadable": unreadable})
-    os.replace(unfinished, path)
-
-
-def _decode(images: ImageFiles, start: int, bytes_per_image: int) -> Iterator[Tensor]:
-    from rich.progress import track
-
-    size = max(1, min(256, SAVE_EVERY // bytes_per_image))
-    chunks = torch.split(torch.arange(start, len(images)), size)
     dataset: Any = images  # which gives a batch for an index tensor
+    chunk = max(1, min(256, CHUNK_BYTES // bytes_per_image))
+    chunks = torch.split(torch.arange(done, len(images)), chunk)
     loader = Loader(
         dataset,
         sampler=chunks,
@@ -90,4 +73,14 @@ def _decode(images: ImageFiles, start: int, bytes_per_image: int) -> Iterator[Te
         num_workers=usable_cores(),
         collate_fn=as_it_is,
     )
-    yield from track(loader, "packing", total=len(chunks), disable=not sys.stdout.isatty())
+    with unfinished.open("r+b" if done else "wb") as file:
+        file.truncate(done * bytes_per_image)
+        file.seek(0, os.SEEK_END)
+        for batch in track(loader, "packing", len(chunks), disable=not sys.stdout.isatty()):
+            file.write(batch.numpy().tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+            done += len(batch)
+            unreadable = torch.nonzero(images.unreadable).flatten().tolist()
+            write_json(progress, {"done": done, "unreadable": unreadable})
+    os.replace(unfinished, path)
