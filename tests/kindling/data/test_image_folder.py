@@ -436,7 +436,7 @@ def test_packed_images_are_decoded_once(
 def test_packing_resumes(
     cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from src.kindling.data.images import pack as pack_module
+    from src.kindling.data.images import image_data as pack_module
 
     monkeypatch.setattr(pack_module, "CHUNK_BYTES", 4 * 3 * 16 * 16)  # four images
     write_json = pack_module.write_json

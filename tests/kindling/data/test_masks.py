@@ -130,8 +130,8 @@ def test_wrong_sizes_and_values(scans: Path) -> None:
     Image.open(images / "002.jpg").convert("RGB").save(masks / "002.png")
     (masks / "009.png").write_bytes(b"no picture")
     assert refused(scans) == [
-        f"{masks}/002.png: has colors (RGB); a mask has one channel with a class number for each "
-        "pixel",
+        f"{masks}/002.png: has colors (RGB); a mask has one channel with a class number from 0 "
+        "to 255 for each pixel",
         f"{masks}/004.png: 30 x 20 pixels, and its image 004.jpg has 30 x 24; make them equal",
         f"{masks}/009.png: cannot be read as a mask: cannot identify image file",
     ]

@@ -13,19 +13,9 @@ from torch import Tensor
 from src.kindling.config.errors import InputError, did_you_mean, join_names
 from src.kindling.data.data_module import DataModule, data_path
 from src.kindling.data.dataset import BatchDataset
+from src.kindling.data.images import image_data
 from src.kindling.data.images.decode import EXTENSIONS, ResizeMode
-from src.kindling.data.images.image_data import (
-    STAGE_FOLDERS,
-    ImageFiles,
-    Paths,
-    are_split_folders,
-    image_statistics,
-    inspect_headers,
-    keep_own_size,
-    list_images,
-    official_splits,
-)
-from src.kindling.data.images.pack import pack
+from src.kindling.data.images.image_data import SPLITS, ImageFiles, Paths
 from src.kindling.data.labels import as_labels, parted
 from src.kindling.data.samples import Samples, Stage
 from src.kindling.data.statistics import Moments
@@ -102,23 +92,16 @@ class ImageFolder(DataModule):
             y, classes = torch.from_numpy(codes), tuple(names)
         if not classes:
             raise InputError(f"{self.files}: no row has a label (data.labels)")
-        channels, size = inspect_headers(paths)
-        images = ImageFiles(
-            paths,
-            self.channels or channels,
-            self.size or size,
-            self.resize_mode,
-            self.max_pixels,
-            self.on_error,
-            self.error_limit,
-        )
-        official = official_splits(rows["split"])
+        channels, size = image_data.inspect_headers(paths)
+        common = self.channels or channels, self.size or size, self.resize_mode, self.max_pixels
+        images = ImageFiles(paths, *common, self.on_error, self.error_limit)
+        official = image_data.official_splits(rows["split"])
         samples = Samples(images, y, classes, official=official, name=paths.__getitem__)
         if self.size is None and self.transforms["train"] is not None:
             first, _ = self.dataset(samples, "train")[(0, 0, torch.tensor([0]))]
             images.size = first.shape[-1]
         if self.cache == "memmap":
-            images.packed = pack(images)
+            images.packed = image_data.pack(images)
         source = "as set" if self.size else "from the files' headers"
         self.notes.append(
             f"images: {len(images):,} files in {len(classes)} classes; "
@@ -129,15 +112,15 @@ class ImageFolder(DataModule):
 
     def dataset(self, samples: Samples, stage: Stage) -> BatchDataset:
         if self.cache == "none":
-            samples = keep_own_size(samples, self.transforms[stage])
+            samples = image_data.keep_own_size(samples, self.transforms[stage])
         return super().dataset(samples, stage)
 
     def statistics(self, samples: Samples, train: Tensor) -> Moments:
         """Mean and standard deviation of a sample of the training images; cached."""
-        assert isinstance(samples.x, ImageFiles)
+        images: Any = samples.x
         if self.normalize == "none":
-            return (127.5,) * samples.x.channels, (127.5,) * samples.x.channels
-        return image_statistics(samples.x, train)
+            return (127.5,) * images.channels, (127.5,) * images.channels
+        return image_data.image_statistics(images, train)
 
     def final_notes(self) -> list[str]:
         assert isinstance(self.samples.x, ImageFiles)
@@ -152,9 +135,9 @@ def index_folder(root: Path) -> pd.DataFrame:
     Raises:
         InputError: when there are none, or a class folder is empty.
     """
-    staged = are_split_folders(folder.name for folder in root.glob("[!.]*/"))
+    staged = image_data.are_split_folders(folder.name for folder in root.glob("[!.]*/"))
     depth = 2 if staged else 1
-    names = list_images(root)
+    names = image_data.list_images(root)
     rows = sorted(name.split(os.sep, depth) for name in names if name.count(os.sep) >= depth)
     if not rows:
         kinds = ", ".join(sorted(kind.lstrip(".") for kind in EXTENSIONS))
@@ -201,8 +184,8 @@ def read_list(root: Path, files: Path, several_labels: bool) -> pd.DataFrame:
             problem = f"{'label' if path else 'path'} is empty"
         elif not (root / path).is_file():
             problem = f"{root / path}: no such file; paths are relative to data.root"
-        elif split and split not in STAGE_FOLDERS:
-            problem = f"split '{split}'{did_you_mean(split, STAGE_FOLDERS)} (train, val or test)"
+        elif split and split not in SPLITS:
+            problem = f"split '{split}'{did_you_mean(split, SPLITS)} (train, val or test)"
         if problem:
             raise InputError(f"{files}:{line}: {problem}")
     return rows
