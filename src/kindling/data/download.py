@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import errno
 import gzip
+import hashlib
 import os
 import shutil
-import socket
 import sys
 import tarfile
 import zlib
@@ -17,11 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
+from urllib.request import Request, urlopen
 
 from src.kindling.config.errors import InputError
 
-TIMEOUT = 60  # seconds without a byte from the server; torchvision waits forever
+TIMEOUT = 60  # seconds without a byte from the server
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,11 @@ def _missing(folder: Path, archives: Sequence[Archive]) -> list[Archive]:
 
 
 def _fetch_first(folder: Path, work: Path, missing: Sequence[Archive]) -> None:
-    from torchvision.datasets.utils import calculate_md5
-
     archive = missing[0]
     packed = folder / archive.name
     if not packed.is_file():
         packed = _download(folder, work, missing)
-    elif (found := calculate_md5(packed)) != archive.md5:
+    elif (found := _md5(packed)) != archive.md5:
         raise InputError(
             f"{packed}: its MD5 checksum is {found}, not {archive.md5}: it is incomplete, or "
             "another file; delete it to download it, or put the right one there"
@@ -107,44 +107,57 @@ def _fetch_first(folder: Path, work: Path, missing: Sequence[Archive]) -> None:
 
 def _download(folder: Path, work: Path, missing: Sequence[Archive]) -> Path:
     """Download the first of the missing archives from the first mirror that has it."""
-    from torchvision.datasets.utils import download_url
+    from rich.console import Console
+    from rich.progress import wrap_file
 
     archive, failures = missing[0], []
-    default_timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        for url in archive.urls:
-            print(f"downloading {url} to {folder}", file=sys.stderr)
-            try:
-                download_url(url, work, archive.name, archive.md5)
-                return work / archive.name
-            except (OSError, HTTPException, RecursionError) as error:
-                if getattr(error, "errno", None) == errno.ENOSPC:
-                    raise
-                failures.append(f"{url}: {_reason(error)}")
-            except RuntimeError:  # a connection that ends too early is no error to urllib
-                size = (work / archive.name).stat().st_size
-                failures.append(
-                    f"{url}: the {size:,} bytes received are incomplete, or another file "
-                    f"(their MD5 checksum is not {archive.md5})"
-                )
-    finally:
-        socket.setdefaulttimeout(default_timeout)
+    packed, console = work / archive.name, Console(stderr=True)
+    quiet = not console.is_terminal
+    for url in archive.urls:
+        print(f"downloading {url} to {folder}", file=sys.stderr)
+        request = Request(url, headers={"User-Agent": "pytorch/vision"})  # as torchvision asks
+        try:
+            with urlopen(request, timeout=TIMEOUT) as response, packed.open("wb") as file:
+                total = int(response.headers.get("Content-Length", 0))
+                with wrap_file(response, total, console=console, disable=quiet) as stream:
+                    shutil.copyfileobj(stream, file)
+        except (OSError, HTTPException) as error:
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                raise
+            failures.append(f"{url}: {_reason(error)}")
+            continue
+        if _md5(packed) == archive.md5:
+            return packed
+        size = packed.stat().st_size  # a connection that ends too early is no error to urllib
+        failures.append(
+            f"{url}: the {size:,} bytes received are incomplete, or another file "
+            f"(their MD5 checksum is not {archive.md5})"
+        )
     names = ", ".join(other.name for other in missing)
     raise InputError(f"{'; '.join(failures)}; try again, or put {names} into {folder} by hand")
 
 
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
 def _extract(packed: Path, archive: Archive, into: Path) -> None:
-    """Extract the archive's `files` and nothing else."""
+    """Extract the archive's `files`, by these names: no member's own name decides on a path."""
+
+    def copy(source: Any, name: str) -> None:
+        (into / name).parent.mkdir(parents=True, exist_ok=True)
+        with open(into / name, "wb") as target:
+            shutil.copyfileobj(source, target)
+
     if archive.name.endswith(".tar.gz"):
         with tarfile.open(packed) as tar:
-            members = [member for member in tar if member.name in archive.files]
-            tar.extractall(into, members, filter="data")
+            for member in tar:
+                if member.isreg() and member.name in archive.files:
+                    copy(tar.extractfile(member), member.name)
     else:
-        path = into / archive.files[0]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with gzip.open(packed) as source, path.open("wb") as target:
-            shutil.copyfileobj(source, target)
+        with gzip.open(packed) as single:
+            copy(single, archive.files[0])
 
 
 def _reason(error: BaseException) -> str:
