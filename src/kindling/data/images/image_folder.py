@@ -66,22 +66,17 @@ class ImageFolder(DataModule):
         if size is not None and size < 1:
             raise InputError(f"data.size: expected at least 1, got {size}")
         if labels is not None and not (files and labels):
-            raise InputError(
-                "data.labels: separates the labels in a list of files; set data.files too"
-            )
+            raise InputError("data.labels: separates labels in a list of files; set data.files")
         self.root, self.files, self.labels = data_path(root), files and data_path(files), labels
         self.size, self.channels, self.resize_mode = size, channels, resize_mode
         self.normalize, self.cache = normalize, cache
         self.max_pixels, self.on_error, self.error_limit = max_pixels, on_error, error_limit
 
     def load(self) -> Samples:
-        if not self.root.is_dir():
-            found = (
-                "is a file; set it to a folder of images"
-                if self.root.exists()
-                else "no such folder"
-            )
-            raise InputError(f"{self.root}: {found} (data.root)")
+        if self.root.is_file():
+            raise InputError(f"{self.root}: is a file; set it to a folder of images (data.root)")
+        if not self.root.exists():
+            raise InputError(f"{self.root}: no such folder (data.root)")
         several = bool(self.labels)
         rows = read_list(self.root, self.files, several) if self.files else index_folder(self.root)
         paths = Paths(self.root, rows["path"])
