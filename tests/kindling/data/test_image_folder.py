@@ -210,16 +210,18 @@ def test_list_of_files(cards: Path, tmp_path: Path) -> None:
     ]
     files.write_text("file,label\n")
     assert lines(cards, files=str(files)) == [
-        f"{files}: has no column 'path' (its columns: file, label)"
+        f"{files}: has no column 'path' (its columns: file, label); add it"
     ]
     files.write_text("path,label,split\ndark ü/0.png,a,trian\n")
     assert lines(cards, files=str(files)) == [
         f"{files}:2: split 'trian'; did you mean 'train'? (train, val or test)"
     ]
     files.write_text("path,label\n")
-    assert lines(cards, files=str(files)) == [f"{files}: has a header and no rows (data.files)"]
+    assert lines(cards, files=str(files)) == [
+        f"{files}: has a header and no rows; add some (data.files)"
+    ]
     files.write_text("path,label\ndark ü/0.png,\n")
-    assert lines(cards, files=str(files)) == [f"{files}:2: label is empty"]
+    assert lines(cards, files=str(files)) == [f"{files}:2: label is empty; fill it in"]
 
 
 REMEDY = "; repair or remove it, or set data.on_error=skip"
@@ -483,7 +485,7 @@ def test_balanced_sampler(tmp_path: Path) -> None:
         write(tmp_path / "x" / "many" / f"{i}.png")
     for i in range(6):
         write(tmp_path / "x" / "few" / f"{i}.png", 200)
-    data = ready(tmp_path / "x", sampler="balanced", split=(0.5, 0.25, 0.25))
+    data = ready(tmp_path / "x", sampler="balanced", split=(0.5, 0.25, 0.25), num_workers=0)
     assert "sampler: balanced, each class equally often in training" in data.notes
     drawn = torch.cat([batch[1] for _ in range(10) for batch in data.train_dataloader()])
     assert drawn.float().mean().item() == pytest.approx(0.5, abs=0.1)

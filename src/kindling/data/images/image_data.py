@@ -113,9 +113,10 @@ class ImageFiles:
             self.unreadable[i] = True
             bad = self.unreadable_paths()
             if len(bad) > self.error_limit * len(self.paths):
+                problem = f"{len(bad):,} of {len(self.paths):,} images cannot be read, more than"
+                limit = f"data.error_limit={self.error_limit:g} allows"
                 raise InputError(
-                    f"{len(bad):,} of {len(self.paths):,} images cannot be read, more than "
-                    f"data.error_limit={self.error_limit:g} allows: {join_names(bad)}"
+                    f"{problem} {limit}: {join_names(bad)}; repair them, or raise the limit"
                 ) from None
             return torch.zeros(self.channels, self.size, self.size, dtype=torch.uint8)
         image = image if own_size else make_square(image, self.size, self.resize_mode)
@@ -167,7 +168,7 @@ def inspect_headers(paths: Paths) -> tuple[int, int]:
             sides += image.size
             modes.add(Image.getmodebase(image.mode))
     if not sides:
-        raise InputError(f"{paths.root}: not one of the files can be read as an image")
+        raise InputError(f"{paths.root}: no file can be read as an image; set data.root")
     size = np.clip(round(float(np.median(sides)) / 8) * 8, 8, 224)
     return (1 if modes == {"L"} else 3), int(size)
 

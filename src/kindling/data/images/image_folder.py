@@ -86,7 +86,7 @@ class ImageFolder(DataModule):
             codes, names = pd.factorize(rows["label"], sort=True)
             y, classes = torch.from_numpy(codes), tuple(names)
         if not classes:
-            raise InputError(f"{self.files}: no row has a label (data.labels)")
+            raise InputError(f"{self.files}: no row has a label; fill in labels (data.labels)")
         channels, size = image_data.inspect_headers(paths)
         common = self.channels or channels, self.size or size, self.resize_mode, self.max_pixels
         images = ImageFiles(paths, *common, self.on_error, self.error_limit)
@@ -168,15 +168,17 @@ def read_list(root: Path, files: Path, several_labels: bool) -> pd.DataFrame:
     for needed in ("path", "label"):
         if needed not in rows:
             hint, names = did_you_mean(needed, rows.columns), ", ".join(rows.columns)
-            raise InputError(f"{files}: has no column '{needed}'{hint} (its columns: {names})")
+            raise InputError(
+                f"{files}: has no column '{needed}'{hint} (its columns: {names}); add it"
+            )
     if rows.empty:
-        raise InputError(f"{files}: has a header and no rows (data.files)")
+        raise InputError(f"{files}: has a header and no rows; add some (data.files)")
     rows["split"] = rows["split"].str.strip().str.lower() if "split" in rows else ""
     found = zip(rows["path"], rows["label"], rows["split"], strict=True)
     for line, (path, label, split) in enumerate(found, start=2):
         problem = ""
         if not path or not (label or several_labels):
-            problem = f"{'label' if path else 'path'} is empty"
+            problem = f"{'label' if path else 'path'} is empty; fill it in"
         elif not (root / path).is_file():
             problem = f"{root / path}: no such file; paths are relative to data.root"
         elif split and split not in SPLITS:

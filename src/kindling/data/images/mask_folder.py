@@ -31,8 +31,8 @@ MASK_EXTENSIONS = frozenset((".png", ".bmp", ".tif", ".tiff"))  # JPEG and WebP 
 class MaskFolder(DataModule):
     """Images in `root/images`, and in `root/masks` files of the same names with class numbers.
 
-    Masks are PNG, BMP or TIFF with one channel, gray or with a palette; 255 marks pixels that do
-    not count. Folders `train`, `val` and `test` in both are kept as the splits. Images and masks
+    Masks are PNG, BMP or TIFF with one channel, gray or with a palette; 255 marks ignored
+    pixels. Folders `train`, `val` and `test` in both are kept as the splits. Images and masks
     become one square shape together, masks without interpolation.
 
     Args:
@@ -113,7 +113,7 @@ class MaskFolder(DataModule):
         names = numbers if names is None else names
         if len(names) != len(values):
             problem = f"has {len(names)} names, and data.values {len(values)} values"
-            raise InputError(f"{source}: {problem}")
+            raise InputError(f"{source}: {problem}; set one value for each name")
         if not 2 <= len(names) <= VOID:
             problem = f"{len(names)} classes in the masks; 2 to {VOID} are expected"
             raise InputError(f"{self.root}: {problem} ({source})")
@@ -123,9 +123,9 @@ class MaskFolder(DataModule):
             unknown = [str(value) for value in np.flatnonzero(present[i])]
             wrong.append(f"{masks.path(i)} ({join_names(unknown, most=3)})")
         if wrong:
-            known = f"{len(names)} classes ({join_names(numbers)}; 255 does not count)"
+            known = f"the {len(names)} classes ({join_names(numbers)}; 255 is ignored)"
             raise InputError(
-                f"masks with values of none of the {known}: {join_names(wrong, most=3)}; "
+                f"masks with other values than {known}: {join_names(wrong, most=3)}; "
                 f"correct them, or name all classes ({source})"
             )
         return tuple(names), values
@@ -179,8 +179,8 @@ def _files_by_stem(folder: Path, extensions: frozenset[str], lines: list[str]) -
         elif found.setdefault(stem, name) != name:
             twins.append(f"{found[stem]} and {name}")
     if lossy:
-        kinds = "PNG, BMP or TIFF, which keep their values"
-        lines.append(f"{folder}: masks have to be {kinds}: {join_names(lossy)}")
+        remedy = "save masks as PNG, BMP or TIFF"
+        lines.append(f"{folder}: lossy file formats: {join_names(lossy)}; {remedy}")
     elif not found:
         lines.append(f"{folder}: no {folder.name} ({', '.join(sorted(extensions))})")
     if twins:
@@ -217,9 +217,11 @@ def mask_values(images: Paths, masks: Paths) -> Any:
     """
 
     def compute() -> Any:
-        paths = [(images.path(i), masks.path(i)) for i in range(len(masks))]
+        def inspect(i: int) -> Any:
+            return _inspect_mask(images.path(i), masks.path(i))
+
         with ThreadPoolExecutor(usable_cores()) as pool:
-            found = list(pool.map(_inspect_mask, *zip(*paths, strict=True)))
+            found = list(pool.map(inspect, range(len(masks))))
         problems = [problem for problem in found if isinstance(problem, str)]
         if len(problems) > 5:
             problems[5:] = [f"and {len(problems) - 5:,} more masks"]
@@ -253,7 +255,7 @@ def read_mask(path: str) -> Any:
     Raises:
         InputError: naming the file, when it is missing, damaged, or has more than one channel.
     """
-    expected = "a mask has one channel with a class number from 0 to 255 for each pixel"
+    remedy = "save one channel with a class number from 0 to 255 for each pixel"
     try:
         with Image.open(path) as image:
             mode, mask = image.mode, np.asarray(image)  # of a palette the numbers, not the colors
@@ -261,7 +263,7 @@ def read_mask(path: str) -> Any:
         reason = str(error).replace(f" '{path}'", "")
         raise InputError(f"{path}: cannot be read as a mask: {reason}") from None
     if mode not in ("L", "P", "1") and not mode.startswith("I"):
-        raise InputError(f"{path}: has colors ({mode}); {expected}")
+        raise InputError(f"{path}: has colors ({mode}); {remedy}")
     if mask.min() < 0 or mask.max() > 255:  # in 16 or 32 bits
-        raise InputError(f"{path}: has values from {mask.min()} to {mask.max()}; {expected}")
+        raise InputError(f"{path}: has values from {mask.min()} to {mask.max()}; {remedy}")
     return mask.astype(np.uint8)
