@@ -83,10 +83,12 @@ def mean_and_std(x: Source, index: Tensor, numbers: int = 1 << 17) -> Moments:
     chunk = max(1, numbers // max(1, x[index[:1]].numel()))
     for part in torch.split(index, chunk):
         values = take(x, part).double()
-        values = values.reshape(*values.shape[:2], -1)  # N, C, pixels
-        count = count + values.isnan().logical_not().sum(dim=(0, 2))
-        total = total + values.nansum(dim=(0, 2))
-        squares = squares + values.square().nansum(dim=(0, 2))
+        values = values.reshape(*values.shape[:2], -1).transpose(0, 1).flatten(1)  # C, N x pixels
+        missing = values.isnan()
+        count = count + values.shape[1] - missing.sum(dim=1)
+        values = values.masked_fill(missing, 0.0)
+        total = total + values.sum(dim=1)
+        squares = squares + values.square().sum(dim=1)
     mean = total / count.clamp(min=1)
     std = (squares / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
     std = torch.where(std < 1e-8 * mean.abs().clamp(min=1e-4), 1.0, std)
