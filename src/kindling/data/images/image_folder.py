@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,8 +84,8 @@ class ImageFolder(DataModule):
         if self.labels:
             y, classes = as_labels([parted(text, self.labels) for text in rows["label"]])
         else:
-            codes, names = pd.factorize(rows["label"], sort=True)
-            y, classes = torch.from_numpy(codes), tuple(names)
+            names, codes = np.unique(rows["label"], return_inverse=True)
+            y, classes = torch.from_numpy(codes), tuple(names.tolist())
         if not classes:
             raise InputError(f"{self.files}: no row has a label; fill in labels (data.labels)")
         channels, size = image_data.inspect_headers(paths)
@@ -124,7 +125,7 @@ class ImageFolder(DataModule):
         return [note] if bad else []
 
 
-def index_folder(root: Path) -> pd.DataFrame:
+def index_folder(root: Path) -> Mapping[str, Sequence[str]]:
     """The images in class folders: `path` relative to the root, `label` and `split` (or "").
 
     Raises:
@@ -143,21 +144,21 @@ def index_folder(root: Path) -> pd.DataFrame:
     if empty := [str(folder) for folder in folders if folder not in used]:
         problem = f"class folders without images: {join_names(empty)}"
         raise InputError(f"{problem}; add some, or remove the folder")
-    return pd.DataFrame(
-        {
-            "path": [os.path.join(*row) for row in rows],
-            "label": [row[depth - 1] for row in rows],
-            "split": [row[0] if staged else "" for row in rows],
-        }
-    )
+    return {
+        "path": [os.path.join(*row) for row in rows],
+        "label": [row[depth - 1] for row in rows],
+        "split": [row[0] if staged else "" for row in rows],
+    }
 
 
-def read_list(root: Path, files: Path, several_labels: bool) -> pd.DataFrame:
+def read_list(root: Path, files: Path, several_labels: bool) -> Mapping[str, Sequence[str]]:
     """What `index_folder` gives, from a CSV with the columns `path`, `label` and maybe `split`.
 
     Raises:
         InputError: naming the line, when a column, a file or a split is missing or unknown.
     """
+    import pandas as pd
+
     try:
         rows = pd.read_csv(
             files, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
@@ -185,4 +186,4 @@ def read_list(root: Path, files: Path, several_labels: bool) -> pd.DataFrame:
             problem = f"split '{split}'{did_you_mean(split, SPLITS)} (train, val or test)"
         if problem:
             raise InputError(f"{files}:{line}: {problem}")
-    return rows
+    return {name: rows[name].tolist() for name in ("path", "label", "split")}
