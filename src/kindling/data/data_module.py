@@ -51,7 +51,7 @@ class DataModule(LightningDataModule):
         timeout: seconds to wait for a worker's batch before an error.
         device: `auto` keeps in-memory data on the GPU if there is one and it has room.
         train_transforms: torchvision v2 transforms of single training samples, and the batch
-            transforms of src/kindling/data/augment.
+            transforms of src/kindling/data/augment.py.
         eval_transforms: torchvision v2 transforms for validation and test.
         sampler: `balanced` draws training samples so that all classes are equally frequent.
         duplicates: what to do about identical samples in different splits.

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import errno
 import gzip
+import hashlib
 import os
 import shutil
-import socket
 import sys
 import tarfile
 import zlib
@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.error import URLError
+from urllib.request import Request, urlopen
 
 from src.kindling.config.errors import InputError
 
-TIMEOUT = 60  # seconds without a byte from the server; torchvision waits forever
+TIMEOUT = 60  # seconds without a byte from the server
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,9 @@ class Archive:
 def fetch(folder: Path, archives: Sequence[Archive]) -> None:
     """Put the archives' files into a folder, where they are missing.
 
-    An archive that the user has put into the folder is used; others are downloaded. Any number of
-    processes may call this at once: one downloads, the others wait. Files appear in the folder by
-    renaming, so a killed process leaves no half-written file. Where no file is missing, nothing is
-    written, so the folder may be read-only.
+    An archive that the user has put into the folder is used; others are downloaded. Of several
+    processes one downloads, and the others wait. Files appear in the folder by renaming, so a
+    killed process leaves no half-written file. Where no file is missing, nothing is written.
 
     Raises:
         InputError: when a file can neither be found nor downloaded, has another checksum, or cannot
@@ -58,12 +58,18 @@ def fetch(folder: Path, archives: Sequence[Archive]) -> None:
         return
     from filelock import FileLock
 
+    work = folder / ".kindling-download"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".download.lock"):
-            # Looked up again each time: another process may have fetched it in the meantime.
-            while missing := _missing(folder, archives):
-                _fetch_first(folder, missing)
+            try:
+                # Looked up each time: another process may have fetched it in the meantime.
+                while missing := _missing(folder, archives):
+                    shutil.rmtree(work, ignore_errors=True)  # what a killed process left
+                    work.mkdir()
+                    _fetch_first(folder, work, missing)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise InputError(
             f"{folder}: the data cannot be written there: {_reason(error)}; "
@@ -75,88 +81,83 @@ def _missing(folder: Path, archives: Sequence[Archive]) -> list[Archive]:
     return [one for one in archives if not all((folder / file).is_file() for file in one.files)]
 
 
-def _fetch_first(folder: Path, missing: Sequence[Archive]) -> None:
-    archive, work = missing[0], folder / ".kindling-download"
-    # Only the process with the lock makes this folder: a killed process left an existing one.
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    try:
-        packed = folder / archive.name
-        if packed.is_file():
-            _verify(packed, archive)
-        else:
-            packed = _download(folder, work, missing)
-        _extract(packed, archive, work / "files", remedy=f"put the right file into {folder}")
-        for file in archive.files:
-            if not (folder / file).is_file():
-                (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(work / "files" / file, folder / file)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _verify(packed: Path, archive: Archive) -> None:
-    from torchvision.datasets.utils import calculate_md5
-
-    if (found := calculate_md5(packed)) != archive.md5:
+def _fetch_first(folder: Path, work: Path, missing: Sequence[Archive]) -> None:
+    archive = missing[0]
+    packed = folder / archive.name
+    if not packed.is_file():
+        packed = _download(folder, work, missing)
+    elif (found := _md5(packed)) != archive.md5:
         raise InputError(
             f"{packed}: its MD5 checksum is {found}, not {archive.md5}: it is incomplete, or "
             "another file; delete it to download it, or put the right one there"
         )
+    remedy = f"put the right file into {folder}"
+    try:
+        _extract(packed, archive, work)
+    except (EOFError, zlib.error, tarfile.TarError, gzip.BadGzipFile) as error:
+        reason = f"cannot be unpacked: {_reason(error)}"
+        raise InputError(f"{archive.name}: {reason}; {remedy}") from error
+    if lacking := [file for file in archive.files if not (work / file).is_file()]:
+        raise InputError(f"{archive.name}: lacks {', '.join(lacking)}; {remedy}")
+    for file in archive.files:
+        if not (folder / file).is_file():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(work / file, folder / file)
 
 
 def _download(folder: Path, work: Path, missing: Sequence[Archive]) -> Path:
     """Download the first of the missing archives from the first mirror that has it."""
-    from torchvision.datasets.utils import download_url
+    from rich.console import Console
+    from rich.progress import wrap_file
 
     archive, failures = missing[0], []
-    default_timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        for url in archive.urls:
-            print(f"downloading {url} to {folder}", file=sys.stderr)
-            try:
-                download_url(url, work, archive.name, archive.md5)
-                return work / archive.name
-            except (OSError, HTTPException, RecursionError) as error:
-                if getattr(error, "errno", None) == errno.ENOSPC:
-                    raise
-                failures.append(f"{url}: {_reason(error)}")
-            except RuntimeError:  # a connection that ends too early is no error to urllib
-                size = (work / archive.name).stat().st_size
-                failures.append(
-                    f"{url}: the {size:,} bytes received are incomplete, or another file "
-                    f"(their MD5 checksum is not {archive.md5})"
-                )
-    finally:
-        socket.setdefaulttimeout(default_timeout)
+    packed, console = work / archive.name, Console(stderr=True)
+    quiet = not console.is_terminal
+    for url in archive.urls:
+        print(f"downloading {url} to {folder}", file=sys.stderr)
+        request = Request(url, headers={"User-Agent": "pytorch/vision"})  # as torchvision asks
+        try:
+            with urlopen(request, timeout=TIMEOUT) as response, packed.open("wb") as file:
+                total = int(response.headers.get("Content-Length", 0))
+                with wrap_file(response, total, console=console, disable=quiet) as stream:
+                    shutil.copyfileobj(stream, file)
+        except (OSError, HTTPException) as error:
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                raise
+            failures.append(f"{url}: {_reason(error)}")
+            continue
+        if _md5(packed) == archive.md5:
+            return packed
+        size = packed.stat().st_size  # a connection that ends too early is no error to urllib
+        failures.append(
+            f"{url}: the {size:,} bytes received are incomplete, or another file "
+            f"(their MD5 checksum is not {archive.md5})"
+        )
     names = ", ".join(other.name for other in missing)
     raise InputError(f"{'; '.join(failures)}; try again, or put {names} into {folder} by hand")
 
 
-def _extract(packed: Path, archive: Archive, into: Path, remedy: str) -> None:
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def _extract(packed: Path, archive: Archive, into: Path) -> None:
     """Extract the archive's `files`, by these names: no member's own name decides on a path."""
-    for file in archive.files:
-        (into / file).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if archive.name.endswith(".tar.gz"):
-            with tarfile.open(packed, "r:gz") as tar:
-                for member in tar:
-                    if member.isreg() and member.name in archive.files:
-                        _copy(tar.extractfile(member), into / member.name)
-        else:
-            with gzip.open(packed) as single:
-                _copy(single, into / archive.files[0])
-    except (EOFError, zlib.error, tarfile.TarError, gzip.BadGzipFile) as error:
-        reason = f"cannot be unpacked: {_reason(error)}"
-        raise InputError(f"{archive.name}: {reason}; {remedy}") from error
-    if lacking := [file for file in archive.files if not (into / file).is_file()]:
-        raise InputError(f"{archive.name}: lacks {', '.join(lacking)}; {remedy}")
 
+    def copy(source: Any, name: str) -> None:
+        (into / name).parent.mkdir(parents=True, exist_ok=True)
+        with open(into / name, "wb") as target:
+            shutil.copyfileobj(source, target)
 
-def _copy(source: IO[bytes] | Any, target: Path) -> None:
-    with open(target, "wb") as file:
-        shutil.copyfileobj(source, file, 2**20)
+    if archive.name.endswith(".tar.gz"):
+        with tarfile.open(packed) as tar:
+            for member in tar:
+                if member.isreg() and member.name in archive.files:
+                    copy(tar.extractfile(member), member.name)
+    else:
+        with gzip.open(packed) as single:
+            copy(single, archive.files[0])
 
 
 def _reason(error: BaseException) -> str:

@@ -15,9 +15,8 @@ def parted(text: str, separator: str) -> list[str]:
 
 def as_labels(rows: Sequence[Sequence[str]]) -> tuple[Tensor, tuple[str, ...]]:
     """Labels of each row as 0 and 1 `(rows, labels)`, and their names in order."""
-    names = tuple(sorted({label for row in rows for label in row}))
-    number = {name: i for i, name in enumerate(names)}
-    y = torch.zeros(len(rows), len(names), dtype=torch.int64)
-    for i, row in enumerate(rows):
-        y[i, [number[label] for label in row]] = 1
-    return y, names
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    binarizer = MultiLabelBinarizer()
+    y = torch.from_numpy(binarizer.fit_transform(rows)).long()
+    return y, tuple(binarizer.classes_)

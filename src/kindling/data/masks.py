@@ -11,20 +11,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-# The value of a pixel that counts neither in the loss nor in the metrics.
-VOID = 255
-# The target of such a pixel, as `torch.nn.CrossEntropyLoss` ignores it.
-IGNORED = -100
+VOID = 255  # the value of a pixel that counts neither in the loss nor in the metrics
+IGNORED = -100  # the target of such a pixel, as `torch.nn.CrossEntropyLoss` ignores it
 
 
 def _palette() -> Any:
     """Colors `(256, 3)` uint8, each far from those before it: the first black, VOID white."""
-    saturations_and_values = ((0.9, 0.95), (0.45, 1.0), (0.8, 0.62))
     colors = np.zeros((256, 3), dtype=np.uint8)
     for i in range(1, VOID):  # this step keeps the first twenty furthest apart
         hue = (0.1 + 0.24 * (i - 1) + 0.013 * (i // 25)) % 1
-        rgb = colorsys.hsv_to_rgb(hue, *saturations_and_values[(i - 1) % 3])
-        colors[i] = [round(255 * part) for part in rgb]
+        saturation, value = ((0.9, 0.95), (0.45, 1.0), (0.8, 0.62))[(i - 1) % 3]
+        colors[i] = np.round(np.multiply(255, colorsys.hsv_to_rgb(hue, saturation, value)))
     colors[VOID] = 255
     return colors
 
@@ -40,10 +37,10 @@ def indexed(mask: Any) -> Image.Image:
 
 
 def unfit(mask: Image.Image, size: tuple[int, int], resize_mode: str) -> Image.Image:
-    """Undo `make_square` of decode.py: a square mask at the size of its image.
+    """Undo `make_square` of decode.py: an indexed square mask at the size of its image.
 
     Args:
-        mask: as the net gave it, indexed.
+        mask: as the net gave it.
         size: the image's width and height.
         resize_mode: `crop` (what was cropped away becomes VOID), `squash` or `pad`.
     """
@@ -54,13 +51,12 @@ def unfit(mask: Image.Image, size: tuple[int, int], resize_mode: str) -> Image.I
         corner = round((width - side) / 2), round((height - side) / 2)
         whole.paste(mask.resize((side, side), nearest), corner)
         return whole
+    box = (0, 0, *mask.size)
     if resize_mode == "pad":  # rounded as Pillow's `pad` rounds
-        side = mask.width
-        w = side if width >= height else round(width / height * side)
-        h = side if height >= width else round(height / width * side)
-        left, top = round((side - w) * 0.5), round((side - h) * 0.5)
-        return mask.resize(size, nearest, box=(left, top, left + w, top + h))
-    return mask.resize(size, nearest)
+        w, h = (round(side / max(size) * mask.width) for side in size)
+        left, top = round((mask.width - w) * 0.5), round((mask.width - h) * 0.5)
+        box = left, top, left + w, top + h
+    return mask.resize(size, nearest, box=box)
 
 
 def over(image: Image.Image, mask: Image.Image, share: float = 0.5) -> Image.Image:

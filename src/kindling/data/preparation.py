@@ -28,7 +28,7 @@ class BatchPreparation:
 
     def __init__(self, augment: Sequence[BatchTransform]) -> None:
         self.augment = compose(augment)
-        self.device = torch.device("cpu")
+        self.mixing = [type(one).__name__ for one in augment if one.mixes]
 
     def fit(self, spec: Spec, stats: InputStats | None = None) -> None:
         """Prepare inputs as a pretrained net expects; None standardizes by the training split.
@@ -36,11 +36,10 @@ class BatchPreparation:
         Raises:
             InputError: when a transform would blend masks.
         """
-        mixing = [type(transform).__name__ for transform in self.augment if transform.mixes]
-        if mixing and spec.target_type == "mask":
+        if self.mixing and spec.target_type == "mask":
             raise InputError(
-                f"data.train_transforms: {mixing[0]} blends targets, and the classes of a mask "
-                "cannot be blended; remove it"
+                f"data.train_transforms: {self.mixing[0]} blends targets, and the classes of a "
+                "mask cannot be blended; remove it"
             )
         self.spec = spec
         self.preprocess = build_preprocess(spec, stats)
@@ -60,17 +59,14 @@ class BatchPreparation:
             Floats `(B, *in_shape)`, and targets; ignored pixels of a mask are -100.
         """
         if x.device != self.device:
-            for module in (self.preprocess, *self.augment):
-                module.to(x.device)
+            nn.ModuleList([self.preprocess, *self.augment]).to(x.device)
             self.device = x.device
         x = self.preprocess(x)
-        if augment:
-            if any(transform.mixes for transform in self.augment):
-                if y.ndim == 1:
-                    y = nn.functional.one_hot(y, self.spec.num_outputs)
-                y = y.float()
-            for transform in self.augment:
-                x, y = transform(x, y)
+        if augment and self.mixing:
+            y = nn.functional.one_hot(y, self.spec.num_outputs) if y.ndim == 1 else y
+            y = y.float()
+        for transform in self.augment if augment else ():
+            x, y = transform(x, y)
         if self.spec.target_type == "mask":
             y = y.long().masked_fill(y == VOID, IGNORED)
         return x, y

@@ -26,9 +26,8 @@ class InputStats:
 
     def of(self, spec: Spec) -> Spec:
         """The spec of data that have been prepared like this."""
-        mean, std = (
-            tuple(value * spec.max_value for value in values) for values in (self.mean, self.std)
-        )
+        mean = tuple(value * spec.max_value for value in self.mean)
+        std = tuple(value * spec.max_value for value in self.std)
         return replace(spec, in_shape=(len(mean), self.size, self.size), mean=mean, std=std)
 
 
@@ -40,13 +39,12 @@ def build_preprocess(spec: Spec, stats: InputStats | None = None) -> nn.Module:
         stats: what a pretrained net was trained with; else images are standardized by `spec`.
     """
     if stats is not None:
-        wanted = stats.of(spec)
-        return nn.Sequential(Resize(stats.size), Standardize(wanted.mean, wanted.std, dims=3))
+        spec = stats.of(spec)
+        return nn.Sequential(Resize(stats.size), Standardize(spec.mean, spec.std, dims=3))
     if spec.columns:
         return EncodeTable(spec.columns)
-    return Standardize(
-        spec.mean, spec.std, dims=1 if spec.kind == "sequence" else len(spec.in_shape)
-    )
+    dims = 1 if spec.kind == "sequence" else len(spec.in_shape)
+    return Standardize(spec.mean, spec.std, dims)
 
 
 def net_shape(spec: Spec, task: nn.Module) -> tuple[int, ...]:
@@ -59,8 +57,7 @@ class Standardize(nn.Module):
     """`(x - mean) / std` for each channel or feature; in its own units.
 
     Args:
-        mean: of each channel or feature, in the raw input's unit.
-        std: likewise; none is zero.
+        mean, std: of each channel or feature, in the raw input's unit; no std is zero.
         dims: number of dimensions of one input without the batch: 3 for images, 1 for rows of a
             table and for sequences, whose last dimension is the feature.
     """
@@ -79,16 +76,12 @@ class Standardize(nn.Module):
         return (x - self.mean) / self.std
 
     def inverse(self, x: Tensor) -> Tensor:
-        """The way back: standardized values in the raw unit."""
+        """Standardized values back in the raw unit."""
         return x * self.std + self.mean
 
 
 class Resize(nn.Module):
-    """Images of any size to a square, by linear interpolation that averages where they shrink.
-
-    Args:
-        size: height and width.
-    """
+    """Images to `size` x `size`, by linear interpolation that averages where they shrink."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -103,7 +96,7 @@ class Resize(nn.Module):
 
 
 class EncodeTable(nn.Module):
-    """Rows of numbers and level places to what a net can take.
+    """Rows of numbers and category codes to what a net can take.
 
     Numbers are standardized, and a missing one becomes the mean, 0; an indicator follows if the
     training split had missing numbers. A category becomes one value for each level and a last one
@@ -120,33 +113,23 @@ class EncodeTable(nn.Module):
 
     def __init__(self, columns: Sequence[Column]) -> None:
         super().__init__()
-        places = {
-            kind: [i for i, c in enumerate(columns) if (c.kind == "category") == kind]
-            for kind in (True, False)
-        }
-        numbers = [columns[i] for i in places[False]]
-        self.register_buffer("mean", torch.tensor([column.mean for column in numbers]))
-        self.register_buffer("std", torch.tensor([column.std for column in numbers]))
-        self.register_buffer(
-            "numbers", torch.tensor(places[False], dtype=torch.int64), persistent=False
-        )
-        indicated = [
-            i for i, column in enumerate(columns) if column.missing and column.kind != "category"
-        ]
-        self.register_buffer(
-            "indicated", torch.tensor(indicated, dtype=torch.int64), persistent=False
-        )
-        self.categories = [(i, len(columns[i].categories)) for i in places[True]]
-        self.only_numbers = len(numbers) == len(columns) and not indicated
+        numbers = [i for i, column in enumerate(columns) if column.kind != "category"]
+        indicated = [i for i in numbers if columns[i].missing]
+        self.register_buffer("mean", torch.tensor([columns[i].mean for i in numbers]))
+        self.register_buffer("std", torch.tensor([columns[i].std for i in numbers]))
+        self.register_buffer("numbers", torch.tensor(numbers).long(), persistent=False)
+        self.register_buffer("indicated", torch.tensor(indicated).long(), persistent=False)
+        categories = (i for i, column in enumerate(columns) if column.kind == "category")
+        self.categories = [(i, len(columns[i].categories)) for i in categories]
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, columns)` to `(B, sum of the columns' widths)`."""
-        if self.only_numbers:
+        if not self.categories and not len(self.indicated):
             return torch.nan_to_num((x - self.mean) / self.std, nan=0.0)
-        encoded = [torch.nan_to_num((x[:, self.numbers] - self.mean) / self.std, nan=0.0)]
-        encoded.append(x[:, self.indicated].isnan().to(x.dtype))
-        for place, levels in self.categories:
-            level = torch.nan_to_num(x[:, place], nan=-1.0).long()
-            level = torch.where((level < 0) | (level >= levels), levels, level)
-            encoded.append(nn.functional.one_hot(level, levels + 1).to(x.dtype))
+        numbers = torch.nan_to_num((x[:, self.numbers] - self.mean) / self.std, nan=0.0)
+        encoded = [numbers, x[:, self.indicated].isnan().to(x.dtype)]
+        for i, count in self.categories:
+            code = torch.nan_to_num(x[:, i], nan=-1.0).long()
+            code = torch.where((code < 0) | (code >= count), count, code)
+            encoded.append(nn.functional.one_hot(code, count + 1).to(x.dtype))
         return torch.cat(encoded, dim=1)

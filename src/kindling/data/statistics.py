@@ -10,8 +10,8 @@ from torch import Tensor
 from src.kindling.data.samples import Samples, Source, take
 from src.kindling.data.spec import Column, Spec
 
-# The number of masks that estimate how frequent each class is.
-COUNTED_MASKS = 512
+Moments = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of each channel or feature
+COUNTED_MASKS = 512  # that estimate how frequent each class is
 
 
 def describe_samples(
@@ -19,7 +19,7 @@ def describe_samples(
     train: Tensor,
     in_shape: tuple[int, ...],
     target_shape: tuple[int, ...],
-    moments: tuple[tuple[float, ...], tuple[float, ...]],
+    moments: Moments,
 ) -> Spec:
     """Make the spec of samples without categories.
 
@@ -51,57 +51,45 @@ def describe_samples(
 
 def of_target(samples: Samples, train: Tensor) -> dict[str, Any]:
     """Return the fields of a spec that follow from the targets of the training samples."""
-    kind = samples.target_type
+    kind, count = samples.target_type, len(samples.classes)
     if kind == "mask":  # masks may be files, so count the classes in some of them
         train = train[torch.linspace(0, len(train) - 1, min(len(train), COUNTED_MASKS)).long()]
     y = take(samples.y, train)
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "target": samples.target,
         "target_shape": tuple(y.shape[1:]),
         "classes": samples.classes,
-        "num_outputs": len(samples.classes),
+        "num_outputs": count,
     }
     if kind == "values":
         mean, std = mean_and_std(y, torch.arange(len(y)))
-        return found | {
-            "num_outputs": y.shape[1],
-            "targets": samples.targets,
-            "target_mean": mean,
-            "target_std": std,
-        }
+        of_values = {"target_mean": mean, "target_std": std, "targets": samples.targets}
+        return fields | of_values | {"num_outputs": y.shape[1]}
     if kind == "labels":
-        found["target_mean"] = tuple(y.float().mean(dim=0).tolist())
+        fields["target_mean"] = tuple(y.float().mean(dim=0).tolist())
         counts = y.sum(dim=0)
     else:
-        counts = torch.bincount(y.flatten(), minlength=len(samples.classes))
-        counts = counts[: len(samples.classes)]  # without 255, ignored pixels
-    return found | {"class_counts": tuple(counts.tolist())}
+        counts = torch.bincount(y.flatten(), minlength=count)[:count]  # without 255, ignored pixels
+    return fields | {"class_counts": tuple(counts.tolist())}
 
 
-def mean_and_std(
-    x: Source, index: Tensor, numbers: int = 1 << 17
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_and_std(x: Source, index: Tensor, numbers: int = 1 << 17) -> Moments:
     """Mean and standard deviation of each channel or feature over some samples `(N, C, …)`.
 
     In double precision and in chunks of `numbers` values; NaN is ignored. A constant channel gets a
     standard deviation of 1, so that dividing by it changes nothing.
     """
-    count, total, squares = (torch.zeros(1, dtype=torch.float64) for _ in range(3))
+    count, total, squares = torch.zeros(3, 1, dtype=torch.float64)
     chunk = max(1, numbers // max(1, x[index[:1]].numel()))
-    for start in range(0, len(index), chunk):
-        part = take(x, index[start : start + chunk])
-        part = part.flatten(2) if part.ndim > 2 else part.unsqueeze(-1)  # N, C, pixels
-        if part.dtype is torch.uint8:  # whole numbers add up exactly, and fast
-            wide = part.transpose(0, 1).flatten(1).int()  # C, N x pixels
-            count = count + wide.shape[1]
-            total = total + wide.sum(dim=1)
-            squares = squares + (wide * wide).sum(dim=1)
-        else:
-            values = part.double()
-            count = count + (~values.isnan()).sum(dim=(0, 2))
-            total = total + values.nansum(dim=(0, 2))
-            squares = squares + values.square().nansum(dim=(0, 2))
+    for part in torch.split(index, chunk):
+        values = take(x, part).double()
+        values = values.reshape(*values.shape[:2], -1).transpose(0, 1).flatten(1)  # C, N x pixels
+        missing = values.isnan()
+        count = count + values.shape[1] - missing.sum(dim=1)
+        values = values.masked_fill(missing, 0.0)
+        total = total + values.sum(dim=1)
+        squares = squares + values.square().sum(dim=1)
     mean = total / count.clamp(min=1)
     std = (squares / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
-    std = torch.where(std < 1e-8 * mean.abs().clamp(min=1e-4), torch.ones_like(std), std)
+    std = torch.where(std < 1e-8 * mean.abs().clamp(min=1e-4), 1.0, std)
     return tuple(mean.float().tolist()), tuple(std.float().tolist())

@@ -107,7 +107,7 @@ def advise(
             f"the training step takes {rates['step']:,.0f}"
         )
         if data.transforms["train"] is not None:
-            yield f"{slow}: use the batch transforms of src/kindling/data/augment"
+            yield f"{slow}: use the batch transforms of src/kindling/data/augment.py"
         elif hasattr(data.samples.x, "paths") and getattr(data, "cache", None) == "none":
             yield f"{slow}: set data.cache=memmap"
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,6 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from src.kindling.config.errors import InputError
 from src.kindling.data.augment import (
     ColorJitter,
     CutMix,
@@ -24,10 +24,9 @@ from src.kindling.data.augment import (
     Resample,
     compose,
 )
-from src.kindling.data.augment.color import jitter
-from src.kindling.data.augment.geometric import affine, resample
+from src.kindling.data.augment_functional import affine, jitter, resample
 from src.kindling.data.spec import Spec
-from tests.conftest import train
+from tests.conftest import mistakes, train
 
 
 def batch(size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,7 +35,7 @@ def batch(size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     return values[:, None, None, None].expand(size, 2, 10, 12).clone(), values[:, None]
 
 
-def test_mixup_blends_samples_and_targets_alike() -> None:
+def test_mixup() -> None:
     torch.manual_seed(0)
     x, y = batch()
     mixed, targets = MixUp(alpha=1.0)(x, y)
@@ -45,7 +44,7 @@ def test_mixup_blends_samples_and_targets_alike() -> None:
     assert len(shares.unique()) > 50  # each its own
 
 
-def test_cutmix_shares_the_target_by_area() -> None:
+def test_cutmix() -> None:
     torch.manual_seed(0)
     x, y = batch()
     mixed, targets = CutMix()(x, y)
@@ -55,26 +54,37 @@ def test_cutmix_shares_the_target_by_area() -> None:
         assert len(image.unique()) <= 2
 
 
-def test_an_alpha_has_to_be_positive() -> None:
-    with pytest.raises(
-        InputError, match="data.train_transforms: MixUp needs an alpha above 0, got 0"
-    ):
-        MixUp(alpha=0)
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: MixUp(alpha=0), "expected alpha above 0, got 0"),
+        (lambda: CutMix(alpha=-1.0), "expected alpha above 0, got -1.0"),
+        (lambda: RandomErasing(p=2), "expected p from 0 to 1, got 2"),
+        (lambda: RandomVerticalFlip(p=-1), "expected p from 0 to 1, got -1"),
+        (lambda: RandomCrop(-1), "expected padding of at least 0, got -1"),
+        (lambda: RandomAffine(scale=(0, 1)), "expected scale as a smallest and a largest above 0"),
+        (lambda: RandomResizedCrop(scale=(0.5, 2)), "expected scale as two shares above 0"),
+        (lambda: RandomResizedCrop(ratio=(2, 1)), "expected ratio as two numbers above 0"),
+        (lambda: ColorJitter(contrast=-1), "expected values of at least 0, got [0.0, -1, 0.0]"),
+    ],
+)
+def test_wrong_arguments(make: Callable[[], object], problem: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        make()
 
 
-def test_training_with_mixed_targets() -> None:
-    result = train(
-        "digits",
-        "data.train_transforms=[{_target_: src.kindling.data.augment.MixUp}, {_target_: src.kindling.data.augment.CutMix}]",
-    )
-    assert 0 < result.metrics["val/loss"] < 10
+def test_wrong_argument_in_config() -> None:
+    mixup = "data.train_transforms=[{_target_: src.kindling.data.augment.MixUp, alpha: 0}]"
+    (line,) = mistakes("train", "digits", mixup)
+    assert line.startswith("data.train_transforms.0")
+    assert "expected alpha above 0, got 0" in line
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Masks
 
 
-def test_masks_move_with_their_images() -> None:
+def test_masks_move_with_images() -> None:
     # Each pixel of the image says where it was, and so does the mask: wherever both go, they agree.
     numbers = torch.arange(1, 12 * 10 + 1, dtype=torch.uint8).reshape(12, 10).repeat(16, 1, 1)
     x = numbers.unsqueeze(1).float()
@@ -90,7 +100,7 @@ def test_masks_move_with_their_images() -> None:
     assert not outside.all()
 
 
-def test_masks_are_read_at_the_nearest_pixel_without_blending() -> None:
+def test_masks_are_not_interpolated() -> None:
     torch.manual_seed(0)
     y = torch.randint(0, 4, (16, 20, 24), dtype=torch.uint8)
     y[:, 5:9, 5:9] = 255  # what does not count moves, too
@@ -119,12 +129,12 @@ def one_by_one(
     return torch.stack([function(image, i) for i, image in enumerate(x)])
 
 
-def test_turn_shift_and_scale_agree_with_torchvision() -> None:
+def test_affine_equals_torchvision() -> None:
     x = images()
     angles = torch.tensor([0.0, 30.0, -45.0, 90.0, 10.0, 180.0])
     right, down = torch.tensor([0.0, 3, -2, 0, 5, 1]), torch.tensor([0.0, -1, 4, 2, 0, 0])
     size = torch.tensor([1.0, 1.0, 1.5, 0.7, 1.1, 1.0])
-    ours = resample(x, affine(angles.deg2rad(), right, down, size))
+    ours = resample(x, affine(angles.deg2rad(), torch.stack([right, down], dim=1), size))
     theirs = one_by_one(
         x,
         lambda image, i: F.affine(
@@ -139,14 +149,14 @@ def test_turn_shift_and_scale_agree_with_torchvision() -> None:
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 
-def test_flips_agree_with_torchvision() -> None:
+def test_flips_equal_torchvision() -> None:
     x = images()
     assert torch.allclose(RandomHorizontalFlip(p=1)(x, x)[0], F.horizontal_flip(x), atol=1e-5)
     assert torch.allclose(RandomVerticalFlip(p=1)(x, x)[0], F.vertical_flip(x), atol=1e-5)
     assert torch.allclose(RandomVerticalFlip(p=0)(x, x)[0], x, atol=1e-5)
 
 
-def test_crop_agrees_with_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crop_equals_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     x = images()
     shifts = torch.tensor([[0, 4, -4, 2, 1, -3], [0, -4, 4, 1, 3, 0]])
     monkeypatch.setattr(
@@ -162,7 +172,7 @@ def test_crop_agrees_with_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_resized_crop_agrees_with_torchvision() -> None:
+def test_resized_crop_equals_torchvision() -> None:
     x = images()
     # The part from row 5 to 15 and column 6 to 18: half the height and half the width, at the centre.
     transform = RandomResizedCrop()
@@ -175,7 +185,7 @@ def test_resized_crop_agrees_with_torchvision() -> None:
     assert area.max() <= 1
 
 
-def test_what_moves_pixels_composes_into_one_resampling() -> None:
+def test_geometric_transforms_compose() -> None:
     steps = [
         RandomHorizontalFlip(),
         RandomRotation(20),
@@ -202,7 +212,7 @@ def test_what_moves_pixels_composes_into_one_resampling() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_colours_agree_with_torchvision(channels: int) -> None:
+def test_color_jitter_equals_torchvision(channels: int) -> None:
     x = 0.4 + 0.2 * images(channels)  # so that nothing reaches 0 or 1, where torchvision clamps
     brightness = torch.tensor([1.0, 1.3, 0.8, 1.0, 1.0, 1.1])
     contrast = torch.tensor([1.0, 1.0, 1.0, 1.4, 0.6, 0.9])
@@ -217,7 +227,7 @@ def test_colours_agree_with_torchvision(channels: int) -> None:
     assert torch.allclose(jitter(x, brightness, contrast, saturation), theirs, atol=2e-4)
 
 
-def test_colour_jitter_works_behind_the_standardization() -> None:
+def test_color_jitter_of_standardized_images() -> None:
     spec = Spec(
         in_shape=(3, 20, 24), num_outputs=2, kind="image", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
     )
@@ -231,7 +241,7 @@ def test_colour_jitter_works_behind_the_standardization() -> None:
     assert len(factors[:, 0].unique()) == 6
 
 
-def test_erasing_agrees_with_torchvision() -> None:
+def test_erasing_equals_torchvision() -> None:
     x = images() + 1
     torch.manual_seed(0)
     erased, _ = RandomErasing(p=1)(x, x)
@@ -246,7 +256,7 @@ def test_erasing_agrees_with_torchvision() -> None:
     assert touched.float().mean().item() == pytest.approx(0.5, abs=0.1)
 
 
-def test_training_with_everything() -> None:
+def test_training_with_all_transforms() -> None:
     names = [
         "RandomHorizontalFlip}",
         "RandomRotation, degrees: 10}",
@@ -255,8 +265,10 @@ def test_training_with_everything() -> None:
         "ColorJitter, brightness: 0.2, contrast: 0.2}",
         "RandomErasing}",
         "MixUp}",
+        "CutMix}",
     ]
     listed = ", ".join("{_target_: src.kindling.data.augment." + name for name in names)
     first = train("digits", f"data.train_transforms=[{listed}]")
     again = train("digits", f"data.train_transforms=[{listed}]", "data.num_workers=1")
     assert first.metrics == again.metrics
+    assert 0 < first.metrics["val/loss"] < 10

@@ -23,12 +23,13 @@ from src.kindling.data.augment import (
     RandomRotation,
     RandomVerticalFlip,
 )
-from src.kindling.data.augment.boxes import draw_offset
+from src.kindling.data.augment_functional import draw_boxes
 from src.kindling.data.spec import Spec
 
 DRAWS = 10_000
 CPU = torch.device("cpu")
-SHAPES = pytest.mark.parametrize(("H", "W"), [(32, 32), (32, 96), (96, 32)])
+square = pytest.param(32, 32, marks=pytest.mark.long)  # a special case of the others
+SHAPES = pytest.mark.parametrize(("H", "W"), [square, (32, 96), (96, 32)])
 Draws = dict[str, Tensor]
 
 
@@ -111,7 +112,7 @@ def test_resized_crop(H: int, W: int, arguments: dict[str, tuple[float, float]])
 
 
 @SHAPES
-def test_resized_crop_keeps_to_its_ratio_and_whole_pixels(H: int, W: int) -> None:
+def test_resized_crop_ratio_and_whole_pixels(H: int, W: int) -> None:
     top, left, height, width = crops(RandomResizedCrop(), H, W)
     for value in (top, left, height, width):
         assert torch.equal(value, value.round())
@@ -127,7 +128,7 @@ def test_resized_crop_keeps_to_its_ratio_and_whole_pixels(H: int, W: int) -> Non
     ("H", "W", "box"),
     [(32, 96, (0, 26, 32, 43)), (96, 32, (26, 0, 43, 32)), (32, 32, (0, 0, 32, 32))],
 )
-def test_resized_crop_falls_back_to_a_central_crop(H: int, W: int, box: tuple[int, ...]) -> None:
+def test_resized_crop_central_fallback(H: int, W: int, box: tuple[int, ...]) -> None:
     # The whole area fits into no other shape than the image's.
     ratio = (3 / 4, 4 / 3) if H != W else (1.0, 1.0)
     found = crops(RandomResizedCrop(scale=(1.0, 1.0), ratio=ratio), H, W)
@@ -149,14 +150,18 @@ def test_erasing(H: int, W: int, arguments: dict[str, tuple[float, float]]) -> N
     assert_same_distribution(describe_boxes(*ours, H, W), describe_boxes(*theirs, H, W))
 
 
-def test_offsets_are_equally_likely() -> None:
-    offsets = draw_offset(torch.full((DRAWS,), 2.0))
-    shares = torch.bincount(offsets.int(), minlength=3) / DRAWS
+def test_offsets_are_uniform() -> None:
+    # A box of 3 x 1 pixels in an image of 3 x 3.
+    _, box, offsets = draw_boxes(
+        DRAWS, torch.tensor([3, 3]), (1 / 3, 1 / 3), (3.0, 3.0), smallest=1
+    )
+    assert box.unique(dim=0).tolist() == [[3, 1]]
+    shares = torch.bincount(offsets[:, 1].int(), minlength=3) / DRAWS
     assert shares == pytest.approx([1 / 3, 1 / 3, 1 / 3], abs=0.02)
-    assert draw_offset(torch.zeros(DRAWS)).max() == 0
+    assert offsets[:, 0].max() == 0
 
 
-def test_erasing_where_nothing_fits_leaves_the_image() -> None:
+def test_erasing_without_fitting_box() -> None:
     image = torch.ones(100, 1, 32, 96)
     transform = RandomErasing(p=1.0, scale=(1.0, 1.0), ratio=(1.0, 1.0))
     assert torch.equal(transform(image, image)[0], image)
@@ -244,7 +249,7 @@ def test_rate(cls: Any, p: float) -> None:
 
 @pytest.mark.parametrize("strength", [0.4, 1.0, 1.5])  # a factor is never below 0
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_colour_factor(name: str, strength: float) -> None:
+def test_color_factor(name: str, strength: float) -> None:
     spec = Spec(in_shape=(3, 1, 2), num_outputs=2, kind="image", mean=(0.0,) * 3, std=(1.0,) * 3)
     transform = ColorJitter(**{name: strength})
     transform.fit(spec)
@@ -274,7 +279,7 @@ def test_mixup_share(alpha: float) -> None:
     assert_same_distribution({"share": ours}, {"share": theirs[theirs < 1 - 1e-6]})
 
 
-def test_torchvision_erases_by_height_over_width() -> None:
+def test_erasing_ratio_is_height_over_width() -> None:
     # Unlike the crop's, its ratio is height over width.
     image = torch.ones(200, 1, 64, 64)
     erased = RandomErasing(p=1.0, scale=(0.05, 0.1), ratio=(3.0, 3.0))(image, image)[0][:, 0] == 0

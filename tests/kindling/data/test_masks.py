@@ -130,8 +130,7 @@ def test_wrong_sizes_and_values(scans: Path) -> None:
     Image.open(images / "002.jpg").convert("RGB").save(masks / "002.png")
     (masks / "009.png").write_bytes(b"no picture")
     assert refused(scans) == [
-        f"{masks}/002.png: has colors (RGB); a mask has one channel with a class number for each "
-        "pixel",
+        f"{masks}/002.png: has colors (RGB); save one channel with a class number from 0 to 255 for each pixel",
         f"{masks}/004.png: 30 x 20 pixels, and its image 004.jpg has 30 x 24; make them equal",
         f"{masks}/009.png: cannot be read as a mask: cannot identify image file",
     ]
@@ -139,14 +138,14 @@ def test_wrong_sizes_and_values(scans: Path) -> None:
     masks = scans / "more" / "masks"
     Image.fromarray(np.full((24, 30), 7, dtype=np.uint8)).save(masks / "001.png")
     assert refused(scans / "more") == [
-        "masks with values of none of the 3 classes (0, 1, 2; 255 does not count): "
+        "masks with other values than the 3 classes (0, 1, 2; 255 is ignored): "
         f"{masks}/001.png (7); correct them, or "
         f"name all classes ({scans}/more/classes.txt)"
     ]
     Image.open(masks / "003.png").save(masks / "001.png")
     (masks / "006.jpg").write_bytes(b"")
     assert refused(scans / "more") == [
-        f"{masks}: masks have to be PNG, BMP or TIFF, which keep their values: 006.jpg"
+        f"{masks}: lossy file formats: 006.jpg; save masks as PNG, BMP or TIFF"
     ]
 
 
@@ -165,7 +164,7 @@ def test_wrong_settings(scans: Path, tmp_path: Path) -> None:
         "data.values: expected one for each of 2 classes, got 1"
     ]
     assert refused(scans, values=[0, 1]) == [
-        f"{scans}/classes.txt: has 3 names, and data.values 2 values"
+        f"{scans}/classes.txt: has 3 names, and data.values 2 values; set one value for each name"
     ]
 
 

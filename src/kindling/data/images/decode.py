@@ -1,7 +1,4 @@
-"""Decode image files to 8-bit pixels of one shape, with Pillow and without torch.
-
-image_data.py reads a data set's files with it, prepare.py the requests to a server.
-"""
+"""Decode image files to 8-bit pixels of one shape, with Pillow and without torch."""
 
 from __future__ import annotations
 
@@ -45,13 +42,10 @@ def decode(path: str, channels: int, max_pixels: int, size: int | None = None) -
 
 
 def convert(image: Image.Image, channels: int, size: int | None = None) -> Image.Image:
-    """An opened image as `L` or `RGB` with 8 bits, rotated as its EXIF orientation says.
+    """An opened image as 8-bit gray (1 channel) or RGB (3), rotated as its EXIF orientation says.
 
-    Transparency is dropped, 16 bits are scaled to 8.
-
-    Args:
-        channels: 1 for gray, 3 for color.
-        size: decode a JPEG much larger than this at a reduced scale, which is faster.
+    Transparency is dropped, 16 bits are scaled to 8. With a size, a JPEG much larger than this is
+    decoded at a reduced scale, which is faster.
     """
     mode = "L" if channels == 1 else "RGB"
     if size is not None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import glob
 import hashlib
 import os
+import shutil
 import struct
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,33 +19,25 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
 
+from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.data_module import DATA
 from src.kindling.data.images.decode import EXTENSIONS, ResizeMode, decode, make_square
+from src.kindling.data.loader import Loader, as_it_is
 from src.kindling.data.samples import STAGES, Samples, Stage, take
-from src.kindling.data.statistics import mean_and_std
+from src.kindling.data.statistics import Moments, mean_and_std
+from src.kindling.runs.files import read_json, write_json
 
-STAGE_FOLDERS: dict[str, Stage] = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 # Samples of a folder's files: enough to be sure, and quick for a folder of any size.
 HEADERS, STATISTICS = 1000, 2048
+CHUNK_BYTES = 64 << 20  # packed at most between two saves of the progress
 
 
 class Paths:
-    """File names below one folder, in one array instead of a list of strings.
-
-    Worker processes that touch a Python list copy its pages; an array they share.
-
-    Args:
-        root: the folder.
-        names: the files' names relative to it.
-    """
+    """File names relative to one folder, in an array: workers share it, and would copy a list."""
 
     def __init__(self, root: Path, names: Iterable[str]) -> None:
         self.root = root
@@ -66,29 +61,6 @@ class Paths:
                 status = os.stat(self.path(i))
                 digest.update(struct.pack("<qq", status.st_size, status.st_mtime_ns))
         return digest.hexdigest()
-
-    def content_keys(self) -> Any:
-        """A key of each file's content `(N,)`; cached, since a large folder takes minutes."""
-        return load_or_compute("duplicates", self.fingerprint(), self._content_keys)
-
-    def _content_keys(self) -> Any:
-        """Read the first 4,096 bytes of files of one size, and the rest where these are equal."""
-        sizes = np.full(len(self), -1, dtype=np.int64)
-        for i in range(len(self)):
-            with suppress(OSError):
-                sizes[i] = os.path.getsize(self.path(i))
-        missing = np.flatnonzero(sizes < 0).astype(np.uint64)
-        keys = sizes.astype(np.uint64)
-        keys[missing] = (1 << 62) + missing  # a missing file equals no other
-        for length, smallest in ((4096, 0), (-1, 4097)):
-            _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
-            same = (counts[inverse] > 1) & (sizes >= smallest)
-            for i in np.flatnonzero(same).tolist():
-                with suppress(OSError), open(self.path(i), "rb") as file:
-                    salt = struct.pack("<q", sizes[i])
-                    content = hashlib.blake2b(file.read(length), digest_size=8, salt=salt)
-                    keys[i] = int.from_bytes(content.digest(), "little") | (1 << 63)
-        return keys
 
 
 @dataclass(eq=False)
@@ -116,7 +88,7 @@ class ImageFiles:
     packed: Tensor | None = None
 
     def __post_init__(self) -> None:
-        # One byte a file, in memory that the workers share: which images none of them could read.
+        # In memory that the workers share: which images none of them could read.
         unreadable = torch.zeros(len(self.paths), dtype=torch.bool)
         self.unreadable: Tensor = unreadable.share_memory_()  # type: ignore[no-untyped-call]
 
@@ -138,63 +110,70 @@ class ImageFiles:
         except InputError:
             if self.on_error == "error":
                 raise
-            self._mark_unreadable(i)
+            self.unreadable[i] = True
+            bad = self.unreadable_paths()
+            if len(bad) > self.error_limit * len(self.paths):
+                problem = f"{len(bad):,} of {len(self.paths):,} images cannot be read, more than"
+                limit = f"data.error_limit={self.error_limit:g} allows"
+                raise InputError(
+                    f"{problem} {limit}: {join_names(bad)}; repair them, or raise the limit"
+                ) from None
             return torch.zeros(self.channels, self.size, self.size, dtype=torch.uint8)
-        return as_tensor(image if own_size else make_square(image, self.size, self.resize_mode))
-
-    def _mark_unreadable(self, i: int) -> None:
-        self.unreadable[i] = True
-        bad = self.unreadable_paths()
-        if len(bad) > self.error_limit * len(self.paths):
-            raise InputError(
-                f"{len(bad):,} of {len(self.paths):,} images cannot be read, more than "
-                f"data.error_limit={self.error_limit:g} allows: {join_names(bad)}"
-            )
+        image = image if own_size else make_square(image, self.size, self.resize_mode)
+        return pil_to_tensor(image)  # type: ignore[no-any-return]
 
     def unreadable_paths(self) -> list[str]:
         return [self.paths.path(i) for i in torch.nonzero(self.unreadable).flatten().tolist()]
 
     def content_keys(self) -> Any:
-        """A key of each file's content `(N,)`."""
-        return self.paths.content_keys()
+        """A key of each file's content `(N,)` uint64; cached, since a large folder takes minutes.
 
+        Files of one size are compared by their first 4,096 bytes, and by the rest where these are
+        equal.
+        """
 
-def as_tensor(image: Image.Image) -> Tensor:
-    """`(channels, height, width)` uint8."""
-    pixels = np.array(image)
-    if pixels.ndim == 2:
-        return torch.from_numpy(pixels[None])
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        def compute() -> Any:
+            paths = [self.paths.path(i) for i in range(len(self))]
+            sizes = np.array([os.path.getsize(p) if os.path.exists(p) else -1 for p in paths])
+            # A missing file equals no other.
+            keys = np.where(sizes < 0, (1 << 62) + np.arange(len(paths)), sizes).astype(np.uint64)
+            for length, smallest in ((4096, 0), (-1, 4097)):
+                _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
+                for i in np.flatnonzero((counts[group] > 1) & (sizes >= smallest)).tolist():
+                    with suppress(OSError), open(paths[i], "rb") as file:
+                        salt = struct.pack("<q", sizes[i])
+                        content = hashlib.blake2b(file.read(length), digest_size=8, salt=salt)
+                        keys[i] = int.from_bytes(content.digest(), "little") | (1 << 63)
+            return keys
+
+        return load_or_compute("duplicates", self.paths.fingerprint(), compute)
 
 
 def size_of(path: str) -> tuple[int, int]:
     """The width and height of the image that `decode` makes of a file, from its header."""
     with Image.open(path) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        return (image.height, image.width) if turned else image.size
+        rotated = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (image.height, image.width) if rotated else image.size
 
 
 def inspect_headers(paths: Paths) -> tuple[int, int]:
-    """Channels and size that suit a sample of the files.
+    """Channels and size that suit the files: 1 if a sample is gray, else 3; the sides' median.
 
-    Returns:
-        1 if all of them are gray and 3 otherwise; the median side, rounded to a multiple of 8,
-        from 8 to 224.
+    The size is a multiple of 8 from 8 to 224.
     """
     sides: list[int] = []
-    gray = True
+    modes = set()
     for i in np.linspace(0, len(paths) - 1, min(len(paths), HEADERS)).astype(int).tolist():
         with suppress(Exception), Image.open(paths.path(i)) as image:
             sides += image.size
-            gray = gray and Image.getmodebase(image.mode) == "L"
+            modes.add(Image.getmodebase(image.mode))
     if not sides:
-        raise InputError(f"{paths.root}: not one of the files can be read as an image")
-    return (1 if gray else 3), int(np.clip(round(float(np.median(sides)) / 8) * 8, 8, 224))
+        raise InputError(f"{paths.root}: no file can be read as an image; set data.root")
+    size = np.clip(round(float(np.median(sides)) / 8) * 8, 8, 224)
+    return (1 if modes == {"L"} else 3), int(size)
 
 
-def image_statistics(
-    images: ImageFiles, train: Tensor
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def image_statistics(images: Any, train: Tensor) -> Moments:
     """Mean and standard deviation of a sample of the training images; cached."""
     sample = train[torch.linspace(0, len(train) - 1, min(len(train), STATISTICS)).long()]
     settings = images.size, images.channels, images.resize_mode
@@ -205,27 +184,21 @@ def image_statistics(
 
 def list_images(folder: Path) -> list[str]:
     """The images in a folder, at any depth, relative to it; hidden ones are skipped."""
-    found = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if name[0] != "."]
-        inside = parent[len(str(folder)) :].lstrip(os.sep)
-        for name in files:
-            if name[0] != "." and os.path.splitext(name)[1].lower() in EXTENSIONS:
-                found.append(os.path.join(inside, name))
-    return sorted(found)
+    names = glob.iglob("**", root_dir=folder, recursive=True)
+    return sorted(name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS)
 
 
 def are_split_folders(names: Iterable[str]) -> bool:
     """Whether folders are the splits of a data set."""
-    return {"train"} <= {name.lower() for name in names} <= STAGE_FOLDERS.keys()
+    return {"train"} <= {name.lower() for name in names} <= SPLITS.keys()
 
 
-def official_splits(names: Sequence[str]) -> dict[Stage, Tensor]:
+def official_splits(names: Iterable[str]) -> dict[Stage, Tensor]:
     """Sample numbers of the splits that folders or a list define, from the samples' split names.
 
     Without validation or test, these are cut from the training samples.
     """
-    stages = np.array([STAGE_FOLDERS.get(name.lower(), "") for name in names])
+    stages = np.array([SPLITS.get(name.lower(), "") for name in names])
     found = {stage: torch.from_numpy(np.flatnonzero(stages == stage)) for stage in STAGES}
     found = {stage: index for stage, index in found.items() if len(index)}
     if len(found) < len(STAGES):
@@ -235,21 +208,15 @@ def official_splits(names: Sequence[str]) -> dict[Stage, Tensor]:
 
 def keep_own_size(samples: Samples, transforms: nn.Sequential | None) -> Samples:
     """Samples whose images and masks keep their own size, if a transform crops or resizes them."""
-    if transforms is None or not any(map(resizes, transforms)):
+    names = [type(transform).__name__ for transform in transforms or ()]
+    others = {"RandomShortestSize", "ScaleJitter"}
+    if not any("Crop" in name or "Resize" in name or name in others for name in names):
         return samples
-    return replace(samples, x=_at_own_size(samples.x), y=_at_own_size(samples.y))
-
-
-def _at_own_size(source: Any) -> Any:
-    if isinstance(source, ImageFiles):
-        source = copy.copy(source)  # with the same paths and unreadable files
-        source.own_size = True
-    return source
-
-
-def resizes(transform: nn.Module) -> bool:
-    name = type(transform).__name__
-    return "Crop" in name or "Resize" in name or name in ("RandomShortestSize", "ScaleJitter")
+    x, y = (copy.copy(files) for files in (samples.x, samples.y))  # with the same unreadable files
+    for files in (x, y):
+        if isinstance(files, ImageFiles):
+            files.own_size = True
+    return replace(samples, x=x, y=y)
 
 
 def cache_path(folder: str, name: str) -> Path:
@@ -267,3 +234,62 @@ def load_or_compute(folder: str, key: str, compute: Callable[[], Any]) -> Any:
         np.save(temporary, compute())
         os.replace(temporary, path)
     return np.load(path)
+
+
+def pack(images: ImageFiles) -> Tensor:
+    """Decode the images once into a file under data/, mapped as `(N, channels, size, size)` uint8.
+
+    The file is named by the files' fingerprint and the common shape, so it is never stale, and gets
+    its name when it is complete. An interrupted packing resumes. Of several processes, one packs
+    and the others wait. Unreadable images are marked in `images.unreadable`, or end the packing.
+
+    Raises:
+        InputError: when the disk has no room, or an image cannot be read.
+    """
+    from filelock import FileLock
+
+    key = images.paths.fingerprint(images.channels, images.size, images.resize_mode)
+    path = cache_path("cache", f"{key}.uint8")
+    shape = (len(images), images.channels, images.size, images.size)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            _write_pack(images, path, bytes_per_image=int(np.prod(shape[1:])))
+    images.unreadable[read_json(path.with_suffix(".json"))["unreadable"]] = True
+    # Copy-on-write: every reader shares the pages, and nothing can change the file.
+    return torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c", shape=shape))
+
+
+def _write_pack(images: ImageFiles, path: Path, bytes_per_image: int) -> None:
+    from rich.progress import track
+
+    unfinished, progress = path.with_suffix(".part"), path.with_suffix(".json")
+    done = 0
+    if unfinished.exists() and progress.exists():
+        saved = read_json(progress)
+        done = saved["done"]
+        images.unreadable[saved["unreadable"]] = True
+    needed = (len(images) - done) * bytes_per_image
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise InputError(
+            f"{path.parent}: packing the images needs {needed / 2**30:.1f} GiB more, and "
+            f"{free / 2**30:.1f} are free; make room, lower data.size, or set data.cache=none"
+        )
+    resumed = f"; {done:,} are packed already" if done else ""
+    print(f"packing {len(images):,} images for data.cache=memmap, once{resumed}")
+    size = max(1, min(256, CHUNK_BYTES // bytes_per_image))
+    chunks = torch.split(torch.arange(done, len(images)), size)
+    dataset: Any = images  # which gives a batch for an index tensor
+    workers = usable_cores()
+    loader = Loader(dataset, None, sampler=chunks, num_workers=workers, collate_fn=as_it_is)
+    with unfinished.open("r+b" if done else "wb") as file:
+        file.truncate(done * bytes_per_image)
+        file.seek(0, os.SEEK_END)
+        for batch in track(loader, "packing", len(chunks), disable=not sys.stdout.isatty()):
+            file.write(batch.numpy().tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+            done += len(batch)
+            unreadable = torch.nonzero(images.unreadable).flatten().tolist()
+            write_json(progress, {"done": done, "unreadable": unreadable})
+    os.replace(unfinished, path)

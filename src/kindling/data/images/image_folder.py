@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from src.kindling.config.errors import InputError, did_you_mean, join_names
 from src.kindling.data.data_module import DataModule, data_path
 from src.kindling.data.dataset import BatchDataset
+from src.kindling.data.images import image_data
 from src.kindling.data.images.decode import EXTENSIONS, ResizeMode
-from src.kindling.data.images.image_data import (
-    STAGE_FOLDERS,
-    ImageFiles,
-    Paths,
-    are_split_folders,
-    image_statistics,
-    inspect_headers,
-    keep_own_size,
-    list_images,
-    official_splits,
-)
-from src.kindling.data.images.pack import pack
+from src.kindling.data.images.image_data import SPLITS, ImageFiles, Paths
 from src.kindling.data.labels import as_labels, parted
 from src.kindling.data.samples import Samples, Stage
-
-Row = tuple[str, str, str]  # an image's path, label and split
+from src.kindling.data.statistics import Moments
 
 
 class ImageFolder(DataModule):
@@ -77,9 +67,7 @@ class ImageFolder(DataModule):
         if size is not None and size < 1:
             raise InputError(f"data.size: expected at least 1, got {size}")
         if labels is not None and not (files and labels):
-            raise InputError(
-                "data.labels: separates the labels in a list of files; set data.files too"
-            )
+            raise InputError("data.labels: separates labels in a list of files; set data.files")
         self.root, self.files, self.labels = data_path(root), files and data_path(files), labels
         self.size, self.channels, self.resize_mode = size, channels, resize_mode
         self.normalize, self.cache = normalize, cache
@@ -92,25 +80,24 @@ class ImageFolder(DataModule):
             raise InputError(f"{self.root}: no such folder (data.root)")
         several = bool(self.labels)
         rows = read_list(self.root, self.files, several) if self.files else index_folder(self.root)
-        paths = Paths(self.root, [name for name, _, _ in rows])
-        y, classes = self._targets([label for _, label, _ in rows])
-        official = official_splits([split for _, _, split in rows])
-        channels, size = inspect_headers(paths)
-        images = ImageFiles(
-            paths,
-            self.channels or channels,
-            self.size or size,
-            self.resize_mode,
-            self.max_pixels,
-            self.on_error,
-            self.error_limit,
-        )
+        paths = Paths(self.root, rows["path"])
+        if self.labels:
+            y, classes = as_labels([parted(text, self.labels) for text in rows["label"]])
+        else:
+            names, codes = np.unique(rows["label"], return_inverse=True)
+            y, classes = torch.from_numpy(codes), tuple(names.tolist())
+        if not classes:
+            raise InputError(f"{self.files}: no row has a label; fill in labels (data.labels)")
+        channels, size = image_data.inspect_headers(paths)
+        common = self.channels or channels, self.size or size, self.resize_mode, self.max_pixels
+        images = ImageFiles(paths, *common, self.on_error, self.error_limit)
+        official = image_data.official_splits(rows["split"])
         samples = Samples(images, y, classes, official=official, name=paths.__getitem__)
         if self.size is None and self.transforms["train"] is not None:
-            first = self.dataset(samples, "train")[(0, 0, torch.tensor([0]))][0]
+            first, _ = self.dataset(samples, "train")[(0, 0, torch.tensor([0]))]
             images.size = first.shape[-1]
         if self.cache == "memmap":
-            images.packed = pack(images)
+            images.packed = image_data.pack(images)
         source = "as set" if self.size else "from the files' headers"
         self.notes.append(
             f"images: {len(images):,} files in {len(classes)} classes; "
@@ -119,68 +106,52 @@ class ImageFolder(DataModule):
         )
         return samples
 
-    def _targets(self, labels: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
-        """Class numbers `(N,)`, or labels 0 and 1 `(N, K)`; and their names."""
-        if not self.labels:
-            classes = tuple(sorted(set(labels)))
-            number = {name: i for i, name in enumerate(classes)}
-            return torch.tensor([number[label] for label in labels]), classes
-        y, classes = as_labels([parted(text, self.labels) for text in labels])
-        if not classes:
-            raise InputError(f"{self.files}: no row has a label (data.labels)")
-        return y, classes
-
     def dataset(self, samples: Samples, stage: Stage) -> BatchDataset:
         if self.cache == "none":
-            samples = keep_own_size(samples, self.transforms[stage])
+            samples = image_data.keep_own_size(samples, self.transforms[stage])
         return super().dataset(samples, stage)
 
-    def statistics(
-        self, samples: Samples, train: Tensor
-    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def statistics(self, samples: Samples, train: Tensor) -> Moments:
         """Mean and standard deviation of a sample of the training images; cached."""
-        assert isinstance(samples.x, ImageFiles)
+        images: Any = samples.x
         if self.normalize == "none":
-            return (127.5,) * samples.x.channels, (127.5,) * samples.x.channels
-        return image_statistics(samples.x, train)
+            return (127.5,) * images.channels, (127.5,) * images.channels
+        return image_data.image_statistics(images, train)
 
     def final_notes(self) -> list[str]:
         assert isinstance(self.samples.x, ImageFiles)
         bad = self.samples.x.unreadable_paths()
-        return (
-            [f"skipped {len(bad):,} unreadable images: {join_names(bad, most=20)}"] if bad else []
-        )
+        note = f"skipped {len(bad):,} unreadable images: {join_names(bad, most=20)}"
+        return [note] if bad else []
 
 
-def index_folder(root: Path) -> list[Row]:
-    """The images of a folder, with their class folder and their split folder (or "").
+def index_folder(root: Path) -> Mapping[str, Sequence[str]]:
+    """The images in class folders: `path` relative to the root, `label` and `split` (or "").
 
     Raises:
         InputError: when there are none, or a class folder is empty.
     """
-    folders, staged = sorted(root.glob("[!.]*/")), False
-    if are_split_folders(folder.name for folder in folders):
-        folders, staged = sorted(root.glob("[!.]*/[!.]*/")), True
-    rows: list[Row] = []
-    empty = []
-    for folder in folders:
-        names = list_images(folder)
-        inside, split = str(folder.relative_to(root)), folder.parent.name if staged else ""
-        rows += [(os.path.join(inside, name), folder.name, split) for name in names]
-        if not names:
-            empty.append(str(folder))
+    staged = image_data.are_split_folders(folder.name for folder in root.glob("[!.]*/"))
+    depth = 2 if staged else 1
+    names = image_data.list_images(root)
+    rows = sorted(name.split(os.sep, depth) for name in names if name.count(os.sep) >= depth)
     if not rows:
         kinds = ", ".join(sorted(kind.lstrip(".") for kind in EXTENSIONS))
-        loose = list_images(root)
-        hint = f"; move its images, such as {loose[0]}, into class folders" if loose else ""
+        hint = f"; move its images, such as {names[0]}, into class folders" if names else ""
         raise InputError(f"{root}: no images in <class>/ folders ({kinds}){hint} (data.root)")
-    if empty:
+    used = {root.joinpath(*row[:depth]) for row in rows}
+    folders = sorted(root.glob("[!.]*/[!.]*/" if staged else "[!.]*/"))
+    if empty := [str(folder) for folder in folders if folder not in used]:
         problem = f"class folders without images: {join_names(empty)}"
         raise InputError(f"{problem}; add some, or remove the folder")
-    return rows
+    return {
+        "path": [os.path.join(*row) for row in rows],
+        "label": [row[depth - 1] for row in rows],
+        "split": [row[0] if staged else "" for row in rows],
+    }
 
 
-def read_list(root: Path, files: Path, several_labels: bool) -> list[Row]:
+def read_list(root: Path, files: Path, several_labels: bool) -> Mapping[str, Sequence[str]]:
     """What `index_folder` gives, from a CSV with the columns `path`, `label` and maybe `split`.
 
     Raises:
@@ -197,22 +168,22 @@ def read_list(root: Path, files: Path, several_labels: bool) -> list[Row]:
     rows.columns = rows.columns.str.strip()
     for needed in ("path", "label"):
         if needed not in rows:
-            hint = did_you_mean(needed, rows.columns)
+            hint, names = did_you_mean(needed, rows.columns), ", ".join(rows.columns)
             raise InputError(
-                f"{files}: has no column '{needed}'{hint} (its columns: {', '.join(rows.columns)})"
+                f"{files}: has no column '{needed}'{hint} (its columns: {names}); add it"
             )
     if rows.empty:
-        raise InputError(f"{files}: has a header and no rows (data.files)")
+        raise InputError(f"{files}: has a header and no rows; add some (data.files)")
     rows["split"] = rows["split"].str.strip().str.lower() if "split" in rows else ""
-    found = list(rows[["path", "label", "split"]].itertuples(index=False, name=None))
+    found = zip(rows["path"], rows["label"], rows["split"], strict=True)
     for line, (path, label, split) in enumerate(found, start=2):
         problem = ""
         if not path or not (label or several_labels):
-            problem = f"{'label' if path else 'path'} is empty"
+            problem = f"{'label' if path else 'path'} is empty; fill it in"
         elif not (root / path).is_file():
             problem = f"{root / path}: no such file; paths are relative to data.root"
-        elif split and split not in STAGE_FOLDERS:
-            problem = f"split '{split}'{did_you_mean(split, STAGE_FOLDERS)} (train, val or test)"
+        elif split and split not in SPLITS:
+            problem = f"split '{split}'{did_you_mean(split, SPLITS)} (train, val or test)"
         if problem:
             raise InputError(f"{files}:{line}: {problem}")
-    return found
+    return {name: rows[name].tolist() for name in ("path", "label", "split")}

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 
+from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.data_module import DataModule, data_path
 from src.kindling.data.dataset import BatchDataset
-from src.kindling.data.images.decode import EXTENSIONS, ResizeMode
-from src.kindling.data.images.image_data import (
-    ImageFiles,
-    Paths,
-    are_split_folders,
-    image_statistics,
-    inspect_headers,
-    keep_own_size,
-    list_images,
-    official_splits,
-)
-from src.kindling.data.images.mask_files import MaskFiles, mask_values
+from src.kindling.data.images import image_data
+from src.kindling.data.images.decode import EXTENSIONS, ResizeMode, make_square
+from src.kindling.data.images.image_data import ImageFiles, Paths
 from src.kindling.data.masks import VOID
 from src.kindling.data.samples import Samples, Stage
+from src.kindling.data.statistics import Moments
 
 MASK_EXTENSIONS = frozenset((".png", ".bmp", ".tif", ".tiff"))  # JPEG and WebP change values
 
@@ -33,8 +31,8 @@ MASK_EXTENSIONS = frozenset((".png", ".bmp", ".tif", ".tiff"))  # JPEG and WebP 
 class MaskFolder(DataModule):
     """Images in `root/images`, and in `root/masks` files of the same names with class numbers.
 
-    Masks are PNG, BMP or TIFF with one channel, gray or with a palette; 255 marks pixels that do
-    not count. Folders `train`, `val` and `test` in both are kept as the splits. Images and masks
+    Masks are PNG, BMP or TIFF with one channel, gray or with a palette; 255 marks ignored
+    pixels. Folders `train`, `val` and `test` in both are kept as the splits. Images and masks
     become one square shape together, masks without interpolation.
 
     Args:
@@ -48,10 +46,6 @@ class MaskFolder(DataModule):
         resize_mode: how an image becomes square: squashed, padded, or its center cropped.
         max_pixels: refuse larger images before they are decoded.
         base: see DataModule.
-
-    Raises:
-        InputError: naming the files, when images and masks differ in name or size, or a mask has
-            another value.
     """
 
     def __init__(
@@ -71,9 +65,8 @@ class MaskFolder(DataModule):
         if values and (len(set(values)) < len(values) or not set(values) <= set(range(256))):
             raise InputError(f"data.values: expected different numbers from 0 to 255, got {values}")
         if classes is not None and values is not None and len(classes) != len(values):
-            raise InputError(
-                f"data.values: expected one for each of {len(classes)} classes, got {len(values)}"
-            )
+            expected = f"expected one for each of {len(classes)} classes"
+            raise InputError(f"data.values: {expected}, got {len(values)}")
         self.root, self.classes, self.values = data_path(root), classes, values
         self.size, self.channels = size, channels
         self.resize_mode, self.max_pixels = resize_mode, max_pixels
@@ -83,7 +76,7 @@ class MaskFolder(DataModule):
             raise InputError(f"{self.root}: no such folder (data.root)")
         images, masks = match(self.root)
         classes, values = self._classes(masks, mask_values(images, masks))
-        channels, size = inspect_headers(images)
+        channels, size = image_data.inspect_headers(images)
         channels, size = self.channels or channels, self.size or size
         self.notes.append(
             f"images: {len(images):,} files with masks of {len(classes)} classes "
@@ -91,22 +84,19 @@ class MaskFolder(DataModule):
             "(data.size and data.channels set them)"
         )
         folders = [images[i].partition(os.sep)[0] for i in range(len(images))]
+        staged = image_data.are_split_folders(folders)
         common = size, self.resize_mode, self.max_pixels
         return Samples(
             x=ImageFiles(images, channels, *common),
             y=MaskFiles(masks, 1, *common, values=values),
             classes=classes,
-            official=official_splits(folders) if are_split_folders(folders) else {},
+            official=image_data.official_splits(folders) if staged else {},
             target="mask",
             name=images.__getitem__,
         )
 
     def _classes(self, masks: Paths, present: Any) -> tuple[tuple[str, ...], list[int]]:
-        """The classes' names and their values in the masks.
-
-        Args:
-            present: which values each mask has, `(N, 256)` bool.
-        """
+        """The classes' names and values, by the settings and the values `(N, 256)` of each mask."""
         names, values, source = self.classes, self.values, "data.classes"
         listed = self.root / "classes.txt"
         if names is None and listed.is_file():
@@ -119,39 +109,34 @@ class MaskFolder(DataModule):
         if values is None:
             highest = max((value for value in found if value != VOID), default=0)
             values = list(range(highest + 1 if names is None else len(names)))
-        names = [str(value) for value in values] if names is None else names
+        numbers = [str(value) for value in values]
+        names = numbers if names is None else names
         if len(names) != len(values):
-            raise InputError(
-                f"{source}: has {len(names)} names, and data.values {len(values)} values"
-            )
+            problem = f"has {len(names)} names, and data.values {len(values)} values"
+            raise InputError(f"{source}: {problem}; set one value for each name")
         if not 2 <= len(names) <= VOID:
-            expected = f"2 to {VOID} are expected ({source})"
-            raise InputError(f"{self.root}: {len(names)} classes in the masks; {expected}")
-        others = present.copy()
-        others[:, [*values, VOID]] = False
-        if others.any():
-            wrong = [
-                f"{masks.path(i)} ({join_names(list(map(str, np.flatnonzero(others[i]))), most=3)})"
-                for i in np.flatnonzero(others.any(axis=1)).tolist()
-            ]
-            known = (
-                f"{len(names)} classes ({join_names(list(map(str, values)))}; 255 does not count)"
-            )
+            problem = f"{len(names)} classes in the masks; 2 to {VOID} are expected"
+            raise InputError(f"{self.root}: {problem} ({source})")
+        present[:, [*values, VOID]] = False
+        wrong = []
+        for i in np.flatnonzero(present.any(axis=1)).tolist():
+            unknown = [str(value) for value in np.flatnonzero(present[i])]
+            wrong.append(f"{masks.path(i)} ({join_names(unknown, most=3)})")
+        if wrong:
+            known = f"the {len(names)} classes ({join_names(numbers)}; 255 is ignored)"
             raise InputError(
-                f"masks with values of none of the {known}: {join_names(wrong, most=3)}; "
+                f"masks with other values than {known}: {join_names(wrong, most=3)}; "
                 f"correct them, or name all classes ({source})"
             )
         return tuple(names), values
 
     def dataset(self, samples: Samples, stage: Stage) -> BatchDataset:
-        return super().dataset(keep_own_size(samples, self.transforms[stage]), stage)
+        samples = image_data.keep_own_size(samples, self.transforms[stage])
+        return super().dataset(samples, stage)
 
-    def statistics(
-        self, samples: Samples, train: Tensor
-    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def statistics(self, samples: Samples, train: Tensor) -> Moments:
         """Mean and standard deviation of a sample of the training images; cached."""
-        assert isinstance(samples.x, ImageFiles)
-        return image_statistics(samples.x, train)
+        return image_data.image_statistics(samples.x, train)
 
 
 def match(root: Path) -> tuple[Paths, Paths]:
@@ -163,9 +148,9 @@ def match(root: Path) -> tuple[Paths, Paths]:
     lines: list[str] = []
     images = _files_by_stem(root / "images", EXTENSIONS, lines)
     masks = _files_by_stem(root / "masks", MASK_EXTENSIONS, lines)
-    pairs = (("images", images, "masks", masks), ("masks", masks, "images", images))
-    for name, files, other, others in pairs if not lines else ():
-        if unmatched := [file for stem, file in files.items() if stem not in others]:
+    pairs = [("images", images, "masks", masks), ("masks", masks, "images", images)]
+    for name, files, other, others in [] if lines else pairs:
+        if unmatched := [files[stem] for stem in sorted(files.keys() - others)]:
             lines.append(
                 f"{root / name}: {len(unmatched):,} of {len(files):,} files have none of the same "
                 f"name in {other}: {join_names(unmatched)}; add them, or remove these"
@@ -186,21 +171,99 @@ def _files_by_stem(folder: Path, extensions: frozenset[str], lines: list[str]) -
         lines.append(f"{folder}: no such folder; expected {expected} (data.root)")
         return {}
     found: dict[str, str] = {}
-    twins, lossy = [], []
-    for file in list_images(folder):
-        stem, extension = os.path.splitext(file)
+    lossy, twins = [], []
+    for name in image_data.list_images(folder):
+        stem, extension = os.path.splitext(name)
         if extension.lower() not in extensions:
-            lossy.append(file)
-        elif stem in found:
-            twins.append(f"{found[stem]} and {file}")
-        else:
-            found[stem] = file
+            lossy.append(name)
+        elif found.setdefault(stem, name) != name:
+            twins.append(f"{found[stem]} and {name}")
     if lossy:
-        kinds = "PNG, BMP or TIFF, which keep their values"
-        lines.append(f"{folder}: masks have to be {kinds}: {join_names(lossy)}")
+        remedy = "save masks as PNG, BMP or TIFF"
+        lines.append(f"{folder}: lossy file formats: {join_names(lossy)}; {remedy}")
     elif not found:
         lines.append(f"{folder}: no {folder.name} ({', '.join(sorted(extensions))})")
     if twins:
-        differ = f"files that differ only in extension: {join_names(twins)}"
-        lines.append(f"{folder}: {differ}; remove one of each")
+        problem = f"files that differ only in extension: {join_names(twins)}"
+        lines.append(f"{folder}: {problem}; remove one of each")
     return found
+
+
+@dataclass(eq=False)
+class MaskFiles(ImageFiles):
+    """Masks in files, by number: `(B, size, size)` uint8 for an index tensor, one mask for an int.
+
+    Args:
+        values: the value of each class in the files; every other value becomes VOID.
+    """
+
+    values: Sequence[int] = ()
+
+    def _read(self, i: int, own_size: bool) -> Tensor:
+        class_of = np.full(256, VOID, dtype=np.uint8)
+        class_of[list(self.values)] = np.arange(len(self.values))
+        mask = Image.fromarray(class_of[read_mask(self.paths.path(i))])
+        if not own_size:
+            nearest = Image.Resampling.NEAREST
+            mask = make_square(mask, self.size, self.resize_mode, nearest, VOID)
+        return torch.from_numpy(np.array(mask))
+
+
+def mask_values(images: Paths, masks: Paths) -> Any:
+    """Which of the 256 values each mask has, `(N, 256)` bool; cached.
+
+    Raises:
+        InputError: naming the files, when a mask is unreadable, or differs in size from its image.
+    """
+
+    def compute() -> Any:
+        def inspect(i: int) -> Any:
+            return _inspect_mask(images.path(i), masks.path(i))
+
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            found = list(pool.map(inspect, range(len(masks))))
+        problems = [problem for problem in found if isinstance(problem, str)]
+        if len(problems) > 5:
+            problems[5:] = [f"and {len(problems) - 5:,} more masks"]
+        if problems:
+            raise InputError(problems)
+        return np.stack(found)
+
+    key = images.fingerprint(masks.fingerprint())
+    return image_data.load_or_compute("masks", key, compute)
+
+
+def _inspect_mask(image_path: str, mask_path: str) -> Any:
+    """Which of the 256 values a mask has, `(256,)` bool; or a line on a problem."""
+    try:
+        mask = read_mask(mask_path)
+        width, height = image_data.size_of(image_path)
+    except InputError as error:
+        return str(error)
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError …
+        return f"{image_path}: cannot be read as an image: {error}"
+    if mask.shape != (height, width):
+        size = f"{mask.shape[1]} x {mask.shape[0]} pixels"
+        image = f"its image {Path(image_path).name} has {width} x {height}"
+        return f"{mask_path}: {size}, and {image}; make them equal"
+    return np.bincount(mask.ravel(), minlength=256) > 0
+
+
+def read_mask(path: str) -> Any:
+    """The values of a mask file, `(H, W)` uint8.
+
+    Raises:
+        InputError: naming the file, when it is missing, damaged, or has more than one channel.
+    """
+    remedy = "save one channel with a class number from 0 to 255 for each pixel"
+    try:
+        with Image.open(path) as image:
+            mode, mask = image.mode, np.asarray(image)  # of a palette the numbers, not the colors
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError …
+        reason = str(error).replace(f" '{path}'", "")
+        raise InputError(f"{path}: cannot be read as a mask: {reason}") from None
+    if mode not in ("L", "P", "1") and not mode.startswith("I"):
+        raise InputError(f"{path}: has colors ({mode}); {remedy}")
+    if mask.min() < 0 or mask.max() > 255:  # in 16 or 32 bits
+        raise InputError(f"{path}: has values from {mask.min()} to {mask.max()}; {remedy}")
+    return mask.astype(np.uint8)

@@ -45,8 +45,7 @@ class Preparation:
         image = convert(image, self.channels, None if self.whole else self.size)
         if not self.whole:
             image = make_square(image, self.size, self.fit)
-        array = np.asarray(image)
-        x = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+        x = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
         if self.max_value != 255:  # training pixels have another range than the file's
             x = x * np.float32(self.max_value / 255)
             x = x if self.max_value <= 1 else np.rint(x).astype(np.uint8)
@@ -112,6 +111,7 @@ STEPS: dict[str, Callable[..., Array]] = {
     "grey": to_gray,
     "floating": to_float,
 }
+RESAMPLING = {"nearest-exact": "NEAREST", "bilinear": "BILINEAR", "bicubic": "BICUBIC"}
 
 
 def steps_of(transforms: Iterable[Any]) -> list[Step]:
@@ -140,37 +140,34 @@ def steps_of(transforms: Iterable[Any]) -> list[Step]:
 
 
 def _steps_of_transform(transform: Any) -> list[Step]:
+    unsupported = "is not supported"
     match type(transform).__name__:
         case "Resize":
-            given = getattr(transform.interpolation, "value", transform.interpolation)
-            how = given.replace("-exact", "").upper()
-            blurred = transform.antialias or how == "NEAREST"
-            known = given != "nearest" and how in Image.Resampling.__members__
-            if transform.size is None or not blurred or not known:
-                options = f"size={transform.size}, {given} and antialias={transform.antialias}"
-                raise NotImplementedError(f"with {options} is not supported")
-            size = _as_list(transform.size)
-            return [{"do": "resize", "size": size, "longest": transform.max_size, "how": how}]
+            mode = getattr(transform.interpolation, "value", transform.interpolation)
+            smooth = mode != "nearest-exact"
+            if transform.size and mode in RESAMPLING and (transform.antialias or not smooth):
+                size, how = _as_list(transform.size), RESAMPLING[mode]
+                return [{"do": "resize", "size": size, "longest": transform.max_size, "how": how}]
+            options = f"size={transform.size}, {mode} and antialias={transform.antialias}"
+            unsupported = f"with {options} is not supported"
         case "CenterCrop":
             size = _as_list(transform.size)
             return [{"do": "crop", "size": size * 2 if len(size) == 1 else size}]
         case "Pad":
-            if transform.padding_mode != "constant" or not isinstance(transform.fill, int | float):
-                raise NotImplementedError(
-                    "is supported with padding_mode=constant and one fill value"
-                )
-            border = _as_list(transform.padding)
-            return [{"do": "pad", "border": border * (4 // len(border)), "value": transform.fill}]
+            border, fill = _as_list(transform.padding), transform.fill
+            if transform.padding_mode == "constant" and isinstance(fill, int | float):
+                return [{"do": "pad", "border": border * (4 // len(border)), "value": fill}]
+            unsupported = "is supported with padding_mode=constant and one fill value"
         case "Grayscale":
             return [{"do": "grey", "channels": transform.num_output_channels}]
         case "ToDtype":
-            if str(transform.dtype) != "torch.float32":
-                raise NotImplementedError("is supported with dtype=torch.float32 only")
-            return [{"do": "floating", "scale": transform.scale}]
+            if str(transform.dtype) == "torch.float32":
+                return [{"do": "floating", "scale": transform.scale}]
+            unsupported = "is supported with dtype=torch.float32 only"
         case "ToImage" | "Identity":
             return []
-    raise NotImplementedError("is not supported")
+    raise NotImplementedError(unsupported)
 
 
 def _as_list(value: Any) -> list[int]:
-    return [value] if isinstance(value, int) else [int(number) for number in value]
+    return [value] if isinstance(value, int) else list(map(int, value))
