@@ -24,38 +24,30 @@ VALUES = 2_000  # of each weight
 
 
 class Histograms(Callback):
-    """Record the first ten epochs and every tenth part of a training, or every n-th epoch.
+    """Record the first ten epochs and every tenth part of a training.
 
     Norms stay on the device until the end of the epoch, so that no step waits for them. Biases
     and norms are left out; of many layers, evenly spaced ones are recorded.
-
-    Args:
-        every: epochs between two recorded ones; 0 records none.
 
     Attributes:
         norms: of each layer's gradient, `(steps,)` by epoch and layer.
     """
 
-    def __init__(self, every: int | None = None) -> None:
-        self.every = every
+    def __init__(self) -> None:
         self.norms: dict[int, dict[str, Array]] = {}
         self.layers: dict[str, Parameter] = {}  # empty in an epoch that is not recorded
         self.stride = 1
         self.buffer: list[Tensor] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epoch, every = trainer.current_epoch, self.every
-        if every is None:  # the first epochs, since a training may stop early
-            every = 1 if epoch < EPOCHS else max(1, (trainer.max_epochs or 0) // EPOCHS)
         self.layers, self.buffer = {}, []
-        if not every or epoch % every or not trainer.is_global_zero:
+        epoch = trainer.current_epoch
+        every = max(1, (trainer.max_epochs or 0) // EPOCHS)
+        due = epoch < EPOCHS or not epoch % every  # the first epochs, since it may stop early
+        if not due or not trainer.is_global_zero:
             return
-        named = [
-            (name, parameter)
-            for name, parameter in pl_module.named_parameters()
-            if parameter.requires_grad and parameter.ndim > 1 and parameter.numel()
-        ]
-        self.layers = dict(named[i] for i in spread(len(named), LAYERS))
+        weights = [(k, p) for k, p in _weights(pl_module) if p.requires_grad]
+        self.layers = dict(weights[i] for i in spread(len(weights), LAYERS))
         batches, self.stride = trainer.num_training_batches, STEPS
         if math.isfinite(batches):
             steps = int(batches) // trainer.accumulate_grad_batches
@@ -66,25 +58,32 @@ class Histograms(Callback):
     ) -> None:
         due = self.layers and not trainer.global_step % self.stride
         if due and len(self.buffer) < 2 * STEPS:
-            parameters = self.layers.values()
-            grads = [p.new_zeros(1) if p.grad is None else p.grad for p in parameters]
-            self.buffer.append(torch.stack(torch._foreach_norm(grads)))
+            grads = [p.new_zeros(1) if p.grad is None else p.grad for p in self.layers.values()]
+            self.buffer.append(torch.stack([grad.norm() for grad in grads]))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from src.kindling.analysis.layers import sample_weights
-
         if not self.buffer:
             return
-        norms = torch.stack(self.buffer).float().cpu().numpy()
-        self.norms[trainer.current_epoch] = dict(zip(self.layers, norms.T, strict=True))
+        rows = torch.stack(self.buffer).float().cpu().numpy()
+        norms = self.norms[trainer.current_epoch] = dict(zip(self.layers, rows.T, strict=True))
         weights = sample_weights(pl_module, VALUES)
-        values = {f"weights/{name}": weights[name] for name in self.layers}
-        values |= {
-            f"gradient_norms/{name}": row for name, row in zip(self.layers, norms.T, strict=True)
-        }
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for tag, array in values.items():
-                    if len(finite := array[np.isfinite(array)]):
+        boards = [board for board in trainer.loggers if isinstance(board, TensorBoardLogger)]
+        for name in self.layers:
+            for kind, values in (("weights", weights[name]), ("gradient_norms", norms[name])):
+                for board in boards:
+                    if len(finite := values[np.isfinite(values)]):
                         step = trainer.global_step - 1
-                        logger.experiment.add_histogram(tag, finite, step, bins=40)
+                        board.experiment.add_histogram(f"{kind}/{name}", finite, step, bins=40)
+
+
+def sample_weights(task: LightningModule, most: int = 20_000) -> dict[str, Array]:
+    """Return evenly spaced values of each weight; biases and norms are left out."""
+    sampled = {}
+    for name, parameter in _weights(task):
+        values = parameter.detach().flatten()[:: -(-parameter.numel() // most)]
+        sampled[name] = values.float().cpu().numpy().copy()
+    return sampled
+
+
+def _weights(task: LightningModule) -> list[tuple[str, Parameter]]:
+    return [(name, p) for name, p in task.named_parameters() if p.ndim > 1 and p.numel()]

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.kindling.analysis.bootstrap import MAX_SAMPLES, RESAMPLES, bootstrap, bootstrap_mean
+from src.kindling.analysis.bootstrap import MAX_SAMPLES, RESAMPLES, bootstrap
 from src.kindling.analysis.report_notes import (
     describe_training,
     format_number,
@@ -25,6 +25,7 @@ from src.kindling.analysis.report_notes import (
     list_unsplit,
     read_optional,
 )
+from src.kindling.analysis.significance import bootstrap_mean
 from src.kindling.config.compose import Config, compose, flatten
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import read_json, shown, write
@@ -32,36 +33,22 @@ from src.kindling.runs.metric_names import canonical_name
 
 if TYPE_CHECKING:
     from src.kindling.analysis.predictions import Predictions
-    from src.kindling.data.spec import Spec
     from src.kindling.training.trained_run import TrainedRun
 
 TEMPLATE = Path(__file__).with_name("report.html")
 # Plots in this order; others follow by their names.
 ORDER = (
-    "curves",
-    "before_and_after",
-    "confusion",
-    "errors",
-    "overlap",
-    "classes",
-    "roc_and_pr",
-    "calibration",
-    "mistakes",
-    "worst",
-    "uncertain",
-    "examples",
-    "weights",
-    "gradients",
+    *("curves", "before_and_after", "confusion", "errors", "overlap", "classes", "roc_and_pr"),
+    *("calibration", "mistakes", "worst", "uncertain", "examples", "weights", "gradients"),
     "layers",
 )
 HEAVY = 200_000  # bytes of a PNG above which photographs are embedded as JPEG
 
 
 def report(run: TrainedRun) -> Path:
-    """Write a run's page from the files in its directory; the net computes nothing.
+    """Write a run's page from the files in its directory, and return its path.
 
-    Returns:
-        The page's path.
+    The net computes nothing.
     """
     from jinja2 import Environment
 
@@ -69,9 +56,8 @@ def report(run: TrainedRun) -> Path:
 
     saved = run.path / "predictions" / "test.npz"
     predictions = Predictions.load(saved) if saved.exists() else None
-    metrics = {
-        canonical_name(name): value for name, value in read_optional(run, "metrics.json").items()
-    }
+    logged = read_optional(run, "metrics.json")
+    metrics = {canonical_name(name): value for name, value in logged.items()}
     results = _results(run, metrics, predictions)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = format_number
@@ -104,11 +90,10 @@ def _results(
     run: TrainedRun, metrics: dict[str, Any], predictions: Predictions | None
 ) -> list[dict[str, Any]]:
     """A row for each metric: validation, test with its interval, and the baseline."""
-    splits = {name: name.partition("/") for name in metrics}
-    names = [name for split, _, name in splits.values() if split in ("val", "test")]
-    names = [name for name in dict.fromkeys(names) if not name.startswith("mean_pred")]
+    splits = [name.partition("/") for name in metrics]
+    names = dict.fromkeys(name for split, _, name in splits if split in ("val", "test"))
+    test = {name: metrics.get(f"test/{name}") for name in names if name[:9] != "mean_pred"}
     intervals, baseline = bootstrap(run, predictions) if predictions else ({}, {})
-    test = {name: metrics.get(f"test/{name}") for name in names}
     if predictions and not intervals and "score" in predictions.columns:
         # The interval of the samples' scores: that of the logged metric only if they agree.
         name, mean = predictions.scored, float(predictions["score"].mean())
@@ -116,19 +101,14 @@ def _results(
         if logged is not None and not math.isclose(logged, mean, rel_tol=1e-4):
             name = f"{name} of predictions"
         test.setdefault(name, mean)
-        if interval := bootstrap_mean(predictions["score"]):
+        if interval := bootstrap_mean(predictions["score"], RESAMPLES):
             intervals[name] = interval
-    rows: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "val": metrics.get(f"val/{name}"),
-            "test": value,
-            "interval": intervals.get(name),
-            "baseline": baseline.get(name),
-        }
-        for name, value in test.items()
-    ]
-    return [{**row, "marks": _place_marks(row)} for row in rows]
+    rows = []
+    for name, value in test.items():
+        row = {"test": value, "interval": intervals.get(name), "baseline": baseline.get(name)}
+        val, marks = metrics.get(f"val/{name}"), _place_marks(row)
+        rows.append({"name": name, "val": val, "marks": marks, **row})
+    return rows
 
 
 def _place_marks(row: dict[str, Any]) -> dict[str, float] | None:
@@ -141,7 +121,7 @@ def _place_marks(row: dict[str, Any]) -> dict[str, float] | None:
     marks = {"low": row["interval"][0], "high": row["interval"][1], "test": row["test"]}
     if row["baseline"] is not None:
         marks["baseline"] = row["baseline"]
-    if not all(math.isfinite(value) for value in marks.values()):
+    if not all(map(math.isfinite, marks.values())):
         return None
     low, high = min(marks.values()), max(marks.values())
     if low >= 0 and high <= 1:
@@ -193,49 +173,31 @@ def _config(config: Config) -> list[tuple[str, Any, bool]]:
         machine = ("num_threads", "compile", "channels_last", "trainer.precision")
         usual = {field.name: field.default for field in dataclasses.fields(Values)}
         usual |= {key: values[key] for key in machine if key in values} | own
-    return [
-        (key, value, usual.get(key) != value)
-        for key, value in values.items()
-        if value not in (None, [], {})
-    ]
+    filled = {key: value for key, value in values.items() if value not in (None, [], {})}
+    return [(key, value, usual.get(key) != value) for key, value in filled.items()]
 
 
 def _data(run: TrainedRun) -> list[tuple[str, str]]:
     """Properties of the data by name; none for data without a spec."""
+    import pandas as pd
+
+    from src.kindling.analysis.outputs import outputs_for
+
     try:
         spec = run.spec
     except InputError:  # the run ended before its first checkpoint
         return []
     if spec is None:
         return []
-    sizes: Counter[str] = Counter()
-    if (run.path / "split.csv").exists():
-        with (run.path / "split.csv").open(encoding="utf-8") as file:
-            sizes.update(line.rstrip().rpartition(",")[2] for line in file)
-    rows = [(split, f"{sizes[split]:,} samples") for split in ("train", "val", "test")]
-    rows = [row for row in rows if row[0] in sizes]
+    rows, split = [], run.path / "split.csv"
+    if split.exists():
+        sizes = pd.read_csv(split).iloc[:, -1].value_counts()
+        stages = [stage for stage in ("train", "val", "test") if stage in sizes]
+        rows = [(stage, f"{sizes[stage]:,} samples") for stage in stages]
     rows.append(("input", f"{spec.kind}, {' x '.join(map(str, spec.in_shape))}"))
     if spec.columns:
         kinds = Counter(column.kind for column in spec.columns)
         rows.append(("columns", ", ".join(f"{kind} {count}" for kind, count in kinds.items())))
-        missing = [column.name for column in spec.columns if column.missing]
-        rows += [("missing values in", ", ".join(missing))] if missing else []
-    return rows + _target(spec)
-
-
-def _target(spec: Spec) -> list[tuple[str, str]]:
-    if not spec.classes:
-        return [
-            (name, f"mean {mean:.4g}, deviation {std:.4g}")
-            for name, mean, std in zip(spec.names, spec.target_mean, spec.target_std, strict=True)
-        ]
-    names = {
-        "class": "classes in training",
-        "labels": "labels in training",
-        "mask": "pixels of classes in training masks",
-    }
-    counts = [
-        f"{name} {count:,}" for name, count in zip(spec.classes, spec.class_counts, strict=True)
-    ]
-    more = " …" if len(counts) > 20 else ""
-    return [(names[spec.target_type], ", ".join(counts[:20]) + more)]
+    if missing := [column.name for column in spec.columns if column.missing]:
+        rows.append(("missing values in", ", ".join(missing)))
+    return rows + outputs_for(spec).describe(spec)

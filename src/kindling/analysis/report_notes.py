@@ -22,8 +22,6 @@ def read_optional(run: TrainedRun, name: str) -> dict[str, Any]:
 
 def describe_training(run: TrainedRun) -> list[str]:
     """Sentences on how the training ended, its best epoch, and overfitting."""
-    import numpy as np
-
     from src.kindling.analysis.history import describe_overfitting, read_metrics
 
     meta = read_optional(run, "meta.json")
@@ -34,21 +32,21 @@ def describe_training(run: TrainedRun) -> list[str]:
         "running": "It is running, or its process is gone.",
     }
     notes = [sentences.get(state, f"It {state}."), *str(meta.get("error") or "").splitlines()]
-    path, monitor = run.path / "metrics.csv", canonical_name(meta.get("monitor") or "")
-    table = read_metrics(path)
-    if monitor in table:
-        table = table[np.isfinite(table[monitor])]
-        if len(table):
-            sign = 1 if meta.get("mode") == "min" else -1
-            best = table.loc[(sign * table[monitor]).idxmin()]
-            limit = read_optional(run, "run.json").get("config", {}).get("trainer.max_epochs", "?")
-            epochs = meta.get("epochs", limit)
-            epochs = epochs if epochs == limit else f"{epochs} (at most {limit})"
-            notes.append(
-                f"The best {monitor}, {best[monitor]:.4g}, is of epoch {best['epoch'] + 1:.0f} of "
-                f"{epochs}; the result is measured with its weights."
-            )
-    if overfitting := describe_overfitting(path):
+    table, monitor = (
+        read_metrics(run.path / "metrics.csv"),
+        canonical_name(meta.get("monitor") or ""),
+    )
+    if monitor in table and table[monitor].notna().any():
+        scores = table[monitor]
+        best = table.loc[scores.idxmin() if meta.get("mode") == "min" else scores.idxmax()]
+        limit = read_optional(run, "run.json").get("config", {}).get("trainer.max_epochs", "?")
+        epochs = meta.get("epochs", limit)
+        epochs = epochs if epochs == limit else f"{epochs} (at most {limit})"
+        notes.append(
+            f"The best {monitor}, {best[monitor]:.4g}, is of epoch {best['epoch'] + 1:.0f} of "
+            f"{epochs}; the result is measured with its weights."
+        )
+    if overfitting := describe_overfitting(table):
         notes.append(overfitting[0].upper() + overfitting[1:] + ".")
     return notes
 
@@ -65,20 +63,17 @@ def list_unsplit(metrics: dict[str, Any]) -> list[str]:
 
 def list_missing_classes(predictions: Predictions | None) -> list[str]:
     """A sentence with the classes or labels that no test sample has."""
-    import numpy as np
+    from src.kindling.analysis.outputs import outputs_for
 
-    spec = predictions.spec if predictions else None
-    if predictions is None or spec is None or spec.target_type not in ("class", "labels"):
+    if predictions is None or predictions.spec is None:
         return []
-    target, names = predictions["target"], spec.classes
-    numbers = np.flatnonzero(target.any(axis=0)) if target.ndim == 2 else np.unique(target)
-    missing = [name for i, name in enumerate(names) if i not in numbers]
+    outputs = outputs_for(predictions.spec)
+    missing, count = outputs.find_missing(predictions["target"]), len(outputs.names)
     if not missing:
         return []
-    means = "AUROC and recall" if spec.target_type == "class" else "AUROC and average precision"
     return [
-        f"Classes without a {predictions.stage} sample: {join_names(missing)}. "
-        f"{means} are means over the other {len(numbers)} of {len(names)}."
+        f"Classes without a {predictions.stage} sample: {join_names(missing)}. {outputs.averages} "
+        f"are means over the other {count - len(missing)} of {count}."
     ]
 
 
@@ -91,6 +86,4 @@ def format_number(value: float | None) -> str:
         return f"{value:.4f}"
     if size < 1e-3:
         return f"{value:.3g}"
-    if size >= 1e4:
-        return f"{value:,.0f}"
-    return f"{value:#.4g}".removesuffix(".")
+    return f"{value:,.0f}" if size >= 1e4 else f"{value:#.4g}".removesuffix(".")

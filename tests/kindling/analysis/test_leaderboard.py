@@ -167,7 +167,7 @@ def test_seeds_become_one_row(logs: Path, capsys: pytest.CaptureFixture[str]) ->
         "seconds",
         "parameters",
     ]
-    line = capsys.readouterr().out.splitlines()[2]
+    line = capsys.readouterr().out.splitlines()[2].strip()
     assert re.split("  +", line) == [
         "digits/0 (3 seeds)",
         "0.3000 ± 0.2646",

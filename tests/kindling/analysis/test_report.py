@@ -219,7 +219,7 @@ def test_plots_follow_predictions(digits: Run, tmp_path: Path) -> None:
     predictions.columns["prediction"] = 9 - predictions.columns["prediction"]
     figures = digits.task.outputs.plot(predictions)
     before = digits.task.outputs.plot(Predictions.load(digits.path / "predictions" / "test.npz"))
-    from src.kindling.analysis.drawing import render
+    from tests.kindling.analysis.test_figures import render
 
     assert not np.array_equal(render(figures["confusion"]), render(before["confusion"]))
     (copy.path / "plots" / "curves.png").unlink()
