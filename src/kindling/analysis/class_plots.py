@@ -13,15 +13,8 @@ from scipy.stats import binomtest
 from sklearn import metrics
 from torchmetrics.functional.classification import binary_calibration_error
 
-from src.kindling.analysis.drawing import (
-    BLUE,
-    GREY,
-    create_panels,
-    draw_message,
-    format_table,
-    set_titles,
-    shorten_label,
-)
+from src.kindling.analysis import drawing
+from src.kindling.analysis.drawing import BLUE, GREY
 from src.kindling.analysis.predictions import Array
 
 CLASSES, CURVES, BARS = 20, 10, 40  # of one plot; its title says where these are not all
@@ -33,8 +26,8 @@ def plot_confusion(counts: Array, names: Sequence[str], unit: str = "samples") -
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     few, listed = len(names) <= CLASSES, len(names) > 12
     side = min(2.0 + 0.5 * max(4, len(names)), 10.0)
-    figure, (axis,) = create_panels(1, side + (3.4 if listed else 0.0), side)
-    labels = [shorten_label(name, 18) for name in names]
+    figure, (axis,) = drawing.create_panels(1, side + (3.4 if listed else 0.0), side)
+    labels = [drawing.shorten_label(name, 18) for name in names]
     style = {"norm": PowerNorm(0.5, 0, 1)}  # makes rare mistakes visible: 4 % as dark as a fifth
     display = metrics.ConfusionMatrixDisplay(shares, display_labels=labels)
     display.plot(
@@ -52,7 +45,9 @@ def plot_confusion(counts: Array, names: Sequence[str], unit: str = "samples") -
         text = _list_confusions(counts, shares, labels, unit)
         axis.text(1.02, 1, text, va="top", family="monospace", fontsize=7, transform=axis.transAxes)
     accuracy = np.trace(counts) / max(counts.sum(), 1)
-    set_titles(axis, f"Confusion: {accuracy:.1%} of {counts.sum():,} correct", "predicted", "true")
+    drawing.set_titles(
+        axis, f"Confusion: {accuracy:.1%} of {counts.sum():,} correct", "predicted", "true"
+    )
     return figure
 
 
@@ -64,7 +59,7 @@ def _list_confusions(counts: Array, shares: Array, labels: Sequence[str], unit: 
         "share": [f"{shares[pair]:.0%}" for pair in wrong.index],
         "true → predicted": [f"{labels[t]} → {labels[p]}" for t, p in wrong.index],
     }
-    return format_table(pd.DataFrame(columns)) if len(wrong) else ""
+    return drawing.format_table(pd.DataFrame(columns)) if len(wrong) else ""
 
 
 def plot_class_scores(target: Array, predicted: Array, names: Sequence[str]) -> Figure:
@@ -85,20 +80,20 @@ def plot_scores(
         unit: what `support` counts.
     """
     ranking = list(scores)[-1]
-    chosen, title = np.arange(len(names)), f"Classes ({unit})"
+    chosen, title = list(range(len(names))), f"Classes ({unit})"
     if len(names) > CLASSES:
-        chosen = np.lexsort((scores[ranking], support == 0))[:CLASSES]
+        chosen = np.lexsort((scores[ranking], support == 0))[:CLASSES].tolist()
         title = f"The lowest {ranking} of {len(names)} classes ({unit})"
-    labels = [f"{shorten_label(name)} ({n:,})" for name, n in zip(names, support, strict=True)]
-    figure, (axis,) = create_panels(1, 7.5, 1.2 + 0.45 * len(chosen))
-    table = pd.DataFrame(scores, index=labels).iloc[chosen]
+    labels = [f"{drawing.shorten_label(names[i])} ({support[i]:,})" for i in chosen]
+    figure, (axis,) = drawing.create_panels(1, 7.5, 1.2 + 0.45 * len(chosen))
+    table = pd.DataFrame(scores).iloc[chosen].set_axis(labels)
     table.plot.barh(ax=axis, xlim=(0, 1.08), width=0.8, legend=False)
     for bars in axis.containers:
         axis.bar_label(bars, fmt="%.3f", fontsize=7)  # type: ignore[arg-type]
     axis.invert_yaxis()
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    set_titles(axis, title)
-    figure.set_label(format_table(pd.DataFrame({"": names, unit: support, **scores})))
+    drawing.set_titles(axis, title)
+    figure.set_label(drawing.format_table(pd.DataFrame({"": names, unit: support, **scores})))
     return figure
 
 
@@ -112,7 +107,7 @@ def plot_roc_and_pr(target: Array, probability: Array, names: Sequence[str]) -> 
     finite = np.flatnonzero(np.isfinite(probability).all(axis=1))
     rows = np.random.default_rng(0).permutation(finite)[:RANKED]
     if not len(rows):
-        return draw_message("ROC: no finite probability")
+        return drawing.draw_message("ROC: no finite probability")
     part = f" ({len(rows):,} of {len(target):,} samples)" if len(rows) < len(target) else ""
     target, probability = target[rows], probability[rows]
     predicted = probability > 0.5 if target.ndim == 2 else probability.argmax(axis=1)
@@ -123,13 +118,12 @@ def plot_roc_and_pr(target: Array, probability: Array, names: Sequence[str]) -> 
         f1 = metrics.f1_score(target, predicted, labels=chosen, average=None, zero_division=0)
         chosen = np.lexsort((f1, support == 0))[:CURVES]
         worst = f" ({CURVES} of {len(names)} classes, lowest F1)"
-    figure, (roc, pr) = create_panels(2, 5.2, 4.6, across=2)
+    figure, (roc, pr) = drawing.create_panels(2, 5.2, 4.6, across=2)
     for i in chosen:
-        name, true, score = shorten_label(names[i]), truth[:, i], probability[:, i]
+        name, true, score = drawing.shorten_label(names[i]), truth[:, i], probability[:, i]
         if support[i] in (0, len(target)):
-            missing = f"none: {name} ({'all' if support[i] else 'no'} samples)"
-            roc.plot([], label=missing)
-            pr.plot([], label=missing)
+            for axis in (roc, pr):
+                axis.plot([], label=f"none: {name} ({'all' if support[i] else 'no'} samples)")
             continue
         x, y, _ = metrics.roc_curve(true, score)
         roc.plot(x, y, label=f"{metrics.auc(x, y):.3f}  {name}")
@@ -137,8 +131,8 @@ def plot_roc_and_pr(target: Array, probability: Array, names: Sequence[str]) -> 
         average = metrics.average_precision_score(true, score)
         pr.plot(recall, precision, label=f"{average:.3f}  {name}")
     roc.plot([0, 1], [0, 1], ":", color=GREY)
-    set_titles(roc, f"ROC{part}", "false positive rate", "true positive rate")
-    set_titles(pr, f"Precision and recall{worst}", "recall", "precision")
+    drawing.set_titles(roc, f"ROC{part}", "false positive rate", "true positive rate")
+    drawing.set_titles(pr, f"Precision and recall{worst}", "recall", "precision")
     roc.legend(title="AUC  class", fontsize=7, title_fontsize=8, loc="lower right")
     pr.legend(title="AP  class", fontsize=7, title_fontsize=8, loc="lower left")
     return figure
@@ -154,7 +148,7 @@ def plot_calibration(confidence: Array, correct: Array, meaning: str, bins: int 
     """
     rows = np.isfinite(confidence)
     if not rows.any():
-        return draw_message("Calibration: no finite probability")
+        return drawing.draw_message("Calibration: no finite probability")
     claimed, hit = confidence[rows].clip(0, 1), correct[rows].astype(np.int64)  # softmax rounds
     error = binary_calibration_error(torch.from_numpy(claimed), torch.from_numpy(hit), bins)
     edges = np.linspace(0, 1, bins + 1)
@@ -162,7 +156,7 @@ def plot_calibration(confidence: Array, correct: Array, meaning: str, bins: int 
         pd.cut(claimed, edges, include_lowest=True, labels=False)
     )
     n, k = groups.size(), groups["hit"].sum()
-    figure, (axis, below) = create_panels(2, 4.6, 4.4, across=2)
+    figure, (axis, below) = drawing.create_panels(2, 4.6, 4.4, across=2)
     axis.plot([0, 1], [0, 1], ":", color=GREY)
     axis.bar(edges[n.index], k / n, 1 / bins, align="edge", alpha=0.3, edgecolor="white")
     # Wilson's interval shows how little a bin of three samples means.
@@ -174,22 +168,22 @@ def plot_calibration(confidence: Array, correct: Array, meaning: str, bins: int 
     axis.legend(fontsize=7, loc="upper left")
     axis.set(xlim=(0, 1), ylim=(0, 1.02))
     part = "" if rows.all() else f" ({len(claimed):,} of {len(rows):,} samples)"
-    meaning = shorten_label(meaning, 40)
-    set_titles(axis, f"Calibration: ECE {error:.3f}{part}", meaning, "observed share")
+    meaning = drawing.shorten_label(meaning, 40)
+    drawing.set_titles(axis, f"Calibration: ECE {error:.3f}{part}", meaning, "observed share")
     below.hist(claimed, edges.tolist(), color=GREY, edgecolor="white")
     below.set(xlim=(0, 1))
-    set_titles(below, "Distribution of the probability", meaning, "samples")
+    drawing.set_titles(below, "Distribution of the probability", meaning, "samples")
     return figure
 
 
 def plot_counts(counts: Mapping[str, Array], names: Sequence[str], unit: str) -> Figure:
     """Plot the counts `(K,)` of each split as stacked bars, of the largest classes."""
-    labels = [shorten_label(name, 30) for name in names]
+    labels = [drawing.shorten_label(name, 30) for name in names]
     table = pd.DataFrame(counts, index=labels)
     table = table.iloc[np.argsort(-table.sum(axis=1), kind="stable")[:BARS]]
-    figure, (axis,) = create_panels(1, 7.5, 1.0 + 0.25 * len(table))
+    figure, (axis,) = drawing.create_panels(1, 7.5, 1.0 + 0.25 * len(table))
     table.plot.barh(ax=axis, stacked=True, width=0.8)
     axis.invert_yaxis()
     title = "Classes" if len(names) <= BARS else f"The {BARS} largest of {len(names)} classes"
-    set_titles(axis, title, unit)
+    drawing.set_titles(axis, title, unit)
     return figure

@@ -14,7 +14,6 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-SAMPLES = 16  # of a gallery
 BLUE, ORANGE, GREY = "tab:blue", "tab:orange", "0.6"
 # A figure's gid says how the report shows it: as text, or as photographs.
 TEXT, PHOTOS = "text", "photos"

@@ -11,15 +11,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from src.kindling.analysis.drawing import (
-    GREY,
-    PHOTOS,
-    create_panels,
-    draw_message,
-    draw_table,
-    format_table,
-    shorten_label,
-)
+from src.kindling.analysis import drawing
+from src.kindling.analysis.drawing import GREY, PHOTOS
 from src.kindling.data.masks import PALETTE, blend
 
 if TYPE_CHECKING:
@@ -44,7 +37,7 @@ def plot_samples(
         correct: whether a sample's captions are green or red; black where left out.
     """
     if not len(predictions):
-        return draw_message(f"{title}: none")
+        return drawing.draw_message(f"{title}: none")
     names = [predictions.name(row) for row in range(len(predictions))]
     spec = predictions.spec
     table = pd.DataFrame({"": names, **captions})
@@ -54,12 +47,12 @@ def plot_samples(
         if spec is not None and spec.columns and predictions.samples is not None:
             features = to_frame(spec.columns, predictions.inputs(slice(None))).iloc[:, :8]
             table = pd.concat([table, features], axis=1)
-        return draw_table(table, title)
+        return drawing.draw_table(table, title)
     lines = [[f"{heading} {text}" for text in texts] for heading, texts in captions.items()]
     colors = ["tab:green" if right else "tab:red" for right in correct]
-    x = predictions.inputs(slice(None))
-    figure = draw_images(x, list(zip(*lines, strict=True)), title, names=names, colors=colors)
-    figure.set_label(format_table(table))
+    x, rows = predictions.inputs(slice(None)), list(zip(*lines, strict=True))
+    figure = draw_images(x, rows, title, names=names, colors=colors)
+    figure.set_label(drawing.format_table(table))
     return figure
 
 
@@ -92,19 +85,19 @@ def draw_images(
     """
     images = scale_to_unit(x)
     height = 1.4 * images.shape[1] / images.shape[2] + 0.13 * len(captions[0]) + 0.4
-    figure, axes = create_panels(len(images), 1.5, height, across, head=0.3)
+    figure, axes = drawing.create_panels(len(images), 1.5, height, across, head=0.3)
     smooth = "nearest" if max(images.shape[1:3]) < 64 else "antialiased"
     for i, axis in enumerate(axes):
         axis.imshow(images[i], "gray", vmin=0, vmax=1, interpolation=smooth)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-        text = "\n".join(shorten_label(line, 24) for line in captions[i])
+        text = "\n".join(drawing.shorten_label(line, 24) for line in captions[i])
         axis.set_xlabel(text, fontsize=7, color=colors[i] if colors else "black")
         if names:
             folder, slash, name = names[i].rpartition("/")
-            above = [shorten_label(part, 24) for part in (folder + slash, name) if part]
+            above = [drawing.shorten_label(part, 24) for part in (folder + slash, name) if part]
             axis.set_title("\n".join(above), fontsize=7, color=GREY, pad=2)
-    figure.suptitle(shorten_label(title, 100), fontsize=10)
+    figure.suptitle(drawing.shorten_label(title, 100), fontsize=10)
     figure.set_gid(PHOTOS)
     return figure
 
@@ -126,7 +119,9 @@ def draw_masks(
     blended = torch.from_numpy(blend(pixels, masks, 0.7)).movedim(3, 1)
     figure = draw_images(blended, captions, title, across=across)
     present = [i for i in np.unique(masks).tolist() if 0 < i < len(classes)][:LEGEND]
-    patches = [Patch(color=PALETTE[i] / 255, label=shorten_label(classes[i])) for i in present]
+    patches = [
+        Patch(color=PALETTE[i] / 255, label=drawing.shorten_label(classes[i])) for i in present
+    ]
     if patches:
         figure.legend(handles=patches, loc="outside lower center", ncols=10, fontsize=7)
     return figure

@@ -10,14 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import mean_absolute_error, r2_score
 
-from src.kindling.analysis.drawing import (
-    BLUE,
-    GREY,
-    ORANGE,
-    create_panels,
-    set_titles,
-    shorten_label,
-)
+from src.kindling.analysis import drawing
+from src.kindling.analysis.drawing import BLUE, GREY, ORANGE
 from src.kindling.analysis.predictions import Array
 
 OUTPUTS = 6
@@ -37,13 +31,13 @@ def plot_values(
         truth, predicted, before: `(N, outputs)`; the last are the untrained net's predictions.
         names: of the outputs, of which the first six are drawn.
     """
-    figure, axes = create_panels(3 * len(names[:OUTPUTS]), 4.1, 3.9, across=3)
+    figure, axes = drawing.create_panels(3 * len(names[:OUTPUTS]), 4.1, 3.9, across=3)
     arrays = {"true": truth, "trained": predicted}
     if before is not None:
         arrays["untrained"] = before
     for output, name in enumerate(names[:OUTPUTS]):
         values = {label: array[:, output].astype(float) for label, array in arrays.items()}
-        _plot_output(axes[3 * output : 3 * output + 3], values, shorten_label(name, 40))
+        _plot_output(axes[3 * output : 3 * output + 3], values, drawing.shorten_label(name, 40))
     return figure
 
 
@@ -51,7 +45,7 @@ def _plot_output(axes: Sequence[Axes], values: Mapping[str, Array], name: str) -
     scatter, residuals, histogram = axes
     finite = np.isfinite(list(values.values())).all(axis=0)
     if not finite.any():
-        set_titles(scatter, f"{name}: nothing finite")
+        drawing.set_titles(scatter, f"{name}: nothing finite")
         return
     predicted = {label: array[finite] for label, array in values.items()}
     true = predicted.pop("true")
@@ -84,20 +78,21 @@ def _plot_output(axes: Sequence[Axes], values: Mapping[str, Array], name: str) -
         score += f"; untrained: MAE {np.abs(errors['untrained']).mean():.4g}"
     if not finite.all():
         score += f", {np.count_nonzero(~finite):,} not finite"
-    set_titles(scatter, score, f"true {name}", "predicted")
-    set_titles(residuals, "Errors, and the mean of each tenth", "predicted", "predicted - true")
+    drawing.set_titles(scatter, score, f"true {name}", "predicted")
+    title = "Errors, and the mean of each tenth"
+    drawing.set_titles(residuals, title, "predicted", "predicted - true")
     title = f"Errors: mean {error.mean():.4g}, std {error.std():.4g}"
-    set_titles(histogram, title, "predicted - true", "samples")
+    drawing.set_titles(histogram, title, "predicted - true", "samples")
 
 
 def plot_distributions(values: Mapping[str, Array], names: Sequence[str]) -> Figure:
     """Plot the distribution of each target in each split, values `(N, outputs)`."""
-    figure, axes = create_panels(len(names), 7.0, 3.2)
+    figure, axes = drawing.create_panels(len(names), 7.0, 3.2)
     for output, (axis, name) in enumerate(zip(axes, names, strict=True)):
         columns = {stage: split[:, output] for stage, split in values.items()}
         bins = np.histogram_bin_edges(np.concatenate(list(columns.values())), 30).tolist()
         for stage, column in columns.items():
             axis.hist(column, bins, density=True, histtype="step", linewidth=2, label=stage)
         axis.legend(fontsize=8)
-        set_titles(axis, "Target", shorten_label(name, 60), "density")
+        drawing.set_titles(axis, "Target", drawing.shorten_label(name, 60), "density")
     return figure

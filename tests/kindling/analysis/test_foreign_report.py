@@ -13,8 +13,7 @@ import pytest
 
 from src.kindling.analysis.plots import Plots
 from src.kindling.analysis.predictions import Predictions
-from src.kindling.analysis.report import report
-from src.kindling.analysis.report_notes import format_number
+from src.kindling.analysis.report import format_number, report
 from src.kindling.analysis.significance import bootstrap_mean
 from src.kindling.config.compose import compose
 from src.kindling.runs.run import Run

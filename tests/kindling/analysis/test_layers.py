@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from src.kindling.analysis.histograms import sample_weights
 from src.kindling.analysis.layers import (
     plot_gradients,
     plot_weights,
     summarize_layers,
 )
+from src.kindling.analysis.plots import sample_weights
 from src.kindling.data.spec import Spec
 from src.tasks.classification import Classification
 from tests.kindling.analysis.test_figures import changed, render, texts

@@ -42,6 +42,7 @@ class Outputs(Protocol):
             `{"kind": "threshold", "value": 0.5}` or `{"kind": "none"}`.
         counted: what a class is counted in.
         averages: test metrics that leave out classes without a sample.
+        gallery: number of samples in a gallery.
     """
 
     names: tuple[str, ...]
@@ -54,6 +55,7 @@ class Outputs(Protocol):
     decision: ClassVar[dict[str, Any]]
     counted: ClassVar[str] = "samples"
     averages: ClassVar[str] = ""
+    gallery: ClassVar[int] = 16
 
     @classmethod
     def of(cls, spec: Spec) -> Self:
@@ -110,16 +112,14 @@ class Outputs(Protocol):
 
     def plot_examples(self, predictions: Predictions, before: Predictions | None = None) -> Figure:
         """Plot some predictions, with those of the untrained net for the same samples."""
-        from src.kindling.analysis.drawing import SAMPLES
-
-        rows = spread(len(predictions), SAMPLES)
-        some = predictions.take(rows)
+        rows = spread(len(predictions), self.gallery)
         if before is None:
-            return self.plot_samples(some, "Examples")
-        before = before.take(rows)
-        old, new = (np.count_nonzero(find_right(part)) for part in (before, some))
-        title = f"Before and after training: {old} and {new} of {len(rows)} right"
-        return self.plot_samples(some, title, before)
+            return self.plot_samples(predictions.take(rows), "Examples")
+        parts = before.take(rows), predictions.take(rows)
+        old, new = (part["score"].mean() for part in parts)
+        name = self.score_name.replace("_", " ")
+        title = f"Before and after training: {name} {old:.2f} and {new:.2f}"
+        return self.plot_samples(parts[1], title, parts[0])
 
     def plot_samples(
         self, predictions: Predictions, title: str, before: Predictions | None = None

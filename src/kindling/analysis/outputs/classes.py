@@ -97,7 +97,7 @@ class Classes(Outputs):
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
         from sklearn.metrics import confusion_matrix
 
-        from src.kindling.analysis import class_plots, drawing
+        from src.kindling.analysis import class_plots
 
         if not len(predictions):
             return {}
@@ -106,8 +106,8 @@ class Classes(Outputs):
         probability, right = predictions["probability"], find_right(predictions)
         confidence = probability.max(axis=1)
         surest, unsure = (np.argsort(key, kind="stable") for key in (-confidence, confidence))
-        mistakes = predictions.take(surest[~right[surest]][: drawing.SAMPLES])
-        uncertain = predictions.take(unsure[: drawing.SAMPLES])
+        mistakes = predictions.take(surest[~right[surest]][: self.gallery])
+        uncertain = predictions.take(unsure[: self.gallery])
         claim = (confidence, right, "probability of the predicted class")
         if len(self.names) == 2:
             claim = (probability[:, 1], target == 1, f"probability of {self.names[1]}")
@@ -177,13 +177,13 @@ class Labels(Outputs):
         return table
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
-        from src.kindling.analysis import class_plots, drawing
+        from src.kindling.analysis import class_plots
 
         if not len(predictions):
             return {}
         target, probability = predictions["target"], predictions["probability"]
         worst = np.argsort(-np.abs(probability - target).max(axis=1), kind="stable")
-        wrong = worst[~find_right(predictions)[worst]][: drawing.SAMPLES]
+        wrong = worst[~find_right(predictions)[worst]][: self.gallery]
         claim = (probability.ravel(), target.ravel(), "probability of a label")
         return {
             "classes": class_plots.plot_class_scores(target, predictions["prediction"], self.names),

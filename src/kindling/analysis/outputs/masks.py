@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from src.kindling.analysis.outputs.base import Outputs
-from src.kindling.analysis.predictions import Predictions, spread
+from src.kindling.analysis.predictions import Predictions
 from src.kindling.data.masks import IGNORED, VOID
 from src.kindling.data.spec import TargetType
 from src.kindling.nn.metrics import confusions, overlaps
@@ -35,6 +35,7 @@ class Masks(Outputs):
     score_name: ClassVar[str] = "iou"
     decision: ClassVar[dict[str, Any]] = {"kind": "argmax"}
     counted: ClassVar[str] = "pixels"
+    gallery: ClassVar[int] = 8
 
     def __init__(
         self, names: Sequence[str], size: tuple[int, ...], counts: Sequence[int] = ()
@@ -81,7 +82,7 @@ class Masks(Outputs):
         return table
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
-        from src.kindling.analysis import class_plots, drawing
+        from src.kindling.analysis import class_plots
 
         if not len(predictions):
             return {}
@@ -96,20 +97,13 @@ class Masks(Outputs):
             "Dice": found["dice"].nan_to_num().numpy(),
         }
         support = counts.sum(axis=1)
-        worst = np.argsort(predictions["score"], kind="stable")[: drawing.SAMPLES // 2]
+        worst = np.argsort(predictions["score"], kind="stable")[: self.gallery]
         return {
             "confusion": class_plots.plot_confusion(counts, self.names, "pixels"),
             "overlap": class_plots.plot_scores(scores, support, self.names, "pixels"),
             "worst": self.plot_samples(predictions.take(worst), "Lowest IoU"),
             "examples": self.plot_examples(predictions),
         }
-
-    def plot_examples(self, predictions: Predictions, before: Predictions | None = None) -> Figure:
-        from src.kindling.analysis import drawing
-
-        rows = spread(len(predictions), drawing.SAMPLES // 2)
-        title = "Examples" if before is None else "Before and after training"
-        return self.plot_samples(predictions.take(rows), title, before and before.take(rows))
 
     def plot_samples(
         self, predictions: Predictions, title: str, before: Predictions | None = None

@@ -76,11 +76,11 @@ class Values(Outputs):
         return {name: columns["prediction"][:, i].numpy() for i, name in enumerate(names)}
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
-        from src.kindling.analysis import drawing, sample_plots
+        from src.kindling.analysis import sample_plots
 
         error = np.abs(predictions["prediction"] - predictions["target"])
         error = (error / np.array(self.std, np.float32)).max(axis=1)
-        worst = predictions.take(np.argsort(-error, kind="stable")[: drawing.SAMPLES])
+        worst = predictions.take(np.argsort(-error, kind="stable")[: self.gallery])
         worst.columns["error"] = worst["prediction"] - worst["target"]
         columns = {"true": "target", "predicted": "prediction", "error": "error"}
         captions = {heading: self.captions(worst, name) for heading, name in columns.items()}
