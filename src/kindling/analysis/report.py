@@ -45,6 +45,7 @@ def report(run: TrainedRun) -> Path:
     """
     from jinja2 import Environment
 
+    from src.kindling.analysis.history import describe_overfitting, read_metrics
     from src.kindling.analysis.predictions import Predictions
 
     saved = run.path / "predictions" / "test.npz"
@@ -54,17 +55,18 @@ def report(run: TrainedRun) -> Path:
     results = _results(run, metrics, predictions)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = format_number
-    path, folder = run.path / "report.html", shown(run.path)
+    path, meta = run.path / "report.html", read_optional(run, "meta.json")
+    curves = read_metrics(run.path / "metrics.csv")
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         name=f"{path.parent.parent.name}/{path.parent.name}",
-        meta=read_optional(run, "meta.json"),
-        commands=[
-            f"python -m src.evaluate {folder}",
-            f"python -m src.reproduce {folder}",
-            f"python -m src.train --resume {folder}",
-        ],
+        meta=meta,
+        folder=shown(run.path),
         results=results,
-        notes=[*describe_training(run), *list_unsplit(metrics), *list_missing_classes(predictions)],
+        best=_find_best(curves, meta),
+        limit=read_optional(run, "run.json").get("config", {}).get("trainer.max_epochs", "?"),
+        overfitting=describe_overfitting(curves),
+        unsplit={k: v for k, v in metrics.items() if not k.startswith(("val/", "test/"))},
+        notes=list_missing_classes(predictions),
         plots=list(_plots(run)),
         config=_config(run.config),
         data=_data(run),
@@ -98,9 +100,9 @@ def _results(
             intervals[name] = interval
     rows = []
     for name, value in test.items():
-        row = {"test": value, "interval": intervals.get(name), "baseline": baseline.get(name)}
-        val, marks = metrics.get(f"val/{name}"), _place_marks(row)
-        rows.append({"name": name, "val": val, "marks": marks, **row})
+        row = {"name": name, "test": value, "val": metrics.get(f"val/{name}")}
+        row |= {"interval": intervals.get(name), "baseline": baseline.get(name)}
+        rows.append({**row, "marks": _place_marks(row)})
     return rows
 
 
@@ -202,45 +204,14 @@ def read_optional(run: TrainedRun, name: str) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
-def describe_training(run: TrainedRun) -> list[str]:
-    """Sentences on how the training ended, its best epoch, and overfitting."""
-    from src.kindling.analysis.history import describe_overfitting, read_metrics
-
-    meta = read_optional(run, "meta.json")
-    state = meta.get("exit", "unknown")
-    sentences = {
-        "finished": "The training finished.",
-        "interrupted": f"It was interrupted by {meta.get('by', 'a signal')}.",
-        "running": "It is running, or its process is gone.",
-    }
-    notes = [sentences.get(state, f"It {state}."), *str(meta.get("error") or "").splitlines()]
-    table, monitor = (
-        read_metrics(run.path / "metrics.csv"),
-        canonical_name(meta.get("monitor") or ""),
-    )
-    if monitor in table and table[monitor].notna().any():
-        scores = table[monitor]
-        best = table.loc[scores.idxmin() if meta.get("mode") == "min" else scores.idxmax()]
-        limit = read_optional(run, "run.json").get("config", {}).get("trainer.max_epochs", "?")
-        epochs = meta.get("epochs", limit)
-        epochs = epochs if epochs == limit else f"{epochs} (at most {limit})"
-        notes.append(
-            f"The best {monitor}, {best[monitor]:.4g}, is of epoch {best['epoch'] + 1:.0f} of "
-            f"{epochs}; the result is measured with its weights."
-        )
-    if overfitting := describe_overfitting(table):
-        notes.append(overfitting[0].upper() + overfitting[1:] + ".")
-    return notes
-
-
-def list_unsplit(metrics: dict[str, Any]) -> list[str]:
-    """A sentence with the metrics whose names do not begin with a split."""
-    others = [
-        f"{name} {format_number(value)}"
-        for name, value in metrics.items()
-        if name.partition("/")[0] not in ("val", "test")
-    ]
-    return [f"Metrics without val or test in their names: {', '.join(others)}."] if others else []
+def _find_best(curves: Any, meta: dict[str, Any]) -> dict[str, Any] | None:
+    """The monitored metric's best value and its epoch, from 1; None if it was never logged."""
+    monitor = canonical_name(meta.get("monitor") or "")
+    if monitor not in curves or not curves[monitor].notna().any():
+        return None
+    scores = curves[monitor]
+    row = curves.loc[scores.idxmin() if meta.get("mode") == "min" else scores.idxmax()]
+    return {"monitor": monitor, "value": row[monitor], "epoch": int(row["epoch"]) + 1}
 
 
 def list_missing_classes(predictions: Predictions | None) -> list[str]:
