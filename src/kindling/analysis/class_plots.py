@@ -182,8 +182,9 @@ def plot_counts(counts: Mapping[str, Array], names: Sequence[str], unit: str) ->
     table = pd.DataFrame(counts, index=labels)
     table = table.iloc[np.argsort(-table.sum(axis=1), kind="stable")[:BARS]]
     figure, (axis,) = drawing.create_panels(1, 7.5, 1.0 + 0.25 * len(table))
-    table.plot.barh(ax=axis, stacked=True, width=0.8)
+    table.plot.barh(ax=axis, stacked=True, width=0.8, legend=False)
     axis.invert_yaxis()
+    figure.legend(loc="outside right upper", fontsize=8)
     title = "Classes" if len(names) <= BARS else f"The {BARS} largest of {len(names)} classes"
     drawing.set_titles(axis, title, unit)
     return figure
