@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassCalibrationError, MultilabelF1
 
 from src.kindling.analysis.bootstrap import bootstrap
 from src.kindling.analysis.predictions import predict
-from src.kindling.analysis.report_notes import format_number, list_missing_classes
+from src.kindling.analysis.report import format_number, list_missing_classes
 from src.kindling.config.errors import InputError
 from src.kindling.data.spec import Column, Spec
 from src.kindling.nn.metrics import RegressionScores

@@ -12,7 +12,6 @@ from sklearn import metrics as sk
 from torch import Tensor, nn
 
 from src.kindling.analysis.bootstrap import bootstrap
-from src.kindling.analysis.drawing import render
 from src.kindling.analysis.predictions import Predictions, predict
 from src.kindling.config.errors import InputError
 from src.kindling.data.spec import Spec
@@ -23,6 +22,7 @@ from src.kindling.training.build import build_data
 from src.nets.unet import UNet
 from src.tasks.segmentation import Segmentation
 from tests.conftest import FEW_SCENES, checked, mistakes, train
+from tests.kindling.analysis.test_figures import render
 
 SPEC = Spec(
     in_shape=(1, 6, 5),
@@ -199,21 +199,12 @@ def test_mask_plots(scenes: Run) -> None:
     perfect.columns["prediction"] = perfect["target"]
     drawn = render(scenes.task.outputs.plot(perfect)["examples"])  # type: ignore[operator]
     assert not np.array_equal(render(made["examples"]), drawn)
-    texts = [text.get_text() for text in made["examples"].axes[0].texts]
-    assert texts[:6] == [
-        predictions.name(0),
-        f"IoU {predictions['score'][0]:.2f}",
-        "",
-        "true",
-        "",
-        "predicted",
-    ]
+    texts = [axis.get_xlabel().strip() for axis in made["examples"].axes]
+    score = f"IoU {predictions['score'][0]:.2f}"
+    assert texts[:3] == [f"{predictions.name(0)}\n{score}", "true", "predicted"]
     before = scenes.task.outputs.plot_examples(predictions, perfect)  # type: ignore[operator]
-    assert [text.get_text() for text in before.axes[0].texts][3:8:2] == [
-        "true",
-        "untrained",
-        "predicted",
-    ]
+    texts = [axis.get_xlabel().strip() for axis in before.axes]
+    assert texts[1:4] == ["true", "untrained", "predicted"]
     assert scenes.task.outputs.plot(predictions.take([])) == {}  # type: ignore[operator]
 
 

@@ -1,8 +1,8 @@
 """Bootstrap intervals of a run's test metrics, and the metrics of its baseline.
 
 The resampling is our own where torchmetrics are computed: `scipy.stats.bootstrap` draws resamples
-of all n samples, one statistic at a time. Here all metrics share a resample, and its size is
-limited, without which a large test split takes minutes.
+of all n samples, one statistic at a time, and torchmetrics' `BootStrapper` keeps a copy of the
+metric for each resample.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torchmetrics import Metric, MetricCollection
 
-    from src.kindling.analysis.predictions import Array, Predictions
+    from src.kindling.analysis.predictions import Predictions
     from src.kindling.training.trained_run import TrainedRun
 
 RESAMPLES = 400
@@ -38,92 +38,68 @@ def bootstrap(
     Source: Bickel, Götze and van Zwet, Statistica Sinica 7, 1997.
     """
     import torch
+    from torchmetrics import Metric
 
-    if "target" not in predictions.columns:
-        return {}, {}
     task: Any = run.build_task()
-    if not hasattr(task, "outputs") or not hasattr(task, "test_meter"):
+    known = hasattr(task, "outputs") and hasattr(task, "test_meter")
+    if "target" not in predictions.columns or not known:
         return {}, {}
     outputs = torch.from_numpy(predictions[task.outputs.column])
     targets = torch.from_numpy(predictions["target"])
-    metrics = task.test_meter.metrics
-    _keep_local(metrics)
+    metrics: MetricCollection = task.test_meter.metrics
+    for module in metrics.modules():
+        if isinstance(module, Metric):  # only the first of several processes writes the report
+            module.distributed_available_fn = lambda: False
     constant = task.outputs.baseline().expand_as(outputs).contiguous()
     baseline = {name: float(value) for name, value in metrics(constant, targets).items()}
     metrics.reset()
+
     generator = torch.Generator().manual_seed(0)
     n = len(outputs)
+    ends = torch.tensor([0.025, 0.975]).double()
     intervals: dict[str, Interval] = {}
-    for resamples, limit, statistic in _plan(dict(metrics.items()), outputs, targets):
+    for statistic, limit, resamples in _plan(metrics, outputs, targets):
         whole, size = statistic(torch.arange(n)), min(n, limit)
         values: dict[str, list[Tensor]] = defaultdict(list)
         for _ in range(resamples):
             for name, value in statistic(torch.randint(n, (size,), generator=generator)).items():
                 values[name].append(value)
         for name, found in values.items():
-            ends = torch.stack(found).double().nanquantile(torch.tensor([0.025, 0.975]).double())
-            low, high = (whole[name] + (ends - whole[name]) * math.sqrt(size / n)).tolist()
-            if math.isfinite(low):  # NaN: no class, or no pixel, to measure
-                intervals[name] = (low, high)
+            quantiles = torch.stack(found).double().nanquantile(ends)
+            low, high = whole[name] + (quantiles - whole[name]) * math.sqrt(size / n)
+            if low.isfinite():  # NaN: no class, or no pixel, to measure
+                intervals[name] = (float(low), float(high))
     return intervals, baseline
 
 
-def bootstrap_mean(scores: Array) -> Interval | None:
-    """Compute the 95 % interval of the mean of the samples' scores `(N,)`; None below two."""
-    import numpy as np
-    from scipy import stats
-
-    if len(scores) < 2 or not np.isfinite(scores).all():
-        return None
-    found = stats.bootstrap(
-        (scores.astype(float),),
-        np.mean,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        batch=max(1, 2_000_000 // len(scores)),  # 30 MB at a time
-        rng=0,
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-def _keep_local(metrics: MetricCollection) -> None:
-    """Compute in this process alone: only the first of several writes the report."""
-    from torchmetrics import Metric
-
-    for module in metrics.modules():
-        if isinstance(module, Metric):
-            module.distributed_available_fn = lambda: False
-
-
 def _plan(
-    metrics: dict[str, Metric], outputs: Tensor, targets: Tensor
-) -> Iterator[tuple[int, int, Statistic]]:
-    """For groups of metrics: how many resamples, of how many samples at most, and their values."""
+    metrics: MetricCollection, outputs: Tensor, targets: Tensor
+) -> Iterator[tuple[Statistic, int, int]]:
+    """For groups of metrics: their values, and the samples at most and the number of resamples."""
+    from torchmetrics import Metric
     from torchmetrics.utilities import dim_zero_sum
 
-    few = outputs.ndim > 2 or len(outputs) <= RESAMPLES  # masks, or few samples
     counting, listing = {}, {}
     for name, metric in metrics.items():
-        modules: list[Any] = list(metric.modules())
-        defaults = [state for module in modules for state in module._defaults.values()]
-        reductions = list(metric._reductions.values())
-        if any(isinstance(state, list) for state in defaults):
+        parts = [part for part in metric.modules() if isinstance(part, Metric)]
+        states = [state for part in parts for state in part.metric_state.values()]
+        if any(isinstance(state, list) for state in states):
             listing[name] = metric
-        elif few and reductions and all(kind is dim_zero_sum for kind in reductions):
-            yield RESAMPLES, len(outputs), _from_sums(name, metric, outputs, targets)
+        elif outputs.ndim > 2 and {*metric._reductions.values()} == {dim_zero_sum}:
+            yield _from_sums(name, metric, outputs, targets), len(outputs), RESAMPLES
         else:
             counting[name] = metric
     if counting:
-        yield RESAMPLES, MAX_SAMPLES, _from_samples(counting, outputs, targets)
+        yield _from_samples(counting, outputs, targets), MAX_SAMPLES, RESAMPLES
     if listing:  # areas under curves keep every sample, and take ten times as long
-        yield RESAMPLES // 8, MAX_SAMPLES // 2, _from_samples(listing, outputs, targets)
+        yield _from_samples(listing, outputs, targets), MAX_SAMPLES // 2, RESAMPLES // 8
 
 
-def _from_samples(metrics: dict[str, Metric], outputs: Tensor, targets: Tensor) -> Statistic:
+def _from_samples(metrics: dict[str, Any], outputs: Tensor, targets: Tensor) -> Statistic:
     from torchmetrics import MetricCollection
 
     # Compute groups count true and false positives once for all metrics made of them.
-    collection = MetricCollection(metrics, compute_groups=True)  # type: ignore[arg-type]
+    collection = MetricCollection(metrics, compute_groups=True)
 
     def statistic(rows: Tensor) -> dict[str, Tensor]:
         collection.reset()
@@ -134,26 +110,21 @@ def _from_samples(metrics: dict[str, Metric], outputs: Tensor, targets: Tensor) 
 
 
 def _from_sums(name: str, metric: Metric, outputs: Tensor, targets: Tensor) -> Statistic:
-    """A metric whose states are sums: each sample is read once, and its states are weighted."""
+    """A metric of masks whose states are sums: each mask is read once, and its states are added."""
     import torch
 
-    states: dict[str, list[Tensor]] = {key: [] for key in metric._defaults}
+    states: dict[str, list[Tensor]] = defaultdict(list)
     for i in range(len(outputs)):
-        metric.update(outputs[i : i + 1], targets[i : i + 1])
-        for key, values in states.items():
-            values.append(getattr(metric, key).clone())
         metric.reset()
+        metric.update(outputs[i : i + 1], targets[i : i + 1])
+        for key, value in metric.metric_state.items():
+            states[key].append(torch.as_tensor(value).clone())
     stacked = {key: torch.stack(values) for key, values in states.items()}
-    flat = {key: values.reshape(len(values), -1).double() for key, values in stacked.items()}
+    metric.compute_with_cache = False
 
     def statistic(rows: Tensor) -> dict[str, Tensor]:
-        counts = torch.bincount(rows, minlength=len(outputs)).double()
-        sums = {
-            key: (counts @ values).reshape(stacked[key].shape[1:]).to(stacked[key].dtype)
-            for key, values in flat.items()
-        }
-        # Past `__setattr__`, which takes longer than all else here; `_computed` is a cached value.
-        vars(metric).update(sums, _update_count=1, _computed=None)
+        for key, values in stacked.items():
+            setattr(metric, key, values[rows].sum(dim=0))
         value = metric.compute()
         return value if isinstance(value, dict) else {name: value}
 

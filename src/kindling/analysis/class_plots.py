@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
@@ -12,70 +13,53 @@ from scipy.stats import binomtest
 from sklearn import metrics
 from torchmetrics.functional.classification import binary_calibration_error
 
-from src.kindling.analysis.drawing import (
-    BLUE,
-    GREY,
-    ORANGE,
-    create_panels,
-    draw_message,
-    format_table,
-    set_titles,
-    shorten_label,
-)
+from src.kindling.analysis import drawing
+from src.kindling.analysis.drawing import BLUE, GREY
 from src.kindling.analysis.predictions import Array
 
-CLASSES, CURVES = 20, 10  # of one plot; its title says where these are not all
+CLASSES, CURVES, BARS = 20, 10, 40  # of one plot; its title says where these are not all
 RANKED = 100_000  # rows of a ROC curve, drawn at random
 
 
-def plot_confusion(target: Array, predicted: Array, names: Sequence[str]) -> Figure:
-    """Plot how often each class was predicted as which; shades are shares of the true class."""
-    counts = metrics.confusion_matrix(target, predicted, labels=np.arange(len(names)))
-    return plot_confusion_counts(counts, names, "samples")
-
-
-def plot_confusion_counts(counts: Array, names: Sequence[str], unit: str) -> Figure:
-    """Plot counts `(classes, classes)` of samples or pixels, a row for each true class."""
-    count = len(names)
+def plot_confusion(counts: Array, names: Sequence[str], unit: str = "samples") -> Figure:
+    """Plot counts `(K, K)`, a row for each true class; shades are shares of the true class."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    step = -(-count // 100)
-    labels = [shorten_label(name, 18) for name in names[::step]]
-    side, longest, listed = min(max(0.5 * count, 2.4), 9.0), max(map(len, labels)), count > 12
-    size = min(9.0, 60 * side / len(labels))
-    margin, right = 0.6 + 0.009 * size * longest, 4.2 if listed else 0.8
-    figure, (axis,) = create_panels(1, side, side, left=margin, bottom=margin, right=right)
-    # The square root makes rare mistakes visible: 4 % are as dark as a fifth.
-    norm = PowerNorm(0.5, 0, 1)
-    axis.imshow(shares, cmap="Blues", norm=norm, aspect="auto", interpolation="nearest")
-    accuracy = np.trace(counts) / max(counts.sum(), 1)
-    title = f"Confusion: {accuracy:.1%} of {counts.sum():,} correct"
-    set_titles(axis, title, "predicted", "true", "left")
-    too_wide = longest * 0.0085 * size > side / len(labels)
-    axis.set_xticks(range(0, count, step), labels, rotation=90 if too_wide else 0, fontsize=size)
-    axis.set_yticks(range(0, count, step), labels, fontsize=size)
-    for t, p in np.argwhere(counts) if count <= CLASSES else ():
-        text = f"{counts[t, p]:,}" if listed else f"{counts[t, p]:,}\n{shares[t, p]:.0%}"
-        color = "white" if shares[t, p] > 0.3 else "black"
-        axis.text(p, t, text, ha="center", va="center", fontsize=7.5, color=color)
+    few, listed = len(names) <= CLASSES, len(names) > 12
+    side = min(2.0 + 0.5 * max(4, len(names)), 10.0)
+    figure, (axis,) = drawing.create_panels(1, side + (3.4 if listed else 0.0), side)
+    labels = [drawing.shorten_label(name, 18) for name in names]
+    style = {"norm": PowerNorm(0.5, 0, 1)}  # makes rare mistakes visible: 4 % as dark as a fifth
+    display = metrics.ConfusionMatrixDisplay(shares, display_labels=labels)
+    display.plot(
+        include_values=few, cmap="Blues", ax=axis, colorbar=False, im_kw=style, xticks_rotation=90
+    )
+    for (t, p), share in np.ndenumerate(shares if few else []):
+        text = f"{counts[t, p]:,}" if listed else f"{counts[t, p]:,}\n{share:.0%}"
+        color = "white" if share > 0.3 else "black"
+        display.text_[t, p].set(text=text if share else "", fontsize=7.5, color=color)
+    if not few:
+        step = -(-len(names) // 100)
+        axis.set_xticks(range(0, len(names), step), labels[::step], fontsize=6)
+        axis.set_yticks(range(0, len(names), step), labels[::step], fontsize=6)
     if listed:
-        text = _format_confusions(counts, shares, names, unit)
-        style = {"va": "top", "family": "monospace", "fontsize": 7.5}
-        axis.text(1.02, 1, text, style, transform=axis.transAxes)
+        text = _list_confusions(counts, shares, labels, unit)
+        axis.text(1.02, 1, text, va="top", family="monospace", fontsize=7, transform=axis.transAxes)
+    accuracy = np.trace(counts) / max(counts.sum(), 1)
+    drawing.set_titles(
+        axis, f"Confusion: {accuracy:.1%} of {counts.sum():,} correct", "predicted", "true"
+    )
     return figure
 
 
-def _format_confusions(counts: Array, shares: Array, names: Sequence[str], unit: str) -> str:
-    wrong = counts - np.diag(np.diag(counts))
-    largest = np.argsort(-wrong, axis=None, kind="stable")[:25]
-    pairs = [(t, p) for t, p in zip(*np.unravel_index(largest, wrong.shape), strict=True)]
-    pairs = [pair for pair in pairs if wrong[pair]]
-    short = [shorten_label(name, 14) for name in names]
+def _list_confusions(counts: Array, shares: Array, labels: Sequence[str], unit: str) -> str:
+    wrong = pd.DataFrame(counts - np.diag(np.diag(counts))).stack()
+    wrong = wrong[wrong > 0].nlargest(25)
     columns = {
-        unit: [f"{wrong[pair]:,}" for pair in pairs],
-        "share": [f"{shares[pair]:.0%}" for pair in pairs],
-        "true → predicted": [f"{short[t]} → {short[p]}" for t, p in pairs],
+        unit: list(wrong),
+        "share": [f"{shares[pair]:.0%}" for pair in wrong.index],
+        "true → predicted": [f"{labels[t]} → {labels[p]}" for t, p in wrong.index],
     }
-    return format_table(columns)
+    return drawing.format_table(pd.DataFrame(columns)) if len(wrong) else ""
 
 
 def plot_class_scores(target: Array, predicted: Array, names: Sequence[str]) -> Figure:
@@ -83,48 +67,33 @@ def plot_class_scores(target: Array, predicted: Array, names: Sequence[str]) -> 
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         target, predicted, labels=np.arange(len(names)), zero_division=0
     )
-    scores = {"precision": precision, "recall": recall, "F1": f1}
-    return plot_scores(scores, support, names, "samples")
+    return plot_scores({"precision": precision, "recall": recall, "F1": f1}, support, names)
 
 
 def plot_scores(
-    scores: Mapping[str, Array], support: Array, names: Sequence[str], unit: str
+    scores: Mapping[str, Array], support: Array, names: Sequence[str], unit: str = "samples"
 ) -> Figure:
-    """Plot up to three scores `(classes,)` from 0 to 1, by name; the last one selects the worst.
+    """Plot scores `(K,)` from 0 to 1, by name; of many classes, those whose last score is lowest.
 
     Args:
         support: number of samples or pixels of each class.
         unit: what `support` counts.
     """
     ranking = list(scores)[-1]
-    chosen = list(range(len(names)))
-    title = f"Classes ({unit})"
+    chosen, title = list(range(len(names))), f"Classes ({unit})"
     if len(names) > CLASSES:
         chosen = np.lexsort((scores[ranking], support == 0))[:CLASSES].tolist()
         title = f"The lowest {ranking} of {len(names)} classes ({unit})"
-    labels = [f"{shorten_label(names[i])} ({support[i]:,})" for i in chosen]
-    left, right = 0.4 + 0.075 * max(map(len, labels)), 0.3 + 0.6 * len(scores)
-    height = 0.3 + 0.27 * len(chosen)
-    figure, (axis,) = create_panels(1, 3.6, height, left=left, top=0.6, right=right)
-    rows = range(len(chosen))
-    styles = (("<", BLUE), (">", ORANGE), ("|", "black"))[-len(scores) :]
-    columns = {"": list(names), unit: [f"{n:,}" for n in support]}
-    for place, ((name, values), (marker, color)) in enumerate(
-        zip(scores.items(), styles, strict=True)
-    ):
-        axis.scatter(values[chosen], rows, marker=marker, color=color, label=name, s=45, zorder=2)
-        columns[name] = [f"{value:.3f}" for value in values]
-        style = {"ha": "right", "va": "center", "fontsize": 8, "color": color}
-        for row, text in enumerate([name, *(columns[name][i] for i in chosen)], start=-1):
-            at = axis.get_yaxis_transform()
-            axis.text(1.18 + 0.165 * place, row, text, style, transform=at)
-    axis.hlines(rows, 0, scores[ranking][chosen], color="0.88", linewidth=5, zorder=1)
-    axis.set_yticks(rows, labels)
-    axis.set(xlim=(-0.02, 1.02), ylim=(len(chosen) - 0.4, -0.6))
-    anchor = (-0.03, 0.98)
-    axis.legend(loc="lower left", bbox_to_anchor=anchor, ncols=3, frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=10)
-    figure.set_label(format_table(columns))
+    labels = [f"{drawing.shorten_label(names[i])} ({support[i]:,})" for i in chosen]
+    figure, (axis,) = drawing.create_panels(1, 7.5, 1.2 + 0.45 * len(chosen))
+    table = pd.DataFrame(scores).iloc[chosen].set_axis(labels)
+    table.plot.barh(ax=axis, xlim=(0, 1.08), width=0.8, legend=False)
+    for bars in axis.containers:
+        axis.bar_label(bars, fmt="%.3f", fontsize=7)  # type: ignore[arg-type]
+    axis.invert_yaxis()
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    drawing.set_titles(axis, title)
+    figure.set_label(drawing.format_table(pd.DataFrame({"": names, unit: support, **scores})))
     return figure
 
 
@@ -132,31 +101,29 @@ def plot_roc_and_pr(target: Array, probability: Array, names: Sequence[str]) -> 
     """Plot ROC and precision-recall curves of each class, or of the second of two classes.
 
     Args:
-        target: class numbers `(N,)`, or labels, 0 or 1, `(N, classes)`.
-        probability: `(N, classes)`.
+        target: class numbers `(N,)`, or labels, 0 or 1, `(N, K)`.
+        probability: `(N, K)`.
     """
     finite = np.flatnonzero(np.isfinite(probability).all(axis=1))
     rows = np.random.default_rng(0).permutation(finite)[:RANKED]
     if not len(rows):
-        return draw_message("ROC: no finite probability")
+        return drawing.draw_message("ROC: no finite probability")
     part = f" ({len(rows):,} of {len(target):,} samples)" if len(rows) < len(target) else ""
     target, probability = target[rows], probability[rows]
+    predicted = probability > 0.5 if target.ndim == 2 else probability.argmax(axis=1)
     truth = target == 1 if target.ndim == 2 else target[:, None] == np.arange(len(names))
-    support = truth.sum(axis=0)
-    chosen = [1] if len(names) == 2 and target.ndim == 1 else list(range(len(names)))
-    worst = ""
+    support, worst = truth.sum(axis=0), ""
+    chosen = np.arange(len(names))[len(names) == 2 and target.ndim == 1 :]
     if len(names) > CURVES:
-        predicted = probability > 0.5 if target.ndim == 2 else probability.argmax(axis=1)
         f1 = metrics.f1_score(target, predicted, labels=chosen, average=None, zero_division=0)
-        chosen = np.lexsort((f1, support == 0))[:CURVES].tolist()
+        chosen = np.lexsort((f1, support == 0))[:CURVES]
         worst = f" ({CURVES} of {len(names)} classes, lowest F1)"
-    figure, (roc, pr) = create_panels(2, 4.4, 3.8, across=2)
+    figure, (roc, pr) = drawing.create_panels(2, 5.2, 4.6, across=2)
     for i in chosen:
-        name, true, score = shorten_label(names[i]), truth[:, i], probability[:, i]
+        name, true, score = drawing.shorten_label(names[i]), truth[:, i], probability[:, i]
         if support[i] in (0, len(target)):
-            missing = f"none: {name} ({'all' if support[i] else 'no'} samples)"
-            roc.plot([], label=missing)
-            pr.plot([], label=missing)
+            for axis in (roc, pr):
+                axis.plot([], label=f"none: {name} ({'all' if support[i] else 'no'} samples)")
             continue
         x, y, _ = metrics.roc_curve(true, score)
         roc.plot(x, y, label=f"{metrics.auc(x, y):.3f}  {name}")
@@ -164,10 +131,8 @@ def plot_roc_and_pr(target: Array, probability: Array, names: Sequence[str]) -> 
         average = metrics.average_precision_score(true, score)
         pr.plot(recall, precision, label=f"{average:.3f}  {name}")
     roc.plot([0, 1], [0, 1], ":", color=GREY)
-    set_titles(roc, f"ROC{part}", "false positive rate", "true positive rate")
-    set_titles(pr, f"Precision and recall{worst}", "recall", "precision")
-    for axis in (roc, pr):
-        axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+    drawing.set_titles(roc, f"ROC{part}", "false positive rate", "true positive rate")
+    drawing.set_titles(pr, f"Precision and recall{worst}", "recall", "precision")
     roc.legend(title="AUC  class", fontsize=7, title_fontsize=8, loc="lower right")
     pr.legend(title="AP  class", fontsize=7, title_fontsize=8, loc="lower left")
     return figure
@@ -183,30 +148,43 @@ def plot_calibration(confidence: Array, correct: Array, meaning: str, bins: int 
     """
     rows = np.isfinite(confidence)
     if not rows.any():
-        return draw_message("Calibration: no finite probability")
+        return drawing.draw_message("Calibration: no finite probability")
     claimed, hit = confidence[rows].clip(0, 1), correct[rows].astype(np.int64)  # softmax rounds
     error = binary_calibration_error(torch.from_numpy(claimed), torch.from_numpy(hit), bins)
     edges = np.linspace(0, 1, bins + 1)
-    counts, hits, sums = (
-        np.histogram(claimed, edges, weights=weights)[0] for weights in (None, hit, claimed)
+    groups = pd.DataFrame({"mean": claimed, "hit": hit}).groupby(
+        pd.cut(claimed, edges, include_lowest=True, labels=False)
     )
-    filled = counts > 0
-    n, share = counts[filled], hits[filled] / counts[filled]
-    figure, (axis, below) = create_panels(2, 3.8, 3.8, across=2)
+    n, k = groups.size(), groups["hit"].sum()
+    figure, (axis, below) = drawing.create_panels(2, 4.6, 4.4, across=2)
     axis.plot([0, 1], [0, 1], ":", color=GREY)
-    axis.bar(edges[:-1][filled], share, 1 / bins, align="edge", alpha=0.3, edgecolor="white")
+    axis.bar(edges[n.index], k / n, 1 / bins, align="edge", alpha=0.3, edgecolor="white")
     # Wilson's interval shows how little a bin of three samples means.
-    tests = [binomtest(int(k), int(m)) for k, m in zip(hits[filled], n, strict=True)]
+    tests = [binomtest(some, whole) for some, whole in zip(k, n, strict=True)]
     low, high = np.array([test.proportion_ci(method="wilson") for test in tests]).T
-    reach = np.maximum([share - low, high - share], 0)
-    means, interval = sums[filled] / n, "95 % confidence interval"
-    axis.errorbar(means, share, reach, fmt="o", markersize=4, color=BLUE, label=interval)
+    reach = np.maximum([k / n - low, high - k / n], 0)
+    means, label = groups["mean"].mean(), "95 % confidence interval"
+    axis.errorbar(means, k / n, reach, fmt="o", markersize=4, color=BLUE, label=label)
     axis.legend(fontsize=7, loc="upper left")
     axis.set(xlim=(0, 1), ylim=(0, 1.02))
     part = "" if rows.all() else f" ({len(claimed):,} of {len(rows):,} samples)"
-    label = shorten_label(meaning, 40)
-    set_titles(axis, f"Calibration: ECE {error:.3f}{part}", label, "observed share")
-    below.bar(edges[:-1], counts, 1 / bins, align="edge", color=GREY, edgecolor="white")
+    meaning = drawing.shorten_label(meaning, 40)
+    drawing.set_titles(axis, f"Calibration: ECE {error:.3f}{part}", meaning, "observed share")
+    below.hist(claimed, edges.tolist(), color=GREY, edgecolor="white")
     below.set(xlim=(0, 1))
-    set_titles(below, "Distribution of the probability", label, "samples")
+    drawing.set_titles(below, "Distribution of the probability", meaning, "samples")
+    return figure
+
+
+def plot_counts(counts: Mapping[str, Array], names: Sequence[str], unit: str) -> Figure:
+    """Plot the counts `(K,)` of each split as stacked bars, of the largest classes."""
+    labels = [drawing.shorten_label(name, 30) for name in names]
+    table = pd.DataFrame(counts, index=labels)
+    table = table.iloc[np.argsort(-table.sum(axis=1), kind="stable")[:BARS]]
+    figure, (axis,) = drawing.create_panels(1, 7.5, 1.0 + 0.25 * len(table))
+    table.plot.barh(ax=axis, stacked=True, width=0.8, legend=False)
+    axis.invert_yaxis()
+    figure.legend(loc="outside right upper", fontsize=8)
+    title = "Classes" if len(names) <= BARS else f"The {BARS} largest of {len(names)} classes"
+    drawing.set_titles(axis, title, unit)
     return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def read_metrics(path: Path) -> pd.DataFrame:
     """Read a metrics.csv under canonical names; the column `at` is a row's position in epochs.
 
-    Damaged lines are skipped; a missing file gives an empty table.
+    Damaged lines are skipped, and infinite values are NaN; a missing file gives an empty table.
     """
     try:
         table = pd.read_csv(path, on_bad_lines="skip", encoding_errors="replace")
     except (FileNotFoundError, pd.errors.EmptyDataError, pd.errors.ParserError):
         return pd.DataFrame()
     table = table.apply(pd.to_numeric, errors="coerce").rename(columns=canonical_name)
-    table = table.loc[:, ~table.columns.duplicated()]
+    table = table.loc[:, ~table.columns.duplicated()].replace([np.inf, -np.inf], np.nan)
     if not {"epoch", "step"} <= set(table):
         return pd.DataFrame()
     table = table.dropna(subset=["epoch", "step"])
@@ -42,18 +42,16 @@ def plot_curves(path: Path, monitor: str, mode: Literal["min", "max"]) -> Figure
     from src.kindling.analysis import drawing
 
     table, monitor = read_metrics(path), canonical_name(monitor)
+    logged = [name for name in table if name not in ("epoch", "step", "at")]
     names = {
-        name.removeprefix("train/").removeprefix("val/").removeprefix("batch_") for name in table
+        name.removeprefix("train/").removeprefix("val/").removeprefix("batch_")
+        for name in logged
+        if not name.startswith("test/")
     }
-    names -= {"epoch", "step", "at"} | {name for name in names if name.startswith("test/")}
     order = sorted(names, key=lambda name: (name != "loss", name.startswith("lr"), name))
     if not order or not len(table):
         return drawing.draw_message("Curves: nothing was logged")
-    best = None
-    if monitor in table and table[monitor].notna().any():
-        scores = table[monitor].replace([np.inf, -np.inf], np.nan)
-        best = table["at"][scores.idxmin() if mode == "min" else scores.idxmax()]
-    figure, axes = drawing.create_panels(len(order), 3.4, 2.0, across=3, head=0.3)
+    figure, axes = drawing.create_panels(len(order), 4.2, 2.7, across=3, head=0.3)
     for axis, name in zip(axes, order, strict=True):
         _draw_line(axis, table, f"train/batch_{name}", "0.85", "batch", marker="")
         _draw_line(axis, table, f"train/{name}", drawing.BLUE, "training")
@@ -61,8 +59,10 @@ def plot_curves(path: Path, monitor: str, mode: Literal["min", "max"]) -> Figure
         _draw_line(axis, table, name, drawing.GREY, name)
         values = np.concatenate([np.ones(0), *(line.get_ydata() for line in axis.lines)])
         if name == "loss" and len(values) and values.max() > 30 * values.min() > 0:
-            drawing.set_log_scale(axis)
-        if best is not None:
+            axis.set_yscale("log")
+        if monitor in table and table[monitor].notna().any():
+            scores = table[monitor]
+            best = table["at"][scores.idxmin() if mode == "min" else scores.idxmax()]
             label = f"best: epoch {best:.4g}"
             axis.axvline(best, color="tab:green", linestyle="--", linewidth=1, label=label)
         axis.set_xlim(table["at"].min() - 0.1, table["at"].max() + 0.1)
@@ -70,7 +70,7 @@ def plot_curves(path: Path, monitor: str, mode: Literal["min", "max"]) -> Figure
         drawing.set_titles(axis, name, "epoch" if axis in axes[-3:] else "")
     if axes[0].lines:
         axes[0].legend(fontsize=7)
-    figure.suptitle(describe_overfitting(path) or "", color="tab:red", fontsize=11)
+    figure.suptitle(describe_overfitting(table) or "", color="tab:red", fontsize=11)
     return figure
 
 
@@ -84,67 +84,57 @@ def compare_curves(runs: Mapping[str, Sequence[Path]], metrics: Iterable[str]) -
     from src.kindling.analysis import drawing
 
     tables = {
-        name: [read_metrics(path / "metrics.csv") for path in paths] for name, paths in runs.items()
+        name: [read_metrics(path / "metrics.csv").dropna(axis=1, how="all") for path in paths]
+        for name, paths in runs.items()
     }
-    known = {
-        name
-        for parts in tables.values()
-        for table in parts
-        for name in table.dropna(axis=1, how="all")
-    }
+    known = {name for parts in tables.values() for table in parts for name in table}
     names = [name for name in metrics if name in known]
     if not names:
         return None
-    head = 0.2 + 0.17 * len(runs)
-    figure, axes = drawing.create_panels(len(names), 3.6, 2.4, across=len(names), head=head)
+    figure, axes = drawing.create_panels(len(names), 4.4, 3.2, len(names), head=0.17 * len(runs))
     for axis, metric in zip(axes, names, strict=True):
         for i, (row, parts) in enumerate(tables.items()):
-            label = drawing.shorten_label(row, 60)
             for table in parts:
-                _draw_line(axis, table, metric, f"C{i}", label)
+                _draw_line(axis, table, metric, f"C{i}", drawing.shorten_label(row, 60))
         axis.locator_params(axis="x", integer=True)
         drawing.set_titles(axis, drawing.shorten_label(metric, 40), "epoch")
     lines = {str(line.get_label()): line for axis in axes for line in axis.lines}
-    figure.legend([*lines.values()], [*lines], loc="upper left", fontsize=8, frameon=False)
+    figure.legend([*lines.values()], [*lines], loc="outside upper left", fontsize=8, frameon=False)
     return figure
 
 
 def _draw_line(
     axis: Axes, table: pd.DataFrame, column: str, color: str, label: str, marker: str = "."
 ) -> None:
-    if column not in table:
-        return
-    finite = table[np.isfinite(table[column])]
-    if len(finite):
-        marker = marker if len(finite) < 30 else ""
-        axis.plot(finite["at"], finite[column], color=color, marker=marker, label=label)
+    if column in table and len(known := table.dropna(subset=[column])):
+        marker = marker if len(known) < 30 else ""
+        axis.plot(known["at"], known[column], color=color, marker=marker, label=label)
 
 
-def describe_overfitting(path: Path) -> str | None:
+def describe_overfitting(table: pd.DataFrame) -> str | None:
     """Say from which epoch on the validation loss rose while the training loss fell, if it did.
 
     Both must be trends by Kendall's tau over at least six validations, and the rise must exceed
     the noise.
+
+    Args:
+        table: of `read_metrics`.
     """
     from scipy.stats import kendalltau
 
-    table = read_metrics(path)
     if not {"train/loss", "val/loss"} <= set(table):
         return None
-    losses: Any = table[["train/loss", "val/loss", "at"]].replace([np.inf, -np.inf], np.nan)
-    train, val, at = losses.dropna().to_numpy().T
+    losses = table[["train/loss", "val/loss", "at"]].dropna()
+    window = 2 * (len(losses) // 20 + 1) + 1
+    smooth = losses["val/loss"].rolling(window, center=True, min_periods=1).median().to_numpy()
+    lowest = int(smooth.argmin()) if len(smooth) else 0
+    train, val, at = losses.to_numpy()[lowest:].T
     if len(val) < 6:
         return None
-    window = 2 * (len(val) // 20 + 1) + 1
-    smooth = pd.Series(val).rolling(window, center=True, min_periods=1).median().to_numpy()
-    lowest = int(smooth.argmin())
-    since = val[lowest:]
-    if len(since) < 6:
-        return None
-    noise = float(np.median(np.abs(np.diff(val))))
-    rise = float(np.median(since[-(len(since) // 4 + 1) :]) - smooth[lowest])
-    up, down = (kendalltau(range(len(since)), values) for values in (since, train[lowest:]))
+    noise = float(losses["val/loss"].diff().abs().median())
+    rise = float(np.median(val[-(len(val) // 4 + 1) :]) - smooth[lowest])
+    up, down = kendalltau(range(len(val)), val), kendalltau(range(len(val)), train)
     trends = up.statistic > 0 > down.statistic and up.pvalue < 0.01 and down.pvalue < 0.05
     if not trends or rise < max(2 * noise, 0.02 * abs(smooth[lowest])):
         return None
-    return f"validation loss rose from epoch {at[lowest] + 1:.0f} on, while training loss fell"
+    return f"validation loss rose from epoch {at[0] + 1:.0f} on, while training loss fell"

@@ -6,20 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from matplotlib.figure import Figure
 
-from src.kindling.analysis.drawing import (
-    BLUE,
-    create_panels,
-    draw_message,
-    set_log_scale,
-    set_titles,
-    shorten_label,
-)
+from src.kindling.analysis import drawing
 from src.kindling.analysis.predictions import Array, eager, spread
 from src.kindling.data.preprocess import net_shape
 
@@ -29,7 +23,7 @@ if TYPE_CHECKING:
 LAYERS = 12  # of the weights' plot
 
 
-def summarize_layers(task: LightningModule, spec: Spec | None) -> dict[str, list[str]]:
+def summarize_layers(task: LightningModule, spec: Spec | None) -> pd.DataFrame:
     """List kind, output shape, parameters and FLOPs of each layer for one sample, and the sums.
 
     A multiply-add counts as two FLOPs.
@@ -41,42 +35,35 @@ def summarize_layers(task: LightningModule, spec: Spec | None) -> dict[str, list
     with eager(task):
         summary = ModelSummary(task, max_depth=-1)
     task.example_input_array = own
-    names, kinds, sizes = summary.layer_names, summary.layer_types, summary.out_sizes
-    containers = {name.rpartition(".")[0] for name in names}
-    rows = []
-    for name, kind, size, parameters in zip(names, kinds, sizes, summary.param_nums, strict=True):
-        if name not in containers and (parameters or size != "?"):
-            flops = sum(summary.flop_counts[name].values())
-            rows.append((name, kind, " x ".join(map(str, size[1:])) or "?", parameters, flops))
-    rows.append(("all", "", "", sum(row[3] for row in rows), sum(row[4] for row in rows)))
-    texts = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows]
-    headings = ("layer", "kind", "output", "parameters", "FLOPs")
-    return {heading: list(c) for heading, c in zip(headings, zip(*texts, strict=True), strict=True)}
-
-
-def sample_weights(task: LightningModule, most: int = 20_000) -> dict[str, Array]:
-    """Return evenly spaced values of each weight; biases and norms are left out."""
-    sampled = {}
-    for name, parameter in task.named_parameters():
-        if parameter.ndim > 1 and parameter.numel():
-            values = parameter.detach().flatten()[:: -(-parameter.numel() // most)]
-            sampled[name] = values.float().cpu().numpy().copy()
-    return sampled
+    names = summary.layer_names
+    columns = {
+        "layer": names,
+        "kind": summary.layer_types,
+        "output": [" x ".join(map(str, size[1:])) or "?" for size in summary.out_sizes],
+        "parameters": summary.param_nums,
+        "FLOPs": [sum(summary.flop_counts[name].values()) for name in names],
+    }
+    table = pd.DataFrame(columns)
+    is_container = table["layer"].isin({name.rpartition(".")[0] for name in names})
+    table = table[~is_container & ((table["parameters"] > 0) | (table["output"] != "?"))]
+    sums = table[["parameters", "FLOPs"]].sum()
+    total = pd.DataFrame({"layer": ["all"], "kind": "", "output": "", **sums})
+    return pd.concat([table, total], ignore_index=True)
 
 
 def plot_weights(after: Mapping[str, Array], before: Mapping[str, Array]) -> Figure:
     """Plot each layer's weights after and before training; both come from `sample_weights`."""
     names = [list(after)[i] for i in spread(len(after), LAYERS)]
     if not names:
-        return draw_message("Weights: the net has none")
-    figure, axes = create_panels(len(names), 2.6, 1.6, across=4, left=0.2, bottom=0.35, head=0.3)
+        return drawing.draw_message("Weights: the net has none")
+    figure, axes = drawing.create_panels(len(names), 2.8, 2.2, across=4, head=0.3)
     for axis, name in zip(axes, names, strict=True):
         now, past = after[name], before.get(name, np.empty(0))
         now, past = now[np.isfinite(now)], past[np.isfinite(past)]
         bins = np.histogram_bin_edges(np.concatenate([now, past]), 40).tolist()
-        axis.hist(past, bins, histtype="stepfilled", color="0.8", label="untrained")
-        axis.hist(now, bins, histtype="step", color=BLUE, label="trained")
-        set_titles(axis, _shorten_layer(name))
+        axis.hist(past, bins, histtype="stepfilled", color="0.8")
+        axis.hist(now, bins, histtype="step", color=drawing.BLUE)
+        drawing.set_titles(axis, _shorten_layer(name))
         axis.set_yticks([])
     part = f" ({len(names)} of {len(after)} layers)" if len(names) < len(after) else ""
     colors = ": grey untrained, blue trained" if before else ""
@@ -92,21 +79,22 @@ def plot_gradients(norms: Mapping[int, Mapping[str, Array]]) -> Figure:
     """
     names = [*next(iter(norms.values()), {})]
     if not names:
-        return draw_message("Gradients: none was recorded")
-    figure, (axis,) = create_panels(1, 6.0, 3.2, right=2.6)
-    epochs = [epoch + 1 for epoch in norms]
+        return drawing.draw_message("Gradients: none was recorded")
+    figure, (axis,) = drawing.create_panels(1, 9.0, 4.0)
+    epochs, lowest = [epoch + 1 for epoch in norms], np.inf
     for name in names:
-        quantiles = [np.quantile(layers[name], (0.05, 0.5, 0.95)) for layers in norms.values()]
-        low, median, high = np.array(quantiles).T
+        quantiles = [np.quantile(layers[name], (0, 0.05, 0.5, 0.95)) for layers in norms.values()]
+        least, low, median, high = np.transpose(quantiles)
+        lowest = min(lowest, *least)
         (line,) = axis.plot(epochs, median, ".-", label=_shorten_layer(name))
         axis.fill_between(epochs, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
-    if all((values > 0).all() for layers in norms.values() for values in layers.values()):
-        set_log_scale(axis)
+    axis.set_yscale("log" if lowest > 0 else "linear")
     axis.locator_params(axis="x", integer=True)
-    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
-    set_titles(axis, "Gradient norms: median and 90 % of an epoch's steps", "epoch", "norm")
+    figure.legend(fontsize=7, loc="outside right upper", frameon=False)
+    title = "Gradient norms: median and 90 % of an epoch's steps"
+    drawing.set_titles(axis, title, "epoch", "norm")
     return figure
 
 
 def _shorten_layer(name: str) -> str:
-    return shorten_label(name.removeprefix("net."), 32)
+    return drawing.shorten_label(name.removeprefix("net."), 32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,13 +49,11 @@ class Row:
     def name(self) -> str:
         """`<config>/<time>`, `<config>/<study>` for its runs, or the path of a run elsewhere."""
         path, logs = self.paths[0], run_module.LOGS.resolve()
-        folders = {path.parent for path in self.paths}
-        if self.std and path.parent.parent.parent == logs and len(folders) == 1:
+        if self.std and path.parents[2] == logs and len({p.parent for p in self.paths}) == 1:
             path = path.parent  # a study
         name = path.relative_to(logs).as_posix() if path.is_relative_to(logs) else shown(path)
-        if self.std:
-            name += f" ({len(self.paths)} {'folds' if self.config.get(FOLD) else 'seeds'})"
-        return name
+        repeats = f" ({len(self.paths)} {'folds' if self.config.get(FOLD) else 'seeds'})"
+        return name + repeats if self.std else name
 
     @property
     def monitor(self) -> str:
@@ -72,11 +71,12 @@ class Row:
         number = self.numbers.get(column)
         if number is None:
             return "-"
-        if column in COSTS:
-            return f"{number:,.0f}" if column == "parameters" else f"{number:.1f}"
         digits = ".4f" if number == 0 or abs(number) >= 1e-3 else ".3g"
-        spread = f" ± {self.std[column]:{digits}}" if column in self.std else ""
-        return f"{number:{digits}}{spread}"
+        if column in COSTS:
+            digits = ",.0f" if column == "parameters" else ".1f"
+        elif column in self.std:
+            return f"{number:{digits}} ± {self.std[column]:{digits}}"
+        return f"{number:{digits}}"
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,11 @@ def rank(runs: Sequence[Row], sort: str | None = None) -> list[Leaderboard]:
     Raises:
         InputError: when no run has the metric `sort`.
     """
-    sort, groups = sort and canonical_name(sort), dict[str, list[Row]]()
+    sort, groups = sort and canonical_name(sort), defaultdict[str, list[Row]](list)
     for run in sorted(runs, key=lambda run: (str(run.facts.get("started")), run.name)):
         if run.state == "finished":
             measured = [run.monitor, run.facts.get("mode"), *map(run.config.get, DATA_KEYS)]
-            groups.setdefault("" if sort else json.dumps(measured), []).append(run)
+            groups["" if sort else json.dumps(measured)].append(run)
     names = sorted({name for group in groups.values() for run in group for name in run.numbers})
     if sort and groups and sort not in names:
         near = did_you_mean(sort, names)
@@ -156,9 +156,8 @@ def rank(runs: Sequence[Row], sort: str | None = None) -> list[Leaderboard]:
 def _rank_group(runs: list[Row], by: str) -> Leaderboard:
     name = by.rpartition("/")[2]
     modes = {run.monitor.rpartition("/")[2]: run.facts.get("mode") for run in runs}
-    highest = name.rpartition("_")[2] not in (*LOWER_IS_BETTER, *COSTS)
-    if name in modes:
-        highest = modes[name] == "max"
+    lower = name.rpartition("_")[2] in (*LOWER_IS_BETTER, *COSTS)
+    highest = modes.get(name, "min" if lower else "max") == "max"
     rows = _average_repeats(runs)
     rows.sort(key=lambda row: row.numbers.get(by) or 0, reverse=highest)
     rows.sort(key=lambda row: row.numbers.get(by) is None)
@@ -168,49 +167,41 @@ def _rank_group(runs: list[Row], by: str) -> Leaderboard:
     )
     different = find_differing_keys([row.config for row in rows])
     columns = ["run", *order[:2], *different, *COSTS, *order[2:]]
+    targets = dict.fromkeys(str(run.config.get("data._target_")) for run in runs)
+    shared = {*LIMITS} - {*find_differing_keys([run.config for run in runs])}
+    limits = {key: runs[0].config[key] for key in LIMITS if key in shared & {*runs[0].config}}
+    data = [target.rpartition(".")[2] for target in targets]
+    data += [f"{key.rpartition('.')[2]}={value}" for key, value in limits.items()]
     direction = "highest" if highest else "lowest"
     missing = "" if by in runs[0].numbers else " (not among the final metrics; pass --sort METRIC)"
-    return Leaderboard(f"{_name_data(runs)}: {by}, {direction} first{missing}", rows, columns)
+    return Leaderboard(f"{', '.join(data)}: {by}, {direction} first{missing}", rows, columns)
 
 
 def _average_repeats(runs: list[Row]) -> list[Row]:
     """Average runs that differ only in seed or fold; of a repeated one, the newest counts."""
-    alike: dict[str, dict[str, list[Row]]] = {}
+    alike = defaultdict[str, dict[str, list[Row]]](lambda: defaultdict(list))
     for run in runs:
         fold, seed = run.config.get(FOLD), run.config.get("seed")
         config = {**run.config, "seed": None, FOLD: fold and fold[1:2]}
         same = json.dumps([run.facts.get("config_name"), config], sort_keys=True)
-        alike.setdefault(same, {}).setdefault(json.dumps([seed, fold]), []).append(run)
+        alike[same][json.dumps([seed, fold])].append(run)
     rows: list[Row] = []
     for repeats in alike.values():
-        if len(repeats) > 1:
-            rows.append(_average([repeated[-1] for repeated in repeats.values()]))
-        else:
-            rows += next(iter(repeats.values()))
+        newest = [repeated[-1] for repeated in repeats.values()]
+        rows += [_average(newest)] if len(newest) > 1 else next(iter(repeats.values()))
     return rows
 
 
 def _average(runs: list[Row]) -> Row:
-    paths, config = [run.paths[0] for run in runs], dict(runs[0].config)
+    config = dict(runs[0].config)
     for key in find_differing_keys([run.config for run in runs]):  # seed and fold
         config[key] = [run.config.get(key) for run in runs]
-    numbers: dict[str, float | None] = {}
-    std: dict[str, float] = {}
-    for name in runs[0].numbers:
-        values = [run.numbers.get(name) for run in runs]
-        known = [value for value in values if value is not None]
-        if len(known) == len(runs):
-            numbers[name], std[name] = fmean(known), stdev(known)
-    return replace(runs[0], paths=paths, config=config, numbers=numbers, std=std)
-
-
-def _name_data(runs: list[Row]) -> str:
-    """Name the data of some runs, and the limits on their batches that all of them share."""
-    targets = [str(run.config.get("data._target_")).rpartition(".")[2] for run in runs]
-    config, different = runs[0].config, find_differing_keys([run.config for run in runs])
-    shared = [key for key in LIMITS if key in config and key not in different]
-    limits = [f"{key.rpartition('.')[2]}={config[key]}" for key in shared]
-    return ", ".join([*dict.fromkeys(targets), *limits])
+    columns = {name: [run.numbers.get(name) for run in runs] for name in runs[0].numbers}
+    known: Any = {name: values for name, values in columns.items() if None not in values}
+    mean: dict[str, float | None] = {name: fmean(values) for name, values in known.items()}
+    std = {name: stdev(values) for name, values in known.items()}
+    paths = [run.paths[0] for run in runs]
+    return replace(runs[0], paths=paths, config=config, numbers=mean, std=std)
 
 
 def find_differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -223,13 +214,12 @@ def find_differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 def list_unranked(runs: Sequence[Row], boards: Sequence[Leaderboard]) -> list[str]:
     """Explain in lines why runs are in no leaderboard, or in different ones."""
     ranked = {path for board in boards for row in board.rows for path in row.paths}
-    lines = []
-    for run in runs:
-        if run.paths[0] not in ranked:
-            newer = "a newer run has the same config and seed"
-            lines.append(
-                f"not ranked: {run.name}: {newer if run.state == 'finished' else run.state}"
-            )
+    newer = "a newer run has the same config and seed"
+    lines = [
+        f"not ranked: {run.name}: {newer if run.state == 'finished' else run.state}"
+        for run in runs
+        if run.paths[0] not in ranked
+    ]
     if len(boards) > 1:
         lines.append(
             "runs with another monitored metric, other data or limited batches are ranked "

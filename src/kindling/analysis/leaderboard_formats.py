@@ -13,28 +13,22 @@ DRAWN = 10  # rows whose curves are drawn: more look alike
 
 def show(board: Leaderboard) -> None:
     """Print a leaderboard: the first columns that fit on a terminal, all of them elsewhere."""
+    import pandas as pd
     from rich.cells import cell_len
     from rich.console import Console
 
     console = Console(markup=False, highlight=False)
-    free = console.width if console.is_terminal else 10**9
-    # rich's tables take two milliseconds a row, too long for a thousand runs.
-    lines, hidden = [""] * (1 + len(board.rows)), []
-    for column in board.columns:
-        cells = [column, *(row.format(column) for row in board.rows)]
-        width = max(map(cell_len, cells))
-        if width > free:
-            hidden.append(column)
-            continue
-        free -= width + 2
-        numeric = any(column in row.numbers for row in board.rows)
-        for i, cell in enumerate(cells):
-            space = " " * (width - cell_len(cell))
-            lines[i] += (space + cell if numeric else cell + space) + "  "
+    cells = {f" {name}": [f" {row.format(name)}" for row in board.rows] for name in board.columns}
+    table, count = pd.DataFrame(cells), len(cells)
+    lines = table.to_string(index=False).splitlines()
+    while console.is_terminal and count > 1 and max(map(cell_len, lines)) > console.width:
+        count -= 1
+        lines = table.iloc[:, :count].to_string(index=False).splitlines()
     print(board.title)
-    console.print(lines[0].rstrip(), style="bold", soft_wrap=True)
-    print("\n".join(line.rstrip() for line in lines[1:]))
-    print(f"no room for {', '.join(hidden)}; pass --csv or --html\n" if hidden else "")
+    console.print(lines[0], style="bold", soft_wrap=True)
+    print("\n".join(lines[1:]))
+    hidden = ", ".join(board.columns[count:])
+    print(f"no room for {hidden}; pass --csv or --html\n" if hidden else "")
 
 
 def to_csv(runs: Sequence[Row]) -> str:

@@ -17,75 +17,56 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.kindling.analysis.bootstrap import MAX_SAMPLES, RESAMPLES, bootstrap, bootstrap_mean
-from src.kindling.analysis.report_notes import (
-    describe_training,
-    format_number,
-    list_missing_classes,
-    list_unsplit,
-    read_optional,
-)
+from src.kindling.analysis.bootstrap import MAX_SAMPLES, RESAMPLES, bootstrap
+from src.kindling.analysis.significance import bootstrap_mean
 from src.kindling.config.compose import Config, compose, flatten
-from src.kindling.config.errors import InputError
+from src.kindling.config.errors import InputError, join_names
 from src.kindling.runs.files import read_json, shown, write
 from src.kindling.runs.metric_names import canonical_name
 
 if TYPE_CHECKING:
     from src.kindling.analysis.predictions import Predictions
-    from src.kindling.data.spec import Spec
     from src.kindling.training.trained_run import TrainedRun
 
 TEMPLATE = Path(__file__).with_name("report.html")
 # Plots in this order; others follow by their names.
 ORDER = (
-    "curves",
-    "before_and_after",
-    "confusion",
-    "errors",
-    "overlap",
-    "classes",
-    "roc_and_pr",
-    "calibration",
-    "mistakes",
-    "worst",
-    "uncertain",
-    "examples",
-    "weights",
-    "gradients",
+    *("curves", "before_and_after", "confusion", "errors", "overlap", "classes", "roc_and_pr"),
+    *("calibration", "mistakes", "worst", "uncertain", "examples", "weights", "gradients"),
     "layers",
 )
 HEAVY = 200_000  # bytes of a PNG above which photographs are embedded as JPEG
 
 
 def report(run: TrainedRun) -> Path:
-    """Write a run's page from the files in its directory; the net computes nothing.
+    """Write a run's page from the files in its directory, and return its path.
 
-    Returns:
-        The page's path.
+    The net computes nothing.
     """
     from jinja2 import Environment
 
+    from src.kindling.analysis.history import describe_overfitting, read_metrics
     from src.kindling.analysis.predictions import Predictions
 
     saved = run.path / "predictions" / "test.npz"
     predictions = Predictions.load(saved) if saved.exists() else None
-    metrics = {
-        canonical_name(name): value for name, value in read_optional(run, "metrics.json").items()
-    }
+    logged = read_optional(run, "metrics.json")
+    metrics = {canonical_name(name): value for name, value in logged.items()}
     results = _results(run, metrics, predictions)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = format_number
-    path, folder = run.path / "report.html", shown(run.path)
+    path, meta = run.path / "report.html", read_optional(run, "meta.json")
+    curves = read_metrics(run.path / "metrics.csv")
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         name=f"{path.parent.parent.name}/{path.parent.name}",
-        meta=read_optional(run, "meta.json"),
-        commands=[
-            f"python -m src.evaluate {folder}",
-            f"python -m src.reproduce {folder}",
-            f"python -m src.train --resume {folder}",
-        ],
+        meta=meta,
+        folder=shown(run.path),
         results=results,
-        notes=[*describe_training(run), *list_unsplit(metrics), *list_missing_classes(predictions)],
+        best=_find_best(curves, meta),
+        limit=read_optional(run, "run.json").get("config", {}).get("trainer.max_epochs", "?"),
+        overfitting=describe_overfitting(curves),
+        unsplit={k: v for k, v in metrics.items() if not k.startswith(("val/", "test/"))},
+        notes=list_missing_classes(predictions),
         plots=list(_plots(run)),
         config=_config(run.config),
         data=_data(run),
@@ -104,11 +85,10 @@ def _results(
     run: TrainedRun, metrics: dict[str, Any], predictions: Predictions | None
 ) -> list[dict[str, Any]]:
     """A row for each metric: validation, test with its interval, and the baseline."""
-    splits = {name: name.partition("/") for name in metrics}
-    names = [name for split, _, name in splits.values() if split in ("val", "test")]
-    names = [name for name in dict.fromkeys(names) if not name.startswith("mean_pred")]
+    splits = [name.partition("/") for name in metrics]
+    names = dict.fromkeys(name for split, _, name in splits if split in ("val", "test"))
+    test = {name: metrics.get(f"test/{name}") for name in names if name[:9] != "mean_pred"}
     intervals, baseline = bootstrap(run, predictions) if predictions else ({}, {})
-    test = {name: metrics.get(f"test/{name}") for name in names}
     if predictions and not intervals and "score" in predictions.columns:
         # The interval of the samples' scores: that of the logged metric only if they agree.
         name, mean = predictions.scored, float(predictions["score"].mean())
@@ -116,19 +96,14 @@ def _results(
         if logged is not None and not math.isclose(logged, mean, rel_tol=1e-4):
             name = f"{name} of predictions"
         test.setdefault(name, mean)
-        if interval := bootstrap_mean(predictions["score"]):
+        if interval := bootstrap_mean(predictions["score"], RESAMPLES):
             intervals[name] = interval
-    rows: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "val": metrics.get(f"val/{name}"),
-            "test": value,
-            "interval": intervals.get(name),
-            "baseline": baseline.get(name),
-        }
-        for name, value in test.items()
-    ]
-    return [{**row, "marks": _place_marks(row)} for row in rows]
+    rows = []
+    for name, value in test.items():
+        row = {"name": name, "test": value, "val": metrics.get(f"val/{name}")}
+        row |= {"interval": intervals.get(name), "baseline": baseline.get(name)}
+        rows.append({**row, "marks": _place_marks(row)})
+    return rows
 
 
 def _place_marks(row: dict[str, Any]) -> dict[str, float] | None:
@@ -141,7 +116,7 @@ def _place_marks(row: dict[str, Any]) -> dict[str, float] | None:
     marks = {"low": row["interval"][0], "high": row["interval"][1], "test": row["test"]}
     if row["baseline"] is not None:
         marks["baseline"] = row["baseline"]
-    if not all(math.isfinite(value) for value in marks.values()):
+    if not all(map(math.isfinite, marks.values())):
         return None
     low, high = min(marks.values()), max(marks.values())
     if low >= 0 and high <= 1:
@@ -193,49 +168,75 @@ def _config(config: Config) -> list[tuple[str, Any, bool]]:
         machine = ("num_threads", "compile", "channels_last", "trainer.precision")
         usual = {field.name: field.default for field in dataclasses.fields(Values)}
         usual |= {key: values[key] for key in machine if key in values} | own
-    return [
-        (key, value, usual.get(key) != value)
-        for key, value in values.items()
-        if value not in (None, [], {})
-    ]
+    filled = {key: value for key, value in values.items() if value not in (None, [], {})}
+    return [(key, value, usual.get(key) != value) for key, value in filled.items()]
 
 
 def _data(run: TrainedRun) -> list[tuple[str, str]]:
     """Properties of the data by name; none for data without a spec."""
+    import pandas as pd
+
+    from src.kindling.analysis.outputs import outputs_for
+
     try:
         spec = run.spec
     except InputError:  # the run ended before its first checkpoint
         return []
     if spec is None:
         return []
-    sizes: Counter[str] = Counter()
-    if (run.path / "split.csv").exists():
-        with (run.path / "split.csv").open(encoding="utf-8") as file:
-            sizes.update(line.rstrip().rpartition(",")[2] for line in file)
-    rows = [(split, f"{sizes[split]:,} samples") for split in ("train", "val", "test")]
-    rows = [row for row in rows if row[0] in sizes]
+    rows, split = [], run.path / "split.csv"
+    if split.exists():
+        sizes = pd.read_csv(split).iloc[:, -1].value_counts()
+        stages = [stage for stage in ("train", "val", "test") if stage in sizes]
+        rows = [(stage, f"{sizes[stage]:,} samples") for stage in stages]
     rows.append(("input", f"{spec.kind}, {' x '.join(map(str, spec.in_shape))}"))
     if spec.columns:
         kinds = Counter(column.kind for column in spec.columns)
         rows.append(("columns", ", ".join(f"{kind} {count}" for kind, count in kinds.items())))
-        missing = [column.name for column in spec.columns if column.missing]
-        rows += [("missing values in", ", ".join(missing))] if missing else []
-    return rows + _target(spec)
+    if missing := [column.name for column in spec.columns if column.missing]:
+        rows.append(("missing values in", ", ".join(missing)))
+    return rows + outputs_for(spec).describe(spec)
 
 
-def _target(spec: Spec) -> list[tuple[str, str]]:
-    if not spec.classes:
-        return [
-            (name, f"mean {mean:.4g}, deviation {std:.4g}")
-            for name, mean, std in zip(spec.names, spec.target_mean, spec.target_std, strict=True)
-        ]
-    names = {
-        "class": "classes in training",
-        "labels": "labels in training",
-        "mask": "pixels of classes in training masks",
-    }
-    counts = [
-        f"{name} {count:,}" for name, count in zip(spec.classes, spec.class_counts, strict=True)
+def read_optional(run: TrainedRun, name: str) -> dict[str, Any]:
+    """Read one of a run's JSON files; empty where it is missing."""
+    path = run.path / name
+    return read_json(path) if path.exists() else {}
+
+
+def _find_best(curves: Any, meta: dict[str, Any]) -> dict[str, Any] | None:
+    """The monitored metric's best value and its epoch, from 1; None if it was never logged."""
+    monitor = canonical_name(meta.get("monitor") or "")
+    if monitor not in curves or not curves[monitor].notna().any():
+        return None
+    scores = curves[monitor]
+    row = curves.loc[scores.idxmin() if meta.get("mode") == "min" else scores.idxmax()]
+    return {"monitor": monitor, "value": row[monitor], "epoch": int(row["epoch"]) + 1}
+
+
+def list_missing_classes(predictions: Predictions | None) -> list[str]:
+    """A sentence with the classes or labels that no test sample has."""
+    from src.kindling.analysis.outputs import outputs_for
+
+    if predictions is None or predictions.spec is None:
+        return []
+    outputs = outputs_for(predictions.spec)
+    missing, count = outputs.find_missing(predictions["target"]), len(outputs.names)
+    if not missing:
+        return []
+    return [
+        f"Classes without a {predictions.stage} sample: {join_names(missing)}. {outputs.averages} "
+        f"are means over the other {count - len(missing)} of {count}."
     ]
-    more = " …" if len(counts) > 20 else ""
-    return [(names[spec.target_type], ", ".join(counts[:20]) + more)]
+
+
+def format_number(value: float | None) -> str:
+    """Four digits; nothing for None or NaN."""
+    if value is None or math.isnan(value):
+        return ""
+    size = abs(value)
+    if not size or 1e-3 <= size < 10:
+        return f"{value:.4f}"
+    if size < 1e-3:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if size >= 1e4 else f"{value:#.4g}".removesuffix(".")

@@ -1,4 +1,4 @@
-"""Galleries of samples: images over their captions, or rows of a table."""
+"""Galleries of samples: images and masks over their captions, or rows of a table."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from src.kindling.analysis.drawing import (
-    GREY,
-    PHOTOS,
-    create_panels,
-    draw_message,
-    draw_table,
-    format_table,
-    set_titles,
-    shorten_label,
-)
+from src.kindling.analysis import drawing
+from src.kindling.analysis.drawing import GREY, PHOTOS
+from src.kindling.data.masks import PALETTE, blend
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from src.kindling.analysis.predictions import Array, Predictions
+    from src.kindling.data.spec import Column
+
+LEGEND = 20  # classes of a legend
 
 
 def plot_samples(
@@ -35,72 +34,96 @@ def plot_samples(
 
     Args:
         captions: by their heading ("true"), a text for each sample.
-        correct: whether a sample's last caption is green or red; black where left out.
+        correct: whether a sample's captions are green or red; black where left out.
     """
     if not len(predictions):
-        return draw_message(f"{title}: none")
+        return drawing.draw_message(f"{title}: none")
     names = [predictions.name(row) for row in range(len(predictions))]
     spec = predictions.spec
+    table = pd.DataFrame({"": names, **captions})
     if spec is None or spec.kind != "image" or predictions.samples is None:
         if len(correct):
-            captions = {**captions, "wrong": ["" if right else "✗" for right in correct]}
-        return draw_table({"": names, **captions, **_format_features(predictions)}, title)
-    paths = [name.rpartition("/") for name in names]  # a folder and a name take two lines
-    lines = [[folder + slash, name] for folder, slash, name in paths]
-    if not any(slash for _, slash, _ in paths):
-        lines = [[name] for name in names]
-    grey = len(lines[0])
-    for heading, texts in captions.items():
-        lines = [[*line, f"{heading} {text}"] for line, text in zip(lines, texts, strict=True)]
+            table["wrong"] = ["" if right else "✗" for right in correct]
+        if spec is not None and spec.columns and predictions.samples is not None:
+            features = to_frame(spec.columns, predictions.inputs(slice(None))).iloc[:, :8]
+            table = pd.concat([table, features], axis=1)
+        return drawing.draw_table(table, title)
+    lines = [[f"{heading} {text}" for text in texts] for heading, texts in captions.items()]
     colors = ["tab:green" if right else "tab:red" for right in correct]
-    figure = draw_images(predictions.inputs(slice(None)), lines, title, colors, grey=grey)
-    figure.set_label(format_table({"": names, **captions}))
+    x, rows = predictions.inputs(slice(None)), list(zip(*lines, strict=True))
+    figure = draw_images(x, rows, title, names=names, colors=colors)
+    figure.set_label(drawing.format_table(table))
     return figure
+
+
+def to_frame(columns: Sequence[Column], x: Tensor) -> pd.DataFrame:
+    """Raw rows `(N, columns)` as columns of numbers and categories; a missing value is NaN."""
+    frame = pd.DataFrame(x.double().numpy(), columns=[column.name for column in columns])
+    for column in columns:
+        if column.kind == "category":
+            codes = frame[column.name].astype(int)
+            frame[column.name] = pd.Categorical.from_codes(codes, list(column.categories))
+    return frame
 
 
 def draw_images(
     x: Tensor,
-    lines: Sequence[Sequence[str]],
+    captions: Sequence[Sequence[str]],
     title: str,
+    *,
+    names: Sequence[str] = (),
     colors: Sequence[str] = (),
     across: int = 8,
-    foot: float = 0.0,
-    grey: int = 1,
 ) -> Figure:
-    """Draw images `(N, C, H, W)` in rows, each over its lines of text.
+    """Draw images `(N, C, H, W)` in rows.
 
     Args:
-        lines: of each image, the same number of lines for all.
-        colors: of each image's last line.
+        captions: lines below each image.
+        names: above each image; the folders of a path take a line of their own.
+        colors: of each image's captions.
         across: images in a row.
-        foot: inches that stay free below.
-        grey: number of lines that are grey; the others are black.
     """
     images = scale_to_unit(x)
-    # Sizes in units of one column: of an image, and of the lines below it.
-    high, text = 0.92 * images.shape[1] / images.shape[2], 0.12 * len(lines[0]) + 0.13
-    width, down = max(3, min(across, len(images))), -(-len(images) // across)
-    figure, (axis,) = create_panels(
-        1, 1.5 * width, 1.5 * (high + text) * down, left=0, right=0, bottom=foot
-    )
-    axis.axis("off")
-    set_titles(axis, shorten_label(title, 100))
+    height = 1.4 * images.shape[1] / images.shape[2] + 0.13 * len(captions[0]) + 0.4
+    figure, axes = drawing.create_panels(len(images), 1.5, height, across, head=0.3)
     smooth = "nearest" if max(images.shape[1:3]) < 64 else "antialiased"
-    for i, image in enumerate(images):
-        left, top = i % across, i // across * (high + text)
-        extent = (left + 0.04, left + 0.96, top + high, top)
-        axis.imshow(
-            image, "gray", vmin=0, vmax=1, extent=extent, aspect="auto", interpolation=smooth
-        )
-        line_colors = [GREY] * grey + ["black"] * (len(lines[i]) - grey)
-        if len(colors):
-            line_colors[-1] = colors[i]
-        for place, (line, color) in enumerate(zip(lines[i], line_colors, strict=True)):
-            x_text, y_text = left + 0.5, top + high + 0.03 + 0.12 * place
-            style = {"ha": "center", "va": "top", "fontsize": 7, "color": color}
-            axis.text(x_text, y_text, shorten_label(line, 24), style)
-    axis.set(xlim=(0, width), ylim=(down * (high + text), 0))
+    for i, axis in enumerate(axes):
+        axis.imshow(images[i], "gray", vmin=0, vmax=1, interpolation=smooth)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        text = "\n".join(drawing.shorten_label(line, 24) for line in captions[i])
+        axis.set_xlabel(text, fontsize=7, color=colors[i] if colors else "black")
+        if names:
+            folder, slash, name = names[i].rpartition("/")
+            above = [drawing.shorten_label(part, 24) for part in (folder + slash, name) if part]
+            axis.set_title("\n".join(above), fontsize=7, color=GREY, pad=2)
+    figure.suptitle(drawing.shorten_label(title, 100), fontsize=10)
     figure.set_gid(PHOTOS)
+    return figure
+
+
+def draw_masks(
+    x: Tensor,
+    masks: Array,
+    captions: Sequence[Sequence[str]],
+    title: str,
+    classes: Sequence[str],
+    across: int = 8,
+) -> Figure:
+    """Draw images `(N, C, H, W)` under their masks `(N, H, W)`, with a legend of the classes."""
+    images = torch.from_numpy(scale_to_unit(x))
+    images = images.movedim(3, 1) if images.ndim == 4 else images[:, None].expand(-1, 3, -1, -1)
+    if images.shape[2:] != masks.shape[1:]:  # a transform resized the masks
+        images = torch.nn.functional.interpolate(images, masks.shape[1:], mode="bilinear")
+    pixels = (255 * images.movedim(1, 3)).round().numpy().astype(np.uint8)
+    blended = torch.from_numpy(blend(pixels, masks, 0.7)).movedim(3, 1)
+    figure = draw_images(blended, captions, title, across=across)
+    present = [i for i in np.unique(masks).tolist() if 0 < i < len(classes)][:LEGEND]
+    patches = [
+        Patch(color=PALETTE[i] / 255, label=drawing.shorten_label(classes[i])) for i in present
+    ]
+    if patches:
+        figure.legend(handles=patches, loc="outside lower center", ncols=10, fontsize=7)
     return figure
 
 
@@ -113,19 +136,3 @@ def scale_to_unit(x: Tensor) -> Array:
         high = 255.0
     images = np.moveaxis((images - low) / max(high - low, 1e-12), 1, 3)
     return images if channels == 3 else images[..., 0]
-
-
-def _format_features(predictions: Predictions) -> dict[str, list[str]]:
-    """Format the first columns of the table rows behind the predictions."""
-    columns = predictions.spec.columns[:8] if predictions.spec else ()
-    if not columns or predictions.samples is None:
-        return {}
-    texts: dict[str, list[str]] = {}
-    values = predictions.inputs(slice(None)).T.tolist()
-    for column, numbers in zip(columns, values, strict=False):
-        if column.categories:
-            names = dict(enumerate(column.categories))
-            texts[column.name] = [names.get(number, "?") for number in numbers]
-        else:
-            texts[column.name] = [f"{n:.4g}" if n == n else "missing" for n in numbers]
-    return texts

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.kindling.analysis.leaderboard import LOWER_IS_BETTER, Row
 from src.kindling.config.errors import InputError
-from src.kindling.runs.files import shown
 
+if TYPE_CHECKING:
+    from src.kindling.analysis.prediction_columns import Predictions
+
+RESAMPLES = 10_000
 METRIC_NAMES = {"mae": "mean absolute error", "iou": "mean IoU"}
 
 
@@ -49,7 +51,25 @@ class Difference:
         return f"no significant difference between A and B: {lead} {by}"
 
 
-def compare_paired(one: Row, other: Row, resamples: int = 10_000) -> Difference:
+def bootstrap_mean(scores: Any, resamples: int) -> tuple[float, float] | None:
+    """The 95 % interval of the mean of scores `(N,)`; None below two, or if one is not finite."""
+    import numpy as np
+    from scipy import stats
+
+    if len(scores) < 2 or not np.isfinite(scores).all():
+        return None
+    found = stats.bootstrap(
+        (scores.astype(float),),
+        np.mean,
+        n_resamples=resamples,
+        method="percentile",
+        batch=max(1, 2_000_000 // len(scores)),  # 30 MB at a time
+        rng=0,
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def compare_paired(one: Row, other: Row) -> Difference:
     """Compare two runs, A and B, sample by sample.
 
     A paired bootstrap, and McNemar's exact test where scores are right or wrong. Both compare
@@ -59,29 +79,25 @@ def compare_paired(one: Row, other: Row, resamples: int = 10_000) -> Difference:
         InputError: when predictions are missing, or are not of the same samples.
     """
     import numpy as np
+    from scipy.stats import binomtest
 
-    (a, scored), (b, scored_other) = _read_scores(one), _read_scores(other)
-    pair, n, p = f"{one.name} and {other.name}", len(a["index"]), None
+    a, b = _read_scores(one), _read_scores(other)
+    pair, n, p = f"{one.name} and {other.name}", len(a), None
     if not n or not np.array_equal(a["index"], b["index"]):
         common = len(np.intersect1d(a["index"], b["index"]))
-        sizes = f"{n:,} and {len(b['index']):,}, {common:,} in common"
+        sizes = f"{n:,} and {len(b):,}, {common:,} in common"
         raise InputError(f"{pair}: not tested on the same samples ({sizes})")
-    if not np.array_equal(a["target"], b["target"]) or scored != scored_other:
+    if not np.array_equal(a["target"], b["target"]) or a.scored != b.scored:
         raise InputError(f"{pair}: different targets for the same sample numbers: the data differ")
-    gains = b["score"] - a["score"]
-    if scored in LOWER_IS_BETTER:
+    gains = b["score"].astype(float) - a["score"]
+    if a.scored in LOWER_IS_BETTER:
         gains = -gains
     elif np.isin([a["score"], b["score"]], (0, 1)).all():
-        from scipy.stats import binomtest
-
         gains = 100.0 * gains
         won, lost = int((gains > 0).sum()), int((gains < 0).sum())
         p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
-    generator, chunk = np.random.default_rng(0), max(1, 2_000_000 // n)  # 30 MB at a time
-    chunks = [min(chunk, resamples - start) for start in range(0, resamples, chunk)]
-    means = [gains[generator.integers(n, size=(size, n))].mean(axis=1) for size in chunks]
-    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-    return Difference(float(gains.mean()), float(low), float(high), p, n, scored)
+    low, high = bootstrap_mean(gains, RESAMPLES) or (np.nan, np.nan)
+    return Difference(float(gains.mean()), low, high, p, n, a.scored)
 
 
 def format_comparison(one: Row, other: Row) -> list[str]:
@@ -93,29 +109,19 @@ def format_comparison(one: Row, other: Row) -> list[str]:
     return [f"A = {one.name}, B = {other.name}, {found.samples:,} test samples", str(found)]
 
 
-def _read_scores(run: Row) -> tuple[dict[str, Any], str]:
-    """Read index, target and score of predictions/test.npz by sample number; name the score."""
+def _read_scores(run: Row) -> Predictions:
+    """Read predictions/test.npz by sample number, with a column `score`."""
     import numpy as np
 
+    from src.kindling.analysis.prediction_columns import Predictions
+
     path = run.paths[0] / "predictions" / "test.npz"
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as columns:
-            order = np.argsort(columns["index"])
-            found = {name: columns[name][order] for name in ("index", "target")}
-            if "score" in columns:
-                scored = str(json.loads(str(columns["about.json"]))["scored"])
-                return found | {"score": columns["score"][order].astype(float)}, scored
-            # A run of an earlier version has no scores.
-            predicted = columns["prediction"][order]
-            if "probability" in columns:
-                right = predicted == found["target"]
-                return found | {"score": _mean_per_sample(right)}, "accuracy"
-            return found | {"score": _mean_per_sample(np.abs(predicted - found["target"]))}, "mae"
-    except FileNotFoundError:
-        raise InputError(f"{run.name}: predictions/test.npz is missing") from None
-    except Exception as error:  # numpy documents no list of errors for damaged archives
-        raise InputError(f"{shown(path)}: not readable: {error}; remove it") from None
-
-
-def _mean_per_sample(values: Any) -> Any:
-    return values.mean(axis=tuple(range(1, values.ndim)))
+    if not path.exists():
+        raise InputError(f"{run.name}: predictions/test.npz is missing")
+    found = Predictions.load(path)
+    if "score" not in found.columns:  # a run of an earlier version
+        found.scored = "accuracy" if "probability" in found.columns else "mae"
+        error = np.abs(found["prediction"] - found["target"])
+        scores = error == 0 if found.scored == "accuracy" else error
+        found.columns["score"] = scores.mean(axis=tuple(range(1, scores.ndim)))
+    return found.take(np.argsort(found["index"]))

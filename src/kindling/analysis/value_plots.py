@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,20 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import mean_absolute_error, r2_score
 
-from src.kindling.analysis.drawing import (
-    BLUE,
-    GREY,
-    ORANGE,
-    create_panels,
-    set_titles,
-    shorten_label,
-)
+from src.kindling.analysis import drawing
+from src.kindling.analysis.drawing import BLUE, GREY, ORANGE
 from src.kindling.analysis.predictions import Array
 
 OUTPUTS = 6
 DOTS = 3_000  # rows of a scatter plot, drawn at random
-FILLED: dict[str, Any] = {"s": 14, "alpha": 0.6, "linewidths": 0, "color": BLUE}
-HOLLOW: dict[str, Any] = {"s": 14, "facecolors": "white", "edgecolors": GREY}
+STYLES: dict[str, dict[str, Any]] = {
+    "trained": {"s": 14, "alpha": 0.6, "linewidths": 0, "color": BLUE, "zorder": 2},
+    "untrained": {"s": 14, "facecolors": "white", "edgecolors": GREY},
+}
 
 
 def plot_values(
@@ -35,71 +31,68 @@ def plot_values(
         truth, predicted, before: `(N, outputs)`; the last are the untrained net's predictions.
         names: of the outputs, of which the first six are drawn.
     """
-    figure, axes = create_panels(3 * len(names[:OUTPUTS]), 3.4, 3.2, across=3)
+    figure, axes = drawing.create_panels(3 * len(names[:OUTPUTS]), 4.1, 3.9, across=3)
+    arrays = {"true": truth, "trained": predicted}
+    if before is not None:
+        arrays["untrained"] = before
     for output, name in enumerate(names[:OUTPUTS]):
-        scatter, residuals, histogram = axes[3 * output : 3 * output + 3]
-        arrays = [truth, predicted] + ([] if before is None else [before])
-        values = [array[:, output].astype(float) for array in arrays]
-        rows = np.isfinite(values).all(axis=0)
-        if not rows.any():
-            set_titles(scatter, f"{shorten_label(name)}: nothing finite")
-            continue
-        true, now, *past = (array[rows] for array in values)
-        dropped = np.count_nonzero(~rows)
-        note = f", {dropped:,} not finite" if dropped else ""
-        _draw_scatter(scatter, true, now, past, shorten_label(name, 40), note)
-        _draw_residuals(residuals, true, now, past)
-        _draw_histogram(histogram, true, now, past)
+        values = {label: array[:, output].astype(float) for label, array in arrays.items()}
+        _plot_output(axes[3 * output : 3 * output + 3], values, drawing.shorten_label(name, 40))
     return figure
 
 
-def _draw_scatter(
-    axis: Axes, true: Array, now: Array, past: Sequence[Array], name: str, note: str
-) -> None:
-    dots = _sample_rows(true)
-    low, high = np.min([true, now, *past]), np.max([true, now, *past])
-    margin = 0.05 * (high - low) or max(abs(high), 1.0)
-    limits = (low - margin, high + margin)
-    axis.plot(limits, limits, ":", color=GREY)
+def _plot_output(axes: Sequence[Axes], values: Mapping[str, Array], name: str) -> None:
+    scatter, residuals, histogram = axes
+    finite = np.isfinite(list(values.values())).all(axis=0)
+    if not finite.any():
+        drawing.set_titles(scatter, f"{name}: nothing finite")
+        return
+    predicted = {label: array[finite] for label, array in values.items()}
+    true = predicted.pop("true")
+    errors = {label: array - true for label, array in predicted.items()}
+    # Errors beyond these limits count in the outer bins: an outlier must not squeeze the others.
+    low, high = np.percentile(np.concatenate(list(errors.values())), (0.5, 99.5))
+    bins = np.histogram_bin_edges([low, high], min(40, 5 + len(true) // 10)).tolist()
+    rows = np.random.default_rng(0).permutation(len(true))[:DOTS]
+    for label, array in predicted.items():
+        scatter.scatter(true[rows], array[rows], label=label, **STYLES[label])
+        residuals.scatter(array[rows], errors[label][rows], **STYLES[label])
+        style: dict[str, Any] = {"color": BLUE, "alpha": 0.8}
+        if label == "untrained":
+            style = {"color": GREY, "histtype": "step"}
+        histogram.hist(errors[label].clip(low, high), bins, **style)
+    every = np.concatenate([true, *predicted.values()])
+    ends = [every.min(), every.max()]
+    scatter.plot(ends, ends, ":", color=GREY)
+    residuals.axhline(0, linestyle=":", color=GREY)
+    histogram.axvline(0, linestyle=":", color=GREY)
+    now, error = predicted["trained"], errors["trained"]
+    tenths = np.array_split(np.argsort(now, kind="stable"), min(10, len(now)))
+    means = [(now[part].mean(), error[part].mean()) for part in tenths]
+    residuals.plot(*np.transpose(means), color=ORANGE)
     score = f"MAE {mean_absolute_error(true, now):.4g}"
     if len(true) > 1:
         score += f", R² {r2_score(true, now):.3f}"
-    for array in past:
-        axis.vlines(true[dots], array[dots], now[dots], color="0.85", linewidth=0.8)
-        axis.scatter(true[dots], array[dots], label="untrained", **HOLLOW)
-        score += f"; untrained: MAE {mean_absolute_error(true, array):.4g}"
-    axis.scatter(true[dots], now[dots], label="trained", zorder=2, **FILLED)
-    axis.set(xlim=limits, ylim=limits)
-    if past:
-        axis.legend(fontsize=7)
-    set_titles(axis, score + note, f"true {name}", "predicted")
+    if "untrained" in predicted:
+        scatter.legend(fontsize=7)
+        score += f"; untrained: MAE {np.abs(errors['untrained']).mean():.4g}"
+    if not finite.all():
+        score += f", {np.count_nonzero(~finite):,} not finite"
+    drawing.set_titles(scatter, score, f"true {name}", "predicted")
+    title = "Errors, and the mean of each tenth"
+    drawing.set_titles(residuals, title, "predicted", "predicted - true")
+    title = f"Errors: mean {error.mean():.4g}, std {error.std():.4g}"
+    drawing.set_titles(histogram, title, "predicted - true", "samples")
 
 
-def _draw_residuals(axis: Axes, true: Array, now: Array, past: Sequence[Array]) -> None:
-    dots = _sample_rows(true)
-    axis.axhline(0, color=GREY, linestyle=":")
-    axis.scatter(now[dots], (now - true)[dots], **FILLED)
-    for array in past:
-        axis.scatter(array[dots], (array - true)[dots], zorder=0, **HOLLOW)
-    tenths = np.array_split(np.argsort(now, kind="stable"), min(10, len(now)))
-    means = np.array([(now[part].mean(), (now - true)[part].mean()) for part in tenths])
-    axis.plot(*means.T, color=ORANGE)
-    set_titles(axis, "Errors, and the mean of each tenth", "predicted", "predicted - true")
-
-
-def _draw_histogram(axis: Axes, true: Array, now: Array, past: Sequence[Array]) -> None:
-    # Errors beyond these limits count in the outer bins: an outlier must not squeeze the others.
-    errors = [array - true for array in (now, *past)]
-    limits = np.percentile(np.concatenate(errors), (0.5, 99.5))
-    current, *earlier = (error.clip(*limits) for error in errors)
-    bins = np.histogram_bin_edges(current, min(40, 5 + len(now) // 10), tuple(limits)).tolist()
-    for error in earlier:
-        axis.hist(error, bins, histtype="step", color=GREY)
-    axis.hist(current, bins, color=BLUE, alpha=0.8)
-    axis.axvline(0, color=GREY, linestyle=":")
-    title = f"Errors: mean {errors[0].mean():.4g}, std {errors[0].std():.4g}"
-    set_titles(axis, title, "predicted - true", "samples")
-
-
-def _sample_rows(values: Array) -> Array:
-    return np.random.default_rng(0).permutation(len(values))[:DOTS]
+def plot_distributions(values: Mapping[str, Array], names: Sequence[str]) -> Figure:
+    """Plot the distribution of each target in each split, values `(N, outputs)`."""
+    figure, axes = drawing.create_panels(len(names), 7.0, 3.2)
+    for output, (axis, name) in enumerate(zip(axes, names, strict=True)):
+        columns = {stage: split[:, output] for stage, split in values.items()}
+        bins = np.histogram_bin_edges(np.concatenate(list(columns.values())), 30).tolist()
+        for stage, column in columns.items():
+            axis.hist(column, bins, density=True, histtype="step", linewidth=2, label=stage)
+        axis.legend(fontsize=8)
+        drawing.set_titles(axis, "Target", drawing.shorten_label(name, 60), "density")
+    return figure

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.kindling.analysis.drawing import render
 from src.kindling.analysis.history import describe_overfitting, plot_curves, read_metrics
-from tests.kindling.analysis.test_figures import changed, texts
+from tests.kindling.analysis.test_figures import changed, render, texts
 
 
 def metrics_file(path: Path, train: list[float], val: list[float], steps: int = 10) -> Path:
@@ -49,7 +48,7 @@ def test_curves_of_little_are_drawn(content: str, tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text(content)
     assert render(plot_curves(path, "val/loss", "min")).std() > 0
-    assert describe_overfitting(path) is None
+    assert describe_overfitting(read_metrics(path)) is None
     path.unlink()
     assert texts(plot_curves(path, "val/loss", "min")) == ["Curves: nothing was logged"]
 
@@ -59,11 +58,15 @@ def test_overfitting_is_put_in_words(tmp_path: Path) -> None:
     train = [2 / (epoch + 1) for epoch in range(16)]
     val = [2 / (epoch + 1) + 0.1 * max(0, epoch - 5) for epoch in range(16)]
     said = "validation loss rose from epoch 7 on, while training loss fell"
-    assert describe_overfitting(metrics_file(path, train, val)) == said
+    assert describe_overfitting(read_metrics(metrics_file(path, train, val))) == said
     assert said in texts(plot_curves(path, "val/loss", "min"))
-    assert describe_overfitting(metrics_file(path, train, train)) is None
-    assert describe_overfitting(metrics_file(path, val, val)) is None  # training rose too
-    assert describe_overfitting(metrics_file(path, train[:8], val[:8])) is None  # too early to say
+    assert describe_overfitting(read_metrics(metrics_file(path, train, train))) is None
+    assert (
+        describe_overfitting(read_metrics(metrics_file(path, val, val))) is None
+    )  # training rose too
+    assert (
+        describe_overfitting(read_metrics(metrics_file(path, train[:8], val[:8]))) is None
+    )  # too early to say
 
 
 def test_noise_is_not_taken_for_overfitting(tmp_path: Path) -> None:
@@ -79,9 +82,8 @@ def test_noise_is_not_taken_for_overfitting(tmp_path: Path) -> None:
         noisy = flat + random.normal(size=40) * 0.05
         rising = noisy + 0.02 * np.maximum(0, epochs - 12)
         for name, val in (("flat", noisy), ("wandering", flat + drift), ("rising", rising)):
-            said[name] += (
-                describe_overfitting(metrics_file(path, train.tolist(), val.tolist())) is not None
-            )
+            path = metrics_file(path, train.tolist(), val.tolist())
+            said[name] += describe_overfitting(read_metrics(path)) is not None
     assert said["flat"] == 0
     assert said["wandering"] <= 2
     assert said["rising"] >= 58

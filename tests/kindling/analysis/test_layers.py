@@ -7,16 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from src.kindling.analysis.drawing import render
 from src.kindling.analysis.layers import (
     plot_gradients,
     plot_weights,
-    sample_weights,
     summarize_layers,
 )
+from src.kindling.analysis.plots import sample_weights
 from src.kindling.data.spec import Spec
 from src.tasks.classification import Classification
-from tests.kindling.analysis.test_figures import changed, texts
+from tests.kindling.analysis.test_figures import changed, render, texts
 
 
 def test_layers_have_shapes_parameters_and_operations() -> None:
@@ -29,15 +28,15 @@ def test_layers_have_shapes_parameters_and_operations() -> None:
         class_counts=(1, 1, 1),
     )
     task = Classification(net, spec)
-    columns = summarize_layers(task, spec)
-    assert list(zip(*columns.values(), strict=True)) == [
+    table = summarize_layers(task, spec)
+    assert [tuple(map(str, row)) for row in table.itertuples(index=False)] == [
         ("net.0", "Conv2d", "2 x 4 x 4", f"{2 * 9 + 2}", f"{2 * 16 * 2 * 9}"),
         ("net.1", "ReLU", "2 x 4 x 4", "0", "0"),
         ("net.2", "Flatten", "32", "0", "0"),
         ("net.3", "Linear", "3", f"{32 * 3 + 3}", f"{2 * 32 * 3}"),
         ("all", "", "", "119", "768"),
     ]
-    assert list(columns) == ["layer", "kind", "output", "parameters", "FLOPs"]
+    assert list(table) == ["layer", "kind", "output", "parameters", "FLOPs"]
     assert task.example_input_array is None
     assert task.training
 

@@ -167,7 +167,7 @@ def test_seeds_become_one_row(logs: Path, capsys: pytest.CaptureFixture[str]) ->
         "seconds",
         "parameters",
     ]
-    line = capsys.readouterr().out.splitlines()[2]
+    line = capsys.readouterr().out.splitlines()[2].strip()
     assert re.split("  +", line) == [
         "digits/0 (3 seeds)",
         "0.3000 ± 0.2646",
@@ -380,7 +380,7 @@ def test_a_terminal_shows_what_fits(
     assert "net.[bold]" in printed[1]
     assert "[red]1" in printed[2]
     assert printed[4] == (
-        "no room for seconds, parameters, test/auroc, test/f1, test/loss, val/accuracy, val/auroc, "
+        "no room for parameters, test/auroc, test/f1, test/loss, val/accuracy, val/auroc, "
         "val/f1; pass --csv or --html"
     )
 

@@ -11,7 +11,7 @@ from matplotlib import pyplot
 
 from src.data.diabetes import Diabetes
 from src.kindling.analysis.look import Look, look
-from src.kindling.analysis.look_tables import correlate
+from src.kindling.analysis.look_plots import correlate
 from src.kindling.config.errors import InputError
 from src.kindling.training.build import build_data
 from tests.conftest import call, checked
@@ -23,7 +23,9 @@ def test_images_are_summarized_and_drawn(logs: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.splitlines() == [
         "samples     1,797: 1,257 train, 270 val, 270 test",
         "input       image 1 x 8 x 8",
-        "classes     10: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
+        "classes     10, samples in training: 0 124 (9.9%), 1 128 (10.2%), 2 123 (9.8%), "
+        "3 127 (10.1%), 4 127 (10.1%), 5 128 (10.2%), 6 127 (10.1%), 7 125 (9.9%), 8 122 (9.7%), "
+        "9 126 (10.0%)",
         "balance     1 128 to 8 122 in training (ratio 1.05)",
         "mean        4.889 (raw, each channel, training split)",
         "std         6.021",
@@ -62,8 +64,8 @@ def test_a_picture_changes_with_the_data(tmp_path: Path) -> None:
 def test_every_column_is_drawn_and_every_missing_value_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("src.kindling.analysis.look_tables.COLUMNS", 4)
-    monkeypatch.setattr("src.kindling.analysis.look_tables.SAMPLED", 50)  # of 310 rows
+    monkeypatch.setattr("src.kindling.analysis.look_plots.COLUMNS", 4)
+    monkeypatch.setattr("src.kindling.analysis.look_plots.SAMPLED", 50)  # of 310 rows
     rows = ["a,b,c,d,e,color,y"] + [
         f"{i},{i % 7},{'' if i % 3 == 0 else i % 5},{i % 11},{i % 13},"
         f"{'' if i % 4 == 0 else 'red' if i % 2 else 'blue'},{i * 0.37}"
@@ -95,7 +97,7 @@ def test_correlations_are_pearsons() -> None:
     data = Diabetes()
     data.setup()
     rows = data.samples.x[data.indices["train"]]
-    one, other, value = correlate(data)[0]
+    (one, other), value = next(iter(correlate(data).items()))
     names = [column.name for column in data.spec.columns]
     pair = torch.stack([rows[:, names.index(one)], rows[:, names.index(other)]])
     assert value == pytest.approx(torch.corrcoef(pair)[0, 1].item(), abs=1e-4)

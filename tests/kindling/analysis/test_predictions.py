@@ -128,7 +128,7 @@ def test_any_columns_come_through_and_are_read_again(
     path = tmp_path / "predictions" / "val.npz"
     predictions.save(path)
     again = Predictions.load(path)
-    assert list(again.columns) == list(predictions.columns)
+    assert {*again.columns} == {*predictions.columns}
     assert all(np.array_equal(again[name], predictions[name]) for name in again.columns)
     assert (again.spec, again.stage) == (data.spec, "val")
     assert again.name(7) == str(predictions["index"][7])

@@ -24,8 +24,7 @@ from sklearn.metrics import accuracy_score
 
 from src.kindling.analysis.bootstrap import bootstrap
 from src.kindling.analysis.predictions import Predictions
-from src.kindling.analysis.report import _place_marks, report
-from src.kindling.analysis.report_notes import format_number
+from src.kindling.analysis.report import _place_marks, format_number, report
 from src.kindling.runs.run import Run
 from src.kindling.training.trained_run import TrainedRun, load_run
 from tests.conftest import LITTLE, call, mistakes, train
@@ -81,7 +80,7 @@ def test_page_has_result_plots_config_and_commands(digits: Run) -> None:
         f"{sum(p.numel() for p in digits.task.parameters()):,}",
     ]
     assert re.search(
-        r"<pre> +samples +precision +recall +F1\n0 +\d+ +", page
+        r"<pre> +samples +precision +recall +F1\n +0 +\d+ +", page
     )  # the classes' scores as a text
     png = base64.b64decode(re.findall(r"data:image/png;base64,([^\"]+)", page)[0])
     assert png == (digits.path / "plots" / "curves.png").read_bytes()
@@ -219,7 +218,7 @@ def test_plots_follow_predictions(digits: Run, tmp_path: Path) -> None:
     predictions.columns["prediction"] = 9 - predictions.columns["prediction"]
     figures = digits.task.outputs.plot(predictions)
     before = digits.task.outputs.plot(Predictions.load(digits.path / "predictions" / "test.npz"))
-    from src.kindling.analysis.drawing import render
+    from tests.kindling.analysis.test_figures import render
 
     assert not np.array_equal(render(figures["confusion"]), render(before["confusion"]))
     (copy.path / "plots" / "curves.png").unlink()

@@ -95,8 +95,6 @@ def test_values_are_told_apart_by_their_errors(logs: Path) -> None:
     )
     assert found.p is None
     assert found == compare_paired(one, other)  # the draws are always the same
-    once = compare_paired(one, other, resamples=1)
-    assert once.low == once.high
     assert str(found) == (
         f"B is significantly better by {found.gain:.4g} in mean absolute error "
         f"(95 % confidence interval {found.low:.4g} to "

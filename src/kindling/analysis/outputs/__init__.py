@@ -1,4 +1,4 @@
-"""What a task predicts: how it is decided, scored, drawn, tabulated and exported.
+"""What a task predicts: how it is decoded, scored, drawn, tabulated and exported.
 
 A task has one of these as its attribute `outputs`.
 """
@@ -6,9 +6,15 @@ A task has one of these as its attribute `outputs`.
 from __future__ import annotations
 
 from src.kindling.analysis.outputs.base import Outputs, require_outputs
-from src.kindling.analysis.outputs.classes import Classes
-from src.kindling.analysis.outputs.labels import Labels
+from src.kindling.analysis.outputs.classes import Classes, Labels
 from src.kindling.analysis.outputs.masks import Masks
 from src.kindling.analysis.outputs.values import Values
+from src.kindling.data.spec import Spec
 
-__all__ = ["Classes", "Labels", "Masks", "Outputs", "Values", "require_outputs"]
+__all__ = ["Classes", "Labels", "Masks", "Outputs", "Values", "outputs_for", "require_outputs"]
+
+
+def outputs_for(spec: Spec) -> Outputs:
+    """The outputs for the target of the data, where there is no task."""
+    kinds: tuple[type[Outputs], ...] = (Classes, Labels, Values, Masks)
+    return next(kind.of(spec) for kind in kinds if kind.target_type == spec.target_type)

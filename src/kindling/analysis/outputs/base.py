@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from src.kindling.analysis.predictions import Array, Predictions
-from src.kindling.config.errors import InputError
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.kindling.analysis.predictions import Array, Predictions, spread
+from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.spec import Spec, TargetType
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
     from matplotlib.figure import Figure
-    from torch import Tensor
 
 # Each kind of target: how a message names it, and the task that is made for it.
 KINDS: dict[TargetType, tuple[str, str]] = {
@@ -20,12 +24,15 @@ KINDS: dict[TargetType, tuple[str, str]] = {
     "values": ("values", "regression"),
     "mask": ("masks", "segmentation"),
 }
+NAMES = 20  # classes of a summary
 
 
 class Outputs(Protocol):
-    """One kind of prediction.
+    """One kind of prediction: how it is decoded, scored, drawn, tabulated and exported.
 
     Attributes:
+        target_type: the kind of target in the data.
+        fields: the attributes of a spec that the constructor takes.
         names: of the classes, labels or values.
         shape: of the net's output for one sample.
         column: the column that holds the full prediction: `probability` or `prediction`.
@@ -33,14 +40,32 @@ class Outputs(Protocol):
         score_name: of the score of a sample.
         decision: how an exported file's output becomes a prediction: `{"kind": "argmax"}`,
             `{"kind": "threshold", "value": 0.5}` or `{"kind": "none"}`.
+        counted: what a class is counted in.
+        averages: test metrics that leave out classes without a sample.
+        gallery: number of samples in a gallery.
     """
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
-    column: ClassVar[str]
-    answer_name: ClassVar[str]
+    target_type: ClassVar[TargetType]
+    fields: ClassVar[tuple[str, ...]]
+    column: ClassVar[str] = "probability"
+    answer_name: ClassVar[str] = "probability"
     score_name: ClassVar[str]
     decision: ClassVar[dict[str, Any]]
+    counted: ClassVar[str] = "samples"
+    averages: ClassVar[str] = ""
+    gallery: ClassVar[int] = 16
+
+    @classmethod
+    def of(cls, spec: Spec) -> Self:
+        """Outputs for the target of the data; an InputError for another kind of target."""
+        if spec.target_type != cls.target_type:
+            (wanted, _), (found, task) = KINDS[cls.target_type], KINDS[spec.target_type]
+            if not spec.classes and spec.target:
+                found = f"{found} ({spec.target})"
+            raise InputError(f"task: needs {wanted}, and the data has {found}; set task={task}")
+        return cls(*(getattr(spec, field) for field in cls.fields))
 
     def predict_proba(self, raw: Tensor) -> Tensor:
         """The net's output `(B, *shape)` to probabilities, or to values in the target's unit."""
@@ -50,6 +75,8 @@ class Outputs(Protocol):
 
     def columns(self, raw: Tensor) -> dict[str, Tensor]:
         """The columns of `predict_step` that follow from the net's output `(B, *shape)`."""
+        probability = self.predict_proba(raw)
+        return {"prediction": self.decode(probability), "probability": probability}
 
     def score(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Score each prediction, `(B,)`, from `column` and targets."""
@@ -57,28 +84,79 @@ class Outputs(Protocol):
     def baseline(self) -> Tensor:
         """The constant prediction that the training targets give, `(*shape)`."""
 
+    def format(self, target: Tensor) -> str:
+        """A target, or a prediction, of one sample as a text."""
+
     def to_frame(self, columns: dict[str, Tensor], top: int | None = None) -> dict[str, Any]:
         """The columns of a readable table, from those of `columns`."""
+
+    def count(self, target: Tensor) -> Tensor:
+        """How often each class is in targets `(B, …)`, `(K,)`."""
+        return torch.bincount(target.flatten().long(), minlength=256)[: len(self.names)]
+
+    def find_missing(self, target: Array) -> list[str]:
+        """The classes that no target has, where metrics leave them out."""
+        counts = self.count(torch.from_numpy(target)).tolist() if self.averages else []
+        return [name for name, count in zip(self.names, counts, strict=False) if not count]
+
+    def describe(self, spec: Spec, target: Tensor | None = None) -> list[tuple[str, str]]:
+        """The training targets as pairs of a property and a text; `target` adds their range."""
+        total = max(sum(spec.class_counts), 1)
+        counts = zip(self.names, spec.class_counts, strict=True)
+        texts = [f"{name} {count:,} ({count / total:.1%})" for name, count in counts]
+        listed = join_names(texts, NAMES)
+        return [("classes", f"{len(texts)}, {self.counted} in training: {listed}")]
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
         """Plots by name, from predictions of a whole split."""
 
     def plot_examples(self, predictions: Predictions, before: Predictions | None = None) -> Figure:
-        """Some predictions, with those of the untrained net for the same samples."""
+        """Plot some predictions, with those of the untrained net for the same samples."""
+        rows = spread(len(predictions), self.gallery)
+        if before is None:
+            return self.plot_samples(predictions.take(rows), "Examples")
+        parts = before.take(rows), predictions.take(rows)
+        old, new = (part["score"].mean() for part in parts)
+        name = self.score_name.replace("_", " ")
+        title = f"Before and after training: {name} {old:.2f} and {new:.2f}"
+        return self.plot_samples(parts[1], title, parts[0])
+
+    def plot_samples(
+        self, predictions: Predictions, title: str, before: Predictions | None = None
+    ) -> Figure:
+        """Plot all samples of some predictions."""
+        from src.kindling.analysis.sample_plots import plot_samples
+
+        captions = {"true": self.captions(predictions, "target")}
+        if before is not None:
+            captions["untrained"] = self.captions(before)
+        captions["predicted"] = self.captions(predictions)
+        return plot_samples(predictions, title, captions, find_right(predictions).tolist())
+
+    def captions(self, predictions: Predictions, column: str = "prediction") -> list[str]:
+        """A column as texts."""
+        return [self.format(one) for one in torch.from_numpy(predictions[column])]
+
+    def plot_inputs(
+        self, x: Tensor, y: Sequence[Tensor], captions: Sequence[str], title: str
+    ) -> Figure:
+        """Plot images `(N, C, H, W)` over their captions; with their targets if these are masks."""
+        from src.kindling.analysis.sample_plots import draw_images
+
+        return draw_images(x, [[caption] for caption in captions], title)
+
+    def plot_targets(self, targets: Mapping[str, Tensor]) -> Figure:
+        """Plot the distribution of the targets `(N, …)` of each split."""
+        from src.kindling.analysis.class_plots import plot_counts
+
+        counts = {stage: self.count(target).numpy() for stage, target in targets.items()}
+        return plot_counts(counts, self.names, self.counted)
 
 
-def check_target(spec: Spec, expected: TargetType) -> None:
-    """Check that a task supports the data's kind of target.
-
-    Raises:
-        InputError: naming the task that does.
-    """
-    if spec.target_type == expected:
-        return
-    found, task = KINDS[spec.target_type]
-    if spec.target_type == "values" and spec.target:
-        found = f"{found} ({spec.target})"
-    raise InputError(f"task: needs {KINDS[expected][0]}, and the data has {found}; set task={task}")
+def find_right(predictions: Predictions) -> Array:
+    """Whether each sample's class, or all its labels, are right, `(N,)`."""
+    right = np.equal(predictions["prediction"], predictions["target"])
+    return np.asarray(right.all(axis=tuple(range(1, right.ndim))))
 
 
 def require_outputs(task: LightningModule, what: str) -> Outputs:
@@ -94,8 +172,3 @@ def require_outputs(task: LightningModule, what: str) -> Outputs:
             "Labels(…), Values(…) or Masks(…) of src.kindling.analysis (docs/add-a-task.md)"
         )
     return outputs
-
-
-def list_labels(labels: Array, names: tuple[str, ...]) -> list[str]:
-    """Labels `(N, K)`, 0 or 1, as texts: `a;b`."""
-    return [";".join(names[i] for i in row.nonzero()[0]) for row in labels]

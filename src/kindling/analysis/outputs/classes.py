@@ -1,4 +1,4 @@
-"""One class out of several."""
+"""One class out of several, and any number of several labels."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.kindling.analysis.outputs.base import check_target
-from src.kindling.analysis.predictions import Predictions, spread
-from src.kindling.data.spec import Spec
+from src.kindling.analysis.outputs.base import NAMES, Outputs, find_right
+from src.kindling.analysis.predictions import Predictions
+from src.kindling.config.errors import join_names
+from src.kindling.data.spec import Spec, TargetType
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+THRESHOLD = 0.5  # of a label's probability; above it, as in torchmetrics
 
-class Classes:
+
+class Classes(Outputs):
     """Logits `(B, K)` to one class: the most probable.
 
     Args:
@@ -25,25 +28,16 @@ class Classes:
         counts: training samples of each; equal where they are not known.
     """
 
-    column: ClassVar[str] = "probability"
-    answer_name: ClassVar[str] = "probability"
+    target_type: ClassVar[TargetType] = "class"
+    fields: ClassVar[tuple[str, ...]] = ("classes", "class_counts")
     score_name: ClassVar[str] = "accuracy"
     decision: ClassVar[dict[str, Any]] = {"kind": "argmax"}
+    averages: ClassVar[str] = "AUROC and recall"
 
     def __init__(self, names: Sequence[str], counts: Sequence[int] = ()) -> None:
         self.names = tuple(names)
         self.counts = tuple(counts) or (1,) * len(self.names)
-        self.shape: tuple[int, ...] = (len(self.names),)
-
-    @classmethod
-    def of(cls, spec: Spec) -> Classes:
-        """Outputs for the target of the data.
-
-        Raises:
-            InputError: when the data has another kind of target.
-        """
-        check_target(spec, "class")
-        return cls(spec.classes, spec.class_counts)
+        self.shape = (len(self.names),)
 
     def predict_proba(self, raw: Tensor) -> Tensor:
         """Logits `(B, K)` to probabilities in float32, as they are saved and measured.
@@ -56,11 +50,6 @@ class Classes:
         """Class numbers `(B,)`."""
         return probability.argmax(dim=1)
 
-    def columns(self, raw: Tensor) -> dict[str, Tensor]:
-        """`prediction` `(B,)` and `probability` `(B, K)`."""
-        probability = self.predict_proba(raw)
-        return {"prediction": self.decode(probability), "probability": probability}
-
     def score(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Whether each class is right, 0 or 1, `(B,)`."""
         return (self.decode(outputs) == target).float()
@@ -69,6 +58,16 @@ class Classes:
         """The share of each class in training, `(K,)`."""
         counts = torch.tensor(self.counts, dtype=torch.float32)
         return counts / counts.sum()
+
+    def describe(self, spec: Spec, target: Tensor | None = None) -> list[tuple[str, str]]:
+        least, most = np.argmin(self.counts), np.argmax(self.counts)
+        low, high = self.counts[least], self.counts[most]
+        ends = f"{self.names[most]} {high:,} to {self.names[least]} {low:,}"
+        balance = f"{ends} in training (ratio {high / max(low, 1):.2f})"
+        return [*super().describe(spec), ("balance", balance)]
+
+    def format(self, target: Tensor) -> str:
+        return self.names[int(target)]
 
     def to_frame(self, columns: dict[str, Tensor], top: int | None = None) -> dict[str, Any]:
         """The class, its probability, and that of each class, or of the `top` most probable."""
@@ -88,64 +87,108 @@ class Classes:
                 table[f"probability_{name}"] = probability[:, i].numpy()
         return table
 
+    def captions(self, predictions: Predictions, column: str = "prediction") -> list[str]:
+        texts = super().captions(predictions, column)
+        shares = predictions["probability"].max(axis=1)
+        if column == "target":
+            return texts
+        return [f"{share:.0%} {text}" for share, text in zip(shares, texts, strict=True)]
+
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
-        from src.kindling.analysis import class_plots, drawing
+        from sklearn.metrics import confusion_matrix
+
+        from src.kindling.analysis import class_plots
 
         if not len(predictions):
             return {}
         target, predicted = predictions["target"], predictions["prediction"]
-        probability, wrong = predictions["probability"], np.flatnonzero(target != predicted)
+        counts = confusion_matrix(target, predicted, labels=np.arange(len(self.names)))
+        probability, right = predictions["probability"], find_right(predictions)
         confidence = probability.max(axis=1)
-        surest = predictions.take(
-            wrong[np.argsort(-confidence[wrong], kind="stable")][: drawing.SAMPLES]
-        )
-        uncertain = predictions.take(np.argsort(confidence, kind="stable")[: drawing.SAMPLES])
+        surest, unsure = (np.argsort(key, kind="stable") for key in (-confidence, confidence))
+        mistakes = predictions.take(surest[~right[surest]][: self.gallery])
+        uncertain = predictions.take(unsure[: self.gallery])
+        claim = (confidence, right, "probability of the predicted class")
+        if len(self.names) == 2:
+            claim = (probability[:, 1], target == 1, f"probability of {self.names[1]}")
+        title = f"Most confident of {np.count_nonzero(~right):,} mistakes"
         return {
-            "confusion": class_plots.plot_confusion(target, predicted, self.names),
+            "confusion": class_plots.plot_confusion(counts, self.names),
             "classes": class_plots.plot_class_scores(target, predicted, self.names),
             "roc_and_pr": class_plots.plot_roc_and_pr(target, probability, self.names),
-            "calibration": self._plot_calibration(predictions),
-            "mistakes": self._plot_samples(surest, f"Most confident of {len(wrong):,} mistakes"),
-            "uncertain": self._plot_samples(uncertain, "Least certain"),
+            "calibration": class_plots.plot_calibration(*claim),
+            "mistakes": self.plot_samples(mistakes, title),
+            "uncertain": self.plot_samples(uncertain, "Least certain"),
             "examples": self.plot_examples(predictions),
         }
 
-    def plot_examples(self, predictions: Predictions, before: Predictions | None = None) -> Figure:
-        from src.kindling.analysis import drawing
 
-        rows = spread(len(predictions), drawing.SAMPLES)
-        some, title = predictions.take(rows), "Examples"
-        if before is not None:
-            before = before.take(rows)
-            right = [
-                np.count_nonzero(those["prediction"] == those["target"]) for those in (before, some)
-            ]
-            title = f"Before and after training: {right[0]} and {right[1]} of {len(rows)} right"
-        return self._plot_samples(some, title, before)
+class Labels(Outputs):
+    """Logits `(B, K)` to labels: those whose probability is above 0.5.
 
-    def _plot_calibration(self, predictions: Predictions) -> Figure:
+    Args:
+        names: of the K labels.
+        shares: the share of training samples that have each; 0.5 where they are not known.
+    """
+
+    target_type: ClassVar[TargetType] = "labels"
+    fields: ClassVar[tuple[str, ...]] = ("classes", "target_mean")
+    score_name: ClassVar[str] = "exact_match"
+    decision: ClassVar[dict[str, Any]] = {"kind": "threshold", "value": THRESHOLD}
+    averages: ClassVar[str] = "AUROC and average precision"
+
+    def __init__(self, names: Sequence[str], shares: Sequence[float] = ()) -> None:
+        self.names = tuple(names)
+        self.shares = tuple(shares) or (0.5,) * len(self.names)
+        self.shape = (len(self.names),)
+
+    def predict_proba(self, raw: Tensor) -> Tensor:
+        """Logits `(B, K)` to probabilities in float32."""
+        return raw.float().sigmoid()
+
+    def decode(self, probability: Tensor) -> Tensor:
+        """Labels, 0 or 1, `(B, K)`."""
+        return (probability > THRESHOLD).long()
+
+    def score(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Whether all labels of a sample are right, 0 or 1, `(B,)`."""
+        return (self.decode(outputs) == target).all(dim=1).float()
+
+    def baseline(self) -> Tensor:
+        """The share of training samples that have each label, `(K,)`."""
+        return torch.tensor(self.shares)
+
+    def count(self, target: Tensor) -> Tensor:
+        return target.sum(dim=0)
+
+    def describe(self, spec: Spec, target: Tensor | None = None) -> list[tuple[str, str]]:
+        counts = zip(self.names, spec.class_counts, self.shares, strict=True)
+        texts = [f"{name} {count:,} ({share:.1%})" for name, count, share in counts]
+        return [("labels", f"{len(texts)}, in training: {join_names(texts, NAMES)}")]
+
+    def format(self, target: Tensor) -> str:
+        return ";".join(self.names[i] for i in target.nonzero().flatten().tolist())
+
+    def to_frame(self, columns: dict[str, Tensor], top: int | None = None) -> dict[str, Any]:
+        """The labels in one column, `a;b`, and all probabilities."""
+        table: dict[str, Any] = {"prediction": list(map(self.format, columns["prediction"]))}
+        for i, name in enumerate(self.names):
+            table[f"probability_{name}"] = columns["probability"][:, i].numpy()
+        return table
+
+    def plot(self, predictions: Predictions) -> dict[str, Figure]:
         from src.kindling.analysis import class_plots
 
+        if not len(predictions):
+            return {}
         target, probability = predictions["target"], predictions["probability"]
-        if len(self.names) == 2:
-            meaning = f"probability of {self.names[1]}"
-            return class_plots.plot_calibration(probability[:, 1], target == 1, meaning)
-        right = target == predictions["prediction"]
-        meaning = "probability of the predicted class"
-        return class_plots.plot_calibration(probability.max(axis=1), right, meaning)
-
-    def _plot_samples(
-        self, predictions: Predictions, title: str, before: Predictions | None = None
-    ) -> Figure:
-        from src.kindling.analysis import sample_plots
-
-        captions = {"true": [self.names[i] for i in predictions["target"]]}
-        for heading, some in (("untrained", before), ("predicted", predictions)):
-            if some is not None:
-                confidence = some["probability"].max(axis=1)
-                captions[heading] = [
-                    f"{share:.0%} {self.names[i]}"
-                    for share, i in zip(confidence, some["prediction"], strict=True)
-                ]
-        right = predictions["prediction"] == predictions["target"]
-        return sample_plots.plot_samples(predictions, title, captions, right)
+        worst = np.argsort(-np.abs(probability - target).max(axis=1), kind="stable")
+        wrong = worst[~find_right(predictions)[worst]][: self.gallery]
+        claim = (probability.ravel(), target.ravel(), "probability of a label")
+        return {
+            "classes": class_plots.plot_class_scores(target, predictions["prediction"], self.names),
+            "roc_and_pr": class_plots.plot_roc_and_pr(target, probability, self.names),
+            "calibration": class_plots.plot_calibration(*claim),
+            "mistakes": self.plot_samples(predictions.take(wrong), "Most confident mistakes"),
+            "examples": self.plot_examples(predictions),
+        }

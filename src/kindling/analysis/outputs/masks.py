@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.kindling.analysis.outputs.base import check_target
-from src.kindling.analysis.predictions import Array, Predictions, spread
+from src.kindling.analysis.outputs.base import Outputs
+from src.kindling.analysis.predictions import Predictions
 from src.kindling.data.masks import IGNORED, VOID
-from src.kindling.data.spec import Spec
+from src.kindling.data.spec import TargetType
 from src.kindling.nn.metrics import confusions, overlaps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Masks:
+class Masks(Outputs):
     """Logits `(B, K, H, W)` to a mask of class numbers: the most probable of each pixel.
 
     Args:
@@ -28,28 +28,21 @@ class Masks:
         counts: training pixels of each class; equal where they are not known.
     """
 
+    target_type: ClassVar[TargetType] = "mask"
+    fields: ClassVar[tuple[str, ...]] = ("classes", "target_shape", "class_counts")
     # Probabilities of every pixel would fill the disk: predictions keep masks.
     column: ClassVar[str] = "prediction"
-    answer_name: ClassVar[str] = "probability"
     score_name: ClassVar[str] = "iou"
     decision: ClassVar[dict[str, Any]] = {"kind": "argmax"}
+    counted: ClassVar[str] = "pixels"
+    gallery: ClassVar[int] = 8
 
     def __init__(
         self, names: Sequence[str], size: tuple[int, ...], counts: Sequence[int] = ()
     ) -> None:
         self.names, self.size = tuple(names), tuple(size)
         self.counts = tuple(counts) or (1,) * len(self.names)
-        self.shape: tuple[int, ...] = (len(self.names), *self.size)
-
-    @classmethod
-    def of(cls, spec: Spec) -> Masks:
-        """Outputs for the target of the data.
-
-        Raises:
-            InputError: when the data has another kind of target.
-        """
-        check_target(spec, "mask")
-        return cls(spec.classes, spec.target_shape, spec.class_counts)
+        self.shape = (len(self.names), *self.size)
 
     def predict_proba(self, raw: Tensor) -> Tensor:
         """Logits to the class probabilities of each pixel, `(B, K, H, W)`."""
@@ -77,6 +70,9 @@ class Masks:
         """The most frequent class in training for each pixel, `(H, W)`."""
         return torch.tensor(self.counts).argmax().to(torch.uint8).expand(self.size)
 
+    def format(self, target: Tensor) -> str:
+        return ""  # the mask itself is drawn
+
     def to_frame(self, columns: dict[str, Tensor], top: int | None = None) -> dict[str, Any]:
         """The masks, and the share of pixels of each class."""
         masks = columns["prediction"]
@@ -86,33 +82,56 @@ class Masks:
         return table
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
-        from src.kindling.analysis import class_plots, drawing, mask_plots
+        from src.kindling.analysis import class_plots
 
         if not len(predictions):
             return {}
-        counts = self._confusion(predictions)
-        order = np.argsort(predictions["score"], kind="stable")
-        worst = predictions.take(order[: drawing.SAMPLES // 2])
+        counts = np.zeros((len(self.names),) * 2, dtype=np.int64)
+        for rows in np.array_split(np.arange(len(predictions)), -(-len(predictions) // 64)):
+            some = predictions.take(rows)
+            masks, target = (torch.from_numpy(some[name]) for name in ("prediction", "target"))
+            counts += confusions(masks, target, len(counts)).sum(dim=0).numpy()
+        found = overlaps(torch.from_numpy(counts))
+        scores = {
+            "IoU": found["iou"].nan_to_num().numpy(),
+            "Dice": found["dice"].nan_to_num().numpy(),
+        }
+        support = counts.sum(axis=1)
+        worst = np.argsort(predictions["score"], kind="stable")[: self.gallery]
         return {
-            "confusion": class_plots.plot_confusion_counts(counts, self.names, "pixels"),
-            "overlap": mask_plots.plot_overlap(counts, self.names),
-            "worst": mask_plots.plot_masks(worst, "Lowest IoU"),
+            "confusion": class_plots.plot_confusion(counts, self.names, "pixels"),
+            "overlap": class_plots.plot_scores(scores, support, self.names, "pixels"),
+            "worst": self.plot_samples(predictions.take(worst), "Lowest IoU"),
             "examples": self.plot_examples(predictions),
         }
 
-    def plot_examples(self, predictions: Predictions, before: Predictions | None = None) -> Figure:
-        from src.kindling.analysis import drawing, mask_plots
+    def plot_samples(
+        self, predictions: Predictions, title: str, before: Predictions | None = None
+    ) -> Figure:
+        """Plot images, and again under their true and predicted masks."""
+        from src.kindling.analysis import drawing, sample_plots
 
-        rows = spread(len(predictions), drawing.SAMPLES // 2)
-        title = "Examples" if before is None else "Before and after training"
-        before = before and before.take(rows)
-        return mask_plots.plot_masks(predictions.take(rows), title, before)
+        if not len(predictions) or predictions.samples is None:
+            return drawing.draw_message(f"{title}: no data")
+        target = predictions["target"]
+        masks = {"": np.zeros_like(target), "true": target}
+        if before:
+            masks["untrained"] = before["prediction"]
+        masks["predicted"] = predictions["prediction"]
+        captions = []
+        for row, score in enumerate(predictions["score"]):
+            captions.append([predictions.name(row), f"IoU {score:.2f}"])
+            captions += [[heading, ""] for heading in [*masks][1:]]
+        x = predictions.inputs(slice(None)).repeat_interleave(len(masks), dim=0)
+        stacked = np.stack(list(masks.values()), axis=1).reshape(-1, *target.shape[1:])
+        across = 2 * len(masks)
+        return sample_plots.draw_masks(x, stacked, captions, title, self.names, across)
 
-    def _confusion(self, predictions: Predictions) -> Array:
-        """Pixels of each class (rows) by the predicted class, over all images, `(K, K)`."""
-        counts = np.zeros((len(self.names),) * 2, dtype=np.int64)
-        for start in range(0, len(predictions), 64):
-            masks = torch.from_numpy(predictions["prediction"][start : start + 64])
-            targets = torch.from_numpy(predictions["target"][start : start + 64])
-            counts += confusions(masks, targets, len(counts)).sum(dim=0).numpy()
-        return counts
+    def plot_inputs(
+        self, x: Tensor, y: Sequence[Tensor], captions: Sequence[str], title: str
+    ) -> Figure:
+        from src.kindling.analysis import sample_plots
+
+        masks = np.stack([self.to_mask(mask.long()).numpy() for mask in y])
+        lines = [[caption] for caption in captions]
+        return sample_plots.draw_masks(x, masks, lines, title, self.names)

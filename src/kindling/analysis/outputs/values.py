@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from src.kindling.analysis.outputs.base import check_target
+from src.kindling.analysis.outputs.base import Outputs
 from src.kindling.analysis.predictions import Predictions
-from src.kindling.data.spec import Spec
+from src.kindling.data.spec import Spec, TargetType
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Values:
+class Values(Outputs):
     """Values `(B, K)` in the unit of the target, without a decision rule.
 
     Args:
@@ -25,6 +25,8 @@ class Values:
         mean, std: of each in the training split.
     """
 
+    target_type: ClassVar[TargetType] = "values"
+    fields: ClassVar[tuple[str, ...]] = ("names", "target_mean", "target_std")
     column: ClassVar[str] = "prediction"
     answer_name: ClassVar[str] = "value"
     score_name: ClassVar[str] = "mae"
@@ -36,28 +38,15 @@ class Values:
         self.names = tuple(names)
         self.mean = tuple(mean) or (0.0,) * len(self.names)
         self.std = tuple(std) or (1.0,) * len(self.names)
-        self.shape: tuple[int, ...] = (len(self.names),)
-
-    @classmethod
-    def of(cls, spec: Spec) -> Values:
-        """Outputs for the target of the data.
-
-        Raises:
-            InputError: when the data has another kind of target.
-        """
-        check_target(spec, "values")
-        return cls(spec.names, spec.target_mean, spec.target_std)
+        self.shape = (len(self.names),)
 
     def predict_proba(self, raw: Tensor) -> Tensor:
-        """The values themselves."""
         return raw
 
     def decode(self, probability: Tensor) -> Tensor:
-        """The values themselves."""
         return probability
 
     def columns(self, raw: Tensor) -> dict[str, Tensor]:
-        """`prediction` `(B, K)`."""
         return {"prediction": raw}
 
     def score(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -68,6 +57,18 @@ class Values:
         """The mean of each value in training, `(K,)`."""
         return torch.tensor(self.mean)
 
+    def describe(self, spec: Spec, target: Tensor | None = None) -> list[tuple[str, str]]:
+        rows = []
+        for i, (name, mean, std) in enumerate(zip(self.names, self.mean, self.std, strict=True)):
+            text = f"{name}: mean {mean:.4g}, std {std:.4g}"
+            if target is not None:
+                text += f", {target[:, i].min():.4g} to {target[:, i].max():.4g}"
+            rows.append(("target", text))
+        return rows
+
+    def format(self, target: Tensor) -> str:
+        return ", ".join(f"{value:.4g}" for value in target.tolist())
+
     def to_frame(self, columns: dict[str, Tensor], top: int | None = None) -> dict[str, Any]:
         """A column for each value."""
         one = len(self.names) == 1
@@ -75,31 +76,29 @@ class Values:
         return {name: columns["prediction"][:, i].numpy() for i, name in enumerate(names)}
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
-        from src.kindling.analysis import drawing, sample_plots
+        from src.kindling.analysis import sample_plots
 
         error = np.abs(predictions["prediction"] - predictions["target"])
         error = (error / np.array(self.std, np.float32)).max(axis=1)
-        worst = predictions.take(np.argsort(-error, kind="stable")[: drawing.SAMPLES])
-        difference = worst["prediction"] - worst["target"]
-        captions = {
-            "true": [_join(row, ".4g") for row in worst["target"]],
-            "predicted": [_join(row, ".4g") for row in worst["prediction"]],
-            "error": [_join(row, "+.4g") for row in difference],
-        }
-        of = f" ({', '.join(self.names)})" if len(self.names) > 1 else ""
+        worst = predictions.take(np.argsort(-error, kind="stable")[: self.gallery])
+        worst.columns["error"] = worst["prediction"] - worst["target"]
+        columns = {"true": "target", "predicted": "prediction", "error": "error"}
+        captions = {heading: self.captions(worst, name) for heading, name in columns.items()}
+        title = f"Largest errors ({', '.join(self.names)})"
         return {
             "errors": self.plot_examples(predictions),
-            "worst": sample_plots.plot_samples(worst, f"Largest errors{of}", captions),
+            "worst": sample_plots.plot_samples(worst, title, captions),
         }
 
     def plot_examples(self, predictions: Predictions, before: Predictions | None = None) -> Figure:
         from src.kindling.analysis import value_plots
 
         past = None if before is None else before["prediction"]
-        return value_plots.plot_values(
-            predictions["target"], predictions["prediction"], self.names, past
-        )
+        true, predicted = predictions["target"], predictions["prediction"]
+        return value_plots.plot_values(true, predicted, self.names, past)
 
+    def plot_targets(self, targets: Mapping[str, Tensor]) -> Figure:
+        from src.kindling.analysis import value_plots
 
-def _join(values: Any, form: str) -> str:
-    return ", ".join(f"{value:{form}}" for value in values)
+        arrays = {stage: target.numpy() for stage, target in targets.items()}
+        return value_plots.plot_distributions(arrays, self.names)

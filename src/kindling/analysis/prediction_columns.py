@@ -1,0 +1,106 @@
+"""A task's predictions for a split: the columns of its `predict_step`, in memory or in a file.
+
+predictions = predict(run.task, run.data(), "test")
+predictions["probability"]                            # (N, classes), as predict_step names it
+predictions.name(0), predictions.inputs([0, 1, 2])    # the samples behind the rows
+run.task.outputs.plot(predictions)                    # its plots, by name
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from src.kindling.config.errors import InputError
+from src.kindling.data.spec import Spec
+from src.kindling.runs.files import shown
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule
+    from torch import Tensor
+
+    from src.kindling.data.samples import Samples, Stage
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(eq=False)
+class Predictions:
+    """Named columns of numbers with a row for each sample of a split.
+
+    Attributes:
+        columns: by name, each `(N, …)`; `index` `(N,)` holds the samples' numbers in the source.
+        spec: of the data; None for data from elsewhere.
+        stage: the split.
+        samples: the source, for `inputs` and `name`; None if only the columns are loaded.
+        scored: the metric in the column `score` `(N,)`: `accuracy` (0 or 1), say; empty without
+            that column.
+    """
+
+    columns: dict[str, Array]
+    spec: Spec | None
+    stage: Stage
+    samples: Samples | None = None
+    scored: str = ""
+
+    def __getitem__(self, column: str) -> Array:
+        return self.columns[column]
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.columns["index"])
+
+    def take(self, rows: Any) -> Predictions:
+        """Some rows, by number or by mask."""
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return replace(self, columns=columns)
+
+    def inputs(self, rows: Any) -> Tensor:
+        """The raw inputs of some rows' samples, `(rows, *shape)`, as the source has them."""
+        if self.samples is None:
+            raise RuntimeError("these predictions were loaded without their data")
+        import torch
+
+        from src.kindling.data.samples import take
+
+        return take(self.samples.x, torch.from_numpy(self["index"][rows]))
+
+    def name(self, row: int) -> str:
+        """The path of a row's sample, or its row in the table; else its number."""
+        index = int(self["index"][row])
+        return self.samples.name(index) if self.samples else str(index)
+
+    def save(self, path: Path) -> None:
+        """Write the columns, the spec and the stage as .npz; the file is complete or absent."""
+        spec = asdict(self.spec) if self.spec else {}
+        about = json.dumps({"stage": self.stage, "spec": spec, "scored": self.scored})
+        arrays: dict[str, Any] = {"about.json": np.array(about), **self.columns}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".tmp")
+        with beside.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(beside, path)
+
+    @classmethod
+    def load(cls, path: Path, data: LightningDataModule | None = None) -> Predictions:
+        """Read a file of `save`; pass the run's `data` for `inputs` and `name`.
+
+        Raises:
+            InputError: when the file is missing or damaged.
+        """
+        try:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                columns = {name: file[name] for name in ("index", *file.files)}
+            about = json.loads(str(columns.pop("about.json", "{}")))
+        except FileNotFoundError:
+            raise InputError(f"{shown(path)}: no such predictions") from None
+        except Exception as error:  # numpy documents no list of errors for damaged archives
+            raise InputError(f"{shown(path)}: not readable: {error}; remove it") from None
+        spec = Spec.from_plain(about["spec"]) if about.get("spec") else None
+        samples = getattr(data, "samples", None)
+        return cls(columns, spec, about.get("stage", "test"), samples, about.get("scored", ""))
