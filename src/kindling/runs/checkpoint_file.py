@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src.kindling.config.aliases import rename_keys, rename_old
+from src.kindling.config.aliases import rename_old
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import shown
 
@@ -93,7 +93,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{name}: not a readable checkpoint: {error}") from None
     own = content["kindling"]
     own["config"] = rename_old(own["config"])
-    rename_keys(own["config"], {})
     if "version" not in own:  # the task owned preprocessing and augmentation
         state = content["state_dict"]
         moved = ("preprocess.", "augment.")

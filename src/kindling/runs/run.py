@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from src.kindling.config.aliases import rename_keys, rename_old
+from src.kindling.config.aliases import rename_old
 from src.kindling.config.compose import PARTS, ROOT, VALUES, Config, flatten
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.runs.environment import hardware, packages
@@ -215,7 +215,6 @@ class Run:
             content = self.checkpoint["kindling"]
             name, values, origin = content["name"], content["config"], shown(self.chosen_checkpoint)
         values = rename_old(values)
-        rename_keys(values, {})
         return Config(name, values, dict.fromkeys(flatten(values), origin))
 
     @property

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
+import numbers
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Optional, Union
 
 import pytest
@@ -34,6 +35,9 @@ class Color(enum.Enum):
         (Optional[nn.Module], None, None),
         (dict[str, int], {"a": 1}, {"a": 1}),
         (list, [1, "a"], [1, "a"]),
+        (Iterable[int], [1, 2], [1, 2]),
+        (numbers.Number | Sequence, 5, 5.0),
+        (list[nn.Module], [], []),
     ],
 )
 def test_values_become_what_the_signature_asks_for(
@@ -53,18 +57,21 @@ def test_a_list_becomes_a_tensor() -> None:
     [
         (float | Tensor, "fast", "a number"),
         (float, True, "a number"),
+        (numbers.Number, "a", "a number"),
+        (Iterable[int], ["a"], "a list (each item a whole number)"),
+        (list[nn.Module], [1], "a list (each item a part with a '_target_')"),
         (int, 1.5, "a whole number"),
         (str, 7, "text"),
         (bool | None, "x", "true or false or null"),
-        (list[int], ["a"], "a list of whole numbers"),
+        (list[int], ["a"], "a list (each item a whole number)"),
         (tuple[float, float], [1], "a list of 2: [a number, a number]"),
-        (Color, "blue", "one of 'red'"),
+        (Color, "blue", "'red'"),
         (Literal["min", "max"], "mid", "one of 'min', 'max'"),
         (dict[str, int], 3, "a mapping"),
         (Literal[16] | Literal["bf16"] | None, 17, "one of 16, 'bf16' or null"),
         (pathlib.Path, 3, "a path"),
         (nn.Module, 3, "a part (Module) with a '_target_'"),
-        (Optional[Tensor], "x", "a list of values or null"),
+        (Optional[Tensor], "x", "a list or null"),
         (Callable[[Any], Optimizer], "adam", "a part (Optimizer) with a '_target_'"),
     ],
 )

@@ -109,16 +109,24 @@ def lines(*words: str, name: str = "digits") -> list[str]:
             "callbacks=[]",
             "callbacks: expected named parts, each with its '_target_', got [] (command line)",
         ),
-        ("seed=-1", "seed: expected a number from 0 to 4294967295, got -1 (command line)"),
-        ("num_threads=0", "num_threads: expected a number from 1 to 1024, got 0 (command line)"),
-        ("tags=a", "tags: expected a list of texts, got 'a' (command line)"),
+        ("seed=-1", "seed: expected a whole number from 0 to 4294967295, got -1 (command line)"),
+        (
+            "num_threads=0",
+            "num_threads: expected a whole number from 1 to 1024 or null, got 0 (command line)",
+        ),
+        (
+            "trainer.max_epochs.x=1",
+            "trainer.max_epochs: expected a whole number or null, got {'x': 1} (command line)",
+        ),
+        ("data=[1]", "data: expected a part with a '_target_', got [1] (command line)"),
+        ("tags=a", "tags: expected a list (each item text), got 'a' (command line)"),
         (
             "trainer.max_epochs=${spec.num_outputs}",
             "trainer.max_epochs: ${spec.num_outputs}: attributes of the data are only known in the sections net and task (command line)",
         ),
         (
             "data.train_transforms=[foo]",
-            "data.train_transforms: expected parts, each with a '_target_' or null, got ['foo'] (command line)",
+            "data.train_transforms: expected a list (each item a part with a '_target_') or null, got ['foo'] (command line)",
         ),
         (
             "data.batch_size=${oc.env:NO_SUCH_NAME}",
@@ -155,7 +163,7 @@ def test_an_import_error_in_a_module_is_told(
         "net._target_: importing 'src.nets.broken' failed: SyntaxError: invalid syntax (broken.py"
     )
     assert lines("net._target_=src.nets.needs.Net") == [
-        "net._target_: importing 'src.nets.needs' failed: No module named 'no_such_package' (command line)"
+        "net._target_: importing 'src.nets.needs' failed: ModuleNotFoundError: No module named 'no_such_package' (command line)"
     ]
 
 
