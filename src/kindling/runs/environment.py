@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -22,26 +23,18 @@ PACKAGES = (
 
 def packages() -> dict[str, str]:
     found = {}
-    own = [name.partition(".")[0] for name in allowed_by_user()]
-    for name in dict.fromkeys([*PACKAGES, *own]):
-        try:
+    for name in (*PACKAGES, *(name.partition(".")[0] for name in allowed_by_user())):
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
 def hardware() -> dict[str, Any]:
     import torch
 
-    gpus = (
-        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        if torch.cuda.is_available()
-        else []
-    )
     return {
         "machine": platform.machine(),
         "system": platform.platform(),
         "cores": os.cpu_count(),
-        "gpus": gpus,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }

@@ -15,26 +15,14 @@ from src.kindling.config.targets import allowed_by_user
 HEADING = "# Untracked files\n"  # in diff.patch; `git apply` ignores such lines
 LARGEST, MOST = 1 << 20, 100  # bytes of a file in the patch, and the number of files
 # Whatever git's settings: a diff as `git apply` reads it.
-PLAIN = (
-    "-c",
-    "core.quotePath=false",
-    "-c",
-    "color.ui=never",
-    "-c",
-    "diff.noprefix=false",
-    "-c",
-    "diff.mnemonicPrefix=false",
-)
-DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--binary")
+DIFF = "diff --no-ext-diff --no-textconv --binary --no-color --src-prefix=a/ --dst-prefix=b/"
+FAILED = (OSError, subprocess.CalledProcessError)  # without git, without a repository or a commit
 
 
 def git(*arguments: str, check: bool = True) -> str:
-    """The output of a git command in the repository; what is not UTF-8 is replaced.
-
-    Raises:
-        OSError, subprocess.CalledProcessError: without git, without a repository, or when it fails.
-    """
-    done = subprocess.run(["git", *PLAIN, *arguments], cwd=ROOT, capture_output=True, check=check)
+    """The output of a git command in the repository; what is not UTF-8 is replaced."""
+    command = ["git", "-c", "core.quotePath=false", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=check)
     return done.stdout.decode(errors="replace")
 
 
@@ -44,15 +32,14 @@ def git_state() -> tuple[str | None, bool | None, str]:
     Untracked files of src/ and configs/ count as different. Without a commit, the tree is dirty;
     without a repository, this is unknown: None.
     """
+    dirty = None
     try:
         git("rev-parse", "--git-dir")
-    except (OSError, subprocess.CalledProcessError):
-        return None, None, ""
-    try:
-        diff = git(*DIFF, "HEAD", "--", ".") + _untracked_patch()
+        dirty = True
+        diff = git(*DIFF.split(), "HEAD", "--", ".") + _untracked_patch()
         return git("rev-parse", "HEAD").strip(), bool(diff), diff
-    except (OSError, subprocess.CalledProcessError):
-        return None, True, ""
+    except FAILED:
+        return None, dirty, ""
 
 
 def source_files(config: str) -> dict[str, str]:
@@ -65,68 +52,63 @@ def source_files(config: str) -> dict[str, str]:
     try:
         committed = {*git("ls-tree", "-r", "-z", "--name-only", "HEAD").split("\0")}
         options = [name for name in _untracked() if name.startswith("configs/")]
-    except (OSError, subprocess.CalledProcessError):
+    except FAILED:
         committed, options = set(), []
-    names = {*_imported(), *options} - committed
-    hashes = {name: _hash(name) for name in sorted({*names, f"configs/{config}.yaml"})}
-    return {name: value for name, value in hashes.items() if value is not None}
+    names = {*_imported(), *options} - committed | {f"configs/{config}.yaml"}
+    hashes = {name: _hash(name) for name in sorted(names)}
+    return {name: value for name, value in hashes.items() if value}
 
 
 def compare_files(then: Mapping[str, str], config: str) -> Iterator[str]:
     """Yield a line for each file that differs from those of the training (`source_files`)."""
     for name, before in then.items():
         now = _hash(name)
-        if now is None:
+        own = "; the run's own config.yaml is used" if name == f"configs/{config}.yaml" else ""
+        if not now:
             yield f"{name}: in the run's code, missing now"
         elif now != before:
-            yield f"{name}: changed since" + (
-                "; the run's own config.yaml is used" if name == f"configs/{config}.yaml" else ""
-            )
+            yield f"{name}: changed since{own}"
 
 
 def _untracked() -> list[str]:
     listed = git("ls-files", "-z", "--others", "--exclude-standard", "--", "src", "configs")
-    return [
-        name for name in listed.split("\0") if name and not name.endswith("/")
-    ]  # another repository ends with it
+    # The name of another repository ends with a slash.
+    return [name for name in listed.split("\0") if name and not name.endswith("/")]
 
 
 def _untracked_patch() -> str:
     """The untracked files as additions; a large file, and files beyond a number, are only named."""
     names = _untracked()
-    parts = []
+    patch = HEADING if names else ""
     for name in names[:MOST]:
-        path = ROOT / name
-        size = path.lstat().st_size if path.exists() or path.is_symlink() else 0
+        size = (ROOT / name).lstat().st_size
         if size > LARGEST:
-            parts.append(f"# {name}: left out, {size:,} bytes\n")
+            patch += f"# {name}: left out, {size:,} bytes\n"
         else:
-            parts.append(git(*DIFF, "--no-index", "--", "/dev/null", name, check=False))
+            patch += git(*DIFF.split(), "--no-index", "--", "/dev/null", name, check=False)
     if len(names) > MOST:
-        parts.append(f"# {len(names) - MOST:,} more untracked files left out\n")
-    return HEADING + "".join(parts) if parts else ""
+        patch += f"# {len(names) - MOST:,} more untracked files left out\n"
+    return patch
 
 
 def _imported() -> Iterator[str]:
     """The modules of the repository, and of allowed packages that are installed as editable."""
     own = {name.partition(".")[0] for name in allowed_by_user()}
     for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None) or ""
-        if (
-            not file.endswith(".py") or "site-packages" in file
-        ):  # an installed package has a version
-            continue
-        if Path(file).is_relative_to(ROOT):
-            yield Path(file).relative_to(ROOT).as_posix()
-        elif name.partition(".")[0] in own:
-            yield name
+        file = Path(getattr(module, "__file__", None) or "")
+        # An installed package has a version.
+        if file.suffix == ".py" and "site-packages" not in file.parts:
+            if file.is_relative_to(ROOT):
+                yield file.relative_to(ROOT).as_posix()
+            elif name.partition(".")[0] in own:
+                yield name
 
 
-def _hash(name: str) -> str | None:
-    """The hash of a file by its name in `source_files`; None where there is none."""
+def _hash(name: str) -> str:
+    """The hash of a file by its name in `source_files`; empty where there is none."""
     try:
         spec = None if "/" in name or name.endswith(".py") else find_spec(name)
         path = Path(spec.origin) if spec and spec.origin else ROOT / name
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, ImportError, ValueError):
-        return None
+        return ""

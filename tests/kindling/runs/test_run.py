@@ -166,7 +166,9 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
     path.write_bytes(flipped)
-    assert lines(run.path)[0].startswith(f"{shown}: damaged: its part archive/data/")
+    assert lines(run.path)[0].startswith(
+        f"{shown}: not a readable checkpoint: damaged: its part archive/data/"
+    )
     assert lines(run.path)[0].endswith("does not match its checksum")
     torch.save(Evil(), path)
     for forced in ("0", "1"):
@@ -180,7 +182,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(
     assert not (tmp_path / "owned").exists()
     torch.save({"state_dict": {}}, path)
     assert lines(run.path) == [
-        f"{shown}: a checkpoint of another program: it holds no config and no spec"
+        f"{shown}: not a readable checkpoint: written by another program: it holds no config and no spec"
     ]
     shutil.rmtree(run.checkpoints)
     assert lines(run.path) == [
