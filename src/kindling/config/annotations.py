@@ -1,4 +1,4 @@
-"""Check and convert YAML values by type annotations, with pydantic, and describe annotations.
+"""Check and convert YAML values by type annotations, with pydantic.
 
 An annotation may name types that YAML cannot write (`int | Tensor`). What can be written is checked
 strictly (`'fast'` is not a number, `true` is not 1), lists become the tuples and tensors that a
@@ -15,21 +15,25 @@ import numbers
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, ConfigDict, TypeAdapter
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-from pydantic.json_schema import GenerateJsonSchema
 
 CONTAINERS = (list, tuple, dict, abc.Sequence, abc.Iterable, abc.Collection, abc.Mapping)
 # Types that pydantic does not read from JSON, or only lazily.
 SAME = {numbers.Number: float, abc.Iterable: list, abc.Collection: list}
+NOT_YAML = ("needs_python_object", "callable_type")
+# By pydantic's types of errors, where its message says less.
 WORDS = {
-    "integer": "a whole number",
-    "number": "a number",
-    "string": "text",
-    "boolean": "true or false",
-    "object": "a mapping",
-    "path": "a path",
-    "duration": "a duration",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "missing": "more items",
+    "too_long": "fewer items",
 }
 
 
@@ -37,7 +41,7 @@ def validate(value: Any, annotation: Any) -> Any:
     """The value, converted to what the annotation asks for.
 
     Raises:
-        ValueError: when the annotation does not allow the value.
+        ValueError: with what is expected, when the annotation does not allow the value.
     """
     if any(member in (Any, object) for member in _members(annotation)):
         return value
@@ -47,17 +51,27 @@ def validate(value: Any, annotation: Any) -> Any:
         return value
     try:
         return adapter.validate_json(json.dumps(value), strict=True)
-    except (TypeError, RuntimeError) as error:  # not a plain value, or not a tensor
-        raise ValueError(str(error)) from None
+    except ValidationError as error:
+        raise ValueError(_expectation(error, value, annotation)) from None
+    except TypeError:
+        raise ValueError("a plain value") from None
 
 
-def describe(annotation: Any) -> str:
-    """The annotation in words: `a whole number or null`, `one of 'min', 'max'`."""
-    schema = _adapter(annotation).json_schema(schema_generator=_Schema)
-    if words := _describe(schema, schema.get("$defs", {})):
-        return words
-    names = " or ".join(kind.__name__ for kind in expected_part(annotation)[0])
-    return f"a part ({names or 'an object'}) with a '_target_'"
+def _expectation(error: ValidationError, value: Any, annotation: Any) -> str:
+    """What an annotation allows: `a number or null`, `'min' or 'max'`."""
+    words = []
+    for detail in error.errors():
+        if detail["type"] not in NOT_YAML:
+            word = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+            item = detail["input"]
+            place = f" in the place of {item!r}" if item != value else ""
+            words.append(WORDS.get(detail["type"], word) + place)
+    classes = " or ".join(kind.__name__ for kind in expected_part(annotation)[0])
+    if not words:
+        words = [f"a part ({classes}) with a '_target_'" if classes else "parts with a '_target_'"]
+    if type(None) in _members(annotation):
+        words.append("null")
+    return " or ".join(dict.fromkeys(words))
 
 
 def expected_part(annotation: Any) -> tuple[tuple[type, ...], bool, int]:
@@ -123,39 +137,7 @@ def _readable(annotation: Any) -> Any:
 def _to_tensor(values: list[Any]) -> Any:
     import torch
 
-    return torch.tensor(values, dtype=torch.float32)
-
-
-class _Schema(GenerateJsonSchema):
-    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
-        return {"type": "part"}
-
-
-def _describe(schema: dict[str, Any], defined: dict[str, Any]) -> str:
-    """What a JSON schema allows, in words; empty where YAML cannot write it."""
-    members = [
-        defined.get(member.get("$ref", "").rpartition("/")[2], member)
-        for member in schema.get("anyOf", [schema])
-    ]
-    choices = [
-        repr(choice)
-        for member in members
-        for choice in member.get("enum", [member["const"]] if "const" in member else [])
-    ]
-    words = [("one of " if len(choices) > 1 else "") + ", ".join(choices)] if choices else []
-    for member in members:
-        kind = member.get("type")
-        if "enum" in member or "const" in member or kind in ("part", "null"):
-            continue
-        if "prefixItems" in member:
-            items = [_describe(item, defined) for item in member["prefixItems"]]
-            words.append(f"a list of {len(items)}: [{', '.join(items)}]")
-        elif kind == "array":
-            item = _describe(member.get("items", {}), defined) or "a part with a '_target_'"
-            words.append(f"a list (each item {item})" if member.get("items") else "a list")
-        else:
-            word = WORDS.get(member.get("format", kind), "a value")
-            if "minimum" in member and "maximum" in member:
-                word += f" from {member['minimum']} to {member['maximum']}"
-            words.append(word)
-    return " or ".join([*words, *(["null"] if {"type": "null"} in members else [])])
+    try:
+        return torch.tensor(values, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError("a list of numbers") from None

@@ -9,13 +9,12 @@ each target, and a mistake ends it.
 from __future__ import annotations
 
 import functools
-import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from src.kindling.config.annotations import describe, element, expected_part, validate
+from src.kindling.config.annotations import element, expected_part, validate
 from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.config.references import Unresolved, resolve
@@ -175,8 +174,9 @@ class _Walk:
         given = {name: given[name] for name in accepted if name in given}
         later = [*list(accepted)[:positional], *(OF_SCHEDULE if makes_partial else ())]
         known = accepted if node.get("_partial_") else {*node, *given, *later}
+        annotations = {name: parameter.annotation for name, parameter in accepted.items()}
         arguments = {
-            name: self.value(node[name], f"{key}.{name}", _annotation(accepted, name), given)
+            name: self.value(node[name], f"{key}.{name}", annotations.get(name, Any), given)
             for name in node
             if name not in DIRECTIVES and node[name] != "???"
         }
@@ -236,8 +236,8 @@ class _Walk:
             return value  # an attribute of the data may be anything
         try:
             return validate(value, annotation)
-        except ValueError:
-            return self.fail(key, f"expected {describe(annotation)}, got {value!r}")
+        except ValueError as error:
+            return self.fail(key, f"expected {error}, got {value!r}")
 
     def call(self, target: Any, arguments: dict[str, Any], key: str) -> Any:
         """Call a target; a library's refusal of its arguments becomes an `InputError`."""
@@ -291,10 +291,6 @@ def _is_section(key: str) -> bool:
     """Whether a dotted key is a section or a named component of one, not an argument."""
     section, _, rest = key.partition(".")
     return section in KINDS and "." not in (rest if section in NAMED else key)
-
-
-def _annotation(accepted: Mapping[str, inspect.Parameter], name: str) -> Any:
-    return accepted[name].annotation if name in accepted else Any
 
 
 def _is_component(value: Any) -> bool:

@@ -84,18 +84,16 @@ def find(path: Any, expected: Sequence[type], nested: tuple[str, ...] = ()) -> A
     found = locate(path)
     made = returned(found)
     if made is None and expected:
-        raise ValueError(
-            f"'{path}' has no return annotation; annotate it: -> {expected[0].__name__}"
-        )
+        raise ValueError(f"'{path}' has no return annotation; annotate it: -> {_join(expected)}")
     fits = inspect.isclass(found)
     if expected and inspect.isclass(made):
         fits = issubclass(made, tuple(expected))
     if not fits:
-        raise ValueError(f"expected {_one_of(expected)}, got '{path}'")
+        raise ValueError(f"expected {_join(expected) or 'a class'}, got '{path}'")
     # torchvision's older transforms are no modules.
     older = nested == NESTED and _within(made.__module__, ("torchvision.transforms",))
     if nested and not (older or _is_users(path, made) or issubclass(made, kinds(nested))):
-        expectation = f"expected {_one_of(kinds(nested))}, got '{path}'"
+        expectation = f"expected {_join(kinds(nested))}, got '{path}'"
         raise ValueError(f"{expectation}; to allow it, add its full path to {ALLOW}")
     return found
 
@@ -118,7 +116,7 @@ def locate(path: Any) -> Any:
     found = load(path)
     is_class = inspect.isclass(found)
     if not (is_class or inspect.isroutine(found)):
-        raise ValueError(f"{path!r} is {_a(type(found).__name__)}, not a class")
+        raise ValueError(f"{path!r} is of type {type(found).__name__}, not a class")
     if _is_users(path, found):
         return found
     if not _within(_home(found), allowed):
@@ -198,6 +196,10 @@ def _is_users(path: str, found: Any) -> bool:
     return path in allowed_by_user() or _within(_home(found), (*ROOMS, *allowed_by_user()))
 
 
+def _join(classes: Sequence[type]) -> str:
+    return " or ".join(kind.__name__ for kind in classes)
+
+
 def _home(found: Any) -> str:
     """The path at which a class or function is defined."""
     return f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', '')}"
@@ -206,16 +208,6 @@ def _home(found: Any) -> str:
 def _within(path: str, prefixes: Sequence[str]) -> bool:
     """Whether a dotted path is one of these, or is in one of them."""
     return any(f"{path}.".startswith(f"{prefix}.") for prefix in prefixes)
-
-
-def _one_of(classes: Sequence[type]) -> str:
-    """`a Module`, `a Module, Optimizer or LRScheduler`."""
-    *names, last = [kind.__name__ for kind in classes] or ["class"]
-    return _a(f"{', '.join(names)} or {last}" if names else last)
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def parameters(target: Any) -> dict[str, inspect.Parameter]:

@@ -22,10 +22,9 @@ from src.kindling.config.aliases import rename_old
 from src.kindling.config.compose import PARTS, ROOT, VALUES, Config, flatten
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.runs.checkpoint_file import read_checkpoint
-from src.kindling.runs.environment import hardware, packages
 from src.kindling.runs.files import read_json, shown, write, write_json
+from src.kindling.runs.provenance import git_state, hardware, packages, source_files
 from src.kindling.runs.redact import redact, redacted
-from src.kindling.runs.source_files import git_state, source_files
 
 LOGS = ROOT / "logs"
 ELSEWHERE = "let logs/ be a link to a folder that you may write"

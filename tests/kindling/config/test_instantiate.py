@@ -68,11 +68,11 @@ def lines(*words: str, name: str = "digits") -> list[str]:
         ("net._target_=torch.hub.load", f"net._target_: 'torch.hub.load' is {ALLOWED}"),
         (
             "net._target_=torch.optim.SGD",
-            "net._target_: expected a Module, got 'torch.optim.SGD' (command line)",
+            "net._target_: expected Module, got 'torch.optim.SGD' (command line)",
         ),
         (
             "net._target_=torch.nn",
-            "net._target_: 'torch.nn' is a module, not a class (command line)",
+            "net._target_: 'torch.nn' is of type module, not a class (command line)",
         ),
         ("net._target_=5", f"net._target_: 5 is {ALLOWED}"),
         (
@@ -81,7 +81,7 @@ def lines(*words: str, name: str = "digits") -> list[str]:
         ),
         (
             "task.optimizer._target_=torch.nn.Linear",
-            "task.optimizer._target_: expected an Optimizer, got 'torch.nn.Linear' (command line)",
+            "task.optimizer._target_: expected Optimizer, got 'torch.nn.Linear' (command line)",
         ),
         (
             "task.scheduler._target_=torch.optim.lr_scheduler.StepLR",
@@ -109,24 +109,24 @@ def lines(*words: str, name: str = "digits") -> list[str]:
             "callbacks=[]",
             "callbacks: expected named parts, each with its '_target_', got [] (command line)",
         ),
-        ("seed=-1", "seed: expected a whole number from 0 to 4294967295, got -1 (command line)"),
+        ("seed=-1", "seed: expected greater than or equal to 0, got -1 (command line)"),
         (
             "num_threads=0",
-            "num_threads: expected a whole number from 1 to 1024 or null, got 0 (command line)",
+            "num_threads: expected greater than or equal to 1 or null, got 0 (command line)",
         ),
         (
             "trainer.max_epochs.x=1",
             "trainer.max_epochs: expected a whole number or null, got {'x': 1} (command line)",
         ),
         ("data=[1]", "data: expected a part with a '_target_', got [1] (command line)"),
-        ("tags=a", "tags: expected a list (each item text), got 'a' (command line)"),
+        ("tags=a", "tags: expected a list, got 'a' (command line)"),
         (
             "trainer.max_epochs=${spec.num_outputs}",
             "trainer.max_epochs: ${spec.num_outputs}: attributes of the data are only known in the sections net and task (command line)",
         ),
         (
             "data.train_transforms=[foo]",
-            "data.train_transforms: expected a list (each item a part with a '_target_') or null, got ['foo'] (command line)",
+            "data.train_transforms: expected parts with a '_target_' or null, got ['foo'] (command line)",
         ),
         (
             "data.batch_size=${oc.env:NO_SUCH_NAME}",

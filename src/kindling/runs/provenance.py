@@ -1,22 +1,58 @@
-"""Source files that git does not track: a run keeps their hashes, and content in diff.patch."""
+"""What a run is made of: packages, machine, commit, and source files that git does not track.
+
+A run keeps the hashes of such files, and their content in diff.patch.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from src.kindling.config.compose import ROOT
 from src.kindling.config.targets import allowed_by_user
 
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "numpy",
+    "scikit-learn",
+    "omegaconf",
+)
 HEADING = "# Untracked files\n"  # in diff.patch; `git apply` ignores such lines
 LARGEST, MOST = 1 << 20, 100  # bytes of a file in the patch, and the number of files
 # Whatever git's settings: a diff as `git apply` reads it.
 DIFF = "diff --no-ext-diff --no-textconv --binary --no-color --src-prefix=a/ --dst-prefix=b/"
 FAILED = (OSError, subprocess.CalledProcessError)  # without git, without a repository or a commit
+
+
+def packages() -> dict[str, str]:
+    found = {}
+    for name in (*PACKAGES, *(name.partition(".")[0] for name in allowed_by_user())):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    import torch
+
+    return {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
 
 
 def git(*arguments: str, check: bool = True) -> str:
