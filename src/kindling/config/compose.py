@@ -30,8 +30,7 @@ PARTS = ("data", "net", "task", "finetune", "trainer", "callbacks", "logger")
 # values (its number of epochs, say) stay, and only the new option's own file overrides them.
 SAME_CLASS = ("trainer",)
 
-# What one file sets: its origin and its values, those of a group's option within their section.
-Layer = tuple[str, dict[str, Any]]
+Layer = tuple[str, dict[str, Any]]  # a file's origin, and what it sets, within its section
 
 
 def compose(name: str = "digits", words: Sequence[str] = ()) -> Config:
@@ -48,9 +47,7 @@ def compose(name: str = "digits", words: Sequence[str] = ()) -> Config:
     if name in configs():
         layers = _read_layers(CONFIGS / f"{name}.yaml", swaps, errors)
     else:
-        known = ", ".join(configs()) or "none"
-        hint = did_you_mean(name, configs())
-        errors.append(f"{name}: no such config{hint} (configs/ has: {known})")
+        errors.append(_no_such("config", name, configs(), "configs/"))
     for group, option in swaps.items():
         layers = _choose(layers, group, option, COMMAND_LINE, errors)
     config = Config(name, {})
@@ -170,19 +167,16 @@ def _read_yaml(path: Path, errors: list[str]) -> dict[str, Any]:
 def _read_layers(path: Path, skip: Iterable[str], errors: list[str], *within: Path) -> list[Layer]:
     """The files of an experiment or an option: those of its `defaults`, then its own values.
 
-    Args:
-        path: the file.
-        skip: the groups that the command line swaps; their options are not read.
-        errors: one line is added for each mistake.
-        within: the files whose `defaults` include this one.
+    The options of the groups in `skip` are not read; the `defaults` of the files `within` include
+    this one.
     """
     section = path.parent.name if path.parent != CONFIGS else ""
     origin = _display_path(path)
     values = _read_yaml(path, errors)
     defaults = values.pop("defaults", None) or []
     if not isinstance(defaults, list):
-        expected = "expected a list such as '- data: digits'"
-        errors.append(f"{origin}: defaults: {expected}, got {defaults!r}")
+        line = f"expected a list such as '- data: digits', got {defaults!r}"
+        errors.append(f"{origin}: defaults: {line}")
         defaults = []
     if "_self_" not in defaults:
         defaults = [*defaults, "_self_"]
@@ -216,23 +210,20 @@ def _choose(
     """Add an option of a group, in the place of all that the layers have for that group."""
     options = groups().get(group)
     if options is None:
-        errors.append(f"{group}: no such group{did_you_mean(group, groups())} ({origin})")
+        errors.append(f"{_no_such('group', group, groups(), 'configs/')} ({origin})")
         return layers
     if option not in options:
-        hint = did_you_mean(option, options)
-        known = f"configs/{group}/ has: {', '.join(options)}"
-        errors.append(f"{group}={option}: no such option{hint} ({known}) ({origin})")
+        line = _no_such("option", option, options, f"configs/{group}/")
+        errors.append(f"{group}={line} ({origin})")
         return layers
     *inherited, own = _read_layers(CONFIGS / group / f"{option}.yaml", (), errors)
     if group in SAME_CLASS:
         folder = _display_path(CONFIGS / group) + "/"
         kept = [layer for layer in layers if not layer[0].startswith(folder)]
         return [*inherited, *kept, own]
-    others = [
-        (file, {key: value for key, value in values.items() if key != group})
-        for file, values in layers
-    ]
-    return [*others, *inherited, own]
+    for _, values in layers:
+        values.pop(group, None)
+    return [*layers, *inherited, own]
 
 
 def _unknown_sections(
@@ -248,3 +239,8 @@ def _unknown_sections(
             inner = next((other for other in deeper if other.endswith(f".{key}")), None)
             hint = f"; did you mean '{inner}'?" if inner else did_you_mean(section, known)
             yield f"{key}: no such section{hint} (a config has: {', '.join(known)}) ({origin})"
+
+
+def _no_such(kind: str, given: str, names: Iterable[str], place: str) -> str:
+    known = ", ".join(names) or "none"
+    return f"{given}: no such {kind}{did_you_mean(given, names)} ({place} has: {known})"

@@ -121,14 +121,14 @@ def check_training(config: Config) -> None:
 
 
 def build(config: Config, key: str, data: Any = None, **given: Any) -> Any:
-    """Build the component under a dotted key.
+    """Build the component under a dotted key, such as `net` or `callbacks.early_stopping`.
 
     Args:
         config: a config that `check` has accepted.
-        key: `net`, or `callbacks.early_stopping`.
+        key: the component's.
         data: the data module, set up, whose attributes replace `${data.…}` in the config.
-        given: arguments offered by name to the component, and to those within it, where they accept
-            them. A `spec` among them also replaces `${spec.…}` in the config.
+        given: arguments offered by name, where the component accepts them; a `spec`, `in_shape` and
+            `num_outputs` also to those within it. A `spec` also replaces `${spec.…}` in the config.
 
     Raises:
         InputError: for the first mistake, and where a library's constructor refuses the values.
@@ -159,6 +159,8 @@ class _Walk:
         """Check a component, and build it; `given` are the arguments that it gets by name."""
         if key == "trainer" and isinstance(node, dict | None):
             node = {"_target_": KINDS["trainer"], **(node or {})}
+        if isinstance(node, Unresolved):
+            return None
         if not isinstance(node, dict) or "_target_" not in node:
             expected = "named parts, each with its" if key in NAMED else "a part with a"
             found = "null" if node is None else repr(node)
@@ -169,25 +171,25 @@ class _Walk:
         except ValueError as error:
             return self.fail(f"{key}._target_", str(error))
         accepted = parameters(target)
+        own = {name: given[name] for name in accepted if name in given}
         if not {"monitor", "mode"} <= accepted.keys():  # a mode of something else
-            given = {name: given[name] for name in given if name not in ("monitor", "mode")}
-        given = {name: given[name] for name in accepted if name in given}
-        later = [*list(accepted)[:positional], *(OF_SCHEDULE if makes_partial else ())]
-        known = accepted if node.get("_partial_") else {*node, *given, *later}
+            own = {name: own[name] for name in own if name not in ("monitor", "mode")}
         annotations = {name: parameter.annotation for name, parameter in accepted.items()}
         arguments = {
             name: self.value(node[name], f"{key}.{name}", annotations.get(name, Any), given)
             for name in node
             if name not in DIRECTIVES and node[name] != "???"
         }
-        self.check_names(target, node, key, known)
+        later = [*list(accepted)[:positional], *(OF_SCHEDULE if makes_partial else ())]
+        filled = accepted if node.get("_partial_") else {*node, *own, *later}
+        self.check_names(target, node, key, filled)
         if not self.build:
             return None
         if "weights_backbone" in accepted:
             arguments.setdefault("weights_backbone", None)
         if node.get("_partial_", makes_partial) and not _is_section(key):
             return functools.partial(target, **arguments)
-        return self.call(target, {**given, **arguments}, key)
+        return self.call(target, {**own, **arguments}, key)
 
     def check_names(
         self, target: Any, node: Mapping[str, Any], key: str, filled: Collection[str]

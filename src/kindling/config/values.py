@@ -22,16 +22,13 @@ class Values:
 
     Attributes:
         name, tags: the user's own labels for the run.
-        seed: for initial weights, batch order and every other random draw.
+        seed: for every random draw.
         num_threads: PyTorch's CPU threads; they change results and are therefore recorded.
-        compile: whether to compile the net; None compiles on a GPU where it pays.
-        channels_last: the memory format; None uses it for convolutional nets.
-        checkpoint_minutes: minutes between the checkpoints within an epoch.
-        max_nonfinite_steps: the number of batches with a NaN/Inf loss or gradient to skip
-            before the training ends.
-        monitor: the metric that picks the best checkpoint, stops early and steers schedules and
-            studies; None uses `val/loss`, or the only metric of validation.
-        mode: whether less or more of it is better; None follows from the metric.
+        compile, channels_last: None uses them on a GPU, and for convolutional nets.
+        checkpoint_minutes: between the checkpoints within an epoch.
+        max_nonfinite_steps: batches with a NaN/Inf loss or gradient that are skipped.
+        monitor, mode: the metric that picks the best checkpoint, and whether less or more of it is
+            better; None uses `val/loss`, or the only metric of validation.
     """
 
     name: str | None = None
