@@ -8,6 +8,7 @@ signature asks for, and a missing annotation accepts anything.
 from __future__ import annotations
 
 import collections.abc as abc
+import enum
 import functools
 import inspect
 import json
@@ -63,6 +64,7 @@ def _expectation(error: ValidationError, value: Any, annotation: Any) -> str:
     for detail in error.errors():
         if detail["type"] not in NOT_YAML:
             word = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+            word = f"a number {word}" if word.startswith(("greater", "less")) else word
             item = detail["input"]
             place = f" in the place of {item!r}" if item != value else ""
             words.append(WORDS.get(detail["type"], word) + place)
@@ -125,6 +127,8 @@ def _readable(annotation: Any) -> Any:
     origin, args = get_origin(annotation), get_args(annotation)
     if getattr(annotation, "__module__", "") == "torch" and annotation.__name__ == "Tensor":
         return Annotated[list[Any], AfterValidator(_to_tensor)]
+    if _is_part(annotation) and not issubclass(annotation, enum.Enum):
+        return _Part
     if origin in (None, Literal, Annotated, abc.Callable):
         return SAME.get(annotation, annotation)
     if {int, float, str, bool} & {*args} and origin in (Union, types.UnionType):
@@ -132,6 +136,10 @@ def _readable(annotation: Any) -> Any:
         args = tuple(arg for arg in args if getattr(arg, "__name__", "") != "Tensor")
     origin = Union if origin is types.UnionType else SAME.get(origin, origin)
     return origin[tuple(_readable(arg) for arg in args)]
+
+
+class _Part:
+    """In the place of a class: pydantic would build dataclasses and models without a `_target_`."""
 
 
 def _to_tensor(values: list[Any]) -> Any:

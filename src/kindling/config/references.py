@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import operator
 import re
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -44,22 +44,22 @@ def resolve(
     Raises:
         InputError: without a `report`, for the first reference that cannot be resolved.
     """
-    return _Resolver(config, spec, report, data).resolve()
+    resolver = _Resolver(config, spec, report, data)
+    resolver.inserted = map_text(config.values, resolver.insert)
+    return dict(map_text(resolver.inserted, resolver.follow))
 
 
+@dataclass
 class _Resolver:
-    def __init__(
-        self, config: Config, spec: Any, report: Callable[[str, str], object] | None, data: Any
-    ) -> None:
-        self.config, self.spec, self.report, self.data = config, spec, report, data
-
-    def resolve(self) -> dict[str, Any]:
-        self.inserted = map_text(self.config.values, self.insert)
-        return dict(map_text(self.inserted, self.follow))
+    config: Config
+    spec: Any
+    report: Callable[[str, str], object] | None
+    data: Any
+    inserted: dict[str, Any] = field(default_factory=dict)
 
     @functools.cached_property
     def tree(self) -> Any:
-        everything = {**dataclasses.asdict(Values()), **self.inserted}
+        everything = {**asdict(Values()), **self.inserted}
         return OmegaConf.create(everything, flags={"allow_objects": True})
 
     def fail(self, steps: Steps, text: object) -> Unresolved:
@@ -93,11 +93,11 @@ class _Resolver:
         if "${" in text:
             try:
                 value = functools.reduce(operator.getitem, steps, self.tree)
+                if OmegaConf.is_config(value):
+                    return OmegaConf.to_container(value, resolve=True)
             except OmegaConfBaseException as error:
                 line = str(error).partition("\n")[0].rpartition("interpolation: ")[2]
                 return self.fail(steps, line.strip('"'))
-            if OmegaConf.is_config(value):
-                return OmegaConf.to_container(value, resolve=True)
         if not isinstance(value, str) or LATER not in value:
             return value
         return Unresolved() if steps[0] in OF_DATA_IN else self.fail(steps, ELSEWHERE)

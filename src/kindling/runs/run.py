@@ -221,7 +221,7 @@ def find_run(name: str | Path) -> Run:
         key=lambda file: (file.parent.name[:19], file.stat().st_mtime_ns),
     )
     names = [f"{file.parent.parent.name}/{file.parent.name}" for file in runs]
-    config, _, last = str(path).rpartition("/")
+    config, _, last = path.as_posix().rpartition("/")
     if last == "latest" and "/" not in config:
         found = [name for name in names if not config or name.startswith(f"{config}/")]
         if found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import numbers
 import pathlib
@@ -14,6 +15,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from src.kindling.config.annotations import element, expected_part, validate
+
+
+@dataclasses.dataclass
+class Options:
+    width: int = 1
 
 
 class Color(enum.Enum):
@@ -70,6 +76,7 @@ def test_list_to_tensor() -> None:
         (Literal[16] | Literal["bf16"] | None, 17, "16 or 'bf16' or null"),
         (pathlib.Path, 3, "text"),
         (nn.Module, 3, "a part (Module) with a '_target_'"),
+        (Options | None, {"width": 2}, "a part (Options) with a '_target_' or null"),
         (list[nn.Module] | None, ["foo"], "parts with a '_target_' or null"),
         (Optional[Tensor], "x", "a list or null"),
         (Optional[Tensor], ["x"], "a list of numbers or null"),
