@@ -227,15 +227,16 @@ def test_run_is_claimed_within_the_folder_of_runs() -> None:
             Run.claim(name)
 
 
-def test_target_outside_is_not_imported() -> None:
-    words = ["net._target_=torch.nn.Transformer", f"net.custom_encoder={{_target_: {HANDLER}}}"]
-    code = (
-        f"import sys; from src.kindling.config import instantiate; from src.kindling.config.compose import compose\ntry: instantiate.check(compose('digits', {words}))\n"
-        f"except Exception as error: print(error)\nprint({HANDLER.rpartition('.')[0]!r} in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert HANDLER in done.stdout, done.stderr
-    assert done.stdout.endswith("False\n")
+def test_target_outside_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "outsider.py").write_text("class Net: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for word in (
+        "net._target_=outsider.Net",
+        "net={_target_: torch.nn.Transformer, custom_encoder: {_target_: outsider.Net}}",
+    ):
+        (line,) = mistakes("train", "digits", word)
+        assert "'outsider.Net' is outside the allowed packages" in line
+    assert "outsider" not in sys.modules
 
 
 def test_every_class_of_the_libraries() -> None:
