@@ -8,17 +8,12 @@ from typing import Any
 
 
 def lazy_exports(package: str, names: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package.
-
-    Args:
-        package: its `__name__`.
-        names: by module of the package, what it offers.
-    """
-    modules = {name: module for module, inside in names.items() for name in inside}
+    """The `__getattr__` of a package; `names` are what each of its modules offers."""
 
     def load(name: str) -> Any:
-        if name not in modules:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(f"{package}.{modules[name]}"), name)
+        for module, inside in names.items():
+            if name in inside:
+                return getattr(import_module(f"{package}.{module}"), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return load

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from src.kindling.config.values import map_text
+
 # A module that has moved: `src.augment.RandomCrop` is `src.kindling.data.augment.RandomCrop`.
 MODULES = {
     "src.augment": "src.kindling.data.augment",
@@ -61,8 +63,22 @@ KEYS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def rename_keys(values: dict[str, Any], origins: dict[str, str]) -> None:
-    """Give old keys of a whole config their present names, in place; so the keys of its origins."""
+def rename_old(values: Any, origins: dict[str, str] | None = None) -> Any:
+    """A copy of a whole config's values with present names; `origins` are renamed in place."""
+    origins = {} if origins is None else origins
+    references: dict[str, str] = {}
+
+    def rename_target(text: str, steps: tuple[Any, ...]) -> str:
+        module, _, name = text.rpartition(".")
+        old = module in MODULES and steps[-1] == "_target_"
+        return f"{MODULES[module]}.{name}" if old else text
+
+    def rename_reference(text: str, _: tuple[Any, ...]) -> str:
+        for old, new in references.items():
+            text = text.replace(old, new)
+        return text
+
+    values = map_text(values, rename_target)
     for old, (new, targets) in KEYS.items():
         section, _, name = old.rpartition(".")
         inside = values.get(section) if section else values
@@ -75,28 +91,5 @@ def rename_keys(values: dict[str, Any], origins: dict[str, str]) -> None:
         outside[key] = inside.pop(name)
         if old in origins:
             origins[new] = origins.pop(old)
-        for key in values:
-            values[key] = _replace(values[key], f"${{{old}}}", f"${{{new}}}")
-
-
-def _replace(value: Any, old: str, new: str) -> Any:
-    """A copy of nested values in which a reference has another name."""
-    if isinstance(value, dict):
-        return {key: _replace(item, old, new) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_replace(item, old, new) for item in value]
-    return value.replace(old, new) if isinstance(value, str) else value
-
-
-def rename_old(values: Any) -> Any:
-    """A copy of a config's values in which old names are replaced by the present ones."""
-    if isinstance(values, list):
-        return [rename_old(value) for value in values]
-    if not isinstance(values, dict):
-        return values
-    renamed = {key: rename_old(value) for key, value in values.items()}
-    for key, value in renamed.items():
-        if isinstance(value, str) and key.rpartition(".")[2] == "_target_":
-            module, _, name = value.rpartition(".")
-            renamed[key] = f"{MODULES[module]}.{name}" if module in MODULES else value
-    return renamed
+        references[f"${{{old}}}"] = f"${{{new}}}"
+    return map_text(values, rename_reference)

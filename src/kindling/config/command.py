@@ -10,7 +10,6 @@ import argparse
 import atexit
 import multiprocessing
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -51,35 +50,25 @@ class Parser(argparse.ArgumentParser):
             InputError: for an unknown or incomplete flag.
         """
         parsed, unknown = self.parse_known_intermixed_args(argv)
-        flags = [
-            flag
-            for action in self._actions
-            for flag in action.option_strings
-            if flag.startswith("--")
-        ]
-        listed = sorted(
-            a.option_strings[-1]
-            for a in self._actions
-            if a.option_strings and a.help != argparse.SUPPRESS
-        )
-        lines = []
-        for word in unknown:
-            name, equals, _ = word.partition("=")
-            if name.startswith("-"):
-                hint = did_you_mean(name, flags, cutoff=0.7)
-                if not hint and equals:
-                    hint = f"; config values go without dashes: {word.lstrip('-')}"
-                elif not hint and self.with_configs:
-                    hint = "; what a config holds is set by key=value, such as trainer.max_epochs=5"
-                lines.append(f"{name}: no such flag{hint} (this command has: {', '.join(listed)})")
-            else:
-                lines.append(f"{word}: not expected here (usage: {self.usage})")
-        if lines:
-            raise InputError(lines)
+        if unknown:
+            raise InputError([self._describe_unknown(word) for word in unknown])
         return parsed
 
+    def _describe_unknown(self, word: str) -> str:
+        if not word.startswith("-"):
+            return f"{word}: not expected here (usage: {self.usage})"
+        actions = [action for action in self._actions if action.help != argparse.SUPPRESS]
+        flags = sorted(action.option_strings[-1] for action in actions if action.option_strings)
+        name, equals, _ = word.partition("=")
+        hint = did_you_mean(name, flags, cutoff=0.7)
+        if not hint and equals:
+            hint = f"; config values go without dashes: {word.lstrip('-')}"
+        elif not hint and self.with_configs:
+            hint = "; what a config holds is set by key=value, such as trainer.max_epochs=5"
+        return f"{name}: no such flag{hint} (this command has: {', '.join(flags)})"
+
     def error(self, message: str) -> NoReturn:
-        raise InputError(re.sub(r"^argument ", "", message) + f" (usage: {self.usage})")
+        raise InputError(f"{message.removeprefix('argument ')} (usage: {self.usage})")
 
 
 def split_words(words: list[str]) -> tuple[str, list[str]]:
@@ -99,7 +88,7 @@ def run_command(main: Callable[[list[str]], Any]) -> NoReturn:
         print("\n".join(error.lines), file=sys.stderr)
         status = error.status
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1 if end.code else 0
+        status = end.code if isinstance(end.code, int) else int(bool(end.code))
     except KeyboardInterrupt:  # where no training looks for it: while torch is loaded, say
         status = 128 + signal.SIGINT
     if "torch" not in sys.modules:
@@ -107,7 +96,7 @@ def run_command(main: Callable[[list[str]], Any]) -> NoReturn:
     # The interpreter takes 1.7 s to unload torch and Lightning, after everything is written. What
     # is registered for the end (workers, other loggers) still runs.
     workers = [child for child in multiprocessing.active_children() if child.daemon]
-    # They would outlive the SIGTERM that they get next, see interrupts.py.
+    # They would outlive the SIGTERM that they get next, see runs/signals.py.
     if workers and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or torch raises for each
         for worker in workers:
@@ -119,20 +108,20 @@ def run_command(main: Callable[[list[str]], Any]) -> NoReturn:
 
 
 def _configs_help() -> str:
-    from src.kindling.config.compose import (  # which takes longer than most of a server's start
-        CONFIGS,
-        configs,
-        first_comment,
-        groups,
-    )
+    # Imported here: it takes longer than most of a server's start.
+    from src.kindling.config.compose import CONFIGS, configs, first_comment, groups
 
-    lines = ["configs:"]
-    lines += [f"  {name:<16} {first_comment(CONFIGS / f'{name}.yaml')}" for name in configs()]
-    lines += ["", "parts to swap (configs/<group>/<option>.yaml):"]
-    lines += [f"  {group + '=':<16} {' | '.join(options)}" for group, options in groups().items()]
-    lines += [
-        "",
-        "Any argument of a part can be set: net.dropout=0.1, task.optimizer.lr=3e-4,",
-        "net._target_=src.nets.mlp.MLP, trainer.max_epochs=5, seed=1, name=first, tags=[a,b].",
-    ]
-    return "\n".join(lines)
+    experiments = [f"  {name:<16} {first_comment(CONFIGS / f'{name}.yaml')}" for name in configs()]
+    options = [f"  {group + '=':<16} {' | '.join(files)}" for group, files in groups().items()]
+    return "\n".join(
+        [
+            "configs:",
+            *experiments,
+            "",
+            "parts to swap (configs/<group>/<option>.yaml):",
+            *options,
+            "",
+            "Any argument of a part can be set: net.dropout=0.1, task.optimizer.lr=3e-4,",
+            "net._target_=src.nets.mlp.MLP, trainer.max_epochs=5, seed=1, name=first, tags=[a,b].",
+        ]
+    )

@@ -16,12 +16,9 @@ class InputError(Exception):
     status = 2
 
     def __init__(self, lines: str | Sequence[str]) -> None:
-        # A data loader's worker hands on an error as text, its traceback first.
-        lines = (
-            lines.rpartition("src.kindling.config.errors.InputError: ")[2].splitlines()
-            if isinstance(lines, str)
-            else lines
-        )
+        if isinstance(lines, str):
+            # A data loader's worker hands on an error as text, its traceback first.
+            lines = lines.rpartition("src.kindling.config.errors.InputError: ")[2].splitlines()
         self.lines = list(lines)
         super().__init__("\n".join(self.lines))
 
@@ -35,12 +32,11 @@ class TrainingError(InputError):
 def did_you_mean(given: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     """The hint `; did you mean 'width'?` for the nearest of the names, or an empty string."""
     names = sorted(names)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=cutoff)
     # Another case, or the beginning of a single name, outweighs the number of equal letters.
-    same = [name for name in names if name.casefold() == given.casefold()]
     begun = [name for name in names if len(given) > 2 and name.startswith(given)]
-    near = same or (
-        begun if len(begun) == 1 else difflib.get_close_matches(given, names, n=1, cutoff=cutoff)
-    )
+    near = begun if len(begun) == 1 else near
+    near = [name for name in names if name.casefold() == given.casefold()] or near
     return f"; did you mean '{near[0]}'?" if near else ""
 
 

@@ -1,31 +1,63 @@
-"""Build the objects that a config names: find each `_target_` and call it with its arguments."""
+"""Check the components that a config names against their signatures, and build them.
+
+This is the second pass over the user's input. The constructor's signature is the schema: any
+argument that a target accepts may be set, whether or not a YAML file mentions it, and anything
+else is refused. One walk does both: `check` reports all mistakes and calls nothing, `build` calls
+each target, and a mistake ends it.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_type_hints
 
-from src.kindling.config.annotations import element, validate
-from src.kindling.config.check import check, check_training
+from src.kindling.config.annotations import element, expected_part, validate
 from src.kindling.config.cores import usable_cores
-from src.kindling.config.errors import InputError
+from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.config.references import Unresolved, resolve
-from src.kindling.config.sections import (
-    DIRECTIVES,
-    KINDS,
-    OF_SPEC,
-    check_name,
-    find_target,
-    holds_components,
-    is_partial,
-    is_section,
-)
-from src.kindling.config.signatures import parameters
+from src.kindling.config.targets import NESTED, OF_TRAINER, accepts_any, find, load, parameters
 from src.kindling.config.values import Config, Values, get
 
 __all__ = ["KINDS", "Values", "build", "check", "check_training", "resolve", "values"]
 
+# What a section's `_target_` has to make.
+KINDS = {
+    "data": "lightning.pytorch.LightningDataModule",
+    "net": "torch.nn.Module",
+    "task": "lightning.pytorch.LightningModule",
+    "finetune": "lightning.pytorch.callbacks.Callback",
+    "trainer": "lightning.pytorch.Trainer",
+    "callbacks": "lightning.pytorch.callbacks.Callback",
+    "logger": "lightning.pytorch.loggers.Logger",
+}
+OPTIONAL = ("data", "net", "finetune")
+NAMED = ("callbacks", "logger")  # sections of several named components
+# The arguments that a component is given where its signature has them; a config leaves them out.
+OF_SPEC = ("spec", "in_shape", "num_outputs")
+GIVEN = {
+    "data": ("seed", "num_threads"),
+    "net": OF_SPEC,
+    "task": (*OF_SPEC, "net"),
+    "callbacks": ("monitor", "mode"),
+    "logger": ("save_dir", "name", "version", "run_name"),
+}
+# The trainer's arguments that have a section of their own, or that the run decides.
+ELSEWHERE = {
+    "trainer.callbacks": "use the section 'callbacks', which gives each a name",
+    "trainer.logger": "use the section 'logger'; metrics.csv and TensorBoard are always written",
+    "trainer.default_root_dir": "a run's directory is made by the command, under logs/",
+}
+DIRECTIVES = ("_target_", "_partial_")
+# A scheduler's arguments that follow from the length of the training and from the monitored metric.
+OF_SCHEDULE = ("total_steps", "T_max", "mode")
+# What the optimizer's or the scheduler's caller passes, so that its absence asks for a partial.
+PASSED_LATER = ("params", "optimizer")
+# Names of components become names of modules, which torch.fx and torch.export write into code
+# that they run.
+NAME = re.compile(r"[\w ./:+-]+")
 EXTRAS = ("wandb", "mlflow")  # of the loggers, by their keys
 
 
@@ -43,93 +75,226 @@ def values(config: Config) -> Values:
     return filled
 
 
+def check(config: Config, sections: Sequence[str] = tuple(KINDS), trained: bool = False) -> None:
+    """Check sections against the signatures that they name.
+
+    Args:
+        config: the config.
+        sections: those that are going to be built.
+        trained: whether it is a run's, so that weights come from its checkpoint.
+
+    Raises:
+        InputError: with one line for each wrong target, and unknown, mistyped or missing argument.
+    """
+    lines: list[str] = []
+
+    def report(key: str, text: str) -> None:
+        lines.append(f"{key}: {text} ({config.origin(key)})")
+
+    resolved = resolve(config, report=report)
+    walk = _Walk(config, report, trained)
+    for key, annotation in get_type_hints(Values, include_extras=True).items():
+        if key in resolved:
+            walk.value(resolved[key], key, annotation, {})
+    for key, node in _components(resolved, sections):
+        given = dict.fromkeys(GIVEN.get(key.partition(".")[0], ()))
+        if resolved.get("net") is None:
+            given.pop("net", None)
+        walk.component(node, key, given)
+    if lines:
+        raise InputError(lines)
+
+
+def check_training(config: Config) -> None:
+    """Check what only a training refuses; a run that was trained with it can still be evaluated.
+
+    Raises:
+        InputError: when classes are balanced twice, which makes the rare ones outweigh the others.
+    """
+    keys = ("data.sampler", "task.class_weights")
+    if all(get(config.values, key) == "balanced" for key in keys):
+        raise InputError(
+            f"{' and '.join(keys)}: both are 'balanced', which corrects for rare classes twice; "
+            "set only task.class_weights=balanced, or only data.sampler=balanced "
+            f"({config.origin(keys[0])})"
+        )
+
+
 def build(config: Config, key: str, data: Any = None, **given: Any) -> Any:
-    """Build the component under a dotted key.
+    """Build the component under a dotted key, such as `net` or `callbacks.early_stopping`.
 
     Args:
         config: a config that `check` has accepted.
-        key: `net`, or `callbacks.early_stopping`.
+        key: the component's.
         data: the data module, set up, whose attributes replace `${data.…}` in the config.
-        given: arguments offered by name to the component, and to those within it, where they accept
-            them. A `spec` among them also replaces `${spec.…}` in the config.
+        given: arguments offered by name, where the component accepts them; a `spec`, `in_shape` and
+            `num_outputs` also to those within it. A `spec` also replaces `${spec.…}` in the config.
 
     Raises:
-        InputError: where a library's constructor refuses the values.
+        InputError: for the first mistake, and where a library's constructor refuses the values.
     """
+
+    def fail(key: str, text: str) -> None:
+        raise InputError(f"{key}: {text} ({config.origin(key)})")
+
     node = get(resolve(config, given.get("spec"), data=data), key)
-    if key == "trainer":
-        node = {"_target_": KINDS["trainer"], **(node or {})}
-    return _build_component(node, key, given, config)
+    return _Walk(config, fail, build=True).component(node, key, given)
 
 
-def _build_component(
-    node: Any, key: str, given: Mapping[str, Any], config: Config, annotation: Any = None
-) -> Any:
-    try:
-        target = find_target(node, key, annotation)
-    except ValueError as error:
-        raise InputError(f"{key}._target_: {error} ({config.origin(key)})") from None
-    accepted = parameters(target)
-    arguments = {}
-    for name, value in node.items():
-        if name not in DIRECTIVES:
-            argument = accepted[name].annotation if name in accepted else Any
-            arguments[name] = _build_value(value, f"{key}.{name}", argument, given, config)
-    if "weights_backbone" in accepted:
-        # Never downloaded here: `check` asks for it, or a checkpoint has the weights.
-        arguments.setdefault("weights_backbone", None)
-    if is_partial(node, annotation) and not is_section(key):
-        return functools.partial(target, **arguments)
-    if not {"monitor", "mode"} <= accepted.keys():  # a mode of something else
-        given = {name: value for name, value in given.items() if name not in ("monitor", "mode")}
-    for name, parameter in accepted.items():
-        if name in given:
-            arguments.setdefault(name, given[name])
-        elif parameter.default is parameter.empty and name not in arguments:
-            line = f"{target.__name__} needs it, and it is not set; add {key}.{name}=…"
-            raise InputError(f"{key}.{name}: {line} ({config.origin(key)})")
-    return _call(target, arguments, key, config)
+@dataclass
+class _Walk:
+    """A walk over components and their arguments, which checks them, and builds them if asked to.
+
+    `fail` takes the key and the text of each mistake; `trained`: weights come from a checkpoint.
+    """
+
+    config: Config
+    fail: Callable[[str, str], Any]
+    trained: bool = True
+    build: bool = False
+
+    def component(
+        self, node: Any, key: str, given: Mapping[str, Any], annotation: Any = None
+    ) -> Any:
+        """Check a component, and build it; `given` are the arguments that it gets by name."""
+        if key == "trainer" and isinstance(node, dict | None):
+            node = {"_target_": KINDS["trainer"], **(node or {})}
+        if isinstance(node, Unresolved):
+            return None
+        if not isinstance(node, dict) or "_target_" not in node:
+            expected = "named parts, each with its" if key in NAMED else "a part with a"
+            found = "null" if node is None else repr(node)
+            return self.fail(key, f"expected {expected} '_target_', got {found}")
+        classes, makes_partial, positional = expected_part(annotation)
+        try:
+            target = find(node["_target_"], *_allowed(key, classes))
+        except ValueError as error:
+            return self.fail(f"{key}._target_", str(error))
+        accepted = parameters(target)
+        own = {name: given[name] for name in accepted if name in given}
+        if not {"monitor", "mode"} <= accepted.keys():  # a mode of something else
+            own = {name: own[name] for name in own if name not in ("monitor", "mode")}
+        annotations = {name: parameter.annotation for name, parameter in accepted.items()}
+        arguments = {
+            name: self.value(node[name], f"{key}.{name}", annotations.get(name, Any), given)
+            for name in node
+            if name not in DIRECTIVES and node[name] != "???"
+        }
+        later = [*list(accepted)[:positional], *(OF_SCHEDULE if makes_partial else ())]
+        filled = accepted if node.get("_partial_") else {*node, *own, *later}
+        self.check_names(target, node, key, filled)
+        if not self.build:
+            return None
+        if "weights_backbone" in accepted:
+            arguments.setdefault("weights_backbone", None)
+        if node.get("_partial_", makes_partial) and not _is_section(key):
+            return functools.partial(target, **arguments)
+        return self.call(target, {**own, **arguments}, key)
+
+    def check_names(
+        self, target: Any, node: Mapping[str, Any], key: str, filled: Collection[str]
+    ) -> None:
+        """Check that a target takes a node's arguments, and that none is missing."""
+        accepted, title = parameters(target), target.__name__
+        for name in node:
+            place = f"{key}.{name}"
+            if place in ELSEWHERE:
+                self.fail(place, f"not set here: {ELSEWHERE[place]}")
+            elif name == "_partial_":
+                self.value(node[name], place, bool, {})
+                if _is_section(key):
+                    self.fail(place, "only an argument can be a partial; remove it")
+            elif name not in accepted and name != "_target_" and not accepts_any(target):
+                known = f" (it accepts: {', '.join(accepted) or 'none'})"
+                hint = did_you_mean(str(name), accepted) or known
+                self.fail(place, f"{title} has no argument '{name}'{hint}")
+        for name, parameter in accepted.items():
+            place, default = f"{key}.{name}", parameter.default
+            if name == "weights_backbone" and not (default is None or name in node or self.trained):
+                line = "downloads weights unless it is set"
+                self.fail(place, f"{title} {line}; add {place}=null")
+            if node.get(name) == "???" or (default is parameter.empty and name not in filled):
+                self.fail(place, f"{title} needs it, and it is not set; {_remedy(key, name)}")
+
+    def value(self, value: Any, key: str, annotation: Any, given: Mapping[str, Any]) -> Any:
+        """Check an argument's value, and convert it to what the annotation asks for."""
+        if isinstance(value, Unresolved):
+            written = get(self.config.values, key)
+            return self.build and self.fail(key, f"{written}: the data is not loaded here")
+        if isinstance(value, dict) and "_target_" in value:
+            within = {name: given[name] for name in OF_SPEC if name in given}
+            return self.component(value, key, within, annotation)
+        if isinstance(value, dict | list):
+            items = value if isinstance(value, dict) else dict(enumerate(value))
+            if any(map(_is_component, items.values())):
+                inner = element(annotation)
+                for name in items:
+                    if not NAME.fullmatch(str(name)):
+                        line = "cannot name a part; use letters, digits, spaces and ._:/+-"
+                        self.fail(key, f"{name!r} {line}")
+                built = {k: self.value(v, f"{key}.{k}", inner, given) for k, v in items.items()}
+                return built if isinstance(value, dict) else list(built.values())
+        elif not isinstance(value, str | int | float | tuple | None):
+            return value  # an attribute of the data may be anything
+        try:
+            return validate(value, annotation)
+        except ValueError as error:
+            return self.fail(key, f"expected {error}, got {value!r}")
+
+    def call(self, target: Any, arguments: dict[str, Any], key: str) -> Any:
+        """Call a target; a library's refusal of its arguments becomes an `InputError`."""
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+        refusals: tuple[type[Exception], ...] = (ValueError, MisconfigurationException, ImportError)
+        # In a module of this repository, a TypeError is more likely a mistake there.
+        if not target.__module__.startswith("src."):
+            refusals += (TypeError, RuntimeError, AssertionError)
+        try:
+            return target(**arguments)
+        except refusals as error:
+            message = str(error).partition("\n")[0]
+            extra = key.rpartition(".")[2]
+            if isinstance(error, ImportError) and extra in EXTRAS:
+                message = f"{extra} is not installed: pip install -e '.[{extra}]'"
+            if "No supported gpu backend" in message:
+                message = "torch finds no GPU here; trainer=cpu does without"
+            line = f"{key}: {target.__name__}: {message} ({self.config.origin(key)})"
+            raise InputError(line) from error
 
 
-def _call(target: Any, arguments: dict[str, Any], key: str, config: Config) -> Any:
-    """Call a target; a library's refusal of its arguments becomes an `InputError`."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    refusals: tuple[type[Exception], ...] = (ValueError, MisconfigurationException, ImportError)
-    # In a module of this repository, a TypeError is more likely a mistake there than in the values.
-    if not target.__module__.startswith("src."):
-        refusals += (TypeError, RuntimeError, AssertionError)
-    try:
-        return target(**arguments)
-    except refusals as error:
-        message = str(error).partition("\n")[0]
-        extra = key.rpartition(".")[2]
-        if isinstance(error, ImportError) and extra in EXTRAS:
-            message = f"{extra} is not installed: pip install -e '.[{extra}]'"
-        if "No supported gpu backend" in message:
-            message = "torch finds no GPU here; trainer=cpu does without"
-        line = f"{key}: {target.__name__}: {message} ({config.origin(key)})"
-        raise InputError(line) from error
+def _components(resolved: Mapping[str, Any], sections: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """The components of sections, by their keys."""
+    for section in sections:
+        node = resolved.get(section)
+        if section in NAMED and isinstance(node, dict | None):
+            for name, part in (node or {}).items():
+                if part is not None:  # null switches off what a file has switched on
+                    yield f"{section}.{name}", part
+        elif node is not None or section not in OPTIONAL:
+            yield section, node
 
 
-def _build_value(
-    value: Any, key: str, annotation: Any, given: Mapping[str, Any], config: Config
-) -> Any:
-    if isinstance(value, Unresolved):
-        written = get(config.values, key)
-        raise InputError(f"{key}: {written}: the data is not loaded here ({config.origin(key)})")
-    if isinstance(value, dict) and "_target_" in value:
-        within = {name: item for name, item in given.items() if name in OF_SPEC}
-        return _build_component(value, key, within, config, annotation)
-    if isinstance(value, dict | list) and holds_components(value):
-        items = list(value.items() if isinstance(value, dict) else enumerate(value))
-        for name, _ in items:
-            if line := check_name(name):
-                raise InputError(f"{key}: {line} ({config.origin(key)})")
-        inner = element(annotation)
-        built = {k: _build_value(v, f"{key}.{k}", inner, given, config) for k, v in items}
-        return built if isinstance(value, dict) else list(built.values())
-    plain = isinstance(value, str | int | float | list | tuple | dict | None)
-    return (
-        validate(value, annotation) if plain else value
-    )  # an attribute of the data may be anything
+def _remedy(key: str, name: str) -> str:
+    """How to set a missing argument of a component."""
+    if name in PASSED_LATER and not _is_section(key):
+        return f"add {key}._partial_=true, which leaves it to the caller"
+    return "add a section net" if (key, name) == ("task", "net") else f"add {key}.{name}=…"
+
+
+def _allowed(key: str, expected: tuple[type, ...]) -> tuple[tuple[type, ...], tuple[str, ...]]:
+    """The classes that a component's place takes, and for an argument the libraries' kinds."""
+    section = key.partition(".")[0]
+    if _is_section(key):
+        return (load(KINDS[section]),), ()
+    return expected, OF_TRAINER if section == "trainer" else NESTED
+
+
+def _is_section(key: str) -> bool:
+    """Whether a dotted key is a section or a named component of one, not an argument."""
+    section, _, rest = key.partition(".")
+    return section in KINDS and "." not in (rest if section in NAMED else key)
+
+
+def _is_component(value: Any) -> bool:
+    """Whether a value has a `_target_`, or is not known yet."""
+    return isinstance(value, Unresolved) or (isinstance(value, dict) and "_target_" in value)

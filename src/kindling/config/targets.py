@@ -1,4 +1,4 @@
-"""Targets: the classes and functions that a config names by a dotted path.
+"""Targets: the classes and functions that a config names by a dotted path, and their arguments.
 
 A config may come from somebody else's checkpoint, so a path alone never decides what is built. A
 target must be in a package of the lists below, which is decided before anything is imported, and
@@ -11,15 +11,15 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import re
 import tomllib
+import types
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from src.kindling.config.errors import InputError, did_you_mean
-from src.kindling.config.signatures import parameters, returned
-
-__all__ = ["find", "kinds", "load", "locate", "parameters", "returned"]
 
 PYPROJECT = Path(__file__).resolve().parents[3] / "pyproject.toml"
 ALLOW = "[tool.kindling] targets in pyproject.toml"
@@ -54,31 +54,19 @@ OF_TRAINER = (
 )
 # Of an allowed kind, and yet refused: building or using them opens a file, a socket or a process.
 # Read by hand in torch 2.15, torchvision 0.29, torchmetrics 1.9 and lightning 2.6.6; a test builds
-# the others and watches what they open.
-DOWNLOADS = "downloads a model"
+# the others and watches what they open. Patterns of a module's or a class's path.
 REFUSED = {
-    "lightning.fabric.plugins.environments.lsf.LSFEnvironment": "reads a file",
-    "lightning.fabric.plugins.environments.mpi.MPIEnvironment": "starts MPI",
-    "lightning.pytorch.demos": "downloads its data",
-    "lightning.pytorch.serve.servable_module_validator.ServableModuleValidator": "starts a server",
-    "lightning.pytorch.strategies.deepspeed.DeepSpeedStrategy": "reads a file",
-    "src.kindling.training.run_loggers.MetricsFile": "writes a file",
-    "torchmetrics.audio.dnsmos.DeepNoiseSuppressionMeanOpinionScore": DOWNLOADS,
-    "torchmetrics.audio.nisqa.NonIntrusiveSpeechQualityAssessment": DOWNLOADS,
-    "torchmetrics.functional": "its nets load weights from files and servers",
-    "torchmetrics.image.arniqa.ARNIQA": DOWNLOADS,
-    "torchmetrics.image.dists.DeepImageStructureAndTextureSimilarity": DOWNLOADS,
-    "torchmetrics.image.fid.FrechetInceptionDistance": DOWNLOADS,
-    "torchmetrics.image.fid.NoTrainInceptionV3": DOWNLOADS,
-    "torchmetrics.image.inception.InceptionScore": DOWNLOADS,
-    "torchmetrics.image.kid.KernelInceptionDistance": DOWNLOADS,
-    "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity": DOWNLOADS,
-    "torchmetrics.image.mifid.MemorizationInformedFrechetInceptionDistance": DOWNLOADS,
-    "torchmetrics.image.perceptual_path_length.PerceptualPathLength": DOWNLOADS,
-    "torchmetrics.multimodal.clip_iqa.CLIPImageQualityAssessment": DOWNLOADS,
-    "torchmetrics.multimodal.clip_score.CLIPScore": DOWNLOADS,
-    "torchmetrics.text.bert.BERTScore": "downloads or loads a model by name",
-    "torchmetrics.text.infolm.InfoLM": "downloads or loads a model by name",
+    r"lightning.fabric.plugins.environments.lsf": "reads a file",
+    r"lightning.fabric.plugins.environments.mpi": "starts MPI",
+    r"lightning.pytorch.demos": "downloads its data",
+    r"lightning.pytorch.serve.servable_module_validator": "starts a server",
+    r"lightning.pytorch.strategies.deepspeed": "reads a file",
+    r"src.kindling.training.run_loggers.MetricsFile": "writes a file",
+    r"torchmetrics.functional": "its nets load weights from files and servers",
+    r"torchmetrics.(audio.(dnsmos|nisqa)|multimodal.(clip_iqa|clip_score))": "downloads a model",
+    r"torchmetrics.image.(arniqa|dists|fid|inception|kid|lpip|mifid)": "downloads a model",
+    r"torchmetrics.image.perceptual_path_length": "downloads a model",
+    r"torchmetrics.text.(bert|infolm)": "downloads or loads a model by name",
 }
 
 
@@ -96,24 +84,18 @@ def find(path: Any, expected: Sequence[type], nested: tuple[str, ...] = ()) -> A
     found = locate(path)
     made = returned(found)
     if made is None and expected:
-        raise ValueError(
-            f"'{path}' has no return annotation; annotate it: -> {expected[0].__name__}"
-        )
+        raise ValueError(f"'{path}' has no return annotation; annotate it: -> {_join(expected)}")
     fits = inspect.isclass(found)
     if expected and inspect.isclass(made):
         fits = issubclass(made, tuple(expected))
     if not fits:
-        raise ValueError(f"expected {_one_of(expected)}, got '{path}'")
-    if nested and not _may_be_argument(path, made, nested):
-        expectation = f"expected {_one_of(kinds(nested))}, got '{path}'"
+        raise ValueError(f"expected {_join(expected) or 'a class'}, got '{path}'")
+    # torchvision's older transforms are no modules.
+    older = nested == NESTED and _within(made.__module__, ("torchvision.transforms",))
+    if nested and not (older or _is_users(path, made) or issubclass(made, kinds(nested))):
+        expectation = f"expected {_join(kinds(nested))}, got '{path}'"
         raise ValueError(f"{expectation}; to allow it, add its full path to {ALLOW}")
     return found
-
-
-def _one_of(classes: Sequence[type]) -> str:
-    """`a Module`, `a Module, Optimizer or LRScheduler`."""
-    *names, last = [kind.__name__ for kind in classes] or ["class"]
-    return _a(f"{', '.join(names)} or {last}" if names else last)
 
 
 def locate(path: Any) -> Any:
@@ -123,54 +105,59 @@ def locate(path: Any) -> Any:
         ValueError: with the reason, when there is none, or when a config may not name it.
     """
     allowed = ("src", *LIBRARIES, *allowed_by_user())
-    outside = (
-        f"the allowed packages ({', '.join(allowed)}); add its package or its full path to {ALLOW}"
-    )
+    packages = f"the allowed packages ({', '.join(allowed)})"
+    outside = f"outside {packages}; add its package or its full path to {ALLOW}"
     # Decided before anything is imported: an import runs code as well.
     if not isinstance(path, str) or not _within(path, allowed):
-        raise ValueError(f"{path!r} is outside {outside}")
+        raise ValueError(f"{path!r} is {outside}")
     private = next((step for step in path.split(".") if step.startswith("_")), None)
     if private and (private.startswith("__") or _within(path, LIBRARIES)):
         raise ValueError(f"'{path}': '{private}' is private; name a public class")
     found = load(path)
-    if not (inspect.isclass(found) or inspect.isroutine(found)):
-        raise ValueError(f"{path!r} is {_a(type(found).__name__)}, not a class")
-    if path in allowed_by_user():
+    is_class = inspect.isclass(found)
+    if not (is_class or inspect.isroutine(found)):
+        raise ValueError(f"{path!r} is of type {type(found).__name__}, not a class")
+    if _is_users(path, found):
         return found
-    home = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', '')}"
-    if not _within(home, allowed):
-        raise ValueError(f"{path!r} comes from '{found.__module__}', outside {outside}")
-    if (
-        not inspect.isclass(found)
-        and not _within(home, (*ROOMS, *allowed_by_user()))
-        and not _is_builder(found)
-    ):
+    if not _within(_home(found), allowed):
+        raise ValueError(f"{path!r} comes from '{found.__module__}', {outside}")
+    if not is_class and not _is_model_builder(found):
         raise ValueError(
             f"{path!r} is a function of a library, not a class; add its full path to {ALLOW}"
         )
-    reason = _refusal(found)
-    if reason and not _of_the_user(path, found):
-        raise ValueError(f"'{path}' {reason}; to allow it, add this path to {ALLOW}")
+    for base in inspect.getmro(found) if is_class else ():
+        for pattern, reason in REFUSED.items():
+            if re.match(rf"{pattern}\b", _home(base)):
+                raise ValueError(f"'{path}' {reason}; to allow it, add this path to {ALLOW}")
     return found
 
 
-def _is_builder(found: Any) -> bool:
-    """Whether it is a function of torchvision that makes one of its models.
+def load(path: str) -> Any:
+    """What a dotted path names, in any package; `locate` is for paths that a user gives.
 
-    Others there take models apart.
+    Raises:
+        ValueError: with the step at which the path leads nowhere.
     """
-    from torchvision.models import get_model_builder, list_models
+    name, *steps = path.split(".")
+    found = _import(name)
+    for step in steps:
+        folders = getattr(found, "__path__", [])
+        if not hasattr(found, step) and PathFinder.find_spec(step, folders):
+            _import(f"{name}.{step}")
+        if not hasattr(found, step):
+            names = [other for other in dir(found) if not other.startswith("_")]
+            names += [module.name for module in pkgutil.iter_modules(folders)]
+            raise ValueError(f"'{name}' has no '{step}'{did_you_mean(step, names)}")
+        found, name = getattr(found, step), f"{name}.{step}"
+    return found
 
-    return any(found is get_model_builder(name) for name in list_models())
 
-
-def _refusal(found: Any) -> str | None:
-    """What building it opens, by the list above."""
-    for base in inspect.getmro(found) if inspect.isclass(found) else ():
-        for name, reason in REFUSED.items():
-            if _within(f"{base.__module__}.{base.__qualname__}", (name,)):
-                return reason
-    return None
+def _import(name: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(f"importing '{name}' failed: {problem}") from error
 
 
 @functools.cache
@@ -180,15 +167,14 @@ def allowed_by_user() -> tuple[str, ...]:
     Raises:
         InputError: when the file cannot be read, or the list is not one of texts.
     """
+    key = "pyproject.toml: tool.kindling.targets"
     try:
         content = tomllib.loads(PYPROJECT.read_text(encoding="utf-8")) if PYPROJECT.exists() else {}
         targets = content.get("tool", {}).get("kindling", {}).get("targets", [])
     except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"pyproject.toml: tool.kindling.targets cannot be read: {error}") from None
+        raise InputError(f"{key} cannot be read: {error}") from None
     if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
-        raise InputError(
-            f"pyproject.toml: tool.kindling.targets: expected a list of texts, got {targets!r}"
-        )
+        raise InputError(f"{key}: expected a list of texts, got {targets!r}")
     return tuple(targets)
 
 
@@ -198,63 +184,93 @@ def kinds(names: tuple[str, ...]) -> tuple[type, ...]:
     return tuple(load(name) for name in names)
 
 
+def _is_model_builder(function: Any) -> bool:
+    """Whether it is a function of torchvision that makes one of its models."""
+    from torchvision.models import get_model_builder, list_models
+
+    return any(function is get_model_builder(name) for name in list_models())
+
+
+def _is_users(path: str, found: Any) -> bool:
+    """Whether somebody who owns this repository wrote it, or has allowed it by name."""
+    return path in allowed_by_user() or _within(_home(found), (*ROOMS, *allowed_by_user()))
+
+
+def _join(classes: Sequence[type]) -> str:
+    return " or ".join(kind.__name__ for kind in classes)
+
+
+def _home(found: Any) -> str:
+    """The path at which a class or function is defined."""
+    return f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', '')}"
+
+
 def _within(path: str, prefixes: Sequence[str]) -> bool:
     """Whether a dotted path is one of these, or is in one of them."""
-    return any(path == prefix or path.startswith(prefix + ".") for prefix in prefixes)
+    return any(f"{path}.".startswith(f"{prefix}.") for prefix in prefixes)
 
 
-def _of_the_user(path: str, found: Any) -> bool:
-    """Whether somebody who owns this repository wrote it, or has allowed it by name."""
-    home = getattr(found, "__module__", None) or ""
-    return path in allowed_by_user() or _within(home, (*ROOMS, *allowed_by_user()))
+def parameters(target: Any) -> dict[str, inspect.Parameter]:
+    """The arguments that a class or function accepts by name, annotations resolved.
 
-
-def _may_be_argument(path: str, made: type, nested: tuple[str, ...]) -> bool:
-    # torchvision's older transforms are no modules.
-    older_transform = nested == NESTED and _within(made.__module__, ("torchvision.transforms",))
-    return older_transform or _of_the_user(path, made) or issubclass(made, kinds(nested))
-
-
-def load(path: str) -> Any:
-    """What a dotted path names, wherever it lies; `locate` is for paths that a user gives.
-
-    Raises:
-        ValueError: with the step at which the path leads nowhere.
+    `**kwargs` are followed to where they are passed on: from a class to its bases, and from a
+    function (such as torchvision's `resnet18`) to the class that it returns.
     """
-    steps = path.split(".")
-    try:
-        found: Any = importlib.import_module(steps[0])
-    except Exception as error:
-        raise ValueError(
-            f"importing '{steps[0]}' failed: {type(error).__name__}: {error}"
-        ) from error
-    for i, step in enumerate(steps[1:], 1):
-        if hasattr(found, step):
-            found = getattr(found, step)
-            continue
-        if not inspect.ismodule(found):
-            raise ValueError(
-                f"'{'.'.join(steps[:i])}' has no '{step}'{did_you_mean(step, dir(found))}"
-            )
-        name = ".".join(steps[: i + 1])
+    return _signature(target)[0]
+
+
+def accepts_any(target: Any) -> bool:
+    """Whether a class or function has `**kwargs` that lead to no other signature."""
+    return _signature(target)[1]
+
+
+def returned(target: Any) -> Any:
+    """What calling a target makes: the class itself, or a function's return annotation."""
+    return target if inspect.isclass(target) else _annotations(target).get("return")
+
+
+def _signature(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The named arguments of a target, and whether it also accepts any others."""
+    functions, made = [] if inspect.isclass(target) else [target], returned(target)
+    if inspect.isclass(made):
+        owners = [cls for cls in made.__mro__[:-1] if "__init__" in cls.__dict__]
+        inits = [cls.__dict__["__init__"] for cls in owners] or [made.__new__]
+        functions += [types.MethodType(init, made) for init in inits]
+    found: dict[str, inspect.Parameter] = {}
+    is_open = False
+    for number, function in enumerate(functions):
+        hints = _annotations(function)
         try:
-            found = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name and not f"{found.__name__}.".startswith(f"{error.name}."):
-                raise ValueError(f"importing '{name}' failed: {error}") from error
-            inside = [
-                module.name for module in pkgutil.iter_modules(getattr(found, "__path__", []))
-            ]
-            names = [other for other in dir(found) if not other.startswith("_")] + inside
-            raise ValueError(
-                f"'{'.'.join(steps[:i])}' has no '{step}'{did_you_mean(step, names)}"
-            ) from None
-        except Exception as error:
-            raise ValueError(
-                f"importing '{name}' failed: {type(error).__name__}: {error}"
-            ) from error
-    return found
+            arguments = [*inspect.signature(function).parameters.values()]
+        except (ValueError, TypeError):
+            arguments = []
+        own = {
+            p.name: p.replace(annotation=hints.get(p.name, Any))
+            for p in arguments
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        }
+        if number:  # a base's arguments, which the class may fill in by itself
+            required = [p for p in own.values() if p.default is p.empty]
+            own |= {p.name: p.replace(default=None) for p in required}
+        passes_on = any(p.kind is p.VAR_KEYWORD for p in arguments)
+        is_open = passes_on or (is_open and not own)
+        found = {**own, **found}
+        if not passes_on:
+            break
+    return found, is_open
 
 
-def _a(noun: str) -> str:
-    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
+def _annotations(function: Any) -> dict[str, Any]:
+    """A function's annotations; what cannot be resolved, or is no type, is left out."""
+    scope = getattr(inspect.unwrap(function), "__globals__", {})
+    hints: dict[str, Any] = {}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        one = types.SimpleNamespace(__annotations__={name: annotation})
+        try:
+            hint = get_type_hints(one, globalns=scope)[name]
+        except Exception:  # an annotation that only its author's type checker can read
+            continue
+        # A module, a list or a function in the place of a type says nothing.
+        if hint is Any or inspect.isclass(hint) or get_origin(hint) is not None:
+            hints[name] = hint
+    return hints

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from src.kindling.config.errors import InputError
 
@@ -18,22 +22,19 @@ class Values:
 
     Attributes:
         name, tags: the user's own labels for the run.
-        seed: for initial weights, batch order and every other random draw.
+        seed: for every random draw.
         num_threads: PyTorch's CPU threads; they change results and are therefore recorded.
-        compile: whether to compile the net; None compiles on a GPU where it pays.
-        channels_last: the memory format; None uses it for convolutional nets.
-        checkpoint_minutes: minutes between the checkpoints within an epoch.
-        max_nonfinite_steps: the number of batches with a NaN/Inf loss or gradient to skip
-            before the training ends.
-        monitor: the metric that picks the best checkpoint, stops early and steers schedules and
-            studies; None uses `val/loss`, or the only metric of validation.
-        mode: whether less or more of it is better; None follows from the metric.
+        compile, channels_last: None uses them on a GPU, and for convolutional nets.
+        checkpoint_minutes: between the checkpoints within an epoch.
+        max_nonfinite_steps: batches with a NaN/Inf loss or gradient that are skipped.
+        monitor, mode: the metric that picks the best checkpoint, and whether less or more of it is
+            better; None uses `val/loss`, or the only metric of validation.
     """
 
     name: str | None = None
     tags: list[str] = field(default_factory=list)
-    seed: int = 0
-    num_threads: int | None = None
+    seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 0
+    num_threads: Annotated[int, Interval(ge=1, le=1024)] | None = None
     compile: bool | None = None
     channels_last: bool | None = None
     checkpoint_minutes: float = 10.0
@@ -42,7 +43,7 @@ class Values:
     mode: Literal["min", "max"] | None = None
 
 
-VALUES = tuple(setting.name for setting in fields(Values))
+VALUES = tuple(setting.name for setting in dataclasses.fields(Values))
 
 
 @dataclass(frozen=True)
@@ -62,43 +63,46 @@ class Config:
     def origin(self, key: str) -> str:
         """Where a dotted key (or the nearest section around it) was set."""
         while key:
-            if key in self.origins:
-                return self.origins[key]
-            inside = [origin for k, origin in self.origins.items() if k.startswith(f"{key}.")]
+            inside = [origin for k, origin in self.origins.items() if f"{k}.".startswith(f"{key}.")]
             if inside:
-                return inside[-1]
+                return self.origins.get(key, inside[-1])
             key = key.rpartition(".")[0]
         return f"configs/{self.name}.yaml"
 
     def replaced(self, changes: Mapping[str, Any], origin: str = COMMAND_LINE) -> Config:
         """A copy with the given dotted keys set. A new `_target_` replaces its whole section."""
-        values, origins = copy.deepcopy(self.values), dict(self.origins)
-        errors: list[str] = []
+        origins, errors = dict(self.origins), list[str]()
+        tree = OmegaConf.create(self.values, flags={"allow_objects": True})
         # Targets first, the outer before the inner, so that the order does not matter.
         targets = sorted((key for key in changes if key.endswith("._target_")), key=len)
-        for key in [*targets, *(key for key in changes if key not in targets)]:
-            section = key.removesuffix("._target_")
-            if key in targets:
-                old = get(values, section)
-                if isinstance(old, dict) and old.get("_target_") == changes[key]:
+        for key in dict.fromkeys([*targets, *changes]):
+            place, value = key, changes[key]
+            try:
+                if key in targets and OmegaConf.select(tree, key) == value:
                     continue
-                _put(values, section, {}, errors)
-                forget(origins, section)
-            _put(values, key, changes[key], errors)
-            forget(origins, key)
+                if key in targets:
+                    place, value = key.removesuffix("._target_"), {"_target_": value}
+                OmegaConf.update(tree, place, value, merge=False, force_add=True)
+            except (OmegaConfBaseException, ValueError):
+                errors.append(f"{key}: expected the number of an item of the list ({origin})")
+            forget(origins, place)
             origins[key] = origin
         if errors:
-            raise InputError([f"{line} ({origin})" for line in errors])
-        return Config(self.name, values, origins)
+            raise InputError(errors)
+        return Config(self.name, dict(to_plain(tree)), origins)
+
+
+def to_plain(tree: Any) -> Any:
+    """An OmegaConf node as dicts and lists, its references unresolved."""
+    return OmegaConf.to_container(tree, resolve=False)
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     """`{"net": {"width": 8}}` as `{"net.width": 8}`; lists keep their place as a number."""
-    items: Iterator[tuple[Any, Any]]
     if isinstance(values, dict) and values:
-        items = iter(values.items())
+        items = values.items()
     elif isinstance(values, list) and any(isinstance(value, dict) for value in values):
-        items = iter(enumerate(values))
+        items = dict(enumerate(values)).items()
     else:
         return {prefix: values} if prefix else {}
     flat: dict[str, Any] = {}
@@ -119,33 +123,19 @@ def get(values: Any, key: str) -> Any:
     return values
 
 
-def _put(values: dict[str, Any], key: str, value: Any, errors: list[str]) -> None:
-    """Set a dotted key in place, adding the sections on the way."""
-    *steps, last = key.split(".")
-    node: Any = values
-    for depth, step in enumerate([*steps, last]):
-        parent = ".".join(steps[:depth])
-        place: Any = step
-        if isinstance(node, list):
-            if not step.isdigit() or int(step) >= len(node):
-                errors.append(
-                    f"{key}: {parent} is a list of {len(node)}; a number from 0 to "
-                    f"{len(node) - 1} is expected in the place of '{step}'"
-                )
-                return
-            place = int(step)
-        elif not isinstance(node, dict):
-            errors.append(f"{key}: {parent} is {node!r}, a value, and holds no '{step}'")
-            return
-        if depth == len(steps):
-            node[place] = value
-            return
-        if isinstance(node, dict) and node.get(place) is None:
-            node[place] = {}
-        node = node[place]
+def map_text(
+    value: Any, function: Callable[[str, tuple[Any, ...]], Any], steps: tuple[Any, ...] = ()
+) -> Any:
+    """A copy of nested values in which each text is replaced."""
+    if isinstance(value, dict):
+        return {name: map_text(item, function, (*steps, name)) for name, item in value.items()}
+    if isinstance(value, list):
+        return [map_text(item, function, (*steps, i)) for i, item in enumerate(value)]
+    return function(value, steps) if isinstance(value, str) else value
 
 
 def forget(origins: dict[str, str], key: str) -> None:
-    """Remove the origins of a key and of everything below it."""
-    for other in [other for other in origins if f"{other}.".startswith(f"{key}.")]:
-        del origins[other]
+    """Remove the origins of a key, of everything below it, and of a value that it replaces."""
+    for other in list(origins):
+        if f"{other}.".startswith(f"{key}.") or key.startswith(f"{other}."):
+            del origins[other]

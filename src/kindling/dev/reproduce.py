@@ -11,11 +11,17 @@ from src.kindling.config import instantiate
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Stage
-from src.kindling.runs.environment import hardware, packages
 from src.kindling.runs.files import read_json, shown
+from src.kindling.runs.provenance import (
+    HEADING,
+    compare_files,
+    git_state,
+    hardware,
+    packages,
+    source_files,
+)
 from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run
-from src.kindling.runs.source_files import HEADING, compare_files, git_state, source_files
 from src.kindling.training.build import build_data
 from src.kindling.training.fit import Result, fit
 from src.kindling.training.trained_run import TrainedRun, load_run

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src.kindling.config.aliases import rename_keys, rename_old
+from src.kindling.config.aliases import rename_old
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import shown
 
@@ -54,46 +54,29 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     name = shown(path)
     if not path.exists():
-        raise InputError(
-            f"{name}: no such checkpoint; the run may have ended before its first was saved"
-        )
+        hint = "the run may have ended before its first was saved"
+        raise InputError(f"{name}: no such checkpoint; {hint}")
     try:
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
-                raise InputError(f"{name}: damaged: its part {broken} does not match its checksum")
+                raise ValueError(f"damaged: its part {broken} does not match its checksum")
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
+        check_content(content)
     except pickle.UnpicklingError as error:
-        reason = (
-            str(error).partition("Unsupported")[2].partition(".\n")[0].partition("\n")[0].strip()
-        )
-        raise InputError(
-            f"{name}: untrusted: it holds more than tensors and plain values"
-            f"{f' ({reason})' if reason else ''}; it was not loaded"
-        ) from None
+        unsupported = str(error).partition("Unsupported")[2].partition("\n")[0].strip(" .")
+        reason = f" ({unsupported})" if unsupported else ""
+        line = f"untrusted: it holds more than tensors and plain values{reason}; it was not loaded"
+        raise InputError(f"{name}: {line}") from None
     except zipfile.BadZipFile:
         size = path.stat().st_size
-        raise InputError(
-            f"{name}: not a readable checkpoint: "
-            + (
-                f"its {size:,} bytes are cut off, or another kind of file"
-                if size
-                else "it is empty"
-            )
-        ) from None
+        cut = f"its {size:,} bytes are cut off, or another kind of file"
+        reason = cut if size else "it is empty"
+        raise InputError(f"{name}: not a readable checkpoint: {reason}") from None
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"{name}: not a readable checkpoint: {reason}") from None
-    if not isinstance(content, dict) or "kindling" not in content:
-        raise InputError(f"{name}: a checkpoint of another program: it holds no config and no spec")
-    try:
-        check_content(content)
-    except ValueError as error:
-        raise InputError(f"{name}: not a readable checkpoint: {error}") from None
     own = content["kindling"]
     own["config"] = rename_old(own["config"])
-    rename_keys(own["config"], {})
     if "version" not in own:  # the task owned preprocessing and augmentation
         state = content["state_dict"]
         moved = ("preprocess.", "augment.")
@@ -101,37 +84,32 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_content(content: dict[str, Any]) -> None:
+def check_content(content: Any) -> None:
     """Check what others read: the weights by their names, and a config of plain values.
 
     Raises:
         ValueError: naming what is wrong; also for a config that is too large or too deeply nested.
     """
+    if not isinstance(content, dict) or "kindling" not in content:
+        raise ValueError("written by another program: it holds no config and no spec")
     state, own = content.get("state_dict"), content["kindling"]
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError("state_dict: expected tensors by name")
-    kinds = {"name": str, "config": dict, "spec": dict}
-    wrong = [
-        key
-        for key in kinds
-        if not isinstance(own, dict) or not isinstance(own.get(key), kinds[key])
-    ]
-    if wrong:
-        raise ValueError(f"kindling.{wrong[0]}: expected a {kinds[wrong[0]].__name__}")
+    for key, kind in {"name": str, "config": dict, "spec": dict}.items():
+        if not isinstance(own, dict) or not isinstance(own.get(key), kind):
+            raise ValueError(f"kindling.{key}: expected a {kind.__name__}")
     seen, left = 0, [(own["config"], 0)]
     while left:
         value, depth = left.pop()
         seen += 1
         if seen > MOST_VALUES or depth > MOST_LEVELS:
             raise ValueError("kindling.config: too large, or nested too deeply")
-        if isinstance(value, dict):
-            left += [(item, depth + 1) for item in value.values()]
-        elif isinstance(value, list | tuple):
-            left += [(item, depth + 1) for item in value]
+        if isinstance(value, dict | list | tuple):
+            items = [*value, *value.values()] if isinstance(value, dict) else value
+            left += [(item, depth + 1) for item in items]
         elif not isinstance(value, str | int | float | None):
-            raise ValueError(
-                f"kindling.config: holds a {type(value).__name__}, which is no plain value"
-            )
+            kind_name = type(value).__name__
+            raise ValueError(f"kindling.config: holds a {kind_name}, which is no plain value")
 
 
 def newest(files: Sequence[Path]) -> tuple[Path | None, dict[str, Any] | None, list[str]]:

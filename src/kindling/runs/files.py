@@ -42,7 +42,7 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("not an object")
-    except (UnicodeDecodeError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{shown(path)}: not readable: {error}; remove it") from None
     return values
 

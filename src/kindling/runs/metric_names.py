@@ -11,8 +11,7 @@ LOGGED_NAME = re.compile(r"(train|training|val|valid|validation|test)[/_](.+?)(_
 def canonical_name(name: str) -> str:
     """Return `val/loss` for `val_loss`, `valid_loss` and `val_loss_epoch`.
 
-    Lightning's suffix of a step's value becomes Kindling's own prefix: `train_loss_step` is
-    `train/batch_loss`. Any other name stays as it is.
+    `train_loss_step`, a step's value, is `train/batch_loss`. Any other name stays as it is.
     """
     match = LOGGED_NAME.fullmatch(name)
     if match is None:

@@ -46,26 +46,21 @@ def redact(text: str) -> str:
 
     Join a command line by `shlex.join`: without its quotes, a value ends at its first blank.
     """
-    files = re.split(
-        r"^(?=diff --git )", SHAPES.sub(HIDDEN, USER.sub(HIDDEN, text)), flags=re.MULTILINE
-    )
-    for i, file in enumerate(files):
-        for pattern in (
-            PAIRS[:3] if re.match(r"diff --git .*\.pyi?$", file, re.MULTILINE) else PAIRS
-        ):
-            files[i] = pattern.sub(
-                lambda pair: pair["lead"] + _value(pair["key"], pair["value"]), files[i]
-            )
-    return "".join(files)
+    text = SHAPES.sub(HIDDEN, USER.sub(HIDDEN, text))
+    redacted_files = []
+    for file in re.split(r"^(?=diff --git )", text, flags=re.MULTILINE):
+        is_code = re.match(r"diff --git .*\.pyi?$", file, re.MULTILINE)
+        for pattern in PAIRS[:3] if is_code else PAIRS:
+            file = pattern.sub(lambda m: m["lead"] + _value(m["key"], m["value"]), file)
+        redacted_files.append(file)
+    return "".join(redacted_files)
 
 
 def redacted(values: Any, key: str = "") -> Any:
     """Return nested plain values with `***` for each secret and all values of a secret key."""
     if isinstance(values, dict):
-        return {
-            name: redacted(value, "" if name == "_target_" else f"{key}.{name}")
-            for name, value in values.items()
-        }
+        inner = {name: "" if name == "_target_" else f"{key}.{name}" for name in values}
+        return {name: redacted(value, inner[name]) for name, value in values.items()}
     if isinstance(values, list | tuple):
         found = [redacted(value, key) for value in values]
         return tuple(found) if isinstance(values, tuple) else found
@@ -75,8 +70,7 @@ def redacted(values: Any, key: str = "") -> Any:
 
 
 def _value(key: str, value: str) -> str:
-    counted = "token" in key.lower() and re.fullmatch(
-        r"-?\d{1,6}(\.\d+)?(e-?\d+)?", value
-    )  # max_token=512
-    placed = re.search(r"(bos|eos|pad|unk|cls|sep|mask|class)_token$", key, re.IGNORECASE)
-    return value if counted or placed or NOTHING.fullmatch(value) else HIDDEN
+    # max_token=512
+    number = re.fullmatch(r"-?\d{1,6}(\.\d+)?(e-?\d+)?", value) and "token" in key.lower()
+    special = re.search(r"(bos|eos|pad|unk|cls|sep|mask|class)_token$", key, re.IGNORECASE)
+    return value if number or special or NOTHING.fullmatch(value) else HIDDEN

@@ -46,11 +46,10 @@ class Interrupts:
 
     def install(self) -> None:
         """Install the handlers; again when a training starts, since Lightning replaces them."""
-        if threading.current_thread() is not threading.main_thread():
-            return  # only the main thread may
-        for number in SIGNALS:
-            found = signal.signal(number, self._handle)
-            self.before.setdefault(number, found)
+        if threading.current_thread() is threading.main_thread():  # only the main thread may
+            for number in SIGNALS:
+                self.before.setdefault(number, signal.getsignal(number))
+                signal.signal(number, self._handle)
 
     def stop(self) -> NoReturn:
         """End the training here."""

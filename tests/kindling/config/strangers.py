@@ -61,3 +61,9 @@ class Words(LightningDataModule):
     @property
     def vocab_size(self):
         return torch.tensor(len(self.vocabulary))
+
+
+class Sized(nn.Module):
+    def __init__(self, in_shape, num_outputs):
+        super().__init__()
+        self.size = (*in_shape, num_outputs)

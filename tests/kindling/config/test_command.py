@@ -18,9 +18,7 @@ NO_TORCH = "import sys; sys.modules['torch'] = sys.modules['lightning'] = None; 
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "look", "benchmark"])
-def test_help_is_made_from_the_configs_and_imports_no_torch(
-    command: Command, repository: Path, verb: str
-) -> None:
+def test_help_without_torch(command: Command, repository: Path, verb: str) -> None:
     (repository / "configs" / "mine.yaml").write_text("# My own experiment.\n")
     done = command("-c", NO_TORCH.format(f"src.{verb}"), "--help")
     assert (done.returncode, done.stderr) == (0, "")
@@ -30,9 +28,7 @@ def test_help_is_made_from_the_configs_and_imports_no_torch(
         assert len(done.stdout.splitlines()) < 33 + len([*(repository / "configs").glob("*.yaml")])
 
 
-def test_first_mistakes_import_no_torch_and_leave_nothing(
-    command: Command, repository: Path
-) -> None:
+def test_first_pass_without_torch(command: Command, repository: Path) -> None:
     done = command("-c", NO_TORCH.format("src.train"), "digit", "data=digit")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
@@ -43,9 +39,7 @@ def test_first_mistakes_import_no_torch_and_leave_nothing(
     assert not (repository / "logs").exists()
 
 
-def test_second_mistakes_end_with_status_2_and_leave_nothing(
-    command: Command, repository: Path
-) -> None:
+def test_second_pass(command: Command, repository: Path) -> None:
     done = command("-m", "src.train", "trainer.max_epoch=3", "task.optimizer.lr=fast")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
@@ -55,7 +49,7 @@ def test_second_mistakes_end_with_status_2_and_leave_nothing(
     assert not (repository / "logs").exists()
 
 
-def test_failed_training_exits_with_status_1(command: Command) -> None:
+def test_status_of_failed_training(command: Command) -> None:
     code = """
 from src.kindling.config.command import run_command
 from src.kindling.config.errors import TrainingError
@@ -69,7 +63,7 @@ run_command(main)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "step 5: the loss is nan\n")
 
 
-def test_the_commands_are_listed(command: Command) -> None:
+def test_list_of_commands(command: Command) -> None:
     done = command("-m", "src")
     lines = done.stdout.splitlines()
     assert (
@@ -86,7 +80,7 @@ def test_the_commands_are_listed(command: Command) -> None:
     }
 
 
-def test_the_nearest_name() -> None:
+def test_did_you_mean() -> None:
     for given, names, nearest in (
         ("Adamw", ["Adam", "AdamW"], "AdamW"),  # but for its case
         ("val/acc", ["val/accuracy", "val/auroc", "val/loss"], "val/accuracy"),  # as it begins

@@ -68,11 +68,11 @@ def lines(*words: str, name: str = "digits") -> list[str]:
         ("net._target_=torch.hub.load", f"net._target_: 'torch.hub.load' is {ALLOWED}"),
         (
             "net._target_=torch.optim.SGD",
-            "net._target_: expected a Module, got 'torch.optim.SGD' (command line)",
+            "net._target_: expected Module, got 'torch.optim.SGD' (command line)",
         ),
         (
             "net._target_=torch.nn",
-            "net._target_: 'torch.nn' is a module, not a class (command line)",
+            "net._target_: 'torch.nn' is of type module, not a class (command line)",
         ),
         ("net._target_=5", f"net._target_: 5 is {ALLOWED}"),
         (
@@ -81,7 +81,7 @@ def lines(*words: str, name: str = "digits") -> list[str]:
         ),
         (
             "task.optimizer._target_=torch.nn.Linear",
-            "task.optimizer._target_: expected an Optimizer, got 'torch.nn.Linear' (command line)",
+            "task.optimizer._target_: expected Optimizer, got 'torch.nn.Linear' (command line)",
         ),
         (
             "task.scheduler._target_=torch.optim.lr_scheduler.StepLR",
@@ -109,16 +109,24 @@ def lines(*words: str, name: str = "digits") -> list[str]:
             "callbacks=[]",
             "callbacks: expected named parts, each with its '_target_', got [] (command line)",
         ),
-        ("seed=-1", "seed: expected a number from 0 to 4294967295, got -1 (command line)"),
-        ("num_threads=0", "num_threads: expected a number from 1 to 1024, got 0 (command line)"),
-        ("tags=a", "tags: expected a list of texts, got 'a' (command line)"),
+        ("seed=-1", "seed: expected a number greater than or equal to 0, got -1 (command line)"),
+        (
+            "num_threads=0",
+            "num_threads: expected a number greater than or equal to 1 or null, got 0 (command line)",
+        ),
+        (
+            "trainer.max_epochs.x=1",
+            "trainer.max_epochs: expected a whole number or null, got {'x': 1} (command line)",
+        ),
+        ("data=[1]", "data: expected a part with a '_target_', got [1] (command line)"),
+        ("tags=a", "tags: expected a list, got 'a' (command line)"),
         (
             "trainer.max_epochs=${spec.num_outputs}",
             "trainer.max_epochs: ${spec.num_outputs}: attributes of the data are only known in the sections net and task (command line)",
         ),
         (
             "data.train_transforms=[foo]",
-            "data.train_transforms: expected parts, each with a '_target_' or null, got ['foo'] (command line)",
+            "data.train_transforms: expected parts with a '_target_' or null, got ['foo'] (command line)",
         ),
         (
             "data.batch_size=${oc.env:NO_SUCH_NAME}",
@@ -126,11 +134,11 @@ def lines(*words: str, name: str = "digits") -> list[str]:
         ),
     ],
 )
-def test_a_mistake_is_told_in_one_line(word: str, line: str) -> None:
+def test_mistake(word: str, line: str) -> None:
     assert lines(word) == [line]
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_at_once() -> None:
     found = lines(
         "net.widht=3", "task.loss.label_smoothing=a", "trainer.precision=17", "data.batch_size=[1]"
     )
@@ -142,9 +150,7 @@ def test_all_mistakes_are_told_at_once() -> None:
     ]
 
 
-def test_an_import_error_in_a_module_is_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
+def test_import_error_in_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     import src.nets
 
     (tmp_path / "broken.py").write_text("def f(:\n")
@@ -155,11 +161,11 @@ def test_an_import_error_in_a_module_is_told(
         "net._target_: importing 'src.nets.broken' failed: SyntaxError: invalid syntax (broken.py"
     )
     assert lines("net._target_=src.nets.needs.Net") == [
-        "net._target_: importing 'src.nets.needs' failed: No module named 'no_such_package' (command line)"
+        "net._target_: importing 'src.nets.needs' failed: ModuleNotFoundError: No module named 'no_such_package' (command line)"
     ]
 
 
-def test_kwargs_are_followed_to_where_they_go() -> None:
+def test_kwargs_of_function() -> None:
     assert lines("net._target_=torchvision.models.resnet18", "net.widht=3") == [
         "net.widht: resnet18 has no argument 'widht'; did you mean 'weights'? (command line)"
     ]
@@ -172,7 +178,7 @@ def test_kwargs_are_followed_to_where_they_go() -> None:
     assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
 
 
-def test_a_class_passes_its_kwargs_to_its_bases() -> None:
+def test_kwargs_of_class() -> None:
     class Base:
         def __init__(self, a: int, b: int = 1) -> None: ...
 
@@ -187,7 +193,7 @@ def test_a_class_passes_its_kwargs_to_its_bases() -> None:
     assert list(targets.parameters(Closed)) == ["d"]
 
 
-def test_optimizers_are_built_as_partials_with_converted_values() -> None:
+def test_partial_with_converted_values() -> None:
     config = checked("digits", "task.optimizer.betas=[0.8,0.9]", "task.loss.weight=[1,1,1,1,1,1,2]")
     task = instantiate.build(config, "task", net=nn.Flatten(), spec=SPEC)
     assert task.optimizer.func is torch.optim.AdamW
@@ -195,7 +201,7 @@ def test_optimizers_are_built_as_partials_with_converted_values() -> None:
     assert torch.equal(task.loss.weight, torch.tensor([1, 1, 1, 1, 1, 1, 2]))
 
 
-def test_nested_parts_are_built() -> None:
+def test_nested_parts() -> None:
     words = [
         "task.metrics.top2._target_=torchmetrics.classification.MulticlassAccuracy",
         "task.metrics.top2.top_k=2",
@@ -209,7 +215,7 @@ def test_nested_parts_are_built() -> None:
     assert data.transforms["test"] is None
 
 
-def test_a_refusal_of_a_library_is_one_line() -> None:
+def test_refusal_of_library() -> None:
     with pytest.raises(InputError) as caught:
         instantiate.build(checked("digits", "trainer=gpu"), "trainer")
     assert caught.value.lines == [
@@ -230,7 +236,7 @@ def test_a_refusal_of_a_library_is_one_line() -> None:
         ),
     ],
 )
-def test_a_refusal_of_a_constructor_is_one_line(word: str, line: str) -> None:
+def test_refusal_of_constructor(word: str, line: str) -> None:
     with pytest.raises(InputError) as caught:
         instantiate.build(
             checked("digits", word), "net", spec=SPEC, in_shape=SPEC.in_shape, num_outputs=7
@@ -238,7 +244,7 @@ def test_a_refusal_of_a_constructor_is_one_line(word: str, line: str) -> None:
     assert caught.value.lines == [line]
 
 
-def test_an_extra_that_is_not_installed_is_named() -> None:
+def test_missing_extra() -> None:
     with pytest.raises(InputError) as caught:
         instantiate.build(
             checked("digits", "logger.mine._target_=lightning.pytorch.loggers.CometLogger"),
@@ -247,7 +253,7 @@ def test_an_extra_that_is_not_installed_is_named() -> None:
     assert caught.value.lines[0].startswith("logger.mine: CometLogger: ")
 
 
-def test_a_mode_of_something_else_is_left_alone() -> None:
+def test_mode_without_monitor() -> None:
     finder = checked(
         "digits", "callbacks.find._target_=lightning.pytorch.callbacks.BatchSizeFinder"
     )
@@ -256,7 +262,7 @@ def test_a_mode_of_something_else_is_left_alone() -> None:
     )
 
 
-def test_references_are_resolved_when_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_references(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIZE", "32")
     config = checked(
         "digits",
@@ -270,7 +276,7 @@ def test_references_are_resolved_when_used(monkeypatch: pytest.MonkeyPatch) -> N
     assert instantiate.resolve(checked("digits", "name=run-${seed}"))["name"] == "run-0"
 
 
-def test_a_missing_root_is_asked_for() -> None:
+def test_missing_root() -> None:
     assert mistakes("train", "image_folder") == [
         "data.root: ImageFolder needs it, and it is not set; add data.root=… (configs/data/image_folder.yaml)"
     ]

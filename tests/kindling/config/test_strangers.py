@@ -89,6 +89,14 @@ def test_bare_kwargs_accept_any_argument() -> None:
     assert targets.parameters(strangers.Words).keys() == {"batch_size"}
 
 
+def test_spec_reaches_component_in_component_without_spec() -> None:
+    part = {"_target_": f"{HERE}.Sized"}
+    given = config("Open", vocab_size=1, loss=part, losses={"a": part})
+    instantiate.check(given)
+    task = instantiate.build(given, "task", spec=SPEC, in_shape=(4,), num_outputs=3)
+    assert task.kwargs["loss"].size == task.kwargs["losses"]["a"].size == (4, 3)
+
+
 def test_net_and_data_are_optional() -> None:
     instantiate.check(config("Open", vocab_size=1))
     instantiate.check(Config("a", {**config("Open", vocab_size=1).values, "net": None}))

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from src.kindling.runs.files import read_json, write_json
+from src.kindling.runs.provenance import HEADING
 from src.kindling.runs.run import Run
-from src.kindling.runs.source_files import HEADING
 from src.kindling.training.fit import Result
 from tests.conftest import call, folders, mistakes, train
 

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,14 @@ from src.kindling.runs import run as run_module
 from src.kindling.runs.files import write_json
 from src.kindling.runs.run import Run
 from src.kindling.training.trained_run import load_run
-from tests.conftest import checked, mistakes, train
+from tests.conftest import checked, copied, kept_runs, mistakes, train
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, Run]]:
+    """Two runs to read; a test that changes one copies it."""
+    with kept_runs(tmp_path_factory):
+        yield train("digits", "name=first", "tags=[a,b]").run, train("diabetes").run
 
 
 def lines(name: str | Path) -> list[str]:
@@ -28,23 +36,21 @@ def lines(name: str | Path) -> list[str]:
     return caught.value.lines
 
 
-def test_two_runs_never_share_a_directory(monkeypatch: pytest.MonkeyPatch, logs: Path) -> None:
+def test_claim_is_exclusive(monkeypatch: pytest.MonkeyPatch, logs: Path) -> None:
     monkeypatch.setattr(time, "strftime", lambda _: "2026-01-02_03-04-05")
     names = [Run.claim("digits").path.name for _ in range(3)]
     assert names == ["2026-01-02_03-04-05", "2026-01-02_03-04-05_2", "2026-01-02_03-04-05_3"]
 
 
-def test_the_other_processes_of_a_distributed_run_are_told(
-    monkeypatch: pytest.MonkeyPatch, logs: Path
-) -> None:
+def test_claim_of_other_processes(monkeypatch: pytest.MonkeyPatch, logs: Path) -> None:
     first = Run.claim("digits")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert Run.claim("digits").path == first.path
     assert len(list(logs.glob("*/*"))) == 1
 
 
-def test_a_run_leaves_everything(logs: Path) -> None:
-    run = train("digits", "name=first", "tags=[a,b]").run
+def test_files_of_a_run(kept: tuple[Run, Run]) -> None:
+    run = kept[0]
     names = {path.name.partition(".out")[0] for path in run.path.iterdir()} - {".lock"}
     assert names - {"diff.patch"} == names & {
         "config.yaml",
@@ -81,7 +87,7 @@ def test_a_run_leaves_everything(logs: Path) -> None:
     assert all(rows[1].split(","))  # training and validation stand in one row
 
 
-def test_environment_references_stay_references(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_references_are_recorded_unresolved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KINDLING_TEST_SECRET", "hunter2-planted")
     run = train("digits", "name=${oc.env:KINDLING_TEST_SECRET}").run
     assert not [
@@ -91,8 +97,9 @@ def test_environment_references_stay_references(monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def test_a_run_is_found_by_path_and_by_latest(logs: Path) -> None:
-    first, second = train("digits").run, train("diabetes").run
+def test_find_run(kept: tuple[Run, Run]) -> None:
+    first, second = map(copied, kept)
+    os.utime(second.path / "config.yaml")
     assert load_run("latest").path == second.path
     assert load_run("digits/latest").path == first.path
     assert load_run(first.path).path == first.path
@@ -100,9 +107,9 @@ def test_a_run_is_found_by_path_and_by_latest(logs: Path) -> None:
     assert load_run(first.path / "checkpoints" / "last.ckpt").path == first.path
 
 
-def test_a_run_that_does_not_exist_is_told_with_the_nearest(logs: Path) -> None:
+def test_find_missing_run_names_nearest(kept: tuple[Run, Run]) -> None:
     assert lines("latest") == ["latest: no run yet; there are runs of: none"]
-    name = train("digits").run.path.name
+    name = copied(kept[0]).path.name
     assert lines("diabetes/latest") == [
         "diabetes/latest: no run yet of diabetes; there are runs of: digits"
     ]
@@ -112,9 +119,8 @@ def test_a_run_that_does_not_exist_is_told_with_the_nearest(logs: Path) -> None:
     ]
 
 
-def test_loaded_run_prepares_raw_input_and_predicts() -> None:
-    train("digits")
-    run = load_run("latest")
+def test_loaded_run_prepares_raw_input_and_predicts(kept: tuple[Run, Run]) -> None:
+    run = load_run(kept[0].path)
     assert not run.task.training
     x = torch.randint(0, 17, (4, 1, 8, 8), dtype=torch.uint8)
     spec = run.spec
@@ -126,8 +132,8 @@ def test_loaded_run_prepares_raw_input_and_predicts() -> None:
     assert torch.equal(found["prediction"], logits.argmax(dim=1))
 
 
-def test_a_checkpoint_file_alone_is_enough(tmp_path: Path) -> None:
-    run = train("diabetes").run
+def test_checkpoint_without_run(kept: tuple[Run, Run], tmp_path: Path) -> None:
+    run = copied(kept[1])
     alone = tmp_path / "elsewhere" / "model.ckpt"
     alone.parent.mkdir()
     shutil.copy(run.checkpoints / "best.ckpt", alone)
@@ -140,21 +146,21 @@ def test_a_checkpoint_file_alone_is_enough(tmp_path: Path) -> None:
     assert loaded.spec.columns[0].name == "age"
 
 
-def test_checkpoints_hold_tensors_and_plain_values_only() -> None:
-    run = train("digits").run
+def test_checkpoint_holds_tensors_and_plain_values(kept: tuple[Run, Run]) -> None:
+    run = kept[0]
     content = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
     assert content["kindling"]["config"]["net"] == {"_target_": "src.nets.cnn.CNN"}
     assert content["kindling"]["spec"]["num_outputs"] == 10
 
 
-def test_a_damaged_or_foreign_checkpoint_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_damaged_or_foreign_checkpoint(
+    kept: tuple[Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.system, ("touch " + str(tmp_path / "owned"),)
 
-    run = train("digits").run
+    run = copied(kept[0])
     path = run.checkpoints / "best.ckpt"
     whole = path.read_bytes()
     shown = str(path)
@@ -166,7 +172,9 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
     path.write_bytes(flipped)
-    assert lines(run.path)[0].startswith(f"{shown}: damaged: its part archive/data/")
+    assert lines(run.path)[0].startswith(
+        f"{shown}: not a readable checkpoint: damaged: its part archive/data/"
+    )
     assert lines(run.path)[0].endswith("does not match its checksum")
     torch.save(Evil(), path)
     for forced in ("0", "1"):
@@ -180,7 +188,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(
     assert not (tmp_path / "owned").exists()
     torch.save({"state_dict": {}}, path)
     assert lines(run.path) == [
-        f"{shown}: a checkpoint of another program: it holds no config and no spec"
+        f"{shown}: not a readable checkpoint: written by another program: it holds no config and no spec"
     ]
     shutil.rmtree(run.checkpoints)
     assert lines(run.path) == [
@@ -188,7 +196,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(
     ]
 
 
-def test_a_token_is_found_in_no_file_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_in_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     token = "hf_" + "a1B2c3D4" * 4
     monkeypatch.setenv("KINDLING_TEST_TOKEN", token)
     words = [
@@ -220,9 +228,7 @@ def test_a_token_is_found_in_no_file_of_a_run(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("b", "a"), ("a", "a"), ("b", "a", "a")])
-def test_latest_of_runs_that_began_in_the_same_second(
-    names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_latest_within_a_second(names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KINDLING_RUN", raising=False)
     monkeypatch.setattr(time, "strftime", lambda *_: "2026-11-21_13-24-00")
     for number, name in enumerate(names * 6):
@@ -233,18 +239,18 @@ def test_latest_of_runs_that_began_in_the_same_second(
         assert load_run(f"{name}/latest").path == run.path
 
 
-def test_nothing_is_fetched() -> None:
+def test_run_is_no_address() -> None:
     assert mistakes("evaluate", "https://example.com/best.ckpt") == [
         "https://example.com/best.ckpt: a run is a folder or a file here; nothing is fetched, "
         "download it first"
     ]
 
 
-def test_json_files_hold_no_nan(tmp_path: Path) -> None:
+def test_json_without_nan(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"a": math.nan, "b": [math.inf, 1.5]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": None, "b": [None, 1.5]}
     assert [path.name for path in tmp_path.glob("a*")] == ["a.json"]
 
 
-def test_paths_are_shown_as_a_user_types_them() -> None:
+def test_shown() -> None:
     assert run_module.shown(run_module.ROOT / "logs" / "a") == "logs/a"

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from src.kindling.runs import source_files
+from src.kindling.runs import provenance
 from src.kindling.training.trained_run import load_run
 from tests.conftest import LITTLE
 
@@ -43,7 +43,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def use_root(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    monkeypatch.setattr(source_files, "ROOT", root)
+    monkeypatch.setattr(provenance, "ROOT", root)
     for name, module in list(sys.modules.items()):  # of the tests before
         if "pytest-of" in (getattr(module, "__file__", None) or ""):
             monkeypatch.delitem(sys.modules, name)
@@ -56,9 +56,9 @@ def run_import(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str) -> Modu
 
 
 def test_clean_tree_is_clean(root: Path) -> None:
-    commit, dirty, diff = source_files.git_state()
+    commit, dirty, diff = provenance.git_state()
     assert (commit, dirty, diff) == (git(root, "rev-parse", "HEAD").strip(), False, "")
-    assert list(source_files.source_files("digits")) == ["configs/digits.yaml"]
+    assert list(provenance.source_files("digits")) == ["configs/digits.yaml"]
 
 
 def test_untracked_files_are_in_the_patch_and_hashed(root: Path, tmp_path: Path) -> None:
@@ -77,11 +77,11 @@ def test_untracked_files_are_in_the_patch_and_hashed(root: Path, tmp_path: Path)
     (root / "notes.txt").write_text("elsewhere")
     index = (root / ".git" / "index").read_bytes()
     objects = sorted((root / ".git" / "objects").rglob("*"))
-    _, dirty, diff = source_files.git_state()
+    _, dirty, diff = provenance.git_state()
     assert dirty
     assert (root / ".git" / "index").read_bytes() == index
     assert sorted((root / ".git" / "objects").rglob("*")) == objects
-    files = source_files.source_files("digits")  # nothing imports the others
+    files = provenance.source_files("digits")  # nothing imports the others
     assert set(files) == {"configs/net/mine.yaml", "configs/digits.yaml"}
     assert all(len(value) == 64 for value in files.values())
     # The patch makes the tree again.
@@ -98,12 +98,12 @@ def test_large_file_is_named_in_the_patch_and_hashed(root: Path) -> None:
     (root / "configs" / "net" / "large.yaml").write_text("# large\n" * (1 << 18))
     (root / "src" / "gone.py").symlink_to("nowhere.py")
     (root / "src" / "weights.bin").write_bytes(b"\0\1\2")
-    _, dirty, diff = source_files.git_state()
+    _, dirty, diff = provenance.git_state()
     assert dirty
     assert "# src/large.csv: left out, 1,048,578 bytes\n" in diff
     assert "+nowhere.py" in diff
     assert "GIT binary patch" in diff
-    assert set(source_files.source_files("digits")) == {
+    assert set(provenance.source_files("digits")) == {
         "configs/digits.yaml",
         "configs/net/large.yaml",
     }
@@ -112,14 +112,14 @@ def test_large_file_is_named_in_the_patch_and_hashed(root: Path) -> None:
 def test_patch_of_many_files_is_bounded(root: Path) -> None:
     for i in range(103):
         (root / "src" / f"many{i}.py").write_text("a = 1\n")
-    _, _, diff = source_files.git_state()
+    _, _, diff = provenance.git_state()
     assert diff.count("diff --git") == 100
     assert diff.endswith("# 3 more untracked files left out\n")
 
 
 def test_a_diff_that_is_not_utf8_does_not_end_a_training(root: Path) -> None:
     (root / "src" / "nets" / "cnn.py").write_bytes(b"# gr\xf6\xdfe\n")
-    assert "+# gr" in source_files.git_state()[2]
+    assert "+# gr" in provenance.git_state()[2]
 
 
 def test_the_settings_of_git_do_not_change_the_patch(root: Path) -> None:
@@ -131,7 +131,7 @@ def test_the_settings_of_git_do_not_change_the_patch(root: Path) -> None:
     }.items():
         git(root, "config", key, value)
     (root / "src" / "größe.py").write_text("a = 1\n")
-    assert "\ndiff --git a/src/größe.py b/src/größe.py\n" in source_files.git_state()[2]
+    assert "\ndiff --git a/src/größe.py b/src/größe.py\n" in provenance.git_state()[2]
 
 
 def test_without_git_what_is_imported_is_hashed(
@@ -146,8 +146,8 @@ def test_without_git_what_is_imported_is_hashed(
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     for path in (os.environ["PATH"], ""):
         monkeypatch.setenv("PATH", path)
-        assert source_files.git_state() == (None, None, "")
-        assert set(source_files.source_files("digits")) == {"beside.py", "configs/digits.yaml"}
+        assert provenance.git_state() == (None, None, "")
+        assert set(provenance.source_files("digits")) == {"beside.py", "configs/digits.yaml"}
 
 
 def test_without_a_commit_the_tree_is_dirty(
@@ -157,7 +157,7 @@ def test_without_a_commit_the_tree_is_dirty(
     (tmp_path / "src" / "a.py").touch()
     git(tmp_path, "init")
     use_root(monkeypatch, tmp_path)
-    assert source_files.git_state() == (None, True, "")
+    assert provenance.git_state() == (None, True, "")
 
 
 def test_worktree_and_submodule(
@@ -174,10 +174,10 @@ def test_worktree_and_submodule(
     git(tree, "commit", "--message", "second")
     use_root(monkeypatch, tree)
     run_import(monkeypatch, tree / "src" / "vendor", "vendored")
-    assert source_files.git_state()[1:] == (False, "")
-    assert "src/vendor/vendored.py" in source_files.source_files("digits")
+    assert provenance.git_state()[1:] == (False, "")
+    assert "src/vendor/vendored.py" in provenance.source_files("digits")
     (tree / "src" / "new.py").write_text("a = 1\n")
-    _, dirty, diff = source_files.git_state()
+    _, dirty, diff = provenance.git_state()
     assert dirty
     assert "+++ b/src/new.py" in diff
     git(root, "worktree", "remove", "--force", str(tree))
@@ -188,7 +188,7 @@ def test_imported_files_that_git_ignores_are_hashed(
 ) -> None:
     (root / "private_net.py").write_text(NET)
     run_import(monkeypatch, root, "private_net")
-    assert set(source_files.source_files("digits")) == {"private_net.py", "configs/digits.yaml"}
+    assert set(provenance.source_files("digits")) == {"private_net.py", "configs/digits.yaml"}
 
 
 def test_files_of_an_allowed_package_are_hashed(
@@ -199,32 +199,32 @@ def test_files_of_an_allowed_package_are_hashed(
     (package / "__init__.py").touch()
     (package / "nets" / "a.py").write_text(NET)
     run_import(monkeypatch, package.parent, "own_parts.nets.a")
-    assert "own_parts.nets.a" not in source_files.source_files("digits")
-    monkeypatch.setattr(source_files, "allowed_by_user", lambda: ("own_parts",))
-    then = source_files.source_files("digits")
+    assert "own_parts.nets.a" not in provenance.source_files("digits")
+    monkeypatch.setattr(provenance, "allowed_by_user", lambda: ("own_parts",))
+    then = provenance.source_files("digits")
     assert set(then) == {"own_parts", "own_parts.nets.a", "configs/digits.yaml"}
-    assert list(source_files.compare_files(then, "digits")) == []
+    assert list(provenance.compare_files(then, "digits")) == []
     # In another process, which may not have imported it yet.
     for name in ("own_parts", "own_parts.nets", "own_parts.nets.a"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    assert list(source_files.compare_files(then, "digits")) == []
+    assert list(provenance.compare_files(then, "digits")) == []
     (package / "nets" / "a.py").write_text(NET.replace("8", "9"))
-    assert list(source_files.compare_files(then, "digits")) == ["own_parts.nets.a: changed since"]
+    assert list(provenance.compare_files(then, "digits")) == ["own_parts.nets.a: changed since"]
 
 
 def test_each_file_that_differs_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "c"):
         (root / "src" / f"{name}.py").write_text(NET)
         run_import(monkeypatch, root / "src", name)
-    then = source_files.source_files("digits")
+    then = provenance.source_files("digits")
     (root / "src" / "unused.py").write_text(NET)
     git(root, "add", "src/a.py")
     git(root, "commit", "--message", "tracked since, and the same")
-    assert list(source_files.compare_files(then, "digits")) == []
+    assert list(provenance.compare_files(then, "digits")) == []
     (root / "src" / "a.py").write_text("a = 1\n")
     (root / "src" / "b.py").unlink()
     (root / "configs" / "digits.yaml").write_text("net: mlp\n")
-    assert list(source_files.compare_files(then, "digits")) == [
+    assert list(provenance.compare_files(then, "digits")) == [
         "configs/digits.yaml: changed since; the run's own config.yaml is used",
         "src/a.py: changed since",
         "src/b.py: in the run's code, missing now",
