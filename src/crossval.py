@@ -8,8 +8,6 @@ The test set stays unseen. A fold is an ordinary run with `data.fold=[0,5,0]`.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from src.kindling.config.command import Parser, run_command, split_words
 from src.kindling.studies.flags import add_flags
 from src.kindling.studies.folds import plan_folds, report_folds
@@ -31,13 +29,9 @@ def main(argv: list[str]) -> list[TrialResult]:
     parser.add_argument("--repeats", type=int, default=1, help=repeats)
     add_flags(parser)
     flags = parser.read(argv)
-    name, overrides = split_words(flags.words)
-    plan = plan_folds(name, overrides, flags.folds, flags.repeats, flags.workers)
-    study = flags.name or plan.study
-    plan = replace(plan, study=study, storage=flags.storage, pictures=flags.pictures)
+    plan = plan_folds(*split_words(flags.words), flags)
     results = run_study(plan, begin_study(plan), flags.workers, flags.retry)
-    extra, lines = report_folds(plan, results)
-    finish_study(plan, results, extra, lines)
+    finish_study(plan, results, *report_folds(plan, results))
     return results
 
 

@@ -337,7 +337,9 @@ def test_pruners_and_samplers() -> None:
     median, hyperband = (tune.make_pruner(kind, 20) for kind in ("median", "hyperband"))
     assert (median._n_startup_trials, median._n_warmup_steps, hyperband._max_resource) == (5, 2, 20)
     assert tune.make_pruner("none", 20) is None
-    assert [type(tune.make_sampler(kind, 0, 1)).__name__ for kind in ("tpe", "random")] == [
+    assert [
+        type(tune.make_sampler(kind, 0, {}, "0000")).__name__ for kind in ("tpe", "random")
+    ] == [
         "TPESampler",
         "RandomSampler",
     ]
@@ -353,7 +355,7 @@ def test_space_of_whole_numbers_and_loss_parameters(
 
 
 def test_best_config_starts_with_its_command_and_score() -> None:
-    plan = Plan("digits", ("num_threads=1",), "tune-default", (), monitor="val/loss")
+    plan = Plan("digits", ("num_threads=1",), "tune-default", {}, monitor="val/loss")
     text = tune.best_config(
         plan, TrialResult("0007", "finished", {"task.optimizer.lr": 0.01}, 0.25, run="logs/x/0007")
     )
