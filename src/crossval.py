@@ -14,19 +14,16 @@ from src.kindling.studies.folds import plan_folds, report_folds
 from src.kindling.studies.plan import TrialResult
 from src.kindling.studies.study import begin_study, finish_study, run_study
 
-USAGE = (
-    "[CONFIG] [key=value ...] [--folds 5] [--repeats 1] [--workers 2] [--storage URL] "
-    "[--name NAME] [--retry]"
-)
+USAGE = "[CONFIG] [key=value ...] [--flags]"
 
 
 def main(argv: list[str]) -> list[TrialResult]:
     parser = Parser("crossval", USAGE, "Cross-validate a config.", with_configs=True)
-    words = "a config's name, and values to change"
-    parser.add_argument("words", nargs="*", metavar="CONFIG, key=value", help=words)
-    parser.add_argument("--folds", type=int, default=5, help="number of folds (5)")
-    repeats = "number of repetitions, each with other folds (1)"
-    parser.add_argument("--repeats", type=int, default=1, help=repeats)
+    words, repeats = "a config's name, and values to change", "repetitions, each with other folds"
+    add = parser.add_argument
+    add("words", nargs="*", metavar="CONFIG, key=value", help=words)
+    add("--folds", type=int, default=5, help="number of folds (5)")
+    add("--repeats", type=int, default=1, help=f"number of {repeats} (1)")
     add_flags(parser)
     flags = parser.read(argv)
     plan = plan_folds(*split_words(flags.words), flags)

@@ -9,29 +9,23 @@ from src.kindling.config.errors import InputError
 
 def add_flags(parser: argparse.ArgumentParser, visible: bool = True) -> None:
     """Add the flags of every command that runs a study; `visible` in its help or not."""
-    for flag, text in {
-        "--workers": "number of members to train in parallel (1)",
-        "--storage": "postgresql://USER@HOST/DATABASE, for machines without a shared disk",
-        "--name": "the study's name, so that one config can have several studies",
-        "--retry": "train failed members again",
-        "--pictures": "write plots/ and report.html for each member",
-    }.items():
-        options: dict[str, object] = {"help": text if visible else argparse.SUPPRESS}
-        if flag == "--workers":
-            options |= {"type": int, "default": 1, "metavar": "N"}
-        elif flag in ("--retry", "--pictures"):
-            options["action"] = "store_true"
-        parser.add_argument(flag, **options)  # type: ignore[arg-type]
+    switch, number = {"action": "store_true"}, {"type": int, "default": 1, "metavar": "N"}
+    for flag, text, options in (
+        ("--workers", "number of members to train in parallel (1)", number),
+        ("--storage", "postgresql://USER@HOST/DATABASE, for machines without a shared disk", {}),
+        ("--name", "the study's name, so that one config can have several studies", {}),
+        ("--retry", "train failed members again", switch),
+        ("--pictures", "write plots/ and report.html for each member", switch),
+    ):
+        parser.add_argument(flag, help=text if visible else argparse.SUPPRESS, **options)
 
 
 def check_train_flags(flags: argparse.Namespace) -> None:
     """Refuse flags of `src.train` that do nothing together; raise InputError."""
     of_study = flags.workers != 1 or flags.storage or flags.name or flags.retry or flags.pictures
     if of_study and not flags.seeds:
-        raise InputError(
-            "--workers, --storage, --name, --retry, --pictures: belong to --seeds "
-            "(data.num_workers=2 prepares batches)"
-        )
+        names = "--workers, --storage, --name, --retry, --pictures"
+        raise InputError(f"{names}: belong to --seeds (data.num_workers=2 prepares batches)")
     alone = "seeds" if flags.seeds else "find" if flags.find else ""
     for other in ("init", "resume", "override", "no_test", "find"):
         if alone and other != alone and getattr(flags, other):

@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 
 
 def plan_folds(name: str, overrides: Sequence[str], flags: Any) -> Plan:
-    """Plan a cross-validation, and split the data once to check that it can be split.
-
-    Raises:
-        InputError: with a line for each mistake.
-    """
+    """Plan a cross-validation; split the data once, and raise InputError if that is impossible."""
     from src.kindling.config import instantiate
     from src.kindling.config.targets import locate
     from src.kindling.data.data_module import DataModule
@@ -85,24 +81,17 @@ def predict_fold(run: Run) -> None:
     predictions.save(run.path / "predictions" / "val.npz")
 
 
-def gather_predictions(plan: Plan, results: Sequence[TrialResult]) -> Predictions:
+def gather_predictions(paths: Sequence[Path], folds: Sequence[list[int]]) -> Predictions:
     """Concatenate the predictions of all folds, with the columns `fold` and `repeat`."""
     import numpy as np
 
     from src.kindling.analysis.predictions import Predictions
 
-    parts = []
-    for result in results:
-        part = Predictions.load(_prediction_file(plan, result))
-        fold, _, repeat = result.changes["data.fold"]
+    parts = [Predictions.load(path) for path in paths]
+    for part, (fold, _, repeat) in zip(parts, folds, strict=True):
         part.columns |= {"fold": np.full(len(part), fold), "repeat": np.full(len(part), repeat)}
-        parts.append(part)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].columns}
     return Predictions(columns, parts[0].spec, "val", scored=parts[0].scored)
-
-
-def _prediction_file(plan: Plan, result: TrialResult) -> Path:
-    return plan.folder / result.name / "predictions" / "val.npz"
 
 
 def score_predictions(predictions: Predictions) -> dict[str, float]:
@@ -172,22 +161,23 @@ def plot_folds(plan: Plan, finished: Sequence[TrialResult], summary: Summary) ->
 
 
 def report_folds(plan: Plan, results: Sequence[TrialResult]) -> tuple[dict[str, Any], list[str]]:
-    """Print the summary, and write plot and predictions of all folds.
-
-    Returns:
-        What study.json and report.html show of it.
-    """
+    """Print the summary, write plot and predictions; return what study.json and the report show."""
     finished = [result for result in results if result.state == "finished"]
     summary = summarize_folds(plan, finished)
     extra: dict[str, Any] = {"summary": summary}
     lines = print_summary(summary, "mean ± std")
     if summary:
         print(f"plot       {shown(plot_folds(plan, finished, summary))}")
-    found = [result for result in finished if _prediction_file(plan, result).exists()]
-    if missing := [result.name for result in results if result not in found]:
+    paths = {one.name: plan.folder / one.name / "predictions" / "val.npz" for one in results}
+    found = [one.name for one in finished if paths[one.name].exists()]
+    if missing := [name for name in paths if name not in found]:
         print(f"all folds  not scored together: {', '.join(missing)} failed or on another machine")
         return extra, lines
-    predictions, path = gather_predictions(plan, results), plan.folder / "predictions.npz"
+    folds = [result.changes["data.fold"] for result in results]
+    predictions, path = (
+        gather_predictions([*paths.values()], folds),
+        plan.folder / "predictions.npz",
+    )
     extra["out_of_fold"] = score_predictions(predictions)
     predictions.save(path)
     scores = ", ".join(f"{name} {value:.4f}" for name, value in extra["out_of_fold"].items())

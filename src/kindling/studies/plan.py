@@ -32,70 +32,41 @@ _compose = functools.cache(compose)
 
 @dataclass(frozen=True)
 class TrialResult:
-    """The state of one run, and its result.
+    """The state of one run, and its result."""
 
-    Attributes:
-        name: the name of its directory.
-        state: `waiting`, `running`, or one of ENDED.
-        changes: its config keys and values.
-        value: the monitored metric of its best checkpoint.
-        metrics: the final metrics.
-        seconds: duration of the last attempt.
-        run: its directory.
-        error: the reason of a failure.
-        kills: how many of its workers were killed.
-        worker: the machine and folder of its last worker.
-        trial: the number of Optuna's trial in a search.
-    """
-
-    name: str
-    state: str
-    changes: dict[str, Any]
-    value: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    run: str = ""
+    name: str  # of its directory
+    state: str  # `waiting`, `running`, or one of ENDED
+    changes: dict[str, Any]  # its config keys and values
+    value: float | None = None  # the monitored metric of its best checkpoint
+    metrics: dict[str, float] = field(default_factory=dict)  # the final ones
+    seconds: float = 0.0  # of the last attempt
+    run: str = ""  # its directory
     error: str = ""
-    kills: int = 0
-    worker: str = ""
-    trial: int | None = None
+    kills: int = 0  # how many of its workers were killed
+    worker: str = ""  # the machine and folder of the last one
+    trial: int | None = None  # the number of Optuna's trial in a search
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a worker needs; each worker process gets a copy.
+    """Everything that a worker needs; each worker process gets a copy."""
 
-    Attributes:
-        config, overrides: the experiment's name, and the `key=value` overrides of all members.
-        study: the study's name.
-        members: name and config changes of each, in the order in which they start.
-        about: settings beside the config that identify the study.
-        monitor, mode: the metric by which members are compared.
-        stages: what to measure at the end; without `test`, the test set stays unseen.
-        storage: `postgresql://…`, for machines without a shared disk.
-        suggest, sampler: in a search, draws config keys, and makes the sampler of a member.
-        pruner: Optuna's pruner.
-        after: called with the run of each member after its training.
-        pictures: whether each member gets plots/ and report.html.
-        logs, command: the folder of all runs, and the command for their meta.json.
-    """
-
-    config: str
-    overrides: tuple[str, ...]
+    config: str  # the experiment's name
+    overrides: tuple[str, ...]  # the `key=value` overrides of all members
     study: str
-    members: dict[str, dict[str, Any]]
-    about: dict[str, Any] = field(default_factory=dict)
-    monitor: str = ""
+    members: dict[str, dict[str, Any]]  # name and config changes, in the order of their start
+    about: dict[str, Any] = field(default_factory=dict)  # settings beside the config
+    monitor: str = ""  # the metric by which members are compared
     mode: str = ""
-    stages: tuple[Stage, ...] = ("val",)
-    storage: str | None = None
-    suggest: Callable[[optuna.Trial], dict[str, Any]] | None = None
-    sampler: Callable[[str], Any] | None = None
-    pruner: Any = None
-    after: Callable[[Run], None] | None = None
-    pictures: bool = False
+    stages: tuple[Stage, ...] = ("val",)  # what to measure at the end
+    storage: str | None = None  # `postgresql://…`, for machines without a shared disk
+    suggest: Callable[[optuna.Trial], dict[str, Any]] | None = None  # draws config keys
+    sampler: Callable[[str], Any] | None = None  # makes Optuna's sampler for a member
+    pruner: Any = None  # Optuna's
+    after: Callable[[Run], None] | None = None  # called after the training of each member
+    pictures: bool = False  # whether each member gets plots/ and report.html
     logs: Path = field(default_factory=lambda: run_module.LOGS)
-    command: tuple[str, ...] = field(default_factory=lambda: tuple(sys.orig_argv))
+    command: tuple[str, ...] = field(default_factory=lambda: tuple(sys.orig_argv))  # of meta.json
 
     @property
     def name(self) -> str:
@@ -122,10 +93,9 @@ class Plan:
         return config.replaced(rest, origin="study")
 
     def with_monitor(self, changes: dict[str, Any]) -> Plan:
-        """Return this plan with the monitor and mode of a member's task, which is built for it.
+        """Return this plan with the monitor and mode of a member's task.
 
-        Raises:
-            InputError: when data or task cannot be built.
+        Builds the member's data and task, and raises InputError when they cannot be built.
         """
         from src.kindling.config import instantiate
         from src.kindling.training.build import build_data, build_task
@@ -141,10 +111,8 @@ class Plan:
         logged = rehearse(config, data, task).logged
         monitor = choose_monitor(instantiate.values(config), task, logged)
         if monitor.name is None:
-            names = ", ".join(sorted(logged or ())) or "none"
-            raise InputError(
-                f"monitor: a study compares trials by one; set monitor=… (logged: {names})"
-            )
+            problem = "a study compares trials by one; set monitor=…"
+            raise InputError(f"monitor: {problem} (logged: {', '.join(sorted(logged or ()))})")
         return replace(self, monitor=monitor.name, mode=monitor.mode)
 
 
@@ -152,24 +120,18 @@ def member_overrides(config: Config, overrides: Sequence[str], workers: int) -> 
     """Complete the overrides of a study: one device and one thread for each member.
 
     Results then do not depend on the number of workers. The devices of a distributed member stay
-    as its config sets them.
-
-    Raises:
-        InputError: when there are too few cores, or each member is distributed.
+    as its config sets them. Raises InputError for too many workers.
     """
-    processes, threads = distributed(config.values), config.values.get("num_threads") or 1
-    problem = "expected at least 1" if workers < 1 else ""
+    processes, threads = distributed(config.values), config.values.get("num_threads")
+    usable, problem = cores.usable_cores(), "" if workers > 0 else "expected at least 1"
     if workers > 1 and processes:
         key, value = next(iter(processes.items()))
         problem = f"expected 1, since each member takes several processes ({key}={value})"
-    elif workers > 1 and isinstance(threads, int) and workers * threads > cores.usable_cores():
-        usable = cores.usable_cores()
-        problem = (
-            f"expected at most {max(1, usable // threads)}; this machine has "
-            f"{format_count(usable, 'usable core')}, and each worker takes num_threads={threads}"
-        )
+    elif workers > 1 and isinstance(threads, int | None) and workers * (threads or 1) > usable:
+        most, taken = max(1, usable // (threads or 1)), f"num_threads={threads or 1}"
+        machine = f"this machine has {format_count(usable, 'usable core')}"
+        problem = f"expected at most {most}; {machine}, and each worker takes {taken}"
     if problem:
         raise InputError(f"--workers {workers}: {problem}")
-    added = [] if config.values.get("num_threads") else ["num_threads=1"]
-    added += [] if processes else ["trainer.devices=1"]
+    added = ([] if threads else ["num_threads=1"]) + ([] if processes else ["trainer.devices=1"])
     return (*overrides, *added)

@@ -65,26 +65,21 @@ def plan_search(flags: Any) -> Plan:
         raise InputError(f"--trials: expected at least 1, got {flags.trials}")
     params = space.grid() if flags.sampler == "grid" else [{}] * (flags.trials or 50)
     grid = {f"{i:04d}": fixed for i, fixed in enumerate(params[: flags.trials])}
+    seed, epochs = config.values.get("seed") or 0, get(config.values, "trainer.max_epochs") or 1000
     if flags.pruner != "none" and (processes := distributed(config.values)):
         key, value = next(iter(processes.items()))
         problem = f"cannot stop trials of several processes ({key}={value})"
         raise InputError(f"--pruner {flags.pruner}: {problem}; leave it out")
-    file = {
-        p.key: p.distribution._asdict() | ({"when": p.when} if p.when else {})
-        for p in space.parameters
-    }
     plan = Plan(
         config.name,
         member_overrides(config, overrides, flags.workers),
         flags.name or f"tune-{space_name}",
         {member: {} for member in grid},
-        {"space": file, "sampler": flags.sampler},
+        {"space": space.to_plain(), "sampler": flags.sampler},
         storage=flags.storage,
         suggest=space.suggest,
-        sampler=functools.partial(
-            make_sampler, flags.sampler, config.values.get("seed") or 0, grid
-        ),
-        pruner=make_pruner(flags.pruner, get(config.values, "trainer.max_epochs") or 1000),
+        sampler=functools.partial(make_sampler, flags.sampler, seed, grid),
+        pruner=make_pruner(flags.pruner, epochs),
         pictures=flags.pictures,
     )
     samples = check_space(space, plan)
@@ -98,20 +93,13 @@ def plan_search(flags: Any) -> Plan:
 
 
 def check_space(space: Space, plan: Plan) -> list[dict[str, Any]]:
-    """Check every choice and every bound as a config is checked, against the signatures.
-
-    Returns:
-        Config keys and values that contain all of them.
-
-    Raises:
-        InputError: with a line for each mistake.
-    """
+    """Check every choice and every bound as a config is checked; return draws with all of them."""
     keys, errors = [p.key for p in space.parameters], list[str]()
     for override in plan.overrides:
         key = override.partition("=")[0]
         if key in keys or key.partition(".")[0] in keys:
-            problem = f"{space.file} searches it; leave one of them out ({COMMAND_LINE})"
-            errors.append(f"{override}: {problem}")
+            problem = f"{space.file} searches it; leave one of them out"
+            errors.append(f"{override}: {problem} ({COMMAND_LINE})")
     try:
         compose(plan.config, [f"{key}=0" for key in keys if key not in groups()])
         samples = space.samples()

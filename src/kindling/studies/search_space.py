@@ -31,21 +31,13 @@ EXAMPLE = "task.optimizer.lr: {low: 1e-4, high: 1e-1, log: true}"
 
 @dataclass(frozen=True)
 class Parameter:
-    """One key of a search space.
-
-    Attributes:
-        key: the config key.
-        distribution: Optuna's distribution; a choice that is a list or a dict is JSON text there.
-        choices: the choices as config values; empty for a range.
-        when: choices of earlier keys without which this one is not set.
-        stepped: whether the file sets a step.
-    """
+    """One key of a search space."""
 
     key: str
-    distribution: Any
-    choices: tuple[Any, ...]
-    when: dict[str, list[Any]]
-    stepped: bool
+    distribution: Any  # Optuna's; a choice that is a list or a dict is JSON text there
+    choices: tuple[Any, ...]  # as config values; empty for a range
+    when: dict[str, list[Any]]  # choices of earlier keys without which this one is not set
+    stepped: bool  # whether the file sets a step
 
     @property
     def ends(self) -> list[Any]:
@@ -81,6 +73,11 @@ class Space:
 
     file: str
     parameters: tuple[Parameter, ...]
+
+    def to_plain(self) -> dict[str, Any]:
+        """The space as plain values."""
+        conditions = {p.key: {"when": p.when} if p.when else {} for p in self.parameters}
+        return {p.key: p.distribution._asdict() | conditions[p.key] for p in self.parameters}
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """Draw config keys and values."""

@@ -20,13 +20,7 @@ from src.kindling.studies.study import (
 def run_seeds(
     given: str, name: str, overrides: Sequence[str], flags: argparse.Namespace
 ) -> list[TrialResult]:
-    """Train and test a config once with each seed; raise InputError with a line for each mistake.
-
-    Args:
-        given: the seeds, `0,1,2`.
-        name, overrides: the config.
-        flags: those of `add_flags`.
-    """
+    """Train and test a config once with each seed `0,1,2`; raise InputError for a mistake."""
     from src.kindling.config import instantiate
 
     numbers = [int(number) if number.strip().isdigit() else -1 for number in given.split(",")]

@@ -28,11 +28,7 @@ Summary = dict[str, dict[str, float]]
 
 
 def begin_study(plan: Plan) -> TrialQueue:
-    """Create a study, or open the one of this name.
-
-    Raises:
-        InputError: when that one has other settings, or the storage cannot be reached.
-    """
+    """Create a study, or open the one of this name; raise InputError if its settings differ."""
     if not re.fullmatch(r"\w[\w.-]*", plan.study):
         raise InputError(f"--name {plan.study}: expected letters, digits, '-', '_' and '.'")
     queue, settings, folder = make_queue(plan), plan.settings, shown(plan.folder)
@@ -61,17 +57,10 @@ def begin_study(plan: Plan) -> TrialQueue:
 def run_study(
     plan: Plan, queue: TrialQueue, workers: int = 1, retry: bool = False
 ) -> list[TrialResult]:
-    """Train the members that are left, and return the results of all.
+    """Train the members that are left in this or several processes; return the results of all.
 
-    Args:
-        plan: the plan.
-        queue: from `begin_study`.
-        workers: how many processes; 1 is this process.
-        retry: whether to train failed members again.
-
-    Raises:
-        InputError: when every worker was killed.
-        Interrupted: when a signal stopped it.
+    With `retry`, failed members are trained again. Raises InputError when every worker was killed,
+    and Interrupted when a signal stopped it.
     """
     if retry:
         queue.retry_failed()
@@ -94,15 +83,9 @@ def run_study(
 def finish_study(
     plan: Plan, results: Sequence[TrialResult], extra: Mapping[str, Any], lines: Sequence[str]
 ) -> None:
-    """Write study.json and report.html, and print their paths.
+    """Write study.json with `extra`, and report.html with `lines`; print their paths.
 
-    Args:
-        plan, results: the study.
-        extra: further content of study.json.
-        lines: the result as text, for report.html.
-
-    Raises:
-        SystemExit: with status 1, when a member failed.
+    Raises SystemExit with status 1 when a member failed.
     """
     from src.kindling.analysis.leaderboard import rank, read
     from src.kindling.analysis.leaderboard_formats import to_html

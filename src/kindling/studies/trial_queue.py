@@ -25,18 +25,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Claim:
-    """A member that this process trains.
-
-    Attributes:
-        result: its record.
-        lock: released by the operating system when this process dies.
-        trial: Optuna's trial of a search.
-        ended: set at its end.
-    """
+    """A member that this process trains."""
 
     result: TrialResult
-    lock: BaseFileLock
-    trial: Any = None
+    lock: BaseFileLock  # released by the operating system when this process dies
+    trial: Any = None  # Optuna's, in a search
     ended: threading.Event = field(default_factory=threading.Event)
 
 
@@ -51,10 +44,7 @@ class TrialQueue:
         self.place = f"{socket.gethostname()}:{plan.folder.absolute()}"
 
     def open(self, settings: dict[str, Any]) -> dict[str, Any] | None:
-        """Open the study and return its settings; a new study gets the given ones.
-
-        None: the folder holds runs, and their settings are unknown.
-        """
+        """Return the study's settings, for a new one the given ones; None if its runs have none."""
         with self.locked():
             known: dict[str, Any] | None = self.records().get("about")
             if known is None and not any(self.plan.folder.glob("*/meta.json")):
@@ -123,12 +113,11 @@ class TrialQueue:
         return self.retry(self._results)
 
     def _results(self) -> list[TrialResult]:
-        waiting = {
-            name: {"name": name, "state": "waiting", "changes": changes}
+        records = self.records()
+        return [
+            TrialResult(**records.get(name, {"name": name, "state": "waiting", "changes": changes}))
             for name, changes in self.plan.members.items()
-        }
-        records = {**waiting, **self.records()}
-        return [TrialResult(**records[name]) for name in self.plan.members]
+        ]
 
     def lock_member(self, result: TrialResult) -> BaseFileLock | None:
         """Lock a member; None when another worker has locked it."""
@@ -153,14 +142,10 @@ class TrialQueue:
 
     def records(self) -> dict[str, Any]:
         """The record of each member that was begun, and the study's settings as `about`."""
-        study = self.plan.folder / "study.json"
-        records: dict[str, Any] = (
-            {"about": read_json(study).get("settings")} if study.exists() else {}
-        )
-        for name in self.plan.members:
-            if (path := self.plan.folder / name / "trial.json").exists():
-                records[name] = read_json(path)
-        return records
+        paths = {name: self.plan.folder / name / "trial.json" for name in self.plan.members}
+        paths["about"] = self.plan.folder / "study.json"
+        records = {name: read_json(path) for name, path in paths.items() if path.exists()}
+        return records | {"about": records.get("about", {}).get("settings")}
 
     def write(self, name: str, record: dict[str, Any]) -> None:
         if name == "about":

@@ -30,19 +30,17 @@ POLL = 0.5  # seconds between two looks at other processes
 
 
 class Worker:
-    """Trains members of a plan in this process.
-
-    Raises:
-        Interrupted: from `work`, when a signal stopped it; the current member was saved, and is
-            resumed later.
-    """
+    """Trains members of a plan in this process."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.signals = plan, Interrupts()
         self.queue = make_queue(plan, stopped=lambda: self.signals.received is not None)
 
     def work(self) -> None:
-        """Train what is left, and wait for the members of other workers: one may be killed."""
+        """Train what is left, and wait for the members of other workers: one may be killed.
+
+        Raises Interrupted when a signal stopped it; the current member was saved.
+        """
         pause = POLL
         with self.signals:
             self.signals.watched = True  # outside of a training, a signal waits for the queue
@@ -175,16 +173,20 @@ class Worker:
 def work_in_processes(plan: Plan, workers: int) -> None:
     """Run workers in several processes, each with its share of the cores and GPUs.
 
-    A worker that is killed is replaced.
-
-    Raises:
-        InputError: when all were killed or ended with an error.
-        Interrupted: when a signal stopped them.
+    A worker that is killed is replaced. Raises InputError when all were killed or failed, and
+    Interrupted when a signal stopped them.
     """
+    context = multiprocessing.get_context("spawn")  # forking a process with threads may hang
     spare, completed, terminated = KILLS * workers, 0, False
+
+    def start(index: int) -> Any:
+        process = context.Process(target=_run_worker, args=(plan, index, workers))
+        process.start()
+        return process
+
     with Interrupts() as signals:
         signals.watched = True
-        processes = {_start_worker(plan, index, workers): index for index in range(workers)}
+        processes = {start(index): index for index in range(workers)}
         while processes:
             wait([process.sentinel for process in processes], timeout=POLL)
             if signals.received is not None and not terminated:
@@ -199,18 +201,11 @@ def work_in_processes(plan: Plan, workers: int) -> None:
                     name = Signals(-process.exitcode).name
                     how = f"was ended by {name}; starting another"
                     print(f"worker     {process.pid} {how}", flush=True)
-                    processes[_start_worker(plan, index, workers)] = index
+                    processes[start(index)] = index
         if terminated:
             signals.stop()
     if not completed:
         raise InputError(f"--workers: all {workers} failed; see their messages above")
-
-
-def _start_worker(plan: Plan, index: int, workers: int) -> Any:
-    context = multiprocessing.get_context("spawn")  # forking a process with threads may hang
-    process = context.Process(target=_run_worker, args=(plan, index, workers))
-    process.start()
-    return process
 
 
 def _run_worker(plan: Plan, index: int, workers: int) -> None:
