@@ -37,11 +37,7 @@ def main(argv: list[str]) -> list[TrialResult]:
     plan = plan_search(flags)
     queue = begin_study(plan)
     results = run_study(plan, queue, flags.workers, flags.retry)
-    best, lines = report_search(plan, queue, results), []
-    if best:
-        changes = ", ".join(f"{key}={value}" for key, value in best["changes"].items())
-        lines = [f"Best: {best['name']}, {plan.monitor} {best['value']:.6g}, with {changes}"]
-    finish_study(plan, results, {"best": best}, lines)
+    finish_study(plan, results, *report_search(plan, queue, results))
     return results
 
 

@@ -178,6 +178,14 @@ class OptunaQueue(TrialQueue):
         self.study.set_user_attr(name, record)
 
 
+def make_queue(plan: Plan, stopped: Callable[[], bool] = lambda: False) -> TrialQueue:
+    """Choose the queue of a study; `stopped` tells whether this process was asked to stop."""
+    # Studies of seeds and folds that an earlier version began have a study.db.
+    if plan.suggest or plan.pruner or plan.storage or (plan.folder / "study.db").exists():
+        return OptunaQueue(plan, stopped)
+    return TrialQueue(plan)
+
+
 def _convert(study: Any) -> None:
     """Write the records of a study that an earlier version began, with a trial for each attempt."""
     from optuna.trial import TrialState

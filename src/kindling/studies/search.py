@@ -137,14 +137,14 @@ def _mistakes(plan: Plan, values: dict[str, Any]) -> list[str]:
 
 def report_search(
     plan: Plan, queue: TrialQueue, results: list[TrialResult]
-) -> dict[str, Any] | None:
-    """Print the best trial and the importances; write its config, and plots of the search."""
+) -> tuple[dict[str, Any], list[str]]:
+    """Print the best trial, write its config and plots; return what study.json and report show."""
     states = [result.state for result in results]
     counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     print("\n" + ", ".join(counts))
     finished = [one for one in results if one.state == "finished" and one.value is not None]
     if not finished:
-        return None
+        return {"best": None}, []
     best = (min if plan.mode == "min" else max)(finished, key=lambda result: result.value or 0.0)
     assert isinstance(queue, OptunaQueue)
     importances: dict[str, float] = {}
@@ -159,8 +159,10 @@ def report_search(
     print(f"plots      {shown(folder)}: {', '.join(plot_search(queue.study, folder, plan))}")
     print(f"config     {shown(path)}; to train and test it:")
     print(f"           cp {shown(path)} configs/{config}.yaml && python -m src.train {config}")
+    changes = ", ".join(f"{key}={value}" for key, value in best.changes.items())
     found = {"name": best.name, "value": best.value, "changes": best.changes}
-    return {**found, "importances": importances}
+    line = f"Best: {best.name}, {plan.monitor} {best.value:.6g}, with {changes}"
+    return {"best": found | {"importances": importances}}, [line]
 
 
 def best_config(plan: Plan, best: TrialResult) -> str:
@@ -196,12 +198,9 @@ def plot_search(study: optuna.Study, folder: Path, plan: Plan) -> list[str]:
             figure = np.ravel(drawn)[0].figure
             if name in ("parallel", "slices"):  # room for the names of keys and choices
                 figure.set_size_inches(max(6.4, 3.2 * len(plan.about["space"])), 4.8)
-            for axis in figure.axes:
-                if name == "parallel":
-                    axis.grid(False)  # of every axis at once
-                elif name == "slices":
+                for axis in figure.axes:
+                    axis.grid(name == "slices")
                     axis.tick_params("x", rotation=20)
-                    axis.xaxis.label.set_size("small")
             figure.savefig(folder / f"{name}.png", dpi=100, bbox_inches="tight")
             names.append(f"{name}.png")
     pyplot.close("all")

@@ -19,8 +19,9 @@ from src.kindling.runs.files import shown, write, write_json
 from src.kindling.runs.redact import redact, redacted
 from src.kindling.runs.run import ELSEWHERE
 from src.kindling.runs.signals import Interrupted
+from src.kindling.studies.optuna_queue import make_queue
 from src.kindling.studies.plan import ENDED, Plan, TrialResult
-from src.kindling.studies.trial_queue import TrialQueue, make_queue
+from src.kindling.studies.trial_queue import TrialQueue
 from src.kindling.studies.worker import Worker, work_in_processes
 from src.kindling.training.slurm import requeue
 

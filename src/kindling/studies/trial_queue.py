@@ -152,13 +152,3 @@ class TrialQueue:
             write_json(self.plan.folder / "study.json", {"settings": record})
         else:
             write_json(self.plan.folder / name / "trial.json", record)
-
-
-def make_queue(plan: Plan, stopped: Callable[[], bool] = lambda: False) -> TrialQueue:
-    """Choose the queue of a study; `stopped` tells whether this process was asked to stop."""
-    # Studies of seeds and folds that an earlier version began have a study.db.
-    if plan.suggest or plan.pruner or plan.storage or (plan.folder / "study.db").exists():
-        from src.kindling.studies.optuna_queue import OptunaQueue
-
-        return OptunaQueue(plan, stopped)
-    return TrialQueue(plan)

@@ -22,8 +22,9 @@ from src.kindling.runs.files import read_json, shown
 from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
+from src.kindling.studies.optuna_queue import make_queue
 from src.kindling.studies.plan import ENDED, Plan, TrialResult
-from src.kindling.studies.trial_queue import KILLS, Claim, make_queue
+from src.kindling.studies.trial_queue import KILLS, Claim
 from src.kindling.training.distributed import distributed
 
 POLL = 0.5  # seconds between two looks at other processes
@@ -64,11 +65,7 @@ class Worker:
         with (run.path / "output.txt").open("a", encoding="utf-8") as output:
             try:
                 with redirect_stdout(output):
-                    value, metrics, pruned = self._fit(run, claim)
-                    if self.plan.after:
-                        self.plan.after(run)
-                state = "pruned" if pruned else "finished"
-                result = replace(result, state=state, value=value, metrics=metrics)
+                    result = self._fit(run, claim, result)
             except Interrupted:
                 self.queue.finish(claim, result)
                 raise
@@ -81,35 +78,36 @@ class Worker:
         if self.queue.finish(claim, result):
             self._print_progress(result)
 
-    def _fit(self, run: Run, claim: Claim) -> tuple[float, dict[str, float], bool]:
-        """Return the monitored value, the final metrics, and whether the member was pruned."""
+    def _fit(self, run: Run, claim: Claim, result: TrialResult) -> TrialResult:
+        """Train a member, and return its result with state, value and metrics."""
         from src.kindling.analysis.plots import Plots
         from src.kindling.config import instantiate
         from src.kindling.training.fit import fit
 
-        config = self.plan.configure(claim.result.changes)
+        config, stages = self.plan.configure(result.changes), self.plan.stages
         instantiate.check(config)
         if self.signals.received is not None:  # since the member was taken
             self.signals.stop()
         meta = read_json(run.path / "meta.json") if (run.path / "meta.json").exists() else {}
         score, pruned = None, False
         if meta.get("exit") == "finished":  # its worker was killed after the training
-            metrics, pruned = run.metrics, bool(claim.trial and claim.trial.should_prune())
+            pruned = bool(claim.trial and claim.trial.should_prune())
         elif distributed(config.values):
-            self._train_in_subprocess(run, claim.result.changes)
-            metrics = run.metrics
+            self._train_in_subprocess(run, result.changes)
         else:
             plots = Plots(run) if self.plan.pictures else None
             pruning = self._pruning_callback(claim.trial)
             callbacks = [pruning] if self.plan.pruner else []
-            result = fit(
-                config, run, self.plan.stages, resume=bool(meta), plots=plots, callbacks=callbacks
-            )
-            metrics, score, pruned = result.metrics, result.score, pruning.pruned
-        value = metrics.get(self.plan.monitor, score)
+            resume = bool(meta)
+            score = fit(config, run, stages, resume=resume, plots=plots, callbacks=callbacks).score
+            pruned = pruning.pruned
+        value = run.metrics.get(self.plan.monitor, score)
         if value is None or value != value:
             raise InputError(f"{self.plan.monitor}: was never a finite number")
-        return value, metrics, pruned
+        if self.plan.after:
+            self.plan.after(run)
+        state = "pruned" if pruned else "finished"
+        return replace(result, state=state, value=value, metrics=run.metrics)
 
     def _pruning_callback(self, trial: Any) -> Any:
         """Make a callback that reports the monitored metric, and stops a pruned training."""

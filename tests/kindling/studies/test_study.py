@@ -24,10 +24,10 @@ import src.kindling.training.fit as train_module
 from src.kindling.config.cores import usable_cores
 from src.kindling.runs.signals import Interrupted
 from src.kindling.studies import optuna_queue
-from src.kindling.studies.optuna_queue import OptunaQueue
+from src.kindling.studies.optuna_queue import OptunaQueue, make_queue
 from src.kindling.studies.plan import Plan, TrialResult
 from src.kindling.studies.study import begin_study, run_study, summarize
-from src.kindling.studies.trial_queue import Claim, TrialQueue, make_queue
+from src.kindling.studies.trial_queue import Claim, TrialQueue
 from src.kindling.studies.worker import Worker
 from src.kindling.training.trained_run import load_run
 from src.tasks.classification import Classification
@@ -124,12 +124,15 @@ def test_seeds_give_the_numbers_of_ordinary_runs(
     assert load_run("digits/latest").path == ordinary[1].run.path
 
 
-def test_seeds_need_no_optuna(
+def test_seeds_need_no_optuna_and_hide_secrets(
     finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, logs: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    call("train", *SEEDS[:-1], "0")
+    call("train", *SEEDS[:-1], "0", "tags=[password=hunter2]")
     assert not list((logs / "digits/seeds").glob("study.db*"))
+    assert study_file(logs)["overrides"][len(LITTLE)] == "tags=[password=***"
+    files = [path for path in (logs / "digits/seeds").glob("*") if path.is_file()]
+    assert not [path for path in files if b"hunter2" in path.read_bytes()]
 
 
 def test_same_command_trains_the_members_that_are_left(
@@ -142,13 +145,6 @@ def test_same_command_trains_the_members_that_are_left(
     assert (seeds / "seed0/metrics.json").stat().st_mtime_ns == first
     assert [member["state"] for member in study_file(logs)["members"]] == ["finished"] * 3
     assert folders(logs) == ["digits/seeds"]
-
-
-def test_study_hides_secrets(logs: Path) -> None:
-    call("train", *SEEDS[:-1], "0", "tags=[password=hunter2]")
-    assert study_file(logs)["overrides"][len(LITTLE)] == "tags=[password=***"
-    files = [path for path in (logs / "digits/seeds").glob("*") if path.is_file()]
-    assert not [path for path in files if b"hunter2" in path.read_bytes()]
 
 
 @pytest.mark.pictures
