@@ -91,7 +91,7 @@ class Worker:
         meta = read_json(run.path / "meta.json") if (run.path / "meta.json").exists() else {}
         score, pruned = None, False
         if meta.get("exit") == "finished":  # its worker was killed after the training
-            pruned = bool(claim.trial and claim.trial.should_prune())
+            pruned = bool(claim.trial) and self.queue.retry(claim.trial.should_prune)
         elif distributed(config.values):
             self._train_in_subprocess(run, result.changes)
         else:
@@ -174,11 +174,17 @@ def work_in_processes(plan: Plan, workers: int) -> None:
     A worker that is killed is replaced. Raises InputError when all were killed or failed, and
     Interrupted when a signal stopped them.
     """
+    import torch
+
+    count = torch.cuda.device_count()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    gpus = given.split(",") if count else [""]
     context = multiprocessing.get_context("spawn")  # forking a process with threads may hang
     spare, completed, terminated = KILLS * workers, 0, False
 
     def start(index: int) -> Any:
-        process = context.Process(target=_run_worker, args=(plan, index, workers))
+        arguments = (plan, index, workers, gpus[index % len(gpus)])
+        process = context.Process(target=_run_worker, args=arguments)
         process.start()
         return process
 
@@ -206,12 +212,9 @@ def work_in_processes(plan: Plan, workers: int) -> None:
         raise InputError(f"--workers: all {workers} failed; see their messages above")
 
 
-def _run_worker(plan: Plan, index: int, workers: int) -> None:
-    import torch
-
-    every = ",".join(map(str, range(torch.cuda.device_count())))
-    if gpus := os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",") if every else []:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
+def _run_worker(plan: Plan, index: int, workers: int, gpu: str) -> None:
+    if gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[index::workers])
     sys.orig_argv = list(plan.command)
