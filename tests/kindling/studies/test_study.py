@@ -570,7 +570,7 @@ def until(done: Callable[[], object], process: subprocess.Popen[str]) -> None:
 @pytest.mark.skipif(usable_cores() < 2, reason="two workers need two cores")
 def test_two_workers_one_killed_give_the_same_numbers(repository: Path) -> None:
     folder = repository / "logs/digits/seeds"
-    words = ("trainer.max_epochs=10", "--seeds", "0,1", "--workers", "2")
+    words = ("trainer.max_epochs=30", "--seeds", "0,1", "--workers", "2")
     process = start(repository, *words)
     until(lambda: list(folder.glob("*/metrics.csv")), process)
     os.kill(children(process)[0], signal.SIGKILL)
@@ -580,7 +580,7 @@ def test_two_workers_one_killed_give_the_same_numbers(repository: Path) -> None:
     study = json.loads((folder / "study.json").read_text())
     for seed, member in enumerate(study["members"]):
         assert member["state"] == "finished"
-        assert member["metrics"] == train_as_member(10, seed)
+        assert member["metrics"] == train_as_member(30, seed)
         meta = json.loads((folder / member["name"] / "meta.json").read_text())
         assert meta["command"].endswith(f"-m src.train digits {' '.join((*LITTLE, *words))}")
 
