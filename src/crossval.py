@@ -8,36 +8,27 @@ The test set stays unseen. A fold is an ordinary run with `data.fold=[0,5,0]`.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from src.kindling.config.command import Parser, run_command, split_words
 from src.kindling.studies.flags import add_flags
 from src.kindling.studies.folds import plan_folds, report_folds
 from src.kindling.studies.plan import TrialResult
 from src.kindling.studies.study import begin_study, finish_study, run_study
 
-USAGE = (
-    "[CONFIG] [key=value ...] [--folds 5] [--repeats 1] [--workers 2] [--storage URL] "
-    "[--name NAME] [--retry]"
-)
+USAGE = "[CONFIG] [key=value ...] [--flags]"
 
 
 def main(argv: list[str]) -> list[TrialResult]:
     parser = Parser("crossval", USAGE, "Cross-validate a config.", with_configs=True)
-    words = "a config's name, and values to change"
-    parser.add_argument("words", nargs="*", metavar="CONFIG, key=value", help=words)
-    parser.add_argument("--folds", type=int, default=5, help="number of folds (5)")
-    repeats = "number of repetitions, each with other folds (1)"
-    parser.add_argument("--repeats", type=int, default=1, help=repeats)
+    words, repeats = "a config's name, and values to change", "repetitions, each with other folds"
+    add = parser.add_argument
+    add("words", nargs="*", metavar="CONFIG, key=value", help=words)
+    add("--folds", type=int, default=5, help="number of folds (5)")
+    add("--repeats", type=int, default=1, help=f"number of {repeats} (1)")
     add_flags(parser)
     flags = parser.read(argv)
-    name, overrides = split_words(flags.words)
-    plan = plan_folds(name, overrides, flags.folds, flags.repeats, flags.workers)
-    study = flags.name or plan.study
-    plan = replace(plan, study=study, storage=flags.storage, pictures=flags.pictures)
+    plan = plan_folds(*split_words(flags.words), flags)
     results = run_study(plan, begin_study(plan), flags.workers, flags.retry)
-    extra, lines = report_folds(plan, results)
-    finish_study(plan, results, extra, lines)
+    finish_study(plan, results, *report_folds(plan, results))
     return results
 
 

@@ -17,10 +17,7 @@ from src.kindling.studies.plan import TrialResult
 from src.kindling.studies.search import plan_search, report_search
 from src.kindling.studies.study import begin_study, finish_study, run_study
 
-USAGE = (
-    "[CONFIG] [SPACE] [key=value ...] [--trials 50] [--workers 2] [--sampler tpe|random|grid] "
-    "[--pruner none|median|hyperband] [--storage URL] [--name NAME] [--retry]"
-)
+USAGE = "[CONFIG] [SPACE] [key=value ...] [--flags]"
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("none", "median", "hyperband")
 
@@ -29,23 +26,18 @@ def main(argv: list[str]) -> list[TrialResult]:
     parser = Parser("tune", USAGE, "Search a config's hyperparameters.", with_configs=True)
     spaces = sorted(path.stem for path in (config_module.CONFIGS / "space").glob("*.yaml"))
     words = f"a config, a search space ({', '.join(spaces)}), and values for all trials"
-    parser.add_argument("words", nargs="*", metavar="CONFIG, SPACE, key=value", help=words)
     trials = "number of trials, those of earlier commands included (50, or all of a grid)"
-    parser.add_argument("--trials", type=int, help=trials)
-    sampler = "how to draw the trials (tpe)"
-    parser.add_argument("--sampler", choices=SAMPLERS, default="tpe", help=sampler)
-    pruner = "which trials to stop early (none)"
-    parser.add_argument("--pruner", choices=PRUNERS, default="none", help=pruner)
+    add = parser.add_argument
+    add("words", nargs="*", metavar="CONFIG, SPACE, key=value", help=words)
+    add("--trials", type=int, help=trials)
+    add("--sampler", choices=SAMPLERS, default="tpe", help="how to draw the trials (tpe)")
+    add("--pruner", choices=PRUNERS, default="none", help="which trials to stop early (none)")
     add_flags(parser)
     flags = parser.read(argv)
     plan = plan_search(flags)
     queue = begin_study(plan)
     results = run_study(plan, queue, flags.workers, flags.retry)
-    best, lines = report_search(plan, queue, results), []
-    if best:
-        changes = ", ".join(f"{key}={value}" for key, value in best["changes"].items())
-        lines = [f"Best: {best['name']}, {plan.monitor} {best['value']:.6g}, with {changes}"]
-    finish_study(plan, results, {"best": best}, lines)
+    finish_study(plan, results, *report_search(plan, queue, results))
     return results
 
 

@@ -86,7 +86,7 @@ def _batches(
     workers = data.num_workers if limit is None else 0
     dataset = data.datasets["test" if stage == "train" else stage]
     unreadable = getattr(data.samples.x, "unreadable", None)
-    for number, (x, y) in enumerate(make_loader(dataset, order, workers, 0, pin_memory=False)):
+    for number, (x, y) in enumerate(make_loader(dataset, order, workers)):
         numbers = order.numbers(0, number)
         if unreadable is not None:
             numbers = numbers[~unreadable[numbers]]

@@ -21,7 +21,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.augment import BatchTransform
 from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.duplicates import find_duplicates, hash_content
-from src.kindling.data.loader import Loader, as_it_is
+from src.kindling.data.loader import Loader, make_loader
 from src.kindling.data.order import BatchOrder, derive_seed, seed_generators
 from src.kindling.data.preparation import BatchPreparation
 from src.kindling.data.preprocess import InputStats
@@ -29,7 +29,6 @@ from src.kindling.data.samples import STAGES, Samples, Stage
 from src.kindling.data.spec import Spec
 from src.kindling.data.split import check_classes, fold_samples, split_samples
 from src.kindling.data.statistics import describe_samples, mean_and_std
-from src.kindling.runs.signals import in_worker
 
 DATA = ROOT / "data"
 
@@ -227,18 +226,8 @@ class DataModule(LightningDataModule):
         if samples:
             order.device = device  # only the order is copied to the GPU in each epoch
             dataset, workers = BatchDataset(samples, None, None), 0
-        return Loader(
-            dataset,
-            sampler=order,
-            batch_size=None,  # the sampler gives whole batches
-            collate_fn=as_it_is,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            worker_init_fn=in_worker,
-            timeout=self.timeout if workers else 0,
-            pin_memory=device.type == "cuda" and not samples,
-            generator=torch.Generator(),  # the workers' seed must not advance the global generator
-        )
+        pin_memory = device.type == "cuda" and not samples
+        return make_loader(dataset, order, workers, self.timeout, pin_memory)
 
     def _order(self, stage: Stage) -> BatchOrder:
         indices, training = self.indices[stage], stage == "train"

@@ -7,7 +7,10 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from src.kindling.runs.signals import in_worker
 
 
 class Loader(DataLoader[Any]):
@@ -33,6 +36,24 @@ class Loader(DataLoader[Any]):
             # Called before any part of the loader is collected; until then it keeps the pipes open.
             weakref.finalize(self, _end, batches, os.getpid()).atexit = False
         return batches
+
+
+def make_loader(
+    dataset: Dataset[Any], order: Any, workers: int, timeout: float = 0, pin_memory: bool = False
+) -> Loader:
+    """Make the loader of a data set that reads whole batches, in an order of sample indices."""
+    return Loader(
+        dataset,
+        sampler=order,
+        batch_size=None,  # the sampler gives whole batches
+        collate_fn=as_it_is,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=in_worker,
+        timeout=timeout if workers else 0,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # the workers' seed must not advance the global generator
+    )
 
 
 def as_it_is(batch: Any) -> Any:

@@ -110,23 +110,14 @@ class Pictures:
 
 def load_images(paths: Sequence[str], data: Any, spec: Spec, size: int) -> Any:
     """A loader of the files in batches, with as many worker processes as the run's evaluation."""
-    from torch import Generator
-
-    from src.kindling.data.loader import Loader
-    from src.kindling.runs.signals import in_worker
+    from src.kindling.data.loader import make_loader
 
     starts = range(0, len(paths), size)
     batches: Any = [range(start, min(start + size, len(paths))) for start in starts]
     workers = data.choose_workers(one_by_one=True)
     dataset: Any = Pictures(paths, data, spec)
-    return Loader(
-        dataset,
-        None,
-        sampler=batches,
-        num_workers=workers if len(batches) > 2 * workers else 0,  # their start takes longer
-        worker_init_fn=in_worker,
-        generator=Generator(),
-    )
+    few = len(batches) <= 2 * workers  # starting the workers would take longer
+    return make_loader(dataset, batches, 0 if few else workers)
 
 
 def load_rows(

@@ -6,18 +6,15 @@ import io
 import math
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from typing import Any
 
 from src.kindling.config.compose import Config, compose
 from src.kindling.config.errors import InputError
 from src.kindling.runs import run as run_module
 from src.kindling.runs.files import shown
 from src.kindling.training.distributed import distributed
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # Of the 100 steps of `find_lr`, over seven decades: until the smoothed loss settles; in one decade.
 SETTLED, DECADE = 10, 15
@@ -33,24 +30,6 @@ def find(what: str, name: str, overrides: Sequence[str]) -> float:
     Raises:
         InputError: when the config has a mistake, or the loss never falls.
     """
-    from src.kindling.config import instantiate
-
-    config = compose(name, overrides)
-    for key, value in distributed(config.values).items():
-        raise InputError(
-            f"{key}: --find takes one process on one device, and {value!r} is set; leave it out"
-        )
-    config = config.replaced({"trainer.devices": 1}, origin="--find")
-    instantiate.check(config)
-    with _tuner(config) as (tuner, task, data):
-        return (
-            _find_lr(config, tuner, task, data) if what == "lr" else _find_size(tuner, task, data)
-        )
-
-
-@contextmanager
-def _tuner(config: Config) -> Iterator[tuple[Any, Any, Any]]:
-    """Lightning's Tuner, with the config's task and data."""
     import torch
     from lightning.pytorch import seed_everything
     from lightning.pytorch.tuner.tuning import Tuner
@@ -60,6 +39,12 @@ def _tuner(config: Config) -> Iterator[tuple[Any, Any, Any]]:
     from src.kindling.training.build import build_data, build_task
     from src.kindling.training.warning_filters import quiet
 
+    config = compose(name, overrides)
+    for key, value in distributed(config.values).items():
+        problem = f"--find takes one process on one device, and {value!r} is set"
+        raise InputError(f"{key}: {problem}; leave it out")
+    config = config.replaced({"trainer.devices": 1}, origin="--find")
+    instantiate.check(config)
     quiet()
     values = instantiate.values(config)
     torch.set_num_threads(values.num_threads or 1)
@@ -81,7 +66,10 @@ def _tuner(config: Config) -> Iterator[tuple[Any, Any, Any]]:
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-        yield Tuner(trainer), task, data
+        tuner = Tuner(trainer)
+        return (
+            _find_lr(config, tuner, task, data) if what == "lr" else _find_size(tuner, task, data)
+        )
 
 
 def _find_lr(config: Config, tuner: Any, task: Any, data: Any) -> float:
@@ -90,16 +78,23 @@ def _find_lr(config: Config, tuner: Any, task: Any, data: Any) -> float:
     Source:
         Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017.
     """
+    from matplotlib.figure import Figure
+
     found = tuner.lr_find(task, datamodule=data, update_attr=False, min_lr=1e-6, max_lr=10)
     rates, losses = (found.results["lr"], found.results["loss"]) if found else ([], [])
     rate = steepest(rates, losses)
     if rate is None:
-        raise InputError(
-            "--find lr: the loss never falls between 1e-06 and 10; check the targets and the loss"
-        )
+        problem = "the loss never falls between 1e-06 and 10"
+        raise InputError(f"--find lr: {problem}; check the targets and the loss")
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    labels = {"xlabel": "learning rate", "ylabel": "training loss, smoothed"}
+    axis = figure.add_subplot(xscale="log", **labels)
+    axis.plot(rates[SETTLED:], losses[SETTLED:])
+    axis.axvline(rate, color="tab:orange", label=f"falls fastest: {rate:.2g}")
+    axis.legend()
     path = run_module.LOGS / config.name / "find_lr.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    plot_loss(rates, losses, rate).savefig(path, dpi=100)
+    figure.savefig(path, dpi=100)
     print(f"found      {rate:.2g}: the loss falls fastest there; plot: {shown(path)}")
     print(f"to use it  task.optimizer.lr={rate:.2g}")
     return rate
@@ -123,7 +118,6 @@ def steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
 
     Lightning suggests the largest difference of two neighbors, which noise decides.
     """
-    import numpy as np
     from scipy.signal import savgol_filter
 
     known = [i for i in range(SETTLED, len(losses)) if math.isfinite(losses[i])]
@@ -133,19 +127,4 @@ def steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
     slopes = savgol_filter([losses[i] for i in known], DECADE, polyorder=1, deriv=1)
     margin = DECADE // 2
     inner = slopes[margin : len(slopes) - margin]
-    place = int(np.argmin(inner))
-    return float(rates[known[place + margin]]) if inner[place] < 0 else None
-
-
-def plot_loss(rates: Sequence[float], losses: Sequence[float], rate: float) -> Figure:
-    """Plot the smoothed training loss over the learning rate, with the suggested one."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axis = figure.add_subplot(
-        xscale="log", xlabel="learning rate", ylabel="training loss, smoothed"
-    )
-    axis.plot(rates[SETTLED:], losses[SETTLED:])
-    axis.axvline(rate, color="tab:orange", label=f"falls fastest: {rate:.2g}")
-    axis.legend()
-    return figure
+    return float(rates[known[inner.argmin() + margin]]) if inner.min() < 0 else None

@@ -12,74 +12,58 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from src.kindling.config.compose import Config, compose, get
+from src.kindling.config.compose import compose, get
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import shown
 from src.kindling.runs.run import Run
-from src.kindling.studies.plan import Plan, TrialResult, TrialSpec, member_overrides
-from src.kindling.studies.study import print_metrics, summarize
+from src.kindling.studies.plan import Plan, TrialResult, member_overrides
+from src.kindling.studies.study import Summary, print_summary, summarize
 
 if TYPE_CHECKING:
     from src.kindling.analysis.predictions import Predictions
 
 
-def plan_folds(
-    name: str, overrides: Sequence[str], folds: int, repeats: int, workers: int = 1
-) -> Plan:
-    """Plan a cross-validation, and split the data once to check that it can be split.
-
-    Raises:
-        InputError: with a line for each mistake.
-    """
+def plan_folds(name: str, overrides: Sequence[str], flags: Any) -> Plan:
+    """Plan a cross-validation; split the data once, and raise InputError if that is impossible."""
     from src.kindling.config import instantiate
+    from src.kindling.config.targets import locate
+    from src.kindling.data.data_module import DataModule
 
+    folds, repeats = flags.folds, flags.repeats
     if folds < 2 or repeats < 1:
-        raise InputError(
-            f"--folds {folds} --repeats {repeats}: expected at least 2 folds and 1 repetition"
-        )
+        given = f"--folds {folds} --repeats {repeats}"
+        raise InputError(f"{given}: expected at least 2 folds and 1 repetition")
     config = compose(name, overrides)
     if get(config.values, "data.fold") is not None:
         origin = config.origin("data.fold")
         raise InputError(f"data.fold: a cross-validation sets it; leave it out ({origin})")
     instantiate.check(config)
-    check_folds(config)
-    members = [
-        TrialSpec(f"repeat{repeat}_fold{fold}", {"data.fold": [fold, folds, repeat]})
+    target = get(config.values, "data._target_")
+    data: Any = locate(target) if target else None
+    if not (isinstance(data, type) and issubclass(data, DataModule)):
+        name = data.__name__ if data else "the task's own data"
+        remedy = "src.crossval needs a subclass of src.kindling.data.DataModule"
+        raise InputError(f"data: {name} cannot be split into folds; {remedy}")
+    members = {
+        f"repeat{repeat}_fold{fold}": {"data.fold": [fold, folds, repeat]}
         for repeat in range(repeats)
         for fold in range(folds)
-    ]
+    }
     plan = Plan(
         config.name,
-        member_overrides(config, overrides, workers),
-        f"crossval-{folds}",
-        tuple(members),
+        member_overrides(config, overrides, flags.workers),
+        flags.name or f"crossval-{folds}",
+        members,
         {"folds": folds},
+        storage=flags.storage,
         after=predict_fold,
+        pictures=flags.pictures,
     )
     try:
-        return plan.with_monitor(members[-1].changes)
+        return plan.with_monitor({"data.fold": [folds - 1, folds, repeats - 1]})
     except InputError as error:
         flag = f"--repeats {repeats}" if "repetition" in error.lines[0] else f"--folds {folds}"
         raise InputError([line.replace("data.fold:", f"{flag}:") for line in error.lines]) from None
-
-
-def check_folds(config: Config) -> None:
-    """Check that the data can be split into folds.
-
-    Raises:
-        InputError: naming what is missing.
-    """
-    from src.kindling.config.targets import locate
-    from src.kindling.data.data_module import DataModule
-
-    target = get(config.values, "data._target_")
-    found: Any = locate(target) if target else None
-    if not (isinstance(found, type) and issubclass(found, DataModule)):
-        name = found.__name__ if found else "the task's own data"
-        raise InputError(
-            f"data: {name} cannot be split into folds; src.crossval needs a subclass of "
-            "src.kindling.data.DataModule"
-        )
 
 
 def predict_fold(run: Run) -> None:
@@ -97,28 +81,15 @@ def predict_fold(run: Run) -> None:
     predictions.save(run.path / "predictions" / "val.npz")
 
 
-def _prediction_file(plan: Plan, result: TrialResult) -> Path:
-    return plan.folder / result.name / "predictions" / "val.npz"
-
-
-def gather_predictions(plan: Plan, results: Sequence[TrialResult]) -> Predictions | None:
-    """Concatenate the predictions of all folds, with the columns `fold` and `repeat`.
-
-    None when a fold failed, or its run is on another machine.
-    """
+def gather_predictions(paths: Sequence[Path], folds: Sequence[list[int]]) -> Predictions:
+    """Concatenate the predictions of all folds, with the columns `fold` and `repeat`."""
     import numpy as np
 
     from src.kindling.analysis.predictions import Predictions
 
-    parts = []
-    for result in results:
-        path = _prediction_file(plan, result)
-        if result.state != "finished" or not path.exists():
-            return None
-        part = Predictions.load(path)
-        fold, _, repeat = result.changes["data.fold"]
+    parts = [Predictions.load(path) for path in paths]
+    for part, (fold, _, repeat) in zip(parts, folds, strict=True):
         part.columns |= {"fold": np.full(len(part), fold), "repeat": np.full(len(part), repeat)}
-        parts.append(part)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].columns}
     return Predictions(columns, parts[0].spec, "val", scored=parts[0].scored)
 
@@ -134,18 +105,11 @@ def score_predictions(predictions: Predictions) -> dict[str, float]:
     return {predictions.scored: fmean(means)}
 
 
-def confidence_interval(
-    values: Sequence[float], ratio: float, level: float = 0.95
-) -> tuple[float, float]:
-    """Confidence interval of a mean over folds, corrected for overlapping training folds.
+def confidence_interval(values: Sequence[float], ratio: float) -> tuple[float, float]:
+    """95 % confidence interval of a mean over folds, corrected for overlapping training folds.
 
     The variance of the mean is (1/n + ratio) times that of the n values: the corrected resampled
-    t-test.
-
-    Args:
-        values: one for each fold, at least two.
-        ratio: validation samples per training sample, 1/(folds - 1).
-        level: the confidence level.
+    t-test. `ratio` is the number of validation samples per training sample, 1/(folds - 1).
 
     Source:
         Nadeau and Bengio, "Inference for the Generalization Error", Machine Learning 52 (2003).
@@ -154,38 +118,31 @@ def confidence_interval(
 
     n = len(values)
     error = stdev(values) * math.sqrt(1 / n + ratio)
-    low, high = t.interval(level, n - 1, loc=fmean(values), scale=error)
+    low, high = t.interval(0.95, n - 1, loc=fmean(values), scale=error)
     return float(low), float(high)
 
 
-def summarize_folds(plan: Plan, results: Sequence[TrialResult]) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation and interval (`low`, `high`) of each metric over finished folds."""
-    finished = [result for result in results if result.state == "finished"]
-    summary = summarize(finished)
-    ratio = fmean(_fold_ratio(plan, result) for result in finished) if finished else 0.0
+def summarize_folds(plan: Plan, finished: Sequence[TrialResult]) -> Summary:
+    """Mean, standard deviation and interval (`low`, `high`) of each metric."""
+    import pandas as pd
+
+    summary, ratios = summarize(finished), []
+    for result in finished:
+        ratio, path = 1 / (plan.about["folds"] - 1), plan.folder / result.name / "split.csv"
+        if path.exists():  # else the run is on another machine
+            sizes = pd.read_csv(path)["split"].value_counts()
+            ratio = float(sizes["val"] / sizes["train"])
+        ratios.append(ratio)
     for name, row in summary.items():
         values = [result.metrics[name] for result in finished]
-        row["low"], row["high"] = confidence_interval(values, ratio)
+        row["low"], row["high"] = confidence_interval(values, fmean(ratios))
     return summary
 
 
-def _fold_ratio(plan: Plan, result: TrialResult) -> float:
-    import pandas as pd
-
-    path = plan.folder / result.name / "split.csv"
-    if not path.exists():  # the run is on another machine
-        return float(1 / (plan.about["folds"] - 1))
-    sizes = pd.read_csv(path)["split"].value_counts()
-    return float(sizes["val"] / sizes["train"])
-
-
-def plot_folds(
-    plan: Plan, results: Sequence[TrialResult], summary: dict[str, dict[str, float]]
-) -> Path:
+def plot_folds(plan: Plan, finished: Sequence[TrialResult], summary: Summary) -> Path:
     """Plot each metric over the folds, with its mean and confidence interval."""
     from matplotlib.figure import Figure
 
-    finished = [result for result in results if result.state == "finished"]
     figure = Figure(figsize=(2.2 * len(summary), 3), layout="constrained")
     axes = figure.subplots(1, len(summary), squeeze=False)[0]
     for axis, (name, row) in zip(axes, summary.items(), strict=True):
@@ -204,30 +161,25 @@ def plot_folds(
 
 
 def report_folds(plan: Plan, results: Sequence[TrialResult]) -> tuple[dict[str, Any], list[str]]:
-    """Print the summary, and write plot and predictions of all folds.
-
-    Returns:
-        What study.json and report.html show of it.
-    """
-    summary = summarize_folds(plan, results)
-    means = {name: f"{row['mean']:.4f} ± {row['std']:.4f}" for name, row in summary.items()}
-    intervals = {name: f"{row['low']:.4f} to {row['high']:.4f}" for name, row in summary.items()}
+    """Print the summary, write plot and predictions; return what study.json and the report show."""
+    finished = [result for result in results if result.state == "finished"]
+    summary = summarize_folds(plan, finished)
     extra: dict[str, Any] = {"summary": summary}
+    lines = print_summary(summary, "mean ± std")
     if summary:
-        rows = {name: [means[name], intervals[name]] for name in summary}
-        print_metrics(rows, ["mean ± std", "95 % interval of the mean"])
-        print(f"plot       {shown(plot_folds(plan, results, summary))}")
-    predictions = gather_predictions(plan, results)
-    if predictions is not None:
-        extra["out_of_fold"] = score_predictions(predictions)
-        path = plan.folder / "predictions.npz"
-        predictions.save(path)
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in extra["out_of_fold"].items())
-        print(f"all folds  {scores}; predictions: {shown(path)}")
-    else:
-        missing = [result.name for result in results if not _prediction_file(plan, result).exists()]
+        print(f"plot       {shown(plot_folds(plan, finished, summary))}")
+    paths = {one.name: plan.folder / one.name / "predictions" / "val.npz" for one in results}
+    found = [one.name for one in finished if paths[one.name].exists()]
+    if missing := [name for name in paths if name not in found]:
         print(f"all folds  not scored together: {', '.join(missing)} failed or on another machine")
-    lines = [
-        f"{name}: {means[name]}, 95 % interval of the mean {intervals[name]}" for name in summary
-    ]
+        return extra, lines
+    folds = [result.changes["data.fold"] for result in results]
+    predictions, path = (
+        gather_predictions([*paths.values()], folds),
+        plan.folder / "predictions.npz",
+    )
+    extra["out_of_fold"] = score_predictions(predictions)
+    predictions.save(path)
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in extra["out_of_fold"].items())
+    print(f"all folds  {scores}; predictions: {shown(path)}")
     return extra, lines

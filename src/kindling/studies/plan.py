@@ -24,90 +24,49 @@ if TYPE_CHECKING:
     from src.kindling.data.samples import Stage
 
 ENDED = ("finished", "pruned", "failed")
-KILLS = 3  # a member is given up when its worker was killed so often
-GIVEN_UP = f"its worker was killed {KILLS} times; it may need more memory than there is"
 # Keys that may differ between two commands of one study.
 FREE = ("name", "tags", "checkpoint_minutes", "data.num_workers")
-
-
-@dataclass(frozen=True)
-class TrialSpec:
-    """One run of a study.
-
-    Attributes:
-        name: the name of its directory.
-        changes: its config keys and values.
-        params: values of the search space that are fixed instead of drawn.
-    """
-
-    name: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    params: dict[str, Any] = field(default_factory=dict)
+# Cached, so that an edited file does not change the members that are left.
+_compose = functools.cache(compose)
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """The state of one run, and its result.
+    """The state of one run, and its result."""
 
-    Attributes:
-        name: the name of its directory.
-        state: `waiting`, `running`, or one of ENDED.
-        changes: its config keys and values.
-        value: the monitored metric of its best checkpoint.
-        metrics: the final metrics.
-        seconds: of the last attempt.
-        run: its directory.
-        error: the reason of a failure.
-        kills: how many of its workers were killed.
-    """
-
-    name: str
-    state: str
-    changes: dict[str, Any]
-    value: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    run: str = ""
+    name: str  # of its directory
+    state: str  # `waiting`, `running`, or one of ENDED
+    changes: dict[str, Any]  # its config keys and values
+    value: float | None = None  # the monitored metric of its best checkpoint
+    metrics: dict[str, float] = field(default_factory=dict)  # the final ones
+    seconds: float = 0.0  # of the last attempt
+    run: str = ""  # its directory
     error: str = ""
-    kills: int = 0
+    kills: int = 0  # how many of its workers were killed
+    worker: str = ""  # the machine and folder of the last one
+    trial: int | None = None  # the number of Optuna's trial in a search
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a worker needs; each worker process gets a copy.
+    """Everything that a worker needs; each worker process gets a copy."""
 
-    Attributes:
-        config, overrides: the experiment's name, and the `key=value` overrides of all members.
-        study: the study's name.
-        members: in the order in which they start.
-        about: settings beside the config that identify the study.
-        monitor, mode: the metric by which members are compared.
-        stages: what to measure at the end; without `test`, the test set stays unseen.
-        storage: `postgresql://…`, for machines without a shared disk.
-        suggest: draws a member's config keys.
-        sampler: makes Optuna's sampler from a seed.
-        pruner: Optuna's pruner.
-        after: called with the run of each member after its training.
-        pictures: whether each member gets plots/ and report.html.
-        logs, command: the folder of all runs, and the command for their meta.json.
-    """
-
-    config: str
-    overrides: tuple[str, ...]
+    config: str  # the experiment's name
+    overrides: tuple[str, ...]  # the `key=value` overrides of all members
     study: str
-    members: tuple[TrialSpec, ...]
-    about: dict[str, Any] = field(default_factory=dict)
-    monitor: str = ""
+    members: dict[str, dict[str, Any]]  # name and config changes, in the order of their start
+    about: dict[str, Any] = field(default_factory=dict)  # settings beside the config
+    monitor: str = ""  # the metric by which members are compared
     mode: str = ""
-    stages: tuple[Stage, ...] = ("val",)
-    storage: str | None = None
-    suggest: Callable[[optuna.Trial], dict[str, Any]] | None = None
-    sampler: Callable[[int], Any] | None = None
-    pruner: Any = None
-    after: Callable[[Run], None] | None = None
-    pictures: bool = False
+    stages: tuple[Stage, ...] = ("val",)  # what to measure at the end
+    storage: str | None = None  # `postgresql://…`, for machines without a shared disk
+    suggest: Callable[[optuna.Trial], dict[str, Any]] | None = None  # draws config keys
+    sampler: Callable[[str], Any] | None = None  # makes Optuna's sampler for a member
+    pruner: Any = None  # Optuna's
+    after: Callable[[Run], None] | None = None  # called after the training of each member
+    pictures: bool = False  # whether each member gets plots/ and report.html
     logs: Path = field(default_factory=lambda: run_module.LOGS)
-    command: tuple[str, ...] = field(default_factory=lambda: tuple(sys.orig_argv))
+    command: tuple[str, ...] = field(default_factory=lambda: tuple(sys.orig_argv))  # of meta.json
 
     @property
     def name(self) -> str:
@@ -118,42 +77,27 @@ class Plan:
         return self.logs / self.config / self.study
 
     @property
-    def holds_runs(self) -> bool:
-        return any(self.folder.glob("*/meta.json"))
-
-    @property
     def settings(self) -> dict[str, Any]:
         """What every command of one study has in common, as JSON reads it."""
         config = flatten(redacted(self.configure({}).values))
         values = {key: value for key, value in config.items() if key not in FREE}
         monitor = {"monitor": self.monitor, "mode": self.mode}
-        settings: dict[str, Any] = json.loads(
-            json.dumps({**flatten(self.about), **values, **monitor})
-        )
-        return settings
+        return dict(json.loads(json.dumps(flatten(self.about) | values | monitor)))
 
     def configure(self, changes: dict[str, Any]) -> Config:
         """Compose the config of a member."""
-        options = {
-            key: value
-            for key, value in changes.items()
-            if key in groups() and isinstance(value, str)
-        }
-        swaps = (f"{key}={value}" for key, value in options.items())
-        config = _compose_cached(self.config, (*self.overrides, *swaps))
-        rest = {key: value for key, value in changes.items() if key not in options}
+        swaps = {k: v for k, v in changes.items() if k in groups() and isinstance(v, str)}
+        words = [f"{key}={option}" for key, option in swaps.items()]
+        config = _compose(self.config, (*self.overrides, *words))
+        rest = {key: value for key, value in changes.items() if key not in swaps}
         return config.replaced(rest, origin="study")
 
     def with_monitor(self, changes: dict[str, Any]) -> Plan:
         """Return this plan with the monitor and mode of a member's task.
 
-        Builds the member's data and task.
-
-        Raises:
-            InputError: when they cannot be built.
+        Builds the member's data and task, and raises InputError when they cannot be built.
         """
         from src.kindling.config import instantiate
-        from src.kindling.config.instantiate import check_training
         from src.kindling.training.build import build_data, build_task
         from src.kindling.training.monitor import choose_monitor
         from src.kindling.training.rehearsal import rehearse
@@ -161,47 +105,33 @@ class Plan:
 
         quiet()
         config = self.configure(changes)
-        check_training(config)
+        instantiate.check_training(config)
         data = build_data(config)
         task = build_task(config, data, load_weights=False)
         logged = rehearse(config, data, task)
         monitor = choose_monitor(instantiate.values(config), task, logged)
         if monitor.name is None:
-            names = ", ".join(sorted(logged or ())) or "none"
-            raise InputError(
-                f"monitor: a study compares trials by one; set monitor=… (logged: {names})"
-            )
+            problem = "a study compares trials by one; set monitor=…"
+            raise InputError(f"monitor: {problem} (logged: {', '.join(sorted(logged or ()))})")
         return replace(self, monitor=monitor.name, mode=monitor.mode)
 
 
-_compose_cached = functools.cache(compose)
-
-
-def member_overrides(config: Config, overrides: Sequence[str], workers: int = 1) -> tuple[str, ...]:
+def member_overrides(config: Config, overrides: Sequence[str], workers: int) -> tuple[str, ...]:
     """Complete the overrides of a study: one device and one thread for each member.
 
     Results then do not depend on the number of workers. The devices of a distributed member stay
-    as its config sets them.
-
-    Raises:
-        InputError: when there are too few cores, or each member is distributed.
+    as its config sets them. Raises InputError for too many workers.
     """
-    distribution, threads = distributed(config.values), config.values.get("num_threads") or 1
-    if workers < 1:
-        raise InputError(f"--workers {workers}: expected at least 1")
-    if workers > 1 and distribution:
-        key, value = next(iter(distribution.items()))
-        raise InputError(
-            f"--workers {workers}: expected 1, since each member takes several processes "
-            f"({key}={value})"
-        )
-    if workers > 1 and isinstance(threads, int) and workers * threads > cores.usable_cores():
-        most = max(1, cores.usable_cores() // threads)
-        raise InputError(
-            f"--workers {workers}: expected at most {most}; this machine has "
-            f"{format_count(cores.usable_cores(), 'usable core')}, and each worker takes "
-            f"num_threads={threads}"
-        )
-    added = [] if config.values.get("num_threads") else ["num_threads=1"]
-    added += [] if distribution else ["trainer.devices=1"]
+    processes, threads = distributed(config.values), config.values.get("num_threads")
+    usable, problem = cores.usable_cores(), "" if workers > 0 else "expected at least 1"
+    if workers > 1 and processes:
+        key, value = next(iter(processes.items()))
+        problem = f"expected 1, since each member takes several processes ({key}={value})"
+    elif workers > 1 and isinstance(threads, int | None) and workers * (threads or 1) > usable:
+        most, taken = max(1, usable // (threads or 1)), f"num_threads={threads or 1}"
+        machine = f"this machine has {format_count(usable, 'usable core')}"
+        problem = f"expected at most {most}; {machine}, and each worker takes {taken}"
+    if problem:
+        raise InputError(f"--workers {workers}: {problem}")
+    added = ([] if threads else ["num_threads=1"]) + ([] if processes else ["trainer.devices=1"])
     return (*overrides, *added)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +15,16 @@ from src.kindling.config.compose import COMMAND_LINE, compose, get, groups
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import shown, write
 from src.kindling.runs.redact import redacted
-from src.kindling.studies.optuna_queue import OptunaQueue
-from src.kindling.studies.plan import Plan, TrialResult, TrialSpec, member_overrides
+from src.kindling.studies.optuna_queue import OptunaQueue, load_optuna
+from src.kindling.studies.plan import Plan, TrialResult, member_overrides
 from src.kindling.studies.search_space import Space, read_space
-from src.kindling.studies.storage import load_optuna
 from src.kindling.studies.trial_queue import TrialQueue
 from src.kindling.training.distributed import distributed
 
 if TYPE_CHECKING:
     import optuna
 
-OF_LOSS = ("task.loss", "task.class_weights")  # they change a monitored loss
+OF_LOSS = ("task.loss.", "task.class_weights.")  # they change a monitored loss
 PLOTS = {
     "history": "optimization_history",
     "parallel": "parallel_coordinate",
@@ -33,11 +33,13 @@ PLOTS = {
 }
 
 
-def make_sampler(kind: str, seed: int, offset: int) -> Any:
-    """Make Optuna's sampler for one trial."""
+def make_sampler(kind: str, seed: int, grid: dict[str, dict[str, Any]], member: str) -> Any:
+    """Make Optuna's sampler for one member; `grid` has the parameters of each."""
     samplers = load_optuna().samplers
+    if kind == "grid":
+        return samplers.PartialFixedSampler(grid[member], samplers.RandomSampler())
     sampler = samplers.RandomSampler if kind == "random" else samplers.TPESampler
-    return sampler(seed=(seed + offset) % 2**32)
+    return sampler(seed=(seed + zlib.crc32(member.encode())) % 2**32)
 
 
 def make_pruner(kind: str, epochs: int) -> Any:
@@ -51,150 +53,116 @@ def make_pruner(kind: str, epochs: int) -> Any:
 
 
 def plan_search(flags: Any) -> Plan:
-    """Plan a search, and check its search space.
-
-    Raises:
-        InputError: with a line for each mistake.
-    """
+    """Plan a search, and check its search space; raise InputError with a line for each mistake."""
     load_optuna()
     names = [word for word in flags.words if "=" not in word]
     overrides = [word for word in flags.words if "=" in word]
     if len(names) > 2:
         raise InputError(f"{names[2]}: not expected after CONFIG and SPACE")
-    name = names[0] if names else "digits"
-    space_name = names[1] if len(names) > 1 else "default"
+    name, space_name = names + ["digits", "default"][len(names) :]
     config, space = compose(name, overrides), read_space(space_name)
     if flags.trials is not None and flags.trials < 1:
         raise InputError(f"--trials: expected at least 1, got {flags.trials}")
-    drawn: list[dict[str, Any]] = [{}] * (flags.trials or 50)
-    params = space.grid()[: flags.trials] if flags.sampler == "grid" else drawn
-    if flags.pruner != "none" and (distribution := distributed(config.values)):
-        key, value = next(iter(distribution.items()))
-        raise InputError(
-            f"--pruner {flags.pruner}: cannot stop trials of several processes ({key}={value}); "
-            "leave it out"
-        )
+    params = space.grid() if flags.sampler == "grid" else [{}] * (flags.trials or 50)
+    grid = {f"{i:04d}": fixed for i, fixed in enumerate(params[: flags.trials])}
+    seed, epochs = config.values.get("seed") or 0, get(config.values, "trainer.max_epochs") or 1000
+    if flags.pruner != "none" and (processes := distributed(config.values)):
+        key, value = next(iter(processes.items()))
+        problem = f"cannot stop trials of several processes ({key}={value})"
+        raise InputError(f"--pruner {flags.pruner}: {problem}; leave it out")
     plan = Plan(
         config.name,
         member_overrides(config, overrides, flags.workers),
         flags.name or f"tune-{space_name}",
-        tuple(TrialSpec(f"{i:04d}", params=values) for i, values in enumerate(params)),
+        {member: {} for member in grid},
         {"space": space.to_plain(), "sampler": flags.sampler},
         storage=flags.storage,
         suggest=space.suggest,
-        sampler=functools.partial(make_sampler, flags.sampler, config.values.get("seed") or 0),
-        pruner=make_pruner(flags.pruner, get(config.values, "trainer.max_epochs") or 1000),
+        sampler=functools.partial(make_sampler, flags.sampler, seed, grid),
+        pruner=make_pruner(flags.pruner, epochs),
         pictures=flags.pictures,
     )
-    check_space(space, plan)
-    plan = plan.with_monitor(next(space.samples()))
-    check_monitor(space, plan.monitor)
+    samples = check_space(space, plan)
+    plan = plan.with_monitor(samples[0])
+    keys = [p.key for p in space.parameters if f"{p.key}.".startswith(OF_LOSS)]
+    if plan.monitor.endswith("/loss") and keys:
+        problem = f"changes {plan.monitor}, by which trials are compared"
+        remedy = f"monitor another metric, such as monitor=val/accuracy ({space.file})"
+        raise InputError([f"{key}: {problem}; {remedy}" for key in keys])
     return plan
 
 
-def check_space(space: Space, plan: Plan) -> None:
-    """Check every choice and every bound as a config is checked, against the signatures.
-
-    Raises:
-        InputError: with a line for each mistake.
-    """
-    from src.kindling.config import instantiate
-
-    keys = [parameter.key for parameter in space.parameters]
-    errors = []
+def check_space(space: Space, plan: Plan) -> list[dict[str, Any]]:
+    """Check every choice and every bound as a config is checked; return draws with all of them."""
+    keys, errors = [p.key for p in space.parameters], list[str]()
     for override in plan.overrides:
         key = override.partition("=")[0]
         if key in keys or key.partition(".")[0] in keys:
-            problem = f"{space.file} searches it; leave one of them out ({COMMAND_LINE})"
-            errors.append(f"{override}: {problem}")
+            problem = f"{space.file} searches it; leave one of them out"
+            errors.append(f"{override}: {problem} ({COMMAND_LINE})")
     try:
         compose(plan.config, [f"{key}=0" for key in keys if key not in groups()])
-        samples = list(space.samples())
+        samples = space.samples()
     except InputError as error:
         lines = [line.replace(f"({COMMAND_LINE})", f"({space.file})") for line in error.lines]
         raise InputError(lines + errors) from None
     for values in samples:
-        try:
-            instantiate.check(plan.configure(values))
-        except InputError as error:
-            for line in error.lines:
-                origin = COMMAND_LINE if line.partition("=")[0] in keys else "study"
-                errors.append(line.replace(f"({origin})", f"({space.file})"))
-    if errors:
-        raise InputError(list(dict.fromkeys(errors)))
-    _check_whole_numbers(space, plan, samples)
-
-
-def _check_whole_numbers(space: Space, plan: Plan, samples: list[dict[str, Any]]) -> None:
-    """Refuse a range of whole numbers for a key that also accepts others, such as 0 to 1."""
-    from src.kindling.config import instantiate
-
-    errors = []
-    for p in space.parameters:
-        if p.choices or p.stepped or not isinstance(low := p.distribution.low, int):
+        for line in _mistakes(plan, values):
+            origin = COMMAND_LINE if line.partition("=")[0] in keys else "study"
+            errors.append(line.replace(f"({origin})", f"({space.file})"))
+    for p in space.parameters if not errors else ():
+        low, high = p.ends[0], p.ends[-1]
+        if p.choices or p.stepped or not isinstance(low, int):
             continue
         values = next(values for values in samples if p.key in values)
-        with suppress(InputError):  # it accepts whole numbers alone
-            instantiate.check(plan.configure({**values, p.key: low + 0.5}))
-            high = p.distribution.high
+        if not _mistakes(plan, {**values, p.key: low + 0.5}):  # it accepts other numbers, too
             errors.append(
                 f"{p.key}: only whole numbers from {low} to {high} would be drawn; write "
                 f"{float(low)} and {float(high)}, or add 'step: 1' ({space.file})"
             )
     if errors:
-        raise InputError(errors)
+        raise InputError(list(dict.fromkeys(errors)))
+    return samples
 
 
-def check_monitor(space: Space, monitor: str) -> None:
-    """Refuse to search the parameters of a monitored loss.
+def _mistakes(plan: Plan, values: dict[str, Any]) -> list[str]:
+    from src.kindling.config import instantiate
 
-    Raises:
-        InputError: with a line for each.
-    """
-    prefixes = tuple(f"{key}." for key in OF_LOSS)
-    keys = [p.key for p in space.parameters if f"{p.key}.".startswith(prefixes)]
-    if monitor.endswith("/loss") and keys:
-        problem = f"changes {monitor}, by which trials are compared"
-        remedy = f"monitor another metric, such as monitor=val/accuracy ({space.file})"
-        raise InputError([f"{key}: {problem}; {remedy}" for key in keys])
+    try:
+        instantiate.check(plan.configure(values))
+    except InputError as error:
+        return error.lines
+    return []
 
 
 def report_search(
     plan: Plan, queue: TrialQueue, results: list[TrialResult]
-) -> dict[str, Any] | None:
-    """Print the best trial and the importances; write its config, and plots of the search."""
-    states = dict.fromkeys(result.state for result in results)
-    counts = [f"{sum(result.state == state for result in results)} {state}" for state in states]
+) -> tuple[dict[str, Any], list[str]]:
+    """Print the best trial, write its config and plots; return what study.json and report show."""
+    states = [result.state for result in results]
+    counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     print("\n" + ", ".join(counts))
     finished = [one for one in results if one.state == "finished" and one.value is not None]
     if not finished:
-        return None
+        return {"best": None}, []
     best = (min if plan.mode == "min" else max)(finished, key=lambda result: result.value or 0.0)
     assert isinstance(queue, OptunaQueue)
-    importances = compute_importances(queue.study)
+    importances: dict[str, float] = {}
+    with suppress(ValueError, RuntimeError), warnings.catch_warnings(action="ignore"):
+        importances = dict(load_optuna().importance.get_param_importances(queue.study))
     print(f"best       {best.name}: {plan.monitor} {best.value!r}")
     for key, value in best.changes.items():
         note = f"  (importance {importances[key]:.2f})" if key in importances else ""
         print(f"           {key}={value}{note}")
-    path, config = plan.folder / "best.yaml", f"{plan.config}_best"
+    path, config, folder = plan.folder / "best.yaml", f"{plan.config}_best", plan.folder / "plots"
     write(path, best_config(plan, best))
-    plots = plot_search(queue.study, plan.folder / "plots", plan.monitor)
-    print(f"plots      {shown(plan.folder / 'plots')}: {', '.join(plots)}")
+    print(f"plots      {shown(folder)}: {', '.join(plot_search(queue.study, folder, plan))}")
     print(f"config     {shown(path)}; to train and test it:")
     print(f"           cp {shown(path)} configs/{config}.yaml && python -m src.train {config}")
-    return {
-        "name": best.name,
-        "value": best.value,
-        "changes": best.changes,
-        "importances": importances,
-    }
-
-
-def compute_importances(study: optuna.Study) -> dict[str, float]:
-    """The importance of each parameter by PED-ANOVA; empty when there are too few trials."""
-    with suppress(ValueError, RuntimeError), warnings.catch_warnings(action="ignore"):
-        return dict(load_optuna().importance.get_param_importances(study))
-    return {}
+    changes = ", ".join(f"{key}={value}" for key, value in best.changes.items())
+    found = {"name": best.name, "value": best.value, "changes": best.changes}
+    line = f"Best: {best.name}, {plan.monitor} {best.value:.6g}, with {changes}"
+    return {"best": found | {"importances": importances}}, [line]
 
 
 def best_config(plan: Plan, best: TrialResult) -> str:
@@ -212,31 +180,27 @@ def best_config(plan: Plan, best: TrialResult) -> str:
     return "".join(f"# {line}".rstrip() + "\n" for line in head) + text
 
 
-def plot_search(study: optuna.Study, folder: Path, monitor: str) -> list[str]:
+def plot_search(study: optuna.Study, folder: Path, plan: Plan) -> list[str]:
     """Write Optuna's plots of a search and return their names; without those of too few trials."""
     import matplotlib
+    import numpy as np
 
     matplotlib.use("agg")
-    import numpy as np
     from matplotlib import pyplot
 
     optuna_plots, names = load_optuna().visualization.matplotlib, []
     folder.mkdir(exist_ok=True)
-    parameters = {name for trial in study.get_trials(deepcopy=False) for name in trial.params}
     for name, plot in PLOTS.items():
         # Optuna changes matplotlib's style for all later plots.
         ignored = warnings.catch_warnings(action="ignore")
         with pyplot.rc_context(), suppress(ValueError, RuntimeError), ignored:
-            drawn = getattr(optuna_plots, f"plot_{plot}")(study, target_name=monitor)
+            drawn = getattr(optuna_plots, f"plot_{plot}")(study, target_name=plan.monitor)
             figure = np.ravel(drawn)[0].figure
             if name in ("parallel", "slices"):  # room for the names of keys and choices
-                figure.set_size_inches(max(6.4, 3.2 * len(parameters)), 4.8)
-            for axis in figure.axes:
-                if name == "parallel":
-                    axis.grid(False)  # of every axis at once
-                elif name == "slices":
-                    pyplot.setp(axis.get_xticklabels(), rotation=20, ha="right")
-                    axis.xaxis.label.set_size("small")
+                figure.set_size_inches(max(6.4, 3.2 * len(plan.about["space"])), 4.8)
+                for axis in figure.axes:
+                    axis.grid(name == "slices")
+                    axis.tick_params("x", rotation=20)
             figure.savefig(folder / f"{name}.png", dpi=100, bbox_inches="tight")
             names.append(f"{name}.png")
     pyplot.close("all")

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from src.kindling.config.compose import compose
 from src.kindling.config.errors import InputError
-from src.kindling.studies.plan import Plan, TrialResult, TrialSpec, member_overrides
+from src.kindling.studies.plan import Plan, TrialResult, member_overrides
 from src.kindling.studies.study import (
     begin_study,
     finish_study,
-    print_metrics,
+    print_summary,
     run_study,
     summarize,
 )
@@ -20,21 +20,11 @@ from src.kindling.studies.study import (
 def run_seeds(
     given: str, name: str, overrides: Sequence[str], flags: argparse.Namespace
 ) -> list[TrialResult]:
-    """Train and test a config once with each seed.
-
-    Args:
-        given: the seeds, `0,1,2`.
-        name, overrides: the config.
-        flags: those of `add_flags`.
-
-    Raises:
-        InputError: with a line for each mistake.
-    """
+    """Train and test a config once with each seed `0,1,2`; raise InputError for a mistake."""
     from src.kindling.config import instantiate
 
-    numbers = given.split(",")
-    whole = all(number.strip().isdigit() for number in numbers)
-    if not whole or len(set(map(int, numbers))) < len(numbers):
+    numbers = [int(number) if number.strip().isdigit() else -1 for number in given.split(",")]
+    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
         raise InputError(f"--seeds {given}: expected different whole numbers, such as 0,1,2")
     config = compose(name, overrides)
     if "seed" in config.origins:
@@ -45,18 +35,14 @@ def run_seeds(
         config.name,
         member_overrides(config, overrides, flags.workers),
         flags.name or "seeds",
-        tuple(TrialSpec(f"seed{int(number)}", {"seed": int(number)}) for number in numbers),
+        {f"seed{seed}": {"seed": seed} for seed in numbers},
         stages=("val", "test"),
         storage=flags.storage,
         pictures=flags.pictures,
     ).with_monitor({})
     results = run_study(plan, begin_study(plan), flags.workers, flags.retry)
     summary = summarize(results)
-    texts = {name: f"{row['mean']:.4f} ± {row['std']:.4f}" for name, row in summary.items()}
-    if texts:
-        finished = sum(result.state == "finished" for result in results)
-        rows = {name: [text] for name, text in texts.items()}
-        print_metrics(rows, [f"mean ± std of {finished} seeds"])
-    lines = [f"{name}: {text}" for name, text in texts.items()]
+    finished = sum(result.state == "finished" for result in results)
+    lines = print_summary(summary, f"mean ± std of {finished} seeds")
     finish_study(plan, results, {"summary": summary}, lines)
     return results

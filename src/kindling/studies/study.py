@@ -19,39 +19,37 @@ from src.kindling.runs.files import shown, write, write_json
 from src.kindling.runs.redact import redact, redacted
 from src.kindling.runs.run import ELSEWHERE
 from src.kindling.runs.signals import Interrupted
+from src.kindling.studies.optuna_queue import make_queue
 from src.kindling.studies.plan import ENDED, Plan, TrialResult
-from src.kindling.studies.trial_queue import TrialQueue, make_queue
+from src.kindling.studies.trial_queue import TrialQueue
 from src.kindling.studies.worker import Worker, work_in_processes
 from src.kindling.training.slurm import requeue
 
+Summary = dict[str, dict[str, float]]
+
 
 def begin_study(plan: Plan) -> TrialQueue:
-    """Create a study, or open the one of this name.
-
-    Raises:
-        InputError: when that one has other settings, or the storage cannot be reached.
-    """
+    """Create a study, or open the one of this name; raise InputError if its settings differ."""
     if not re.fullmatch(r"\w[\w.-]*", plan.study):
         raise InputError(f"--name {plan.study}: expected letters, digits, '-', '_' and '.'")
-    queue, settings = make_queue(plan), plan.settings
+    queue, settings, folder = make_queue(plan), plan.settings, shown(plan.folder)
     try:
         known = queue.open(settings)
         plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = f"cannot be written: {error.strerror}; {ELSEWHERE}"
-        raise InputError(f"{shown(plan.folder)}: {reason}") from None
+        raise InputError(f"{folder}: cannot be written: {error.strerror}; {ELSEWHERE}") from None
     stem, _, number = plan.study.rpartition("_")
     other = f"{stem}_{int(number) + 1}" if stem and number.isdigit() else f"{plan.study}_2"
     if known is None:
-        raise InputError(
-            f"{shown(plan.folder)}: holds runs of a study whose settings are unknown; remove them, "
-            f"or begin another study: --name {other}"
-        )
-    keys = [key for key in {**known, **settings} if known.get(key) != settings.get(key)]
-    if keys:
-        lines = [
-            f"{key}: {plan.name} has {known.get(key)}, not {settings.get(key)}" for key in keys
-        ]
+        problem = "holds runs of a study whose settings are unknown"
+        remedy = f"remove them, or begin another study: --name {other}"
+        raise InputError(f"{folder}: {problem}; {remedy}")
+    lines = [
+        f"{key}: {plan.name} has {known.get(key)}, not {settings.get(key)}"
+        for key in known | settings
+        if known.get(key) != settings.get(key)
+    ]
+    if lines:
         remedy = f"{plan.name}: a study keeps its settings; for another study: --name {other}"
         raise InputError([*lines, remedy])
     return queue
@@ -60,24 +58,16 @@ def begin_study(plan: Plan) -> TrialQueue:
 def run_study(
     plan: Plan, queue: TrialQueue, workers: int = 1, retry: bool = False
 ) -> list[TrialResult]:
-    """Train the members that are left, and return the results of all.
+    """Train the members that are left in this or several processes; return the results of all.
 
-    Args:
-        plan: the plan.
-        queue: from `begin_study`.
-        workers: how many processes; 1 is this process.
-        retry: whether to train failed members again.
-
-    Raises:
-        InputError: when every worker was killed.
-        Interrupted: when a signal stopped it.
+    With `retry`, failed members are trained again. Raises InputError when every worker was killed,
+    and Interrupted when a signal stopped it.
     """
     if retry:
         queue.retry_failed()
     left = sum(result.state not in ENDED for result in queue.results())
-    print(
-        f"{plan.name}: {len(plan.members)} members, {left} to run, {workers} at a time", flush=True
-    )
+    counts = f"{len(plan.members)} members, {left} to run, {workers} at a time"
+    print(f"{plan.name}: {counts}", flush=True)
     try:
         if left and workers == 1:
             Worker(plan).work()
@@ -92,17 +82,11 @@ def run_study(
 
 
 def finish_study(
-    plan: Plan, results: Sequence[TrialResult], extra: Mapping[str, Any], lines: Sequence[str] = ()
+    plan: Plan, results: Sequence[TrialResult], extra: Mapping[str, Any], lines: Sequence[str]
 ) -> None:
-    """Write study.json and report.html, and print their paths.
+    """Write study.json with `extra`, and report.html with `lines`; print their paths.
 
-    Args:
-        plan, results: the study.
-        extra: further content of study.json.
-        lines: the result as text, for report.html.
-
-    Raises:
-        SystemExit: with status 1, when a member failed.
+    Raises SystemExit with status 1 when a member failed.
     """
     from src.kindling.analysis.leaderboard import rank, read
     from src.kindling.analysis.leaderboard_formats import to_html
@@ -114,34 +98,28 @@ def finish_study(
     folders = [plan.folder / result.name for result in results if result.state == "finished"]
     runs = [read(path) for path in folders if path.exists()]  # others are on other machines
     counts = Counter(result.state for result in results)
-    lines = [
-        *lines,
-        f"Members: {', '.join(f'{number} {state}' for state, number in counts.items())}.",
-        f"Command: {redact(shlex.join(['python', *plan.command[1:]]))}",
-    ]
-    plots = sorted((plan.folder / "plots").glob("*.png"))
-    write(plan.folder / "report.html", to_html(rank(runs), lines, plan.name, plots))
-    print(f"report     {shown(plan.folder / 'report.html')}")
+    members_line = ", ".join(f"{number} {state}" for state, number in counts.items())
+    command = redact(shlex.join(["python", *plan.command[1:]]))
+    lines = [*lines, f"Members: {members_line}.", f"Command: {command}"]
+    plots, report = sorted((plan.folder / "plots").glob("*.png")), plan.folder / "report.html"
+    write(report, to_html(rank(runs), lines, plan.name, plots))
+    print(f"report     {shown(report)}")
     print(f"study      {shown(plan.folder)}: study.json, and a run for each member")
     if failed := [result.name for result in results if result.state == "failed"]:
-        print(
-            f"failed     {len(failed)} of {len(results)}: {join_names(failed)}; "
-            "the same command with --retry runs them again"
-        )
+        remedy = "the same command with --retry runs them again"
+        print(f"failed     {len(failed)} of {len(results)}: {join_names(failed)}; {remedy}")
         raise SystemExit(1)
 
 
-def summarize(results: Sequence[TrialResult]) -> dict[str, dict[str, float]]:
+def summarize(results: Sequence[TrialResult]) -> Summary:
     """Mean and standard deviation of each metric over the finished members.
 
     A metric that is NaN (null in JSON) in one of them is left out, and printed.
     """
     runs: list[Mapping[str, float | None]]
     runs = [result.metrics for result in results if result.state == "finished"]
-    summary: dict[str, dict[str, float]] = {}
-    if len(runs) < 2:
-        return summary
-    for name in runs[0]:
+    summary: Summary = {}
+    for name in runs[0] if len(runs) > 1 else ():
         column = [run.get(name) for run in runs]
         values = [value for value in column if value is not None and value == value]
         if len(values) == len(runs):
@@ -151,14 +129,26 @@ def summarize(results: Sequence[TrialResult]) -> dict[str, dict[str, float]]:
     return summary
 
 
-def print_metrics(rows: Mapping[str, Sequence[str]], columns: Sequence[str]) -> None:
-    """Print a table with a row for each metric."""
+def print_summary(summary: Summary, title: str) -> list[str]:
+    """Print mean, standard deviation and interval of each metric; return the report's lines."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("metric", *columns, box=None, pad_edge=False, header_style="bold")
-    for name, cells in rows.items():
+    if not summary:
+        return []
+    name_of_interval, lines = "95 % interval of the mean", []
+    table = Table("metric", title, box=None, pad_edge=False, header_style="bold")
+    if any("low" in row for row in summary.values()):
+        table.add_column(name_of_interval)
+    for name, row in summary.items():
+        cells = [f"{row['mean']:.4f} ± {row['std']:.4f}"]
+        line = f"{name}: {cells[0]}"
+        if "low" in row:
+            cells.append(f"{row['low']:.4f} to {row['high']:.4f}")
+            line += f", {name_of_interval} {cells[1]}"
         table.add_row(name, *cells)
+        lines.append(line)
     print()
     Console(highlight=False).print(table)
     print()
+    return lines

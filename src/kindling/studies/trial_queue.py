@@ -6,137 +6,149 @@ other. A member whose worker was killed is taken again and resumes from its chec
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from src.kindling.runs.files import read_json, write_json
-from src.kindling.studies.optuna_queue import OptunaQueue, OptunaTrial
-from src.kindling.studies.plan import ENDED, GIVEN_UP, KILLS, Plan, TrialResult, TrialSpec
+from src.kindling.studies.plan import ENDED, Plan, TrialResult
+
+KILLS = 3  # a member is given up when its worker was killed so often
+GIVEN_UP = f"its worker was killed {KILLS} times; it may need more memory than there is"
+T = TypeVar("T")
 
 
-@dataclass
-class DirectoryTrial:
-    """A member whose directory this process has locked."""
+@dataclass(frozen=True)
+class Claim:
+    """A member that this process trains."""
 
-    name: str
-    changes: dict[str, Any]
-    path: Path
-    kills: int
-    lock: BaseFileLock
-
-    def report(self, score: float, epoch: int) -> None:
-        pass
-
-    def should_prune(self) -> bool:
-        return False
-
-    def finish(self, result: TrialResult) -> bool:
-        """Record the result and release the member; return whether the result counts."""
-        write_json(self.path, asdict(replace(result, kills=self.kills)))
-        self.lock.release()
-        return True
+    result: TrialResult
+    lock: BaseFileLock  # released by the operating system when this process dies
+    trial: Any = None  # Optuna's, in a search
+    ended: threading.Event = field(default_factory=threading.Event)
 
 
-class DirectoryQueue:
-    """Members are directories: a file lock claims one, and its trial.json records its state.
+class TrialQueue:
+    """Members are directories: a file lock claims one, and its trial.json is its record.
 
     The lock of a killed worker is free, on the same machine and on others that share the disk.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.place = f"{socket.gethostname()}:{plan.folder.absolute()}"
 
     def open(self, settings: dict[str, Any]) -> dict[str, Any] | None:
-        """Open the study and return its settings; a new study gets the given ones.
-
-        None: the folder holds runs, and their settings are unknown.
-        """
-        path = self.plan.folder / "study.json"
-        with FileLock(self.plan.folder / ".study.lock"):
-            known: dict[str, Any] | None = None
-            if path.exists():
-                known = read_json(path).get("settings")
-            if known is None and not self.plan.holds_runs:
-                write_json(path, {"settings": settings})
+        """Return the study's settings, for a new one the given ones; None if its runs have none."""
+        with self.locked():
+            known: dict[str, Any] | None = self.records().get("about")
+            if known is None and not any(self.plan.folder.glob("*/meta.json")):
+                self.write("about", settings)
                 known = settings
         return known
 
-    def take(self) -> tuple[DirectoryTrial | None, bool]:
+    def take(self) -> tuple[Claim | None, bool]:
         """Take a member that is left, or None; and return whether other workers train some."""
+        return self.retry(self._take)
+
+    def _take(self) -> tuple[Claim | None, bool]:
         others = False
-        for spec in self.plan.members:
-            if self._read(spec).state in ENDED:
-                continue
-            lock = self._lock(spec)
-            try:
-                lock.acquire()
-            except Timeout:
-                others = True
-                continue
-            if trial := self._start(spec, lock):
-                return trial, True
-            lock.release()
+        with self.locked():
+            for result in self._results():
+                if result.state in ENDED:
+                    continue
+                lock = self.lock_member(result)
+                if lock is None:
+                    others = True
+                    continue
+                kills = result.kills + (result.state == "running")  # it released no lock
+                result = replace(result, state="running", kills=kills, worker=self.place)
+                if kills < KILLS:
+                    claim = self.start(result, lock)
+                    self.write(result.name, asdict(claim.result))
+                    return claim, True
+                self.write(result.name, asdict(replace(result, state="failed", error=GIVEN_UP)))
+                lock.release()
+                print(f"{result.name}  FAILED  {GIVEN_UP}", flush=True)
         return None, others
 
-    def _start(self, spec: TrialSpec, lock: BaseFileLock) -> DirectoryTrial | None:
-        """Start a member that this process has locked, unless it has ended meanwhile."""
-        result, path = self._read(spec), self._path(spec)
-        if result.state in ENDED:
-            return None
-        kills = result.kills + (result.state == "running")  # its worker released no lock
-        if kills > result.kills and kills >= KILLS:
-            failed = replace(result, state="failed", error=GIVEN_UP, kills=kills)
-            write_json(path, asdict(failed))
-            print(f"{spec.name}  FAILED  {GIVEN_UP}", flush=True)
-            return None
-        write_json(path, asdict(TrialResult(spec.name, "running", spec.changes, kills=kills)))
-        return DirectoryTrial(spec.name, spec.changes, path, kills, lock)
+    def finish(self, claim: Claim, result: TrialResult) -> bool:
+        """Record the result and release the member; return whether the result counts."""
+
+        def record() -> bool:
+            with self.locked():
+                counts: bool = self.records()[result.name]["worker"] == self.place
+                if counts:
+                    self.write(result.name, asdict(result))
+            return counts
+
+        try:
+            counts = self.retry(record)
+        finally:
+            claim.ended.set()
+            claim.lock.release()
+        if not counts:
+            print(f"{result.name}  not counted: this worker gave no heartbeat", flush=True)
+        return counts
 
     def retry_failed(self) -> None:
         """Put the failed members back into the queue."""
-        for spec in self.plan.members:
-            with suppress(Timeout), self._lock(spec):  # held: it is being trained again already
-                if self._read(spec).state == "failed":
-                    write_json(self._path(spec), asdict(self._waiting(spec)))
+
+        def enqueue() -> None:
+            with self.locked():
+                for result in self._results():
+                    if result.state == "failed":
+                        again = replace(result, state="waiting", error="", kills=0)
+                        self.write(result.name, asdict(again))
+
+        self.retry(enqueue)
 
     def results(self) -> list[TrialResult]:
         """The result of each member so far."""
-        return [self._read(spec) for spec in self.plan.members]
+        return self.retry(self._results)
 
-    def _path(self, spec: TrialSpec) -> Path:
-        return self.plan.folder / spec.name / "trial.json"
+    def _results(self) -> list[TrialResult]:
+        records = self.records()
+        return [
+            TrialResult(**records.get(name, {"name": name, "state": "waiting", "changes": changes}))
+            for name, changes in self.plan.members.items()
+        ]
 
-    def _lock(self, spec: TrialSpec) -> BaseFileLock:
-        folder = self.plan.folder / spec.name
+    def lock_member(self, result: TrialResult) -> BaseFileLock | None:
+        """Lock a member; None when another worker has locked it."""
+        folder = self.plan.folder / result.name
         folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / ".claim.lock", timeout=0)
+        lock = FileLock(folder / ".claim.lock", timeout=0)
+        with suppress(Timeout):
+            lock.acquire()
+        return lock if lock.is_locked else None
 
-    def _read(self, spec: TrialSpec) -> TrialResult:
-        path = self._path(spec)
-        return TrialResult(**read_json(path)) if path.exists() else self._waiting(spec)
+    # What OptunaQueue does in another way.
 
-    def _waiting(self, spec: TrialSpec) -> TrialResult:
-        return TrialResult(spec.name, "waiting", spec.changes)
+    def start(self, result: TrialResult, lock: BaseFileLock) -> Claim:
+        return Claim(result, lock)
 
+    def retry(self, action: Callable[[], T]) -> T:
+        return action()
 
-# The two ways to share a study, with the same methods.
-Trial = DirectoryTrial | OptunaTrial
-TrialQueue = DirectoryQueue | OptunaQueue
+    def locked(self) -> AbstractContextManager[Any]:
+        """Exclude all other processes of the study."""
+        return FileLock(self.plan.folder / ".study.lock")
 
+    def records(self) -> dict[str, Any]:
+        """The record of each member that was begun, and the study's settings as `about`."""
+        paths = {name: self.plan.folder / name / "trial.json" for name in self.plan.members}
+        paths["about"] = self.plan.folder / "study.json"
+        records = {name: read_json(path) for name, path in paths.items() if path.exists()}
+        return records | {"about": records.get("about", {}).get("settings")}
 
-def make_queue(plan: Plan, stopped: Callable[[], bool] = lambda: False) -> TrialQueue:
-    """Choose the queue of a study.
-
-    Args:
-        plan: the study.
-        stopped: whether this process was asked to stop; a queue then stops its own retries.
-    """
-    # Studies of seeds and folds that an earlier version began have a study.db.
-    if plan.suggest or plan.pruner or plan.storage or (plan.folder / "study.db").exists():
-        return OptunaQueue(plan, stopped)
-    return DirectoryQueue(plan)
+    def write(self, name: str, record: dict[str, Any]) -> None:
+        if name == "about":
+            write_json(self.plan.folder / "study.json", {"settings": record})
+        else:
+            write_json(self.plan.folder / name / "trial.json", record)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import multiprocessing
 import os
@@ -23,62 +22,52 @@ from src.kindling.runs.files import read_json, shown
 from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
-from src.kindling.studies.plan import ENDED, KILLS, Plan, TrialResult
-from src.kindling.studies.trial_queue import Trial, make_queue
+from src.kindling.studies.optuna_queue import make_queue
+from src.kindling.studies.plan import ENDED, Plan, TrialResult
+from src.kindling.studies.trial_queue import KILLS, Claim
 from src.kindling.training.distributed import distributed
 
 POLL = 0.5  # seconds between two looks at other processes
 
 
 class Worker:
-    """Trains members of a plan in this process.
-
-    Raises:
-        Interrupted: from `work`, when a signal stopped it; the current member was saved, and is
-            resumed later.
-    """
+    """Trains members of a plan in this process."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.signals = plan, Interrupts()
         self.queue = make_queue(plan, stopped=lambda: self.signals.received is not None)
 
     def work(self) -> None:
-        """Train what is left, and wait for the members of other workers: one may be killed."""
+        """Train what is left, and wait for the members of other workers: one may be killed.
+
+        Raises Interrupted when a signal stopped it; the current member was saved.
+        """
         pause = POLL
         with self.signals:
             self.signals.watched = True  # outside of a training, a signal waits for the queue
-            try:
-                while self.signals.received is None:
-                    trial, others = self.queue.take()
-                    if trial is not None:
-                        self.train(trial)
-                        pause = POLL
-                        _freeze_heap()
-                    elif not others:
-                        return
-                    else:
-                        time.sleep(pause)
-                        pause = min(2.0, 1.5 * pause)  # the others need the cores more
-            finally:
-                gc.unfreeze()
+            while self.signals.received is None:
+                claim, others = self.queue.take()
+                if claim is not None:
+                    self.train(claim)
+                    pause = POLL
+                elif not others:
+                    return
+                else:
+                    time.sleep(pause)
+                    pause = min(2.0, 1.5 * pause)  # the others need the cores more
             self.signals.stop()
 
-    def train(self, trial: Trial) -> None:
+    def train(self, claim: Claim) -> None:
         """Train a member, record its result, and print it."""
         started = time.perf_counter()
-        run = Run(self.plan.folder / trial.name)
-        run.path.mkdir(parents=True, exist_ok=True)
-        result = TrialResult(trial.name, "waiting", trial.changes, run=shown(run.path))
+        run = Run(self.plan.folder / claim.result.name)
+        result = replace(claim.result, state="waiting", run=shown(run.path))
         with (run.path / "output.txt").open("a", encoding="utf-8") as output:
             try:
                 with redirect_stdout(output):
-                    value, metrics, pruned = self._fit(run, trial)
-                    if self.plan.after:
-                        self.plan.after(run)
-                state = "pruned" if pruned else "finished"
-                result = replace(result, state=state, value=value, metrics=metrics)
+                    result = self._fit(run, claim, result)
             except Interrupted:
-                trial.finish(result)
+                self.queue.finish(claim, result)
                 raise
             except Exception as error:
                 traceback.print_exc(file=output)
@@ -86,44 +75,63 @@ class Worker:
                 lines = error.lines if isinstance(error, InputError) else [text]
                 result = replace(result, state="failed", error=redact("\n".join(lines)))
         result = replace(result, seconds=round(time.perf_counter() - started, 3))
-        if trial.finish(result):
+        if self.queue.finish(claim, result):
             self._print_progress(result)
 
-    def _fit(self, run: Run, trial: Trial) -> tuple[float, dict[str, float], bool]:
-        """Return the monitored value, the final metrics, and whether the member was pruned."""
+    def _fit(self, run: Run, claim: Claim, result: TrialResult) -> TrialResult:
+        """Train a member, and return its result with state, value and metrics."""
         from src.kindling.analysis.plots import Plots
         from src.kindling.config import instantiate
         from src.kindling.training.fit import fit
 
-        config = self.plan.configure(trial.changes)
+        config, stages = self.plan.configure(result.changes), self.plan.stages
         instantiate.check(config)
         if self.signals.received is not None:  # since the member was taken
             self.signals.stop()
         meta = read_json(run.path / "meta.json") if (run.path / "meta.json").exists() else {}
         score, pruned = None, False
         if meta.get("exit") == "finished":  # its worker was killed after the training
-            metrics, pruned = run.metrics, trial.should_prune()
+            pruned = bool(claim.trial) and self.queue.retry(claim.trial.should_prune)
         elif distributed(config.values):
-            self._train_in_subprocess(run, trial)
-            metrics = run.metrics
+            self._train_in_subprocess(run, result.changes)
         else:
             plots = Plots(run) if self.plan.pictures else None
-            pruning = _pruning_callback(trial, self.plan.monitor)
+            pruning = self._pruning_callback(claim.trial)
             callbacks = [pruning] if self.plan.pruner else []
-            result = fit(
-                config, run, self.plan.stages, resume=bool(meta), plots=plots, callbacks=callbacks
-            )
-            metrics, score, pruned = result.metrics, result.score, pruning.pruned
-        value = metrics.get(self.plan.monitor, score)
+            resume = bool(meta)
+            score = fit(config, run, stages, resume=resume, plots=plots, callbacks=callbacks).score
+            pruned = pruning.pruned
+        value = run.metrics.get(self.plan.monitor, score)
         if value is None or value != value:
             raise InputError(f"{self.plan.monitor}: was never a finite number")
-        return value, metrics, pruned
+        if self.plan.after:
+            self.plan.after(run)
+        state = "pruned" if pruned else "finished"
+        return replace(result, state=state, value=value, metrics=run.metrics)
 
-    def _train_in_subprocess(self, run: Run, trial: Trial) -> None:
+    def _pruning_callback(self, trial: Any) -> Any:
+        """Make a callback that reports the monitored metric, and stops a pruned training."""
+        from lightning.pytorch import Callback, LightningModule, Trainer
+
+        queue, monitor = self.queue, self.plan.monitor
+
+        class Pruning(Callback):
+            pruned = False
+
+            def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+                score, epoch = trainer.callback_metrics.get(monitor), trainer.current_epoch + 1
+                if score is not None:
+                    queue.retry(lambda: trial.report(float(score), epoch))
+                    self.pruned = queue.retry(trial.should_prune)
+                    trainer.should_stop = trainer.should_stop or self.pruned
+
+        return Pruning()
+
+    def _train_in_subprocess(self, run: Run, changes: dict[str, Any]) -> None:
         """Train a distributed member: Lightning repeats its command for each process."""
-        changes = [f"{key}={json.dumps(value)}" for key, value in trial.changes.items()]
         command = [sys.executable, "-m", "src.train", self.plan.config, *self.plan.overrides]
-        command += [*changes, "--member", str(run.path)]
+        command += [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+        command += ["--member", str(run.path)]
         command += [] if self.plan.pictures else ["--no-pictures"]
         command += [] if "test" in self.plan.stages else ["--no-test"]
         path = run.path / "output.txt"
@@ -143,11 +151,9 @@ class Worker:
 
     def _print_progress(self, result: TrialResult) -> None:
         """Print one line about a member that has ended."""
-        everyone = self.queue.results()
-        ended = [one for one in everyone if one.state in ENDED]
-        if result.name not in [one.name for one in everyone]:
-            return  # a member of the study, but not of this command
-        values = [one.value for one in ended if one.state == "finished" and one.value is not None]
+        results = self.queue.results()
+        ended = sum(one.state in ENDED for one in results)
+        values = [one.value for one in results if one.state == "finished" and one.value is not None]
         text = f"{self.plan.monitor} {result.value:.4f}" if result.value is not None else ""
         if result.state == "failed":
             text = f"FAILED  {result.error}"
@@ -155,93 +161,59 @@ class Worker:
             text += "  pruned"
         elif result.value == (min if self.plan.mode == "min" else max)(values):
             text += "  best"
-        changes = ""
         for key, value in result.changes.items():
             short = f"{value:.4g}" if isinstance(value, float) else value
-            changes += f"{key.rpartition('.')[2]}={short}  "
-        seconds = f"({result.seconds:.1f} s)"
-        print(
-            f"{len(ended)}/{len(everyone)}  {result.name}  {text}  {changes}{seconds}", flush=True
-        )
-
-
-def _freeze_heap() -> None:
-    """Exclude what the imports left from garbage collection: it takes each training 0.3 s."""
-    if not gc.get_freeze_count():
-        gc.collect()
-        gc.freeze()
-
-
-def _pruning_callback(trial: Trial, monitor: str) -> Any:
-    """Make a callback that reports the monitored metric, and stops a training that is pruned."""
-    from lightning.pytorch import Callback, LightningModule, Trainer
-
-    class Pruning(Callback):
-        pruned = False
-
-        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            score = trainer.callback_metrics.get(monitor)
-            if score is not None:
-                trial.report(float(score), trainer.current_epoch + 1)
-                self.pruned = trial.should_prune()
-                trainer.should_stop = trainer.should_stop or self.pruned
-
-    return Pruning()
+            text += f"  {key.rpartition('.')[2]}={short}"
+        number = f"{ended}/{len(results)}"
+        print(f"{number}  {result.name}  {text}  ({result.seconds:.1f} s)", flush=True)
 
 
 def work_in_processes(plan: Plan, workers: int) -> None:
     """Run workers in several processes, each with its share of the cores and GPUs.
 
-    A worker that is killed is replaced.
-
-    Raises:
-        InputError: when all were killed or ended with an error.
-        Interrupted: when a signal stopped them.
+    A worker that is killed is replaced. Raises InputError when all were killed or failed, and
+    Interrupted when a signal stopped them.
     """
+    import torch
+
+    count = torch.cuda.device_count()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    gpus = given.split(",") if count else [""]
+    context = multiprocessing.get_context("spawn")  # forking a process with threads may hang
     spare, completed, terminated = KILLS * workers, 0, False
+
+    def start(index: int) -> Any:
+        arguments = (plan, index, workers, gpus[index % len(gpus)])
+        process = context.Process(target=_run_worker, args=arguments)
+        process.start()
+        return process
+
     with Interrupts() as signals:
         signals.watched = True
-        processes = {index: _start_worker(plan, index, workers) for index in range(workers)}
+        processes = {start(index): index for index in range(workers)}
         while processes:
-            wait([process.sentinel for process in processes.values()], timeout=POLL)
+            wait([process.sentinel for process in processes], timeout=POLL)
             if signals.received is not None and not terminated:
                 terminated = True
-                for process in processes.values():
+                for process in processes:
                     process.terminate()  # by SIGTERM: it ends its step and saves
-            for index, process in list(processes.items()):
-                if process.is_alive():
-                    continue
-                del processes[index]
+            for process in [process for process in processes if not process.is_alive()]:
+                index = processes.pop(process)
                 completed += process.exitcode == 0
                 if process.exitcode < 0 and spare and not terminated:
                     spare -= 1
                     name = Signals(-process.exitcode).name
-                    print(
-                        f"worker     {process.pid} was ended by {name}; starting another",
-                        flush=True,
-                    )
-                    processes[index] = _start_worker(plan, index, workers)
+                    how = f"was ended by {name}; starting another"
+                    print(f"worker     {process.pid} {how}", flush=True)
+                    processes[start(index)] = index
         if terminated:
             signals.stop()
     if not completed:
         raise InputError(f"--workers: all {workers} failed; see their messages above")
 
 
-def _start_worker(plan: Plan, index: int, workers: int) -> Any:
-    import torch
-
-    every = ",".join(map(str, range(torch.cuda.device_count())))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",")
-    gpus = [gpu for gpu in visible if gpu and every]
-    gpu = gpus[index % len(gpus)] if gpus else None
-    context = multiprocessing.get_context("spawn")  # forking a process with threads may hang
-    process = context.Process(target=_run_worker, args=(plan, index, workers, gpu))
-    process.start()
-    return process
-
-
-def _run_worker(plan: Plan, index: int, workers: int, gpu: str | None) -> None:
-    if gpu is not None:
+def _run_worker(plan: Plan, index: int, workers: int, gpu: str) -> None:
+    if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[index::workers])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import json
 import os
@@ -14,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, redirect_stdout, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -23,12 +23,11 @@ import pytest
 import src.kindling.training.fit as train_module
 from src.kindling.config.cores import usable_cores
 from src.kindling.runs.signals import Interrupted
-from src.kindling.studies import optuna_queue, storage
-from src.kindling.studies.optuna_queue import OptunaQueue, OptunaTrial
-from src.kindling.studies.plan import Plan, TrialResult, TrialSpec
-from src.kindling.studies.storage import retry_unreachable
+from src.kindling.studies import optuna_queue
+from src.kindling.studies.optuna_queue import OptunaQueue, make_queue
+from src.kindling.studies.plan import Plan, TrialResult
 from src.kindling.studies.study import begin_study, run_study, summarize
-from src.kindling.studies.trial_queue import DirectoryQueue, Trial, make_queue
+from src.kindling.studies.trial_queue import Claim, TrialQueue
 from src.kindling.studies.worker import Worker
 from src.kindling.training.trained_run import load_run
 from src.tasks.classification import Classification
@@ -46,7 +45,7 @@ def draw_nothing(trial: object) -> dict[str, Any]:
 
 def planned(*members: str, kind: str = "directories", **options: Any) -> Plan:
     """A study of seeds, ready to begin."""
-    specs = tuple(TrialSpec(f"seed{seed}", {"seed": int(seed)}) for seed in members)
+    specs = {f"seed{seed}": {"seed": int(seed)} for seed in members}
     if kind == "optuna":
         options["suggest"] = draw_nothing
     overrides = (*LITTLE, "trainer.devices=1")
@@ -61,19 +60,26 @@ def states(plan: Plan) -> list[str]:
     return [result.state for result in begin_study(plan).results()]
 
 
-def take(plan: Plan) -> Trial:
-    """Take a member as a worker does."""
+def take(plan: Plan, worker: str = "") -> tuple[TrialQueue, Claim]:
+    """Take a member as a worker does; `worker`: one of another machine."""
     begin_study(plan)
-    trial, _ = make_queue(plan).take()
-    assert trial is not None
-    return trial
+    queue = make_queue(plan)
+    queue.place = worker or queue.place
+    claim, _ = queue.take()
+    assert claim is not None
+    return queue, claim
 
 
-def kill(trial: Trial) -> None:
-    """Leave a trial as a killed worker does."""
-    trial.lock.release()
-    if isinstance(trial, OptunaTrial):
-        trial.ended.set()
+def kill(claim: Claim) -> None:
+    """Leave a member as a killed worker does."""
+    claim.lock.release()
+    claim.ended.set()
+
+
+def take_and_kill(plan: Plan) -> str:
+    _, claim = take(plan)
+    kill(claim)
+    return claim.result.name
 
 
 def study_file(logs: Path, name: str = "seeds") -> dict[str, Any]:
@@ -118,12 +124,15 @@ def test_seeds_give_the_numbers_of_ordinary_runs(
     assert load_run("digits/latest").path == ordinary[1].run.path
 
 
-def test_seeds_need_no_optuna(
+def test_seeds_need_no_optuna_and_hide_secrets(
     finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, logs: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    call("train", *SEEDS[:-1], "0")
+    call("train", *SEEDS[:-1], "0", "tags=[password=hunter2]")
     assert not list((logs / "digits/seeds").glob("study.db*"))
+    assert study_file(logs)["overrides"][len(LITTLE)] == "tags=[password=***"
+    files = [path for path in (logs / "digits/seeds").glob("*") if path.is_file()]
+    assert not [path for path in files if b"hunter2" in path.read_bytes()]
 
 
 def test_same_command_trains_the_members_that_are_left(
@@ -136,13 +145,6 @@ def test_same_command_trains_the_members_that_are_left(
     assert (seeds / "seed0/metrics.json").stat().st_mtime_ns == first
     assert [member["state"] for member in study_file(logs)["members"]] == ["finished"] * 3
     assert folders(logs) == ["digits/seeds"]
-
-
-def test_study_hides_secrets(logs: Path) -> None:
-    call("train", *SEEDS[:-1], "0", "tags=[password=hunter2]")
-    assert study_file(logs)["overrides"][len(LITTLE)] == "tags=[password=***"
-    files = [path for path in (logs / "digits/seeds").glob("*") if path.is_file()]
-    assert not [path for path in files if b"hunter2" in path.read_bytes()]
 
 
 @pytest.mark.pictures
@@ -214,35 +216,14 @@ def test_signal_before_training_leaves_the_member_waiting(kind: str) -> None:
     plan = planned("0", kind=kind)
     begin_study(plan)
     worker = Worker(plan)
-    trial, _ = worker.queue.take()
-    assert trial is not None
+    claim, _ = worker.queue.take()
+    assert claim is not None
     worker.signals.received = signal.SIGTERM
     with pytest.raises(Interrupted):
-        worker.train(trial)
+        worker.train(claim)
     assert states(plan) == ["waiting"]
-    again, _ = make_queue(plan).take()
-    assert again is not None
-    kill(again)
-    for _ in range(2):  # an interruption is no kill
-        third, _ = make_queue(plan).take()
-        assert third is not None
-        kill(third)
-
-
-def test_heap_is_frozen_once_for_all_members(monkeypatch: pytest.MonkeyPatch) -> None:
-    gc.unfreeze()  # as a process begins
-    calls: list[str] = []
-    for name in ("freeze", "unfreeze"):
-        original = getattr(gc, name)
-
-        def counted(name: str = name, original: Callable[[], None] = original) -> None:
-            calls.append(name)
-            original()
-
-        monkeypatch.setattr(gc, name, counted)
-    assert {result.state for result in run(planned("0", "1", "2"))} == {"finished"}
-    assert calls == ["freeze", "unfreeze"]
-    assert gc.get_freeze_count() == 0
+    for _ in range(3):  # an interruption is no kill
+        assert take_and_kill(plan) == "seed0"
 
 
 # ----------------------------------------------------------------------------------------------
@@ -252,28 +233,15 @@ def test_heap_is_frozen_once_for_all_members(monkeypatch: pytest.MonkeyPatch) ->
 @KINDS
 def test_each_member_is_taken_once(kind: str) -> None:
     plan = planned("0", "1", kind=kind)
-    begin_study(plan)
-    taken = [make_queue(plan).take() for _ in range(3)]
-    assert [trial and trial.name for trial, _ in taken] == ["seed0", "seed1", None]
-    assert taken[2][1]  # others train: wait for them
+    taken = [take(plan) for _ in range(2)]
+    assert [claim.result.name for _, claim in taken] == ["seed0", "seed1"]
+    assert make_queue(plan).take() == (None, True)  # others train: wait for them
     assert states(plan) == ["running", "running"]
-    for trial, _ in taken[:2]:
-        assert trial is not None
-        assert trial.finish(TrialResult(trial.name, "finished", trial.changes, 0.1))
+    for queue, claim in taken:
+        assert queue.finish(claim, replace(claim.result, state="finished", value=0.1))
     assert make_queue(plan).take() == (None, False)
     assert states(plan) == ["finished", "finished"]
-
-
-@KINDS
-def test_member_of_a_killed_worker_is_taken_again(kind: str) -> None:
-    plan = planned("0", kind=kind)
-    trial = take(plan)
-    assert make_queue(plan).take() == (None, True)
-    kill(trial)
-    again, others = make_queue(plan).take()
-    assert again is not None
-    assert (again.name, others) == ("seed0", True)
-    kill(again)
+    assert [result.value for result in begin_study(plan).results()] == [0.1, 0.1]
 
 
 @KINDS
@@ -281,23 +249,25 @@ def test_member_that_kills_its_workers_is_given_up(
     kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = planned("0", "1", kind=kind)
-    for _ in range(3):
-        kill(take(plan))
-    assert take(plan).name == "seed1"
+    _, claim = take(plan)
+    assert take_and_kill(plan) == "seed1"  # seed0 is being trained
+    kill(claim)
+    assert [take_and_kill(plan) for _ in range(2)] == ["seed0", "seed0"]
+    assert take_and_kill(plan) == "seed1"
     first, second = begin_study(plan).results()
     assert (first.state, second.state) == ("failed", "running")
     assert first.error == "its worker was killed 3 times; it may need more memory than there is"
     assert f"seed0  FAILED  {first.error}" in capsys.readouterr().out
     begin_study(plan).retry_failed()
-    assert take(plan).name == "seed0"
+    assert take_and_kill(plan) == "seed0"
 
 
-def test_lock_of_a_killed_process_is_free() -> None:
+def test_lock_of_a_killed_process_is_free(logs: Path) -> None:
     plan = planned("0")
     begin_study(plan)
-    lock = DirectoryQueue(plan)._lock(plan.members[0])
+    (folder := logs / "digits/mine/seed0").mkdir()
     code = f"""import time; from filelock import FileLock
-lock = FileLock({lock.lock_file!r}); lock.acquire(); print(flush=True); time.sleep(60)"""
+lock = FileLock({str(folder / ".claim.lock")!r}); lock.acquire(); print(flush=True); time.sleep(60)"""
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
@@ -305,54 +275,49 @@ lock = FileLock({lock.lock_file!r}); lock.acquire(); print(flush=True); time.sle
         assert make_queue(plan).take() == (None, True)
         process.kill()
         process.wait()
-    assert take(plan).name == "seed0"
-
-
-def optuna_queue_of(plan: Plan) -> OptunaQueue:
-    queue = begin_study(plan)
-    assert isinstance(queue, OptunaQueue)
-    return queue
-
-
-def test_worker_killed_while_it_takes_a_member_is_dead() -> None:
-    plan = planned("0", kind="optuna")
-    trial = take(plan)
-    queue = optuna_queue_of(plan)
-    queue.storage.set_trial_user_attr(trial.trial._trial_id, "worker", None)  # type: ignore[union-attr]
-    assert take(plan).name == "seed0"
+    assert take_and_kill(plan) == "seed0"
 
 
 def test_silent_worker_of_another_machine_is_given_time(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planned("0", kind="optuna")
-    trial = take(plan)
-    kill(trial)
-    queue = optuna_queue_of(plan)
-    number = queue.study.trials[0]._trial_id
-    queue.storage.set_trial_user_attr(number, "worker", "elsewhere")
-    now = [100.0]
+    elsewhere, claim = take(plan, "elsewhere")
+    kill(claim)
+    queue, now = make_queue(plan), [100.0]
     monkeypatch.setattr(optuna_queue.time, "monotonic", lambda: now[0])
+    assert queue.take() == (None, True)
+    now[0] += optuna_queue.GRACE
     assert queue.take() == (None, True)  # it may still send heartbeats
-    monkeypatch.setattr(queue.storage, "_get_stale_trial_ids", lambda study: [number])
-    assert queue.take() == (None, True)
-    now[0] += 2 * storage.HEARTBEAT
-    assert queue.take() == (None, True)
+    elsewhere.study.set_user_attr("beat seed0", 1)
     now[0] += 1
+    assert queue.take() == (None, True)
+    now[0] += optuna_queue.GRACE + 1
     again, _ = queue.take()
     assert again is not None
-    assert again.name == "seed0"
+    assert (again.result.name, again.result.kills) == ("seed0", 1)
+
+
+def test_worker_sends_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optuna_queue, "HEARTBEAT", 0.01)
+    queue, claim = take(planned("0", kind="optuna"))
+    assert isinstance(queue, OptunaQueue)
+    while queue.study.user_attrs.get("beat seed0", 0) < 2:
+        time.sleep(0.01)
+    kill(claim)
 
 
 def test_result_of_a_worker_that_was_taken_for_dead_does_not_count(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     plan = planned("0", kind="optuna")
-    slow = take(plan)
+    slow_queue, slow = take(plan, "elsewhere")
     kill(slow)
-    again = take(plan)
-    assert not slow.finish(TrialResult("seed0", "finished", {}, 0.1))
+    here = begin_study(plan)
+    here.write("seed0", {**asdict(slow.result), "worker": here.place})
+    queue, claim = take(plan)
+    assert not slow_queue.finish(slow, replace(slow.result, state="finished", value=0.1))
     assert "seed0  not counted: " in capsys.readouterr().out
-    assert again.finish(TrialResult("seed0", "finished", {}, 0.2))
-    assert [result.value for result in optuna_queue_of(plan).results()] == [0.2]
+    assert queue.finish(claim, replace(claim.result, state="finished", value=0.2))
+    assert [result.value for result in begin_study(plan).results()] == [0.2]
 
 
 @KINDS
@@ -378,24 +343,57 @@ def test_finished_member_that_was_pruned_stays_pruned(
     from optuna.pruners import ThresholdPruner
 
     plan = planned("0", pruner=ThresholdPruner(upper=0.0))
-    begin_study(plan)
-    worker = Worker(plan)
-    trial, _ = worker.queue.take()
-    assert trial is not None
-    trial.report(1.0, 1)  # before its worker was killed, after the training
+    _, killed = take(plan)
+    killed.trial.report(1.0, 1)  # before its worker was killed, after the training
+    kill(killed)
     shutil.copytree(
         finished[0] / "digits/seeds/seed0", logs / "digits/mine/seed0", dirs_exist_ok=True
     )
-    worker.train(trial)
-    assert states(plan) == ["pruned"]
+    (result,) = run(plan)
+    assert (result.state, result.trial) == ("pruned", 0)
 
 
-def test_seeds_of_an_earlier_version_continue_with_their_database(logs: Path) -> None:
-    plan = planned("0", kind="optuna")
-    begin_study(plan)
-    later = planned("0", "1")
-    assert isinstance(make_queue(later), OptunaQueue)
-    assert states(later) == ["waiting", "waiting"]
+def test_study_of_an_earlier_version_continues_with_its_database(logs: Path) -> None:
+    import optuna
+    from optuna.trial import TrialState, create_trial
+
+    plan = planned("0", "1", "2", "3", "4")
+    folder = logs / "digits/mine"
+    folder.mkdir(parents=True)
+    url, states = f"sqlite:///{folder / 'study.db'}", ("COMPLETE", "FAIL", "FAIL", "WAITING")
+    study = optuna.create_study(storage=url, study_name="digits/mine")
+    study.set_user_attr("about", plan.settings)
+    distribution = optuna.distributions.FloatDistribution(0, 1)
+    for seed, state in enumerate(states):
+        facts = {"member": f"seed{seed}", "changes": {"seed": seed}}
+        facts |= {"drawn": {"seed": seed, "lr": 0.5}, "metrics": {"val/loss": 0.3}, "run": "there"}
+        facts |= {"error": "no memory"} if seed == 1 else {}
+        trial = create_trial(
+            state=TrialState[state],
+            value=0.3 if seed == 0 else None,
+            params={"lr": 0.5},
+            distributions={"lr": distribution},
+            user_attrs=facts,
+            intermediate_values={0: 0.7},
+        )
+        study.add_trial(trial)
+    queue = begin_study(plan)
+    assert isinstance(queue, OptunaQueue)
+    results = queue.results()
+    assert [one.state for one in results] == ["finished", "failed", *["waiting"] * 3]
+    assert (results[0].value, results[0].metrics) == (0.3, {"val/loss": 0.3})
+    assert (results[0].changes, results[0].run) == ({"seed": 0, "lr": 0.5}, "there")
+    assert results[1].error == "no memory"
+    queue, claim = take(replace(plan, suggest=draw_lr))
+    assert (claim.result.name, claim.result.changes["lr"]) == ("seed2", 0.5)
+    assert queue.study.trials[claim.result.trial].intermediate_values == {0: 0.7}  # type: ignore[index]
+    assert queue.finish(claim, replace(claim.result, state="finished", value=0.2))
+    assert queue.study.best_value == 0.2
+    assert queue.study.ask().number == len(queue.study.trials) - 1  # none is left to be asked for
+
+
+def draw_lr(trial: Any) -> dict[str, Any]:
+    return {"lr": trial.suggest_float("lr", 0, 1)}
 
 
 def test_unreachable_storage_is_retried(
@@ -404,7 +402,7 @@ def test_unreachable_storage_is_retried(
     from sqlalchemy.exc import OperationalError
 
     slept: list[float] = []
-    monkeypatch.setattr(storage.time, "sleep", slept.append)
+    monkeypatch.setattr(optuna_queue.time, "sleep", slept.append)
     away = OperationalError("SELECT", {}, Exception("server at db://me:hunter2@host is closed"))
 
     def action() -> str:
@@ -412,14 +410,18 @@ def test_unreachable_storage_is_retried(
             raise away
         return "there"
 
-    assert retry_unreachable(action) == "there"
+    plan, stopped = planned("0", kind="optuna"), [False]
+    begin_study(plan)
+    queue = OptunaQueue(plan, lambda: stopped[0])
+    assert queue.retry(action) == "there"
     assert slept == [0.5, 1.0, 1.5]
     output = capsys.readouterr().out
     assert output.startswith("storage    unreachable, ")
     assert output.endswith(": server at db://***@host is closed\n")
     slept.clear()
+    stopped[0] = True
     with pytest.raises(OperationalError):
-        retry_unreachable(action, stopped=lambda: True)
+        queue.retry(action)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -502,7 +504,7 @@ def test_unreachable_server_is_an_error(logs: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(psycopg, "connect", connect)
     (line,) = mistakes("train", *SEEDS, *url)
     assert line.endswith(": cannot be reached: connection timeout expired")
-    monkeypatch.setattr(optuna_queue, "lock_storage", lambda url: nullcontext())
+    monkeypatch.setattr(OptunaQueue, "locked", lambda self: nullcontext())
     (line,) = mistakes("train", *SEEDS, *url)
     assert line.endswith(": cannot be reached: connection timeout expired")
     assert given == [10, 10]
@@ -511,7 +513,6 @@ def test_unreachable_server_is_an_error(logs: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("module", ["optuna", "psycopg"])
 def test_missing_package_is_named(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    storage._engine.cache_clear()
     (line,) = mistakes("train", *SEEDS, "--storage", "postgresql://me@db/x")
     assert module in line
     assert line.endswith("pip install -e '.[tune]'")

@@ -291,15 +291,15 @@ def test_best_trial_of_a_search_is_repeatable_from_best_yaml(
 
 def test_search_draws_repeatably_and_continues(logs: Path, space: Callable[[str], str]) -> None:
     name = space("task.optimizer.lr: {low: 1e-4, high: 1e-1, log: true}")
-    short = searched(name, "--trials", "2")
-    trained = (logs / "digits/tune-mine/0001/metrics.json").stat().st_mtime_ns
-    longer = searched(name, "--trials", "3")
-    assert (logs / "digits/tune-mine/0001/metrics.json").stat().st_mtime_ns == trained
-    assert longer[:2] == short
-    other = searched(name, "--trials", "3", "--name", "other")
+    short = searched(name, "--trials", "1")
+    trained = (logs / "digits/tune-mine/0000/metrics.json").stat().st_mtime_ns
+    longer = searched(name, "--trials", "2")
+    assert (logs / "digits/tune-mine/0000/metrics.json").stat().st_mtime_ns == trained
+    assert longer[:1] == short
+    other = searched(name, "--trials", "2", "--name", "other")
     assert [one.changes for one in other] == [one.changes for one in longer]
     assert [one.value for one in other] == [one.value for one in longer]
-    assert len({one.changes["task.optimizer.lr"] for one in other}) == 3
+    assert len({one.changes["task.optimizer.lr"] for one in other}) == 2
 
 
 def test_grid_search_trains_every_combination(space: Callable[[str], str]) -> None:
@@ -337,7 +337,9 @@ def test_pruners_and_samplers() -> None:
     median, hyperband = (tune.make_pruner(kind, 20) for kind in ("median", "hyperband"))
     assert (median._n_startup_trials, median._n_warmup_steps, hyperband._max_resource) == (5, 2, 20)
     assert tune.make_pruner("none", 20) is None
-    assert [type(tune.make_sampler(kind, 0, 1)).__name__ for kind in ("tpe", "random")] == [
+    assert [
+        type(tune.make_sampler(kind, 0, {}, "0000")).__name__ for kind in ("tpe", "random")
+    ] == [
         "TPESampler",
         "RandomSampler",
     ]
@@ -353,7 +355,7 @@ def test_space_of_whole_numbers_and_loss_parameters(
 
 
 def test_best_config_starts_with_its_command_and_score() -> None:
-    plan = Plan("digits", ("num_threads=1",), "tune-default", (), monitor="val/loss")
+    plan = Plan("digits", ("num_threads=1",), "tune-default", {}, monitor="val/loss")
     text = tune.best_config(
         plan, TrialResult("0007", "finished", {"task.optimizer.lr": 0.01}, 0.25, run="logs/x/0007")
     )

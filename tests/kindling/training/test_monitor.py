@@ -185,5 +185,5 @@ def test_unknown_direction_is_asked_for_before_training(monkeypatch: pytest.Monk
 
 
 def test_study_maximizes_accuracy_without_mode() -> None:
-    plan = Plan("digits", ("monitor=val/accuracy",), "tune_1", ()).with_monitor({})
+    plan = Plan("digits", ("monitor=val/accuracy",), "tune_1", {}).with_monitor({})
     assert (plan.monitor, plan.mode) == ("val/accuracy", "max")
