@@ -32,6 +32,8 @@ def main(argv: list[str]) -> dict[str, dict[str, Any]]:
     run = load_run(flags.run)
     instantiate.check(run.config, trained=True)
     reports = export(run, flags.format, flags.int8)
+    if flags.format == "torchscript":
+        print("torchscript is deprecated in PyTorch; use --format pt2")
     for report in reports.values():
         shape, kilobytes = ", ".join(map(str, report["input"]["shape"])), report["bytes"] / 1000
         form = f"{report['input']['type']} ({shape}) to {report['output']['name']}"

@@ -124,7 +124,7 @@ class EncodeTable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, columns)` to `(B, sum of the columns' widths)`."""
-        if not self.categories and not len(self.indicated):
+        if not self.categories and not self.indicated.numel():
             return torch.nan_to_num((x - self.mean) / self.std, nan=0.0)
         numbers = torch.nan_to_num((x[:, self.numbers] - self.mean) / self.std, nan=0.0)
         encoded = [numbers, x[:, self.indicated].isnan().to(x.dtype)]

@@ -102,8 +102,8 @@ def test_onnx_without_torch_and_int8(
     lines = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("model.onnx: "))
     assert lines[start].endswith(" kB, uint8 (batch, 1, 8, 8) to probability")
-    assert lines[start + 1].startswith("  proved   64 samples: at most ")
-    assert lines[start + 1].endswith(" from the run's answers, 100% of the classes agree")
+    assert lines[start + 1].startswith("  verified 64 samples: largest difference ")
+    assert lines[start + 1].endswith(", 100% of the classes agree")
     assert lines[start + 2].startswith("  speed    ")
     assert [
         line
@@ -131,7 +131,7 @@ def test_other_formats_in_a_fresh_process(
     found = call("export", "latest", "--format", form)
     assert isinstance(found, dict)
     assert found[form]["difference"] <= 1e-5
-    deprecated = "torchscript is deprecated: PyTorch develops it no further; pt2 takes its place\n"
+    deprecated = "torchscript is deprecated in PyTorch; use --format pt2\n"
     assert (deprecated in capsys.readouterr().out) == (form == "torchscript")
 
 

@@ -219,7 +219,7 @@ def test_a_training_without_a_step_can_be_loaded() -> None:
         ),
         (
             "task.metrics.loss._target_=torchmetrics.MeanMetric",
-            "task.metrics.loss: the name is taken by the loss; choose another",
+            "task.metrics.loss: this name is reserved; choose another",
         ),
         (
             "task.metrics.f1._target_=torchmetrics.MeanMetric",
