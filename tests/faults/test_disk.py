@@ -104,6 +104,7 @@ class Disk:
 
 
 @pytest.mark.skipif(not shutil.which("unshare"), reason="mounts of its own: Linux alone")
+@pytest.mark.long
 def test_disk_that_fills_up_keeps_checkpoints(repository: Path, tmp_path: Path) -> None:
     disk = Disk(
         repository / "logs",
@@ -176,31 +177,36 @@ def ordinary() -> Iterator[tuple[Path, list[str]]]:
         yield copy, ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
 
-def test_read_only_folder(ordinary: tuple[Path, list[str]]) -> None:
+def begin_as(ordinary: tuple[Path, list[str]], *words: str) -> subprocess.Popen[str]:
+    """Start a training as an ordinary user."""
     repository, user = ordinary
+    return subprocess.Popen(
+        [*user, sys.executable, "-u", "-m", "src.train", "--no-pictures", *words],
+        cwd=repository,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env={**os.environ, "HOME": str(repository), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
 
-    def begun(*words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*user, sys.executable, "-u", "-m", "src.train", "--no-pictures", *words],
-            cwd=repository,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, "HOME": str(repository), "PYTHONDONTWRITEBYTECODE": "1"},
-        )
 
+def test_read_only_logs(ordinary: tuple[Path, list[str]]) -> None:
+    repository, _ = ordinary
     (repository / "logs").chmod(0o555)
-    output, _ = (process := begun(*WORDS)).communicate(timeout=60)
+    output, _ = (process := begin_as(ordinary, *WORDS)).communicate(timeout=60)
     assert (process.returncode, output) == (
         2,
         "logs/digits: the runs' folder cannot be made: Permission denied; let logs/ be a link to a folder that you may "
         "write\n",
     )
-    (repository / "logs").chmod(0o755)
-    process = begun(
-        "digits", *SMALL, "num_threads=1", "trainer.max_epochs=2000", "task.scheduler=null"
-    )
+
+
+@pytest.mark.long
+def test_read_only_run(ordinary: tuple[Path, list[str]]) -> None:
+    repository, _ = ordinary
+    words = ("num_threads=1", "trainer.max_epochs=2000", "task.scheduler=null")
+    process = begin_as(ordinary, "digits", *SMALL, *words)
     until(process, lambda line: line.startswith("epoch 3/"))
     run = the_run(repository)
     for path in (run.checkpoints, run.path):
@@ -210,16 +216,15 @@ def test_read_only_folder(ordinary: tuple[Path, list[str]]) -> None:
     assert f"logs/digits/{run.path.name}/checkpoints/" in output
     assert "this user may not open or write it; ls -ld shows who may" in output
     assert "Traceback" not in output
-    output, _ = (process := begun("--resume", "latest")).communicate(timeout=60)
+    output, _ = (process := begin_as(ordinary, "--resume", "latest")).communicate(timeout=60)
     assert process.returncode == 2
     named = rf"logs/digits/{run.path.name}/\S+: this user may not open or write it; ls -ld shows who may\n"
     assert re.fullmatch(named, output)
     for path in (run.path, run.checkpoints):
         path.chmod(0o755)
     epochs = read_checkpoint(run.checkpoints / "last.ckpt")["kindling"]["resume"]["epoch"]
-    output, _ = (
-        process := begun("--resume", "latest", f"trainer.max_epochs={epochs + 1}")
-    ).communicate(timeout=120)
+    process = begin_as(ordinary, "--resume", "latest", f"trainer.max_epochs={epochs + 1}")
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
 
 

@@ -120,6 +120,7 @@ def test_two_processes_match_doubled_batch(by: str, repository: Path) -> None:
     assert again == pytest.approx(two.metrics, abs=1e-6)
 
 
+@pytest.mark.long
 def test_killed_torchrun_resumes_in_same_order(repository: Path) -> None:
     words = (
         "trainer.max_epochs=3",

@@ -176,6 +176,7 @@ def test_killed_on_last_batch_of_epoch(
     assert ending(the_run(repository)) == whole_endings[0]
 
 
+@pytest.mark.long
 def test_two_resumes_at_once(repository: Path) -> None:
     finished(repository, *WORDS[:5], "trainer.max_epochs=1")
     both = [
@@ -307,6 +308,7 @@ def ranks(process: subprocess.Popen[str]) -> list[int]:
         (signal.SIGINT, -1),
         (signal.SIGKILL, 0),
         (signal.SIGKILL, 1),
+        short=0,
     ),
 )
 def test_ranks_end_together(number: int, to: int, repository: Path) -> None:

@@ -98,10 +98,7 @@ def announcing(
 
 QUICK = [
     ("training", signal.SIGTERM, True, 2),
-    ("validating", signal.SIGINT, True, 2),
-    ("loading", signal.SIGINT, True, 0),
-    ("between epochs", signal.SIGTERM, True, 0),
-    ("testing", signal.SIGTERM, False, 0),
+    ("validating", signal.SIGINT, True, 0),
 ]
 ALL = [
     (phase, number, group, workers)

@@ -121,10 +121,11 @@ class EncodeTable(nn.Module):
         self.register_buffer("indicated", torch.tensor(indicated).long(), persistent=False)
         categories = (i for i, column in enumerate(columns) if column.kind == "category")
         self.categories = [(i, len(columns[i].categories)) for i in categories]
+        self.plain = not self.categories and not indicated
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, columns)` to `(B, sum of the columns' widths)`."""
-        if not self.categories and not self.indicated.numel():
+        if self.plain:
             return torch.nan_to_num((x - self.mean) / self.std, nan=0.0)
         numbers = torch.nan_to_num((x[:, self.numbers] - self.mean) / self.std, nan=0.0)
         encoded = [numbers, x[:, self.indicated].isnan().to(x.dtype)]

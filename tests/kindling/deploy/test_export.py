@@ -28,8 +28,8 @@ from tests.kindling.deploy.conftest import WORDS
 needs_onnx = pytest.mark.skipif(
     find_spec("onnxscript") is None, reason="the extra 'export' is not installed"
 )
-
-
+# Exported to ONNX in `make test`; the others by `make test-long`.
+ONNX = ("digits", "table", "masks", "labels")
 RunOf = Callable[[str], Run]
 
 
@@ -37,12 +37,15 @@ RunOf = Callable[[str], Run]
 @pytest.mark.parametrize(
     ("name", "forms"),
     [
-        *((name, ("onnx",)) for name in WORDS),
+        *(
+            pytest.param(name, ("onnx",), marks=() if name in ONNX else pytest.mark.long)
+            for name in WORDS
+        ),
         *(
             pytest.param(
                 name,
                 ("pt2", "torchscript"),
-                marks=() if name in ("digits", "table") else pytest.mark.long,
+                marks=() if name == "table" else pytest.mark.long,
             )
             for name in WORDS
         ),
@@ -195,7 +198,10 @@ CHANGES: dict[str, Callable[[Any], object]] = {
         pytest.param(
             "onnx", "a wrong mean", marks=needs_onnx
         ),  # its exporter leaves dropout out, whatever the mode
-        *[("pt2", change) for change in CHANGES],
+        *(
+            pytest.param("pt2", change, marks=() if change == "dropout" else pytest.mark.long)
+            for change in CHANGES
+        ),
     ],
 )
 def test_different_outputs_leave_no_file(

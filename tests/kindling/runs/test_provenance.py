@@ -247,8 +247,7 @@ def test_reproduce_names_the_untracked_net_that_was_edited(
     option = (repository / "configs" / "net" / "cnn.yaml").read_text()
     option = option.replace("src.nets.cnn.CNN", "src.nets.mine.Mine")
     (repository / "configs" / "net" / "mine.yaml").write_text(option)
-    # Two processes, of which the first records.
-    words = ("net=mine", "trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1")
+    words = ("net=mine", "trainer.max_epochs=1", "--no-test")
     ended = command("-m", "src.train", "digits", *LITTLE, *words, "--no-pictures")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     (folder,) = (repository / "logs" / "digits").iterdir()
