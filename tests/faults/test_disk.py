@@ -43,6 +43,7 @@ def test_full_disk_keeps_last_checkpoint(repository: Path) -> None:
     assert again.returncode == 0, output
 
 
+@pytest.mark.long
 def test_full_event_file_does_not_end_training(repository: Path) -> None:
     words = (
         "digits",
@@ -228,6 +229,7 @@ def test_read_only_run(ordinary: tuple[Path, list[str]]) -> None:
     assert process.returncode == 0, output
 
 
+@pytest.mark.long
 def test_killed_worker_is_named(repository: Path) -> None:
     process = start(
         repository,

@@ -86,7 +86,16 @@ CASES: dict[str, list[str]] = {
 }
 
 # What others of them go through as well.
-LONG = ("averaged equally", "swa without norms", "head", "gradual")
+LONG = (
+    "averaged",
+    "averaged equally",
+    "gradual",
+    "head",
+    "momentum",
+    "plateau",
+    "steps",
+    "swa without norms",
+)
 
 
 class Killed(BaseException):
@@ -195,7 +204,13 @@ def test_killed_anywhere_ends_the_same(
     assert ending(run) == whole
 
 
-@pytest.mark.parametrize("name", ["segmentation", "multilabel", "localization"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "segmentation",
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("multilabel", "localization")),
+    ],
+)
 def test_other_tasks_end_the_same(name: str, kill: Callable[[int], None]) -> None:
     config = checked(
         name, *WORDS, "data.scenes=[120,32,32]", "data.batch_size=16", "net.channels=[4,8]"

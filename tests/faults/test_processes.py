@@ -193,6 +193,7 @@ def test_two_resumes_at_once(repository: Path) -> None:
     assert json.loads((the_run(repository).path / "meta.json").read_text())["epochs"] == 100
 
 
+@pytest.mark.long
 def test_running_run_is_locked(repository: Path) -> None:
     first = start(repository, *WORDS, "trainer.max_epochs=200")
     until(first, lambda line: line.startswith("epoch 1/"))

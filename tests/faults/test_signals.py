@@ -98,7 +98,6 @@ def announcing(
 
 QUICK = [
     ("training", signal.SIGTERM, True, 2),
-    ("validating", signal.SIGINT, True, 0),
 ]
 ALL = [
     (phase, number, group, workers)

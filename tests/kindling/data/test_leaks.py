@@ -81,7 +81,7 @@ def animals(path: Path) -> None:
 
 
 # Of the same code as another: not each time.
-TWINS = {"cifar100", "fashion_mnist"}
+TWINS = {"cifar10", "cifar100", "fashion_mnist", "image_folder", "multilabel", "localization"}
 NAMES = [
     pytest.param(name, marks=pytest.mark.long) if name in TWINS else name
     for name in [*configs(), "animals"]

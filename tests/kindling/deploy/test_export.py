@@ -29,7 +29,7 @@ needs_onnx = pytest.mark.skipif(
     find_spec("onnxscript") is None, reason="the extra 'export' is not installed"
 )
 # Exported to ONNX in `make test`; the others by `make test-long`.
-ONNX = ("digits", "table", "masks", "labels")
+ONNX = ("digits", "masks")
 RunOf = Callable[[str], Run]
 
 
@@ -120,13 +120,14 @@ def test_onnx_without_torch_and_int8(
 
 @needs_onnx
 @pytest.mark.usefixtures("in_this_process")
+@pytest.mark.long
 def test_int8_mae(run_of: RunOf) -> None:
     found = export(run_of("diabetes"), int8=True)["int8"]
     assert found["metric"] == "mae"
     assert found["after"] == pytest.approx(found["before"], rel=0.1)
 
 
-@pytest.mark.parametrize("form", ["pt2", "torchscript"])
+@pytest.mark.parametrize("form", ["pt2", pytest.param("torchscript", marks=pytest.mark.long)])
 def test_other_formats_in_a_fresh_process(
     form: str, run_of: RunOf, capsys: pytest.CaptureFixture[str]
 ) -> None:

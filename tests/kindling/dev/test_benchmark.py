@@ -46,12 +46,13 @@ def test_benchmark_report_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [line for line in lines if line.startswith("peak memory")]
 
 
-@pytest.mark.parametrize("name", ["diabetes", "breast_cancer"])
+@pytest.mark.parametrize("name", ["diabetes"])
 def test_benchmark_of_tables_counts_rows(name: str) -> None:
     report = benchmark(checked(name, "num_threads=1"), rounds=1, seconds=0.05, raw=True)
     assert report["unit"] == "rows/s"
 
 
+@pytest.mark.long
 def test_benchmark_measures_augmentation() -> None:
     config = checked(
         "digits",
@@ -95,6 +96,7 @@ def test_invalid_flags() -> None:
     )
 
 
+@pytest.mark.long
 def test_command_runs_without_the_resource_module() -> None:
     code = (
         "import sys; sys.modules['resource'] = None; import src.benchmark, src.kindling.dev.benchmark; "

@@ -83,6 +83,7 @@ def on_terminal(repository: Path, *argv: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("name", ["Bare", "Pairs"])
+@pytest.mark.long
 def test_task_without_spec_or_forward_trains_on_terminal(name: str, repository: Path) -> None:
     (repository / "src" / "tasks" / "bare.py").write_text(BARE)
     words = ["net.channels=[4]", f"task._target_=src.tasks.bare.{name}"]
