@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from src.kindling.deploy import export_files
 from src.kindling.runs import run as run_module
 from src.kindling.runs.run import Run
 from src.kindling.training.trained_run import load_run
 from tests.conftest import call
+from tests.kindling.deploy.conftest import measure_here
 
 OLD = Path(__file__).with_name("old_runs")
 
@@ -55,7 +57,8 @@ def test_old_run_resumes_exactly(old: Run) -> None:
         assert [float(row[name]) for row in resumed if row[name]] == pytest.approx(values, rel=1e-3)
 
 
-def test_old_run_exports(old: Run) -> None:
+def test_old_run_exports(old: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_files, "run_in_fresh_process", measure_here)
     call("export", str(old.path), "--format", "onnx")
     assert (old.path / "export" / "model.onnx").stat().st_size > 1000
     report = json.loads((old.path / "export" / "onnx.json").read_text())

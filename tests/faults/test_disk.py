@@ -27,6 +27,7 @@ def limited(repository: Path, blocks: int, *words: str) -> subprocess.CompletedP
     return subprocess.run(["bash", "-c", line], cwd=repository, capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_full_disk_keeps_last_checkpoint(repository: Path) -> None:
     finished(repository, *WORDS[:5], "trainer.max_epochs=1")
     run = the_run(repository)

@@ -45,7 +45,7 @@ RunOf = Callable[[str], Run]
             pytest.param(
                 name,
                 ("pt2", "torchscript"),
-                marks=() if name == "table" else pytest.mark.long,
+                marks=pytest.mark.long,
             )
             for name in WORDS
         ),
@@ -127,7 +127,8 @@ def test_int8_mae(run_of: RunOf) -> None:
     assert found["after"] == pytest.approx(found["before"], rel=0.1)
 
 
-@pytest.mark.parametrize("form", ["pt2", pytest.param("torchscript", marks=pytest.mark.long)])
+@pytest.mark.parametrize("form", ["pt2", "torchscript"])
+@pytest.mark.long
 def test_other_formats_in_a_fresh_process(
     form: str, run_of: RunOf, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -219,6 +220,7 @@ def test_different_outputs_leave_no_file(
 
 
 @pytest.mark.usefixtures("in_this_process")
+@pytest.mark.long
 def test_values_are_compared_by_target_std_and_an_earlier_export_stays(
     run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ def test_benchmark_report_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("name", ["diabetes"])
+@pytest.mark.long
 def test_benchmark_of_tables_counts_rows(name: str) -> None:
     report = benchmark(checked(name, "num_threads=1"), rounds=1, seconds=0.05, raw=True)
     assert report["unit"] == "rows/s"

@@ -98,7 +98,6 @@ def test_new_task_net_and_data_train(with_tests: Path, command: Command) -> None
     done = command(
         "-m",
         "pytest",
-        "tests/tasks/test_ranking.py",
         "tests/nets/test_resnet20.py",
         "tests/data/test_birds.py",
     )

@@ -27,7 +27,7 @@ from tests.kindling.deploy.serving.server_process import (
 )
 
 
-@pytest.mark.parametrize("kind", ["image", "table"])
+@pytest.mark.parametrize("kind", ["image", pytest.param("table", marks=pytest.mark.long)])
 def test_slow_decoders_are_killed(kind: str, digits: Run, houses: Run) -> None:
     row = json.dumps({"size": 3, "rooms": 2, "color": "red", "new": True}).encode()
     run, good = (digits, LARGE_IMAGE) if kind == "image" else (houses, row + b" " * 20_000)
