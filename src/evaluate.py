@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from src.kindling.config.command import Parser, run_command
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 
 
 def main(argv: list[str]) -> dict[str, float]:
@@ -34,12 +34,12 @@ def main(argv: list[str]) -> dict[str, float]:
     trained = {name: value for name, value in run.metrics.items() if name in metrics}
     now = {name: None if math.isnan(value) else value for name, value in metrics.items()}  # as JSON
     differing = [name for name, value in trained.items() if value != now[name]]
-    print(f"\nrun        {shown(run.path)} ({run.checkpoint_file.name})")
+    print(f"\nrun        {display_path(run.path)} ({run.checkpoint_file.name})")
     for name in differing:
         print(f"differs    {name}: {metrics[name]!r} now, {trained[name]!r} at the end of training")
     if trained and not differing:
         print("identical  to the last digit with what training ended with")
-    print(f"saved      {shown(run.path / 'evaluation.json')}")
+    print(f"saved      {display_path(run.path / 'evaluation.json')}")
     return metrics
 
 

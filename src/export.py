@@ -13,7 +13,7 @@ from typing import Any
 from src.kindling.config.command import Parser, run_command
 from src.kindling.deploy.export import export
 from src.kindling.deploy.export_files import WRITERS
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 
 USAGE = "RUN [--format onnx|pt2|torchscript] [--int8]"
 ABOUT = "Export a run's best checkpoint, and compare the file's outputs with the run's."
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> dict[str, dict[str, Any]]:
         if "metric" in report:
             score = f"{report['metric']} {report['after']:.4f}, before {report['before']:.4f}"
             print(f"  int8     {score}; {report['bytes_before'] / 1000:,.0f} kB before")
-    print(f"saved      {shown(run.path / 'export')}")
+    print(f"saved      {display_path(run.path / 'export')}")
     if (run.path / "report.html").exists():
         from src.kindling.analysis import report as page
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from src.kindling.analysis.look import Look, look
 from src.kindling.config.command import Parser, run_command, split_words
 from src.kindling.config.compose import compose
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 
 
 def main(argv: list[str]) -> Look:
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> Look:
     folder = run_module.LOGS / config.name / "look"
     found = look(config, folder)
     print("\n".join(found.summary))
-    print(f"plots       {shown(folder)}: {', '.join(path.name for path in found.plots)}")
+    print(f"plots       {display_path(folder)}: {', '.join(path.name for path in found.plots)}")
     return found
 
 

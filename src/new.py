@@ -17,7 +17,7 @@ from src.kindling.dev.scaffold import (
     list_edits,
     test_file,
 )
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 
 ABOUT = "Copy a task, a net or data that works, with its config and its test, under a new name."
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> dict[Path, str]:
     kind, name, like = flags.kind, flags.name, flags.like or DEFAULTS[flags.kind]
     files = copy_template(kind, name, like)
     for path in files:
-        print(f"wrote      {shown(path)}")
+        print(f"wrote      {display_path(path)}")
     print(f"\nIt is a copy of {like} and runs unchanged. Edit, in this order:\n")
     for number, (place, what) in enumerate(list_edits(kind, files), 1):
         print(f"  {number:>2}  {place:<38}  {what}")
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> dict[Path, str]:
         else f"{find_experiment(kind, find_templates(kind)[like])} {kind}={name}"
     )
     print(f"\ntrain      python -m src.train {words}")
-    test = shown(test_file(kind, name))
+    test = display_path(test_file(kind, name))
     print(f"test       python -m pytest {test}    (pip install -e '.[dev]' has pytest)")
     return files
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from src.kindling.config.command import Parser, run_command
 from src.kindling.deploy.predict import PREVIEW, Predicted, predict, split_inputs
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 
 USAGE = "RUN INPUT ... [data.key=value ...] [--out FILE] [--gallery FILE.html] [--top K]"
 RUN = "a folder in logs/, a .ckpt file, 'latest' or '<config>/latest'"
@@ -46,9 +46,9 @@ def main(argv: list[str]) -> Predicted:
     print(f"\npredicted  {found.rows:,} rows in {seconds:.1f} s ({speed})")
     for note in found.notes:
         print(f"note       {note}")
-    print(f"saved      {shown(found.path)}")
+    print(f"saved      {display_path(found.path)}")
     if flags.gallery:
-        print(f"gallery    {shown(flags.gallery)}")
+        print(f"gallery    {display_path(flags.gallery)}")
     if found.unreadable:
         print(f"unreadable {found.unreadable:,}; see the column 'error'")
         raise SystemExit(3)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from src.kindling.analysis.report import report
 from src.kindling.config.command import Parser, run_command
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 
 
 def main(argv: list[str]) -> Path:
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> Path:
 
     run = load_run(flags.run)
     path = report(run)
-    print(f"report     {shown(path)} ({os.path.getsize(path) / 2**20:.1f} MiB)")
+    print(f"report     {display_path(path)} ({os.path.getsize(path) / 2**20:.1f} MiB)")
     return path
 
 

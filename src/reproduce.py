@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from src.kindling.config.command import Parser, run_command
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 
 if TYPE_CHECKING:
     from src.kindling.training.fit import Result
@@ -36,12 +36,12 @@ def main(argv: list[str]) -> Result:
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
         return result  # the first process prints
     files = [(path / "metrics.json").read_bytes() for path in (run.path, result.run.path)]
-    print(f"\nrun        {shown(result.run.path)} ({result.seconds:.1f} s)")
+    print(f"\nrun        {display_path(result.run.path)} ({result.seconds:.1f} s)")
     if files[0] == files[1]:
-        print(f"identical  metrics.json equals that of {shown(run.path)}, byte for byte")
+        print(f"identical  metrics.json equals that of {display_path(run.path)}, byte for byte")
         return result
     _print_metrics(run.metrics, result.run.metrics)
-    print(f"not the same as {shown(run.path)}; probable reasons:")
+    print(f"not the same as {display_path(run.path)}; probable reasons:")
     print("\n".join(f"- {line}" for line in differing or [UNKNOWN]))
     raise SystemExit(1)
 

@@ -15,7 +15,7 @@ from typing import Any
 from src.kindling.config.compose import ROOT
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.runs import run as run_module
-from src.kindling.runs.files import read_json, shown
+from src.kindling.runs.files import display_path, read_json
 from src.kindling.runs.metric_names import canonical_name
 from src.kindling.runs.run import find_run
 
@@ -51,7 +51,9 @@ class Row:
         path, logs = self.paths[0], run_module.LOGS.resolve()
         if self.std and path.parents[2] == logs and len({p.parent for p in self.paths}) == 1:
             path = path.parent  # a study
-        name = path.relative_to(logs).as_posix() if path.is_relative_to(logs) else shown(path)
+        name = (
+            path.relative_to(logs).as_posix() if path.is_relative_to(logs) else display_path(path)
+        )
         repeats = f" ({len(self.paths)} {'folds' if self.config.get(FOLD) else 'seeds'})"
         return name + repeats if self.std else name
 
@@ -105,7 +107,7 @@ def find(word: str) -> list[Path]:
     known = [run.relative_to(logs).as_posix() for run in _walk(logs)]
     configs = sorted({name.partition("/")[0] for name in known})
     if not configs:
-        raise InputError(f"{shown(logs)}: no runs yet; start one with python -m src.train")
+        raise InputError(f"{display_path(logs)}: no runs yet; start one with python -m src.train")
     near = did_you_mean(word.removeprefix("logs/"), [*configs, *known])
     raise InputError(f"{word}: no such runs{near} (there are runs of: {', '.join(configs)})")
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from src.kindling.config.errors import InputError
 from src.kindling.data.spec import Spec
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule
@@ -98,9 +98,9 @@ class Predictions:
                 columns = {name: file[name] for name in ("index", *file.files)}
             about = json.loads(str(columns.pop("about.json", "{}")))
         except FileNotFoundError:
-            raise InputError(f"{shown(path)}: no such predictions") from None
+            raise InputError(f"{display_path(path)}: no such predictions") from None
         except Exception as error:  # numpy documents no list of errors for damaged archives
-            raise InputError(f"{shown(path)}: not readable: {error}; remove it") from None
+            raise InputError(f"{display_path(path)}: not readable: {error}; remove it") from None
         spec = Spec.from_plain(about["spec"]) if about.get("spec") else None
         samples = getattr(data, "samples", None)
         return cls(columns, spec, about.get("stage", "test"), samples, about.get("scored", ""))

@@ -26,7 +26,7 @@ from src.kindling.deploy.prediction_writers import (
     render_gallery,
     staging_folder,
 )
-from src.kindling.runs.files import shown, write
+from src.kindling.runs.files import display_path, write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,7 +106,7 @@ def predict(
             writer.write(names, outputs.to_frame(columns, top))
         writer.close()
         if gallery:
-            title = f"{spec.target or 'Predictions'} ({shown(run.path)})"
+            title = f"{spec.target or 'Predictions'} ({display_path(run.path)})"
             most = getattr(data, "max_pixels", MAX_PIXELS)
             write(gallery, render_gallery(title, writer.first, paths, most, folder))
     return Predicted(out, writer.rows, writer.unreadable, writer.first, notes)

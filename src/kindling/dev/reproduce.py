@@ -11,7 +11,7 @@ from src.kindling.config import instantiate
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Stage
-from src.kindling.runs.files import read_json, shown
+from src.kindling.runs.files import display_path, read_json
 from src.kindling.runs.provenance import (
     HEADING,
     compare_files,
@@ -41,12 +41,12 @@ def reproduce(run: TrainedRun) -> tuple[Result, list[str]]:
     path = run.path / "meta.json"
     meta = read_json(path) if path.exists() else {}
     if meta.get("exit") != "finished":
-        state, name = meta.get("exit", "no meta.json"), shown(run.path)
+        state, name = meta.get("exit", "no meta.json"), display_path(run.path)
         raise InputError(
             f"{name}: not finished ({state}); resume it: python -m src.train --resume {name}"
         )
     if not run.metrics:
-        file = shown(run.path / "metrics.json")
+        file = display_path(run.path / "metrics.json")
         raise InputError(f"{file}: no such file; choose a run that has metrics to compare with")
     init = _load_init(run, meta["init"]["run"]) if meta.get("init") else None
     instantiate.check(run.config)
@@ -116,4 +116,4 @@ def _load_init(run: TrainedRun, name: str) -> TrainedRun:
         return load_run(name)
     except InputError:
         problem = f"initialized from {name} (--init), which is missing; restore it"
-        raise InputError(f"{shown(run.path)}: {problem}") from None
+        raise InputError(f"{display_path(run.path)}: {problem}") from None

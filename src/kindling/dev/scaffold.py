@@ -18,7 +18,7 @@ import yaml
 
 from src.kindling.config.compose import ROOT, configs, groups
 from src.kindling.config.errors import InputError, did_you_mean
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 
 FOLDERS = {"task": "tasks", "net": "nets", "data": "data"}
 DEFAULTS = {
@@ -87,7 +87,7 @@ def copy_template(kind: str, name: str, like: str | None = None) -> dict[Path, s
     nodes = list(ast.walk(ast.parse(text)))
     if cls in {getattr(node, field, None) for node in nodes for field in ("id", "name", "asname")}:
         raise InputError(
-            f"{name}: {shown(source)} uses its class name '{cls}' already; choose another name"
+            f"{name}: {display_path(source)} uses the class name '{cls}'; choose another name"
         )
     test = test_file(kind, old.module).read_text(encoding="utf-8")
     if kind == "task":
@@ -145,17 +145,17 @@ def list_edits(kind: str, files: dict[Path, str]) -> list[tuple[str, str]]:
         if line.startswith("def test_")
     )
     return [
-        (f"{shown(module)}:1", "the file's purpose, in a line"),
+        (f"{display_path(module)}:1", "the file's purpose, in a line"),
         *(
-            (f"{shown(module)}:{lines[part]}", what)
+            (f"{display_path(module)}:{lines[part]}", what)
             for part, what in EDITS.items()
             if part in lines
         ),
         (
-            f"{shown(config)}:1",
+            f"{display_path(config)}:1",
             "its description, in a line; then the arguments that differ from their defaults",
         ),
-        (f"{shown(test)}:{first}", "its tests"),
+        (f"{display_path(test)}:{first}", "its tests"),
     ]
 
 
@@ -176,7 +176,7 @@ def write_all(files: dict[Path, str]) -> None:
         for done in written:
             done.unlink()
         if isinstance(error, OSError):
-            raise InputError(f"{shown(path)}: cannot be written: {error.strerror}") from None
+            raise InputError(f"{display_path(path)}: cannot be written: {error.strerror}") from None
         raise
 
 
@@ -216,12 +216,14 @@ def _check_name(kind: str, name: str) -> None:
         source / FOLDERS[kind] / name,
         test_file(kind, name),
     )
-    taken = [shown(path) for path in places if path.exists()]
+    taken = [display_path(path) for path in places if path.exists()]
     if name in groups()[kind] or (kind == "task" and name in configs()):
         taken.append("configs/")
     if taken:
         raise InputError(f"{name}: the name is taken ({taken[0]}); choose another")
-    hidden = [shown(path) for path in (source / f"{name}.py", source / name) if path.exists()]
+    hidden = [
+        display_path(path) for path in (source / f"{name}.py", source / name) if path.exists()
+    ]
     if not hidden and (name in sys.stdlib_module_names or find_spec(name)):
         hidden = ["one of Python's or an installed one"]
     if hidden:

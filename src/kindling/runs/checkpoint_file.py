@@ -11,7 +11,7 @@ from typing import Any
 
 from src.kindling.config.aliases import rename_old
 from src.kindling.config.errors import InputError
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 
 # A config has some hundred values in a handful of levels.
 MOST_VALUES, MOST_LEVELS = 100_000, 50
@@ -52,7 +52,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     import torch
 
-    name = shown(path)
+    name = display_path(path)
     if not path.exists():
         hint = "the run may have ended before its first was saved"
         raise InputError(f"{name}: no such checkpoint; {hint}")

@@ -43,11 +43,11 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise ValueError("not an object")
     except ValueError as error:
-        raise InputError(f"{shown(path)}: not readable: {error}; remove it") from None
+        raise InputError(f"{display_path(path)}: not readable: {error}; remove it") from None
     return values
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """A path as a user would type it: relative to the repository if it is inside it."""
     path = path.absolute()
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

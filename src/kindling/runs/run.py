@@ -22,7 +22,7 @@ from src.kindling.config.aliases import rename_old
 from src.kindling.config.compose import PARTS, ROOT, VALUES, Config, flatten
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.runs.checkpoint_file import read_checkpoint
-from src.kindling.runs.files import read_json, shown, write, write_json
+from src.kindling.runs.files import display_path, read_json, write, write_json
 from src.kindling.runs.provenance import git_state, hardware, packages, source_files
 from src.kindling.runs.redact import redact, redacted
 
@@ -43,7 +43,7 @@ class Run:
         self.chosen_checkpoint = checkpoint
 
     def __repr__(self) -> str:
-        return f"Run({shown(self.path)})"
+        return f"Run({display_path(self.path)})"
 
     @classmethod
     def claim(cls, name: str) -> Run:
@@ -68,7 +68,7 @@ class Run:
                     break
         except OSError as error:
             line = f"the runs' folder cannot be made: {error.strerror}; {ELSEWHERE}"
-            raise InputError(f"{shown(folder)}: {line}") from None
+            raise InputError(f"{display_path(folder)}: {line}") from None
         os.environ["KINDLING_RUN"] = str(path)
         return cls(path)
 
@@ -94,7 +94,7 @@ class Run:
 
     def begin(self, config: Config, facts: dict[str, Any], again: bool = False) -> None:
         """Write config.yaml and meta.json before the first step; `again` for a resumed run."""
-        command = f"python -m src.evaluate {shown(self.path)}"
+        command = f"python -m src.evaluate {display_path(self.path)}"
         header = f"# {config.name}: the whole config of this run; {command}\n"
         ordered = {key: config.values[key] for key in (*VALUES, *PARTS) if key in config.values}
         values = {"config": config.name, **redacted(ordered)}
@@ -182,13 +182,13 @@ class Run:
                 LookupError,
                 TypeError,
             ) as e:
-                best = shown(self.checkpoints / "best.ckpt")
+                best = display_path(self.checkpoints / "best.ckpt")
                 raise InputError(
-                    f"{shown(path)}: not a run's config: {' '.join(str(e).split())}; "
+                    f"{display_path(path)}: not a run's config: {' '.join(str(e).split())}; "
                     f"the checkpoint holds it too: name {best} instead"
                 ) from None
         values = rename_old(values)
-        return Config(name, values, dict.fromkeys(flatten(values), shown(path)))
+        return Config(name, values, dict.fromkeys(flatten(values), display_path(path)))
 
     @property
     def metrics(self) -> dict[str, float]:

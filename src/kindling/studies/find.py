@@ -13,7 +13,7 @@ from typing import Any
 from src.kindling.config.compose import Config, compose
 from src.kindling.config.errors import InputError
 from src.kindling.runs import run as run_module
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 from src.kindling.training.distributed import distributed
 
 # Of the 100 steps of `find_lr`, over seven decades: until the smoothed loss settles; in one decade.
@@ -95,7 +95,7 @@ def _find_lr(config: Config, tuner: Any, task: Any, data: Any) -> float:
     path = run_module.LOGS / config.name / "find_lr.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
-    print(f"found      {rate:.2g}: the loss falls fastest there; plot: {shown(path)}")
+    print(f"found      {rate:.2g}: the loss falls fastest there; plot: {display_path(path)}")
     print(f"to use it  task.optimizer.lr={rate:.2g}")
     return rate
 

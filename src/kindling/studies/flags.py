@@ -30,4 +30,4 @@ def check_train_flags(flags: argparse.Namespace) -> None:
     for other in ("init", "resume", "override", "no_test", "find"):
         if alone and other != alone and getattr(flags, other):
             name = other.replace("_", "-")
-            raise InputError(f"--{name}: does nothing with --{alone}; leave one of them out")
+            raise InputError(f"--{name}: has no effect with --{alone}; remove one of them")

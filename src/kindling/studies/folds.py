@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.kindling.config.compose import compose, get
 from src.kindling.config.errors import InputError
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run
 from src.kindling.studies.plan import Plan, TrialResult, member_overrides
 from src.kindling.studies.study import Summary, print_summary, summarize
@@ -167,7 +167,7 @@ def report_folds(plan: Plan, results: Sequence[TrialResult]) -> tuple[dict[str, 
     extra: dict[str, Any] = {"summary": summary}
     lines = print_summary(summary, "mean ± std")
     if summary:
-        print(f"plot       {shown(plot_folds(plan, finished, summary))}")
+        print(f"plot       {display_path(plot_folds(plan, finished, summary))}")
     paths = {one.name: plan.folder / one.name / "predictions" / "val.npz" for one in results}
     found = [one.name for one in finished if paths[one.name].exists()]
     if missing := [name for name in paths if name not in found]:
@@ -181,5 +181,5 @@ def report_folds(plan: Plan, results: Sequence[TrialResult]) -> tuple[dict[str, 
     extra["out_of_fold"] = score_predictions(predictions)
     predictions.save(path)
     scores = ", ".join(f"{name} {value:.4f}" for name, value in extra["out_of_fold"].items())
-    print(f"all folds  {scores}; predictions: {shown(path)}")
+    print(f"all folds  {scores}; predictions: {display_path(path)}")
     return extra, lines

@@ -13,7 +13,7 @@ import yaml
 
 from src.kindling.config.compose import COMMAND_LINE, compose, get, groups
 from src.kindling.config.errors import InputError
-from src.kindling.runs.files import shown, write
+from src.kindling.runs.files import display_path, write
 from src.kindling.runs.redact import redacted
 from src.kindling.studies.optuna_queue import OptunaQueue, load_optuna
 from src.kindling.studies.plan import Plan, TrialResult, member_overrides
@@ -156,9 +156,11 @@ def report_search(
         print(f"           {key}={value}{note}")
     path, config, folder = plan.folder / "best.yaml", f"{plan.config}_best", plan.folder / "plots"
     write(path, best_config(plan, best))
-    print(f"plots      {shown(folder)}: {', '.join(plot_search(queue.study, folder, plan))}")
-    print(f"config     {shown(path)}; to train and test it:")
-    print(f"           cp {shown(path)} configs/{config}.yaml && python -m src.train {config}")
+    print(f"plots      {display_path(folder)}: {', '.join(plot_search(queue.study, folder, plan))}")
+    print(f"config     {display_path(path)}; to train and test it:")
+    print(
+        f"           cp {display_path(path)} configs/{config}.yaml && python -m src.train {config}"
+    )
     changes = ", ".join(f"{key}={value}" for key, value in best.changes.items())
     found = {"name": best.name, "value": best.value, "changes": best.changes}
     line = f"Best: {best.name}, {plan.monitor} {best.value:.6g}, with {changes}"
@@ -172,7 +174,7 @@ def best_config(plan: Plan, best: TrialResult) -> str:
         "",
         f"  python -m src.train {plan.config}_best   {best.seconds:.0f} s for the trial",
         "",
-        f"the best of {len(plan.members)} trials of {shown(plan.folder)}; its run: {best.run}",
+        f"best of {len(plan.members)} trials of {display_path(plan.folder)}; its run: {best.run}",
         *(f"{key}: {value}" for key, value in best.changes.items()),
     ]
     values = redacted(plan.configure(best.changes).values)

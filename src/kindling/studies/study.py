@@ -15,7 +15,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from src.kindling.config.errors import InputError, join_names
-from src.kindling.runs.files import shown, write, write_json
+from src.kindling.runs.files import display_path, write, write_json
 from src.kindling.runs.redact import redact, redacted
 from src.kindling.runs.run import ELSEWHERE
 from src.kindling.runs.signals import Interrupted
@@ -32,7 +32,7 @@ def begin_study(plan: Plan) -> TrialQueue:
     """Create a study, or open the one of this name; raise InputError if its settings differ."""
     if not re.fullmatch(r"\w[\w.-]*", plan.study):
         raise InputError(f"--name {plan.study}: expected letters, digits, '-', '_' and '.'")
-    queue, settings, folder = make_queue(plan), plan.settings, shown(plan.folder)
+    queue, settings, folder = make_queue(plan), plan.settings, display_path(plan.folder)
     try:
         known = queue.open(settings)
         plan.folder.mkdir(parents=True, exist_ok=True)
@@ -103,8 +103,8 @@ def finish_study(
     lines = [*lines, f"Members: {members_line}.", f"Command: {command}"]
     plots, report = sorted((plan.folder / "plots").glob("*.png")), plan.folder / "report.html"
     write(report, to_html(rank(runs), lines, plan.name, plots))
-    print(f"report     {shown(report)}")
-    print(f"study      {shown(plan.folder)}: study.json, and a run for each member")
+    print(f"report     {display_path(report)}")
+    print(f"study      {display_path(plan.folder)}: study.json, and a run for each member")
     if failed := [result.name for result in results if result.state == "failed"]:
         remedy = "the same command with --retry runs them again"
         print(f"failed     {len(failed)} of {len(results)}: {join_names(failed)}; {remedy}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from src.kindling.config.compose import Config, get
 from src.kindling.config.targets import locate, parameters
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run
 
 # By a pattern of `class errno-name: message`. The first that matches the error or one of its causes
@@ -48,7 +48,7 @@ HINTS = {
     r"EIO|Input/output error": "{file}: its disk failed (input/output error); use another{resume}",
     r"EACCES|EPERM": "{file}: this user may not open or write it; ls -ld shows who may",
     r"gloo/transport|NCCL|nccl|Dist(Backend|Network|Store)Error": (
-        "another process is gone; its output says why{resume}"
+        "another process ended; see its output for the cause{resume}"
     ),
 }
 STAGES = {"tra": "training ", "val": "validation ", "tes": "test "}
@@ -80,10 +80,10 @@ def _facts(text: str, config: Config, run: Run | None) -> dict[str, str]:
     if torch is not None and torch.cuda.is_initialized():
         peak = f" (it held {torch.cuda.max_memory_allocated() / 2**30:,.1f} GiB at its peak)"
     if run is not None and any(run.checkpoints.glob("*.ckpt")):
-        command = f"python -m src.train --resume {shown(run.path)}"
+        command = f"python -m src.train --resume {display_path(run.path)}"
         resume = f"; the last whole checkpoint is kept: {command}"
     named = re.search(r"\[Errno \d+\] [^:\n]+: '(.+)'", text)
-    file = shown(Path(named[1])) if named else shown(run.path) if run else "the run"
+    file = display_path(Path(named[1])) if named else display_path(run.path) if run else "the run"
     return {"less": _smaller_batch(config), "peak": peak, "resume": resume, "file": file}
 
 

@@ -19,7 +19,7 @@ from src.kindling.config.errors import InputError, TrainingError, format_count
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import STAGES, Stage
 from src.kindling.runs.checkpoint_file import read_checkpoint
-from src.kindling.runs.files import shown, write
+from src.kindling.runs.files import display_path, write
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.build import build_data, build_task, choose_speed, fill_defaults
@@ -277,7 +277,7 @@ class Training:
             except OSError as error:
                 if finished:
                     raise
-                print(f"{shown(run.path)}: its end could not be recorded: {error.strerror}")
+                print(f"{display_path(run.path)}: its end could not be recorded: {error.strerror}")
             if self.plots and self.ending["exit"] != "interrupted":
                 self.plots.write_report()
         finish_wandb(run.logger_id, exit_code=0 if finished else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from src.kindling.config.command import split_words
 from src.kindling.config.compose import Config, compose
 from src.kindling.config.errors import InputError, format_count
-from src.kindling.runs.files import read_json, shown
+from src.kindling.runs.files import display_path, read_json
 from src.kindling.runs.run import Run, find_run
 from src.kindling.runs.signals import Interrupted
 from src.kindling.training.distributed import broadcast, rank
@@ -54,6 +55,8 @@ def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
     run = resumed or member
     if run is None:
         run = Run(Path(broadcast(config.values, lambda: str(Run.claim(config.name).path))))
+    gc.collect()
+    gc.freeze()  # what the imports left need not be traversed by each collection
     stages: tuple[Stage, ...] = ("val",) if flags.no_test else ("val", "test")
     drawing = plots(run) if plots else None
     try:
@@ -68,7 +71,7 @@ def _resumed_config(run: Run, flags: Namespace) -> Config:
     """The config that a run is resumed with: its own, changed by the overrides."""
     from src.kindling.training.resume import resume_config
 
-    path, words = shown(run.path), flags.words
+    path, words = display_path(run.path), flags.words
     if flags.resume.endswith(".ckpt"):
         newest = "its newest readable checkpoint is used"
         raise InputError(f"--resume {flags.resume}: pass the run, {path}; {newest}")
@@ -89,7 +92,7 @@ def _after_failure(run: Run, error: BaseException, new: bool, keep: bool) -> Non
     if discarded and not keep:
         run.discard()
     if isinstance(error, Interrupted):
-        resume = f"to resume: python -m src.train --resume {shown(run.path)}"
+        resume = f"to resume: python -m src.train --resume {display_path(run.path)}"
         stopped = "stopped before the first step" if discarded else f"stopped; {resume}"
         print(f"\n{error.name}: {stopped}")
         if error.name == "SIGUSR1":
@@ -107,11 +110,11 @@ def print_result(result: Result) -> None:
     path = result.run.path
     print_metrics(result.metrics)
     epochs = format_count(read_json(path / "meta.json")["epochs"], "epoch")
-    print(f"\nrun        {shown(path)} ({epochs}, {result.seconds:.1f} s)")
+    print(f"\nrun        {display_path(path)} ({epochs}, {result.seconds:.1f} s)")
     if (path / "report.html").exists():
-        print(f"report     {shown(path / 'report.html')}")
+        print(f"report     {display_path(path / 'report.html')}")
     print("curves     tensorboard --logdir logs")
-    print(f"again      python -m src.evaluate {shown(path)}")
+    print(f"again      python -m src.evaluate {display_path(path)}")
 
 
 def print_metrics(metrics: dict[str, float]) -> None:

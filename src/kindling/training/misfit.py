@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from src.kindling.config.errors import InputError
 from src.kindling.config.targets import parameters
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 REMEDIES = {  # by key and torch's message; the first that matches
@@ -35,7 +35,7 @@ def explain(error: Exception, parts: dict[str, Any]) -> str | None:
             if called is None and part is not None and part is local.get("self"):
                 called = (key, part, local["args"]) if "args" in local else None
         if "/src/nets/" in file:
-            where = f" ({shown(Path(file))}:{number})"
+            where = f" ({display_path(Path(file))}:{number})"
     if called is None or not isinstance(error, REFUSALS):
         return None
     key, part, arguments = called

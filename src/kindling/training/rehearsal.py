@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from src.kindling.config.compose import Config
 from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run
 from src.kindling.training.misfit import explain, watch_output
 from src.kindling.training.stages import has_stage
@@ -173,4 +173,6 @@ def check_disk(run: Run, task: LightningModule) -> None:
     free = shutil.disk_usage(run.path).free
     if needed > free:
         sizes = f"the checkpoints need {-(-needed >> 20):,} MiB, and {free >> 20:,} are free"
-        raise InputError(f"{shown(run.path)}: {sizes}; make room, or let logs/ be a link elsewhere")
+        raise InputError(
+            f"{display_path(run.path)}: {sizes}; make room, or let logs/ be a link elsewhere"
+        )

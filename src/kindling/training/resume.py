@@ -14,7 +14,7 @@ from src.kindling.config.compose import Config, change, flatten, get
 from src.kindling.config.errors import InputError, format_count, join_names
 from src.kindling.data.spec import Spec
 from src.kindling.runs.checkpoint_file import newest
-from src.kindling.runs.files import read_json, shown
+from src.kindling.runs.files import display_path, read_json
 from src.kindling.runs.redact import HIDDEN, redacted
 from src.kindling.runs.run import Run
 
@@ -115,10 +115,10 @@ def check_length(run: Run, config: Config, finished: bool, epochs: int, steps: i
         if limit < done and limit != get(run.config.values, key):
             raise InputError(f"{key}: {limit} is less than the {done} already done; raise it")
         if finished and (limit == done or not longer):
-            complete = f"{shown(run.path)}: complete ({format_count(epochs, 'epoch')})"
+            complete = f"{display_path(run.path)}: complete ({format_count(epochs, 'epoch')})"
             if limit > done and get(config.values, "trainer.max_time"):
                 raise InputError(f"{complete}, trainer.max_time is reached; raise it")
-            command = f"python -m src.train --resume {shown(run.path)} {key}={2 * limit}"
+            command = f"python -m src.train --resume {display_path(run.path)} {key}={2 * limit}"
             if scheduler := length_scheduler(config):
                 key += f" with --override, since {scheduler} spans the whole training"
                 command += " --override"
@@ -155,7 +155,8 @@ class ResumeState:
         files = [run.checkpoints / "last.ckpt", run.checkpoints / "previous.ckpt"]
         path, content, problems = newest(files)
         if path is None or content is None:
-            print(f"resumed: {shown(run.path)} has no checkpoint yet; training starts from scratch")
+            name = display_path(run.path)
+            print(f"resumed: {name} has no checkpoint yet; training starts from scratch")
             return None
         facts = run.path / "meta.json"
         meta = read_json(facts) if facts.exists() else {}
@@ -163,22 +164,22 @@ class ResumeState:
         resume = content["kindling"].get("resume")
         if resume is None:
             raise InputError(
-                f"{shown(path)}: has no resume state, as a copy of best.ckpt or a file of another "
-                "version; restore the run's own last.ckpt"
+                f"{display_path(path)}: has no resume state, like a copy of best.ckpt or a file of "
+                "another version; restore the run's own last.ckpt"
             )
         if (form := resume.get("form", 1)) != FORM:
             commit = (meta.get("git") or {}).get("commit")
             version = f"commit {commit}" if commit else "the version that started the run"
             expected = f"resume state {form}, expected {FORM}"
             line = f"saved by another version of src/ ({expected}); resume with {version}"
-            raise InputError(f"{shown(path)}: {line}")
+            raise InputError(f"{display_path(path)}: {line}")
         override = override or (meta.get("override", False) and not finished)
         before = Config(config.name, content["kindling"]["config"])
         changed = check_differences(before, config, override)
         epoch, batch, step = resume["epoch"], resume["batch"], resume["step"]
         place = f"epoch {epoch + 1}, batch {batch + 1}" if batch else f"the end of epoch {epoch}"
         notes = [f"WARNING    {line}" for line in problems]
-        notes.append(f"resumed: {shown(path)}, {place} ({step:,} steps)")
+        notes.append(f"resumed: {display_path(path)}, {place} ({step:,} steps)")
         check_length(run, config, finished, epoch, step)
         return cls(path, content, (epoch, batch), step, notes, override, changed)
 
@@ -199,7 +200,9 @@ class ResumeState:
         if wrong := [name for name in {**saved, **own} if saved.get(name) != own.get(name)]:
             changes = config_differences(run.config, config).items()
             overrides = shlex.join(f"{key}={now}" for key, (_, now) in changes if now is not None)
-            command = f"python -m src.train {config.name} --init {shown(run.path)} {overrides}"
+            command = (
+                f"python -m src.train {config.name} --init {display_path(run.path)} {overrides}"
+            )
             problem = f"net: the run's weights do not fit: {join_names(wrong)}"
             raise InputError([problem, f"start a new run with the weights that fit: {command}"])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.kindling.config.errors import InputError
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run
 from src.kindling.training.distributed import rank
 
@@ -38,14 +38,14 @@ def lock_run(run: Run, values: Mapping[str, Any]) -> Iterator[None]:
             file.unlink()
     except Timeout:
         holder = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
-        line = f"{shown(run.path)}: is being trained by {holder}; wait for it, or stop it"
+        line = f"{display_path(run.path)}: is being trained by {holder}; wait for it, or stop it"
         raise InputError(line) from None
     except OSError as error:
         lock.release()
         reason = f"cannot be written: {error.strerror}"
         if isinstance(error, PermissionError):
             reason = "this user may not open or write it; ls -ld shows who may"
-        raise InputError(f"{shown(Path(error.filename or run.path))}: {reason}") from None
+        raise InputError(f"{display_path(Path(error.filename or run.path))}: {reason}") from None
     try:
         yield
     finally:

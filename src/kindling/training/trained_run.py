@@ -20,7 +20,7 @@ from src.kindling.config import instantiate
 from src.kindling.config.errors import InputError
 from src.kindling.data.preprocess import build_preprocess
 from src.kindling.data.spec import Spec
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run, find_run
 from src.kindling.training.build import build_data, build_task
 from src.kindling.training.repeatable import seed_hooks
@@ -41,7 +41,7 @@ class TrainedRun(Run):
         try:
             return Spec.from_plain(plain) if plain else None
         except (AttributeError, KeyError, TypeError) as error:
-            name = shown(self.checkpoint_file)
+            name = display_path(self.checkpoint_file)
             raise InputError(f"{name}: its spec cannot be read: {error!r}") from None
 
     def require_spec(self, what: str) -> Spec:
@@ -68,7 +68,7 @@ class TrainedRun(Run):
         """The line for a checkpoint whose weights do not fit."""
         reason = " ".join(str(error).partition(":\n")[2].split()) or str(error)
         line = "the checkpoint does not fit the net of its config"
-        return InputError(f"{shown(self.path)}: {line}: {reason}")
+        return InputError(f"{display_path(self.path)}: {line}: {reason}")
 
     def build_task(self, data: LightningDataModule | None = None) -> LightningModule:
         """The task without its weights; with `data`, pretrained nets prepare its inputs."""

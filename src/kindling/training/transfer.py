@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.nn.head import find_head
-from src.kindling.runs.files import shown
+from src.kindling.runs.files import display_path
 from src.kindling.training.trained_run import TrainedRun
 
 
@@ -27,14 +27,16 @@ def take_weights(task: LightningModule, init: TrainedRun) -> dict[str, Any]:
     fits = {name for name in own if name in theirs and theirs[name].shape == ours[name].shape}
     taken = {name for name in fits if head is None or not name.startswith(head)}
     if not taken:
-        line = f"--init {shown(init.path)}: not one of its {len(theirs)} tensors fits this net"
+        line = (
+            f"--init {display_path(init.path)}: not one of its {len(theirs)} tensors fits this net"
+        )
         raise InputError(line)
     task.load_state_dict({name: theirs[name] for name in taken}, strict=False)
     left = [name for name in own if name not in taken]
-    print(f"init: took {len(taken)} tensors of the net from {shown(init.path)}")
+    print(f"init: took {len(taken)} tensors of the net from {display_path(init.path)}")
     for name in left:
         there = f"{tuple(theirs[name].shape)} there" if name in theirs else "missing there"
         if name in fits:
             there = f"there of other classes: {join_names(learned)}"
         print(f"init: not taken: {name} ({tuple(ours[name].shape)} here, {there})")
-    return {"run": shown(init.path), "taken": sorted(taken), "left": left}
+    return {"run": display_path(init.path), "taken": sorted(taken), "left": left}

@@ -143,7 +143,7 @@ def test_copy_of_each_template(kind: str, like: str, with_tests: Path, command: 
         ("data class", "class: is a Python keyword; choose another name"),
         (
             "net tensor",
-            "tensor: src/nets/cnn.py uses its class name 'Tensor' already; choose another name",
+            "tensor: src/nets/cnn.py uses the class name 'Tensor'; choose another name",
         ),
         (
             "net mine --like cnnn",

@@ -253,4 +253,4 @@ def test_json_without_nan(tmp_path: Path) -> None:
 
 
 def test_shown() -> None:
-    assert run_module.shown(run_module.ROOT / "logs" / "a") == "logs/a"
+    assert run_module.display_path(run_module.ROOT / "logs" / "a") == "logs/a"

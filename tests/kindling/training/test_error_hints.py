@@ -255,7 +255,7 @@ def test_too_many_open_files(config: Config) -> None:
 )
 def test_a_lost_process(error: Exception, config: Config, run: Run) -> None:
     assert advise(error, config, run) == (
-        "another process is gone; its output says why; the last whole checkpoint is kept: python "
+        "another process ended; see its output for the cause; the last whole checkpoint is kept: python "
         "-m src.train --resume "
         f"{run.path}"
     )

@@ -152,7 +152,6 @@ def test_mistakes_are_one_line() -> None:
     with pytest.raises(InputError) as caught:
         train("digits", "finetune=head", swa)
     assert caught.value.lines == [
-        "callbacks: StochasticWeightAveraging measures the norm layers anew at the end, and those "
-        "of a frozen backbone stay "
-        "as they are; use lightning.pytorch.callbacks.EMAWeightAveraging"
+        "callbacks: StochasticWeightAveraging would recompute the norm statistics of the frozen "
+        "backbone; use lightning.pytorch.callbacks.EMAWeightAveraging"
     ]

@@ -46,7 +46,7 @@ def find_model(name: str) -> Path:
             raise InputError(f"{name}: no such file")
         return path.resolve()
     from src.kindling.config.compose import ROOT
-    from src.kindling.runs.files import shown
+    from src.kindling.runs.files import display_path
     from src.kindling.runs.run import find_run
 
     run = find_run(name)
@@ -54,7 +54,7 @@ def find_model(name: str) -> Path:
     is_checkpoint = name.endswith(".ckpt")  # which the existing export may not come from
     newest = path.exists() and path.stat().st_mtime >= run.checkpoint_file.stat().st_mtime
     if is_checkpoint or not newest:
-        print(f"export     {shown(path)}", flush=True)
+        print(f"export     {display_path(path)}", flush=True)
         source = run.checkpoint_file.resolve() if is_checkpoint else run.path
         command = [sys.executable, "-m", "src.export", str(source)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

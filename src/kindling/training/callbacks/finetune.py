@@ -14,7 +14,7 @@ from src.kindling.nn.head import find_head
 
 
 class Finetune(Callback):
-    """Freezes a net's backbone for some epochs or for all, and gives it a learning rate of its own.
+    """Freezes a net's backbone for some or all epochs, and sets its learning rate.
 
     A frozen backbone has no gradients, and its norm layers stay in eval mode with the statistics
     of pretraining. The frozen parameters follow from the epoch, and the optimizer holds its groups
@@ -22,7 +22,7 @@ class Finetune(Callback):
     adds a group in mid-training, and raises the backbone's rate again on resume.)
 
     Args:
-        frozen_epochs: for how many epochs the backbone is frozen; `all` trains the head alone.
+        frozen_epochs: for how many epochs the backbone is frozen; `all` trains only the head.
         backbone_lr_ratio: the backbone's learning rate, as a share of the head's.
         head: the head's dotted name in the net; by default the part named `head`, else the last
             layer with parameters.
@@ -60,7 +60,7 @@ class Finetune(Callback):
         if 0 < self.frozen_epochs < math.inf and trainer.world_size > 1:
             # DDP does not share the gradients of what is frozen at the start.
             raise InputError(
-                "finetune.frozen_epochs: a backbone is unfrozen in a single process alone; "
+                "finetune.frozen_epochs: unfreezing a backbone needs a single process; "
                 "train with finetune=head first, then with finetune=all --init RUN"
             )
 
@@ -76,9 +76,8 @@ class Finetune(Callback):
         averaging = any(isinstance(one, StochasticWeightAveraging) for one in callbacks)
         if averaging and self.frozen_epochs > (trainer.max_epochs or 0) and self.norms:
             raise InputError(
-                "callbacks: StochasticWeightAveraging measures the norm layers anew at the end, "
-                "and those of a frozen backbone stay as they are; "
-                "use lightning.pytorch.callbacks.EMAWeightAveraging"
+                "callbacks: StochasticWeightAveraging would recompute the norm statistics of the "
+                "frozen backbone; use lightning.pytorch.callbacks.EMAWeightAveraging"
             )
         module.lr_scales = dict.fromkeys(backbone, self.backbone_lr_ratio)  # type: ignore[assignment]
         if self.frozen_epochs == math.inf:  # otherwise the optimizer has to hold all
