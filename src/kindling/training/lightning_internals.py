@@ -56,6 +56,12 @@ def end_restart(trainer: Trainer) -> None:
         loop._restarting = False
 
 
+def cycles_loaders(trainer: Trainer) -> bool:
+    """Whether the shorter ones of several training loaders are read again within an epoch."""
+    combined = trainer.fit_loop._combined_loader
+    return combined is not None and combined._mode == "max_size_cycle"
+
+
 def logged_state(trainer: Trainer) -> dict[str, Any]:
     """Return the running averages of `self.log(on_epoch=True)`: CPU tensors and plain values.
 

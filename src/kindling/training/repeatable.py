@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.loader import Loader
 from src.kindling.data.order import derive_seed, seed_generators
+from src.kindling.training.lightning_internals import cycles_loaders
 
 CPU = torch.device("cpu")
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
@@ -87,10 +88,27 @@ class Position:
     seed: int
     resumed: tuple[int, int]  # the epoch and the batch with which a resumed training starts
 
-    def start(self) -> tuple[int, int]:
-        """Return the current epoch and its first batch."""
+    epoch: int = -1  # the one that is read
+    cycle: int = 0  # how often it has been read from the start: a shorter one of several loaders
+
+    def start(self, length: int | None) -> int:
+        """Begin to read the loader, of so many batches, and return the first batch to read."""
         epoch = self.trainer.current_epoch if self.trainer else 0
-        return epoch, self.resumed[1] if self.trainer and epoch == self.resumed[0] else 0
+        if epoch == self.epoch and self.trainer:
+            self.cycle += 1
+            return 0
+        self.epoch, self.cycle = epoch, 0
+        first = self.resumed[1] if self.trainer and epoch == self.resumed[0] else 0
+        if first and length and self.trainer and cycles_loaders(self.trainer):
+            self.cycle, first = divmod(first, length)
+        return first
+
+    def seed_of_order(self) -> int:
+        cycle = (-self.cycle,) if self.cycle else ()
+        return derive_seed(self.seed, self.epoch, *cycle)
+
+    def seed_of_batch(self, number: int) -> int:
+        return derive_seed(self.seed, self.epoch, number)
 
 
 class Batch(NamedTuple):
@@ -126,18 +144,20 @@ class RepeatableSampler(_Wrapper):
         return self.wrapped
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, first = self.position.start()
-        seed = derive_seed(self.position.seed, epoch)
+        lists: Any = self.wrapped
+        length = _length(lists)
+        first = self.position.start(length)
+        seed = self.position.seed_of_order()
         for part in (self.wrapped, getattr(self.wrapped, "sampler", None)):
             if isinstance(generator := getattr(part, "generator", None), torch.Generator):
                 generator.manual_seed(seed)
-        lists: Any = self.wrapped
-        if hasattr(lists, "__len__"):  # all at once, so that no other draw comes between
+        if length is not None:  # all at once, so that no other draw comes between
             with seeded(seed):
                 lists = list(lists)
+        before = self.position.cycle * (length or 0)
         for number, indices in enumerate(lists):
             if number >= first:
-                yield Batch(derive_seed(self.position.seed, epoch, number), indices)
+                yield Batch(self.position.seed_of_batch(before + number), indices)
 
 
 class RepeatableDataset(_Wrapper):
@@ -162,17 +182,24 @@ class RepeatableIterable(_Wrapper):
     position: Position
 
     def __iter__(self) -> Iterator[Any]:
-        epoch, first = self.position.start()
-        seed_generators(derive_seed(self.position.seed, epoch), CPU)  # its workers' seeds
+        first = self.position.start(_length(self.wrapped))
+        seed_generators(self.position.seed_of_order(), CPU)  # its workers' seeds
         batches = iter(self.wrapped)
         for number in count():
-            seed_generators(derive_seed(self.position.seed, epoch, number), CPU)
+            seed_generators(self.position.seed_of_batch(number), CPU)
             try:
                 batch = next(batches)
             except StopIteration:
                 return
             if number >= first:
                 yield batch
+
+
+def _length(batches: Any) -> int | None:
+    try:
+        return len(batches)
+    except (TypeError, NotImplementedError):  # a stream, or a sampler that does not know
+        return None
 
 
 def make_repeatable(trainer: Trainer, seed: int, resumed: tuple[int, int] = (0, 0)) -> None:

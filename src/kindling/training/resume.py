@@ -195,9 +195,13 @@ class ResumeState:
 
     def check_weights(self, task: LightningModule, run: Run, config: Config) -> None:
         """Refuse a net that the saved weights do not fit."""
+        from lightning.pytorch.utilities.model_helpers import is_overridden
+
         saved = {name: tuple(value.shape) for name, value in self.content["state_dict"].items()}
         own = {name: tuple(value.shape) for name, value in task.state_dict().items()}
-        if wrong := [name for name in {**saved, **own} if saved.get(name) != own.get(name)]:
+        # What `configure_model` builds is not there yet.
+        names = own if is_overridden("configure_model", task) else {**saved, **own}
+        if wrong := [name for name in names if saved.get(name) != own.get(name)]:
             changes = config_differences(run.config, config).items()
             overrides = shlex.join(f"{key}={now}" for key, (_, now) in changes if now is not None)
             command = (

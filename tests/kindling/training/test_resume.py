@@ -264,7 +264,7 @@ def test_resume_copy_of_run_and_foreign_checkpoint(run: Run, tmp_path: Path) -> 
     ]
     shutil.copy(run.checkpoints / "best.ckpt", file)
     assert mistakes("train", *LONGER) == [
-        f"{file}: has no resume state, as a copy of best.ckpt or a file of another version; "
+        f"{file}: has no resume state, like a copy of best.ckpt or a file of another version; "
         "restore the run's own last.ckpt"
     ]
 

@@ -82,6 +82,7 @@ class Checkpoint(lightning.Checkpoint):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._install_signals()
+        self._save_after_batches(trainer, module)
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
         if state := self.resume_state:
             saved = state.content["kindling"]
@@ -97,7 +98,17 @@ class Checkpoint(lightning.Checkpoint):
             self._save(trainer, "between epochs")
         self._stop_on_signal(trainer)
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def _save_after_batches(self, trainer: Trainer, module: LightningModule) -> None:
+        """Save after the module's own `on_train_batch_end`, which may change weights."""
+        hook = module.on_train_batch_end
+
+        def then_save(*arguments: Any) -> None:
+            hook(*arguments)
+            self._save_if_due(trainer)
+
+        module.on_train_batch_end = then_save  # type: ignore[assignment, method-assign]
+
+    def _save_if_due(self, trainer: Trainer) -> None:
         late = time.monotonic() - self.saved_at > 60 * self.minutes
         due = late or self.interrupts.received is not None
         take_part = due or trainer.world_size > 1
@@ -145,7 +156,8 @@ class Checkpoint(lightning.Checkpoint):
             state = module.state_dict()
             self.trained_weights = {name: value.clone() for name, value in state.items()}
 
-    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        vars(module).pop("on_train_batch_end", None)
         self._save(trainer, "between epochs")
         self._stop_on_signal(trainer)
 
