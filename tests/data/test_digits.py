@@ -55,7 +55,7 @@ def test_some_of_the_digits_on_a_larger_canvas() -> None:
         ({"canvas": 7}, "canvas: expected at least 8, which the digits need, got 7"),
     ],
 )
-def test_what_cannot_be_had_is_refused(arguments: dict[str, Any], text: str) -> None:
+def test_invalid_arguments(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(text)):
         Digits(**arguments)
 

@@ -47,7 +47,7 @@ def test_supervised_task_by_target_type() -> None:
 
 
 @pytest.mark.parametrize("spec", [CLASSES, VALUES], ids=["classes", "values"])
-def test_every_argument_arrives(spec: Spec) -> None:
+def test_supervised_passes_arguments(spec: Spec) -> None:
     optimizer, loss = functools.partial(torch.optim.SGD, lr=0.1), nn.L1Loss()
     scheduler = functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1)
     net, metrics = MLP((2,), spec.num_outputs), {"extra": MeanAbsoluteError()}

@@ -111,7 +111,7 @@ def estimated(
 # Classification
 
 
-def test_a_task_names_its_pictures() -> None:
+def test_plot_names_of_tasks() -> None:
     task, predictions = classified(("a", "b", "c"), 50)
     assert list(task.outputs.plot(predictions)) == [
         "confusion",
@@ -126,7 +126,7 @@ def test_a_task_names_its_pictures() -> None:
     assert list(regression.outputs.plot(values)) == ["errors", "worst"]
 
 
-def test_the_confusion_matrix_counts() -> None:
+def test_confusion_counts() -> None:
     counts = np.array([[2, 1, 0], [0, 2, 0], [1, 0, 0]])
     figure = class_plots.plot_confusion(counts, ["cat", "dog", "owl"])
     found = {
@@ -152,7 +152,7 @@ def test_many_classes_are_listed_by_their_confusions() -> None:
     ]
 
 
-def test_the_scores_of_classes_are_scikit_learns() -> None:
+def test_class_scores_match_scikit_learn() -> None:
     _, predictions = classified(("cat", "dog", "owl"), 90)
     target, predicted = predictions["target"], predictions["prediction"]
     figure = class_plots.plot_class_scores(target, predicted, ["cat", "dog", "owl"])
@@ -171,7 +171,7 @@ def test_the_scores_of_classes_are_scikit_learns() -> None:
     assert figure.get_label().splitlines()[0].split() == ["samples", "precision", "recall", "F1"]
 
 
-def test_the_worst_of_many_classes_are_shown() -> None:
+def test_class_plot_shows_worst_classes() -> None:
     names = [f"class {i}" for i in range(30)]
     target = np.repeat(np.arange(29), 2)  # the last class has no sample
     predicted = np.where(np.isin(target, (4, 17)), 0, target)
@@ -195,7 +195,7 @@ def test_areas_and_average_precisions_are_scikit_learns() -> None:
         ]
 
 
-def test_of_two_classes_the_second_is_drawn() -> None:
+def test_roc_of_two_classes() -> None:
     _, predictions = classified(("no", "yes"), 60)
     target, probability = predictions["target"], predictions["probability"]
     roc = class_plots.plot_roc_and_pr(target, probability, ["no", "yes"]).axes[0]
@@ -204,7 +204,7 @@ def test_of_two_classes_the_second_is_drawn() -> None:
     ]
 
 
-def test_a_million_rows_are_thinned_and_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curves_of_million_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(class_plots, "RANKED", 500)
     monkeypatch.setattr(value_plots, "DOTS", 100)
     _, predictions = classified(("no", "yes"), 2000)
@@ -217,7 +217,7 @@ def test_a_million_rows_are_thinned_and_said_so(monkeypatch: pytest.MonkeyPatch)
     assert [len(axis.collections[0].get_offsets()) for axis in axes[:2]] == [100, 100]  # type: ignore[arg-type]
 
 
-def test_the_calibration_error_is_the_one_computed_by_hand() -> None:
+def test_calibration_error_by_hand() -> None:
     # Three predict 0.96 in the mean, two of them right; one predicts 0.45 and is right.
     confidence, correct = (
         np.array([0.91, 0.99, 0.99, 0.45], np.float32),
@@ -230,7 +230,7 @@ def test_the_calibration_error_is_the_one_computed_by_hand() -> None:
     assert [bar.get_height() for bar in below.patches] == [0, 0, 0, 0, 1, 0, 0, 0, 0, 3]  # type: ignore[attr-defined]
 
 
-def test_the_calibration_error_of_a_task_is_the_one_computed_naively() -> None:
+def test_calibration_error_of_task() -> None:
     task, predictions = classified(("cat", "dog", "owl"), 200)
     confidence, right = (
         predictions["probability"].max(1),
@@ -245,7 +245,7 @@ def test_the_calibration_error_of_a_task_is_the_one_computed_naively() -> None:
     assert title == f"Calibration: ECE {gaps:.3f}"
 
 
-def test_a_bin_of_few_samples_has_a_wide_interval() -> None:
+def test_calibration_interval_of_small_bin() -> None:
     confidence = np.concatenate([np.full(10, 0.75), np.full(1000, 0.85)])
     correct = np.concatenate([np.arange(10) < 8, np.arange(1000) < 800])
     axis, _ = class_plots.plot_calibration(confidence, correct, "probability", bins=10).axes
@@ -290,7 +290,7 @@ def test_mistakes_come_with_the_surest_first_and_their_names() -> None:
     ]
 
 
-def test_a_path_stands_in_two_lines_and_whole_in_the_text() -> None:
+def test_long_path_caption() -> None:
     task, predictions = classified(("cat", "dog"), 2)
     path = f"animals/{'long/' * 12}holiday_in_the_mountains_0001.png"
     predictions.samples = dataclasses.replace(
@@ -395,7 +395,7 @@ def test_errors_are_scikit_learns_for_each_output() -> None:
     ]
 
 
-def test_what_the_untrained_net_said_stands_beside_it() -> None:
+def test_before_and_after_captions() -> None:
     task, predictions = estimated(np.arange(5.0)[:, None], np.arange(5.0)[:, None] + 1)
     before = predictions.take(slice(None))
     before.columns["prediction"] = np.full((5, 1), 9.0, np.float32)
@@ -422,7 +422,7 @@ def changed(one: Figure, other: Figure) -> bool:
     return not np.array_equal(render(one), render(other))
 
 
-def test_a_picture_changes_with_what_is_behind_it_and_with_nothing_else() -> None:
+def test_plots_depend_only_on_their_data() -> None:
     task, predictions = classified(("a", "b", "c"), 30)
     other = predictions.take(slice(None))
     other.columns["probability"] = predictions["probability"][:, [1, 0, 2]]
@@ -496,7 +496,7 @@ def test_predictions_that_lack_much_are_drawn() -> None:
         assert render(figure).std() > 0, name
 
 
-def test_what_is_not_finite_is_left_out_and_said_so() -> None:
+def test_nonfinite_values_are_reported() -> None:
     _, predictions = classified(("a", "b"), 20)
     predictions.columns["probability"][:5] = np.nan
     probability, target = predictions["probability"], predictions["target"]

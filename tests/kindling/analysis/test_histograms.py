@@ -90,7 +90,7 @@ def test_tensorboard_has_them_by_layer() -> None:
     assert norms.histogram_value.max == pytest.approx(pictures.histograms.norms[1][layers[0]].max())
 
 
-def test_what_is_not_finite_is_left_out() -> None:
+def test_nonfinite_weights_are_left_out() -> None:
     seen: list[tuple[str, list[float]]] = []
     from lightning.pytorch.loggers import TensorBoardLogger
 

@@ -109,7 +109,7 @@ def test_real_runs_are_ranked(logs: Path, capsys: pytest.CaptureFixture[str]) ->
     ]
 
 
-def test_the_monitored_metric_ranks_in_its_direction(logs: Path) -> None:
+def test_ranking_direction(logs: Path) -> None:
     for name, loss, accuracy in (
         ("a", 0.5, 0.9),
         ("b", 0.1, 0.7),
@@ -129,7 +129,7 @@ def test_the_monitored_metric_ranks_in_its_direction(logs: Path) -> None:
     assert ranking("high") == [["high/a", "high/d", "high/b", "high/c"]]
 
 
-def test_a_run_on_a_few_batches_is_no_rival(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_limited_runs_are_ranked_separately(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(logs, "digits/whole", {"val/loss": 0.4}, {"trainer.max_epochs": 3})
     make(logs, "digits/debug", {"val/loss": 0.1}, {"trainer.limit_val_batches": 3})
     assert ranking() == [["digits/debug"], ["digits/whole"]]
@@ -197,9 +197,7 @@ def test_folds_of_a_study_become_one_row(logs: Path) -> None:
     assert board.rows[0].std["val/loss"] == pytest.approx(0.1)
 
 
-def test_of_a_repeated_seed_the_newest_counts(
-    logs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_repeated_seed_uses_newest_run(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, seed, loss in (("1", 0, 9.0), ("2", 0, 0.1), ("3", 1, 0.3)):
         make(logs, f"digits/{name}", {"val/loss": loss}, {"seed": seed})
     (board,) = compared()
@@ -212,7 +210,7 @@ def test_of_a_repeated_seed_the_newest_counts(
     ]  # no mean over seeds: both are shown
 
 
-def test_the_most_telling_columns_come_first(logs: Path) -> None:
+def test_column_order(logs: Path) -> None:
     names = ("val/mae", "val/loss", "test/rmse", "test/mae", "test/loss")
     make(logs, "digits/1", dict.fromkeys(names, 0.5))
     assert [board.columns for board in compared()] == [
@@ -229,7 +227,7 @@ def test_the_most_telling_columns_come_first(logs: Path) -> None:
     ]
 
 
-def test_only_what_differs_is_shown(logs: Path) -> None:
+def test_differing_columns_only(logs: Path) -> None:
     make(logs, "digits/1", {"val/loss": 0.1}, {"net.width": "x" * 20 + "y" * 20, "tags": []})
     make(
         logs,
@@ -267,9 +265,7 @@ def test_other_monitors_and_other_data_are_ranked_apart(
     ]
 
 
-def test_a_monitor_without_a_final_number_is_told(
-    logs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_monitor_is_reported(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(logs, "digits/1", {"val/loss": 0.1}, monitor="train/loss")
     assert compared()
     assert (
@@ -354,7 +350,7 @@ def test_nothing_found_is_told(logs: Path) -> None:
     ]
 
 
-def test_a_terminal_shows_what_fits(
+def test_table_fits_terminal(
     logs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics = {
@@ -393,14 +389,14 @@ def test_metric_names_of_any_style_are_ranked_together(logs: Path) -> None:
     assert ranking() == ranking("--sort", "val_loss") == ranking("--sort", "val/loss") == expected
 
 
-def test_a_thousand_runs(logs: Path) -> None:
+def test_leaderboard_of_thousand_runs(logs: Path) -> None:
     for i in range(1000):
         make(logs, f"digits/{i:04}", {"val/loss": (i * 389 % 1000) / 1000}, {"net.width": i})
     (board,) = compared()
     assert [row.numbers["val/loss"] for row in board.rows] == [i / 1000 for i in range(1000)]
 
 
-def test_no_torch_is_needed(
+def test_leaderboard_needs_no_torch(
     command: Callable[..., subprocess.CompletedProcess[str]], repository: Path
 ) -> None:
     for i in (1, 2):
@@ -420,7 +416,7 @@ def test_no_torch_is_needed(
 # Files
 
 
-def test_the_table_holds_every_run(logs: Path, tmp_path: Path) -> None:
+def test_csv_has_every_run(logs: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         make(
             logs,
@@ -468,7 +464,7 @@ def test_the_table_holds_every_run(logs: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_the_page_holds_leaderboard_and_curves(logs: Path, tmp_path: Path) -> None:
+def test_comparison_page(logs: Path, tmp_path: Path) -> None:
     first = train("digits", "name=<b>&co", "monitor=val/accuracy", "mode=max").run
     train("digits", "seed=1", "name=<b>&co", "monitor=val/accuracy", "mode=max")
     make(logs, "digits/cut", {}, status="failed")

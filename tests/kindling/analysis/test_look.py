@@ -46,7 +46,7 @@ def test_tables_are_summarized_and_drawn(tmp_path: Path) -> None:
     assert [path.name for path in found.plots] == ["columns.png", "correlations.png", "target.png"]
 
 
-def test_a_picture_changes_with_the_data(tmp_path: Path) -> None:
+def test_look_plots_depend_on_data(tmp_path: Path) -> None:
     plain = {path.name: path.read_bytes() for path in look(checked("digits"), tmp_path / "a").plots}
     cut = "data.train_transforms=[{_target_: src.kindling.data.augment.CutMix}]"
     augmented = {
@@ -61,9 +61,7 @@ def test_a_picture_changes_with_the_data(tmp_path: Path) -> None:
     assert plain["test.png"] != split["test.png"]
 
 
-def test_every_column_is_drawn_and_every_missing_value_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_look_at_table_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.kindling.analysis.look_plots.COLUMNS", 4)
     monkeypatch.setattr("src.kindling.analysis.look_plots.SAMPLED", 50)  # of 310 rows
     rows = ["a,b,c,d,e,color,y"] + [

@@ -69,7 +69,7 @@ def trained(
     return pictures, task, data, loggers
 
 
-def test_pictures_lie_in_the_run_and_in_tensorboard() -> None:
+def test_plots_in_run_and_tensorboard() -> None:
     pictures, task, data, loggers = trained("digits")
     assert pictures.draw(task, data, "test", MONITOR, loggers) == OF_CLASSES
     loggers[1].close()
@@ -95,7 +95,7 @@ def test_pictures_lie_in_the_run_and_in_tensorboard() -> None:
     assert ["net.head", "Linear", "10", "10,250", "20,480"] in rows
 
 
-def test_predictions_are_kept_before_and_after() -> None:
+def test_predictions_before_and_after() -> None:
     pictures, task, data, _ = trained("diabetes")
     assert pictures.draw(task, data, "test", MONITOR) == [
         "curves",
@@ -126,13 +126,13 @@ def test_predictions_are_kept_before_and_after() -> None:
     assert (pictures.run.path / "plots" / "before_and_after.png").read_bytes() != first
 
 
-def test_without_a_test_split_validation_is_drawn() -> None:
+def test_plots_of_validation_without_test() -> None:
     pictures, task, data, _ = trained("diabetes", words=("data.split=[0.8,0.2,0.0]",))
     assert pictures.draw(task, data, "test", MONITOR)[1:3] == ["val_errors", "val_worst"]
     assert Predictions.load(pictures.run.path / "predictions" / "val.npz").stage == "val"
 
 
-def test_a_training_that_goes_on_keeps_what_its_untrained_net_said(
+def test_resume_keeps_untrained_predictions(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pictures, task, data, _ = trained("diabetes")
@@ -198,7 +198,7 @@ class Bare(LightningModule):
         return torch.optim.SGD(self.parameters(), 1e-9)
 
 
-def test_a_task_without_pictures_has_its_curves_and_weights(
+def test_plots_of_task_without_outputs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pictures, task, data, loggers = trained("diabetes", Bare())

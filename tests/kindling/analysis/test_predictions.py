@@ -31,7 +31,7 @@ def digits() -> tuple[Any, DataModule]:
     return built(checked("digits", "net.dropout=0.5", "data.batch_size=100"))
 
 
-def test_every_sample_is_predicted_once_as_the_task_says_it(digits: tuple[Any, DataModule]) -> None:
+def test_predictions_cover_each_sample_once(digits: tuple[Any, DataModule]) -> None:
     task, data = digits
     predictions = predict(task, data, "test")
     index = data.indices["test"]
@@ -51,7 +51,7 @@ def test_every_sample_is_predicted_once_as_the_task_says_it(digits: tuple[Any, D
     assert some["index"].tolist() == index[[3, 5]].tolist()
 
 
-def test_the_task_is_left_as_it_was(digits: tuple[Any, DataModule]) -> None:
+def test_predict_restores_task_mode(digits: tuple[Any, DataModule]) -> None:
     task, data = digits
     task.train()
     task.net.body[1].eval()
@@ -67,7 +67,7 @@ def test_the_task_is_left_as_it_was(digits: tuple[Any, DataModule]) -> None:
     assert torch.equal(torch.get_rng_state(), drawn)
 
 
-def test_a_handful_is_the_same_each_time_and_spread_over_the_split(
+def test_handful_is_repeatable(
     digits: tuple[Any, DataModule],
 ) -> None:
     task, data = digits
@@ -139,7 +139,7 @@ def test_any_columns_come_through_and_are_read_again(
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"\x93NUMPY nonsense"])
-def test_a_file_that_is_no_predictions_is_named(content: bytes, tmp_path: Path) -> None:
+def test_invalid_predictions_file(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "test.npz"
     with pytest.raises(InputError, match=f"^{path}: no such predictions$"):
         Predictions.load(path)
@@ -180,7 +180,7 @@ def test_weights_of_sixteen_bits_give_columns_of_thirty_two() -> None:
     assert predictions["prediction"] == pytest.approx(expected, rel=0.1)
 
 
-def test_a_compiled_net_is_not_compiled_anew_for_a_handful(digits: tuple[Any, DataModule]) -> None:
+def test_handful_does_not_recompile(digits: tuple[Any, DataModule]) -> None:
     task, data = digits
     compiled = []
 

@@ -32,7 +32,7 @@ def test_identical_predictions_do_not_differ(logs: Path) -> None:
     )
 
 
-def test_one_that_is_better_on_40_of_200_is_better(logs: Path) -> None:
+def test_mcnemar_of_clear_difference(logs: Path) -> None:
     worse = classes(make(logs, "digits/A", {}), np.arange(200) >= 40)
     better = classes(make(logs, "digits/B", {}), np.ones(200, bool))
     found = compare_paired(worse, better)
@@ -201,7 +201,7 @@ def test_real_predictions_differ_as_their_metrics_do(logs: Path) -> None:
         ({"index": None}, "{path}: not readable: 'index is not a file in the archive'; remove it"),
     ],
 )
-def test_what_cannot_be_paired_is_told(
+def test_unpaired_runs_are_reported(
     logs: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], line: str
 ) -> None:
     classes(make(logs, "digits/A", {"val/loss": 1.0}), [True] * 10)

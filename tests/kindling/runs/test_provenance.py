@@ -117,12 +117,12 @@ def test_patch_of_many_files_is_bounded(root: Path) -> None:
     assert diff.endswith("# 3 more untracked files left out\n")
 
 
-def test_a_diff_that_is_not_utf8_does_not_end_a_training(root: Path) -> None:
+def test_diff_that_is_not_utf8(root: Path) -> None:
     (root / "src" / "nets" / "cnn.py").write_bytes(b"# gr\xf6\xdfe\n")
     assert "+# gr" in provenance.git_state()[2]
 
 
-def test_the_settings_of_git_do_not_change_the_patch(root: Path) -> None:
+def test_git_settings_do_not_change_patch(root: Path) -> None:
     for key, value in {
         "color.ui": "always",
         "diff.noprefix": "true",
@@ -134,7 +134,7 @@ def test_the_settings_of_git_do_not_change_the_patch(root: Path) -> None:
     assert "\ndiff --git a/src/größe.py b/src/größe.py\n" in provenance.git_state()[2]
 
 
-def test_without_git_what_is_imported_is_hashed(
+def test_imported_files_are_hashed_without_git(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "configs").mkdir()
@@ -150,9 +150,7 @@ def test_without_git_what_is_imported_is_hashed(
         assert set(provenance.source_files("digits")) == {"beside.py", "configs/digits.yaml"}
 
 
-def test_without_a_commit_the_tree_is_dirty(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tree_without_commit_is_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.py").touch()
     git(tmp_path, "init")
@@ -212,7 +210,7 @@ def test_files_of_an_allowed_package_are_hashed(
     assert list(provenance.compare_files(then, "digits")) == ["own_parts.nets.a: changed since"]
 
 
-def test_each_file_that_differs_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_files_are_listed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "c"):
         (root / "src" / f"{name}.py").write_text(NET)
         run_import(monkeypatch, root / "src", name)
@@ -235,7 +233,7 @@ def test_each_file_that_differs_is_named(root: Path, monkeypatch: pytest.MonkeyP
 # As a user
 
 
-def test_reproduce_names_the_untracked_net_that_was_edited(
+def test_reproduce_lists_edited_untracked_net(
     repository: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     (repository / ".gitignore").write_text("/logs/*\n__pycache__/\n")

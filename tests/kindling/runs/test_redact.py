@@ -43,7 +43,7 @@ from src.kindling.runs.redact import redact, redacted
         "hf_transfer",
     ],
 )
-def test_what_hides_nothing_stays(text: str) -> None:
+def test_redact_keeps_plain_text(text: str) -> None:
     assert redact(text) == text
 
 
@@ -108,7 +108,7 @@ def test_quotes_of_a_command_line_hold_a_value_together() -> None:
     )
 
 
-def test_a_diff_of_code_keeps_its_names_and_one_of_values_hides_them() -> None:
+def test_redact_diff() -> None:
     code = """diff --git a/src/hub.py b/src/hub.py
 +++ b/src/hub.py
 +    token = self.tokens[i]

@@ -90,11 +90,11 @@ def worker(what: Callable[[], Any], **options: Any) -> BaseException:
         (lambda: os._exit(3), "a data worker exited; set data.num_workers=0 to see where"),
     ],
 )
-def test_a_worker_that_ends(what: Callable[[], Any], line: str, config: Config) -> None:
+def test_hint_for_ended_worker(what: Callable[[], Any], line: str, config: Config) -> None:
     assert advise(worker(what), config) == line
 
 
-def test_a_worker_that_hangs(config: Config) -> None:
+def test_hint_for_hanging_worker(config: Config) -> None:
     ends, hangs = os.pipe()
 
     def wait() -> None:
@@ -121,7 +121,7 @@ def test_a_worker_that_hangs(config: Config) -> None:
     os.close(ends)
 
 
-def test_a_full_disk_in_a_worker(config: Config, run: Run) -> None:
+def test_hint_for_full_disk_in_worker(config: Config, run: Run) -> None:
     def full() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/cache/pack.bin")
 
@@ -149,7 +149,7 @@ def test_full_shared_memory_is_no_full_disk(message: str, config: Config) -> Non
 # Memory
 
 
-def test_a_gpu_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hint_for_gpu_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     config, error = (
         checked("digits"),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
@@ -172,7 +172,7 @@ def test_a_gpu_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_a_machine_without_memory(config: Config) -> None:
+def test_hint_for_out_of_memory(config: Config) -> None:
     line = f"the machine has no memory left; {LESS}"
     assert advise(raised(lambda: torch.empty(1 << 50)), config) == line
     assert advise(raised(lambda: np.empty(1 << 60, np.uint8)), config) == line
@@ -184,7 +184,7 @@ def test_a_machine_without_memory(config: Config) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_a_full_disk(config: Config, run: Run) -> None:
+def test_hint_for_full_disk(config: Config, run: Run) -> None:
     def save() -> None:
         with Path("/dev/full").open("wb") as file:
             torch.save({"weights": torch.zeros(100_000)}, file)
@@ -208,7 +208,7 @@ def test_a_full_disk(config: Config, run: Run) -> None:
         (errno.EACCES, "/runs/x: this user may not open or write it; ls -ld shows who may"),
     ],
 )
-def test_a_file_that_cannot_be_written(number: int, line: str, config: Config) -> None:
+def test_hint_for_unwritable_file(number: int, line: str, config: Config) -> None:
     assert advise(OSError(number, os.strerror(number), "/runs/x"), config) == line
 
 
@@ -253,7 +253,7 @@ def test_too_many_open_files(config: Config) -> None:
         ),
     ],
 )
-def test_a_lost_process(error: Exception, config: Config, run: Run) -> None:
+def test_hint_for_lost_process(error: Exception, config: Config, run: Run) -> None:
     assert advise(error, config, run) == (
         "another process ended; see its output for the cause; the last whole checkpoint is kept: python "
         "-m src.train --resume "
@@ -272,7 +272,7 @@ def test_a_lost_process(error: Exception, config: Config, run: Run) -> None:
         AssertionError(),
     ],
 )
-def test_a_bug_keeps_its_traceback(error: Exception, config: Config, run: Run) -> None:
+def test_bug_keeps_traceback(error: Exception, config: Config, run: Run) -> None:
     assert advise(error, config, run, "train") is None
 
 

@@ -113,7 +113,7 @@ def numbers(task: LightningModule) -> list[Tensor]:
         ("breast_cancer", []),
     ],
 )
-def test_it_leaves_no_trace(name: str, words: list[str]) -> None:
+def test_rehearsal_changes_nothing(name: str, words: list[str]) -> None:
     data, task = made(name, *words)
     torch.manual_seed(3), random.seed(3), np.random.seed(3)
     before = copy.deepcopy(numbers(task))
@@ -230,11 +230,11 @@ def test_folder_that_cannot_be_written(logs: Path, monkeypatch: pytest.MonkeyPat
         ),
     ],
 )
-def test_what_a_config_can_get_wrong_is_one_line(words: list[str], told: str) -> None:
+def test_rehearsal_config_mistakes(words: list[str], told: str) -> None:
     assert line(*made("digits", *words)) == told
 
 
-def test_as_many_samples_as_outputs_fit_only_by_accident() -> None:
+def test_rehearsal_batch_as_large_as_outputs() -> None:
     assert line(*made("breast_cancer", "task.loss._target_=torch.nn.MSELoss")) == (
         "task.loss: MSELoss does not accept (13, 2) float32 and (13,) int64: The size of tensor a "
         "(2) must match the size of tensor b (13) at non-singleton dimension 1; "
@@ -289,13 +289,11 @@ class Logits(NamedTuple):
         ),
     ],
 )
-def test_what_a_net_can_get_wrong_is_one_line(
-    net: nn.Module, told: str, digits: DataModule
-) -> None:
+def test_rehearsal_net_mistakes(net: nn.Module, told: str, digits: DataModule) -> None:
     assert line(digits, Classification(net, digits.spec)) == told
 
 
-def test_a_loss_for_each_sample_is_refused_in_a_dict_too(digits: DataModule) -> None:
+def test_rehearsal_unreduced_loss(digits: DataModule) -> None:
     task = Own(lambda task, batch: {"loss": loss(task, batch).repeat(2)}, digits)
     assert line(digits, task) == (
         "task: the loss is not one number; return its mean (task.loss.reduction)"
@@ -314,7 +312,7 @@ def test_where_in_a_net_of_src_nets(digits: DataModule) -> None:
     )
 
 
-def test_the_cause_is_kept(digits: DataModule) -> None:
+def test_rehearsal_keeps_cause(digits: DataModule) -> None:
     with pytest.raises(InputError) as caught:
         preflight(digits, Classification(nn.Linear(3, 10), digits.spec))
     assert isinstance(caught.value.__cause__, RuntimeError)
@@ -371,13 +369,11 @@ def loss(task: Own, batch: Any) -> Tensor:
         ),
     ],
 )
-def test_what_only_wants_a_trainer_a_gpu_or_more_samples_is_no_mistake(
-    step: Any, digits: DataModule
-) -> None:
+def test_rehearsal_false_alarms(step: Any, digits: DataModule) -> None:
     preflight(digits, Own(step, digits))
 
 
-def test_the_epoch_is_known_without_a_trainer(digits: DataModule) -> None:
+def test_epoch_without_trainer(digits: DataModule) -> None:
     class Epoch(Own):
         def training_step(self, batch: Any) -> Any:
             type(self).seen = (
@@ -392,7 +388,7 @@ def test_the_epoch_is_known_without_a_trainer(digits: DataModule) -> None:
     assert Epoch.seen == (0, 0, 0, 0)
 
 
-def test_what_a_hook_prepares_is_no_mistake(digits: DataModule) -> None:
+def test_rehearsal_runs_hooks(digits: DataModule) -> None:
     class Prepared(Own):
         def on_fit_start(self) -> None:
             self.scale = 2.0
@@ -411,7 +407,7 @@ def test_what_a_hook_prepares_is_no_mistake(digits: DataModule) -> None:
     ],
 )
 @pytest.mark.parametrize("stage", ["train", "val"])
-def test_a_bug_in_a_step_keeps_its_traceback(
+def test_bug_in_step_keeps_traceback(
     stage: str, step: Any, error: type[Exception], digits: DataModule
 ) -> None:
     task = Own(step, digits) if stage == "train" else Own(loss, digits, validation=step)
@@ -429,12 +425,12 @@ class Unlearnable(torch.autograd.Function):
         raise ValueError("planted")
 
 
-def test_a_bug_in_a_gradient_keeps_its_traceback(digits: DataModule) -> None:
+def test_bug_in_gradient_keeps_traceback(digits: DataModule) -> None:
     with pytest.raises(ValueError, match="planted"):
         preflight(digits, Classification(Net(Unlearnable.apply), digits.spec))
 
 
-def test_a_bug_in_a_net_keeps_its_traceback(digits: DataModule) -> None:
+def test_bug_in_net_keeps_traceback(digits: DataModule) -> None:
     with pytest.raises(AttributeError, match="missing"):
         preflight(digits, Classification(Net(lambda y: y.missing), digits.spec))
 
@@ -460,7 +456,7 @@ def test_other_tasks_may_want_other_outputs(digits: DataModule) -> None:
     )
 
 
-def test_what_cannot_be_copied_is_not_tried(digits: DataModule) -> None:
+def test_rehearsal_skips_uncopyable_module(digits: DataModule) -> None:
     task = Classification(Net(width=7), digits.spec)
     task.lock = threading.Lock()
     preflight(digits, task)

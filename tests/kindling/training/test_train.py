@@ -21,7 +21,7 @@ def metrics_bytes(*words: str) -> bytes:
     return (train("digits", "net.dropout=0.2", *words).run.path / "metrics.json").read_bytes()
 
 
-def test_the_same_seed_gives_the_same_bytes_whatever_the_workers() -> None:
+def test_same_seed_is_byte_identical() -> None:
     first = metrics_bytes("seed=3")
     assert metrics_bytes("seed=3", "data.num_workers=2") == first
     assert metrics_bytes("seed=4") != first
@@ -42,7 +42,7 @@ def test_tensorboard_finds_the_curves() -> None:
     assert len(list(run.path.glob("events*"))) == 1
 
 
-def test_the_final_numbers_are_those_of_the_best_checkpoint(
+def test_final_metrics_of_best_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from src.tasks.classification import Classification
@@ -101,7 +101,7 @@ def test_piped_output_is_one_line_an_epoch(capsys: pytest.CaptureFixture[str]) -
     ]
 
 
-def test_a_mistake_that_only_the_data_can_tell_leaves_no_run(logs: Path) -> None:
+def test_data_mistake_leaves_no_run(logs: Path) -> None:
     assert mistakes("train", "digits", "data.split=[0.5,0.2,0.1]") == [
         "data.split: [0.5, 0.2, 0.1]: the shares add up to 0.8, not to 1"
     ]
@@ -120,7 +120,7 @@ def test_a_mistake_that_only_the_data_can_tell_leaves_no_run(logs: Path) -> None
     assert list(logs.iterdir()) == []  # nor an empty folder for them
 
 
-def test_a_crash_keeps_its_run_and_its_reason(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_keeps_run_and_reason(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from src.tasks.classification import Classification
 
     def broken(self: Classification) -> None:
@@ -198,12 +198,12 @@ def test_any_optimizer_and_scheduler(words: list[str]) -> None:
     assert train("digits", *words).metrics["val/loss"] > 0
 
 
-def test_what_is_not_there_is_not_measured() -> None:
+def test_empty_stage_is_not_measured() -> None:
     for word in ("data.split=[0.8,0.2,0]", "trainer.limit_test_batches=0"):
         assert {name.partition("/")[0] for name in train("digits", word).metrics} == {"val"}
 
 
-def test_a_training_without_a_step_can_be_loaded() -> None:
+def test_training_without_steps_loads() -> None:
     train("digits", "trainer.max_epochs=0")
     assert load_run("latest").checkpoint_file.name == "last.ckpt"
     call("evaluate", "latest")
@@ -238,7 +238,7 @@ def test_a_training_without_a_step_can_be_loaded() -> None:
         ),
     ],
 )
-def test_what_only_a_constructor_can_tell_is_one_line(word: str, line: str, logs: Path) -> None:
+def test_constructor_error_is_one_line(word: str, line: str, logs: Path) -> None:
     assert mistakes("train", "digits", word) == [line]
     assert folders(logs) == []
 
