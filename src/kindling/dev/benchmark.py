@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -199,17 +199,19 @@ def _raw(config: Config, data: DataModule, seconds: float) -> float:
         def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
             return transform(samples.x[train[i]]), samples.y[train[i]]
 
-    kind = data.spec.target_type
-    prepare_targets: Callable[[Tensor], Tensor] = (
-        task.scale if kind == "values" else Tensor.float if kind == "labels" else lambda y: y
-    )
+    standardize = getattr(task, "scale", None)
+    as_floats = isinstance(criterion, nn.BCEWithLogitsLoss)
     loader: DataLoader[Any] = DataLoader(
         SingleSamples(), batch_size=data.batch_size, shuffle=True, num_workers=data.num_workers
     )
 
     def step(x: Tensor, y: Tensor) -> None:
+        if standardize:
+            y = standardize(y)
+        elif as_floats:
+            y = y.float()
         optimizer.zero_grad()
-        criterion(net(x), prepare_targets(y)).backward()
+        criterion(net(x), y).backward()
         optimizer.step()
 
     return _repeat_epochs(lambda: loader, step, seconds)

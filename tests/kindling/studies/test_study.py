@@ -462,7 +462,7 @@ def test_unreachable_storage_is_retried(
             "belong to --seeds (data.num_workers=2 prepares batches)",
         ),
         (("--pictures",), "--workers, ", "belong to --seeds (data.num_workers=2 prepares batches)"),
-        (("--find", "lr", "--init", "latest"), "--init: ", "leave one of them out"),
+        (("--find", "lr", "--init", "latest"), "--init: ", "remove one of them"),
     ],
 )
 def test_mistakes_are_refused_before_training(
@@ -485,7 +485,7 @@ def test_seeds_refuse_flags_of_a_single_training() -> None:
     ):
         (line,) = mistakes("train", *SEEDS, f"--{flag[0]}", *flag[1:])
         assert line.startswith(f"--{flag[0]}: ")
-        assert line.endswith("leave one of them out")
+        assert line.endswith("remove one of them")
 
 
 def test_unreachable_server_is_an_error(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,9 +193,9 @@ def test_wrong_line_of_a_space_is_refused(
         (
             "seed: [1, 2]",
             ("seed=3",),
-            [(f"seed=3: {FILE} ", "leave one of them out (command line)")],
+            [(f"seed=3: {FILE} ", "remove one of them (command line)")],
         ),
-        ("net: [cnn, mlp]", ("net.dropout=0.1",), [("net.dropout=0.1: ", "leave one of them out")]),
+        ("net: [cnn, mlp]", ("net.dropout=0.1",), [("net.dropout=0.1: ", "remove one of them")]),
         (
             "net.dropout: {low: 0, high: 1}\nseed: {low: 0, high: 9}\n"
             "data.batch_size: {low: 16, high: 64, log: true}",
