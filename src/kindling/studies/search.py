@@ -98,7 +98,7 @@ def check_space(space: Space, plan: Plan) -> list[dict[str, Any]]:
     for override in plan.overrides:
         key = override.partition("=")[0]
         if key in keys or key.partition(".")[0] in keys:
-            problem = f"{space.file} searches it; leave one of them out"
+            problem = f"{space.file} searches it; remove one of them"
             errors.append(f"{override}: {problem} ({COMMAND_LINE})")
     try:
         compose(plan.config, [f"{key}=0" for key in keys if key not in groups()])
