@@ -46,7 +46,7 @@ KINDLING_DATA = (
     "src.data.scenes.Scenes",
 )
 # A key that has another name, where its section names one of these targets. Without targets, where
-# it stands at the top of the config.
+# it is a top-level key of the config.
 KEYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "threads": ("num_threads", ()),
     "save_minutes": ("checkpoint_minutes", ()),

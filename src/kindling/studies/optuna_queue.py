@@ -171,15 +171,15 @@ class OptunaQueue(TrialQueue):
 
     def write(self, name: str, record: dict[str, Any]) -> None:
         states = self.optuna.trial.TrialState
-        told = {"finished": states.COMPLETE, "pruned": states.PRUNED}.get(record.get("state", ""))
-        if told and record["trial"] is not None:
-            value = record["value"] if told == states.COMPLETE else None
-            self.study.tell(record["trial"], value, told, skip_if_finished=True)
+        state = {"finished": states.COMPLETE, "pruned": states.PRUNED}.get(record.get("state", ""))
+        if state and record["trial"] is not None:
+            value = record["value"] if state == states.COMPLETE else None
+            self.study.tell(record["trial"], value, state, skip_if_finished=True)
         self.study.set_user_attr(name, record)
 
 
 def make_queue(plan: Plan, stopped: Callable[[], bool] = lambda: False) -> TrialQueue:
-    """Choose the queue of a study; `stopped` tells whether this process was asked to stop."""
+    """Choose the queue of a study; `stopped` returns whether this process was asked to stop."""
     # Studies of seeds and folds that an earlier version began have a study.db.
     if plan.suggest or plan.pruner or plan.storage or (plan.folder / "study.db").exists():
         return OptunaQueue(plan, stopped)
