@@ -95,7 +95,7 @@ def whole_endings() -> dict[int, dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("workers", "attempt"), longer(*((w, n) for n in range(20) for w in (0, 2)))
+    ("workers", "attempt"), longer(*((w, n) for n in range(20) for w in (0, 2)), short=0)
 )
 def test_killed_at_random_moments_ends_the_same(
     workers: int,

@@ -19,10 +19,12 @@ from src.kindling.analysis.bootstrap import bootstrap
 from src.kindling.analysis.predictions import Predictions
 from src.kindling.config.compose import ROOT
 from src.kindling.config.errors import InputError
+from src.kindling.deploy import export_files
 from src.kindling.deploy.export import export
 from src.kindling.training.evaluate import evaluate
 from src.kindling.training.trained_run import load_run
 from tests.conftest import as_own_task, call, train
+from tests.kindling.deploy.conftest import measure_here
 
 
 @pytest.fixture
@@ -39,7 +41,9 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.pictures
-def test_documented_task_example(counts: str, tmp_path: Path) -> None:
+def test_documented_task_example(
+    counts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = train("diabetes", counts, "trainer.limit_test_batches=1.0")
     run = load_run(result.run.path)
     assert type(run.task).__name__ == "Counts"
@@ -56,6 +60,7 @@ def test_documented_task_example(counts: str, tmp_path: Path) -> None:
     other = train("diabetes", "trainer.limit_test_batches=1.0")
     boards = call("compare", "--paired", str(result.run.path), str(other.run.path))
     assert boards
+    monkeypatch.setattr(export_files, "run_in_fresh_process", measure_here)
     assert export(run, "pt2")["pt2"]["difference"] <= 1e-5
     table = run.data().samples.x[:5].numpy()  # type: ignore[index]
     pd.DataFrame(table, columns=[column.name for column in run.spec.columns]).to_csv(

@@ -239,6 +239,7 @@ def test_target_outside_is_not_imported(tmp_path: Path, monkeypatch: pytest.Monk
     assert "outsider" not in sys.modules
 
 
+@pytest.mark.long  # 13 s; it depends on the versions in the lock alone
 def test_library_classes_are_allowed_by_kind() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.kindling.config.walk_libraries"],
