@@ -6,6 +6,7 @@ python -m src.benchmark [CONFIG] [key=value ...] [--against raw] [--json FILE]
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ USAGE = "[CONFIG] [key=value ...] [--against raw] [--json FILE]"
 
 
 def main(argv: list[str]) -> dict[str, Any]:
+    started = time.perf_counter()
     parser = Parser("benchmark", USAGE, "Measure how fast an experiment trains.", with_configs=True)
     parser.add_argument(
         "words", nargs="*", metavar="CONFIG, key=value", help="an experiment and values to change"
     )
     parser.add_argument("--against", choices=("raw",), help="measure the textbook loop too")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each part is measured (5)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement, about (2)")
+    parser.add_argument("--rounds", type=int, default=5, help="measure everything so often (5)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="end after so many seconds (60)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the report to this file too")
     flags = parser.read(argv)
     if flags.rounds < 1 or flags.seconds <= 0:
@@ -38,7 +42,9 @@ def main(argv: list[str]) -> dict[str, Any]:
     from src.kindling.runs.files import write
 
     instantiate.check(config)
-    report = benchmark(config, flags.rounds, flags.seconds, raw=flags.against == "raw")
+    print(f"measuring for about {flags.seconds:g} s", flush=True)
+    seconds = flags.seconds - (time.perf_counter() - started)
+    report = benchmark(config, flags.rounds, seconds, raw=flags.against == "raw")
     print_report(report)
     if flags.json:
         write(Path(flags.json), json.dumps(report, indent=2) + "\n")

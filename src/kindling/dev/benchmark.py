@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -22,7 +22,9 @@ from src.kindling.config import instantiate
 from src.kindling.config.compose import Config
 from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
-from src.kindling.dev.benchmark_report import build_report
+from src.kindling.dev.benchmark_report import Round, build_report
+from src.kindling.dev.step_profiler import StepProfiler, synchronize
+from src.kindling.nn.meter import Meter
 from src.kindling.nn.optimizers import fused
 from src.kindling.runs.run import Run
 from src.kindling.training.build import build_data, build_task
@@ -31,6 +33,9 @@ from src.kindling.training.trainer import build_trainer
 from src.kindling.training.warning_filters import quiet
 
 Batch = tuple[Tensor, Tensor]
+EPOCHS = 3  # of a measured training: one to warm up, one for the time, one for its parts
+WARM_UP = 2.0  # seconds
+T = TypeVar("T")
 BARE: dict[str, Any] = {
     "logger": False,
     "enable_checkpointing": False,
@@ -40,16 +45,17 @@ BARE: dict[str, Any] = {
 
 
 def benchmark(
-    config: Config, rounds: int = 5, seconds: float = 2.0, raw: bool = False
+    config: Config, rounds: int = 5, seconds: float = 60.0, raw: bool = False
 ) -> dict[str, Any]:
     """Measure an experiment's parts in turn, in this process, and report them.
 
     Args:
         config: a config that `src.kindling.config.instantiate.check` has accepted.
-        rounds: how often each part is measured; the report has medians, and ratios round by round.
-        seconds: of each measurement, about.
+        rounds: how often each part is measured, if the time suffices; the report has medians.
+        seconds: of all measurements together; at least, each part is measured over some steps.
         raw: whether to measure the textbook loop too.
     """
+    until = time.perf_counter() + seconds
     quiet()
     torch.set_num_threads(instantiate.values(config).num_threads or 1)
     data = build_data(config)
@@ -59,39 +65,47 @@ def benchmark(
             "subclass src.kindling.data.DataModule"
         )
     device = instantiate.build(config, "trainer", **BARE).strategy.root_device
-    first = next(iter(data.train_dataloader()))
-    batch = first[0].to(device), first[1].to(device)
+    x, y = next(iter(data.train_dataloader()))
+    batch = x.to(device), y.to(device)
 
-    def fit(seconds: float, **options: bool) -> float:
-        slowest = min(measured["step"][-1], measured["loader"][-1])
-        batches = max(seconds * slowest / data.batch_size, 5)
-        return _fit(config, data, int(min(batches, len(data.train_dataloader()))), **options)
+    def measure(seconds: float) -> Round:
+        each = seconds / (4 if raw else 3)
+        rates = {
+            "model_only": _model_only(config, data, batch, each),
+            "loader": _repeat_epochs(data.train_dataloader, None, each),
+        }
+        steps = int(each / EPOCHS * min(rates.values()) / data.batch_size)
+        batches = min(max(steps, 2), len(data.train_dataloader()))
+        rates["fit"], parts = _fit(config, data, batches)
+        if raw:
+            rates["raw"] = _raw(config, data, each)
+        return Round(rates, parts, batches)
 
-    measures: dict[str, Callable[[float], float]] = {
-        "model_only": lambda seconds: _model_only(config, data, batch, seconds),
-        "step": lambda seconds: _step(config, data, batch, seconds),
-        "loader": lambda seconds: _repeat_epochs(data.train_dataloader, None, seconds),
-    }
-    if device.type != "cpu":
-        measures["copy"] = lambda seconds: _copy(data, first, device, seconds)
-    if data.prepare.augment:  # else the step's own preprocessing is part of the step
-        measures["augmentation"] = lambda seconds: _repeat(
-            lambda: data.prepare(*batch, augment=True), len(batch[1]), seconds
-        )
-    measures["bare"] = lambda seconds: fit(seconds, callbacks=False)
-    measures["unlogged"] = lambda seconds: fit(seconds, loggers=False)
-    measures["fit"] = fit
-    if raw:
-        measures["raw"] = lambda seconds: _raw(config, data, seconds)
-    measured: dict[str, list[float]] = {name: [] for name in measures}
-    for name, measure in measures.items():  # warm up
-        measured[name].append(measure(seconds / 4))
-    for _ in range(rounds):
-        for name, measure in measures.items():
-            measured[name].append(measure(seconds))
-    return build_report(
-        config, data, {name: rates[1:] for name, rates in measured.items()}, str(device)
-    )
+    return build_report(config, data, repeat_rounds(measure, rounds, until), str(device))
+
+
+def repeat_rounds(
+    measure: Callable[[float], T],
+    rounds: int,
+    until: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[T]:
+    """Measure again and again, until `until` at the latest.
+
+    Args:
+        measure: takes its seconds, which a slow step may exceed.
+        rounds: beside the first, which warms up; it is kept if there is no time for another.
+        until: when to end, by the clock.
+    """
+    began = clock()
+    first, results = measure(min(WARM_UP, until - began)), list[T]()
+    longest = clock() - began
+    seconds = 0.8 * (until - clock()) / rounds  # starting each part takes time too
+    while len(results) < rounds and clock() + 1.2 * longest <= until:
+        began = clock()
+        results.append(measure(seconds))
+        longest = max(longest, clock() - began)
+    return results or [first]
 
 
 # Each function below returns samples per second.
@@ -119,43 +133,37 @@ def _model_only(config: Config, data: DataModule, batch: Batch, seconds: float) 
     return _repeat(step, len(batch[1]), seconds)
 
 
-def _step(config: Config, data: DataModule, batch: Batch, seconds: float) -> float:
-    task, optimizer = _build_task(config, data, batch[0].device)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        task.training_step(data.prepare(*batch), 0).backward()
-        optimizer.step()
-
-    rate = _repeat(step, len(batch[1]), seconds)
-    task.train_meter.compute()
-    return rate
-
-
-def _copy(data: DataModule, batch: Batch, device: torch.device, seconds: float) -> float:
-    pinned = batch[0].pin_memory(), batch[1].pin_memory()
-    return _repeat(lambda: data.transfer_batch_to_device(pinned, device, 0), len(batch[1]), seconds)
-
-
 class Clock(Callback):
-    """The times at which each epoch and the end of the training began."""
+    """Time the second of three epochs, and split the third into parts."""
 
-    def __init__(self) -> None:
-        self.times: list[float] = []
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.times: list[float] = []  # at which the epochs and the end of the training began
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _synchronize(pl_module.device)
+        synchronize(self.device)
         self.times.append(time.perf_counter())
+        if len(self.times) == EPOCHS:
+            self.profiler = StepProfiler(self.device)
+            for logger in trainer.loggers:
+                self.profiler.time_calls(logger, "log_metrics")
+            for meter in pl_module.modules():
+                if isinstance(meter, Meter):
+                    self.profiler.time_calls(meter, "update")
+                    self.profiler.time_calls(meter, "compute")
+            trainer.profiler = self.profiler  # type: ignore[attr-defined]
 
-    on_train_end = on_train_epoch_start
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.profiler.record()
 
 
-def _fit(
-    config: Config, data: DataModule, batches: int, callbacks: bool = True, loggers: bool = True
-) -> float:
-    """Time the second of two epochs, each of so many training batches and one of validation."""
+def _fit(config: Config, data: DataModule, batches: int) -> tuple[float, dict[str, float]]:
+    """Time a training whose epochs have so many batches, and one of validation.
+
+    Returns samples per second, and the seconds of each part of an epoch.
+    """
     changes = {
-        "trainer.max_epochs": 2,
+        "trainer.max_epochs": EPOCHS,
         "trainer.max_steps": -1,
         "trainer.limit_train_batches": batches,
         "trainer.limit_val_batches": 1,
@@ -164,15 +172,10 @@ def _fit(
     }
     short = config.replaced(changes)
     task, _ = _build_task(short, data, torch.device("cpu"))
-    clock = Clock()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        if callbacks:
-            trainer = build_trainer(short, Run(Path(folder)), task, data, Monitor("val/loss"))
-            trainer.callbacks.insert(0, clock)  # type: ignore[attr-defined]
-            trainer.loggers = trainer.loggers if loggers else []
-        else:
-            options = {**BARE, "num_sanity_val_steps": 0, "use_distributed_sampler": False}
-            trainer = instantiate.build(short, "trainer", callbacks=[clock], **options)
+        trainer = build_trainer(short, Run(Path(folder)), task, data, Monitor("val/loss"))
+        clock = Clock(trainer.strategy.root_device)
+        trainer.callbacks.insert(0, clock)  # type: ignore[attr-defined]
         gc.collect()
         gc.freeze()  # or a collection is part of what is timed
         trainer.fit(task, datamodule=data)
@@ -181,7 +184,7 @@ def _fit(
             if hasattr(logger, "close"):
                 logger.close()
     samples = min(batches * data.batch_size, len(data.indices["train"]))
-    return samples / (clock.times[2] - clock.times[1])
+    return samples / (clock.times[2] - clock.times[1]), dict(clock.profiler.seconds)
 
 
 def _raw(config: Config, data: DataModule, seconds: float) -> float:
@@ -255,8 +258,3 @@ def _repeat_epochs(
             count += len(y)
             if time.perf_counter() - started > seconds:
                 return count / (time.perf_counter() - started)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,76 +15,87 @@ from rich.table import Table
 from src.kindling.config.compose import Config
 from src.kindling.config.errors import format_count
 from src.kindling.data.data_module import DataModule
+from src.kindling.dev.step_profiler import LOOP, PARTS
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-LABELS = {  # of the parts, in the order in which they are measured
-    "model_only": "model only: net, loss and optimizer over one batch",
-    "step": "the task's training step over one batch",
+LABELS = {  # of the rates, in the order in which they are measured
+    "model_only": "the model only",
     "loader": "the data loader",
-    "copy": "the copy to the device",
-    "augmentation": "preprocessing and augmentation",
-    "bare": "Lightning's loop without callbacks and loggers",
-    "unlogged": "the fit without loggers",
     "fit": "the whole fit",
     "raw": "the textbook loop",
 }
+MODEL = ("net and loss", "backward", "optimizer")
+
+
+@dataclass(frozen=True)
+class Round:
+    """One measurement of everything."""
+
+    rates: dict[str, float]  # samples per second
+    parts: dict[str, float]  # seconds of a training by its parts
+    batches: int  # of each of its epochs
 
 
 def build_report(
-    config: Config, data: DataModule, measured: dict[str, list[float]], device: str
+    config: Config, data: DataModule, rounds: list[Round], device: str
 ) -> dict[str, Any]:
-    """Summarize the throughput that was measured in each round."""
+    """Summarize the rounds: medians, and the lowest and highest value under `range`.
+
+    The milliseconds of a batch add up to those of the median fit: its parts have the mean of their
+    shares in the rounds.
+    """
     on_gpu = device.startswith("cuda")
-    rates = {name: statistics.median(values) for name, values in measured.items()}
-    milliseconds = _split_batch_time(rates, data)
+    measured = {name: [one.rates[name] for one in rounds] for name in rounds[0].rates}
 
-    def compare(name: str, other: str) -> float:
+    def compare(name: str, other: str) -> list[float]:
         pairs = zip(measured[name], measured[other], strict=True)
-        return statistics.median(one / two for one, two in pairs)
+        return [one / two for one, two in pairs]
 
-    return {
+    ratios = [name for name in ("model_only", "raw") if name in measured]
+    groups = {
+        "rates": measured,
+        "of_model_only_throughput": {name: compare(name, "model_only") for name in measured},
+        "ratios": {f"fit / {name}": compare("fit", name) for name in ratios},
+    }
+    medians = {
+        key: {name: statistics.median(values) for name, values in group.items()}
+        for key, group in groups.items()
+    }
+    parts = split_batch(rounds, 1000 * data.batch_size / medians["rates"]["fit"])
+    groups["milliseconds"] = parts
+    report = {
         "config": config.name,
         "device": torch.cuda.get_device_name() if on_gpu else device,
         "num_threads": torch.get_num_threads(),
         "num_workers": data.num_workers,
         "batch_size": data.batch_size,
-        "unit": _unit(data),
-        "rates": rates,
-        "of_model_only_throughput": {name: compare(name, "model_only") for name in measured},
-        "ratios": {
-            f"fit / {name}": compare("fit", name)
-            for name in ("model_only", "raw")
-            if name in measured
+        "batches_per_epoch": statistics.median_low(one.batches for one in rounds),
+        "rounds": len(rounds),
+        "unit": "images/s" if data.spec.kind == "image" else "rows/s",
+        **medians,
+        "milliseconds": {name: statistics.fmean(values) for name, values in parts.items()},
+        "range": {
+            key: {name: [min(values), max(values)] for name, values in group.items()}
+            for key, group in groups.items()
         },
-        "milliseconds": milliseconds,
         "peak_memory_mib": _peak_memory(),
         "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if on_gpu else None,
-        "advice": list(advise(data, rates, milliseconds)),
     }
+    return {**report, "advice": list(advise(data, report))}
 
 
-def _split_batch_time(rates: dict[str, float], data: DataModule) -> dict[str, float]:
-    """The milliseconds of a batch, by the part of the fit that takes them."""
-    total = {name: 1000 * data.batch_size / rate for name, rate in rates.items()}
-    augmentation = total.get("augmentation", 0.0)
-    wait = max(0.0, total["loader"] - total["step"]) if data.num_workers else total["loader"]
-    metrics = total["step"] - total["model_only"] - augmentation
-    split = {"net, loss, optimizer": total["model_only"]}
-    if augmentation:
-        split |= {"preprocessing and augmentation": augmentation, "metrics": metrics}
-    else:
-        split["preprocessing and metrics"] = metrics
-    split |= {
-        "data": wait,
-        "copy to the device": total.get("copy", 0.0),
-        "logging": total["fit"] - total["unlogged"],
-        "callbacks": total["unlogged"] - total["bare"],
-    }
-    return split | {"Lightning's loop": total["fit"] - sum(split.values())}
+def split_batch(rounds: list[Round], total: float) -> dict[str, list[float]]:
+    """Split the milliseconds of a batch by the shares of each round's parts."""
+    shares = [
+        {part: total * seconds / sum(one.parts.values()) for part, seconds in one.parts.items()}
+        for one in rounds
+    ]
+    names = [name for name in (*PARTS.values(), LOOP) if any(name in one for one in shares)]
+    return {name: [one.get(name, 0.0) for one in shares] for name in names}
 
 
 def _peak_memory() -> float | None:
@@ -94,17 +106,12 @@ def _peak_memory() -> float | None:
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
 
 
-def _unit(data: DataModule) -> str:
-    return "images/s" if data.spec.kind == "image" else "rows/s"
-
-
-def advise(
-    data: DataModule, rates: dict[str, float], milliseconds: dict[str, float]
-) -> Iterator[str]:
-    if rates["loader"] < rates["step"]:
+def advise(data: DataModule, report: dict[str, Any]) -> Iterator[str]:
+    rates, times, unit = report["rates"], report["milliseconds"], report["unit"]
+    if rates["loader"] < rates["model_only"]:
         slow = (
-            f"the data loader gives {rates['loader']:,.0f} {_unit(data)}, "
-            f"the training step takes {rates['step']:,.0f}"
+            f"the data loader gives {rates['loader']:,.0f} {unit}, "
+            f"the model takes {rates['model_only']:,.0f}"
         )
         if data.transforms["train"] is not None:
             yield f"{slow}: use the batch transforms of src/kindling/data/augment.py"
@@ -112,14 +119,12 @@ def advise(
             yield f"{slow}: set data.cache=memmap"
         else:
             yield f"{slow}: set num_threads=1, which leaves cores for more workers"
-    model_only = milliseconds["net, loss, optimizer"]
-    if min(milliseconds.values()) < -0.05 * model_only:
-        yield "a part takes less than no time: the machine was busy; measure again when it is idle"
-    if (
-        sum(milliseconds[name] for name in ("Lightning's loop", "callbacks", "logging"))
-        > model_only
+    if sum(times.get(name, 0.0) for name in (LOOP, "callbacks", "logging")) > sum(
+        times[name] for name in MODEL
     ):
         yield "the loop takes longer than the net: set a larger data.batch_size, for fewer steps"
+    if report["rounds"] == 1:
+        yield "measured once, so the uncertainty is unknown: set a larger --rounds or --seconds"
 
 
 def print_report(report: dict[str, Any]) -> None:
@@ -127,21 +132,31 @@ def print_report(report: dict[str, Any]) -> None:
     workers = format_count(report["num_workers"], "worker")
     device, size = report["device"], report["batch_size"]
     print(f"{report['config']} on {device}, {threads}, {workers}, batches of {size}")
-    rates = Table("", report["unit"], "of model-only throughput", box=None, pad_edge=False)
-    for name, rate in report["rates"].items():
-        share = report["of_model_only_throughput"][name]
-        rates.add_row(LABELS[name], f"{rate:,.0f}", f"{share:.2f}")
-    parts = Table("a batch", "ms", box=None, pad_edge=False)
-    for name, value in report["milliseconds"].items():
-        parts.add_row(name, f"{value:.2f}")
+    print(f"medians of {format_count(report['rounds'], 'round')}, and their range")
+    rates = Table("", report["unit"], "", "of model only", box=None, pad_edge=False)
+    for name, share in report["of_model_only_throughput"].items():
+        rates.add_row(LABELS[name], *_format(report, "rates", name, ",.0f"), f"{share:.2f}")
+    parts = Table(
+        f"a batch (epochs of {report['batches_per_epoch']})", "ms", "", box=None, pad_edge=False
+    )
+    for name in report["milliseconds"]:
+        parts.add_row(name, *_format(report, "milliseconds", name, ".2f"))
+    parts.add_row("all parts: the whole step", f"{sum(report['milliseconds'].values()):.2f}")
     for table in (rates, parts):
         for column in table.columns[1:]:
             column.justify = "right"
         Console().print(table)
-    for name, ratio in report["ratios"].items():
-        print(f"{name:<16} {ratio:.2f}")
+    for name in report["ratios"]:
+        ratio, spread = _format(report, "ratios", name, ".2f")
+        print(f"{name:<16} {ratio} ({spread})")
     for label, key in (("peak memory", "peak_memory_mib"), ("GPU memory", "peak_gpu_memory_mib")):
         if report[key] is not None:
             print(f"{label:<16} {report[key]:,.0f} MiB")
     for line in report["advice"]:
         print(f"{'advice':<16} {line}")
+
+
+def _format(report: dict[str, Any], key: str, name: str, form: str) -> tuple[str, str]:
+    """A value, and its range over the rounds."""
+    low, high = report["range"][key][name]
+    return f"{report[key][name]:{form}}", f"{low:{form}} to {high:{form}}"

@@ -7,6 +7,7 @@ set stays unseen. A fold is an ordinary run with `data.fold=[0,5,0]`: fold, fold
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -21,6 +22,12 @@ from src.kindling.studies.study import Summary, print_summary, summarize
 
 if TYPE_CHECKING:
     from src.kindling.analysis.predictions import Predictions
+
+# Words in the names of metrics that are shares of samples, pixels or pairs, or means of such.
+SHARES = (
+    "accuracy acc f1 fbeta precision recall sensitivity specificity tpr tnr auroc auprc auc ap map "
+    "iou miou jaccard dice match"
+)
 
 
 def plan_folds(name: str, overrides: Sequence[str], flags: Any) -> Plan:
@@ -105,21 +112,47 @@ def score_predictions(predictions: Predictions) -> dict[str, float]:
     return {predictions.scored: fmean(means)}
 
 
-def confidence_interval(values: Sequence[float], ratio: float) -> tuple[float, float]:
+def confidence_interval(
+    values: Sequence[float], ratio: float, share: bool = False
+) -> tuple[float, float]:
     """95 % confidence interval of a mean over folds, corrected for overlapping training folds.
 
     The variance of the mean is (1/n + ratio) times that of the n values: the corrected resampled
-    t-test. `ratio` is the number of validation samples per training sample, 1/(folds - 1).
+    t-test. The mean of a share gets Wilson's score interval, which stays within [0, 1], at the
+    effective sample size that this variance implies: mean * (1 - mean) / variance.
+
+    Args:
+        values: of each fold.
+        ratio: number of validation samples per training sample, 1/(folds - 1).
+        share: whether the values are shares, in [0, 1].
 
     Source:
         Nadeau and Bengio, "Inference for the Generalization Error", Machine Learning 52 (2003).
+        Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22
+        (1927); effective sample size: Franco et al., "Comparative Study of Confidence Intervals for
+        Proportions in Complex Sample Surveys", JSSAM 7 (2019).
     """
     from scipy.stats import t
 
-    n = len(values)
-    error = stdev(values) * math.sqrt(1 / n + ratio)
-    low, high = t.interval(0.95, n - 1, loc=fmean(values), scale=error)
-    return float(low), float(high)
+    n, mean = len(values), fmean(values)
+    margin = float(t.ppf(0.975, n - 1)) * stdev(values) * math.sqrt(1 / n + ratio)
+    if not share or not 0 < mean < 1:
+        return mean - margin, mean + margin
+    shrinkage = margin**2 / (mean * (1 - mean))  # t² / effective sample size
+    center = (mean + shrinkage / 2) / (1 + shrinkage)
+    margin = math.sqrt(margin**2 + shrinkage**2 / 4) / (1 + shrinkage)
+    return center - margin, center + margin
+
+
+def is_share(metric: str) -> bool:
+    """Return whether a metric is within [0, 1] by its name.
+
+    torchmetrics' `plot_lower_bound` does not tell: it is 0 for Cohen's kappa, which goes to -1.
+    """
+    from src.kindling.training.monitor import LOWER_IS_BETTER
+
+    words = set(re.split(r"[^a-z0-9]+", metric.lower()))
+    return not words.isdisjoint(SHARES.split()) and words.isdisjoint(LOWER_IS_BETTER.split())
 
 
 def summarize_folds(plan: Plan, finished: Sequence[TrialResult]) -> Summary:
@@ -135,7 +168,7 @@ def summarize_folds(plan: Plan, finished: Sequence[TrialResult]) -> Summary:
         ratios.append(ratio)
     for name, row in summary.items():
         values = [result.metrics[name] for result in finished]
-        row["low"], row["high"] = confidence_interval(values, fmean(ratios))
+        row["low"], row["high"] = confidence_interval(values, fmean(ratios), is_share(name))
     return summary
 
 

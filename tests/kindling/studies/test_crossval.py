@@ -15,7 +15,7 @@ from src.kindling.analysis.predictions import Predictions
 from src.kindling.config.errors import InputError
 from src.kindling.data.samples import Samples
 from src.kindling.data.split import Indices, fold_samples, split_samples
-from src.kindling.studies.folds import confidence_interval
+from src.kindling.studies.folds import confidence_interval, is_share
 from src.kindling.training.build import build_data
 from src.kindling.training.trained_run import load_run
 from tests.conftest import LITTLE, call, checked, mistakes, train
@@ -149,6 +149,53 @@ def test_interval_is_the_corrected_resampled_t() -> None:
     )
 
 
+def test_interval_of_a_share_is_wilsons() -> None:
+    values = [0.95, 0.99, 1.0, 0.99, 0.99]
+    low, high = confidence_interval(values, 1 / 4, share=True)
+    # Wilson's ends p solve (mean - p)² = t² p (1 - p) / n, with t(0.975, 4)² = 7.708647 and the effective
+    # sample size n = 0.984 * 0.016 / (0.00038 * (1/5 + 1/4)).
+    for end in (low, high):
+        assert (0.984 - end) ** 2 == pytest.approx(7.708647 * end * (1 - end) / 92.070, rel=1e-4)
+    assert low < 0.984 < high < 1
+    assert confidence_interval(values, 1 / 4)[1] > 1
+    # About a half, it is the t-interval; without spread, a point; and a percentage is no share.
+    about_half = [0.49, 0.5, 0.51, 0.5, 0.5]
+    assert confidence_interval(about_half, 1 / 4, share=True) == pytest.approx(
+        confidence_interval(about_half, 1 / 4), abs=1e-4
+    )
+    assert confidence_interval([1.0, 1.0], 1 / 4, share=True) == (1, 1)
+    assert confidence_interval([98, 99], 1 / 4, share=True) == confidence_interval([98, 99], 1 / 4)
+
+
+@pytest.mark.parametrize(
+    ("names", "share"),
+    [
+        (
+            "val/accuracy val_acc val/average_precision val/exact_match val/iou_circle valid_f1",
+            True,
+        ),
+        (
+            "val/loss val/mae_precision val/r2 val/kappa val/mcc val/dice_loss val/mean_predictor_mae",
+            False,
+        ),
+    ],
+)
+def test_share_follows_the_metrics_name(names: str, share: bool) -> None:
+    assert {is_share(name) for name in names.split()} == {share}
+
+
+def test_interval_of_a_share_has_its_coverage() -> None:
+    # Five folds of 100 samples; the folds' shares are independent, so that the ratio is 0.
+    random, held, outside = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        shares = (random.binomial(100, 0.97, size=5) / 100).tolist()
+        low, high = confidence_interval(shares, 0, share=True)
+        held += low <= 0.97 <= high
+        outside += low < 0 or high > 1
+    assert held >= 0.93 * 400
+    assert outside == 0
+
+
 def test_corrected_interval_has_its_coverage() -> None:
     # Means of the class are estimated on folds that share a training set's noise, as models of overlapping sets do.
     random, held = np.random.default_rng(0), {"corrected": 0, "usual": 0}
@@ -219,6 +266,8 @@ def test_more_repetitions_continue_a_study(logs: Path, capsys: pytest.CaptureFix
     call("crossval", "digits", *LITTLE, "--folds", "2")
     folder = logs / "digits/crossval-2"
     summary = json.loads((folder / "study.json").read_text())["summary"]
+    accuracy = summary["val/accuracy"]  # of two folds, the t-interval is wider than [0, 1]
+    assert 0 <= accuracy["low"] < accuracy["mean"] < accuracy["high"] <= 1
     away = logs / "away"  # the run of a fold that another machine trained
     (folder / "repeat0_fold1").rename(away)
     (folder / "repeat0_fold1").mkdir()
