@@ -16,10 +16,9 @@ from src.kindling.config.compose import ROOT
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.runs import run as run_module
 from src.kindling.runs.files import display_path, read_json
-from src.kindling.runs.metric_names import canonical_name
+from src.kindling.runs.metric_names import canonical_name, mode_by_name
 from src.kindling.runs.run import find_run
 
-LOWER_IS_BETTER = ("loss", "mae", "mse", "rmse", "error")  # where no run declares a mode
 RUN_FILES = {"run.json", "meta.json", "config.yaml"}  # a run has one of them, or is empty
 LIMITS = ("trainer.limit_val_batches", "trainer.limit_test_batches")
 # Metrics of other data, or of a few batches of it, cannot be compared.
@@ -158,8 +157,8 @@ def rank(runs: Sequence[Row], sort: str | None = None) -> list[Leaderboard]:
 def _rank_group(runs: list[Row], by: str) -> Leaderboard:
     name = by.rpartition("/")[2]
     modes = {run.monitor.rpartition("/")[2]: run.facts.get("mode") for run in runs}
-    lower = name.rpartition("_")[2] in (*LOWER_IS_BETTER, *COSTS)
-    highest = modes.get(name, "min" if lower else "max") == "max"
+    mode = modes.get(name) or ("min" if name in COSTS else mode_by_name(name))
+    highest = mode != "min"
     rows = _average_repeats(runs)
     rows.sort(key=lambda row: row.numbers.get(by) or 0, reverse=highest)
     rows.sort(key=lambda row: row.numbers.get(by) is None)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from src.kindling.analysis.leaderboard import LOWER_IS_BETTER, Row
+from src.kindling.analysis.leaderboard import Row
 from src.kindling.config.errors import InputError
+from src.kindling.runs.metric_names import mode_by_name
 
 if TYPE_CHECKING:
     from src.kindling.analysis.prediction_columns import Predictions
@@ -90,7 +91,7 @@ def compare_paired(one: Row, other: Row) -> Difference:
     if not np.array_equal(a["target"], b["target"]) or a.scored != b.scored:
         raise InputError(f"{pair}: different targets for the same sample numbers: the data differ")
     gains = b["score"].astype(float) - a["score"]
-    if a.scored in LOWER_IS_BETTER:
+    if mode_by_name(a.scored) == "min":
         gains = -gains
     elif np.isin([a["score"], b["score"]], (0, 1)).all():
         gains = 100.0 * gains

@@ -53,7 +53,7 @@ def compose(name: str = "digits", words: Sequence[str] = ()) -> Config:
     config = Config(name, {})
     for origin, values in layers:
         _merge(config.values, values, origin, config.origins)
-    return _apply(config, changes, errors)
+    return _apply(config, changes, errors, [origin for origin, _ in layers])
 
 
 def change(config: Config, words: Sequence[str]) -> Config:
@@ -91,8 +91,10 @@ def first_comment(path: Path) -> str:
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
-def _apply(config: Config, changes: Mapping[str, Any], errors: list[str]) -> Config:
-    """The config with overrides, under present names.
+def _apply(
+    config: Config, changes: Mapping[str, Any], errors: list[str], files: Sequence[str] = ()
+) -> Config:
+    """The config of some files with overrides, under present names.
 
     Raises:
         InputError: for the errors, and for overrides of no section.
@@ -100,8 +102,27 @@ def _apply(config: Config, changes: Mapping[str, Any], errors: list[str]) -> Con
     errors += _unknown_sections(changes, COMMAND_LINE, config.values)
     if errors:
         raise InputError(errors)
-    config = config.replaced(changes)
-    return Config(config.name, rename_old(config.values, config.origins), config.origins)
+    renamed = Config(config.name, rename_old(config.values, config.origins), config.origins)
+    config = renamed.replaced(changes)
+    config = Config(config.name, rename_old(config.values, config.origins), config.origins)
+    _forget_older_modes(config, [*files, COMMAND_LINE])
+    return config
+
+
+def _forget_older_modes(config: Config, order: Sequence[str]) -> None:
+    """Remove a `mode` that an earlier file set for another `monitor`: it follows from the new one.
+
+    `order` lists the origins, the later ones overriding the earlier.
+    """
+    ranks = {origin: rank for rank, origin in enumerate(order)}
+    callbacks = config.values.get("callbacks")
+    sections = {f"callbacks.{name}.": part for name, part in (callbacks or {}).items()}
+    for prefix, section in {"": config.values, **sections}.items():
+        keys = (f"{prefix}monitor", f"{prefix}mode")
+        monitor, mode = (ranks.get(config.origins.get(key, ""), -1) for key in keys)
+        if isinstance(section, dict) and monitor > mode:
+            section.pop("mode", None)
+            forget(config.origins, keys[1])
 
 
 def _merge(

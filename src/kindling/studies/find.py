@@ -45,6 +45,7 @@ def find(what: str, name: str, overrides: Sequence[str]) -> float:
         raise InputError(f"{key}: {problem}; leave it out")
     config = config.replaced({"trainer.devices": 1}, origin="--find")
     instantiate.check(config)
+    instantiate.check_training(config)
     quiet()
     values = instantiate.values(config)
     torch.set_num_threads(values.num_threads or 1)

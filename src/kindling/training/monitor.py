@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import Parameter
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule
@@ -14,17 +14,11 @@ from torchmetrics import Metric
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.config.instantiate import Values
 from src.kindling.config.targets import locate, parameters
-from src.kindling.runs.metric_names import canonical_name
+from src.kindling.runs.metric_names import canonical_name, mode_by_name
 
 Mode = Literal["min", "max"]
-LOWER_IS_BETTER = (
-    "loss nll ce bce error err mae mse rmse mape smape mase msle crps perplexity ppl ece brier "
-    "wer cer fid kid lpips hausdorff fpr fnr cost"
-)
-HIGHER_IS_BETTER = (
-    "accuracy acc f1 fbeta precision recall sensitivity specificity auroc auprc auc ap map iou "
-    "miou jaccard dice r2 psnr ssim bleu rouge meteor kappa mcc matthews ndcg mrr tpr tnr reward"
-)
+# The names that validation logs, each with its torchmetrics object if that is what is logged.
+LoggedMetrics = Mapping[str, Metric | None]
 
 
 @dataclass
@@ -34,13 +28,15 @@ class Monitor:
     Attributes:
         name: the metric, as it is logged; None where nothing is monitored.
         mode: whether less or more of it is better.
+        logged: what a callback may monitor instead; None if unknown.
     """
 
     name: str | None
     mode: Mode = "min"
+    logged: LoggedMetrics | None = None
 
 
-def choose_monitor(values: Values, task: LightningModule, logged: Sequence[str] | None) -> Monitor:
+def choose_monitor(values: Values, task: LightningModule, logged: LoggedMetrics | None) -> Monitor:
     """What a training monitors; what is inferred is printed.
 
     The config's `monitor`; else the attribute `monitor` of the task; else `val/loss` or `val_loss`;
@@ -56,57 +52,76 @@ def choose_monitor(values: Values, task: LightningModule, logged: Sequence[str] 
     if name is not None and logged is not None and name not in logged:
         hint = did_you_mean(name, logged)
         raise InputError(f"monitor: '{name}' is not logged in validation{hint} (logged: {names})")
+    default = ""
     if name is None:
-        usual = ["val/loss"] if logged is None else logged
-        usual = [name for name in usual if canonical_name(name) == "val/loss"] or usual
+        usual = ["val/loss"] if logged is None else [*logged]
+        losses = [name for name in usual if canonical_name(name) == "val/loss"]
+        usual = losses[:1] or usual  # `val_loss_epoch` is the same as `val_loss`
         if len(usual) != 1:
             if logged:
                 print(f"monitor: none, so no best.ckpt; set monitor=… to one of: {names}")
-            return Monitor(None)
+            return Monitor(None, logged=logged)
         name = usual[0]
-        if name != "val/loss":
-            print(f"monitor: {name} (the default; set monitor=… to change it)")
-    return Monitor(name, mode or _require_mode(name, task, "", announce=bool(values.monitor)))
+        default = "; set monitor=… to change it"
+    return Monitor(name, _require_mode(name, mode, task, logged, default=default), logged)
 
 
 def mode_of_callback(name: str, section: dict[str, Any], monitor: Monitor, task: Any) -> Mode:
     """The mode for what a callback monitors, printed if it is inferred."""
-    own = section.get("monitor")
-    takes_mode = "mode" in parameters(locate(section["_target_"]))
-    if own in (None, monitor.name) or section.get("mode") is not None or not takes_mode:
-        return monitor.mode
-    return _require_mode(own, task, f"callbacks.{name}.")
-
-
-def _require_mode(monitor: str, task: nn.Module, section: str, announce: bool = True) -> Mode:
-    found = infer_mode(monitor, task)
-    if found is None:
+    accepted = parameters(locate(section["_target_"]))
+    watched, mode = section.get("monitor") or monitor.name, section.get("mode")
+    if watched is None and "monitor" in accepted and accepted["monitor"].default is Parameter.empty:
+        names = ", ".join(sorted(monitor.logged or ())) or "none"
         raise InputError(
-            f"{section}mode: unknown whether a higher or a lower '{monitor}' is better; "
-            f"set {section}mode=max or {section}mode=min"
+            f"callbacks.{name}.monitor: nothing is monitored; set it (logged: {names})"
         )
-    mode, source = found
-    if announce:
-        better = "higher" if mode == "max" else "lower"
-        print(f"{section}monitor: {monitor}, {better} is better ({source})")
-    return mode
+    if watched is None or "mode" not in accepted or (mode is None and watched == monitor.name):
+        return monitor.mode
+    return _require_mode(watched, mode, task, monitor.logged, f"callbacks.{name}.")
 
 
-def infer_mode(name: str, module: nn.Module) -> tuple[Mode, str] | None:
-    """Return a metric's direction and its source: the metric logged under this name, or the name.
+def _require_mode(
+    name: str,
+    mode: Mode | None,
+    task: nn.Module,
+    logged: LoggedMetrics | None,
+    section: str = "",
+    default: str = "",
+) -> Mode:
+    """Return the given mode, else the inferred one; print what the config does not say."""
+    inferred, source = infer_mode(name, task, logged)
+    chosen = mode or inferred
+    if chosen is None:
+        names = f" (logged: {', '.join(sorted(logged))})" if logged else ""
+        raise InputError(
+            f"{section}mode: unknown whether a higher or a lower '{name}' is better; "
+            f"set {section}mode=max or {section}mode=min{names}"
+        )
+    better = "higher is better" if (inferred or chosen) == "max" else "lower is better"
+    if inferred not in (None, chosen):
+        print(f"{section}mode: {chosen}, but {better} for {name} ({source}); remove mode")
+    elif (mode is None or default) and canonical_name(name) != "val/loss":
+        print(f"{section}monitor: {name}, {better} ({source if inferred else 'as set'}){default}")
+    return chosen
 
-    The torchmetrics of the module come first; then the words of the name: `val/dice_loss`.
+
+def infer_mode(
+    name: str, module: nn.Module, logged: LoggedMetrics | None = None
+) -> tuple[Mode | None, str]:
+    """Return a metric's direction, and its source: its torchmetrics class, or its name.
+
+    The object that is logged under the name comes first, then one of the module that is called so,
+    then the words of the name: `val/dice_loss`.
     """
     names = {name.rpartition("/")[2], name.replace("/", "_")}
-    for path, part in module.named_modules():
-        own = {path.rpartition(".")[2], *getattr(part, "names", ())}
-        if isinstance(part, Metric) and names & own:
+    called_so = [
+        part
+        for path, part in module.named_modules()
+        if names & {path.rpartition(".")[2], *getattr(part, "names", ())}
+    ]
+    for part in [(logged or {}).get(name), *called_so]:
+        if isinstance(part, Metric):
             higher = getattr(getattr(part, "metric", part), "higher_is_better", None)
             if higher is not None:
                 return ("max" if higher else "min"), "by its torchmetrics class"
-    for word in reversed(re.split(r"[^a-z0-9]+", name.lower())):
-        if word in LOWER_IS_BETTER.split():
-            return "min", "by its name"
-        if word in HIGHER_IS_BETTER.split():
-            return "max", "by its name"
-    return None
+    return mode_by_name(name), "by its name"

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
+from torchmetrics import Metric
 
 from src.kindling.config.compose import Config
 from src.kindling.config.errors import InputError
@@ -30,6 +31,7 @@ from src.kindling.data.data_module import DataModule
 from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run
 from src.kindling.training.misfit import explain, watch_output
+from src.kindling.training.monitor import LoggedMetrics
 from src.kindling.training.stages import has_stage
 
 COPIED = 1 << 30  # bytes of the largest task that is copied
@@ -38,19 +40,21 @@ COPIED = 1 << 30  # bytes of the largest task that is copied
 FEW = 13
 # Some nets run on a GPU only; such an error of the copy on a CPU is not one of the training.
 OF_DEVICE = re.compile(r"cuda|nvidia|triton|not implemented for", re.IGNORECASE)
+# What Lightning adds to the name of a logged metric.
+ADDED = re.compile(r"(_step|_epoch)?(/dataloader_idx_\d+)?$")
 KEPT = ("accelerator", "precision", "gradient_clip_val", "gradient_clip_algorithm")
 
 
 def rehearse(
     config: Config, data: LightningDataModule | None, task: LightningModule
-) -> tuple[str, ...] | None:
+) -> LoggedMetrics | None:
     """Run a batch of each stage through a copy of the task.
 
     No weight, buffer, gradient, metric or random generator is changed.
 
     Returns:
-        The names of the metrics that validation logs; None if the task cannot be rehearsed: it is
-        large, cannot be copied, or runs on another device only.
+        The metrics that validation logs; None if the task cannot be rehearsed: it is large, cannot
+        be copied, or runs on another device only.
 
     Raises:
         InputError: one line. An error in the code of a task or a net is raised as it is.
@@ -74,22 +78,37 @@ def rehearse(
 
 
 class _Logged(Callback):
-    """Collects the names of the metrics that a validation logs."""
+    """Collects the metrics that a validation logs: their names, and torchmetrics objects."""
 
     def __init__(self) -> None:
         self.before: set[str] = set()
-        self.names: tuple[str, ...] = ()
+        self.objects: dict[str, Metric] = {}
+        self.metrics: dict[str, Metric | None] = {}
+
+    def watch(self, task: LightningModule) -> None:
+        """Note the objects that a task logs."""
+        log = task.log
+
+        def note_and_log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+            if isinstance(value, Metric):
+                self.objects[name] = value
+            log(name, value, *args, **kwargs)
+
+        task.log = note_and_log  # type: ignore[method-assign]
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.before = {*trainer.callback_metrics}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.names = tuple(name for name in trainer.callback_metrics if name not in self.before)
+        for name in trainer.callback_metrics:
+            if name not in self.before:
+                plain = ADDED.sub("", name)
+                self.metrics[name] = self.objects.get(name, self.objects.get(plain))
 
 
 def _try(
     config: Config, data: LightningDataModule | None, task: LightningModule, count: int | None
-) -> tuple[str, ...] | None:
+) -> LoggedMetrics | None:
     try:
         twin = copy.deepcopy(task)
     except Exception:  # it holds an open file, a lock
@@ -103,6 +122,7 @@ def _try(
         parts = {"net": getattr(twin, "net", None), "task.loss": getattr(twin, "loss", None)}
         watch_output(twin)
     logged = _Logged()
+    logged.watch(twin)
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         trainer = _trainer(config, folder, logged, count)
         try:
@@ -123,7 +143,7 @@ def _try(
         finally:
             if data is not None:
                 data.trainer = None
-    return logged.names
+    return logged.metrics
 
 
 def _trainer(config: Config, folder: str, logged: _Logged, count: int | None) -> Trainer:

@@ -127,6 +127,10 @@ def test_ranking_direction(logs: Path) -> None:
         )
     assert ranking("low") == [["low/b", "low/d", "low/a", "low/c"]]
     assert ranking("high") == [["high/a", "high/d", "high/b", "high/c"]]
+    for name, error, gain in (("a", 0.5, 0.1), ("b", 0.1, 0.2)):
+        make(logs, f"other/{name}", {"test/nll": error, "test/reward": gain}, {"net.width": name})
+    assert ranking("--sort", "test/nll", "other") == [["other/b", "other/a"]]
+    assert ranking("--sort", "test/reward", "other") == [["other/b", "other/a"]]
 
 
 def test_limited_runs_are_ranked_separately(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:

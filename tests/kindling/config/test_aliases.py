@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,17 @@ def test_key_on_the_command_line() -> None:
     assert config.values["data"]["resize_mode"] == "pad"
     assert config.values["monitor"] == "val/f1"
     assert config.origin("monitor") == "command line"
+
+
+def test_command_line_overrides_old_key_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"task:\n  _target_: {TASK}\n  monitor: val/loss\n  mode: min\n"
+    (tmp_path / "old.yaml").write_text(text)
+    monkeypatch.setattr("src.kindling.config.compose.CONFIGS", tmp_path)
+    for word in ("monitor=val/f1", "task.monitor=val/f1"):
+        values = compose("old", [word]).values
+        assert values == {"task": {"_target_": TASK}, "monitor": "val/f1"}
 
 
 @pytest.mark.parametrize(

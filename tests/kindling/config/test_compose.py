@@ -202,3 +202,23 @@ def test_flatten() -> None:
         "a.c.0.d": 1,
         "e": {},
     }
+
+
+def test_mode_belongs_to_the_monitor_it_was_set_with(configs: Path) -> None:
+    stop = "callbacks:\n  stop:\n    monitor: val/loss\n    mode: min\n"
+    (configs / "b.yaml").write_text(f"defaults:\n  - a\nmonitor: val/loss\nmode: min\n{stop}")
+    (configs / "c.yaml").write_text("defaults:\n  - b\nmonitor: val/f1\n")
+    (configs / "d.yaml").write_text("defaults:\n  - b\nmode: max\n")
+
+    def modes(name: str, *words: str) -> tuple[str | None, str | None]:
+        values = compose(name, words).values
+        return values.get("mode"), values["callbacks"]["stop"].get("mode")
+
+    assert modes("b") == ("min", "min")
+    assert modes("b", "monitor=val/f1") == (None, "min")
+    assert modes("b", "monitor=val/f1", "mode=max") == ("max", "min")
+    assert modes("b", "callbacks.stop.monitor=val/f1") == ("min", None)
+    assert modes("c") == (None, "min")
+    assert modes("d") == ("max", "min")
+    run = Config("b", compose("b").values)  # a run's config has no origins
+    assert "mode" not in config_module.change(run, ["monitor=val/f1"]).values

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassHammingDistance
 
 from src.kindling.config import instantiate
 from src.kindling.config.errors import InputError
@@ -20,7 +21,8 @@ from src.kindling.nn.meter import Each
 from src.kindling.runs.run import Run
 from src.kindling.studies.plan import Plan
 from src.kindling.training.build import build_data, build_task
-from src.kindling.training.monitor import Monitor, choose_monitor, infer_mode
+from src.kindling.training.monitor import Monitor, choose_monitor, infer_mode, mode_of_callback
+from src.kindling.training.rehearsal import rehearse
 from src.kindling.training.trained_run import load_run
 from src.kindling.training.trainer import build_trainer
 from src.tasks.classification import Classification
@@ -55,11 +57,84 @@ class Measured(nn.Module):
         ("val/undirected", None),
         ("val/score", None),
         ("val/similar", None),
+        ("val_MulticlassF1Score", "max"),
+        ("val_MeanSquaredError", "min"),
+        ("val/mIoU", "max"),
+        ("val/neg_mae", None),
     ],
 )
 def test_mode_follows_from_metric_then_from_name(name: str, mode: str | None) -> None:
-    found = infer_mode(name, Measured())
-    assert (found and found[0]) == mode
+    assert infer_mode(name, Measured())[0] == mode
+
+
+class Logging(LightningModule):
+    """Logs torchmetrics objects, as Lightning's documentation says, by names that say nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+        self.good = MulticlassAccuracy(10)
+        self.bad = MetricCollection({"score": MulticlassHammingDistance(10)}, prefix="val_bad_")
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        return nn.functional.cross_entropy(self.layer(x.flatten(1)), y)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        outputs = self.layer(x.flatten(1))
+        self.good(outputs, y)
+        self.bad(outputs, y)
+        self.log("val_score", self.good, on_step=True, on_epoch=True)
+        self.log_dict(self.bad)
+        self.log("val_own", outputs.mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_mode_of_logged_torchmetrics_object(
+    parts: tuple[Any, LightningModule], capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = Logging()
+    logged = rehearse(checked("digits"), parts[0], task)
+    names = ("val_score", "val_score_epoch", "val_bad_score")
+    assert logged is not None
+    assert set(logged) == {*names, "val_own"}
+    monitors = [
+        choose_monitor(instantiate.values(checked("digits", f"monitor={name}")), task, logged)
+        for name in names
+    ]
+    assert [monitor.mode for monitor in monitors] == ["max", "max", "min"]
+    assert capsys.readouterr().out.splitlines() == [
+        "monitor: val_score, higher is better (by its torchmetrics class)",
+        "monitor: val_score_epoch, higher is better (by its torchmetrics class)",
+        "monitor: val_bad_score, lower is better (by its torchmetrics class)",
+    ]
+    values = instantiate.values(checked("digits"))
+    assert choose_monitor(values, task, {"val_loss": None, "val_loss_epoch": None}).mode == "min"
+
+
+def test_unmonitored_early_stopping_is_refused(parts: tuple[Any, LightningModule]) -> None:
+    section = {"_target_": "lightning.pytorch.callbacks.EarlyStopping"}
+    with pytest.raises(InputError) as caught:
+        mode_of_callback("stop", section, Monitor(None, logged={"a": None, "b": None}), parts[1])
+    assert caught.value.lines == [
+        "callbacks.stop.monitor: nothing is monitored; set it (logged: a, b)"
+    ]
+    section["_target_"] = "lightning.pytorch.callbacks.ModelCheckpoint"  # which needs none
+    assert mode_of_callback("stop", section, Monitor(None), parts[1]) == "min"
+
+
+def test_mode_against_the_metric_is_printed(
+    parts: tuple[Any, LightningModule], capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = instantiate.values(checked("digits", "monitor=val/accuracy", "mode=min"))
+    assert choose_monitor(values, parts[1], {"val/accuracy": None}).mode == "min"
+    assert capsys.readouterr().out == (
+        "mode: min, but higher is better for val/accuracy (by its torchmetrics class); "
+        "remove mode\n"
+    )
 
 
 def test_accuracy_without_mode_keeps_the_highest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +220,7 @@ def test_mode_of_the_class_belongs_to_its_monitor(parts: tuple[Any, LightningMod
     task = Scored(nn.Linear(64, 10), parts[0].spec)
     for words, mode in (([], "max"), (["monitor=val/own"], "max"), (["monitor=val/loss"], "min")):
         values = instantiate.values(checked("digits", *words))
-        assert choose_monitor(values, task, ("val/own", "val/loss")).mode == mode
+        assert choose_monitor(values, task, {"val/own": None, "val/loss": None}).mode == mode
 
 
 def test_callback_without_a_mode_needs_none(
@@ -169,7 +244,8 @@ def test_unknown_direction_is_asked_for_before_training(monkeypatch: pytest.Monk
     with pytest.raises(InputError) as caught:
         train("digits", own, "monitor=val/own")
     assert caught.value.lines == [
-        "mode: unknown whether a higher or a lower 'val/own' is better; set mode=max or mode=min"
+        "mode: unknown whether a higher or a lower 'val/own' is better; set mode=max or mode=min "
+        "(logged: val/accuracy, val/auroc, val/f1, val/loss, val/own, val/precision, val/recall)"
     ]
     with pytest.raises(
         InputError, match=r"^callbacks\.stop\.mode: unknown whether a higher or a lower 'val/own'"

@@ -212,6 +212,14 @@ def test_override_patience() -> None:
     assert meta(run)["epochs"] == 6  # it counts from zero
 
 
+def test_override_of_monitor_forgets_the_best_score(run: Run) -> None:
+    override("monitor=val/loss", "mode=max")
+    *_, before, after = map(float, column(run, "val/loss").values())
+    assert after < before
+    best = last(run)["callbacks"]["Checkpoint"]["best_score"]
+    assert best.item() == pytest.approx(after)
+
+
 def edit(run: Run, old: str, new: str) -> None:
     path = run.path / "config.yaml"
     text = path.read_text()

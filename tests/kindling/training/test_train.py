@@ -275,11 +275,13 @@ def test_debug_runs_a_few_batches_of_everything() -> None:
 
 def test_balanced_sampler_and_balanced_weights_are_refused_together(logs: Path) -> None:
     both = ("data.sampler=balanced", "task.class_weights=balanced")
-    assert mistakes("train", "digits", *LITTLE, *both) == [
+    line = (
         "data.sampler and task.class_weights: both are 'balanced', which corrects for rare classes "
         "twice; set only "
         "task.class_weights=balanced, or only data.sampler=balanced (command line)"
-    ]
+    )
+    assert mistakes("train", "digits", *LITTLE, *both) == [line]
+    assert mistakes("train", "digits", "--find", "lr", *both) == [line]
     assert list(logs.iterdir()) == []
     for one in both:
         train("digits", one)

@@ -75,10 +75,12 @@ class Checkpoint(lightning.Checkpoint):
         self.saving: epoch_state.Place | Literal["best"] = "between epochs"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score}
+        return {"best_score": self.best_score, "monitor": self.monitor, "mode": self.mode}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_score = state_dict["best_score"]
+        now = self.state_dict()
+        if all(state_dict.get(key, now[key]) == now[key] for key in ("monitor", "mode")):
+            self.best_score = state_dict["best_score"]
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._install_signals()
