@@ -122,6 +122,7 @@ CASES = (
         ),
     ),
     Case("own_loaders", "val_acc", "max", logged=("val_acc",), has_predict_step=True, **NO_DATA),
+    Case("random_features", "val_loss", logged=("val_loss",)),
     Case(
         "segmentation_hparams",
         "val_dice",

@@ -73,6 +73,8 @@ def predict(
     Raises:
         InputError: when a file is missing or of the wrong kind, or a table does not fit.
     """
+    from lightning.pytorch import seed_everything
+
     from src.kindling.analysis.outputs import require_outputs
     from src.kindling.analysis.predictions import require_columns
     from src.kindling.config import instantiate
@@ -87,6 +89,7 @@ def predict(
     images = spec.kind == "image"
     _check_options(outputs, images, out, gallery, batch_size, top)
     given = instantiate.values(run.config)
+    seed_everything(given.seed, verbose=False)  # some nets draw in evaluation too
     options = {"seed": given.seed, "num_threads": given.num_threads}
     data: Any = instantiate.build(run.config, "data", **options)
     size = batch_size or max(data.batch_size, 1 if images else MIN_ROWS)

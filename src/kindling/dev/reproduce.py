@@ -8,9 +8,11 @@ from typing import Any
 
 from src.kindling.analysis.plots import Plots
 from src.kindling.config import instantiate
+from src.kindling.config.compose import Config
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Stage
+from src.kindling.runs.checkpoint_file import read_checkpoint
 from src.kindling.runs.files import display_path, read_json
 from src.kindling.runs.provenance import (
     HEADING,
@@ -24,6 +26,7 @@ from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run
 from src.kindling.training.build import build_data
 from src.kindling.training.fit import Result, fit
+from src.kindling.training.resume import config_differences
 from src.kindling.training.trained_run import TrainedRun, load_run
 
 STAGES: tuple[Stage, ...] = ("val", "test")
@@ -92,6 +95,7 @@ def find_differences(run: TrainedRun, then: dict[str, Any]) -> Iterator[str]:
         sizes = [f"{len(text.splitlines())} lines of diff" for text in (old_diff, diff)]
         yield f"uncommitted changes: {sizes[0]} then, {sizes[1]} with other content now"
     yield from compare_files(then.get("files", {}), run.config.name)
+    yield from _edited_values(run)
     data = build_data(run.config)
     own = data if isinstance(data, DataModule) else None
     if own and then.get("split_hash") != own.split_hash():
@@ -101,6 +105,15 @@ def find_differences(run: TrainedRun, then: dict[str, Any]) -> Iterator[str]:
         yield f"data: {hashes}; samples or targets changed"
     if any("--override" in part.get("command", "") for part in then.get("resumed", [])):
         yield "resumed: with --override; the last config is now used from the start"
+
+
+def _edited_values(run: TrainedRun) -> Iterator[str]:
+    """The values of the run's config.yaml that differ from those in its checkpoint."""
+    last = run.checkpoints / "last.ckpt"
+    if last.exists():
+        trained = Config(run.config.name, read_checkpoint(last)["kindling"]["config"])
+        for key, (before, now) in config_differences(trained, run.config).items():
+            yield f"{key}: {before} then, {now} in config.yaml now"
 
 
 def find_unrecorded_files(then: dict[str, Any]) -> str | None:

@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -33,6 +34,7 @@ HEADING = "# Untracked files\n"  # in diff.patch; `git apply` ignores such lines
 LARGEST, MOST = 1 << 20, 100  # bytes of a file in the patch, and the number of files
 # Whatever git's settings: a diff as `git apply` reads it.
 DIFF = "diff --no-ext-diff --no-textconv --binary --no-color --src-prefix=a/ --dst-prefix=b/"
+STDLIB = sysconfig.get_path("stdlib")  # inside the repository, if a conda environment is
 FAILED = (OSError, subprocess.CalledProcessError)  # without git, without a repository or a commit
 
 
@@ -65,8 +67,8 @@ def git(*arguments: str, check: bool = True) -> str:
 def git_state() -> tuple[str | None, bool | None, str]:
     """Return the commit, whether files differ from it, and the diff.
 
-    Untracked files of src/ and configs/ count as different. Without a commit, the tree is dirty;
-    without a repository, this is unknown: None.
+    Untracked files of src/ and configs/, and imported ones anywhere, count as different. Without a
+    commit, the tree is dirty; without a repository, this is unknown: None.
     """
     dirty = None
     try:
@@ -107,15 +109,23 @@ def compare_files(then: Mapping[str, str], config: str) -> Iterator[str]:
 
 
 def _untracked() -> list[str]:
-    listed = git("ls-files", "-z", "--others", "--exclude-standard", "--", "src", "configs")
+    """The untracked files of src/ and configs/, and the imported ones of other folders."""
+    return _list_untracked("src", "configs", *_imported_paths())
+
+
+def _list_untracked(*arguments: str) -> list[str]:
+    listed = git("ls-files", "-z", "--others", "--exclude-standard", *arguments)
     # The name of another repository ends with a slash.
     return [name for name in listed.split("\0") if name and not name.endswith("/")]
 
 
 def _untracked_patch() -> str:
-    """The untracked files as additions; a large file, and files beyond a number, are only named."""
-    names = _untracked()
-    patch = HEADING if names else ""
+    """The untracked files as additions.
+
+    A large file, an imported one that git ignores, and files beyond a number are only named.
+    """
+    names, imported = _untracked(), _imported_paths()
+    patch = ""
     for name in names[:MOST]:
         size = (ROOT / name).lstat().st_size
         if size > LARGEST:
@@ -124,7 +134,13 @@ def _untracked_patch() -> str:
             patch += git(*DIFF.split(), "--no-index", "--", "/dev/null", name, check=False)
     if len(names) > MOST:
         patch += f"# {len(names) - MOST:,} more untracked files left out\n"
-    return patch
+    for name in _list_untracked("--ignored", *imported) if imported else ():
+        patch += f"# {name}: left out, ignored by git\n"
+    return HEADING + patch if patch else ""
+
+
+def _imported_paths() -> list[str]:
+    return [name for name in _imported() if name.endswith(".py")]
 
 
 def _imported() -> Iterator[str]:
@@ -133,7 +149,8 @@ def _imported() -> Iterator[str]:
     for name, module in list(sys.modules.items()):
         file = Path(getattr(module, "__file__", None) or "")
         # An installed package has a version.
-        if file.suffix == ".py" and "site-packages" not in file.parts:
+        installed = "site-packages" in file.parts or file.is_relative_to(STDLIB)
+        if file.suffix == ".py" and not installed:
             if file.is_relative_to(ROOT):
                 yield file.relative_to(ROOT).as_posix()
             elif name.partition(".")[0] in own:

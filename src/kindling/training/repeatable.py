@@ -56,6 +56,10 @@ class Seeding(Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
+    # Called before the module's own setup: what that draws is then the same in src.evaluate.
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self._seed(module, -5, trainer.global_rank)
+
     def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, number: int) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, DataModule) and data.prepare.augment:

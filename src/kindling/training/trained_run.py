@@ -23,7 +23,7 @@ from src.kindling.data.spec import Spec
 from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run, find_run
 from src.kindling.training.build import build_data, build_task
-from src.kindling.training.repeatable import seed_hooks
+from src.kindling.training.repeatable import seed_hooks, seeded
 
 
 class TrainedRun(Run):
@@ -74,9 +74,11 @@ class TrainedRun(Run):
         """The task without its weights; with `data`, pretrained nets prepare its inputs."""
         instantiate.check(self.config, sections=("net", "task"), trained=True)
         attributes = self.checkpoint["kindling"].get("attributes") or {}
-        task = build_task(self.config, data, self.spec, attributes, load_weights=False)
+        seed = instantiate.values(self.config).seed
+        with seeded(seed):  # as in training: for what a constructor draws and a checkpoint lacks
+            task = build_task(self.config, data, self.spec, attributes, load_weights=False)
         if not self.config.values.get("data"):
-            seed_hooks(task, instantiate.values(self.config).seed)
+            seed_hooks(task, seed)
         return task
 
     @cached_property

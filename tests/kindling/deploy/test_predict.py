@@ -25,6 +25,7 @@ from src.kindling.data.tables.encode import encode_frame
 from src.kindling.deploy.predict import Predicted, predict
 from src.kindling.runs.run import Run
 from src.kindling.training.trained_run import load_run
+from src.nets.mlp import MLP
 from tests.conftest import call, mistakes, train
 from tests.kindling.deploy.conftest import write_rows
 
@@ -354,6 +355,21 @@ def test_rows_match_the_task(
     )
     predicted(tmp_path / "houses.csv")  # with its target and a column that the training left out
     assert "note " not in capsys.readouterr().out
+
+
+def test_predict_repeats_random_net(
+    houses: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = MLP.forward
+
+    def drawn(self: MLP, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.dropout(forward(self, x), 0.5)
+
+    monkeypatch.setattr(MLP, "forward", drawn)
+    torch.manual_seed(1)
+    first = frame_of(predicted(tmp_path / "houses.csv"))
+    torch.manual_seed(2)
+    pd.testing.assert_frame_equal(frame_of(predicted(tmp_path / "houses.csv")), first)
 
 
 def test_table_inputs(houses: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

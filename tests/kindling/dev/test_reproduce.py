@@ -154,17 +154,21 @@ def test_old_run_without_untracked_files(run: Run, capsys: pytest.CaptureFixture
     ]
 
 
-def test_difference_without_known_reason(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_edited_config_is_reported(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     config = run.path / "config.yaml"
     config.write_text(config.read_text().replace("seed: 3", "seed: 4"))
     assert again()[0] == 1
-    assert (
-        capsys.readouterr()
-        .out.splitlines()[-1]
-        .startswith(
-            "- no known reason; a GPU adds in another order each time (set trainer.deterministic=true), and "
-        )
-    )
+    line = "seed: 3 then, 4 in config.yaml now"
+    lines = capsys.readouterr().out.splitlines()
+    assert f"differs    {line}" in lines
+    assert lines[-1] == f"- {line}"
+
+
+def test_difference_without_known_reason(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(run.path / "metrics.json", **{"val/loss": run.metrics["val/loss"] + 1e-9})
+    assert again()[0] == 1
+    reason = "- no known reason; a GPU adds in another order each time (set trainer.deterministic="
+    assert capsys.readouterr().out.splitlines()[-1].startswith(reason)
 
 
 def test_reproduce_measures_the_same_stages() -> None:

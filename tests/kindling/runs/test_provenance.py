@@ -181,12 +181,43 @@ def test_worktree_and_submodule(
     git(root, "worktree", "remove", "--force", str(tree))
 
 
-def test_imported_files_that_git_ignores_are_hashed(
+def test_imported_files_outside_src_are_in_the_patch(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "extra").mkdir()
+    (root / "extra" / "wide.py").write_text(NET)
+    (root / "extra" / "unused.py").write_text(NET)
+    run_import(monkeypatch, root / "extra", "wide")
+    _, dirty, diff = provenance.git_state()
+    assert dirty
+    assert [line for line in diff.splitlines() if line.startswith("+++")] == ["+++ b/extra/wide.py"]
+    assert set(provenance.source_files("digits")) == {"extra/wide.py", "configs/digits.yaml"}
+
+
+def test_files_that_git_ignores_are_hashed_and_named(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (root / "private_net.py").write_text(NET)
+    (root / "private_unused.py").write_text(NET)
     run_import(monkeypatch, root, "private_net")
+    _, dirty, diff = provenance.git_state()
+    assert dirty
+    assert diff.splitlines() == [
+        "# Untracked files",
+        "# private_net.py: left out, ignored by git",
+    ]
     assert set(provenance.source_files("digits")) == {"private_net.py", "configs/digits.yaml"}
+
+
+def test_standard_library_inside_the_repository_is_left_out(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "env").mkdir()
+    (root / "env" / "library.py").write_text(NET)
+    run_import(monkeypatch, root / "env", "library")
+    monkeypatch.setattr(provenance, "STDLIB", str(root / "env"))
+    assert provenance.git_state()[1:] == (False, "")
+    assert set(provenance.source_files("digits")) == {"configs/digits.yaml"}
 
 
 def test_files_of_an_allowed_package_are_hashed(

@@ -43,10 +43,13 @@ def test_evaluate_repeats_metrics(run: Run, capsys: pytest.CaptureFixture[str]) 
 
 
 class Drawing(Classification):
-    """Draws in each evaluation step, as a Bayesian net does."""
+    """Draws in `setup`, and in each evaluation step as a Bayesian net does."""
+
+    def setup(self, stage: str) -> None:
+        self.bias = torch.rand(10)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = super().forward(x)
+        logits = super().forward(x) + self.bias
         return logits + torch.randn_like(logits) * (1 + np.random.rand() + random.random())
 
 
