@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from src.kindling.runs.metric_names import canonical_name
+from src.kindling.runs.metric_names import canonical_name, parse_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,9 +44,9 @@ def plot_curves(path: Path, monitor: str, mode: Literal["min", "max"]) -> Figure
     table, monitor = read_metrics(path), canonical_name(monitor)
     logged = [name for name in table if name not in ("epoch", "step", "at")]
     names = {
-        name.removeprefix("train/").removeprefix("val/").removeprefix("batch_")
-        for name in logged
-        if not name.startswith("test/")
+        metric.removeprefix("batch_")
+        for stage, metric in map(parse_name, logged)
+        if stage != "test"
     }
     order = sorted(names, key=lambda name: (name != "loss", name.startswith("lr"), name))
     if not order or not len(table):

@@ -22,7 +22,7 @@ from src.kindling.analysis.significance import bootstrap_mean
 from src.kindling.config.compose import Config, compose, flatten
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.runs.files import display_path, read_json, write
-from src.kindling.runs.metric_names import canonical_name
+from src.kindling.runs.metric_names import canonical_name, parse_name
 
 if TYPE_CHECKING:
     from src.kindling.analysis.predictions import Predictions
@@ -85,8 +85,8 @@ def _results(
     run: TrainedRun, metrics: dict[str, Any], predictions: Predictions | None
 ) -> list[dict[str, Any]]:
     """A row for each metric: validation, test with its interval, and the baseline."""
-    splits = [name.partition("/") for name in metrics]
-    names = dict.fromkeys(name for split, _, name in splits if split in ("val", "test"))
+    splits = [parse_name(name) for name in metrics]
+    names = dict.fromkeys(name for split, name in splits if split in ("val", "test"))
     test = {name: metrics.get(f"test/{name}") for name in names if name[:9] != "mean_pred"}
     intervals, baseline = bootstrap(run, predictions) if predictions else ({}, {})
     if predictions and not intervals and "score" in predictions.columns:

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.config.instantiate import Values
 from src.kindling.config.targets import locate, parameters
-from src.kindling.runs.metric_names import canonical_name
+from src.kindling.runs.metric_names import canonical_name, parse_name
 
 Mode = Literal["min", "max"]
 LOWER_IS_BETTER = (
@@ -97,7 +97,7 @@ def infer_mode(name: str, module: nn.Module) -> tuple[Mode, str] | None:
 
     The torchmetrics of the module come first; then the words of the name: `val/dice_loss`.
     """
-    names = {name.rpartition("/")[2], name.replace("/", "_")}
+    names = {parse_name(name)[1].rpartition("/")[2], name.replace("/", "_")}
     for path, part in module.named_modules():
         own = {path.rpartition(".")[2], *getattr(part, "names", ())}
         if isinstance(part, Metric) and names & own:

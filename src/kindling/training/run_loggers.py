@@ -18,6 +18,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from src.kindling.config.compose import Config, flatten
 from src.kindling.runs.files import write
+from src.kindling.runs.metric_names import parse_name
 from src.kindling.runs.redact import redacted
 
 GUARDED = ("log_metrics", "log_hyperparams", "log_result", "save", "finalize", "close")
@@ -124,10 +125,13 @@ class TensorBoard(TensorBoardLogger):
         values = {key: v for key, v in flat if v not in (None, [], {}) and key not in KEPT}
         values = {k: v if isinstance(v, int | float | str) else str(v) for k, v in values.items()}
         # The curves of val/ end with the last epoch; these numbers are the best checkpoint's.
-        final = {name.replace("val/", "val_best/"): value for name, value in metrics.items()}
-        for name, value in final.items():
-            if name.startswith("val_best/"):
+        final = {}
+        for name, value in metrics.items():
+            stage, metric = parse_name(name)
+            if stage == "val":
+                name = f"val_best/{metric}"
                 self.experiment.add_scalar(name, value, step)
+            final[name] = value
         for summary in hparams(values, final):  # type: ignore[no-untyped-call]
             self.experiment._get_file_writer().add_summary(summary)
 
