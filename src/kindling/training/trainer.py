@@ -13,7 +13,6 @@ from unittest.mock import patch
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.loggers.logger import DummyLogger
 
 from src.kindling.config import instantiate
 from src.kindling.config.compose import Config
@@ -74,10 +73,10 @@ def build_trainer(
     return _trainer(config, data, callbacks, loggers, on_terminal, default_root_dir=run.path)
 
 
-def build_evaluator(config: Config, data: LightningDataModule | None) -> Trainer:
-    """Return the config's Trainer for measuring, without loggers and checkpoints; seeded."""
+def build_evaluator(config: Config, data: LightningDataModule | None, logger: Logger) -> Trainer:
+    """Return the config's Trainer for measuring, without checkpoints; seeded."""
     seed = instantiate.values(config).seed
-    trainer = _trainer(config, data, [Seeding(seed)], DummyLogger(), enable_checkpointing=False)
+    trainer = _trainer(config, data, [Seeding(seed)], logger, enable_checkpointing=False)
     make_repeatable(trainer, seed)
     return trainer
 

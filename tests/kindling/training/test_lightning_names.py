@@ -27,6 +27,7 @@ class Tutorial(LightningModule):
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         loss = self._loss(batch)
+        self.logger.experiment.add_scalar("mine", loss, self.global_step)  # type: ignore[union-attr]
         self.log("train_loss", loss, on_step=True, on_epoch=True)
         return loss
 
@@ -38,6 +39,9 @@ class Tutorial(LightningModule):
     def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
         self.test_acc(self.net(batch[0]), batch[1])
         self.log("test_acc", self.test_acc)
+        board = self.logger.experiment  # type: ignore[union-attr]
+        board.add_image("first", batch[0][0], self.global_step)
+        board.add_histogram("inputs", batch[0], self.global_step)
 
     def _loss(self, batch: list[Tensor]) -> Tensor:
         return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
@@ -90,3 +94,17 @@ def test_hparams_row_has_best_of_lightning_names(trained: Run) -> None:
         assert best.value == pytest.approx(trained.metrics[f"val_{metric}"])
     (tested,) = events.Scalars("test_acc")
     assert tested.value == pytest.approx(trained.metrics["test_acc"])
+
+
+def test_experiment_is_tensorboards_writer_while_testing(trained: Run) -> None:
+    run = copied(trained)
+    call("evaluate", str(run.path))
+    for folder in (run.path, run.path / "evaluation"):
+        tags = EventAccumulator(str(folder)).Reload().Tags()
+        assert "first" in tags["images"]
+        assert "inputs" in tags["histograms"]
+    assert tags["scalars"] == []  # evaluation.json has the numbers
+
+
+def test_range_test_of_task_that_writes_to_experiment(word: str) -> None:
+    call("train", "digits", word, "net=mlp", "--find", "lr")

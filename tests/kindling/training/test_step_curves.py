@@ -6,6 +6,7 @@ import csv
 from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from src.kindling.training.callbacks import progress
 from tests.conftest import train
@@ -48,5 +49,5 @@ def test_profiler_of_the_config() -> None:
     from src.kindling.training.trainer import build_evaluator
     from tests.conftest import checked
 
-    trainer = build_evaluator(checked("digits", "trainer.profiler=simple"), None)
+    trainer = build_evaluator(checked("digits", "trainer.profiler=simple"), None, DummyLogger())
     assert type(trainer.profiler).__name__ == "SimpleProfiler"
