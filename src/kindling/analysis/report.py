@@ -56,7 +56,7 @@ def report(run: TrainedRun) -> Path:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = format_number
     path, meta = run.path / "report.html", read_optional(run, "meta.json")
-    curves = read_metrics(run.path / "metrics.csv")
+    curves = read_metrics(run.path)
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         name=f"{path.parent.parent.name}/{path.parent.name}",
         meta=meta,

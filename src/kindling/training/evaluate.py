@@ -11,7 +11,7 @@ from src.kindling.config import instantiate
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Stage
 from src.kindling.runs.files import read_json, write_json
-from src.kindling.training.run_loggers import TensorBoard
+from src.kindling.training.run_loggers import EvaluationBoard
 from src.kindling.training.trained_run import TrainedRun
 from src.kindling.training.trainer import build_evaluator, measure
 from src.kindling.training.warning_filters import quiet
@@ -49,8 +49,7 @@ def evaluate(run: TrainedRun, stages: tuple[Stage, ...] = ("val", "test")) -> di
         net.compile()  # as in training, or the last digits differ
     resolved = replace(run.config, values=instantiate.resolve(run.config, run.spec))
     resolved = resolved.replaced(ONE_DEVICE, origin="src.evaluate")
-    # Its file is made once the task writes to `self.logger.experiment`.
-    board = TensorBoard(run.path / "evaluation", name="", version="")
+    board = EvaluationBoard(run.path)
     trainer = build_evaluator(resolved, data, board)
     metrics: dict[str, float] = {}
     for stage in stages:

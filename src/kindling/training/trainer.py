@@ -30,7 +30,7 @@ from src.kindling.training.checkpoint_io import AtomicIO
 from src.kindling.training.monitor import Monitor, mode_of_callback
 from src.kindling.training.repeatable import Seeding, make_repeatable
 from src.kindling.training.resume import ResumeState
-from src.kindling.training.run_loggers import Curves, MetricsFile, TensorBoard, guarded
+from src.kindling.training.run_loggers import Curves, MetricsFiles, TensorBoard, guarded
 from src.kindling.training.stages import has_stage
 
 MUTED = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize")
@@ -115,7 +115,7 @@ def _build_loggers(config: Config, run: Run, step: int) -> list[Logger]:
     TensorBoard is the first: it is `self.logger` of the task, for its `experiment`.
     """
     board = TensorBoard(run.path, name="", version="", default_hp_metric=False, purge_step=step)
-    loggers: list[Logger] = [board, MetricsFile(run.path / "metrics.csv", step)]
+    loggers: list[Logger] = [board, MetricsFiles(run.path, step)]
     given = {"save_dir": run.path, "name": config.name}
     given |= {"version": run.logger_id, "run_name": run.logger_id}
     for name, part in (config.values.get("logger") or {}).items():

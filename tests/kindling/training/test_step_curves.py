@@ -20,7 +20,7 @@ def test_loss_and_lr_every_n_steps() -> None:
         "trainer.max_epochs=2",
         "task.scheduler={_target_: torch.optim.lr_scheduler.StepLR, step_size: 1, gamma: 0.1}",
     ).run
-    with (run.path / "metrics.csv").open() as file:
+    with (run.path / "steps.csv").open() as file:
         rows = list(csv.DictReader(file))
     within = [row for row in rows if row["train/batch_loss"]]
     assert [row["step"] for row in within] == ["1", "3", "5"]
