@@ -50,7 +50,7 @@ def test_old_run_resumes_exactly(old: Run) -> None:
     found = json.loads((old.path / "metrics.json").read_text())
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-3)
     rows = read_csv(old.path / "uninterrupted.csv")
-    resumed = read_csv(old.path / "metrics.csv")
+    resumed = read_csv(old.path / "steps.csv")
     assert [row["step"] for row in resumed] == [row["step"] for row in rows]
     for name in rows[0]:
         values = [float(row[name]) for row in rows if row[name]]

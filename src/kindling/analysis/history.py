@@ -1,4 +1,4 @@
-"""Training curves: a run's metrics.csv as a table, its plots, and a test for overfitting."""
+"""Training curves: a run's logged values as a table, its plots, and a test for overfitting."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from src.kindling.runs.metric_names import canonical_name
+from src.kindling.runs.metric_names import canonical_name, parse_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def read_metrics(path: Path) -> pd.DataFrame:
-    """Read a metrics.csv under canonical names; the column `at` is a row's position in epochs.
+def read_metrics(run: Path) -> pd.DataFrame:
+    """Read a run's steps.csv under canonical names; the column `at` is a row's position in epochs.
 
     Damaged lines are skipped, and infinite values are NaN; a missing file gives an empty table.
     """
+    path = run / "steps.csv"
+    if not path.exists():  # an earlier version wrote all steps to metrics.csv
+        path = run / "metrics.csv"
     try:
         table = pd.read_csv(path, on_bad_lines="skip", encoding_errors="replace")
     except (FileNotFoundError, pd.errors.EmptyDataError, pd.errors.ParserError):
@@ -37,16 +40,16 @@ def read_metrics(path: Path) -> pd.DataFrame:
     return table
 
 
-def plot_curves(path: Path, monitor: str, mode: Literal["min", "max"]) -> Figure:
-    """Plot losses, metrics and learning rates of a metrics.csv, with the best `monitor` marked."""
+def plot_curves(run: Path, monitor: str, mode: Literal["min", "max"]) -> Figure:
+    """Plot a run's losses, metrics and learning rates, with the best `monitor` marked."""
     from src.kindling.analysis import drawing
 
-    table, monitor = read_metrics(path), canonical_name(monitor)
+    table, monitor = read_metrics(run), canonical_name(monitor)
     logged = [name for name in table if name not in ("epoch", "step", "at")]
     names = {
-        name.removeprefix("train/").removeprefix("val/").removeprefix("batch_")
-        for name in logged
-        if not name.startswith("test/")
+        metric.removeprefix("batch_")
+        for stage, metric in map(parse_name, logged)
+        if stage != "test"
     }
     order = sorted(names, key=lambda name: (name != "loss", name.startswith("lr"), name))
     if not order or not len(table):
@@ -84,7 +87,7 @@ def compare_curves(runs: Mapping[str, Sequence[Path]], metrics: Iterable[str]) -
     from src.kindling.analysis import drawing
 
     tables = {
-        name: [read_metrics(path / "metrics.csv").dropna(axis=1, how="all") for path in paths]
+        name: [read_metrics(path).dropna(axis=1, how="all") for path in paths]
         for name, paths in runs.items()
     }
     known = {name for parts in tables.values() for table in parts for name in table}

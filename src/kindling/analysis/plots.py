@@ -125,9 +125,8 @@ class Plots:
     ) -> Iterator[tuple[str, Figure]]:
         from src.kindling.analysis import drawing, history, layers
 
-        path = self.run.path / "metrics.csv"
-        if path.exists() and monitor.name:
-            yield "curves", history.plot_curves(path, monitor.name, monitor.mode)
+        if monitor.name:
+            yield "curves", history.plot_curves(self.run.path, monitor.name, monitor.mode)
         yield from self._plot_predictions(task, data, stage)
         yield "weights", layers.plot_weights(sample_weights(task), self.weights)
         if self.histograms.norms:

@@ -22,7 +22,7 @@ from src.kindling.analysis.significance import bootstrap_mean
 from src.kindling.config.compose import Config, compose, flatten
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.runs.files import display_path, read_json, write
-from src.kindling.runs.metric_names import canonical_name
+from src.kindling.runs.metric_names import canonical_name, parse_name
 
 if TYPE_CHECKING:
     from src.kindling.analysis.predictions import Predictions
@@ -56,7 +56,7 @@ def report(run: TrainedRun) -> Path:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = format_number
     path, meta = run.path / "report.html", read_optional(run, "meta.json")
-    curves = read_metrics(run.path / "metrics.csv")
+    curves = read_metrics(run.path)
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         name=f"{path.parent.parent.name}/{path.parent.name}",
         meta=meta,
@@ -85,8 +85,8 @@ def _results(
     run: TrainedRun, metrics: dict[str, Any], predictions: Predictions | None
 ) -> list[dict[str, Any]]:
     """A row for each metric: validation, test with its interval, and the baseline."""
-    splits = [name.partition("/") for name in metrics]
-    names = dict.fromkeys(name for split, _, name in splits if split in ("val", "test"))
+    splits = [parse_name(name) for name in metrics]
+    names = dict.fromkeys(name for split, name in splits if split in ("val", "test"))
     test = {name: metrics.get(f"test/{name}") for name in names if name[:9] != "mean_pred"}
     intervals, baseline = bootstrap(run, predictions) if predictions else ({}, {})
     if predictions and not intervals and "score" in predictions.columns:

@@ -61,7 +61,7 @@ REFUSED = {
     r"lightning.pytorch.demos": "downloads its data",
     r"lightning.pytorch.serve.servable_module_validator": "starts a server",
     r"lightning.pytorch.strategies.deepspeed": "reads a file",
-    r"src.kindling.training.run_loggers.MetricsFile": "writes a file",
+    r"src.kindling.training.run_loggers.MetricsFiles": "writes a file",
     r"torchmetrics.functional": "its nets load weights from files and servers",
     r"torchmetrics.(audio.(dnsmos|nisqa)|multimodal.(clip_iqa|clip_score))": "downloads a model",
     r"torchmetrics.image.(arniqa|dists|fid|inception|kid|lpip|mifid)": "downloads a model",

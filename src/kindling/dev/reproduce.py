@@ -14,6 +14,7 @@ from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Stage
 from src.kindling.runs.checkpoint_file import read_checkpoint
 from src.kindling.runs.files import display_path, read_json
+from src.kindling.runs.metric_names import parse_name
 from src.kindling.runs.provenance import (
     HEADING,
     compare_files,
@@ -28,8 +29,6 @@ from src.kindling.training.build import build_data
 from src.kindling.training.fit import Result, fit
 from src.kindling.training.resume import config_differences
 from src.kindling.training.trained_run import TrainedRun, load_run
-
-STAGES: tuple[Stage, ...] = ("val", "test")
 
 
 def reproduce(run: TrainedRun) -> tuple[Result, list[str]]:
@@ -65,9 +64,8 @@ def reproduce(run: TrainedRun) -> tuple[Result, list[str]]:
     if unknown:
         print(f"unknown    {unknown}")
         differing.append(unknown)
-    stages = [
-        stage for stage in STAGES if any(name.startswith(f"{stage}/") for name in run.metrics)
-    ]
+    measured = {parse_name(name)[0] for name in run.metrics}
+    stages: tuple[Stage, ...] = ("val",) if measured == {"val"} else ("val", "test")
     new = Run.claim(run.config.name)
     try:
         return fit(run.config, new, stages, init, plots=Plots(new)), differing

@@ -32,6 +32,7 @@ def find(what: str, name: str, overrides: Sequence[str]) -> float:
     """
     import torch
     from lightning.pytorch import seed_everything
+    from lightning.pytorch.loggers.logger import DummyLogger
     from lightning.pytorch.tuner.tuning import Tuner
 
     from src.kindling.config import instantiate
@@ -59,7 +60,7 @@ def find(what: str, name: str, overrides: Sequence[str]) -> float:
         trainer = instantiate.build(
             config,
             "trainer",
-            logger=False,
+            logger=DummyLogger(),
             default_root_dir=scratch,
             enable_checkpointing=False,
             enable_progress_bar=False,

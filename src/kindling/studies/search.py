@@ -14,6 +14,7 @@ import yaml
 from src.kindling.config.compose import COMMAND_LINE, compose, get, groups
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path, write
+from src.kindling.runs.metric_names import parse_name
 from src.kindling.runs.redact import redacted
 from src.kindling.studies.optuna_queue import OptunaQueue, load_optuna
 from src.kindling.studies.plan import Plan, TrialResult, member_overrides
@@ -85,7 +86,7 @@ def plan_search(flags: Any) -> Plan:
     samples = check_space(space, plan)
     plan = plan.with_monitor(samples[0])
     keys = [p.key for p in space.parameters if f"{p.key}.".startswith(OF_LOSS)]
-    if plan.monitor.endswith("/loss") and keys:
+    if parse_name(plan.monitor)[1] == "loss" and keys:
         problem = f"changes {plan.monitor}, by which trials are compared"
         remedy = f"monitor another metric, such as monitor=val/accuracy ({space.file})"
         raise InputError([f"{key}: {problem}; {remedy}" for key in keys])

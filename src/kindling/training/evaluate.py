@@ -11,6 +11,7 @@ from src.kindling.config import instantiate
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Stage
 from src.kindling.runs.files import read_json, write_json
+from src.kindling.training.run_loggers import EvaluationBoard
 from src.kindling.training.trained_run import TrainedRun
 from src.kindling.training.trainer import build_evaluator, measure
 from src.kindling.training.warning_filters import quiet
@@ -47,7 +48,9 @@ def evaluate(run: TrainedRun, stages: tuple[Stage, ...] = ("val", "test")) -> di
         net: Any = getattr(task, "net", task)
         net.compile()  # as in training, or the last digits differ
     resolved = replace(run.config, values=instantiate.resolve(run.config, run.spec))
-    trainer = build_evaluator(resolved.replaced(ONE_DEVICE, origin="src.evaluate"), data)
+    resolved = resolved.replaced(ONE_DEVICE, origin="src.evaluate")
+    board = EvaluationBoard(run.path)
+    trainer = build_evaluator(resolved, data, board)
     metrics: dict[str, float] = {}
     for stage in stages:
         try:
@@ -56,6 +59,7 @@ def evaluate(run: TrainedRun, stages: tuple[Stage, ...] = ("val", "test")) -> di
             if "Error(s) in loading state_dict" in str(error):
                 raise run.misfit(error) from None
             raise
+    board.close()
     path = run.path / "evaluation.json"
     saved = read_json(path) if path.exists() else {}
     write_json(path, saved | metrics)

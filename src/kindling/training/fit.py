@@ -30,7 +30,7 @@ from src.kindling.training.rehearsal import check_disk, rehearse
 from src.kindling.training.repeatable import make_repeatable, seed_hooks
 from src.kindling.training.resume import ResumeState
 from src.kindling.training.run_lock import lock_run
-from src.kindling.training.run_loggers import MetricsFile, TensorBoard
+from src.kindling.training.run_loggers import MetricsFiles, TensorBoard
 from src.kindling.training.trained_run import TrainedRun
 from src.kindling.training.trainer import build_trainer, finish_wandb, measure
 from src.kindling.training.transfer import take_weights
@@ -220,12 +220,12 @@ class Training:
         elif trainer.global_step and checkpoint.monitor:
             reason = f"{checkpoint.monitor} was never a finite number"
             print(f"no best checkpoint: {reason}; the metrics are of the last weights")
-        for stage in stages:
-            self.metrics |= measure(trainer, task, self.data, stage)
-        test = {name: value for name, value in self.metrics.items() if name.startswith("test")}
+        by_stage = {stage: measure(trainer, task, self.data, stage) for stage in stages}
+        for metrics in by_stage.values():
+            self.metrics |= metrics
         for logger in trainer.loggers:
-            if not isinstance(logger, MetricsFile):  # it holds epochs; metrics.json holds these
-                logger.log_metrics(test, step=trainer.global_step)
+            if not isinstance(logger, MetricsFiles):  # it holds epochs; metrics.json holds these
+                logger.log_metrics(by_stage.get("test", {}), step=trainer.global_step)
         self.interrupts.watched = False  # from here on a signal ends the process at once
         if self.interrupts.received is not None:
             self.interrupts.stop()

@@ -122,15 +122,14 @@ def print_metrics(metrics: dict[str, float]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from src.kindling.runs.metric_names import canonical_name
+    from src.kindling.runs.metric_names import parse_name
 
     rows: dict[str, dict[str, str]] = {}
     for name, value in metrics.items():
-        stage, _, metric = canonical_name(name).partition("/")
-        rows.setdefault(metric or stage, {})[stage] = f"{value:.4f}"
-    stages = [
-        stage for stage in ("train", "val", "test") if any(stage in row for row in rows.values())
-    ]
+        stage, metric = parse_name(name)
+        rows.setdefault(metric, {})[stage or "value"] = f"{value:.4f}"
+    columns = ("train", "val", "test", "value")
+    stages = [stage for stage in columns if any(stage in row for row in rows.values())]
     table = Table("metric", *stages, box=None, pad_edge=False, header_style="bold")
     for column in table.columns[1:]:
         column.justify = "right"

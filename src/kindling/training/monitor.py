@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.config.instantiate import Values
 from src.kindling.config.targets import locate, parameters
-from src.kindling.runs.metric_names import canonical_name, mode_by_name
+from src.kindling.runs.metric_names import canonical_name, mode_by_name, parse_name
 
 Mode = Literal["min", "max"]
 # The names that validation logs, each with its torchmetrics object if that is what is logged.
@@ -113,7 +113,7 @@ def infer_mode(
     The object that is logged under the name comes first, then one of the module that is called so,
     then the words of the name: `val/dice_loss`.
     """
-    names = {name.rpartition("/")[2], name.replace("/", "_")}
+    names = {parse_name(name)[1].rpartition("/")[2], name.replace("/", "_")}
     called_so = [
         part
         for path, part in module.named_modules()

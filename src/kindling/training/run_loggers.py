@@ -1,11 +1,11 @@
-"""The loggers of every run, TensorBoard and metrics.csv, and what is logged within an epoch."""
+"""The loggers of every run, TensorBoard and CSV files, and what is logged within an epoch."""
 
 from __future__ import annotations
 
 import csv
 import functools
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.optim import Optimizer
+from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from src.kindling.config.compose import Config, flatten
 from src.kindling.runs.files import write
+from src.kindling.runs.metric_names import parse_name
 from src.kindling.runs.redact import redacted
 
 GUARDED = ("log_metrics", "log_hyperparams", "log_result", "save", "finalize", "close")
+BATCH_LOSS = "train/batch_loss"
 # Values of a config that are no hyperparameters.
 KEPT = ("num_threads", "compile", "channels_last", "checkpoint_minutes", "max_nonfinite_steps")
 
@@ -45,42 +48,30 @@ def guarded(logger: Logger) -> Logger:
     return logger
 
 
-class MetricsFile(DummyLogger):
-    """Writes metrics.csv: one row for each logged step, training and validation side by side.
-
-    Lightning's CSVLogger deletes the file when a run is resumed, and writes validation and
-    training to separate rows.
+class GrowingCSV:
+    """A CSV file whose last row grows, or is followed by another one; the file has it at once.
 
     Args:
-        path: the CSV file; one that exists is continued.
-        step: where the training starts or resumes; later rows are dropped, and written again.
+        path: the file.
+        key: `epoch` or `step`; there is one row for each of its values.
+        rows: what the file begins with.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
-        super().__init__()
-        self.path, self.columns = path, ["epoch", "step"]
+    def __init__(self, path: Path, key: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        self.path, self.key, self.columns = path, key, ["epoch", "step"]
         self.rows: list[dict[str, Any]] = []
         self.last = 0  # where the last row begins in the file, in bytes
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                rows = [row for row in reader if (row["step"] or "").isdigit()]
-            self.columns = list(reader.fieldnames or self.columns)
-            self.rows = [row for row in rows if int(row["step"]) < step]
+        for row in rows:
+            self._merge(row)
+        if self.rows or path.exists():
             self._rewrite()
 
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add values to the row of a step, or begin its row; the file has them at once."""
-        row = {**metrics, "epoch": int(metrics.get("epoch", 0)), "step": str(step)}
-        if self.rows and self.rows[-1]["step"] == row["step"]:
-            self.rows[-1].update(row)
-        else:
-            self.rows.append(row)
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add values to the last row, or begin another one."""
+        known = len(self.columns)
+        if self._merge(row):
             self.last = self.path.stat().st_size if self.path.exists() else 0
-        new = [name for name in row if name not in self.columns]
-        self.columns += new
-        if new or not self.path.exists():
+        if len(self.columns) > known or not self.path.exists():
             self._rewrite()
             return
         # The last row only grows: a process killed here leaves the old row, or more of it.
@@ -88,6 +79,15 @@ class MetricsFile(DummyLogger):
             file.seek(self.last)
             csv.DictWriter(file, self.columns).writerow(self.rows[-1])
             file.truncate()
+
+    def _merge(self, row: Mapping[str, Any]) -> bool:
+        """Return whether the row is another one."""
+        self.columns += [name for name in row if name not in self.columns]
+        if self.rows and self.rows[-1][self.key] == row[self.key]:
+            self.rows[-1].update(row)
+            return False
+        self.rows.append({**row})
+        return True
 
     def _rewrite(self) -> None:
         text = io.StringIO(newline="")
@@ -97,6 +97,53 @@ class MetricsFile(DummyLogger):
         self.last = len(text.getvalue().encode())
         writer.writerows(self.rows[-1:])
         write(self.path, text.getvalue())
+
+
+class MetricsFiles(DummyLogger):
+    """Writes steps.csv, a row for each logged step, and metrics.csv, each epoch's last values.
+
+    Training and validation are side by side. Lightning's CSVLogger deletes its file when a run is
+    resumed, and writes them to separate rows.
+
+    Args:
+        folder: of the run; files in it are continued.
+        step: where the training starts or resumes; later rows are dropped, and written again.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        super().__init__()
+        self.trainer: Trainer | None = None  # set when a training begins
+        steps, epochs = folder / "steps.csv", folder / "metrics.csv"
+        # An earlier version wrote all steps to metrics.csv.
+        rows = [
+            row for row in _read(steps if steps.exists() else epochs) if int(row["step"]) < step
+        ]
+        self.steps = GrowingCSV(steps, "step", rows)
+        self.epochs = GrowingCSV(epochs, "epoch", map(_without_step_values, rows))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add values to the row of a step and to that of its epoch."""
+        # Lightning leaves out the epoch of what a validation logs in each step.
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        row = {**metrics, "epoch": str(int(metrics.get("epoch", epoch))), "step": str(step)}
+        self.steps.add(row)
+        of_epoch = _without_step_values(row)
+        if len(of_epoch) > len(("epoch", "step")):
+            self.epochs.add(of_epoch)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    """The whole rows of a file, without empty fields; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [{k: text for k, text in row.items() if k and text} for row in csv.DictReader(file)]
+    return [row for row in rows if row.get("step", "").isdigit()]
+
+
+def _without_step_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if k != BATCH_LOSS and not k.endswith("_step")}
 
 
 class TensorBoard(TensorBoardLogger):
@@ -124,10 +171,13 @@ class TensorBoard(TensorBoardLogger):
         values = {key: v for key, v in flat if v not in (None, [], {}) and key not in KEPT}
         values = {k: v if isinstance(v, int | float | str) else str(v) for k, v in values.items()}
         # The curves of val/ end with the last epoch; these numbers are the best checkpoint's.
-        final = {name.replace("val/", "val_best/"): value for name, value in metrics.items()}
-        for name, value in final.items():
-            if name.startswith("val_best/"):
+        final = {}
+        for name, value in metrics.items():
+            stage, metric = parse_name(name)
+            if stage == "val":
+                name = f"val_best/{metric}"
                 self.experiment.add_scalar(name, value, step)
+            final[name] = value
         for summary in hparams(values, final):  # type: ignore[no-untyped-call]
             self.experiment._get_file_writer().add_summary(summary)
 
@@ -135,6 +185,27 @@ class TensorBoard(TensorBoardLogger):
         """End the event file."""
         if self._experiment is not None:
             self.experiment.close()
+
+
+class EvaluationBoard(TensorBoard):
+    """What a task writes while it is evaluated, in the folder `evaluation` of a run."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(run, name="", version="evaluation")
+        self._experiment = _LazyWriter(self.log_dir)
+
+
+class _LazyWriter(SummaryWriter):
+    """Makes its file with the first value: most tasks write none, and Lightning makes a writer."""
+
+    ready = False
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)  # type: ignore[no-untyped-call]
+        self.ready = True
+
+    def _get_file_writer(self) -> Any:
+        return super()._get_file_writer() if self.ready else None
 
 
 class Curves(Callback):
@@ -146,6 +217,11 @@ class Curves(Callback):
 
     def __init__(self) -> None:
         self.logged, self.lr = 0, 0.0
+
+    def setup(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFiles):
+                logger.trainer = trainer
 
     # The rate of the step itself: by a batch's end, its schedule may have moved on.
     def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
@@ -159,6 +235,6 @@ class Curves(Callback):
         self.logged = step
         values = {"lr": self.lr, "epoch": trainer.current_epoch}
         if isinstance(outputs, dict) and "loss" in outputs:
-            values = {"train/batch_loss": float(outputs["loss"]), **values}
+            values = {BATCH_LOSS: float(outputs["loss"]), **values}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=step - 1)  # as Lightning counts the current step

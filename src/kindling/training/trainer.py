@@ -13,7 +13,6 @@ from unittest.mock import patch
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.loggers.logger import DummyLogger
 
 from src.kindling.config import instantiate
 from src.kindling.config.compose import Config
@@ -31,7 +30,7 @@ from src.kindling.training.checkpoint_io import AtomicIO
 from src.kindling.training.monitor import Monitor, mode_of_callback
 from src.kindling.training.repeatable import Seeding, make_repeatable
 from src.kindling.training.resume import ResumeState
-from src.kindling.training.run_loggers import Curves, MetricsFile, TensorBoard, guarded
+from src.kindling.training.run_loggers import Curves, MetricsFiles, TensorBoard, guarded
 from src.kindling.training.stages import has_stage
 
 MUTED = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize")
@@ -74,10 +73,10 @@ def build_trainer(
     return _trainer(config, data, callbacks, loggers, on_terminal, default_root_dir=run.path)
 
 
-def build_evaluator(config: Config, data: LightningDataModule | None) -> Trainer:
-    """Return the config's Trainer for measuring, without loggers and checkpoints; seeded."""
+def build_evaluator(config: Config, data: LightningDataModule | None, logger: Logger) -> Trainer:
+    """Return the config's Trainer for measuring, without checkpoints; seeded."""
     seed = instantiate.values(config).seed
-    trainer = _trainer(config, data, [Seeding(seed)], DummyLogger(), enable_checkpointing=False)
+    trainer = _trainer(config, data, [Seeding(seed)], logger, enable_checkpointing=False)
     make_repeatable(trainer, seed)
     return trainer
 
@@ -116,7 +115,7 @@ def _build_loggers(config: Config, run: Run, step: int) -> list[Logger]:
     TensorBoard is the first: it is `self.logger` of the task, for its `experiment`.
     """
     board = TensorBoard(run.path, name="", version="", default_hp_metric=False, purge_step=step)
-    loggers: list[Logger] = [board, MetricsFile(run.path / "metrics.csv", step)]
+    loggers: list[Logger] = [board, MetricsFiles(run.path, step)]
     given = {"save_dir": run.path, "name": config.name}
     given |= {"version": run.logger_id, "run_name": run.logger_id}
     for name, part in (config.values.get("logger") or {}).items():

@@ -1,4 +1,4 @@
-"""Curves show the values of metrics.csv, and overfitting is reported only where it occurs."""
+"""Curves show the values of steps.csv, and overfitting is reported only where it occurs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from src.kindling.analysis.history import describe_overfitting, plot_curves, rea
 from tests.kindling.analysis.test_figures import changed, render, texts
 
 
-def metrics_file(path: Path, train: list[float], val: list[float], steps: int = 10) -> Path:
-    """A metrics.csv as a run writes it, with the batch's loss in the middle of each epoch."""
-    with path.open("w", newline="") as file:
+def metrics_file(run: Path, train: list[float], val: list[float], steps: int = 10) -> Path:
+    """A steps.csv as a run writes it, with the batch's loss in the middle of each epoch."""
+    with (run / "steps.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(
             ["epoch", "step", "train/batch_loss", "lr", "val/loss", "val/accuracy", "train/loss"]
@@ -22,12 +22,12 @@ def metrics_file(path: Path, train: list[float], val: list[float], steps: int = 
         for epoch, (one, other) in enumerate(zip(train, val, strict=True)):
             rows.writerow([epoch, epoch * steps + steps // 2 - 1, one, 0.1, "", "", ""])
             rows.writerow([epoch, (epoch + 1) * steps - 1, "", "", other, 1 - other / 10, one])
-    return path
+    return run
 
 
 def test_curves_are_drawn_over_epochs_and_the_best_is_marked(tmp_path: Path) -> None:
-    path = metrics_file(tmp_path / "metrics.csv", [3, 2, 1, 0.5], [3, 1, 2, 2.5])
-    figure = plot_curves(path, "val/loss", "min")
+    metrics_file(tmp_path, [3, 2, 1, 0.5], [3, 1, 2, 2.5])
+    figure = plot_curves(tmp_path, "val/loss", "min")
     assert [axis.get_title() for axis in figure.axes] == ["loss", "accuracy", "lr"]
     lines = {str(line.get_label()): line for line in figure.axes[0].lines}
     assert list(lines) == ["batch", "training", "validation", "best: epoch 2"]
@@ -35,9 +35,9 @@ def test_curves_are_drawn_over_epochs_and_the_best_is_marked(tmp_path: Path) -> 
     assert np.asarray(lines["validation"].get_xdata()).tolist() == [1, 2, 3, 4]
     assert np.asarray(lines["validation"].get_ydata()).tolist() == [3, 1, 2, 2.5]
     assert np.asarray(lines["best: epoch 2"].get_xdata()).tolist() == [2, 2]
-    of_most = plot_curves(path, "val/accuracy", "max").axes[1].lines[-1]
+    of_most = plot_curves(tmp_path, "val/accuracy", "max").axes[1].lines[-1]
     assert of_most.get_label() == "best: epoch 2"
-    worse = metrics_file(tmp_path / "other.csv", [3, 2, 1, 0.5], [1, 2, 3, 4])
+    worse = metrics_file(tmp_path, [3, 2, 1, 0.5], [1, 2, 3, 4])
     assert changed(figure, plot_curves(worse, "val/loss", "min"))
 
 
@@ -45,32 +45,31 @@ def test_curves_are_drawn_over_epochs_and_the_best_is_marked(tmp_path: Path) -> 
     "content", ["epoch,step\n", "", "epoch,step,lr\n0,4,0.1\n", "epoch,step,val/loss\n0,4,nan\n"]
 )
 def test_curves_of_little_are_drawn(content: str, tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
+    path = tmp_path / "steps.csv"
     path.write_text(content)
-    assert render(plot_curves(path, "val/loss", "min")).std() > 0
-    assert describe_overfitting(read_metrics(path)) is None
+    assert render(plot_curves(tmp_path, "val/loss", "min")).std() > 0
+    assert describe_overfitting(read_metrics(tmp_path)) is None
     path.unlink()
-    assert texts(plot_curves(path, "val/loss", "min")) == ["Curves: nothing was logged"]
+    assert texts(plot_curves(tmp_path, "val/loss", "min")) == ["Curves: nothing was logged"]
 
 
 def test_overfitting_is_put_in_words(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
     train = [2 / (epoch + 1) for epoch in range(16)]
     val = [2 / (epoch + 1) + 0.1 * max(0, epoch - 5) for epoch in range(16)]
     said = "validation loss rose from epoch 7 on, while training loss fell"
-    assert describe_overfitting(read_metrics(metrics_file(path, train, val))) == said
-    assert said in texts(plot_curves(path, "val/loss", "min"))
-    assert describe_overfitting(read_metrics(metrics_file(path, train, train))) is None
+    assert describe_overfitting(read_metrics(metrics_file(tmp_path, train, val))) == said
+    assert said in texts(plot_curves(tmp_path, "val/loss", "min"))
+    assert describe_overfitting(read_metrics(metrics_file(tmp_path, train, train))) is None
     assert (
-        describe_overfitting(read_metrics(metrics_file(path, val, val))) is None
+        describe_overfitting(read_metrics(metrics_file(tmp_path, val, val))) is None
     )  # training rose too
     assert (
-        describe_overfitting(read_metrics(metrics_file(path, train[:8], val[:8]))) is None
+        describe_overfitting(read_metrics(metrics_file(tmp_path, train[:8], val[:8]))) is None
     )  # too early to say
 
 
 def test_noise_is_not_taken_for_overfitting(tmp_path: Path) -> None:
-    path, epochs = tmp_path / "metrics.csv", np.arange(40)
+    epochs = np.arange(40)
     said = {"flat": 0, "wandering": 0, "rising": 0}
     for seed in range(60):
         random = np.random.default_rng(seed)
@@ -82,32 +81,32 @@ def test_noise_is_not_taken_for_overfitting(tmp_path: Path) -> None:
         noisy = flat + random.normal(size=40) * 0.05
         rising = noisy + 0.02 * np.maximum(0, epochs - 12)
         for name, val in (("flat", noisy), ("wandering", flat + drift), ("rising", rising)):
-            path = metrics_file(path, train.tolist(), val.tolist())
-            said[name] += describe_overfitting(read_metrics(path)) is not None
+            metrics_file(tmp_path, train.tolist(), val.tolist())
+            said[name] += describe_overfitting(read_metrics(tmp_path)) is not None
     assert said["flat"] == 0
     assert said["wandering"] <= 2
     assert said["rising"] >= 58
 
 
 def test_metrics_of_any_style_and_damaged_lines_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
+    path = tmp_path / "steps.csv"
     path.write_text(
         "epoch,step,val_loss,train_loss_epoch,train_loss_step\n"
         "0,4,2.0,,3\nx,8,1,,\n1,9,1.5,2,\n1,8," + 40 * "3,"
     )
-    table = read_metrics(path)
+    table = read_metrics(tmp_path)
     assert list(table) == ["epoch", "step", "val/loss", "train/loss", "train/batch_loss", "at"]
     assert table["val/loss"].tolist() == [2.0, 1.5]
     assert table["at"].tolist() == [1, 2]
-    labels = [line.get_label() for line in plot_curves(path, "val_loss", "min").axes[0].lines]
+    labels = [line.get_label() for line in plot_curves(tmp_path, "val_loss", "min").axes[0].lines]
     assert labels == ["batch", "training", "validation", "best: epoch 2"]
     for damage in ("step,val/loss\n4,2.0\n", "", "a"):
         path.write_text(damage)
-        assert len(read_metrics(path)) == 0
+        assert len(read_metrics(tmp_path)) == 0
 
 
 def test_own_metrics_are_drawn(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
+    path = tmp_path / "metrics.csv"  # of an earlier version
     path.write_text("epoch,step,perplexity,lr-Adam\n0,4,2.0,0.1\n1,9,1.5,0.1\n")
-    titles = [axis.get_title() for axis in plot_curves(path, "val/loss", "min").axes]
+    titles = [axis.get_title() for axis in plot_curves(tmp_path, "val/loss", "min").axes]
     assert titles == ["perplexity", "lr-Adam"]

@@ -484,7 +484,7 @@ def test_comparison_page(logs: Path, tmp_path: Path) -> None:
     for title in ("val/accuracy", "val/loss", "train/loss", board.rows[0].name):
         assert f"{title}</text>" in page
     assert count_lines(page) == 3 * 2 + 1  # three metrics, two seeds, the legend
-    (first.path / "metrics.csv").write_bytes(b"\xff\xfe")
+    (first.path / "steps.csv").write_bytes(b"\xff\xfe")
     compared("--html", str(tmp_path / "runs.html"))
     assert count_lines((tmp_path / "runs.html").read_text()) == 3 + 1
     compared("digits/cut", "--html", str(tmp_path / "runs.html"))

@@ -18,7 +18,7 @@ from src.kindling.runs.files import write
 from src.kindling.runs.run import Run
 from src.kindling.training.build import build_data, build_task
 from src.kindling.training.monitor import Monitor
-from src.kindling.training.run_loggers import MetricsFile, TensorBoard
+from src.kindling.training.run_loggers import MetricsFiles, TensorBoard
 from src.kindling.training.warning_filters import quiet
 from tests.conftest import checked
 
@@ -53,7 +53,7 @@ def trained(
     write(run.path / "config.yaml", "net: ü\n")
     pictures = Plots(run)
     pictures.draw_before(task, data)
-    loggers = [MetricsFile(run.path / "metrics.csv", 0), TensorBoard(run.path, name="", version="")]
+    loggers = [MetricsFiles(run.path, 0), TensorBoard(run.path, name="", version="")]
     Trainer(
         max_epochs=2,
         limit_train_batches=4,
@@ -155,7 +155,7 @@ def test_plots_do_not_change_training() -> None:
     assert all(
         torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items()
     )
-    assert loggers[0].path.read_text() == without[0].path.read_text()
+    assert loggers[0].steps.path.read_text() == without[0].steps.path.read_text()
 
 
 def test_failing_plot_is_printed_and_does_not_end_training(

@@ -16,6 +16,8 @@ from src.kindling.runs.metric_names import canonical_name
         ("validation/loss", "val/loss"),
         ("val_loss_epoch", "val/loss"),
         ("val/loss_epoch", "val/loss"),
+        ("val_loss_epoch/dataloader_idx_0", "val/loss/dataloader_idx_0"),
+        ("val_loss/dataloader_idx_1", "val/loss/dataloader_idx_1"),
         ("training_top_5", "train/top_5"),
         ("train_loss_step", "train/batch_loss"),
         ("train/batch_loss", "train/batch_loss"),

@@ -57,6 +57,7 @@ def test_files_of_a_run(kept: tuple[Run, Run]) -> None:
         "run.json",
         "meta.json",
         "metrics.csv",
+        "steps.csv",
         "metrics.json",
         "split.csv",
         "checkpoints",

@@ -37,6 +37,7 @@ def test_evaluate_repeats_metrics(run: Run, capsys: pytest.CaptureFixture[str]) 
     assert call("evaluate", "latest") == run.metrics
     assert "identical  to the last digit" in capsys.readouterr().out
     assert json.loads((run.path / "evaluation.json").read_text()) == run.metrics
+    assert not (run.path / "evaluation").exists()  # the task writes nothing to TensorBoard
     (run.path / "evaluation.json").unlink()
     only = call("evaluate", "digits/latest", "--split", "test")
     assert only == {name: value for name, value in run.metrics.items() if name.startswith("test/")}

@@ -1,4 +1,4 @@
-"""Other loggers stand beside TensorBoard and metrics.csv, and receive the same numbers."""
+"""Other loggers stand beside TensorBoard and the CSV files, and receive the same numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import read_json, write_json
 from src.kindling.runs.run import Run
-from src.kindling.training.run_loggers import MetricsFile, guarded
+from src.kindling.training.run_loggers import MetricsFiles, guarded
 from src.kindling.training.trainer import muted
 from src.tasks.classification import Classification
 from tests.conftest import LITTLE, call, train
@@ -38,7 +38,7 @@ def numbers(path: Path, column: str) -> list[float]:
 def logged(run: Run) -> dict[str, list[float]]:
     """What every logger should receive: the metrics of each epoch, and those of the test."""
     names = ("train/loss", "val/loss", "val/accuracy", "lr")
-    found = {name: numbers(run.path / "metrics.csv", name) for name in names}
+    found = {name: numbers(run.path / "steps.csv", name) for name in names}
     assert [len(found[name]) for name in names] == [2, 2, 2, 3]
     assert list(run.path.glob("events*"))
     return {**found, "test/accuracy": [run.metrics["test/accuracy"]]}
@@ -206,7 +206,7 @@ def test_task_writes_images_in_every_stage(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_muted_loggers(tmp_path: Path) -> None:
-    file = guarded(MetricsFile(tmp_path / "metrics.csv", 0))
+    file = guarded(MetricsFiles(tmp_path, 0))
     with suppress(RuntimeError), muted([file]):
         file.log_metrics({"a": 1.0}, step=0)
         raise RuntimeError

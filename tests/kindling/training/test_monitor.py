@@ -52,6 +52,7 @@ class Measured(nn.Module):
         ("val/R2", "max"),
         ("val/dice_loss", "min"),
         ("val/quality", "max"),
+        ("val_hits", "max"),
         ("val/hits", "max"),
         ("val/hits_loss", "max"),
         ("val/undirected", None),

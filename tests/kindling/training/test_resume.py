@@ -65,8 +65,8 @@ def meta(run: Run) -> dict[str, Any]:
 
 
 def column(run: Run, name: str) -> dict[str, str]:
-    """The values of a column of metrics.csv by step."""
-    with (run.path / "metrics.csv").open() as file:
+    """The values of a column of steps.csv by step."""
+    with (run.path / "steps.csv").open() as file:
         return {row["step"]: row[name] for row in csv.DictReader(file) if row[name]}
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from src.kindling.training.trainer import build_evaluator
 from tests.conftest import checked
@@ -17,7 +18,7 @@ def test_optimizer_step_without_gpu_does_not_look_for_one(monkeypatch: pytest.Mo
     optimizer = torch.optim.AdamW([weight], fused=True)
     optimizer.step()
     assert looked  # what is spared
-    build_evaluator(checked("digits"), None)
+    build_evaluator(checked("digits"), None, DummyLogger())
     looked.clear()
     optimizer.step()
     assert not looked

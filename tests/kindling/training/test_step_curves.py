@@ -6,6 +6,7 @@ import csv
 from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from src.kindling.training.callbacks import progress
 from tests.conftest import train
@@ -19,7 +20,7 @@ def test_loss_and_lr_every_n_steps() -> None:
         "trainer.max_epochs=2",
         "task.scheduler={_target_: torch.optim.lr_scheduler.StepLR, step_size: 1, gamma: 0.1}",
     ).run
-    with (run.path / "metrics.csv").open() as file:
+    with (run.path / "steps.csv").open() as file:
         rows = list(csv.DictReader(file))
     within = [row for row in rows if row["train/batch_loss"]]
     assert [row["step"] for row in within] == ["1", "3", "5"]
@@ -48,5 +49,5 @@ def test_profiler_of_the_config() -> None:
     from src.kindling.training.trainer import build_evaluator
     from tests.conftest import checked
 
-    trainer = build_evaluator(checked("digits", "trainer.profiler=simple"), None)
+    trainer = build_evaluator(checked("digits", "trainer.profiler=simple"), None, DummyLogger())
     assert type(trainer.profiler).__name__ == "SimpleProfiler"

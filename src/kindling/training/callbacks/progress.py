@@ -15,7 +15,7 @@ from torch import Tensor
 
 from src.kindling.data.preprocess import net_shape
 from src.kindling.data.spec import Spec
-from src.kindling.runs.metric_names import canonical_name
+from src.kindling.runs.metric_names import parse_name
 
 # The metrics of an epoch's line.
 PRINTED = ("loss", "accuracy", "acc", "mae")
@@ -107,7 +107,8 @@ class EpochLines(Callback):
         if self.epoch is None or not trainer.is_global_zero:
             return
         metrics = trainer.callback_metrics
-        names = [name for name in metrics if canonical_name(name).partition("/")[2] in PRINTED]
+        names = {name for name in metrics if parse_name(name)[1] in PRINTED}
+        names -= {f"{name}_epoch" for name in names}  # Lightning's second name of the same value
         values = "  ".join(f"{name} {metrics[name].item():.4f}" for name in sorted(names))
         epoch = f"epoch {self.epoch + 1}/{trainer.max_epochs}"
         print(f"{epoch}  {values}  ({time.perf_counter() - self.started:.1f} s)", flush=True)
