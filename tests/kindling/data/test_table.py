@@ -509,7 +509,7 @@ def test_read_memory(folder: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------
 # What is refused
 
-ADVICE = "(a relative path starts at the repository: "
+ADVICE = "(in a config, it starts at the repository: "
 
 DATED = column("day", lambda i: f"2020-01-{i % 28 + 1}")
 WRITTEN = column("then", lambda i: f"{i % 28 + 1} March 2020")

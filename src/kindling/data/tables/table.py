@@ -45,8 +45,7 @@ class Table(DataModule):
     Dates, constant and empty columns, numbers mixed with text, and infinity are refused.
 
     Args:
-        path: a CSV file (also `.tsv`, `.csv.gz`, …) or Parquet file; a relative path starts at
-            the repository.
+        path: a CSV file (also `.tsv`, `.csv.gz`, …) or Parquet file.
         target: the column to predict, or several: columns of 0 and 1 (or booleans) are labels, any
             number of them per row, and other numbers are values.
         kind: `auto` predicts classes for text, booleans, and whole numbers with few different
