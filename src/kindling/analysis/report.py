@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from src.kindling.analysis.bootstrap import MAX_SAMPLES, RESAMPLES, bootstrap
 from src.kindling.analysis.significance import bootstrap_mean
-from src.kindling.config.compose import Config, compose, flatten
+from src.kindling.config.compose import Config, compose, flatten, record_path
 from src.kindling.config.errors import InputError, join_names
-from src.kindling.runs.files import display_path, read_json, write
+from src.kindling.runs.files import read_json, write
 from src.kindling.runs.metric_names import canonical_name, parse_name
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def report(run: TrainedRun) -> Path:
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         name=f"{path.parent.parent.name}/{path.parent.name}",
         meta=meta,
-        folder=display_path(run.path),
+        folder=record_path(run.path),
         results=results,
         best=_find_best(curves, meta),
         limit=read_optional(run, "run.json").get("config", {}).get("trainer.max_epochs", "?"),

@@ -7,6 +7,7 @@ of a second; instantiate.py is the second pass.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.kindling.config.aliases import KEYS, rename_old
+from src.kindling.config.aliases import KEYS, KINDLING_DATA, rename_old
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.config.values import COMMAND_LINE, VALUES, Config, flatten, forget, get, to_plain
 
@@ -29,6 +30,8 @@ PARTS = ("data", "net", "task", "finetune", "trainer", "callbacks", "logger")
 # All options of these groups describe the same class. When one is swapped, the experiment's own
 # values (its number of epochs, say) stay, and only the new option's own file overrides them.
 SAME_CLASS = ("trainer",)
+# Paths: on the command line they start at the current folder, in a file at the repository.
+PATHS = ("data.root", "data.path", "data.files", "data.data_dir", "net.weights")
 
 Layer = tuple[str, dict[str, Any]]  # a file's origin, and what it sets, within its section
 
@@ -106,7 +109,7 @@ def _apply(
     config = renamed.replaced(changes)
     config = Config(config.name, rename_old(config.values, config.origins), config.origins)
     _forget_older_modes(config, [*files, COMMAND_LINE])
-    return config
+    return config.replaced(_find_paths(config, changes))
 
 
 def _forget_older_modes(config: Config, order: Sequence[str]) -> None:
@@ -123,6 +126,26 @@ def _forget_older_modes(config: Config, order: Sequence[str]) -> None:
         if isinstance(section, dict) and monitor > mode:
             section.pop("mode", None)
             forget(config.origins, keys[1])
+
+
+def _find_paths(config: Config, changes: Mapping[str, Any]) -> dict[str, str]:
+    """The relative paths of a command line, as the run records them."""
+    own = get(config.values, "data._target_") in KINDLING_DATA
+    found = {}
+    for key in changes.keys() & {*PATHS}:
+        text = get(config.values, key)
+        if isinstance(text, str) and not text.startswith(("~", "${", "/")):
+            path = Path(os.path.abspath(text))
+            # Elsewhere, such a key may be something else, such as the name of a data set.
+            if path.exists() or (own and key.startswith("data.")):
+                found[key] = record_path(path)
+    return found
+
+
+def record_path(path: Path) -> str:
+    """A path as a run records it: relative to the repository if it is inside it."""
+    path = path.absolute()
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 
 def _merge(

@@ -285,5 +285,8 @@ def _chain(transforms: list[nn.Module]) -> nn.Sequential | None:
 
 
 def data_path(path: str | Path) -> Path:
-    """Resolve a path from a config: expand `~`; relative paths start at the repository."""
+    """Resolve a path from a config: expand `~`; relative paths start at the repository.
+
+    Those of a command line start at the current folder, and are absolute here.
+    """
     return ROOT / Path(path).expanduser()

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from src.kindling.config.compose import change, get
+from src.kindling.config.compose import change, get, record_path
 from src.kindling.config.errors import InputError
 from src.kindling.deploy.predict_inputs import MAX_PIXELS, find, load_images, load_rows
 from src.kindling.deploy.prediction_writers import (
@@ -26,7 +26,7 @@ from src.kindling.deploy.prediction_writers import (
     render_gallery,
     staging_folder,
 )
-from src.kindling.runs.files import display_path, write
+from src.kindling.runs.files import write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +109,7 @@ def predict(
             writer.write(names, outputs.to_frame(columns, top))
         writer.close()
         if gallery:
-            title = f"{spec.target or 'Predictions'} ({display_path(run.path)})"
+            title = f"{spec.target or 'Predictions'} ({record_path(run.path)})"
             most = getattr(data, "max_pixels", MAX_PIXELS)
             write(gallery, render_gallery(title, writer.first, paths, most, folder))
     return Predicted(out, writer.rows, writer.unreadable, writer.first, notes)

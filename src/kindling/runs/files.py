@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from src.kindling.config.compose import ROOT
 from src.kindling.config.errors import InputError
 
 
@@ -48,9 +47,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def display_path(path: Path) -> str:
-    """A path as a user would type it: relative to the repository if it is inside it."""
-    path = path.absolute()
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+    """A path as a user would type it: relative to the current folder if it is inside it."""
+    path, here = path.absolute(), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def as_floats(metrics: Mapping[str, Any]) -> dict[str, float]:

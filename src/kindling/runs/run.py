@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from src.kindling.config.aliases import rename_old
-from src.kindling.config.compose import PARTS, ROOT, VALUES, Config, flatten
+from src.kindling.config.compose import PARTS, ROOT, VALUES, Config, flatten, record_path
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.runs.checkpoint_file import read_checkpoint
 from src.kindling.runs.files import display_path, read_json, write, write_json
@@ -94,7 +94,7 @@ class Run:
 
     def begin(self, config: Config, facts: dict[str, Any], again: bool = False) -> None:
         """Write config.yaml and meta.json before the first step; `again` for a resumed run."""
-        command = f"python -m src.evaluate {display_path(self.path)}"
+        command = f"python -m src.evaluate {record_path(self.path)}"
         header = f"# {config.name}: the whole config of this run; {command}\n"
         ordered = {key: config.values[key] for key in (*VALUES, *PARTS) if key in config.values}
         values = {"config": config.name, **redacted(ordered)}
@@ -103,6 +103,7 @@ class Run:
         commit, changed, diff = git_state()
         meta: dict[str, Any] = {
             "command": redact(shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])),
+            "folder": record_path(Path.cwd()),  # where the command's relative paths start
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "git": {"commit": commit, "dirty": changed},
             "files": source_files(config.name),

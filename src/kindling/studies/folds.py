@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from src.kindling.config.compose import compose, get
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path
+from src.kindling.runs.metric_names import mode_by_name
 from src.kindling.runs.run import Run
 from src.kindling.studies.plan import Plan, TrialResult, member_overrides
 from src.kindling.studies.study import Summary, print_summary, summarize
@@ -149,10 +150,8 @@ def is_share(metric: str) -> bool:
 
     torchmetrics' `plot_lower_bound` does not tell: it is 0 for Cohen's kappa, which goes to -1.
     """
-    from src.kindling.training.monitor import LOWER_IS_BETTER
-
     words = set(re.split(r"[^a-z0-9]+", metric.lower()))
-    return not words.isdisjoint(SHARES.split()) and words.isdisjoint(LOWER_IS_BETTER.split())
+    return not words.isdisjoint(SHARES.split()) and mode_by_name(metric) == "max"
 
 
 def summarize_folds(plan: Plan, finished: Sequence[TrialResult]) -> Summary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import warnings
 import zlib
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from src.kindling.config.compose import COMMAND_LINE, compose, get, groups
+from src.kindling.config.compose import COMMAND_LINE, CONFIGS, compose, get, groups, record_path
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path, write
 from src.kindling.runs.metric_names import parse_name
@@ -159,9 +160,8 @@ def report_search(
     write(path, best_config(plan, best))
     print(f"plots      {display_path(folder)}: {', '.join(plot_search(queue.study, folder, plan))}")
     print(f"config     {display_path(path)}; to train and test it:")
-    print(
-        f"           cp {display_path(path)} configs/{config}.yaml && python -m src.train {config}"
-    )
+    copy = shlex.join(["cp", display_path(path), display_path(CONFIGS / f"{config}.yaml")])
+    print(f"           {copy} && python -m src.train {config}")
     changes = ", ".join(f"{key}={value}" for key, value in best.changes.items())
     found = {"name": best.name, "value": best.value, "changes": best.changes}
     line = f"Best: {best.name}, {plan.monitor} {best.value:.6g}, with {changes}"
@@ -175,7 +175,7 @@ def best_config(plan: Plan, best: TrialResult) -> str:
         "",
         f"  python -m src.train {plan.config}_best   {best.seconds:.0f} s for the trial",
         "",
-        f"best of {len(plan.members)} trials of {display_path(plan.folder)}; its run: {best.run}",
+        f"best of {len(plan.members)} trials of {record_path(plan.folder)}; its run: {best.run}",
         *(f"{key}: {value}" for key, value in best.changes.items()),
     ]
     values = redacted(plan.configure(best.changes).values)

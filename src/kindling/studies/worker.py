@@ -17,8 +17,9 @@ from signal import SIGTERM, Signals
 from typing import Any
 
 from src.kindling.config.command import run_command
+from src.kindling.config.compose import record_path
 from src.kindling.config.errors import InputError
-from src.kindling.runs.files import display_path, read_json
+from src.kindling.runs.files import read_json
 from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
@@ -61,7 +62,7 @@ class Worker:
         """Train a member, record its result, and print it."""
         started = time.perf_counter()
         run = Run(self.plan.folder / claim.result.name)
-        result = replace(claim.result, state="waiting", run=display_path(run.path))
+        result = replace(claim.result, state="waiting", run=record_path(run.path))
         with (run.path / "output.txt").open("a", encoding="utf-8") as output:
             try:
                 with redirect_stdout(output):

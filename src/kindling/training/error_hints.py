@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from errno import errorcode
 from pathlib import Path
@@ -80,7 +81,7 @@ def _facts(text: str, config: Config, run: Run | None) -> dict[str, str]:
     if torch is not None and torch.cuda.is_initialized():
         peak = f" (it held {torch.cuda.max_memory_allocated() / 2**30:,.1f} GiB at its peak)"
     if run is not None and any(run.checkpoints.glob("*.ckpt")):
-        command = f"python -m src.train --resume {display_path(run.path)}"
+        command = f"python -m src.train --resume {shlex.quote(display_path(run.path))}"
         resume = f"; the last whole checkpoint is kept: {command}"
     named = re.search(r"\[Errno \d+\] [^:\n]+: '(.+)'", text)
     file = display_path(Path(named[1])) if named else display_path(run.path) if run else "the run"

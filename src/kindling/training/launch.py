@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from src.kindling.config.command import split_words
 from src.kindling.config.compose import Config, compose
 from src.kindling.config.errors import InputError, format_count
+from src.kindling.runs import run as run_module
 from src.kindling.runs.files import display_path, read_json
 from src.kindling.runs.run import Run, find_run
 from src.kindling.runs.signals import Interrupted
@@ -92,7 +94,7 @@ def _after_failure(run: Run, error: BaseException, new: bool, keep: bool) -> Non
     if discarded and not keep:
         run.discard()
     if isinstance(error, Interrupted):
-        resume = f"to resume: python -m src.train --resume {display_path(run.path)}"
+        resume = f"to resume: python -m src.train --resume {shlex.quote(display_path(run.path))}"
         stopped = "stopped before the first step" if discarded else f"stopped; {resume}"
         print(f"\n{error.name}: {stopped}")
         if error.name == "SIGUSR1":
@@ -113,8 +115,8 @@ def print_result(result: Result) -> None:
     print(f"\nrun        {display_path(path)} ({epochs}, {result.seconds:.1f} s)")
     if (path / "report.html").exists():
         print(f"report     {display_path(path / 'report.html')}")
-    print("curves     tensorboard --logdir logs")
-    print(f"again      python -m src.evaluate {display_path(path)}")
+    print(f"curves     tensorboard --logdir {shlex.quote(display_path(run_module.LOGS))}")
+    print(f"again      python -m src.evaluate {shlex.quote(display_path(path))}")
 
 
 def print_metrics(metrics: dict[str, float]) -> None:

@@ -118,7 +118,8 @@ def check_length(run: Run, config: Config, finished: bool, epochs: int, steps: i
             complete = f"{display_path(run.path)}: complete ({format_count(epochs, 'epoch')})"
             if limit > done and get(config.values, "trainer.max_time"):
                 raise InputError(f"{complete}, trainer.max_time is reached; raise it")
-            command = f"python -m src.train --resume {display_path(run.path)} {key}={2 * limit}"
+            name = shlex.quote(display_path(run.path))
+            command = f"python -m src.train --resume {name} {key}={2 * limit}"
             if scheduler := length_scheduler(config):
                 key += f" with --override, since {scheduler} spans the whole training"
                 command += " --override"
@@ -204,9 +205,8 @@ class ResumeState:
         if wrong := [name for name in names if saved.get(name) != own.get(name)]:
             changes = config_differences(run.config, config).items()
             overrides = shlex.join(f"{key}={now}" for key, (_, now) in changes if now is not None)
-            command = (
-                f"python -m src.train {config.name} --init {display_path(run.path)} {overrides}"
-            )
+            name = shlex.quote(display_path(run.path))
+            command = f"python -m src.train {config.name} --init {name} {overrides}"
             problem = f"net: the run's weights do not fit: {join_names(wrong)}"
             raise InputError([problem, f"start a new run with the weights that fit: {command}"])
 

@@ -201,11 +201,11 @@ class _LazyWriter(SummaryWriter):
     ready = False
 
     def __init__(self, folder: str) -> None:
-        super().__init__(folder)  # type: ignore[no-untyped-call]
+        super().__init__(folder)
         self.ready = True
 
     def _get_file_writer(self) -> Any:
-        return super()._get_file_writer() if self.ready else None
+        return super()._get_file_writer() if self.ready else None  # type: ignore[no-untyped-call]
 
 
 class Curves(Callback):

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
+from src.kindling.config.compose import record_path
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.nn.head import find_head
 from src.kindling.runs.files import display_path
@@ -39,4 +40,4 @@ def take_weights(task: LightningModule, init: TrainedRun) -> dict[str, Any]:
         if name in fits:
             there = f"there of other classes: {join_names(learned)}"
         print(f"init: not taken: {name} ({tuple(ours[name].shape)} here, {there})")
-    return {"run": display_path(init.path), "taken": sorted(taken), "left": left}
+    return {"run": record_path(init.path), "taken": sorted(taken), "left": left}

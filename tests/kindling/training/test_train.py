@@ -96,7 +96,7 @@ def test_piped_output_is_one_line_an_epoch(capsys: pytest.CaptureFixture[str]) -
     run = load_run("latest").path
     assert lines[11].startswith(f"run        {run} (2 epochs, ")
     assert lines[12:] == [
-        "curves     tensorboard --logdir logs",
+        f"curves     tensorboard --logdir {run.parents[1]}",
         f"again      python -m src.evaluate {run}",
     ]
 

@@ -197,7 +197,8 @@ def _check_path(path: str) -> None:
     elif not file.exists():
         hint = did_you_mean(file.name, [other.name for other in file.parent.glob("*")])
         problem = ": no such file"
-        problem += hint or f" (a relative path starts at the repository: {file})"
+        start = "" if str(file) == path else f" (in a config, it starts at the repository: {file})"
+        problem += hint or start
     elif file.suffix.lower() in UNSUPPORTED:
         problem = f": {file.suffix} is not supported; save as CSV or Parquet"
     if problem:
