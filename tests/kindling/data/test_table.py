@@ -342,6 +342,53 @@ def test_duplicates_across_splits() -> None:
     assert torch.equal(dropped.indices["test"], warned.indices["test"])
 
 
+JANUARY = pd.date_range("2023-01-05", periods=60)
+MONTHS = [pd.Timestamp(2023, 1 + i % 12, 1 + i // 12) for i in range(60)]  # no day above 12
+
+
+@pytest.mark.parametrize(
+    ("style", "note"),
+    [
+        ("{0.day}.{0.month}.{0.year}", "day.month.year, as '13.1.2023' (row 9) shows"),
+        ("{0:%d.%m.%y}", "day.month.year, as '13.01.23' (row 9) shows"),
+        ("{0:%m/%d/%Y} 2:30 PM", "month.day.year, as '01/13/2023 2:30 PM' (row 9) shows"),
+        ("{0.year}/{0.month}/{0.day}", ""),
+        ("{0.day} {0:%b} {0.year}", ""),
+    ],
+)
+def test_date_format_of_whole_column(style: str, note: str) -> None:
+    days = column("day", lambda i: style.format(JANUARY[i]))
+    data = ready(text(days, SIZE, PRICE), time="day")
+    assert data.samples.time is not None
+    assert data.samples.time.diff().tolist() == [86_400e9] * 59
+    assert data.notes[1:-1] == ([f"dates: column 'day' is {note}"] if note else [])
+    assert data.notes[-1].startswith("split: by day, from 2023-01-05")
+
+
+def test_dayfirst_of_ambiguous_dates() -> None:
+    content = text(column("day", lambda i: f"{MONTHS[i]:%d.%m.%Y}"), SIZE, PRICE)
+    assert refused(content, time="day") == [
+        "data.time: houses.csv: column 'day': '01.02.2023' (row 2) can be day.month.year or "
+        "month.day.year; set data.dayfirst=true or data.dayfirst=false"
+    ]
+    for dayfirst, order in ((True, "day.month.year"), (False, "month.day.year")):
+        data = ready(content, time="day", dayfirst=dayfirst)
+        assert f"dates: column 'day' is {order}, as data.dayfirst sets" in data.notes
+        expected = pd.Series(
+            MONTHS if dayfirst else [m.replace(month=m.day, day=m.month) for m in MONTHS]
+        )
+        ages = expected.sort_values(kind="stable").index[:42].sort_values()  # 70 % of the rows
+        assert data.indices["train"].tolist() == ages.tolist()
+    content = text(column("day", lambda i: f"{JANUARY[i]:%m/%d/%Y}"), SIZE, PRICE)
+    assert_lines(
+        refused(content, time="day", dayfirst=True),
+        [
+            "column 'day': '01/13/2023' (row 9) is not a date or number like the others; … or remove data.dayfirst"
+        ],
+    )
+    assert_lines(refused(content, dayfirst=True), ["data.dayfirst: … set data.time"])
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Files
 

@@ -72,7 +72,8 @@ def find_problem(column: pd.Series[Any], decimal: str) -> tuple[str, str]:
         first = values.iloc[0]
         return "constant", f"always {first if kind == 'category' else f'{first:g}'}"
     if kind == "category":
-        if parse_dates(values.unique()[:1000]).notna().mean() > 0.5:
+        some = values.unique()[:1000]
+        if any(parse_dates(some, dayfirst).notna().mean() > 0.5 for dayfirst in (True, False)):
             return "dates", ""
         texts, commas = find_texts(column, decimal), column.str.fullmatch(COMMA, na=False)
         if 0 < 2 * texts.sum() <= len(values):

@@ -5,6 +5,7 @@ Imports no torch, since the server uses it.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +28,9 @@ DATE = (
     r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ T]\d.*)?"
     r"|(\d{1,2}[ -])?[A-Za-z]{3,9}\.?[ ,-]+(\d{1,2}, ?)?\d{4}"
 )
+SHORT = r"\d{1,2}[-/.]\d"  # how a date begins whose day or month is first
+DAY, MONTH = r"(?P<day>0?[1-9]|[12]\d|3[01])", r"(?P<month>0?[1-9]|1[0-2])"
+YEAR = r"(?P<year>\d{4}|\d{2})(?!\d)"
 
 
 def kind_of(series: pd.Series[Any]) -> str:
@@ -56,15 +60,25 @@ def as_text(series: pd.Series[Any]) -> pd.Series[Any]:
     return series.astype(object).map(text, na_action="ignore").astype(object)
 
 
-def parse_dates(texts: Any) -> Any:
-    """Texts as dates, NaT for other text; one format for all, day first only if needed."""
+def parse_dates(texts: Any, dayfirst: bool) -> Any:
+    """Texts as dates, NaT for other text. The order of 12.1.2023 is the same for all texts."""
     values = pd.Series(texts, dtype=object)
-    candidates = values.where(values.str.fullmatch(DATE, na=False))
+    values = values.where(values.str.fullmatch(DATE, na=False))
+    order = (DAY, MONTH) if dayfirst else (MONTH, DAY)
+    values = values.str.replace(f"^{'[-/.]'.join([*order, YEAR])}", _year_first, regex=True)
+    values = values.mask(values.str.match(SHORT, na=False))  # of the other order
     parsed = []
     with warnings.catch_warnings(action="ignore"):  # of formats that pandas guesses
-        for options in ({"format": "ISO8601"}, {}, {"dayfirst": True}):
-            parsed.append(pd.to_datetime(candidates, errors="coerce", utc=True, **options))
+        for options in ({"format": "ISO8601"}, {}):
+            parsed.append(pd.to_datetime(values, errors="coerce", utc=True, **options))
     return max(parsed, key=lambda dates: dates.notna().sum())
+
+
+def _year_first(match: re.Match[str]) -> str:
+    year = match["year"]
+    if len(year) == 2:
+        year = ("20" if year < "69" else "19") + year  # as POSIX reads them
+    return f"{year}-{match['month']:0>2}-{match['day']:0>2}"
 
 
 def encode_frame(

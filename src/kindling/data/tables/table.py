@@ -55,6 +55,7 @@ class Table(DataModule):
             no label.
         group_column: rows of one group, such as a patient's, stay in one split; not a feature.
         time: a column of dates or numbers; the oldest rows are for training; not a feature.
+        dayfirst: whether 2.1.2023 in that column is January 2; None finds out from days above 12.
         drop: columns to ignore.
         categories: columns whose numbers are codes.
         na_values: marks of missing values, such as `?`, besides the empty cell, `NA`, `null`, ….
@@ -74,6 +75,7 @@ class Table(DataModule):
         labels: str | None = None,
         group_column: str | None = None,
         time: str | None = None,
+        dayfirst: bool | None = None,
         drop: list[str] | None = None,
         categories: list[str] | None = None,
         na_values: list[str] | None = None,
@@ -85,6 +87,8 @@ class Table(DataModule):
         super().__init__(**base)
         if group_column is not None and time is not None:
             raise InputError("data.group_column and data.time: cannot split by both; remove one")
+        if dayfirst is not None and time is None:
+            raise InputError("data.dayfirst: how the dates of data.time are read; set data.time")
         self.targets = [target] if isinstance(target, str) else target
         if labels is not None and (len(self.targets) > 1 or kind == "regression" or not labels):
             problem = f"{labels!r} needs to be a separator, with one target and no regression"
@@ -92,7 +96,7 @@ class Table(DataModule):
                 f"data.labels: {problem}; remove it, or change data.target or data.kind"
             )
         self.kind, self.labels = kind, labels
-        self.group_column, self.time = group_column, time
+        self.group_column, self.time, self.dayfirst = group_column, time, dayfirst
         self.drop, self.categories = drop or [], categories or []
         self.file = TableFile(path, separator, encoding, decimal, tuple(na_values or ()))
 
@@ -208,13 +212,14 @@ class Table(DataModule):
 
     def _read_times(self, column: pd.Series[Any]) -> Tensor:
         if kind_of(column) == "category":
-            candidates = [parse_dates(column), pd.to_numeric(column, errors="coerce")]
+            dates = self._read_dates(column)
+            candidates = [dates, pd.to_numeric(column, errors="coerce")]
             values = max(candidates, key=lambda candidate: candidate.notna().sum())
             if values.isna().any():
                 problem = f"{locate(column, values.isna())} is not a date or number like the others"
                 remedy = "write all as 2026-11-21, or as numbers"
-                subject = f"data.time: {self.file.path}: column '{column.name}'"
-                raise InputError(f"{subject}: {problem}; {remedy}")
+                remedy += "" if self.dayfirst is None else ", or remove data.dayfirst"
+                raise InputError(f"{self._time_subject()}: {problem}; {remedy}")
             column = values.rename(column.name)
         ends = column.min(), column.max()
         if kind_of(column) == "date":
@@ -225,3 +230,25 @@ class Table(DataModule):
             f"split: by {column.name}, from {' to '.join(shown)}; the oldest rows train"
         )
         return torch.tensor(as_numbers(column))
+
+    def _read_dates(self, column: pd.Series[Any]) -> pd.Series[Any]:
+        """Texts as dates, NaT for other text; the whole column has the day or the month first."""
+        day_first, month_first = parse_dates(column, True), parse_dates(column, False)
+        if day_first.equals(month_first):
+            return day_first
+        chosen, reason = self.dayfirst, "data.dayfirst sets"
+        if chosen is None:
+            rows = (day_first.notna() != month_first.notna()).to_numpy()
+            if not rows.any():
+                example = locate(column, day_first.notna() & (day_first != month_first))
+                problem = f"{example} can be day.month.year or month.day.year"
+                remedy = "set data.dayfirst=true or data.dayfirst=false"
+                raise InputError(f"{self._time_subject()}: {problem}; {remedy}")
+            chosen = bool(day_first.notna().sum() >= month_first.notna().sum())
+            reason = f"{locate(column, rows)} shows"
+        order = "day.month.year" if chosen else "month.day.year"
+        self.notes.append(f"dates: column '{column.name}' is {order}, as {reason}")
+        return day_first if chosen else month_first
+
+    def _time_subject(self) -> str:
+        return f"data.time: {self.file.path}: column '{self.time}'"
