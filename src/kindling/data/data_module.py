@@ -27,7 +27,7 @@ from src.kindling.data.preparation import BatchPreparation
 from src.kindling.data.preprocess import InputStats
 from src.kindling.data.samples import STAGES, Samples, Stage
 from src.kindling.data.spec import Spec
-from src.kindling.data.split import check_classes, fold_samples, split_samples
+from src.kindling.data.split import check_classes, describe_classes, fold_samples, split_samples
 from src.kindling.data.statistics import describe_samples, mean_and_std
 
 DATA = ROOT / "data"
@@ -137,6 +137,8 @@ class DataModule(LightningDataModule):
         if hasattr(self, "samples"):
             return
         samples = self.load()
+        if samples.target_type in ("class", "labels") and not samples.columns:
+            self.notes.append(describe_classes(samples))
         self.indices = split_samples(samples, self.split, self.split_seed)
         if self.fold:
             self.indices = fold_samples(samples, self.indices, self.fold, self.split_seed)

@@ -205,6 +205,13 @@ def _class_counts(samples: Samples, index: Any) -> dict[str, int]:
     return dict(zip(samples.classes, counts.tolist(), strict=True))
 
 
+def describe_classes(samples: Samples) -> str:
+    """`classes: ants (189), bees (208)`, at most ten."""
+    counts = _class_counts(samples, slice(None))
+    named = [f"{name} ({count:,})" for name, count in counts.items()]
+    return f"classes: {join_names(named, most=10)}"
+
+
 def check_classes(samples: Samples, indices: Indices) -> None:
     """Refuse classes that training cannot learn.
 

@@ -31,9 +31,9 @@ def find(inputs: Sequence[str], images: bool, scratch: str) -> list[str]:
     Raises:
         InputError: with a line for each word that names nothing, or the wrong kind of file.
     """
-    from src.kindling.data.images.decode import EXTENSIONS
+    from src.kindling.data.images.decode import EXTENSIONS, UNSUPPORTED
 
-    endings = {"images": tuple(sorted(EXTENSIONS)), "tables": TABLES}
+    endings = {"images": tuple(sorted(EXTENSIONS | UNSUPPORTED.keys())), "tables": TABLES}
     kind, other = ("images", "tables") if images else ("tables", "images")
     found, lines = list[str](), list[str]()
     for word in inputs:

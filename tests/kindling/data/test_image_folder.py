@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +19,14 @@ import torch
 from PIL import Image
 from torch import nn
 
+from src.kindling.config.compose import ROOT
 from src.kindling.config.errors import InputError
+from src.kindling.data.images import decode as decode_module
 from src.kindling.data.images.decode import decode, make_square
 from src.kindling.data.images.image_data import ImageFiles, Paths
 from src.kindling.data.images.image_folder import ImageFolder
 from src.kindling.data.samples import STAGES
+from src.kindling.deploy.predict_inputs import find
 from src.kindling.training.trained_run import load_run
 from tests.conftest import call, numbered_batches
 
@@ -81,8 +87,9 @@ def test_folder_trains(cards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call("train", "image_folder", f"data.root={cards}", *skip, "trainer.max_epochs=4")
     out = capsys.readouterr().out
     shape = "3 x 16 x 16 (from the files' headers; data.size and data.channels set them)"
-    assert f"images: 41 files in 2 classes; {shape}" in out
-    assert f"skipped 1 unreadable images: {bad}" in out
+    assert f"images: 41 files in 2 classes, 0 files left out; {shape}" in out
+    assert "classes: bright (21), dark ü (20)\n" in out
+    assert f"skipped 1 unreadable images: {bad} (cannot be read as an image: cannot identify" in out
     run = load_run("latest")
     assert run.metrics["test/accuracy"] == 1.0
     assert run.spec.classes == ("bright", "dark ü")
@@ -196,6 +203,115 @@ def test_split_folders(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "names", [("Training", "Validation", "TESTING"), ("train", "dev", "test"), ("TRAIN", "valid")]
+)
+def test_spellings_of_split_folders(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for split, count in zip(names, (8, 3, 2), strict=False):
+        for label in "ab":
+            for i in range(count):
+                write(tmp_path / "x" / split / label / f"{i}.png")
+    data = ready(tmp_path / "x")
+    assert data.spec.classes == ("a", "b")
+    assert len(data.indices["val"]) == 6
+    assert all(data.samples.name(int(i)).startswith(names[1]) for i in data.indices["val"])
+
+
+@pytest.mark.parametrize(
+    ("folders", "problem"),
+    [
+        (
+            ("train", "val", "extra"),
+            "folders of splits (train, val) and others (extra); move the others away, or "
+            "rename a class that is called like a split",
+        ),
+        (
+            ("test", "val"),
+            "folders of splits, but none for training (test, val); add a folder train, or "
+            "rename a class that is called like a split",
+        ),
+        (("dev", "train", "val"), "several folders for one split (dev, train, val); merge them"),
+    ],
+)
+def test_mixture_of_splits_and_classes(
+    tmp_path: Path, folders: tuple[str, ...], problem: str
+) -> None:
+    for folder in folders:
+        write(tmp_path / "x" / folder / "a" / "1.png")
+    assert lines(tmp_path / "x") == [f"{tmp_path / 'x'}: {problem} (data.root)"]
+
+
+def test_left_out_files_are_counted(cards: Path) -> None:
+    for name in (
+        "dark ü/1.gif",
+        "dark ü/2.GIF",
+        "bright/notes.txt",
+        "bright/.hidden.jpg",
+        "README",
+    ):
+        (cards / name).write_bytes(b"")
+    write(cards / ".thumbnails" / "a" / "1.png")
+    write(cards / "outside.png")
+    note = ready(cards).notes[0]
+    reasons = "2 .gif, 2 hidden, 1 .txt, 1 without extension, 1 outside class folders"
+    assert sorted(note.partition("(")[2].partition(")")[0].split(", ")) == sorted(
+        reasons.split(", ")
+    )
+    assert note.startswith("images: 40 files in 2 classes, 7 files left out (2 ")
+
+
+def test_ten_classes_are_counted(tmp_path: Path) -> None:
+    for i in range(12):
+        for k in range(8 + i % 2):
+            write(tmp_path / "x" / f"c{i:02}" / f"{k}.png", 20 * i)
+    (note,) = [note for note in ready(tmp_path / "x").notes if note.startswith("classes: ")]
+    assert note.startswith("classes: c00 (8), c01 (9), c02 (8), ")
+    assert note.endswith("c09 (9) and 2 more")
+
+
+@pytest.mark.skipif(".avif" in decode_module.UNSUPPORTED, reason="this Pillow reads no AVIF")
+def test_avif_images(tmp_path: Path) -> None:
+    for label in "ab":
+        for i in range(8):
+            write(tmp_path / "x" / label / f"{i}.avif")
+    data = ready(tmp_path / "x")
+    assert data.samples.x[torch.arange(16)].float().mean().item() == pytest.approx(100, abs=3)
+
+
+def test_heic_without_plugin_is_refused_by_name(
+    cards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(decode_module.UNSUPPORTED, ".heic", "pillow-heif")
+    extensions = decode_module.EXTENSIONS - {".heic"}
+    monkeypatch.setattr("src.kindling.data.images.find_images.EXTENSIONS", extensions)
+    for name in ("dark ü/a.heic", "bright/B.HEIC"):
+        (cards / name).write_bytes(b"")
+    needs = "reading HEIC needs pillow-heif; install it: pip install pillow-heif"
+    assert lines(cards) == [
+        f"{cards}: {needs}, convert them, or set data.on_error=skip (bright/B.HEIC, dark ü/a.heic)"
+    ]
+    note = ready(cards, on_error="skip").notes[0]
+    assert note.startswith("images: 40 files in 2 classes, 2 files left out (2 .heic); ")
+    with pytest.raises(InputError) as caught:
+        decode(str(cards / "dark ü" / "a.heic"), 3, 10**6)
+    assert caught.value.lines == [f"{cards / 'dark ü' / 'a.heic'}: {needs}"]
+    assert str(cards / "bright" / "B.HEIC") in find([str(cards)], True, "")  # an error in its row
+
+
+def test_heic_plugin_is_registered(tmp_path: Path) -> None:
+    plugin = "from PIL import Image\n\ndef register_heif_opener():\n    Image.registered = True\n"
+    (tmp_path / "pillow_heif.py").write_text(plugin)
+    code = (
+        "from src.kindling.data.images.decode import EXTENSIONS, UNSUPPORTED, Image; "
+        "print(Image.registered, '.heic' in EXTENSIONS, '.heif' in UNSUPPORTED)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "True True False\n", done.stderr
+
+
 def test_list_of_files(cards: Path, tmp_path: Path) -> None:
     files = tmp_path / "list.csv"
     rows = [f"dark ü/{i}.png,night,{'test' if i < 4 else 'train'}" for i in range(12)]
@@ -257,7 +373,8 @@ def test_unreadable_images_are_skipped(cards: Path, workers: int) -> None:
     data = ready(cards, on_error="skip", error_limit=0.05, num_workers=workers)
     seen = [label for stage in STAGES for _, _, y in numbered_batches(data, stage) for label in y]
     assert len(seen) == 39
-    assert data.final_notes() == [f"skipped 1 unreadable images: {bad}"]
+    reason = "cannot be read as an image: cannot identify image file"
+    assert data.final_notes() == [f"skipped 1 unreadable images: {bad} ({reason})"]
     (cards / "bright" / "4.jpg").write_bytes(b"no image")
     (cards / "bright" / "5.jpg").write_bytes(b"no image")
     (line,) = lines(cards, on_error="skip", error_limit=0.05, num_workers=workers)
@@ -283,14 +400,15 @@ def test_decompression_bomb(cards: Path) -> None:
         + chunk(b"IDAT", zlib.compress(b"0"))
         + chunk(b"IEND", b"")
     )
-    assert lines(cards) == [
-        f"{bomb}: 50000 x 50000 pixels exceed data.max_pixels=100,000,000; "
-        "raise it for real images, or remove the file"
-    ]
+    large = f"{bomb}: 50000 x 50000 pixels exceed data.max_pixels=100,000,000"
+    assert lines(cards) == [f"{large}; raise it for real images, or remove the file"]
+    data = ready(cards, on_error="skip", error_limit=0.05)
+    read_all(data)
+    assert data.final_notes() == [f"skipped 1 unreadable images: {large.replace(': ', ' (', 1)})"]
 
 
 def test_wrong_root(cards: Path, tmp_path: Path) -> None:
-    kinds = "(bmp, jpeg, jpg, png, tif, tiff, webp)"
+    kinds = f"({', '.join(sorted(kind[1:] for kind in decode_module.EXTENSIONS))})"
     assert lines(tmp_path / "no") == [f"{tmp_path / 'no'}: no such folder (data.root)"]
     file = cards / "bright" / "1.jpg"
     assert lines(file) == [f"{file}: is a file; set it to a folder of images (data.root)"]
@@ -456,7 +574,7 @@ def test_packing_skips_unreadable_images(cards: Path) -> None:
     for _ in range(2):
         data = ready(cards, cache="memmap", on_error="skip", error_limit=0.05)
         assert sum(len(batch[1]) for stage in STAGES for batch in data.loader(stage)) == 39
-        assert data.final_notes() == [f"skipped 1 unreadable images: {bad}"]
+        assert data.final_notes()[0].startswith(f"skipped 1 unreadable images: {bad} (cannot be")
     (bad.parent / "4.jpg").write_bytes(b"no image")
     (line,) = lines(cards, cache="memmap")
     assert line.startswith(f"{bad}: cannot be read as an image: ")

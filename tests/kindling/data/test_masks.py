@@ -57,10 +57,10 @@ def test_images_and_masks_share_a_shape(scans: Path) -> None:
     )
     assert np.array_equal(batch[1][0].numpy(), whole)
     assert data.notes[0] == (
-        "images: 20 files with masks of 3 classes (ground, disc, square); 3 x 24 x 24 (data.size "
-        "and "
+        "images: 20 files with masks of 3 classes, 0 files left out; 3 x 24 x 24 (data.size and "
         "data.channels set them)"
     )
+    assert data.notes[1] == "classes, in how many masks: ground (20), disc (19), square (20)"
 
 
 def test_transforms_move_image_and_mask(scans: Path) -> None:
@@ -268,4 +268,20 @@ def test_wrong_scene_settings() -> None:
     assert mistakes("train", "segmentation", "data.size=10") == [
         "data.zoom: expected a smallest and a largest above 0, at which 8 pixels fit into 10, "
         "got [1.0, 1.5]"
+    ]
+
+
+def test_left_out_files_and_split_folders(scans: Path) -> None:
+    (scans / "images" / "notes.txt").write_text("")
+    (scans / "masks" / ".hidden.png").write_bytes(b"")
+    assert "2 files left out (1 .txt, 1 hidden)" in ready(scans).notes[0]
+    for kind in ("images", "masks"):
+        (scans / kind / "train").mkdir()
+        for file in sorted((scans / kind).glob("0*"))[2:]:
+            file.rename(scans / kind / "train" / file.name)
+    with pytest.raises(InputError) as caught:
+        ready(scans)
+    assert caught.value.lines == [
+        f"{scans / 'images'}: folders of splits (train) and others (000.jpg, 001.jpg); move the "
+        "others away, or rename a class that is called like a split (data.root)"
     ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -10,10 +12,20 @@ from PIL import Image, ImageOps
 
 from src.kindling.config.errors import InputError
 
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+# Formats that not every Pillow reads: a module that does, and the package to install for it.
+OPTIONAL = {
+    ".heic": ("pillow_heif", "pillow-heif"),
+    ".heif": ("pillow_heif", "pillow-heif"),
+    ".avif": ("PIL._avif", "'pillow>=11.3'"),
+}
+UNSUPPORTED = {end: package for end, (name, package) in OPTIONAL.items() if not find_spec(name)}
+EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", *OPTIONAL))
+EXTENSIONS -= UNSUPPORTED.keys()
 ResizeMode = Literal["crop", "squash", "pad"]
 
 Image.MAX_IMAGE_PIXELS = None  # `decode` checks the header itself and names the file
+if find_spec("pillow_heif"):
+    import_module("pillow_heif").register_heif_opener()
 
 
 def decode(path: str, channels: int, max_pixels: int, size: int | None = None) -> Image.Image:
@@ -22,6 +34,9 @@ def decode(path: str, channels: int, max_pixels: int, size: int | None = None) -
     Raises:
         InputError: naming the file, when it is missing, empty, damaged, too large or no image.
     """
+    extension = os.path.splitext(path)[1].lower()
+    if extension in UNSUPPORTED:
+        raise InputError(f"{path}: {explain_unsupported(extension)}")
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -39,6 +54,12 @@ def decode(path: str, channels: int, max_pixels: int, size: int | None = None) -
             "raise it for real images, or remove the file"
         )
     raise InputError(f"{path}: {problem}; repair or remove it, or set data.on_error=skip")
+
+
+def explain_unsupported(extension: str) -> str:
+    """What a format of `UNSUPPORTED` needs."""
+    package = UNSUPPORTED[extension]
+    return f"reading {extension[1:].upper()} needs {package}; install it: pip install {package}"
 
 
 def convert(image: Image.Image, channels: int, size: int | None = None) -> Image.Image:

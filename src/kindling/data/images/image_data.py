@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import glob
 import hashlib
 import os
 import shutil
@@ -24,13 +23,12 @@ from torchvision.transforms.functional import pil_to_tensor
 from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.data_module import DATA
-from src.kindling.data.images.decode import EXTENSIONS, ResizeMode, decode, make_square
+from src.kindling.data.images.decode import ResizeMode, decode, make_square
 from src.kindling.data.loader import Loader, as_it_is
-from src.kindling.data.samples import STAGES, Samples, Stage, take
+from src.kindling.data.samples import Samples, take
 from src.kindling.data.statistics import Moments, mean_and_std
 from src.kindling.runs.files import read_json, write_json
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 # Samples of a folder's files: enough to be sure, and quick for a folder of any size.
 HEADERS, STATISTICS = 1000, 2048
 CHUNK_BYTES = 64 << 20  # packed at most between two saves of the progress
@@ -180,30 +178,6 @@ def image_statistics(images: Any, train: Tensor) -> Moments:
     key = images.paths.fingerprint(*settings, index=sample.tolist())
     mean, std = load_or_compute("statistics", key, lambda: np.array(mean_and_std(images, sample)))
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def list_images(folder: Path) -> list[str]:
-    """The images in a folder, at any depth, relative to it; hidden ones are skipped."""
-    names = glob.iglob("**", root_dir=folder, recursive=True)
-    return sorted(name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS)
-
-
-def are_split_folders(names: Iterable[str]) -> bool:
-    """Whether folders are the splits of a data set."""
-    return {"train"} <= {name.lower() for name in names} <= SPLITS.keys()
-
-
-def official_splits(names: Iterable[str]) -> dict[Stage, Tensor]:
-    """Sample numbers of the splits that folders or a list define, from the samples' split names.
-
-    Without validation or test, these are cut from the training samples.
-    """
-    stages = np.array([SPLITS.get(name.lower(), "") for name in names])
-    found = {stage: torch.from_numpy(np.flatnonzero(stages == stage)) for stage in STAGES}
-    found = {stage: index for stage, index in found.items() if len(index)}
-    if len(found) < len(STAGES):
-        found.pop("train", None)
-    return found
 
 
 def keep_own_size(samples: Samples, transforms: nn.Sequential | None) -> Samples:

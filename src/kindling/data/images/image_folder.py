@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +14,17 @@ from src.kindling.config.errors import InputError, did_you_mean, join_names
 from src.kindling.data.data_module import DataModule, data_path
 from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.images import image_data
-from src.kindling.data.images.decode import EXTENSIONS, ResizeMode
-from src.kindling.data.images.image_data import SPLITS, ImageFiles, Paths
+from src.kindling.data.images.decode import ResizeMode, decode
+from src.kindling.data.images.find_images import (
+    SPLITS,
+    LeftOut,
+    format_left_out,
+    index_folder,
+    list_images,
+    official_splits,
+    refuse_unsupported,
+)
+from src.kindling.data.images.image_data import ImageFiles, Paths
 from src.kindling.data.labels import as_labels, parted
 from src.kindling.data.samples import Samples, Stage
 from src.kindling.data.statistics import Moments
@@ -25,7 +33,9 @@ from src.kindling.data.statistics import Moments
 class ImageFolder(DataModule):
     """Images in `root/<class>/…`, in `root/{train,val,test}/<class>/…`, or named by a list.
 
-    JPEG, PNG, BMP, WebP and TIFF of any size, gray or color, become uint8 images of one shape.
+    JPEG, PNG, BMP, WebP, TIFF and AVIF of any size, gray or color, become uint8 images of one
+    shape; HEIC with the package pillow-heif. Splits may be spelled training, valid, validation, dev
+    or testing, in any case.
     Transforms that crop or resize (torchvision's RandomResizedCrop, say) receive each image at its
     own size, others at the common one.
 
@@ -78,20 +88,27 @@ class ImageFolder(DataModule):
             raise InputError(f"{self.root}: is a file; set it to a folder of images (data.root)")
         if not self.root.exists():
             raise InputError(f"{self.root}: no such folder (data.root)")
-        several = bool(self.labels)
-        rows = read_list(self.root, self.files, several) if self.files else index_folder(self.root)
+        left_out: LeftOut = {}
+        if self.files:
+            rows = read_list(self.root, self.files, several_labels=bool(self.labels))
+        else:
+            names, left_out = list_images(self.root)
+            if self.on_error == "error":
+                remedy = "convert them, or set data.on_error=skip"
+                refuse_unsupported(self.root, left_out, remedy)
+            rows = index_folder(self.root, names, left_out)
         paths = Paths(self.root, rows["path"])
         if self.labels:
             y, classes = as_labels([parted(text, self.labels) for text in rows["label"]])
         else:
-            names, codes = np.unique(rows["label"], return_inverse=True)
-            y, classes = torch.from_numpy(codes), tuple(names.tolist())
+            labels, codes = np.unique(rows["label"], return_inverse=True)
+            y, classes = torch.from_numpy(codes), tuple(labels.tolist())
         if not classes:
             raise InputError(f"{self.files}: no row has a label; fill in labels (data.labels)")
         channels, size = image_data.inspect_headers(paths)
         common = self.channels or channels, self.size or size, self.resize_mode, self.max_pixels
         images = ImageFiles(paths, *common, self.on_error, self.error_limit)
-        official = image_data.official_splits(rows["split"])
+        official = official_splits(rows["split"])
         samples = Samples(images, y, classes, official=official, name=paths.__getitem__)
         if self.size is None and self.transforms["train"] is not None:
             first, _ = self.dataset(samples, "train")[(0, 0, torch.tensor([0]))]
@@ -100,8 +117,8 @@ class ImageFolder(DataModule):
             images.packed = image_data.pack(images)
         source = "as set" if self.size else "from the files' headers"
         self.notes.append(
-            f"images: {len(images):,} files in {len(classes)} classes; "
-            f"{images.channels} x {images.size} x {images.size} "
+            f"images: {len(images):,} files in {len(classes)} classes, "
+            f"{format_left_out(left_out)}; {images.channels} x {images.size} x {images.size} "
             f"({source}; data.size and data.channels set them)"
         )
         return samples
@@ -121,34 +138,17 @@ class ImageFolder(DataModule):
     def final_notes(self) -> list[str]:
         assert isinstance(self.samples.x, ImageFiles)
         bad = self.samples.x.unreadable_paths()
-        note = f"skipped {len(bad):,} unreadable images: {join_names(bad, most=20)}"
+        named = [f"{path} ({self._explain(path)})" for path in bad[:20]] + bad[20:]
+        note = f"skipped {len(bad):,} unreadable images: {join_names(named, most=20)}"
         return [note] if bad else []
 
-
-def index_folder(root: Path) -> Mapping[str, Sequence[str]]:
-    """The images in class folders: `path` relative to the root, `label` and `split` (or "").
-
-    Raises:
-        InputError: when there are none, or a class folder is empty.
-    """
-    staged = image_data.are_split_folders(folder.name for folder in root.glob("[!.]*/"))
-    depth = 2 if staged else 1
-    names = image_data.list_images(root)
-    rows = sorted(name.split(os.sep, depth) for name in names if name.count(os.sep) >= depth)
-    if not rows:
-        kinds = ", ".join(sorted(kind.lstrip(".") for kind in EXTENSIONS))
-        hint = f"; move its images, such as {names[0]}, into class folders" if names else ""
-        raise InputError(f"{root}: no images in <class>/ folders ({kinds}){hint} (data.root)")
-    used = {root.joinpath(*row[:depth]) for row in rows}
-    folders = sorted(root.glob("[!.]*/[!.]*/" if staged else "[!.]*/"))
-    if empty := [str(folder) for folder in folders if folder not in used]:
-        problem = f"class folders without images: {join_names(empty)}"
-        raise InputError(f"{problem}; add some, or remove the folder")
-    return {
-        "path": [os.path.join(*row) for row in rows],
-        "label": [row[depth - 1] for row in rows],
-        "split": [row[0] if staged else "" for row in rows],
-    }
+    def _explain(self, path: str) -> str:
+        """Why an image cannot be read."""
+        try:
+            decode(path, 3, self.max_pixels)
+        except InputError as error:
+            return str(error).removeprefix(f"{path}: ").partition("; ")[0]
+        return "was unreadable during the run"
 
 
 def read_list(root: Path, files: Path, several_labels: bool) -> Mapping[str, Sequence[str]]:

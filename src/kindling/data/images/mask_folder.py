@@ -20,6 +20,14 @@ from src.kindling.data.data_module import DataModule, data_path
 from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.images import image_data
 from src.kindling.data.images.decode import EXTENSIONS, ResizeMode, make_square
+from src.kindling.data.images.find_images import (
+    LeftOut,
+    are_split_folders,
+    format_left_out,
+    list_images,
+    official_splits,
+    refuse_unsupported,
+)
 from src.kindling.data.images.image_data import ImageFiles, Paths
 from src.kindling.data.masks import VOID
 from src.kindling.data.samples import Samples, Stage
@@ -74,23 +82,28 @@ class MaskFolder(DataModule):
     def load(self) -> Samples:
         if not self.root.is_dir():
             raise InputError(f"{self.root}: no such folder (data.root)")
-        images, masks = match(self.root)
-        classes, values = self._classes(masks, mask_values(images, masks))
+        left_out: LeftOut = {}
+        images, masks = match(self.root, left_out)
+        present = mask_values(images, masks)
+        classes, values = self._classes(masks, present)
         channels, size = image_data.inspect_headers(images)
         channels, size = self.channels or channels, self.size or size
         self.notes.append(
-            f"images: {len(images):,} files with masks of {len(classes)} classes "
-            f"({join_names(classes)}); {channels} x {size} x {size} "
+            f"images: {len(images):,} files with masks of {len(classes)} classes, "
+            f"{format_left_out(left_out)}; {channels} x {size} x {size} "
             "(data.size and data.channels set them)"
         )
+        counts = zip(classes, present[:, values].sum(axis=0), strict=True)
+        named = [f"{name} ({count:,})" for name, count in counts]
+        self.notes.append(f"classes, in how many masks: {join_names(named, most=10)}")
         folders = [images[i].partition(os.sep)[0] for i in range(len(images))]
-        staged = image_data.are_split_folders(folders)
+        staged = are_split_folders(self.root / "images", folders)
         common = size, self.resize_mode, self.max_pixels
         return Samples(
             x=ImageFiles(images, channels, *common),
             y=MaskFiles(masks, 1, *common, values=values),
             classes=classes,
-            official=image_data.official_splits(folders) if staged else {},
+            official=official_splits(folders) if staged else {},
             target="mask",
             name=images.__getitem__,
         )
@@ -117,10 +130,10 @@ class MaskFolder(DataModule):
         if not 2 <= len(names) <= VOID:
             problem = f"{len(names)} classes in the masks; 2 to {VOID} are expected"
             raise InputError(f"{self.root}: {problem} ({source})")
-        present[:, [*values, VOID]] = False
+        others = present & ~np.isin(np.arange(256), [*values, VOID])
         wrong = []
-        for i in np.flatnonzero(present.any(axis=1)).tolist():
-            unknown = [str(value) for value in np.flatnonzero(present[i])]
+        for i in np.flatnonzero(others.any(axis=1)).tolist():
+            unknown = [str(value) for value in np.flatnonzero(others[i])]
             wrong.append(f"{masks.path(i)} ({join_names(unknown, most=3)})")
         if wrong:
             known = f"the {len(names)} classes ({join_names(numbers)}; 255 is ignored)"
@@ -139,15 +152,19 @@ class MaskFolder(DataModule):
         return image_data.image_statistics(samples.x, train)
 
 
-def match(root: Path) -> tuple[Paths, Paths]:
+def match(root: Path, left_out: LeftOut) -> tuple[Paths, Paths]:
     """The images and their masks, in the same order.
+
+    Args:
+        root: the folder.
+        left_out: receives the files that are neither.
 
     Raises:
         InputError: naming the files, when one lacks the other.
     """
     lines: list[str] = []
-    images = _files_by_stem(root / "images", EXTENSIONS, lines)
-    masks = _files_by_stem(root / "masks", MASK_EXTENSIONS, lines)
+    images = _files_by_stem(root / "images", EXTENSIONS, lines, left_out)
+    masks = _files_by_stem(root / "masks", MASK_EXTENSIONS, lines, left_out)
     pairs = [("images", images, "masks", masks), ("masks", masks, "images", images)]
     for name, files, other, others in [] if lines else pairs:
         if unmatched := [files[stem] for stem in sorted(files.keys() - others)]:
@@ -164,7 +181,9 @@ def match(root: Path) -> tuple[Paths, Paths]:
     )
 
 
-def _files_by_stem(folder: Path, extensions: frozenset[str], lines: list[str]) -> dict[str, str]:
+def _files_by_stem(
+    folder: Path, extensions: frozenset[str], lines: list[str], left_out: LeftOut
+) -> dict[str, str]:
     """A folder's files by their names without extension; problems are added to the lines."""
     if not folder.is_dir():
         expected = f"{folder.parent}/images and {folder.parent}/masks"
@@ -172,7 +191,11 @@ def _files_by_stem(folder: Path, extensions: frozenset[str], lines: list[str]) -
         return {}
     found: dict[str, str] = {}
     lossy, twins = [], []
-    for name in image_data.list_images(folder):
+    names, others = list_images(folder)
+    refuse_unsupported(folder, others, "or convert them")
+    for reason, files in others.items():
+        left_out.setdefault(reason, []).extend(files)
+    for name in names:
         stem, extension = os.path.splitext(name)
         if extension.lower() not in extensions:
             lossy.append(name)

@@ -22,16 +22,14 @@ from src.kindling.data.samples import Samples
 from src.kindling.data.spec import Column, Spec
 from src.kindling.data.statistics import mean_and_std, of_target
 from src.kindling.data.tables.columns import (
-    PROBLEMS,
     TargetKind,
     build_target,
-    check_column,
     check_features,
     format_override,
-    locate,
 )
-from src.kindling.data.tables.encode import as_numbers, kind_of, parse_dates
+from src.kindling.data.tables.encode import as_numbers, kind_of
 from src.kindling.data.tables.read import TableFile
+from src.kindling.data.tables.split_columns import check_split_options, read_groups, read_times
 
 # A column keeps its most frequent categories; all others count as one, as missing ones do.
 MAX_CATEGORIES = 256
@@ -84,10 +82,7 @@ class Table(DataModule):
         **base: Any,
     ) -> None:
         super().__init__(**base)
-        if group_column is not None and time is not None:
-            raise InputError("data.group_column and data.time: cannot split by both; remove one")
-        if dayfirst is not None and time is None:
-            raise InputError("data.dayfirst: how the dates of data.time are read; set data.time")
+        check_split_options(group_column, time, dayfirst)
         self.targets = [target] if isinstance(target, str) else target
         if labels is not None and (len(self.targets) > 1 or kind == "regression" or not labels):
             problem = f"{labels!r} needs to be a separator, with one target and no regression"
@@ -109,10 +104,11 @@ class Table(DataModule):
         self.notes.append(note)
         columns = {name: frame[name] for name in features}
         check_features(self.file, columns, self.drop, self.categories)
-        for key, name in (("group_column", self.group_column), ("time", self.time)):
-            if name:
-                subject = f"data.{key}: {self.file.path}: column '{name}'"
-                check_column(self.file, frame[name], subject, PROBLEMS.keys() - {"other"})
+        groups = time = None
+        if self.group_column:
+            groups = read_groups(self.file, frame[self.group_column], self.notes)
+        if self.time:
+            time = read_times(self.file, frame[self.time], self.dayfirst, self.notes)
         features = self._drop_identifiers(frame, features)
         self.kinds = {name: kind_of(frame[name]) for name in features}
         self.texts = {name: frame[name] for name in features if self.kinds[name] == "category"}
@@ -130,8 +126,8 @@ class Table(DataModule):
             columns=tuple(features),
             target=", ".join(self.targets),
             targets=() if classes or len(self.targets) == 1 else tuple(self.targets),
-            groups=self._read_groups(frame[self.group_column]) if self.group_column else None,
-            time=self._read_times(frame[self.time]) if self.time else None,
+            groups=groups,
+            time=time,
             name=lambda i: f"row {i + 1}",
         )
 
@@ -203,51 +199,3 @@ class Table(DataModule):
             problem = f"no column is left to predict '{', '.join(self.targets)}' from"
             raise InputError(f"{self.file.path}: {problem}; add features, or drop fewer")
         return [name for name in features if name not in names]
-
-    def _read_groups(self, column: pd.Series[Any]) -> Tensor:
-        codes, groups = pd.factorize(column)
-        self.notes.append(f"split: by {column.name}, {len(groups):,} groups, none in two splits")
-        return torch.from_numpy(codes)
-
-    def _read_times(self, column: pd.Series[Any]) -> Tensor:
-        if kind_of(column) == "category":
-            dates = self._read_dates(column)
-            candidates = [dates, pd.to_numeric(column, errors="coerce")]
-            values = max(candidates, key=lambda candidate: candidate.notna().sum())
-            if values.isna().any():
-                problem = f"{locate(column, values.isna())} is not a date or number like the others"
-                remedy = "write all as 2026-11-21, or as numbers"
-                remedy += "" if self.dayfirst is None else ", or remove data.dayfirst"
-                raise InputError(f"{self._time_subject()}: {problem}; {remedy}")
-            column = values.rename(column.name)
-        ends = column.min(), column.max()
-        if kind_of(column) == "date":
-            shown = [f"{end:%Y-%m-%d %H:%M:%S}".removesuffix(" 00:00:00") for end in ends]
-        else:
-            shown = [f"{end:g}" for end in ends]
-        self.notes.append(
-            f"split: by {column.name}, from {' to '.join(shown)}; the oldest rows train"
-        )
-        return torch.tensor(as_numbers(column))
-
-    def _read_dates(self, column: pd.Series[Any]) -> pd.Series[Any]:
-        """Texts as dates, NaT for other text; the whole column has the day or the month first."""
-        day_first, month_first = parse_dates(column, True), parse_dates(column, False)
-        if day_first.equals(month_first):
-            return day_first
-        chosen, reason = self.dayfirst, "data.dayfirst sets"
-        if chosen is None:
-            rows = (day_first.notna() != month_first.notna()).to_numpy()
-            if not rows.any():
-                example = locate(column, day_first.notna() & (day_first != month_first))
-                problem = f"{example} can be day.month.year or month.day.year"
-                remedy = "set data.dayfirst=true or data.dayfirst=false"
-                raise InputError(f"{self._time_subject()}: {problem}; {remedy}")
-            chosen = bool(day_first.notna().sum() >= month_first.notna().sum())
-            reason = f"{locate(column, rows)} shows"
-        order = "day.month.year" if chosen else "month.day.year"
-        self.notes.append(f"dates: column '{column.name}' is {order}, as {reason}")
-        return day_first if chosen else month_first
-
-    def _time_subject(self) -> str:
-        return f"data.time: {self.file.path}: column '{self.time}'"
