@@ -73,11 +73,8 @@ def predict(
     Raises:
         InputError: when a file is missing or of the wrong kind, or a table does not fit.
     """
-    from lightning.pytorch import seed_everything
-
     from src.kindling.analysis.outputs import require_outputs
     from src.kindling.analysis.predictions import require_columns
-    from src.kindling.config import instantiate
     from src.kindling.runs.signals import Interrupts
     from src.kindling.training.warning_filters import quiet
 
@@ -88,10 +85,7 @@ def predict(
     outputs = require_outputs(run.task, "predict from files")
     images = spec.kind == "image"
     _check_options(outputs, images, out, gallery, batch_size, top)
-    given = instantiate.values(run.config)
-    seed_everything(given.seed, verbose=False)  # some nets draw in evaluation too
-    options = {"seed": given.seed, "num_threads": given.num_threads}
-    data: Any = instantiate.build(run.config, "data", **options)
+    data = _build_data(run)
     size = batch_size or max(data.batch_size, 1 if images else MIN_ROWS)
     notes: list[str] = []
     with Interrupts(), staging_folder(out) as folder:
@@ -113,6 +107,18 @@ def predict(
             most = getattr(data, "max_pixels", MAX_PIXELS)
             write(gallery, render_gallery(title, writer.first, paths, most, folder))
     return Predicted(out, writer.rows, writer.unreadable, writer.first, notes)
+
+
+def _build_data(run: TrainedRun) -> Any:
+    """The run's data, not set up; seeded, since some nets draw random numbers in evaluation too."""
+    from lightning.pytorch import seed_everything
+
+    from src.kindling.config import instantiate
+
+    given = instantiate.values(run.config)
+    seed_everything(given.seed, verbose=False)
+    options = {"seed": given.seed, "num_threads": given.num_threads}
+    return instantiate.build(run.config, "data", **options)
 
 
 def split_inputs(run: TrainedRun, words: Sequence[str]) -> list[str]:
