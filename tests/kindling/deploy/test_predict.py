@@ -464,7 +464,8 @@ def test_missing_inputs(cards: Run, tmp_path: Path) -> None:
     words = ["crd.png", "empty", "*.jpg", "table.csv", "nowhere/a.png"]
     assert mistakes("predict", "latest", *(str(tmp_path / word) for word in words)) == [
         f"{tmp_path}/crd.png: no such file or folder; did you mean 'card.png'?",
-        f"{tmp_path}/empty: no images in this folder (.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp)",
+        f"{tmp_path}/empty: no images in this folder (.avif, .bmp, .heic, "
+        ".heif, .jpeg, .jpg, .png, .tif, .tiff, .webp)",
         f"{tmp_path}/*.jpg: no file matches",
         f"{tmp_path}/table.csv: this run predicts from images, not from tables",
         f"{tmp_path}/nowhere/a.png: no such file or folder",
