@@ -6,6 +6,7 @@ machines without a shared disk.
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 import warnings
@@ -96,6 +97,8 @@ class OptunaQueue(TrialQueue):
                 pruner=self.plan.pruner or self.optuna.pruners.NopPruner(),
             )
             _convert(study)
+            if study.metric_names != [self.plan.monitor]:
+                study.set_metric_names([self.plan.monitor])
         self.study = study
 
     def retry(self, action: Callable[[], T]) -> T:
@@ -139,6 +142,8 @@ class OptunaQueue(TrialQueue):
             trial = self.study.ask()
         else:
             known = self.study.get_trials(deepcopy=False)[result.trial]
+            if known.state.is_finished():  # it failed, and is tried again
+                known = _run_again(self.study, known)
             trial = self.optuna.Trial(self.study, known._trial_id)
         changes = result.changes | (self.plan.suggest(trial) if self.plan.suggest else {})
         return Claim(replace(result, changes=changes, trial=trial.number), lock, trial)
@@ -171,7 +176,8 @@ class OptunaQueue(TrialQueue):
 
     def write(self, name: str, record: dict[str, Any]) -> None:
         states = self.optuna.trial.TrialState
-        state = {"finished": states.COMPLETE, "pruned": states.PRUNED}.get(record.get("state", ""))
+        ended = {"finished": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}
+        state = ended.get(record.get("state", ""))
         if state and record["trial"] is not None:
             value = record["value"] if state == states.COMPLETE else None
             self.study.tell(record["trial"], value, state, skip_if_finished=True)
@@ -200,15 +206,23 @@ def _convert(study: Any) -> None:
         if state == "waiting":
             if trial.state == TrialState.WAITING:  # else `ask` returns it
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            trial.state, trial.datetime_complete = TrialState.RUNNING, None
-            trial.datetime_start = trial.datetime_start or datetime.now()
-            study.add_trial(trial)
-            number = len(study.trials) - 1
+            number = _run_again(study, trial).number
         facts = {**facts, "changes": facts.get("drawn", facts["changes"])}
         kept = {key: facts[key] for key in FACTS if key in facts}
         state = "failed" if "error" in facts else state
         record = TrialResult(name, state, value=trial.value, trial=number, **kept)
         study.set_user_attr(name, asdict(record))
+
+
+def _run_again(study: Any, trial: Any) -> Any:
+    """Add a running copy of a trial; an ended one stays as it is."""
+    from optuna.trial import TrialState
+
+    trial = copy.deepcopy(trial)
+    trial.state, trial.datetime_complete = TrialState.RUNNING, None
+    trial.datetime_start = trial.datetime_start or datetime.now()
+    study.add_trial(trial)
+    return study.get_trials(deepcopy=False)[-1]
 
 
 def reason(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -94,13 +95,15 @@ class Worker:
             pruned = bool(claim.trial) and self.queue.retry(claim.trial.should_prune)
         elif distributed(config.values):
             self._train_in_subprocess(run, result.changes)
+            if claim.trial:
+                self._report_epochs(run, claim.trial)
         else:
             plots = Plots(run) if self.plan.pictures else None
-            pruning = self._pruning_callback(claim.trial)
-            callbacks = [pruning] if self.plan.pruner else []
+            reporting = self._reporting_callback(claim.trial)
+            callbacks = [reporting] if claim.trial else []
             resume = bool(meta)
             score = fit(config, run, stages, resume=resume, plots=plots, callbacks=callbacks).score
-            pruned = pruning.pruned
+            pruned = reporting.pruned
         value = run.metrics.get(self.plan.monitor, score)
         if value is None or value != value:
             raise InputError(f"{self.plan.monitor}: was never a finite number")
@@ -109,23 +112,33 @@ class Worker:
         state = "pruned" if pruned else "finished"
         return replace(result, state=state, value=value, metrics=run.metrics)
 
-    def _pruning_callback(self, trial: Any) -> Any:
+    def _reporting_callback(self, trial: Any) -> Any:
         """Make a callback that reports the monitored metric, and stops a pruned training."""
         from lightning.pytorch import Callback, LightningModule, Trainer
 
-        queue, monitor = self.queue, self.plan.monitor
+        queue, monitor, pruner = self.queue, self.plan.monitor, self.plan.pruner
 
-        class Pruning(Callback):
+        class Reporting(Callback):
             pruned = False
 
             def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
                 score, epoch = trainer.callback_metrics.get(monitor), trainer.current_epoch + 1
                 if score is not None:
                     queue.retry(lambda: trial.report(float(score), epoch))
-                    self.pruned = queue.retry(trial.should_prune)
+                    self.pruned = bool(pruner) and queue.retry(trial.should_prune)
                     trainer.should_stop = trainer.should_stop or self.pruned
 
-        return Pruning()
+        return Reporting()
+
+    def _report_epochs(self, run: Run, trial: Any) -> None:
+        """Report the monitored metric of each epoch of a distributed member to its trial."""
+        from src.kindling.analysis.history import read_metrics
+        from src.kindling.runs.metric_names import canonical_name
+
+        monitor = canonical_name(self.plan.monitor)
+        table = read_metrics(run.path / "metrics.csv").dropna(subset=[monitor])
+        for epoch, value in zip(table["epoch"], table[monitor], strict=True):
+            self.queue.retry(functools.partial(trial.report, value, int(epoch) + 1))
 
     def _train_in_subprocess(self, run: Run, changes: dict[str, Any]) -> None:
         """Train a distributed member: Lightning repeats its command for each process."""

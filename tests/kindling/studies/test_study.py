@@ -18,10 +18,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import src.kindling.training.fit as train_module
 from src.kindling.config.cores import usable_cores
+from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted
 from src.kindling.studies import optuna_queue
 from src.kindling.studies.optuna_queue import OptunaQueue, make_queue
@@ -58,6 +60,14 @@ def run(plan: Plan) -> list[TrialResult]:
 
 def states(plan: Plan) -> list[str]:
     return [result.state for result in begin_study(plan).results()]
+
+
+def trial_states(plan: Plan) -> list[str]:
+    """What Optuna's dashboard shows of each trial."""
+    queue = begin_study(plan)
+    return (
+        [trial.state.name for trial in queue.study.trials] if isinstance(queue, OptunaQueue) else []
+    )
 
 
 def take(plan: Plan, worker: str = "") -> tuple[TrialQueue, Claim]:
@@ -204,11 +214,53 @@ def test_interrupted_member_resumes_to_the_same_numbers(
             run(plan)
     assert ended.value.code == 128 + signal.SIGTERM
     assert states(plan) == ["waiting"]
+    assert trial_states(plan) == (["RUNNING"] if kind == "optuna" else [])
     (result,) = run(plan)
+    assert trial_states(plan) == (["COMPLETE"] if kind == "optuna" else [])
     whole = json.loads((finished[0] / "digits/seeds/seed0/metrics.json").read_text())
     assert (result.state, result.metrics) == ("finished", whole)
     assert result.value == whole["val/loss"]
     assert "resumed: " in (logs / "digits/mine/seed0/output.txt").read_text()
+
+
+def test_trials_have_the_metrics_name_and_each_epochs_value(logs: Path) -> None:
+    plan = planned("0", kind="optuna")
+    (result,) = run(plan)
+    queue = begin_study(plan)
+    assert isinstance(queue, OptunaQueue)
+    assert queue.study.metric_names == ["val/loss"]
+    (trial,) = queue.study.trials
+    values = pd.read_csv(logs / "digits/mine/seed0/metrics.csv")["val/loss"].dropna().tolist()
+    assert trial.intermediate_values == pytest.approx({1: values[0], 2: values[1]})
+    assert (trial.state.name, trial.value) == ("COMPLETE", result.value)
+
+
+def test_distributed_trial_has_each_epochs_value(
+    finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_in_subprocess(self: Worker, run: Run, changes: object) -> None:
+        shutil.copytree(finished[0] / "digits/seeds/seed0", run.path, dirs_exist_ok=True)
+
+    monkeypatch.setattr(Worker, "_train_in_subprocess", train_in_subprocess)
+    plan = planned("0", kind="optuna")
+    plan = replace(plan, overrides=(*plan.overrides, "trainer.devices=2"))
+    run(plan)
+    queue = begin_study(plan)
+    assert isinstance(queue, OptunaQueue)
+    assert list(queue.study.trials[0].intermediate_values) == [1, 2]
+
+
+def test_failed_trial_is_tried_again_as_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned("0", suggest=draw_lr)
+    queue, claim = take(plan)
+    queue.finish(claim, replace(claim.result, state="failed", error="no memory"))
+    assert trial_states(plan) == ["FAIL"]
+    begin_study(plan).retry_failed()
+    queue, again = take(plan)
+    assert (again.result.trial, again.result.changes) == (1, claim.result.changes)
+    assert trial_states(plan) == ["FAIL", "RUNNING"]
+    queue.finish(again, replace(again.result, state="finished", value=0.1))
+    assert trial_states(plan) == ["FAIL", "COMPLETE"]
 
 
 @KINDS
