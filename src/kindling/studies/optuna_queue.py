@@ -19,14 +19,15 @@ from typing import Any, TypeVar
 from filelock import BaseFileLock
 
 from src.kindling.config.errors import InputError
+from src.kindling.runs.files import display_path
 from src.kindling.runs.redact import redact
 from src.kindling.studies.plan import Plan, TrialResult
-from src.kindling.studies.trial_queue import Claim, TrialQueue
+from src.kindling.studies.trial_queue import PATIENCE, Claim, TrialQueue
 
 HEARTBEAT = 10  # seconds between two heartbeats
 GRACE = 60  # seconds without a heartbeat until a worker on another machine counts as dead
+LOCKED = 10  # seconds until a locked study.db is an error; Optuna tries to add a trial five times
 FACTS = ("changes", "metrics", "seconds", "run", "error")  # of a result
-PATIENCE = 600  # seconds until an unreachable storage is an error
 T = TypeVar("T")
 
 
@@ -66,7 +67,9 @@ class OptunaQueue(TrialQueue):
     def open(self, settings: dict[str, Any]) -> dict[str, Any] | None:
         from sqlalchemy.exc import SQLAlchemyError
 
-        flag = f"--storage {redact(self.plan.storage or self.url)}"
+        flag = display_path(self.plan.folder / "study.db")
+        if self.plan.storage:
+            flag = f"--storage {redact(self.plan.storage)}"
         if not self.url.startswith(("sqlite:///", "postgresql+psycopg://")):
             raise InputError(f"{flag}: expected postgresql://USER@HOST/DATABASE")
         try:
@@ -83,7 +86,7 @@ class OptunaQueue(TrialQueue):
 
         if self.study is not None:
             return
-        options: dict[str, Any] = {"connect_args": {"timeout": 60}}  # for a locked file
+        options: dict[str, Any] = {"connect_args": {"timeout": LOCKED}}
         if self.plan.storage:
             options = {"connect_args": {"connect_timeout": 10}, "pool_pre_ping": True}
             self.engine = create_engine(self.url, **options)

@@ -18,7 +18,7 @@ from signal import SIGTERM, Signals
 from typing import Any
 
 from src.kindling.config.command import run_command
-from src.kindling.config.errors import InputError
+from src.kindling.config.errors import InputError, join_names
 from src.kindling.runs.files import display_path, read_json
 from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run
@@ -26,6 +26,7 @@ from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.studies.optuna_queue import make_queue
 from src.kindling.studies.plan import ENDED, Plan, TrialResult
 from src.kindling.studies.trial_queue import KILLS, Claim
+from src.kindling.studies.waiting import announce
 from src.kindling.training.distributed import distributed
 
 POLL = 0.5  # seconds between two looks at other processes
@@ -43,27 +44,37 @@ class Worker:
 
         Raises Interrupted when a signal stopped it; the current member was saved.
         """
-        pause = POLL
         with self.signals:
             self.signals.watched = True  # outside of a training, a signal waits for the queue
             while self.signals.received is None:
                 claim, others = self.queue.take()
+                if claim is None and others:
+                    claim, others = self._wait_for_others()
                 if claim is not None:
                     self.train(claim)
-                    pause = POLL
                 elif not others:
                     return
-                else:
-                    time.sleep(pause)
-                    pause = min(2.0, 1.5 * pause)  # the others need the cores more
             self.signals.stop()
+
+    def _wait_for_others(self) -> tuple[Claim | None, bool]:
+        """Wait until a member of another worker is left, or all have ended, or a signal came."""
+        left = [result.name for result in self.queue.results() if result.state not in ENDED]
+        claim, others, pause = None, True, POLL
+        with announce(f"for {join_names(left)}, which other processes of this study train"):
+            while claim is None and others and self.signals.received is None:
+                time.sleep(pause)
+                pause = min(2.0, 1.5 * pause)  # the others need the cores more
+                claim, others = self.queue.take()
+        return claim, others
 
     def train(self, claim: Claim) -> None:
         """Train a member, record its result, and print it."""
         started = time.perf_counter()
         run = Run(self.plan.folder / claim.result.name)
         result = replace(claim.result, state="waiting", run=display_path(run.path))
-        with (run.path / "output.txt").open("a", encoding="utf-8") as output:
+        path = run.path / "output.txt"
+        doing = f"for {claim.result.name} to train, see {display_path(path)}"
+        with path.open("a", encoding="utf-8") as output, announce(doing):
             try:
                 with redirect_stdout(output):
                     result = self._fit(run, claim, result)

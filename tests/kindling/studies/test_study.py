@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, redirect_stdout, suppress
+from contextlib import closing, nullcontext, redirect_stdout, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -20,16 +21,20 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 import src.kindling.training.fit as train_module
 from src.kindling.config.cores import usable_cores
+from src.kindling.config.errors import InputError
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted
-from src.kindling.studies import optuna_queue
+from src.kindling.studies import optuna_queue, trial_queue
+from src.kindling.studies import worker as worker_module
 from src.kindling.studies.optuna_queue import OptunaQueue, make_queue
 from src.kindling.studies.plan import Plan, TrialResult
 from src.kindling.studies.study import begin_study, run_study, summarize
 from src.kindling.studies.trial_queue import Claim, TrialQueue
+from src.kindling.studies.waiting import announce
 from src.kindling.studies.worker import Worker
 from src.kindling.training.trained_run import load_run
 from src.tasks.classification import Classification
@@ -474,6 +479,78 @@ def test_unreachable_storage_is_retried(
     stopped[0] = True
     with pytest.raises(OperationalError):
         queue.retry(action)
+
+
+def test_announcement_is_printed_where_it_began_until_it_ends(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    printed = ""
+    with announce("for a lock", first=0.01), redirect_stdout(io.StringIO()):
+        while printed.count("\n") < 2:
+            time.sleep(0.01)
+            printed += capsys.readouterr().out
+    assert printed.splitlines()[0] == "waiting    for a lock (0 s)"
+
+
+@pytest.fixture
+def announced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is announced if it takes long."""
+    texts: list[str] = []
+
+    def record(what: str, first: float = 60.0) -> Any:
+        texts.append(what)
+        return nullcontext()
+
+    monkeypatch.setattr(trial_queue, "announce", record)
+    monkeypatch.setattr(worker_module, "announce", record)
+    return texts
+
+
+def test_lock_of_a_study_is_waited_for_in_words_and_not_for_ever(
+    announced: list[str], logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned("0")
+    begin_study(plan)
+    monkeypatch.setattr(trial_queue, "PATIENCE", 0)
+    with FileLock(lock := logs / "digits/mine/.study.lock"), pytest.raises(InputError) as caught:
+        begin_study(plan)
+    assert announced[-1] == f"for {lock}, which another process holds"
+    assert caught.value.lines == [
+        f"{lock}: held by another process for 0 minutes; stop it (fuser {lock})"
+    ]
+    begin_study(plan)
+
+
+def test_locked_database_is_an_error(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned("0", kind="optuna")
+    begin_study(plan)
+    monkeypatch.setattr(optuna_queue, "LOCKED", 0)
+    database = logs / "digits/mine/study.db"
+    with closing(sqlite3.connect(database)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(InputError) as caught:
+            begin_study(plan)
+    assert caught.value.lines == [f"{database}: cannot be reached: database is locked"]
+
+
+def test_worker_waits_for_the_members_of_others_in_words(
+    announced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned("0")
+    queue, claim = take(plan)
+
+    def finish_elsewhere(seconds: float) -> None:
+        queue.finish(claim, replace(claim.result, state="finished", value=0.1))
+
+    monkeypatch.setattr(worker_module.time, "sleep", finish_elsewhere)
+    Worker(plan).work()
+    assert "for seed0, which other processes of this study train" in announced
+    assert states(plan) == ["finished"]
+
+
+def test_training_of_a_member_is_announced(announced: list[str], logs: Path) -> None:
+    run(planned("0"))
+    assert f"for seed0 to train, see {logs / 'digits/mine/seed0/output.txt'}" in announced
 
 
 # ----------------------------------------------------------------------------------------------
