@@ -6,6 +6,7 @@ machines without a shared disk.
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 import warnings
@@ -18,14 +19,15 @@ from typing import Any, TypeVar
 from filelock import BaseFileLock
 
 from src.kindling.config.errors import InputError
+from src.kindling.runs.files import display_path
 from src.kindling.runs.redact import redact
 from src.kindling.studies.plan import Plan, TrialResult
-from src.kindling.studies.trial_queue import Claim, TrialQueue
+from src.kindling.studies.trial_queue import PATIENCE, Claim, TrialQueue
 
 HEARTBEAT = 10  # seconds between two heartbeats
 GRACE = 60  # seconds without a heartbeat until a worker on another machine counts as dead
+LOCKED = 10  # seconds until a locked study.db is an error; Optuna tries to add a trial five times
 FACTS = ("changes", "metrics", "seconds", "run", "error")  # of a result
-PATIENCE = 600  # seconds until an unreachable storage is an error
 T = TypeVar("T")
 
 
@@ -65,7 +67,9 @@ class OptunaQueue(TrialQueue):
     def open(self, settings: dict[str, Any]) -> dict[str, Any] | None:
         from sqlalchemy.exc import SQLAlchemyError
 
-        flag = f"--storage {redact(self.plan.storage or self.url)}"
+        flag = display_path(self.plan.folder / "study.db")
+        if self.plan.storage:
+            flag = f"--storage {redact(self.plan.storage)}"
         if not self.url.startswith(("sqlite:///", "postgresql+psycopg://")):
             raise InputError(f"{flag}: expected postgresql://USER@HOST/DATABASE")
         try:
@@ -82,7 +86,7 @@ class OptunaQueue(TrialQueue):
 
         if self.study is not None:
             return
-        options: dict[str, Any] = {"connect_args": {"timeout": 60}}  # for a locked file
+        options: dict[str, Any] = {"connect_args": {"timeout": LOCKED}}
         if self.plan.storage:
             options = {"connect_args": {"connect_timeout": 10}, "pool_pre_ping": True}
             self.engine = create_engine(self.url, **options)
@@ -96,6 +100,8 @@ class OptunaQueue(TrialQueue):
                 pruner=self.plan.pruner or self.optuna.pruners.NopPruner(),
             )
             _convert(study)
+            if study.metric_names != [self.plan.monitor]:
+                study.set_metric_names([self.plan.monitor])
         self.study = study
 
     def retry(self, action: Callable[[], T]) -> T:
@@ -139,6 +145,8 @@ class OptunaQueue(TrialQueue):
             trial = self.study.ask()
         else:
             known = self.study.get_trials(deepcopy=False)[result.trial]
+            if known.state.is_finished():  # it failed, and is tried again
+                known = _run_again(self.study, known)
             trial = self.optuna.Trial(self.study, known._trial_id)
         changes = result.changes | (self.plan.suggest(trial) if self.plan.suggest else {})
         return Claim(replace(result, changes=changes, trial=trial.number), lock, trial)
@@ -171,7 +179,8 @@ class OptunaQueue(TrialQueue):
 
     def write(self, name: str, record: dict[str, Any]) -> None:
         states = self.optuna.trial.TrialState
-        state = {"finished": states.COMPLETE, "pruned": states.PRUNED}.get(record.get("state", ""))
+        ended = {"finished": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}
+        state = ended.get(record.get("state", ""))
         if state and record["trial"] is not None:
             value = record["value"] if state == states.COMPLETE else None
             self.study.tell(record["trial"], value, state, skip_if_finished=True)
@@ -200,15 +209,23 @@ def _convert(study: Any) -> None:
         if state == "waiting":
             if trial.state == TrialState.WAITING:  # else `ask` returns it
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            trial.state, trial.datetime_complete = TrialState.RUNNING, None
-            trial.datetime_start = trial.datetime_start or datetime.now()
-            study.add_trial(trial)
-            number = len(study.trials) - 1
+            number = _run_again(study, trial).number
         facts = {**facts, "changes": facts.get("drawn", facts["changes"])}
         kept = {key: facts[key] for key in FACTS if key in facts}
         state = "failed" if "error" in facts else state
         record = TrialResult(name, state, value=trial.value, trial=number, **kept)
         study.set_user_attr(name, asdict(record))
+
+
+def _run_again(study: Any, trial: Any) -> Any:
+    """Add a running copy of a trial; an ended one stays as it is."""
+    from optuna.trial import TrialState
+
+    trial = copy.deepcopy(trial)
+    trial.state, trial.datetime_complete = TrialState.RUNNING, None
+    trial.datetime_start = trial.datetime_start or datetime.now()
+    study.add_trial(trial)
+    return study.get_trials(deepcopy=False)[-1]
 
 
 def reason(error: BaseException) -> str:

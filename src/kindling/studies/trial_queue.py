@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from src.kindling.runs.files import read_json, write_json
+from src.kindling.config.errors import InputError
+from src.kindling.runs.files import display_path, read_json, write_json
 from src.kindling.studies.plan import ENDED, Plan, TrialResult
+from src.kindling.studies.waiting import announce
 
 KILLS = 3  # a member is given up when its worker was killed so often
 GIVEN_UP = f"its worker was killed {KILLS} times; it may need more memory than there is"
+PATIENCE = 600  # seconds until a lock that is held, or an unreachable storage, is an error
 T = TypeVar("T")
 
 
@@ -136,9 +139,21 @@ class TrialQueue:
     def retry(self, action: Callable[[], T]) -> T:
         return action()
 
-    def locked(self) -> AbstractContextManager[Any]:
-        """Exclude all other processes of the study."""
-        return FileLock(self.plan.folder / ".study.lock")
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Exclude all other processes of the study; raise InputError if one does not let go."""
+        path = self.plan.folder / ".study.lock"
+        lock, name = FileLock(path, timeout=PATIENCE), display_path(path)
+        try:
+            with announce(f"for {name}, which another process holds", first=10):
+                lock.acquire()
+        except Timeout:
+            problem = f"held by another process for {PATIENCE // 60} minutes"
+            raise InputError(f"{name}: {problem}; stop it (fuser {name})") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def records(self) -> dict[str, Any]:
         """The record of each member that was begun, and the study's settings as `about`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -18,14 +19,15 @@ from typing import Any
 
 from src.kindling.config.command import run_command
 from src.kindling.config.compose import record_path
-from src.kindling.config.errors import InputError
-from src.kindling.runs.files import read_json
+from src.kindling.config.errors import InputError, join_names
+from src.kindling.runs.files import display_path, read_json
 from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.studies.optuna_queue import make_queue
 from src.kindling.studies.plan import ENDED, Plan, TrialResult
 from src.kindling.studies.trial_queue import KILLS, Claim
+from src.kindling.studies.waiting import announce
 from src.kindling.training.distributed import distributed
 
 POLL = 0.5  # seconds between two looks at other processes
@@ -43,27 +45,37 @@ class Worker:
 
         Raises Interrupted when a signal stopped it; the current member was saved.
         """
-        pause = POLL
         with self.signals:
             self.signals.watched = True  # outside of a training, a signal waits for the queue
             while self.signals.received is None:
                 claim, others = self.queue.take()
+                if claim is None and others:
+                    claim, others = self._wait_for_others()
                 if claim is not None:
                     self.train(claim)
-                    pause = POLL
                 elif not others:
                     return
-                else:
-                    time.sleep(pause)
-                    pause = min(2.0, 1.5 * pause)  # the others need the cores more
             self.signals.stop()
+
+    def _wait_for_others(self) -> tuple[Claim | None, bool]:
+        """Wait until a member of another worker is left, or all have ended, or a signal came."""
+        left = [result.name for result in self.queue.results() if result.state not in ENDED]
+        claim, others, pause = None, True, POLL
+        with announce(f"for {join_names(left)}, which other processes of this study train"):
+            while claim is None and others and self.signals.received is None:
+                time.sleep(pause)
+                pause = min(2.0, 1.5 * pause)  # the others need the cores more
+                claim, others = self.queue.take()
+        return claim, others
 
     def train(self, claim: Claim) -> None:
         """Train a member, record its result, and print it."""
         started = time.perf_counter()
         run = Run(self.plan.folder / claim.result.name)
         result = replace(claim.result, state="waiting", run=record_path(run.path))
-        with (run.path / "output.txt").open("a", encoding="utf-8") as output:
+        path = run.path / "output.txt"
+        doing = f"for {claim.result.name} to train, see {display_path(path)}"
+        with path.open("a", encoding="utf-8") as output, announce(doing):
             try:
                 with redirect_stdout(output):
                     result = self._fit(run, claim, result)
@@ -95,13 +107,15 @@ class Worker:
             pruned = bool(claim.trial) and self.queue.retry(claim.trial.should_prune)
         elif distributed(config.values):
             self._train_in_subprocess(run, result.changes)
+            if claim.trial:
+                self._report_epochs(run, claim.trial)
         else:
             plots = Plots(run) if self.plan.pictures else None
-            pruning = self._pruning_callback(claim.trial)
-            callbacks = [pruning] if self.plan.pruner else []
+            reporting = self._reporting_callback(claim.trial)
+            callbacks = [reporting] if claim.trial else []
             resume = bool(meta)
             score = fit(config, run, stages, resume=resume, plots=plots, callbacks=callbacks).score
-            pruned = pruning.pruned
+            pruned = reporting.pruned
         value = run.metrics.get(self.plan.monitor, score)
         if value is None or value != value:
             raise InputError(f"{self.plan.monitor}: was never a finite number")
@@ -110,23 +124,33 @@ class Worker:
         state = "pruned" if pruned else "finished"
         return replace(result, state=state, value=value, metrics=run.metrics)
 
-    def _pruning_callback(self, trial: Any) -> Any:
+    def _reporting_callback(self, trial: Any) -> Any:
         """Make a callback that reports the monitored metric, and stops a pruned training."""
         from lightning.pytorch import Callback, LightningModule, Trainer
 
-        queue, monitor = self.queue, self.plan.monitor
+        queue, monitor, pruner = self.queue, self.plan.monitor, self.plan.pruner
 
-        class Pruning(Callback):
+        class Reporting(Callback):
             pruned = False
 
             def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
                 score, epoch = trainer.callback_metrics.get(monitor), trainer.current_epoch + 1
                 if score is not None:
                     queue.retry(lambda: trial.report(float(score), epoch))
-                    self.pruned = queue.retry(trial.should_prune)
+                    self.pruned = bool(pruner) and queue.retry(trial.should_prune)
                     trainer.should_stop = trainer.should_stop or self.pruned
 
-        return Pruning()
+        return Reporting()
+
+    def _report_epochs(self, run: Run, trial: Any) -> None:
+        """Report the monitored metric of each epoch of a distributed member to its trial."""
+        from src.kindling.analysis.history import read_metrics
+        from src.kindling.runs.metric_names import canonical_name
+
+        monitor = canonical_name(self.plan.monitor)
+        table = read_metrics(run.path / "metrics.csv").dropna(subset=[monitor])
+        for epoch, value in zip(table["epoch"], table[monitor], strict=True):
+            self.queue.retry(functools.partial(trial.report, value, int(epoch) + 1))
 
     def _train_in_subprocess(self, run: Run, changes: dict[str, Any]) -> None:
         """Train a distributed member: Lightning repeats its command for each process."""

@@ -7,27 +7,34 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, redirect_stdout, suppress
+from contextlib import closing, nullcontext, redirect_stdout, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import pandas as pd
 import pytest
+from filelock import FileLock
 
 import src.kindling.training.fit as train_module
 from src.kindling.config.cores import usable_cores
+from src.kindling.config.errors import InputError
+from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted
-from src.kindling.studies import optuna_queue
+from src.kindling.studies import optuna_queue, trial_queue
+from src.kindling.studies import worker as worker_module
 from src.kindling.studies.optuna_queue import OptunaQueue, make_queue
 from src.kindling.studies.plan import Plan, TrialResult
 from src.kindling.studies.study import begin_study, run_study, summarize
 from src.kindling.studies.trial_queue import Claim, TrialQueue
+from src.kindling.studies.waiting import announce
 from src.kindling.studies.worker import Worker
 from src.kindling.training.trained_run import load_run
 from src.tasks.classification import Classification
@@ -58,6 +65,14 @@ def run(plan: Plan) -> list[TrialResult]:
 
 def states(plan: Plan) -> list[str]:
     return [result.state for result in begin_study(plan).results()]
+
+
+def trial_states(plan: Plan) -> list[str]:
+    """What Optuna's dashboard shows of each trial."""
+    queue = begin_study(plan)
+    return (
+        [trial.state.name for trial in queue.study.trials] if isinstance(queue, OptunaQueue) else []
+    )
 
 
 def take(plan: Plan, worker: str = "") -> tuple[TrialQueue, Claim]:
@@ -204,11 +219,53 @@ def test_interrupted_member_resumes_to_the_same_numbers(
             run(plan)
     assert ended.value.code == 128 + signal.SIGTERM
     assert states(plan) == ["waiting"]
+    assert trial_states(plan) == (["RUNNING"] if kind == "optuna" else [])
     (result,) = run(plan)
+    assert trial_states(plan) == (["COMPLETE"] if kind == "optuna" else [])
     whole = json.loads((finished[0] / "digits/seeds/seed0/metrics.json").read_text())
     assert (result.state, result.metrics) == ("finished", whole)
     assert result.value == whole["val/loss"]
     assert "resumed: " in (logs / "digits/mine/seed0/output.txt").read_text()
+
+
+def test_trials_have_the_metrics_name_and_each_epochs_value(logs: Path) -> None:
+    plan = planned("0", kind="optuna")
+    (result,) = run(plan)
+    queue = begin_study(plan)
+    assert isinstance(queue, OptunaQueue)
+    assert queue.study.metric_names == ["val/loss"]
+    (trial,) = queue.study.trials
+    values = pd.read_csv(logs / "digits/mine/seed0/metrics.csv")["val/loss"].dropna().tolist()
+    assert trial.intermediate_values == pytest.approx({1: values[0], 2: values[1]})
+    assert (trial.state.name, trial.value) == ("COMPLETE", result.value)
+
+
+def test_distributed_trial_has_each_epochs_value(
+    finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_in_subprocess(self: Worker, run: Run, changes: object) -> None:
+        shutil.copytree(finished[0] / "digits/seeds/seed0", run.path, dirs_exist_ok=True)
+
+    monkeypatch.setattr(Worker, "_train_in_subprocess", train_in_subprocess)
+    plan = planned("0", kind="optuna")
+    plan = replace(plan, overrides=(*plan.overrides, "trainer.devices=2"))
+    run(plan)
+    queue = begin_study(plan)
+    assert isinstance(queue, OptunaQueue)
+    assert list(queue.study.trials[0].intermediate_values) == [1, 2]
+
+
+def test_failed_trial_is_tried_again_as_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned("0", suggest=draw_lr)
+    queue, claim = take(plan)
+    queue.finish(claim, replace(claim.result, state="failed", error="no memory"))
+    assert trial_states(plan) == ["FAIL"]
+    begin_study(plan).retry_failed()
+    queue, again = take(plan)
+    assert (again.result.trial, again.result.changes) == (1, claim.result.changes)
+    assert trial_states(plan) == ["FAIL", "RUNNING"]
+    queue.finish(again, replace(again.result, state="finished", value=0.1))
+    assert trial_states(plan) == ["FAIL", "COMPLETE"]
 
 
 @KINDS
@@ -422,6 +479,78 @@ def test_unreachable_storage_is_retried(
     stopped[0] = True
     with pytest.raises(OperationalError):
         queue.retry(action)
+
+
+def test_announcement_is_printed_where_it_began_until_it_ends(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    printed = ""
+    with announce("for a lock", first=0.01), redirect_stdout(io.StringIO()):
+        while printed.count("\n") < 2:
+            time.sleep(0.01)
+            printed += capsys.readouterr().out
+    assert printed.splitlines()[0] == "waiting    for a lock (0 s)"
+
+
+@pytest.fixture
+def announced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is announced if it takes long."""
+    texts: list[str] = []
+
+    def record(what: str, first: float = 60.0) -> Any:
+        texts.append(what)
+        return nullcontext()
+
+    monkeypatch.setattr(trial_queue, "announce", record)
+    monkeypatch.setattr(worker_module, "announce", record)
+    return texts
+
+
+def test_lock_of_a_study_is_waited_for_in_words_and_not_for_ever(
+    announced: list[str], logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned("0")
+    begin_study(plan)
+    monkeypatch.setattr(trial_queue, "PATIENCE", 0)
+    with FileLock(lock := logs / "digits/mine/.study.lock"), pytest.raises(InputError) as caught:
+        begin_study(plan)
+    assert announced[-1] == f"for {lock}, which another process holds"
+    assert caught.value.lines == [
+        f"{lock}: held by another process for 0 minutes; stop it (fuser {lock})"
+    ]
+    begin_study(plan)
+
+
+def test_locked_database_is_an_error(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned("0", kind="optuna")
+    begin_study(plan)
+    monkeypatch.setattr(optuna_queue, "LOCKED", 0)
+    database = logs / "digits/mine/study.db"
+    with closing(sqlite3.connect(database)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(InputError) as caught:
+            begin_study(plan)
+    assert caught.value.lines == [f"{database}: cannot be reached: database is locked"]
+
+
+def test_worker_waits_for_the_members_of_others_in_words(
+    announced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned("0")
+    queue, claim = take(plan)
+
+    def finish_elsewhere(seconds: float) -> None:
+        queue.finish(claim, replace(claim.result, state="finished", value=0.1))
+
+    monkeypatch.setattr(worker_module.time, "sleep", finish_elsewhere)
+    Worker(plan).work()
+    assert "for seed0, which other processes of this study train" in announced
+    assert states(plan) == ["finished"]
+
+
+def test_training_of_a_member_is_announced(announced: list[str], logs: Path) -> None:
+    run(planned("0"))
+    assert f"for seed0 to train, see {logs / 'digits/mine/seed0/output.txt'}" in announced
 
 
 # ----------------------------------------------------------------------------------------------
