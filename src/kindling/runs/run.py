@@ -52,8 +52,7 @@ class Run:
         name = str(config.values.get("name") or "")
         if "oc.env" in name:  # it may be a secret
             return cls.claim(config.name)
-        label = re.sub(r"[^\w.-]+", "-", str(resolve(config)["name"])) if name else ""
-        return cls.claim(config.name, label[:40].strip("-."))
+        return cls.claim(config.name, folder_label(str(resolve(config)["name"])) if name else "")
 
     @classmethod
     def claim(cls, name: str, label: str = "") -> Run:
@@ -208,6 +207,11 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """The final numbers, as training wrote them."""
         return self._read("metrics.json")
+
+
+def folder_label(name: str) -> str:
+    """A run's name as the end of its folder's name."""
+    return re.sub(r"[^\w.-]+", "-", name)[:40].strip("-.")
 
 
 def find_run(name: str | Path) -> Run:
