@@ -175,7 +175,6 @@ def test_seeds_become_one_row(logs: Path, capsys: pytest.CaptureFixture[str]) ->
         "[0, 1, 2]",
         "-",
         "3.2",
-        "29,162",
     ]
 
 
