@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from src.kindling.training import Result
 
 USAGE = "[CONFIG] [key=value ...] [--flags]"
-SEEDS = "train with each seed and report the spread; takes the flags of src.tune"
 FIND = "lr or batch_size: find a value to start with"
-OVERRIDE = "with --resume: accept config and data changes"
 
 
 def main(argv: list[str]) -> Result | None:
@@ -31,11 +29,12 @@ def main(argv: list[str]) -> Result | None:
     add("words", nargs="*", metavar="CONFIG, key=value", help="a config, and changes to it")
     add("--init", metavar="RUN", help="start from the weights of another run")
     add("--resume", metavar="RUN", help="continue a run in its own directory")
-    add("--override", action="store_true", help=OVERRIDE)
+    add("--override", action="store_true", help="with --resume: accept config and data changes")
     add("--no-pictures", action="store_true", help="write no plots/ and no report.html")
+    add("--graph", action="store_true", help="write the net's graph to TensorBoard")
     add("--no-test", action="store_true", help="do not measure the test split")
     add("--find", choices=("lr", "batch_size"), metavar="WHAT", help=FIND)
-    add("--seeds", metavar="0,1,2", help=SEEDS)
+    add("--seeds", metavar="0,1,2", help="mean ± std over seeds; takes the flags of src.tune")
     add_flags(parser, visible=False)
     add("--member", metavar="FOLDER", help=argparse.SUPPRESS)  # a study's trial, in its directory
     flags = parser.read(argv)
@@ -50,7 +49,8 @@ def main(argv: list[str]) -> Result | None:
 
         find(flags.find, *split_words(flags.words))
         return None
-    result = launch(flags, None if flags.no_pictures else lambda run: analysis.Plots(run))
+    plots = None if flags.no_pictures else lambda run: analysis.Plots(run, graph=flags.graph)
+    result = launch(flags, plots)
     if not rank(result.run.config.values):  # else the first process has yet to write how it ended
         print_result(result)
     return result

@@ -139,7 +139,7 @@ def test_report_page_matches_template() -> None:
     files = re.findall(
         r"^\| `([\w./]+)` \|", page.partition("## Where are the numbers?")[2], flags=re.MULTILINE
     )
-    assert len(files) == 4
+    assert len(files) == 5
     assert [file for file in files if f"`{file}`" not in README] == []
 
 

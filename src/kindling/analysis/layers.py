@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +21,8 @@ from src.kindling.analysis.predictions import Array, eager, spread
 from src.kindling.data.preprocess import net_shape
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
     from src.kindling.data.spec import Spec
 
 LAYERS = 12  # of the weights' plot
@@ -29,9 +34,7 @@ def summarize_layers(task: LightningModule, spec: Spec | None) -> pd.DataFrame:
     A multiply-add counts as two FLOPs.
     """
     own = task.example_input_array
-    if spec is not None and is_overridden("forward", task):
-        shape = net_shape(spec, task)
-        task.example_input_array = torch.zeros(1, *shape, device=task.device).to(task.dtype)
+    task.example_input_array = example_input(task, spec)
     with eager(task):
         summary = ModelSummary(task, max_depth=-1)
     task.example_input_array = own
@@ -49,6 +52,28 @@ def summarize_layers(task: LightningModule, spec: Spec | None) -> pd.DataFrame:
     sums = table[["parameters", "FLOPs"]].sum()
     total = pd.DataFrame({"layer": ["all"], "kind": "", "output": "", **sums})
     return pd.concat([table, total], ignore_index=True)
+
+
+def example_input(task: LightningModule, spec: Spec | None) -> Any:
+    """Zeros of the data's shape for `forward`; without a spec, the task's `example_input_array`."""
+    if spec is None or not is_overridden("forward", task):
+        return task.example_input_array
+    shape = net_shape(spec, task)
+    return torch.zeros(1, *shape, device=task.device).to(task.dtype)
+
+
+def add_graph(board: SummaryWriter, task: LightningModule, spec: Spec | None) -> None:
+    """Write the graph of `forward`, traced for one sample, to TensorBoard.
+
+    Raises:
+        ValueError: when the shape of the input is unknown.
+    """
+    example = example_input(task, spec)
+    if example is None:
+        raise ValueError(f"unknown input; set example_input_array in {type(task).__name__}")
+    quiet, silent = warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO())
+    with eager(task), torch.no_grad(), quiet, silent:
+        board.add_graph(task, example)
 
 
 def plot_weights(after: Mapping[str, Array], before: Mapping[str, Array]) -> Figure:

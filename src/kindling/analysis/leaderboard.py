@@ -17,7 +17,7 @@ from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.runs import run as run_module
 from src.kindling.runs.files import display_path, read_json
 from src.kindling.runs.metric_names import canonical_name, mode_by_name
-from src.kindling.runs.run import find_run
+from src.kindling.runs.run import find_run, folder_label
 
 RUN_FILES = {"run.json", "meta.json", "config.yaml"}  # a run has one of them, or is empty
 LIMITS = ("trainer.limit_val_batches", "trainer.limit_test_batches")
@@ -57,13 +57,20 @@ class Row:
         return name + repeats if self.std else name
 
     @property
+    def label(self) -> str:
+        """The name, with the one that the config gives the run."""
+        given = str(self.config.get("name") or "")
+        in_folder = f"_{folder_label(given)}" in self.name
+        return f"{self.name}, {given}" if given and not in_folder else self.name
+
+    @property
     def monitor(self) -> str:
         return canonical_name(str(self.facts.get("monitor")))
 
     def format(self, column: str) -> str:
         """Format a number, or a config value, for a table."""
         if column == "run":
-            return self.name
+            return self.label
         if column in self.config:
             value = self.config[column]
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -87,6 +94,21 @@ class Leaderboard:
     title: str
     rows: list[Row]
     columns: list[str]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The columns' headers: of a config key its end, `lr`, as far as no other has the same."""
+        keys = {key for row in self.rows for key in row.config}
+        ends = {column: f".{column.removesuffix('._target_')}" for column in self.columns}
+        labels = {column: column for column in self.columns}
+        for column in keys & labels.keys():
+            parts = ends[column].split(".")
+            for start in range(len(parts) - 1, 0, -1):
+                label = ".".join(parts[start:])
+                if sum(end.endswith(f".{label}") for end in ends.values()) == 1:
+                    labels[column] = label
+                    break
+        return labels
 
 
 def find(word: str) -> list[Path]:
@@ -166,13 +188,14 @@ def _rank_group(runs: list[Row], by: str) -> Leaderboard:
     order = sorted(
         metrics, key=lambda m: (m != by, not m.startswith("test/"), m.endswith("/loss"), m)
     )
-    different = find_differing_keys([row.config for row in rows])
-    columns = ["run", *order[:2], *different, *COSTS, *order[2:]]
+    different = [key for key in find_differing_keys([row.config for row in rows]) if key != "name"]
+    different.sort(key=lambda key: key.endswith("_target_"))
+    columns = ["run", *order[:1], *different, *order[1:2], *COSTS, *order[2:]]
     targets = dict.fromkeys(str(run.config.get("data._target_")) for run in runs)
-    shared = {*LIMITS} - {*find_differing_keys([run.config for run in runs])}
-    limits = {key: runs[0].config[key] for key in LIMITS if key in shared & {*runs[0].config}}
+    shared = {*DATA_KEYS[1:]} - {*find_differing_keys([run.config for run in runs])}
+    values = {key: runs[0].config.get(key) for key in DATA_KEYS if key in shared}
     data = [target.rpartition(".")[2] for target in targets]
-    data += [f"{key.rpartition('.')[2]}={value}" for key, value in limits.items()]
+    data += [f"{key.rpartition('.')[2]}={v}" for key, v in values.items() if v is not None]
     direction = "highest" if highest else "lowest"
     missing = "" if by in runs[0].numbers else " (not among the final metrics; pass --sort METRIC)"
     return Leaderboard(f"{', '.join(data)}: {by}, {direction} first{missing}", rows, columns)

@@ -7,28 +7,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.kindling.analysis.leaderboard import COSTS, Leaderboard, Row, find_differing_keys
+from src.kindling.config.errors import join_names
 
+WIDE = 8  # columns beside the run's in one table of the page
 DRAWN = 10  # rows whose curves are drawn: more look alike
 
 
 def show(board: Leaderboard) -> None:
-    """Print a leaderboard: the first columns that fit on a terminal, all of them elsewhere."""
+    """Print a leaderboard: the first columns that fit on the terminal, or into 80 characters."""
     import pandas as pd
     from rich.cells import cell_len
     from rich.console import Console
 
     console = Console(markup=False, highlight=False)
-    cells = {f" {name}": [f" {row.format(name)}" for row in board.rows] for name in board.columns}
+    labels = board.labels
+    cells = {f" {labels[c]}": [f" {row.format(c)}" for row in board.rows] for c in board.columns}
     table, count = pd.DataFrame(cells), len(cells)
     lines = table.to_string(index=False).splitlines()
-    while console.is_terminal and count > 1 and max(map(cell_len, lines)) > console.width:
+    while count > 1 and max(map(cell_len, lines)) > console.width:
         count -= 1
         lines = table.iloc[:, :count].to_string(index=False).splitlines()
     print(board.title)
     console.print(lines[0], style="bold", soft_wrap=True)
     print("\n".join(lines[1:]))
-    hidden = ", ".join(board.columns[count:])
-    print(f"no room for {hidden}; pass --csv or --html\n" if hidden else "")
+    hidden = join_names([labels[column] for column in board.columns[count:]], 3)
+    print(f"no room for {hidden}; pass --csv FILE or --html FILE\n" if hidden else "")
 
 
 def to_csv(runs: Sequence[Row]) -> str:
@@ -56,9 +59,15 @@ def to_html(
 
     template = Path(__file__).with_name("leaderboard.html").read_text(encoding="utf-8")
     encoded = [(path.stem, b64encode(path.read_bytes()).decode()) for path in images]
-    drawn = [(board, _draw_curves(board)) for board in boards]
+    drawn = [(board, _split_columns(board), _draw_curves(board)) for board in boards]
     page = Environment(autoescape=True).from_string(template)
     return page.render(title=title, lines=lines, images=encoded, boards=drawn, drawn=DRAWN)
+
+
+def _split_columns(board: Leaderboard) -> list[list[str]]:
+    """The columns of each table of the page; the run's is in all of them."""
+    run, *rest = board.columns
+    return [[run, *rest[start : start + WIDE]] for start in range(0, len(rest), WIDE)]
 
 
 def _draw_curves(board: Leaderboard) -> str:
@@ -67,5 +76,5 @@ def _draw_curves(board: Leaderboard) -> str:
     from src.kindling.analysis.history import compare_curves
 
     metrics = dict.fromkeys([*(row.monitor for row in board.rows), "val/loss", "train/loss"])
-    figure = compare_curves({row.name: row.paths for row in board.rows[:DRAWN]}, metrics)
+    figure = compare_curves({row.label: row.paths for row in board.rows[:DRAWN]}, metrics)
     return "" if figure is None else encode_svg(figure)

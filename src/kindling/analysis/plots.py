@@ -42,10 +42,11 @@ class Plots:
     Args:
         run: its directory gets predictions and plots.
         most: number of validation samples in the plot of before and after.
+        graph: whether TensorBoard gets the net's graph.
     """
 
-    def __init__(self, run: Run, most: int = 64) -> None:
-        self.run, self.most = run, most
+    def __init__(self, run: Run, most: int = 64, graph: bool = False) -> None:
+        self.run, self.most, self.graph = run, most, graph
         self.histograms = Histograms()
         self.before: Predictions | None = None
         self.weights: Mapping[str, Array] = {}
@@ -118,7 +119,18 @@ class Plots:
         except Exception as error:
             after = f"after '{names[-1]}'" if names else "at the first plot"
             print(f"plots: stopped {after}: {type(error).__name__}: {error}")
+        if self.graph:
+            self._add_graph(task, data, boards)
         return names
+
+    def _add_graph(self, task: LightningModule, data: Any, boards: Sequence[Any]) -> None:
+        from src.kindling.analysis.layers import add_graph
+
+        try:
+            for board in boards:
+                add_graph(board, task, getattr(data, "spec", None))
+        except Exception as error:
+            print(f"--graph: not written: {str(error).partition(chr(10))[0]}")
 
     def _figures(
         self, task: Any, data: LightningDataModule | None, stage: Stage, monitor: Monitor

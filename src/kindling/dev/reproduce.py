@@ -66,7 +66,7 @@ def reproduce(run: TrainedRun) -> tuple[Result, list[str]]:
         differing.append(unknown)
     measured = {parse_name(name)[0] for name in run.metrics}
     stages: tuple[Stage, ...] = ("val",) if measured == {"val"} else ("val", "test")
-    new = Run.claim(run.config.name)
+    new = Run.claim_for(run.config)
     try:
         return fit(run.config, new, stages, init, plots=Plots(new)), differing
     except BaseException as error:

@@ -21,6 +21,7 @@ import yaml
 from src.kindling.config.aliases import rename_old
 from src.kindling.config.compose import PARTS, ROOT, VALUES, Config, flatten, record_path
 from src.kindling.config.errors import InputError, did_you_mean
+from src.kindling.config.references import resolve
 from src.kindling.runs.checkpoint_file import read_checkpoint
 from src.kindling.runs.files import display_path, read_json, write, write_json
 from src.kindling.runs.provenance import git_state, hardware, packages, source_files
@@ -46,10 +47,22 @@ class Run:
         return f"Run({display_path(self.path)})"
 
     @classmethod
-    def claim(cls, name: str) -> Run:
+    def claim_for(cls, config: Config) -> Run:
+        """Make the directory of a new run: `logs/<config>/<time>`, and `_<name>` if it has one."""
+        name = str(config.values.get("name") or "")
+        if "oc.env" in name:  # it may be a secret
+            return cls.claim(config.name)
+        return cls.claim(config.name, folder_label(str(resolve(config)["name"])) if name else "")
+
+    @classmethod
+    def claim(cls, name: str, label: str = "") -> Run:
         """Make the directory of a new run of a config: `logs/<name>/<time>`, nobody else's.
 
         Processes that a distributed training starts on the same machine receive rank 0's directory.
+
+        Args:
+            name: the config's.
+            label: the end of the directory's name.
         """
         rank_zero_run = os.environ.get("KINDLING_RUN")
         if rank_zero_run and int(os.environ.get("LOCAL_RANK", "0")) > 0:
@@ -57,7 +70,7 @@ class Run:
         if Path(name).name != name or name == "..":
             place = "a run's folder is made in logs/<config>/"
             raise InputError(f"{name!r}: not the name of a config; {place}")
-        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S") + (f"_{label}" if label else "")
         folder = LOGS / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -195,6 +208,11 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """The final numbers, as training wrote them."""
         return self._read("metrics.json")
+
+
+def folder_label(name: str) -> str:
+    """A run's name as the end of its folder's name."""
+    return re.sub(r"[^\w.-]+", "-", name)[:40].strip("-.")
 
 
 def find_run(name: str | Path) -> Run:

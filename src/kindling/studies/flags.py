@@ -26,8 +26,10 @@ def check_train_flags(flags: argparse.Namespace) -> None:
     if of_study and not flags.seeds:
         names = "--workers, --storage, --name, --retry, --pictures"
         raise InputError(f"{names}: belong to --seeds (data.num_workers=2 prepares batches)")
+    if flags.graph and flags.no_pictures:
+        raise InputError("--graph: has no effect with --no-pictures; remove one of them")
     alone = "seeds" if flags.seeds else "find" if flags.find else ""
-    for other in ("init", "resume", "override", "no_test", "find"):
+    for other in ("init", "resume", "override", "no_test", "graph", "find"):
         if alone and other != alone and getattr(flags, other):
             name = other.replace("_", "-")
             raise InputError(f"--{name}: has no effect with --{alone}; remove one of them")

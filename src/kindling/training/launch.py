@@ -56,7 +56,7 @@ def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     run = resumed or member
     if run is None:
-        run = Run(Path(broadcast(config.values, lambda: str(Run.claim(config.name).path))))
+        run = Run(Path(broadcast(config.values, lambda: str(Run.claim_for(config).path))))
     gc.collect()
     gc.freeze()  # what the imports left need not be traversed by each collection
     stages: tuple[Stage, ...] = ("val",) if flags.no_test else ("val", "test")

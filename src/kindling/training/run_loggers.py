@@ -18,14 +18,13 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from src.kindling.config.compose import Config, flatten
+from src.kindling.config.defaults import with_defaults
 from src.kindling.runs.files import write
 from src.kindling.runs.metric_names import parse_name
 from src.kindling.runs.redact import redacted
 
 GUARDED = ("log_metrics", "log_hyperparams", "log_result", "save", "finalize", "close")
 BATCH_LOSS = "train/batch_loss"
-# Values of a config that are no hyperparameters.
-KEPT = ("num_threads", "compile", "channels_last", "checkpoint_minutes", "max_nonfinite_steps")
 
 
 def guarded(logger: Logger) -> Logger:
@@ -153,6 +152,11 @@ class TensorBoard(TensorBoardLogger):
     """
 
     @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write values, without the epoch, which would be the first of all curves."""
+        super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
+
+    @rank_zero_only
     def save(self) -> None:
         """Nothing: the writer flushes by itself."""
 
@@ -163,12 +167,12 @@ class TensorBoard(TensorBoardLogger):
             self.experiment.flush()
 
     def log_result(self, config: Config, metrics: Mapping[str, float], step: int) -> None:
-        """A row of the HParams tab: the config's values beside the final numbers.
+        """A row of the HParams tab: the config's values and defaults beside the final numbers.
 
         Through Lightning's `log_hyperparams`, the numbers would be points at step 0 of the curves.
         """
-        flat = flatten(redacted(config.values)).items()
-        values = {key: v for key, v in flat if v not in (None, [], {}) and key not in KEPT}
+        flat = flatten(redacted(with_defaults(config.values)))
+        values = {key: value for key, value in flat.items() if value not in (None, [], {})}
         values = {k: v if isinstance(v, int | float | str) else str(v) for k, v in values.items()}
         # The curves of val/ end with the last epoch; these numbers are the best checkpoint's.
         final = {}
@@ -211,6 +215,7 @@ class _LazyWriter(SummaryWriter):
 class Curves(Callback):
     """Logs the batch's loss and the learning rate every `trainer.log_every_n_steps` steps.
 
+    A short training has them too: of its first step, and of the last one of each epoch.
     Reading a value synchronizes with the device, so it is not done in every step. Under DDP the
     loss is that of rank 0's batch.
     """
@@ -230,7 +235,8 @@ class Curves(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:
         step = trainer.global_step
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if step == self.logged or not every or step % every or not trainer.is_global_zero:
+        due = every and (not step % every or step == 1 or trainer.is_last_batch)
+        if step == self.logged or not due or not trainer.is_global_zero:
             return
         self.logged = step
         values = {"lr": self.lr, "epoch": trainer.current_epoch}

@@ -98,14 +98,14 @@ def test_real_runs_are_ranked(logs: Path, capsys: pytest.CaptureFixture[str]) ->
     assert {key for key in board.columns if "." in key} == {"net._target_"}
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Digits, limit_val_batches=2, limit_test_batches=2: val/loss, lowest first"
-    assert lines[1].split()[:4] == ["run", "val/loss", "test/accuracy", "net._target_"]
+    assert lines[1].split()[:4] == ["run", "val/loss", "net", "test/accuracy"]
     name = best.path.relative_to(logs).as_posix()
     kind = "CNN" if best is one else "MLP"
     assert lines[2].split()[:4] == [
         name,
         f"{best.metrics['val/loss']:.4f}",
-        f"{best.metrics['test/accuracy']:.4f}",
         kind,
+        f"{best.metrics['test/accuracy']:.4f}",
     ]
 
 
@@ -165,9 +165,9 @@ def test_seeds_become_one_row(logs: Path, capsys: pytest.CaptureFixture[str]) ->
     assert board.columns == [
         "run",
         "val/loss",
-        "test/accuracy",
         "net.width",
         "seed",
+        "test/accuracy",
         "seconds",
         "parameters",
     ]
@@ -175,11 +175,10 @@ def test_seeds_become_one_row(logs: Path, capsys: pytest.CaptureFixture[str]) ->
     assert re.split("  +", line) == [
         "digits/0 (3 seeds)",
         "0.3000 ± 0.2646",
-        "-",
         "8",
         "[0, 1, 2]",
+        "-",
         "3.2",
-        "29,162",
     ]
 
 
@@ -240,13 +239,65 @@ def test_differing_columns_only(logs: Path) -> None:
         {"net._target_": "src.nets.mlp.MLP", "tags": ["a", "b"], "net.norm": None},
     )
     (board,) = compared()
-    assert board.columns[2:-2] == ["net._target_", "net.width", "tags", "net.norm"]
+    assert board.columns[2:-2] == ["net.width", "tags", "net.norm", "net._target_"]
+    assert [*board.labels.values()][2:-2] == ["width", "tags", "norm", "net"]
     texts = [[row.format(column) for column in board.columns[2:]] for row in board.rows]
     assert texts == [
-        ["CNN", "xxxxxxxxxx…yyyyyyyyyyyyy", "[]", "-", "3.2", "29,162"],
-        ["MLP", "8", '["a", "b"]', "null", "3.2", "29,162"],
+        ["xxxxxxxxxx…yyyyyyyyyyyyy", "[]", "-", "CNN", "3.2", "29,162"],
+        ["8", '["a", "b"]', "null", "MLP", "3.2", "29,162"],
     ]
     assert find_differing_keys([{"a": 1, "b": 2}, {"a": 1}, {"a": 1, "b": 2}]) == ["b"]
+
+
+def test_label_of_a_key_is_its_shortest_unique_end() -> None:
+    config = {
+        "seed": 0,
+        "data.seed": 0,
+        "task._target_": "T",
+        "task.optimizer.lr": 0.1,
+        "finetune.optimizer.lr": 0.2,
+        "trainer.max_epochs": 3,
+    }
+    board = Leaderboard("", [Row([], "finished", config=config)], ["run", *config, "val/map.50"])
+    assert [*board.labels.values()] == [
+        "run",
+        "seed",
+        "data.seed",
+        "task",
+        "task.optimizer.lr",
+        "finetune.optimizer.lr",
+        "max_epochs",
+        "val/map.50",
+    ]
+
+
+def test_name_of_a_run_labels_its_row(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i, folder in enumerate(("1_wide-net", "2", "3")):
+        name = None if i == 2 else "wide net"
+        make(logs, f"digits/{folder}", {"val/loss": i}, {"name": name, "net.width": i})
+    (board,) = compared()
+    assert [row.label for row in board.rows] == [
+        "digits/1_wide-net",
+        "digits/2, wide net",
+        "digits/3",
+    ]
+    assert "name" not in board.columns
+    assert " digits/2, wide net " in capsys.readouterr().out
+
+
+def test_other_files_of_one_data_class_have_their_own_title(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = {"data._target_": "src.kindling.data.Table", "data.target": "price"}
+    for name in ("houses", "cars"):
+        make(logs, f"table/{name}", {"val/loss": 0.1}, {**target, "data.path": f"{name}.csv"})
+    assert [board.title for board in compared()] == [
+        f"Table, path={name}.csv, target=price: val/loss, lowest first"
+        for name in ("cars", "houses")
+    ]
+    (both,) = compared("--sort", "val/loss")
+    assert both.title == "Table, target=price: val/loss, lowest first"
+    assert both.columns[2] == "data.path"
 
 
 def test_other_monitors_and_other_data_are_ranked_apart(
@@ -369,20 +420,19 @@ def test_table_fits_terminal(
             metrics,
             {"net.width": i, "net.[bold]": f"[red]{i}"},
         )
-    compared()
-    assert "test/f1" in capsys.readouterr().out  # a pipe takes all
-    monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "80")
-    compared()
-    printed = re.sub("\x1b[^m]*m", "", capsys.readouterr().out).splitlines()
-    assert all(len(line) <= 80 for line in printed[:4])
-    assert "net.[bold]" in printed[1]
-    assert "[red]1" in printed[2]
-    assert printed[4] == (
-        "no room for parameters, test/auroc, test/f1, test/loss, val/accuracy, val/auroc, "
-        "val/f1; pass --csv or --html"
-    )
+    for is_terminal in (False, True):  # a pipe gets short lines, too
+        if is_terminal:
+            monkeypatch.setenv("FORCE_COLOR", "1")
+        compared()
+        printed = re.sub("\x1b[^m]*m", "", capsys.readouterr().out).splitlines()
+        assert all(len(line) <= 80 for line in printed[:4])
+        assert printed[1].split()[:5] == ["run", "val/loss", "width", "[bold]", "test/accuracy"]
+        assert "[red]1" in printed[2]
+        assert printed[4] == (
+            "no room for parameters, test/auroc, test/f1 and 4 more; pass --csv FILE or --html FILE"
+        )
 
 
 def test_metric_names_of_any_style_are_ranked_together(logs: Path) -> None:
@@ -477,11 +527,12 @@ def test_comparison_page(logs: Path, tmp_path: Path) -> None:
     assert "@media (prefers-color-scheme: dark)" in page
     for word in ("<script", "src=", 'href="http', "url(http", "<b>&co"):
         assert word not in page
-    assert page.count("<tr>") == 2
-    assert f"<td>{board.rows[0].format('val/accuracy')}</td>" in page
+    assert page.count("<tr>") == 2 * 2  # two tables: the page has room for eight columns
+    assert f">{board.rows[0].format('val/accuracy')}</td>" in page
     assert "±" in page
     assert "<p>not ranked: digits/cut: failed</p>" in page
-    for title in ("val/accuracy", "val/loss", "train/loss", board.rows[0].name):
+    label = f"{board.rows[0].name}, &lt;b&gt;&amp;co"
+    for title in ("val/accuracy", "val/loss", "train/loss", label):
         assert f"{title}</text>" in page
     assert count_lines(page) == 3 * 2 + 1  # three metrics, two seeds, the legend
     (first.path / "steps.csv").write_bytes(b"\xff\xfe")
@@ -502,5 +553,5 @@ def test_curves_are_those_of_the_best(logs: Path, tmp_path: Path) -> None:
     legend = re.findall(r"(digits/\d\d)</text>", page)
     assert legend == [f"digits/{i:02}" for i in range(11, 1, -1)]
     assert "Curves of the best 10 of 12." in page
-    assert "<td>&lt;0&gt;</td>" in page
+    assert '<td data-label="width">&lt;0&gt;</td>' in page
     assert "train/loss</text>" not in page  # nobody has it

@@ -69,8 +69,9 @@ def trained(
     return pictures, task, data, loggers
 
 
-def test_plots_in_run_and_tensorboard() -> None:
+def test_plots_in_run_and_tensorboard(capsys: pytest.CaptureFixture[str]) -> None:
     pictures, task, data, loggers = trained("digits")
+    pictures.graph = True
     assert pictures.draw(task, data, "test", MONITOR, loggers) == OF_CLASSES
     loggers[1].close()
     run = pictures.run
@@ -93,6 +94,12 @@ def test_plots_in_run_and_tensorboard() -> None:
     assert said["config/text_summary"] == "    net: ü\n    "
     rows = [line.split() for line in said["layers/text_summary"].splitlines()]
     assert ["net.head", "Linear", "10", "10,250", "20,480"] in rows
+    nodes = [node.name for node in events.Graph().node]
+    assert any("CNN[net]/Linear[head]" in node for node in nodes)
+    capsys.readouterr()
+    pictures.draw(task, None, "test", MONITOR, loggers)  # nothing says what forward takes
+    line = "--graph: not written: unknown input; set example_input_array in Classification\n"
+    assert line in capsys.readouterr().out
 
 
 def test_predictions_before_and_after() -> None:

@@ -218,7 +218,7 @@ def test_cross_validation_of_a_regression(logs: Path, capsys: pytest.CaptureFixt
     page = (folder / "report.html").read_text()
     assert '<img alt="folds" src="data:image/png;base64,' in page
     assert f"val/mae: {study['summary']['val/mae']['mean']:.4f} ± " in page
-    assert f"<td>diabetes/{folder.name} (" in page
+    assert f">diabetes/{folder.name} (" in page
     maes = [outcome.metrics["val/mae"] for outcome in found]  # type: ignore[attr-defined]
     assert len(set(maes)) == 6
     numbers = study["summary"]["val/mae"]

@@ -23,8 +23,9 @@ def test_loss_and_lr_every_n_steps() -> None:
     with (run.path / "steps.csv").open() as file:
         rows = list(csv.DictReader(file))
     within = [row for row in rows if row["train/batch_loss"]]
-    assert [row["step"] for row in within] == ["1", "3", "5"]
-    assert [float(row["lr"]) for row in within] == pytest.approx([0.01, 0.001, 0.001])
+    assert [row["step"] for row in within] == ["0", "1", "2", "3", "5"]
+    rates = [0.01, 0.01, 0.01, 0.001, 0.001]
+    assert [float(row["lr"]) for row in within] == pytest.approx(rates)
     assert all(0.5 < float(row["train/batch_loss"]) < 5 for row in within)
     assert [row["step"] for row in rows if row["val/loss"]] == ["2", "5"]
 
