@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from src.kindling.config.errors import InputError, did_you_mean
+from src.kindling.config.errors import InputError, did_you_mean, explain_typo
 from src.kindling.config.habits import translate
 
 
@@ -94,6 +94,11 @@ def run_command(main: Callable[[list[str]], Any]) -> NoReturn:
         sys.stdout.flush()
         print("\n".join(error.lines), file=sys.stderr)
         status = error.status
+    except (AttributeError, NameError) as error:
+        if not (line := explain_typo(error)):
+            raise
+        print(line, file=sys.stderr)
+        status = InputError.status
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(bool(end.code))
     except KeyboardInterrupt:  # where no training looks for it: while torch is loaded, say
