@@ -15,7 +15,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from src.kindling.config.errors import InputError, did_you_mean
+from src.kindling.config.errors import InputError, did_you_mean, explain_typo
+from src.kindling.config.habits import translate
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,19 +51,25 @@ class Parser(argparse.ArgumentParser):
             InputError: for an unknown or incomplete flag.
         """
         parsed, unknown = self.parse_known_intermixed_args(argv)
-        if unknown:
-            raise InputError([self._describe_unknown(word) for word in unknown])
+        if unknown:  # words after an unknown flag are its values
+            words = [word for word in unknown if word.startswith("-")] or unknown
+            raise InputError([self._describe_unknown(word, argv) for word in words])
         return parsed
 
-    def _describe_unknown(self, word: str) -> str:
+    def _describe_unknown(self, word: str, argv: list[str]) -> str:
         if not word.startswith("-"):
             return f"{word}: not expected here (usage: {self.usage})"
         actions = [action for action in self._actions if action.help != argparse.SUPPRESS]
         flags = sorted(action.option_strings[-1] for action in actions if action.option_strings)
-        name, equals, _ = word.partition("=")
+        name, equals, value = word.partition("=")
+        following = argv[argv.index(word) + 1 :][:1]
+        if not equals:
+            value = following[0] if following and not following[0].startswith("-") else "…"
+        if hint := translate(name, value):
+            return f"{name}: no such flag{hint}"
         hint = did_you_mean(name, flags, cutoff=0.7)
-        if not hint and equals:
-            hint = f"; config values go without dashes: {word.lstrip('-')}"
+        if not hint and (equals or "." in name):
+            hint = f"; config values go without dashes: {name.lstrip('-')}={value}"
         elif not hint and self.with_configs:
             hint = "; what a config holds is set by key=value, such as trainer.max_epochs=5"
         return f"{name}: no such flag{hint} (this command has: {', '.join(flags)})"
@@ -73,7 +80,7 @@ class Parser(argparse.ArgumentParser):
 
 def split_words(words: list[str]) -> tuple[str, list[str]]:
     """CONFIG (`digits` when there is none) and the `key=value` words."""
-    if words and "=" not in words[0]:
+    if words and "=" not in words[0] and not words[0].startswith("~"):
         return words[0], words[1:]
     return "digits", words
 
@@ -87,6 +94,11 @@ def run_command(main: Callable[[list[str]], Any]) -> NoReturn:
         sys.stdout.flush()
         print("\n".join(error.lines), file=sys.stderr)
         status = error.status
+    except (AttributeError, NameError) as error:
+        if not (line := explain_typo(error)):
+            raise
+        print(line, file=sys.stderr)
+        status = InputError.status
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(bool(end.code))
     except KeyboardInterrupt:  # where no training looks for it: while torch is loaded, say

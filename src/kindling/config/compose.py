@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.kindling.config.aliases import KEYS, KINDLING_DATA, rename_old
 from src.kindling.config.errors import InputError, did_you_mean
+from src.kindling.config.habits import translate
 from src.kindling.config.values import COMMAND_LINE, VALUES, Config, flatten, forget, get, to_plain
 
 __all__ = ["COMMAND_LINE", "VALUES", "Config", "flatten", "get"]  # of values.py, for the callers
@@ -50,7 +51,8 @@ def compose(name: str = "digits", words: Sequence[str] = ()) -> Config:
     if name in configs():
         layers = _read_layers(CONFIGS / f"{name}.yaml", swaps, errors)
     else:
-        errors.append(_no_such("config", name, configs(), "configs/"))
+        hint = translate(name) and f"{name}: not a config{translate(name)}"
+        errors.append(hint or _no_such("config", name, configs(), "configs/"))
     for group, option in swaps.items():
         layers = _choose(layers, group, option, COMMAND_LINE, errors)
     config = Config(name, {})
@@ -174,6 +176,9 @@ def _read_overrides(words: Sequence[str], errors: list[str]) -> Iterator[tuple[s
         if key.startswith("+"):
             plain = word.lstrip("+")
             errors.append(f"{word}: every argument can be set as it is: {plain} ({COMMAND_LINE})")
+        elif key.startswith("~"):
+            remedy = f"null removes a part or value: {key[1:]}=null"
+            errors.append(f"{word}: not a key of a config; {remedy} ({COMMAND_LINE})")
         elif not equals or not all(key.split(".")):
             errors.append(f"{word}: expected key=value ({COMMAND_LINE})")
         else:
@@ -271,18 +276,19 @@ def _choose(
 
 
 def _unknown_sections(
-    keys: Iterable[str], origin: str, values: dict[str, Any] | None = None
+    keys: Mapping[str, Any], origin: str, values: dict[str, Any] | None = None
 ) -> Iterator[str]:
     """A line for each key that is in no section; `values` may hold it further down."""
     known = (*PARTS, *VALUES)
     deeper = list(flatten(values or {}))
-    for key in keys:
+    for key, value in keys.items():
         section = str(key).partition(".")[0]
         if section not in known and section not in KEYS:
             # `lr=0.1` more often means a key further down than a section of a similar name.
             inner = next((other for other in deeper if other.endswith(f".{key}")), None)
-            hint = f"; did you mean '{inner}'?" if inner else did_you_mean(section, known)
-            yield f"{key}: no such section{hint} (a config has: {', '.join(known)}) ({origin})"
+            hint = f"; did you mean '{inner}'?" if inner else translate(section, value)
+            hint = hint or f"{did_you_mean(section, known)} (a config has: {', '.join(known)})"
+            yield f"{key}: no such section{hint} ({origin})"
 
 
 def _no_such(kind: str, given: str, names: Iterable[str], place: str) -> str:

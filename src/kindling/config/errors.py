@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import builtins
 import difflib
+import os
+import sysconfig
+import traceback
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+# Code that is not the user's: the engine's, and that of Python and installed packages.
+NOT_USERS = (
+    str(Path(__file__).parents[1]),
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+)
 
 
 class InputError(Exception):
@@ -49,3 +60,23 @@ def join_names(names: Sequence[str], most: int = 5) -> str:
     """`a, b, c and 7 more`."""
     shown = ", ".join(str(name) for name in names[:most])
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+
+
+def explain_typo(error: BaseException) -> str:
+    """`src/nets/mine.py:9: module 'torch.nn' has no attribute 'Liner'; did you mean 'Linear'?`
+
+    Empty unless code of the user's own asks for a name that is nearly right.
+    """
+    if not isinstance(error, AttributeError | NameError):
+        return ""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    # torch.nn.Module has a function for its missing attributes.
+    frame, line = next(pair for pair in reversed(frames) if pair[0].f_code.co_name != "__getattr__")
+    file = frame.f_code.co_filename
+    if file.startswith(NOT_USERS):
+        return ""
+    names = {*dir(builtins), *frame.f_globals, *frame.f_locals}
+    if isinstance(error, AttributeError):
+        names = {*dir(error.obj)}
+    hint = did_you_mean(error.name or "", names)
+    return f"{file.removeprefix(os.getcwd() + os.sep)}:{line}: {error}{hint}" if hint else ""

@@ -19,7 +19,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-from src.kindling.config.errors import InputError, did_you_mean
+from src.kindling.config.errors import InputError, did_you_mean, explain_typo
 
 PYPROJECT = Path(__file__).resolve().parents[3] / "pyproject.toml"
 ALLOW = "[tool.kindling] targets in pyproject.toml"
@@ -156,7 +156,7 @@ def _import(name: str) -> types.ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        problem = f"{type(error).__name__}: {error}"
+        problem = explain_typo(error) or f"{type(error).__name__}: {error}"
         raise ValueError(f"importing '{name}' failed: {problem}") from error
 
 

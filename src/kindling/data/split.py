@@ -46,7 +46,11 @@ def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indice
         indices[stage] = torch.from_numpy(np.sort(free))
     for stage, name in (("train", "training"), ("val", "validation")):
         if len(indices[stage]) == 0:
-            raise InputError(f"{problem} leaves no {name} samples out of {len(samples.y):,}")
+            total = len(samples.y)
+            remedy = "add samples, at least one for each split"
+            if total > 3:
+                remedy = f"add samples, or set counts: data.split=[{total - 2},1,1]"
+            raise InputError(f"{problem} leaves no {name} samples out of {total:,}; {remedy}")
     return {stage: indices[stage] for stage in STAGES}
 
 

@@ -101,8 +101,12 @@ def test_wrong_flags() -> None:
         "(this command has: "
         "--find, --help, --init, --no-pictures, --no-test, --override, --resume, --seeds)"
     ]
-    assert mistakes("train", "--epochs=3", "--epochs")[1].startswith(
-        "--epochs: no such flag; what a config holds is set by key=value, such as trainer.max_epochs=5 (this command has: "
+    assert mistakes("train", "--trainer.max_epochs", "3")[0].startswith(
+        "--trainer.max_epochs: no such flag; config values go without dashes: trainer.max_epochs=3 ("
+    )
+    (line,) = mistakes("train", "--data", "coco.yaml")
+    assert line.startswith(
+        "--data: no such flag; what a config holds is set by key=value, such as trainer.max_epochs=5 (this command has: "
     )
     assert mistakes("train", "+trainer.precision=16") == [
         "+trainer.precision=16: every argument can be set as it is: trainer.precision=16 (command line)"

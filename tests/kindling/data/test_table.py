@@ -642,6 +642,32 @@ REFUSED: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
             "data.decimal=comma, or remove"
         ],
     ),
+    "currency": (
+        text(SIZE, column("price", lambda i: f"${i + 1}.090")),
+        {},
+        [
+            "houses.csv: the target 'price' has numbers with a currency or percent sign (the first "
+            "'$1.090' (row 1)); remove the signs, and write 4,090 as 4090"
+        ],
+    ),
+    "percent": (
+        text(column("share", lambda i: f"{i % 13} %"), SIZE, PRICE),
+        {},
+        ["columns with numbers with a currency or percent sign: share (the first '0 %' (row 1)); "],
+    ),
+    "two rows": (
+        text(SIZE[:3], PRICE[:3]),
+        {},
+        [
+            "data.split: [0.7, 0.15, 0.15] leaves no validation samples out of 2; add samples, at "
+            "least one for each split"
+        ],
+    ),
+    "few rows": (
+        text(SIZE[:21], PRICE[:21]),
+        {"split": [0.98, 0.01, 0.01]},
+        ["leaves no validation samples out of 20; add samples, or set counts: data.split=[18,1,1]"],
+    ),
     "infinite": (
         text(INFINITE, SQUARES, PRICE),
         {},

@@ -18,6 +18,8 @@ from src.kindling.data.tables.encode import as_numbers, as_text, kind_of, parse_
 from src.kindling.data.tables.read import TableFile
 
 COMMA = r"-?\d+,\d+|-?\d{1,3}(,\d{3})+(\.\d+)?"
+SIGN = r"[$€£¥₹%]"
+WITH_SIGN = rf"[-+]?{SIGN} ?[-+]?\d[\d.,]*|[-+]?\d[\d.,]* ?{SIGN}"
 LARGEST = float(np.finfo(np.float32).max)
 # Whole numbers are classes when at most so many differ, each in at least so many rows on average.
 MAX_CLASSES, MIN_ROWS_PER_CLASS = 20, 5
@@ -50,9 +52,14 @@ PROBLEMS = {
         "add data.decimal=comma, or remove the commas",
         "add data.decimal=comma, or remove the commas",
     ),
+    "signs": (
+        "numbers with a currency or percent sign",
+        "remove the signs, read as text ({text}), or drop ({drop})",
+        "remove the signs, and write 4,090 as 4090",
+    ),
 }
 # What a column of classes or categories may have.
-OF_TEXT = ("dates", "mixed", "commas")
+OF_TEXT = ("dates", "mixed", "commas", "signs")
 
 
 def find_problem(column: pd.Series[Any], decimal: str) -> tuple[str, str]:
@@ -71,17 +78,23 @@ def find_problem(column: pd.Series[Any], decimal: str) -> tuple[str, str]:
     if len(values) == len(column) and values.nunique() == 1:
         first = values.iloc[0]
         return "constant", f"always {first if kind == 'category' else f'{first:g}'}"
-    if kind == "category":
-        some = values.unique()[:1000]
-        if any(parse_dates(some, dayfirst).notna().mean() > 0.5 for dayfirst in (True, False)):
-            return "dates", ""
-        texts, commas = find_texts(column, decimal), column.str.fullmatch(COMMA, na=False)
-        if 0 < 2 * texts.sum() <= len(values):
-            numbers = len(values) - texts.sum()
-            detail = f"{numbers:,} numbers and {texts.sum():,} texts, the first"
-            return "mixed", f"{detail} {locate(column, texts)}"
-        if 2 * commas.sum() > len(values):
-            return "commas", f"the first {locate(column, commas)}"
+    return _find_problem_of_texts(column, decimal) if kind == "category" else ("", "")
+
+
+def _find_problem_of_texts(column: pd.Series[Any], decimal: str) -> tuple[str, str]:
+    values = column.dropna()
+    some = values.unique()[:1000]
+    if any(parse_dates(some, dayfirst).notna().mean() > 0.5 for dayfirst in (True, False)):
+        return "dates", ""
+    texts = find_texts(column, decimal)
+    if 0 < 2 * texts.sum() <= len(values):
+        numbers = len(values) - texts.sum()
+        detail = f"{numbers:,} numbers and {texts.sum():,} texts, the first"
+        return "mixed", f"{detail} {locate(column, texts)}"
+    for problem, pattern in (("commas", COMMA), ("signs", WITH_SIGN)):
+        found = column.str.fullmatch(pattern, na=False)
+        if 2 * found.sum() > len(values):
+            return problem, f"the first {locate(column, found)}"
     return "", ""
 
 
@@ -169,7 +182,7 @@ def build_target(
     """
     if labels is not None:
         return _split_labels(file, columns[0], labels)
-    ignore = ("mixed", "commas") if kind == "classification" else ()
+    ignore = ("mixed", "commas", "signs") if kind == "classification" else ()
     for column in columns:
         check_column(file, column, f"{file.path}: the target '{column.name}'", ignore)
     several = len(columns) > 1
