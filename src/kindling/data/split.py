@@ -31,6 +31,8 @@ def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indice
     problem = f"data.split: {list(split)}"
     indices = dict(samples.official)
     missing = [stage for stage in STAGES if stage not in indices]
+    if samples.time is not None and not missing:
+        raise InputError("data.time: all splits are given, and none is left to time; remove it")
     free = np.setdiff1d(np.arange(len(samples.y)), np.concatenate([[], *indices.values()]))
     counts = _counts(split, missing, len(free), problem) if missing else {}
     if samples.time is not None:

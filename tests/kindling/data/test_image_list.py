@@ -10,6 +10,8 @@ import pytest
 from src.kindling.config.errors import InputError
 from src.kindling.data.images.image_folder import ImageFolder
 from src.kindling.data.samples import STAGES
+from src.kindling.training.trained_run import load_run
+from tests.conftest import call, train
 from tests.kindling.data.test_image_folder import cards as cards
 from tests.kindling.data.test_image_folder import lines, ready, write
 from tests.kindling.data.test_image_folder import statistics as statistics
@@ -152,6 +154,9 @@ def test_official_splits_that_divide_a_group(photos: Path) -> None:
         "data.group_column: p0_2024-01-01_0.png (train) and p0_2024-01-02_1.png (val) are of one "
         "group; correct the given splits, or remove it"
     )
+    assert lines(None, files=files, time="patient") == [
+        "data.time: all splits are given, and none is left to time; remove it"
+    ]
 
 
 def test_regression_from_list(photos: Path) -> None:
@@ -161,7 +166,7 @@ def test_regression_from_list(photos: Path) -> None:
     assert (data.spec.target_type, data.spec.names) == ("values", ("age",))
     assert data.samples.y[:, 0].tolist() == [i / 4 for i in range(40)]
     assert data.notes[:2] == [
-        "images: named by the column 'file name'; the name 'path' would be preferred",
+        "images: column 'file name' has their paths; rename it 'path' to confirm",
         "target: age, 40 different numbers: regression (to change it, set data.kind)",
     ]
     data = ready(None, files=files, target=["age", "height (cm)"])
@@ -174,7 +179,8 @@ def test_regression_from_list(photos: Path) -> None:
     assert data.spec.classes == ("0", "1", "2")
     assert ready(None, files=files, target="grade", kind="regression").spec.classes == ()
     assert lines(None, files=files) == [
-        f"data.target: {files} has no column 'label' (it has: file name, age, height (cm), grade)"
+        f"data.target: {files} has no column 'label' (it has: file name, age, height (cm), grade); "
+        "name one"
     ]
 
 
@@ -234,3 +240,26 @@ def test_all_wrong_rows_of_a_list(photos: Path) -> None:
 def test_class_called_none(photos: Path) -> None:
     rows = [f"{name},{['None', 'NA'][i % 2]}" for i, name in enumerate(names(photos))]
     assert ready(None, files=listed(photos, "path,label", rows)).spec.classes == ("NA", "None")
+
+
+def test_regression_from_list_in_every_command(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{name},{i / 4},{100 - i}" for i, name in enumerate(names(photos))]
+    files = listed(tmp_path, "path,age,height (cm)", rows)
+    words = [f"data.root={photos}", f"data.files={files}", 'data.target=[age,"height (cm)"]']
+    train("image_folder", *words, "net.channels=[8]", pictures=False)
+    run = load_run("latest")
+    assert run.metrics["test/mae_age"] > 0
+    assert call("evaluate", "latest") == run.metrics
+    call("report", "latest")
+    assert "height (cm)" in (run.path / "report.html").read_text()
+    predictions = tmp_path / "new.csv"
+    call("predict", "latest", str(photos), "--out", str(predictions))
+    header, first, *others = predictions.read_text().splitlines()
+    assert header == "path,prediction_age,prediction_height (cm),error"
+    assert len(others) == 39
+    assert 0 < float(first.split(",")[2]) < 200
+    call("export", "latest")
+    assert "verified" in capsys.readouterr().out
+    assert (run.path / "export" / "model.onnx").exists()

@@ -84,7 +84,7 @@ def _find_paths(file: TableFile, header: Sequence[str], notes: list[str]) -> str
         hint = hint or did_you_mean("path", named)
         problem = f"has no column 'path'{hint} (its columns: {join_names(named)})"
         raise InputError(f"{file.path}: {problem}; rename the column of the images (data.files)")
-    notes.append(f"images: named by the column '{found[0]}'; the name 'path' would be preferred")
+    notes.append(f"images: column '{found[0]}' has their paths; rename it 'path' to confirm")
     return found[0]
 
 
@@ -96,7 +96,7 @@ def _check_columns(
     for key, names in columns.items():
         for name in names:
             if name not in known:
-                hint = did_you_mean(name, known) or f" (it has: {join_names(known)})"
+                hint = did_you_mean(name, known) or f" (it has: {join_names(known)}); name one"
                 lines.append(f"{key}: {file.path} has no column {name!r}{hint}")
     if lines:
         raise InputError(lines)
