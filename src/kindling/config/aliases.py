@@ -55,7 +55,7 @@ KEYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "finetune.backbone_lr": ("finetune.backbone_lr_ratio", FINETUNE),
     "data.test_transforms": ("data.eval_transforms", KINDLING_DATA),
     "data.fit": ("data.resize_mode", FOLDERS),
-    "data.group": ("data.group_column", TABLE),
+    "data.group": ("data.group_column", (*TABLE, *FOLDERS)),
     "data.missing": ("data.na_values", TABLE),
     "task.monitor": ("monitor", SUPERVISED),
     "task.mode": ("mode", SUPERVISED),

@@ -27,6 +27,7 @@ def find_duplicates(samples: Samples, indices: Indices, then: str, notes: list[s
     keys = content_keys(samples)[order]
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     twin = first[group]  # the first sample of the same content: in training, if any is there
+    _find_contradictions(samples, order, order[twin], then, notes)
     leaks = np.flatnonzero(split != split[twin])
     if not len(leaks):
         return
@@ -45,6 +46,31 @@ def find_duplicates(samples: Samples, indices: Indices, then: str, notes: list[s
         indices["train"] = indices["train"][torch.from_numpy(~leaking)]
         remedy = f"{leaking.sum():,} dropped from training"
     notes.append(f"duplicates: {text}; {remedy}")
+
+
+def _find_contradictions(
+    samples: Samples, order: Any, twins: Any, then: str, notes: list[str]
+) -> None:
+    """Find samples whose target differs from that of an identical one; note or refuse them."""
+    if not isinstance(samples.y, Tensor):  # masks in files
+        return
+    different = (samples.y[order] != samples.y[twins]).reshape(len(order), -1).any(dim=1).numpy()
+    different &= order != twins  # NaN differs from itself
+    if not different.any():
+        return
+
+    def describe(i: int) -> str:
+        y: Any = samples.y[i].tolist()
+        target = samples.classes[y] if samples.target_type == "class" else y
+        return f"{samples.name(i)} ({target})"
+
+    pairs = zip(twins[different][:3].tolist(), order[different][:3].tolist(), strict=True)
+    listed = "; ".join(f"{describe(twin)} = {describe(i)}" for twin, i in pairs)
+    text = f"{different.sum():,} samples are identical to others with another target: {listed}"
+    remedy = "correct or remove them, or give a file several labels (data.labels)"
+    if then == "error":
+        raise InputError(f"data: {text}; {remedy}")
+    notes.append(f"targets: {text}; {remedy}")
 
 
 def content_keys(samples: Samples) -> Any:

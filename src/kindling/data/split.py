@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indice
     problem = f"data.split: {list(split)}"
     indices = dict(samples.official)
     missing = [stage for stage in STAGES if stage not in indices]
+    if samples.time is not None and not missing:
+        raise InputError("data.time: all splits are given, and none is left to time; remove it")
     free = np.setdiff1d(np.arange(len(samples.y)), np.concatenate([[], *indices.values()]))
     counts = _counts(split, missing, len(free), problem) if missing else {}
     if samples.time is not None:
@@ -51,7 +54,21 @@ def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indice
             if total > 3:
                 remedy = f"add samples, or set counts: data.split=[{total - 2},1,1]"
             raise InputError(f"{problem} leaves no {name} samples out of {total:,}; {remedy}")
+    if samples.groups is not None:
+        _check_groups(samples, samples.groups, indices)
     return {stage: indices[stage] for stage in STAGES}
+
+
+def _check_groups(samples: Samples, groups: Tensor, indices: Indices) -> None:
+    """Refuse official splits that divide a group."""
+    for one, other in combinations(STAGES, 2):
+        first, second = groups[indices[one]], groups[indices[other]]
+        for group in first[torch.isin(first, second)][:1]:
+            a, b = indices[one][first == group][0], indices[other][second == group][0]
+            raise InputError(
+                f"data.group_column: {samples.name(int(a))} ({one}) and {samples.name(int(b))} "
+                f"({other}) are of one group; correct the given splits, or remove it"
+            )
 
 
 def fold_samples(

@@ -25,6 +25,10 @@ TASK = "src.tasks.classification.Classification"
             {"data": {"_target_": "src.data.image_folder.ImageFolder", "fit": "pad"}},
             {"data": {"_target_": FOLDER, "resize_mode": "pad"}},
         ),
+        (
+            {"data": {"_target_": FOLDER, "group": "patient"}},
+            {"data": {"_target_": FOLDER, "group_column": "patient"}},
+        ),
         ({"data": {"_target_": "src.data.mine.Mine", "fit": 1}}, None),
         (
             {

@@ -277,6 +277,6 @@ def test_references(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_root() -> None:
-    assert mistakes("train", "image_folder") == [
-        "data.root: ImageFolder needs it, and it is not set; add data.root=… (configs/data/image_folder.yaml)"
+    assert mistakes("train", "mask_folder") == [
+        "data.root: MaskFolder needs it, and it is not set; add data.root=… (configs/data/mask_folder.yaml)"
     ]

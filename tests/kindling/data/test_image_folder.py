@@ -63,8 +63,8 @@ def cards(tmp_path: Path) -> Path:
     return root
 
 
-def ready(root: Path, **options: Any) -> ImageFolder:
-    data = ImageFolder(str(root), **options)
+def ready(root: Path | None, **options: Any) -> ImageFolder:
+    data = ImageFolder(root and str(root), **options)
     data.setup()
     return data
 
@@ -74,7 +74,7 @@ def read_all(data: ImageFolder) -> None:
         list(data.loader(stage))
 
 
-def lines(root: Path, **options: Any) -> list[str]:
+def lines(root: Path | None, **options: Any) -> list[str]:
     with pytest.raises(InputError) as caught:
         read_all(ready(root, **options))
     return caught.value.lines
@@ -326,18 +326,20 @@ def test_list_of_files(cards: Path, tmp_path: Path) -> None:
     ]
     files.write_text("file,label\n")
     assert lines(cards, files=str(files)) == [
-        f"{files}: has no column 'path' (its columns: file, label); add it"
+        f"{files}: has no column 'path' (its columns: file, label); rename the column of the "
+        "images (data.files)"
     ]
     files.write_text("path,label,split\ndark ü/0.png,a,trian\n")
     assert lines(cards, files=str(files)) == [
         f"{files}:2: split 'trian'; did you mean 'train'? (train, val or test)"
     ]
     files.write_text("path,label\n")
-    assert lines(cards, files=str(files)) == [
-        f"{files}: has a header and no rows; add some (data.files)"
-    ]
+    assert lines(cards, files=str(files)) == [f"{files}: a header and no rows; add rows below it"]
     files.write_text("path,label\ndark ü/0.png,\n")
-    assert lines(cards, files=str(files)) == [f"{files}:2: label is empty; fill it in"]
+    assert lines(cards, files=str(files)) == [
+        f"{files}: the target 'label' has no value in 1 of 1 rows (row 1); fill it in, or remove "
+        "these rows"
+    ]
 
 
 REMEDY = "; repair or remove it, or set data.on_error=skip"
@@ -429,7 +431,8 @@ def test_unlearnable_classes(cards: Path, tmp_path: Path) -> None:
     for i in range(4):
         write(tmp_path / "one" / "only" / f"{i}.png")
     assert lines(tmp_path / "one") == [
-        "data: all samples are of one class, 'only'; at least two are needed"
+        f"{tmp_path / 'one'}: the target 'label' has only one value (always only); at least two "
+        "different values are needed"
     ]
     write(cards / "rare" / "1.png")
     assert lines(cards) == [

@@ -285,3 +285,10 @@ def test_left_out_files_and_split_folders(scans: Path) -> None:
         f"{scans / 'images'}: folders of splits (train) and others (000.jpg, 001.jpg); move the "
         "others away, or rename a class that is called like a split (data.root)"
     ]
+
+
+def test_groups_of_masks(scans: Path) -> None:
+    data = ready(scans, group_column=r"\d\.")
+    assert r"split: by \d\., 10 groups, none in two splits" in data.notes
+    digits = [{data.samples.name(int(i))[2] for i in index} for index in data.indices.values()]
+    assert sum(map(len, digits)) == 10

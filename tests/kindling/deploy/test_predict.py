@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from src.kindling.config.errors import InputError
+from src.kindling.data.images.decode import EXTENSIONS, UNSUPPORTED
 from src.kindling.data.tables import read as read_table
 from src.kindling.data.tables.encode import encode_frame
 from src.kindling.deploy.predict import Predicted, predict
@@ -461,11 +462,11 @@ def test_missing_inputs(cards: Run, tmp_path: Path) -> None:
     (tmp_path / "card.png").touch()
     (tmp_path / "table.csv").touch()
     (tmp_path / "empty").mkdir()
+    kinds = ", ".join(sorted(EXTENSIONS | UNSUPPORTED.keys()))
     words = ["crd.png", "empty", "*.jpg", "table.csv", "nowhere/a.png"]
     assert mistakes("predict", "latest", *(str(tmp_path / word) for word in words)) == [
         f"{tmp_path}/crd.png: no such file or folder; did you mean 'card.png'?",
-        f"{tmp_path}/empty: no images in this folder (.avif, .bmp, .heic, "
-        ".heif, .jpeg, .jpg, .png, .tif, .tiff, .webp)",
+        f"{tmp_path}/empty: no images in this folder ({kinds})",
         f"{tmp_path}/*.jpg: no file matches",
         f"{tmp_path}/table.csv: this run predicts from images, not from tables",
         f"{tmp_path}/nowhere/a.png: no such file or folder",

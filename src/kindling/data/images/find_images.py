@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -131,4 +132,33 @@ def official_splits(names: Iterable[str]) -> dict[Stage, Tensor]:
     found = {stage: index for stage, index in found.items() if len(index)}
     if len(found) < len(STAGES):
         found.pop("train", None)
+    return found
+
+
+def search_paths(
+    paths: Iterable[str], group_column: str | None, time: str | None
+) -> dict[str, list[str]]:
+    """What `data.group_column` and `data.time` find in each path, by their regular expressions.
+
+    This is the first group of an expression in parentheses, or else all of the match.
+
+    Raises:
+        InputError: when one is no regular expression, or finds nothing in a path.
+    """
+    remedy = r"give a regular expression such as '(patient\d+)', or a column of data.files"
+    found = {}
+    for key, pattern in (("data.group_column", group_column), ("data.time", time)):
+        if pattern is None:
+            continue
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"{key}: {pattern!r}: {error}; {remedy}") from None
+        matches = {path: compiled.search(Path(path).as_posix()) for path in paths}
+        if missing := [path for path, match in matches.items() if not match]:
+            count = f"{len(missing):,} of {len(matches):,} paths"
+            problem = f"{pattern!r} is not found in {count} ({join_names(missing, most=3)})"
+            raise InputError(f"{key}: {problem}; {remedy}")
+        number = 1 if compiled.groups else 0
+        found[pattern] = [match[number] for match in matches.values() if match]
     return found

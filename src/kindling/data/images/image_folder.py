@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from src.kindling.config.errors import InputError, did_you_mean, join_names
+from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.data_module import DataModule, data_path
 from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.images import image_data
 from src.kindling.data.images.decode import ResizeMode, decode
 from src.kindling.data.images.find_images import (
-    SPLITS,
     LeftOut,
     format_left_out,
     index_folder,
     list_images,
     official_splits,
     refuse_unsupported,
+    search_paths,
 )
 from src.kindling.data.images.image_data import ImageFiles, Paths
-from src.kindling.data.labels import as_labels, parted
+from src.kindling.data.images.image_list import read_list
 from src.kindling.data.samples import Samples, Stage
 from src.kindling.data.statistics import Moments
+from src.kindling.data.tables.columns import TargetKind, build_target, check_labels
+from src.kindling.data.tables.read import TableFile
+from src.kindling.data.tables.split_columns import check_split_options, read_split_columns
 
 
 class ImageFolder(DataModule):
@@ -40,10 +42,21 @@ class ImageFolder(DataModule):
     own size, others at the common one.
 
     Args:
-        root: the folder.
-        files: a CSV with the columns `path` (relative to root), `label` and, if wanted, `split`.
-        labels: the separator of several labels in that column, `;` in `red;round`; an empty cell
-            has none.
+        root: the folder; left out, that of the list.
+        files: a CSV or Parquet file with the columns `path` (relative to root), `label` and, if
+            wanted, `split`.
+        target: the column to predict instead of `label`, or several: columns of 0 and 1 are labels,
+            and other numbers are values.
+        kind: `auto` predicts classes for the folders' names, for `label` and for text, and numbers
+            as a table does; `regression` takes folders' names or labels as numbers.
+        labels: the separator of several labels in the target, `;` in `red;round`; an empty cell has
+            none.
+        merge_labels: make labels one that differ only in case or white space.
+        group_column: images of one group, such as a patient's, stay in one split. It is a column of
+            the list; without one, a regular expression that finds the group in each path.
+        time: a column of dates or numbers, or such an expression; the oldest are for training.
+        dayfirst: whether 2.1.2023 in that column is January 2; None finds out from days above 12.
+        separator, encoding, decimal: of the list; see Table. `space` is any white space.
         size: height and width; left out, what the training transforms give, or else the files'
             median side rounded to a multiple of 8, at most 224.
         channels: 1 or 3; left out, 3 unless all files are gray.
@@ -60,9 +73,18 @@ class ImageFolder(DataModule):
 
     def __init__(
         self,
-        root: str,
+        root: str | None = None,
         files: str | None = None,
+        target: str | list[str] | None = None,
+        kind: TargetKind = "auto",
         labels: str | None = None,
+        merge_labels: bool = False,
+        group_column: str | None = None,
+        time: str | None = None,
+        dayfirst: bool | None = None,
+        separator: str | None = None,
+        encoding: str = "utf-8",
+        decimal: Literal["point", "comma"] = "point",
         size: int | None = None,
         channels: Literal[1, 3] | None = None,
         resize_mode: ResizeMode = "crop",
@@ -76,9 +98,28 @@ class ImageFolder(DataModule):
         super().__init__(**base)
         if size is not None and size < 1:
             raise InputError(f"data.size: expected at least 1, got {size}")
-        if labels is not None and not (files and labels):
-            raise InputError("data.labels: separates labels in a list of files; set data.files")
-        self.root, self.files, self.labels = data_path(root), files and data_path(files), labels
+        if root is None and files is None:
+            raise InputError("data.root: is not set; add data.root=FOLDER, or data.files=LIST.csv")
+        for key, value in (("target", target), ("labels", labels)):
+            if value is not None and files is None:
+                raise InputError(f"data.{key}: is for a list of files; set data.files")
+        self.targets = [target or "label"] if isinstance(target, str | None) else target
+        if target is None and kind == "auto":
+            kind = "classification"
+        check_labels(labels, self.targets, kind)
+        check_split_options(group_column, time, dayfirst)
+        self.listed = files is not None
+        self.file = TableFile(
+            str(data_path(files or root or "")),
+            separator,
+            encoding,
+            decimal,
+            default_na=False,
+            key="data.files",
+        )
+        self.root = Path(self.file.path).parent if root is None else data_path(root)
+        self.target, self.kind, self.labels, self.merge_labels = target, kind, labels, merge_labels
+        self.group_column, self.time, self.dayfirst = group_column, time, dayfirst
         self.size, self.channels, self.resize_mode = size, channels, resize_mode
         self.normalize, self.cache = normalize, cache
         self.max_pixels, self.on_error, self.error_limit = max_pixels, on_error, error_limit
@@ -88,40 +129,68 @@ class ImageFolder(DataModule):
             raise InputError(f"{self.root}: is a file; set it to a folder of images (data.root)")
         if not self.root.exists():
             raise InputError(f"{self.root}: no such folder (data.root)")
-        left_out: LeftOut = {}
-        if self.files:
-            rows = read_list(self.root, self.files, several_labels=bool(self.labels))
-        else:
-            names, left_out = list_images(self.root)
-            if self.on_error == "error":
-                remedy = "convert them, or set data.on_error=skip"
-                refuse_unsupported(self.root, left_out, remedy)
-            rows = index_folder(self.root, names, left_out)
+        rows, left_out = self._read_list() if self.listed else self._index_folder()
         paths = Paths(self.root, rows["path"])
-        if self.labels:
-            y, classes = as_labels([parted(text, self.labels) for text in rows["label"]])
-        else:
-            labels, codes = np.unique(rows["label"], return_inverse=True)
-            y, classes = torch.from_numpy(codes), tuple(labels.tolist())
-        if not classes:
-            raise InputError(f"{self.files}: no row has a label; fill in labels (data.labels)")
+        y, classes = self._read_target(rows)
         channels, size = image_data.inspect_headers(paths)
         common = self.channels or channels, self.size or size, self.resize_mode, self.max_pixels
         images = ImageFiles(paths, *common, self.on_error, self.error_limit)
-        official = official_splits(rows["split"])
-        samples = Samples(images, y, classes, official=official, name=paths.__getitem__)
+        split_by = self.group_column, self.time, self.dayfirst
+        samples = Samples(
+            x=images,
+            y=y,
+            classes=classes,
+            target=", ".join(self.targets) if self.target or not classes else "",
+            targets=() if classes or len(self.targets) == 1 else tuple(self.targets),
+            official=official_splits(rows["split"]),
+            name=paths.__getitem__,
+            **read_split_columns(self.file, rows, *split_by, self.notes),
+        )
         if self.size is None and self.transforms["train"] is not None:
             first, _ = self.dataset(samples, "train")[(0, 0, torch.tensor([0]))]
             images.size = first.shape[-1]
         if self.cache == "memmap":
             images.packed = image_data.pack(images)
         source = "as set" if self.size else "from the files' headers"
+        inside = f" in {len(classes)} classes" if classes else ""
         self.notes.append(
-            f"images: {len(images):,} files in {len(classes)} classes, "
+            f"images: {len(images):,} files{inside}, "
             f"{format_left_out(left_out)}; {images.channels} x {images.size} x {images.size} "
             f"({source}; data.size and data.channels set them)"
         )
         return samples
+
+    def _index_folder(self) -> tuple[pd.DataFrame, LeftOut]:
+        names, left_out = list_images(self.root)
+        if self.on_error == "error":
+            refuse_unsupported(self.root, left_out, "convert them, or set data.on_error=skip")
+        rows = pd.DataFrame(index_folder(self.root, names, left_out))
+        found = search_paths(rows["path"], self.group_column, self.time)
+        numbers = pd.to_numeric(rows["label"], errors="coerce")
+        if self.kind == "regression" and numbers.notna().all():
+            rows["label"] = numbers
+        return rows.assign(**found), left_out
+
+    def _read_list(self) -> tuple[pd.DataFrame, LeftOut]:
+        columns = {
+            "data.target": self.targets,
+            "data.group_column": [self.group_column] if self.group_column else [],
+            "data.time": [self.time] if self.time else [],
+        }
+        text = set(columns["data.group_column"])
+        if self.labels or (self.kind == "classification" and len(self.targets) == 1):
+            text.add(self.targets[0])  # 007 is not 7
+        return read_list(self.root, self.file, columns, text, self.notes), {}
+
+    def _read_target(self, rows: pd.DataFrame) -> tuple[Tensor, tuple[str, ...]]:
+        """Class numbers, labels or values, and names of classes or labels."""
+        columns = [rows[name] for name in self.targets]
+        y, classes, notes = build_target(
+            self.file, columns, self.kind, self.labels, self.merge_labels, fewest=1
+        )
+        plain = not self.listed and "look like" not in notes[0]  # class folders need no note
+        self.notes += notes[plain:]
+        return y, classes
 
     def dataset(self, samples: Samples, stage: Stage) -> BatchDataset:
         if self.cache == "none":
@@ -149,41 +218,3 @@ class ImageFolder(DataModule):
         except InputError as error:
             return str(error).removeprefix(f"{path}: ").partition("; ")[0]
         return "was unreadable during the run"
-
-
-def read_list(root: Path, files: Path, several_labels: bool) -> Mapping[str, Sequence[str]]:
-    """What `index_folder` gives, from a CSV with the columns `path`, `label` and maybe `split`.
-
-    Raises:
-        InputError: naming the line, when a column, a file or a split is missing or unknown.
-    """
-    import pandas as pd
-
-    try:
-        rows = pd.read_csv(
-            files, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
-        ).fillna("")
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise InputError(f"{files}: cannot be read: {error} (data.files)") from None
-    rows.columns = rows.columns.str.strip()
-    for needed in ("path", "label"):
-        if needed not in rows:
-            hint, names = did_you_mean(needed, rows.columns), ", ".join(rows.columns)
-            raise InputError(
-                f"{files}: has no column '{needed}'{hint} (its columns: {names}); add it"
-            )
-    if rows.empty:
-        raise InputError(f"{files}: has a header and no rows; add some (data.files)")
-    rows["split"] = rows["split"].str.strip().str.lower() if "split" in rows else ""
-    found = zip(rows["path"], rows["label"], rows["split"], strict=True)
-    for line, (path, label, split) in enumerate(found, start=2):
-        problem = ""
-        if not path or not (label or several_labels):
-            problem = f"{'label' if path else 'path'} is empty; fill it in"
-        elif not (root / path).is_file():
-            problem = f"{root / path}: no such file; paths are relative to data.root"
-        elif split and split not in SPLITS:
-            problem = f"split '{split}'{did_you_mean(split, SPLITS)} (train, val or test)"
-        if problem:
-            raise InputError(f"{files}:{line}: {problem}")
-    return {name: rows[name].tolist() for name in ("path", "label", "split")}

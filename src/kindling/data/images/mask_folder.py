@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from PIL import Image
+import pandas as pd
 from torch import Tensor
 
-from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.data_module import DataModule, data_path
 from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.images import image_data
-from src.kindling.data.images.decode import EXTENSIONS, ResizeMode, make_square
+from src.kindling.data.images.decode import EXTENSIONS, ResizeMode
 from src.kindling.data.images.find_images import (
     LeftOut,
     are_split_folders,
@@ -27,11 +22,15 @@ from src.kindling.data.images.find_images import (
     list_images,
     official_splits,
     refuse_unsupported,
+    search_paths,
 )
 from src.kindling.data.images.image_data import ImageFiles, Paths
+from src.kindling.data.images.mask_files import MaskFiles, mask_values
 from src.kindling.data.masks import VOID
 from src.kindling.data.samples import Samples, Stage
 from src.kindling.data.statistics import Moments
+from src.kindling.data.tables.read import TableFile
+from src.kindling.data.tables.split_columns import check_split_options, read_split_columns
 
 MASK_EXTENSIONS = frozenset((".png", ".bmp", ".tif", ".tiff"))  # JPEG and WebP change values
 
@@ -52,6 +51,7 @@ class MaskFolder(DataModule):
             most 224.
         channels: 1 or 3; left out, 3 unless all images are gray.
         resize_mode: how an image becomes square: squashed, padded, or its center cropped.
+        group_column, time, dayfirst: regular expressions for the images' paths, as of ImageFolder.
         max_pixels: refuse larger images before they are decoded.
         base: see DataModule.
     """
@@ -65,6 +65,9 @@ class MaskFolder(DataModule):
         channels: Literal[1, 3] | None = None,
         resize_mode: ResizeMode = "squash",
         max_pixels: int = 100_000_000,
+        group_column: str | None = None,
+        time: str | None = None,
+        dayfirst: bool | None = None,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -78,6 +81,8 @@ class MaskFolder(DataModule):
         self.root, self.classes, self.values = data_path(root), classes, values
         self.size, self.channels = size, channels
         self.resize_mode, self.max_pixels = resize_mode, max_pixels
+        check_split_options(group_column, time, dayfirst)
+        self.group_column, self.time, self.dayfirst = group_column, time, dayfirst
 
     def load(self) -> Samples:
         if not self.root.is_dir():
@@ -96,8 +101,11 @@ class MaskFolder(DataModule):
         counts = zip(classes, present[:, values].sum(axis=0), strict=True)
         named = [f"{name} ({count:,})" for name, count in counts]
         self.notes.append(f"classes, in how many masks: {join_names(named, most=10)}")
-        folders = [images[i].partition(os.sep)[0] for i in range(len(images))]
+        names = [images[i] for i in range(len(images))]
+        folders = [name.partition(os.sep)[0] for name in names]
         staged = are_split_folders(self.root / "images", folders)
+        found = pd.DataFrame(search_paths(names, self.group_column, self.time))
+        split_by = self.group_column, self.time, self.dayfirst
         common = size, self.resize_mode, self.max_pixels
         return Samples(
             x=ImageFiles(images, channels, *common),
@@ -106,6 +114,7 @@ class MaskFolder(DataModule):
             official=official_splits(folders) if staged else {},
             target="mask",
             name=images.__getitem__,
+            **read_split_columns(TableFile(str(self.root)), found, *split_by, self.notes),
         )
 
     def _classes(self, masks: Paths, present: Any) -> tuple[tuple[str, ...], list[int]]:
@@ -210,83 +219,3 @@ def _files_by_stem(
         problem = f"files that differ only in extension: {join_names(twins)}"
         lines.append(f"{folder}: {problem}; remove one of each")
     return found
-
-
-@dataclass(eq=False)
-class MaskFiles(ImageFiles):
-    """Masks in files, by number: `(B, size, size)` uint8 for an index tensor, one mask for an int.
-
-    Args:
-        values: the value of each class in the files; every other value becomes VOID.
-    """
-
-    values: Sequence[int] = ()
-
-    def _read(self, i: int, own_size: bool) -> Tensor:
-        class_of = np.full(256, VOID, dtype=np.uint8)
-        class_of[list(self.values)] = np.arange(len(self.values))
-        mask = Image.fromarray(class_of[read_mask(self.paths.path(i))])
-        if not own_size:
-            nearest = Image.Resampling.NEAREST
-            mask = make_square(mask, self.size, self.resize_mode, nearest, VOID)
-        return torch.from_numpy(np.array(mask))
-
-
-def mask_values(images: Paths, masks: Paths) -> Any:
-    """Which of the 256 values each mask has, `(N, 256)` bool; cached.
-
-    Raises:
-        InputError: naming the files, when a mask is unreadable, or differs in size from its image.
-    """
-
-    def compute() -> Any:
-        def inspect(i: int) -> Any:
-            return _inspect_mask(images.path(i), masks.path(i))
-
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            found = list(pool.map(inspect, range(len(masks))))
-        problems = [problem for problem in found if isinstance(problem, str)]
-        if len(problems) > 5:
-            problems[5:] = [f"and {len(problems) - 5:,} more masks"]
-        if problems:
-            raise InputError(problems)
-        return np.stack(found)
-
-    key = images.fingerprint(masks.fingerprint())
-    return image_data.load_or_compute("masks", key, compute)
-
-
-def _inspect_mask(image_path: str, mask_path: str) -> Any:
-    """Which of the 256 values a mask has, `(256,)` bool; or a line on a problem."""
-    try:
-        mask = read_mask(mask_path)
-        width, height = image_data.size_of(image_path)
-    except InputError as error:
-        return str(error)
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError …
-        return f"{image_path}: cannot be read as an image: {error}"
-    if mask.shape != (height, width):
-        size = f"{mask.shape[1]} x {mask.shape[0]} pixels"
-        image = f"its image {Path(image_path).name} has {width} x {height}"
-        return f"{mask_path}: {size}, and {image}; make them equal"
-    return np.bincount(mask.ravel(), minlength=256) > 0
-
-
-def read_mask(path: str) -> Any:
-    """The values of a mask file, `(H, W)` uint8.
-
-    Raises:
-        InputError: naming the file, when it is missing, damaged, or has more than one channel.
-    """
-    remedy = "save one channel with a class number from 0 to 255 for each pixel"
-    try:
-        with Image.open(path) as image:
-            mode, mask = image.mode, np.asarray(image)  # of a palette the numbers, not the colors
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError …
-        reason = str(error).replace(f" '{path}'", "")
-        raise InputError(f"{path}: cannot be read as a mask: {reason}") from None
-    if mode not in ("L", "P", "1") and not mode.startswith("I"):
-        raise InputError(f"{path}: has colors ({mode}); {remedy}")
-    if mask.min() < 0 or mask.max() > 255:  # in 16 or 32 bits
-        raise InputError(f"{path}: has values from {mask.min()} to {mask.max()}; {remedy}")
-    return mask.astype(np.uint8)

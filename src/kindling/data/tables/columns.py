@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from src.kindling.config.errors import InputError, join_names
-from src.kindling.data.labels import as_labels, parted
+from src.kindling.data.labels import as_labels, find_lookalikes, merge_spellings, parted
 from src.kindling.data.tables.encode import as_numbers, as_text, kind_of, parse_dates
 from src.kindling.data.tables.read import TableFile
 
@@ -25,7 +25,7 @@ LARGEST = float(np.finfo(np.float32).max)
 MAX_CLASSES, MIN_ROWS_PER_CLASS = 20, 5
 
 TargetKind = Literal["auto", "classification", "regression"]
-Target = tuple[Tensor, tuple[str, ...], str]  # values, names of classes or labels, and a note
+Target = tuple[Tensor, tuple[str, ...], list[str]]  # values, names of classes or labels, notes
 
 # What a column has, the remedy for features, and the remedy for a target.
 PROBLEMS = {
@@ -168,55 +168,89 @@ def format_override(key: str, names: Sequence[str]) -> str:
     return f"'{key}={json.dumps(list(names), ensure_ascii=False)}'"
 
 
+def check_labels(labels: str | None, targets: Sequence[str], kind: TargetKind) -> None:
+    """Refuse a separator of labels that is empty, or with several targets, or a regression."""
+    if labels is not None and (len(targets) > 1 or kind == "regression" or not labels):
+        problem = f"{labels!r} needs to be a separator, with one target and no regression"
+        raise InputError(f"data.labels: {problem}; remove it, or change data.target or data.kind")
+
+
 def build_target(
-    file: TableFile, columns: Sequence[pd.Series[Any]], kind: TargetKind, labels: str | None
+    file: TableFile,
+    columns: Sequence[pd.Series[Any]],
+    kind: TargetKind,
+    labels: str | None,
+    merge: bool = False,
+    fewest: int = 3,
 ) -> Target:
     """Decide between classes, labels and values.
 
+    Args:
+        file: the table.
+        columns: one target, or several.
+        kind, labels: `data.kind` and `data.labels`.
+        merge: make texts one that differ only in case or white space.
+        fewest: rows that a class needs.
+
     Returns:
         Class numbers `(rows,)`, or labels or values `(rows, targets)`; the names of the classes or
-        labels; and a note on the decision.
+        labels; and notes on the decision.
 
     Raises:
         InputError: when the columns cannot be predicted.
     """
     if labels is not None:
-        return _split_labels(file, columns[0], labels)
-    ignore = ("mixed", "commas", "signs") if kind == "classification" else ()
+        y, names, note = _split_labels(file, columns[0], labels, merge)
+        return y, names, [note, *find_lookalikes(names)]
+    ignore = OF_TEXT if kind == "classification" else ()
     for column in columns:
         check_column(file, column, f"{file.path}: the target '{column.name}'", ignore)
-    several = len(columns) > 1
-    y, names, note = _several(file, columns, kind) if several else _single(file, columns[0], kind)
-    return y, names, note + " (to change it, set data.kind)" * (kind == "auto")
+    if len(columns) > 1:
+        y, names, note = _several(file, columns, kind)
+    else:
+        y, names, note = _single(file, columns[0], kind, merge, fewest)
+    note += " (to change it, set data.kind)" * (kind == "auto")
+    return y, names, [note, *find_lookalikes(names)]
 
 
-def _single(file: TableFile, column: pd.Series[Any], kind: TargetKind) -> Target:
+def _single(
+    file: TableFile, column: pd.Series[Any], kind: TargetKind, merge: bool, fewest: int
+) -> tuple[Tensor, tuple[str, ...], str]:
     found = kind_of(column)
     if kind == "regression" and found == "category":
         problem = f"regression needs numbers, and '{column.name}' has {column.iloc[0]!r}"
         raise InputError(f"data.kind: {problem}; set data.kind=classification")
     values = column.to_numpy(dtype=object) if found == "category" else as_numbers(column)
+    if merge and found == "category":
+        values = np.array(merge_spellings(column.tolist()), dtype=object)
     different, first, y, counts = np.unique(
         values, return_index=True, return_inverse=True, return_counts=True
     )
     few = len(different) <= min(MAX_CLASSES, len(values) // MIN_ROWS_PER_CLASS)
     discrete = found != "number" or (few and bool((different % 1 == 0).all()))
     what = {"category": "texts", "boolean": "truth values"}.get(found, "numbers")
+    like_numbers = found == "category" and not find_texts(column, file.decimal).any()
     note = f"target: {column.name}, {len(different):,} different {what}"
     if kind == "regression" or (kind == "auto" and not discrete):
         numbers = torch.tensor(values, dtype=torch.float32)
         return numbers.unsqueeze(1), (), f"{note}: regression"
     names = as_text(pd.Series(different.astype(bool) if found == "boolean" else different)).tolist()
-    rare = [f"{names[i]} ({counts[i]}, row {first[i] + 1})" for i in np.flatnonzero(counts < 3)]
+    rare = [
+        f"{names[i]} ({counts[i]}, row {first[i] + 1})" for i in np.flatnonzero(counts < fewest)
+    ]
     if rare:
         problem = f"the target '{column.name}' has classes with fewer than 3 rows, one per split"
         number = ", or predict a number: data.kind=regression" if found == "number" else ""
         remedy = f"add rows, remove these{number}"
         raise InputError(f"{file.path}: {problem}: {join_names(rare)}; {remedy}")
-    return torch.from_numpy(y), tuple(names), f"{note}: classification"
+    note = f"{note} that look like numbers" if like_numbers else note
+    remedy = "; data.kind=regression predicts numbers" if like_numbers else ""
+    return torch.from_numpy(y), tuple(names), f"{note}: classification{remedy}"
 
 
-def _several(file: TableFile, columns: Sequence[pd.Series[Any]], kind: TargetKind) -> Target:
+def _several(
+    file: TableFile, columns: Sequence[pd.Series[Any]], kind: TargetKind
+) -> tuple[Tensor, tuple[str, ...], str]:
     for column in columns:
         if kind_of(column) == "category":
             problem = f"the target '{column.name}' is text, such as {column.iloc[0]!r}"
@@ -234,9 +268,15 @@ def _several(file: TableFile, columns: Sequence[pd.Series[Any]], kind: TargetKin
     return y.long(), names, f"{note}: labels, any number per row"
 
 
-def _split_labels(file: TableFile, column: pd.Series[Any], separator: str) -> Target:
+def _split_labels(
+    file: TableFile, column: pd.Series[Any], separator: str, merge: bool
+) -> tuple[Tensor, tuple[str, ...], str]:
     """Labels written as texts such as `red;round`; an empty cell has no label."""
-    y, names = as_labels([parted(text, separator) for text in column.astype(object).fillna("")])
+    rows = [parted(text, separator) for text in column.astype(object).fillna("")]
+    if merge:
+        merged = iter(merge_spellings([label for row in rows for label in row]))
+        rows = [[next(merged) for _ in row] for row in rows]
+    y, names = as_labels(rows)
     if not names:
         problem = f"the target '{column.name}' has no label in any row"
         raise InputError(f"{file.path}: {problem}; fill in labels")

@@ -19,6 +19,7 @@ from src.kindling.data.tables.encode import as_text, kind_of
 PARQUET = (".parquet", ".pq")
 UNSUPPORTED = {".xlsx", ".xls", ".ods", ".json", ".jsonl", ".feather", ".arrow", ".h5", ".dta"}
 SEPARATORS = {";": "'data.separator=;'", "\t": "data.separator=tab", "|": "'data.separator=|'"}
+NAMED_SEPARATORS = {"tab": "\t", "\\t": "\t", "space": r"\s+"}
 # Cells in one part: enough for speed, and little memory in comparison with a large table.
 CELLS = 1 << 18
 # What pandas and pyarrow raise for a file; the first that fits, with the reason.
@@ -35,10 +36,12 @@ class TableFile:
     """A file and its format; Parquet defines most of this itself."""
 
     path: str
-    separator: str | None = None  # `tab` for a tab; None: a comma, or a tab in `.tsv` and `.tab`
+    separator: str | None = None  # or `tab`, `space`; None: a comma, or a tab in `.tsv` and `.tab`
     encoding: str = "utf-8"  # Python's name for it
     decimal: str = "point"  # the decimal mark, or `comma`
     na_values: tuple[str, ...] = ()  # marks of missing values, besides the empty cell, `NA`, …
+    default_na: bool = True  # whether `NA` and the like, which may be names of classes, are missing
+    key: str = "data.path"  # that names the file
 
     @property
     def is_parquet(self) -> bool:
@@ -50,7 +53,7 @@ class TableFile:
         Raises:
             InputError: when there is no such file, or no usable header.
         """
-        _check_path(self.path)
+        _check_path(self.path, self.key)
         with self._translate_errors():
             if self.is_parquet:
                 names = self._open_parquet().schema_arrow.names
@@ -130,7 +133,8 @@ class TableFile:
             dtype={name: str for name in unique if name not in columns or name in text},
             index_col=False,
             decimal="," if self.decimal == "comma" else ".",
-            na_values=list(self.na_values),
+            na_values=["", *self.na_values],
+            keep_default_na=self.default_na,
             chunksize=rows,
         ) as reader:
             for frame in reader:
@@ -139,7 +143,7 @@ class TableFile:
     def _read_csv(self, **options: Any) -> Any:
         tabs = self.separator is None and {".tsv", ".tab"} & set(Path(self.path).suffixes)
         separator = "tab" if tabs else self.separator or ","
-        options["sep"] = "\t" if separator in ("tab", "\\t") else separator
+        options["sep"] = NAMED_SEPARATORS.get(separator, separator)
         path = data_path(self.path)
         return pd.read_csv(path, encoding=self.encoding, skipinitialspace=True, **options)
 
@@ -188,7 +192,7 @@ class TableFile:
         return f"{error}; set data.encoding"
 
 
-def _check_path(path: str) -> None:
+def _check_path(path: str, key: str) -> None:
     file = data_path(path)
     problem = ""
     if file.is_dir():
@@ -202,4 +206,4 @@ def _check_path(path: str) -> None:
     elif file.suffix.lower() in UNSUPPORTED:
         problem = f": {file.suffix} is not supported; save as CSV or Parquet"
     if problem:
-        raise InputError(f"data.path: {path}{problem}")
+        raise InputError(f"{key}: {path}{problem}")

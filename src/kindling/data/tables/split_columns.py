@@ -22,7 +22,28 @@ def check_split_options(group_column: str | None, time: str | None, dayfirst: bo
         raise InputError("data.dayfirst: how the dates of data.time are read; set data.time")
 
 
-def read_groups(file: TableFile, column: pd.Series[Any], notes: list[str]) -> Tensor:
+def read_split_columns(
+    file: TableFile,
+    frame: pd.DataFrame,
+    group_column: str | None,
+    time: str | None,
+    dayfirst: bool | None,
+    notes: list[str],
+) -> dict[str, Any]:
+    """The fields `groups` and `time` of `Samples`, as far as there are such columns.
+
+    Raises:
+        InputError: when a value is missing, or a time is not known.
+    """
+    fields: dict[str, Tensor] = {}
+    if group_column:
+        fields["groups"] = _read_groups(file, frame[group_column], notes)
+    if time:
+        fields["time"] = _read_times(file, frame[time], dayfirst, notes)
+    return fields
+
+
+def _read_groups(file: TableFile, column: pd.Series[Any], notes: list[str]) -> Tensor:
     """A number for the group of each row, `(rows,)`."""
     _check(file, column, "group_column")
     codes, groups = pd.factorize(column)
@@ -30,7 +51,7 @@ def read_groups(file: TableFile, column: pd.Series[Any], notes: list[str]) -> Te
     return torch.from_numpy(codes)
 
 
-def read_times(
+def _read_times(
     file: TableFile, column: pd.Series[Any], dayfirst: bool | None, notes: list[str]
 ) -> Tensor:
     """Dates or numbers as float64, `(rows,)`.
@@ -53,7 +74,7 @@ def read_times(
     if kind_of(column) == "date":
         shown = [f"{end:%Y-%m-%d %H:%M:%S}".removesuffix(" 00:00:00") for end in ends]
     else:
-        shown = [f"{end:g}" for end in ends]
+        shown = [f"{end:.12g}" for end in ends]
     notes.append(f"split: by {column.name}, from {' to '.join(shown)}; the oldest rows train")
     return torch.tensor(as_numbers(column))
 

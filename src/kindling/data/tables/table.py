@@ -25,11 +25,12 @@ from src.kindling.data.tables.columns import (
     TargetKind,
     build_target,
     check_features,
+    check_labels,
     format_override,
 )
 from src.kindling.data.tables.encode import as_numbers, kind_of
 from src.kindling.data.tables.read import TableFile
-from src.kindling.data.tables.split_columns import check_split_options, read_groups, read_times
+from src.kindling.data.tables.split_columns import check_split_options, read_split_columns
 
 # A column keeps its most frequent categories; all others count as one, as missing ones do.
 MAX_CATEGORIES = 256
@@ -50,6 +51,7 @@ class Table(DataModule):
             values, and values otherwise.
         labels: the separator of labels in a target of texts such as `red;round`; an empty cell has
             no label.
+        merge_labels: make texts of the target one that differ only in case or white space.
         group_column: rows of one group, such as a patient's, stay in one split; not a feature.
         time: a column of dates or numbers; the oldest rows are for training; not a feature.
         dayfirst: whether 2.1.2023 in that column is January 2; None finds out from days above 12.
@@ -70,6 +72,7 @@ class Table(DataModule):
         target: str | list[str],
         kind: TargetKind = "auto",
         labels: str | None = None,
+        merge_labels: bool = False,
         group_column: str | None = None,
         time: str | None = None,
         dayfirst: bool | None = None,
@@ -84,12 +87,8 @@ class Table(DataModule):
         super().__init__(**base)
         check_split_options(group_column, time, dayfirst)
         self.targets = [target] if isinstance(target, str) else target
-        if labels is not None and (len(self.targets) > 1 or kind == "regression" or not labels):
-            problem = f"{labels!r} needs to be a separator, with one target and no regression"
-            raise InputError(
-                f"data.labels: {problem}; remove it, or change data.target or data.kind"
-            )
-        self.kind, self.labels = kind, labels
+        check_labels(labels, self.targets, kind)
+        self.kind, self.labels, self.merge_labels = kind, labels, merge_labels
         self.group_column, self.time, self.dayfirst = group_column, time, dayfirst
         self.drop, self.categories = drop or [], categories or []
         self.file = TableFile(path, separator, encoding, decimal, tuple(na_values or ()))
@@ -100,15 +99,14 @@ class Table(DataModule):
         text = {*self.categories, self.group_column or "", *(self.targets if self.labels else [])}
         frame = self.file.read([*features, *others], text)
         targets = [frame[name] for name in self.targets]
-        y, classes, note = build_target(self.file, targets, self.kind, self.labels)
-        self.notes.append(note)
+        y, classes, notes = build_target(
+            self.file, targets, self.kind, self.labels, self.merge_labels
+        )
+        self.notes += notes
         columns = {name: frame[name] for name in features}
         check_features(self.file, columns, self.drop, self.categories)
-        groups = time = None
-        if self.group_column:
-            groups = read_groups(self.file, frame[self.group_column], self.notes)
-        if self.time:
-            time = read_times(self.file, frame[self.time], self.dayfirst, self.notes)
+        split_by = self.group_column, self.time, self.dayfirst
+        split_fields = read_split_columns(self.file, frame, *split_by, self.notes)
         features = self._drop_identifiers(frame, features)
         self.kinds = {name: kind_of(frame[name]) for name in features}
         self.texts = {name: frame[name] for name in features if self.kinds[name] == "category"}
@@ -126,9 +124,8 @@ class Table(DataModule):
             columns=tuple(features),
             target=", ".join(self.targets),
             targets=() if classes or len(self.targets) == 1 else tuple(self.targets),
-            groups=groups,
-            time=time,
             name=lambda i: f"row {i + 1}",
+            **split_fields,
         )
 
     def describe(self, samples: Samples, train: Tensor) -> Spec:

@@ -1,0 +1,125 @@
+"""A list of image files with their targets, and maybe splits, groups or times: `data.files`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from src.kindling.config.errors import InputError, did_you_mean, join_names
+from src.kindling.data.images.decode import EXTENSIONS, UNSUPPORTED, explain_unsupported
+from src.kindling.data.images.find_images import SPLITS
+from src.kindling.data.samples import STAGES
+from src.kindling.data.tables.read import NAMED_SEPARATORS, TableFile
+
+MOST_LINES = 5  # of problems with rows
+
+
+def read_list(
+    root: Path,
+    file: TableFile,
+    columns: Mapping[str, Sequence[str]],
+    text: Collection[str],
+    notes: list[str],
+) -> pd.DataFrame:
+    """Read a list's `path` (relative to root), `split` (or "") and other columns.
+
+    Args:
+        root: the folder.
+        file: the list.
+        columns: names from its header, by the key that gives them.
+        text: those to read as text.
+        notes: receives the column of the paths, if it is not called `path`.
+
+    Raises:
+        InputError: naming the line, when a column, a file or a split is missing or unknown.
+    """
+    header = file.read_header()
+    _check_header(file, header, columns)
+    path = _find_paths(file, header, notes)
+    _check_columns(file, header, columns)
+    others = [name for names in columns.values() for name in names]
+    split = "split" if "split" in header and "split" not in others else None
+    names = list(dict.fromkeys([path, *filter(None, [split]), *others]))
+    frame = file.read(names, {path, split or path, *text})
+    frame["path"] = frame[path].fillna("")
+    frame["split"] = frame[split].fillna("").str.strip().str.lower() if split else ""
+    _check_rows(root, file, frame)
+    return frame
+
+
+def _is_image(text: str) -> bool:
+    return text.lower().endswith((*EXTENSIONS, *UNSUPPORTED))
+
+
+def _check_header(
+    file: TableFile, header: Sequence[str], columns: Mapping[str, Sequence[str]]
+) -> None:
+    """Refuse a list without column names, or with spaces between columns."""
+    cells, separator, lines = list(header), file.separator or ",", []
+    if len(header) == 1 and " " in header[0]:
+        cells, separator = header[0].split(), "space"
+        problem = f"one column, {header[0]!r}, that seems to be separated by spaces"
+        lines.append(f"{file.path}: {problem}; add data.separator=space")
+    if any(map(_is_image, cells)):
+        rest = iter([name for names in columns.values() for name in names])
+        names = ["path" if _is_image(cell) else next(rest, "other") for cell in cells]
+        needed = {"space": " "}.get(separator, NAMED_SEPARATORS.get(separator, separator))
+        problem = f"the first line, {cells[0]!r}, …, has no column names"
+        lines.append(f"{file.path}: {problem}; add this line above it: {needed.join(names)}")
+    if lines:
+        raise InputError(lines)
+
+
+def _find_paths(file: TableFile, header: Sequence[str], notes: list[str]) -> str:
+    """The column of the images' paths: `path`, or else the only one with names of images."""
+    if "path" in header:
+        return "path"
+    named = [name for name in header if name]
+    first = next(file.read_frames(named, named, rows=1))
+    found = [name for name in named if len(first) and _is_image(str(first[name].iloc[0]))]
+    if len(found) != 1:
+        hint = f"; several have names of images ({join_names(found)})" if found else ""
+        hint = hint or did_you_mean("path", named)
+        problem = f"has no column 'path'{hint} (its columns: {join_names(named)})"
+        raise InputError(f"{file.path}: {problem}; rename the column of the images (data.files)")
+    notes.append(f"images: column '{found[0]}' has their paths; rename it 'path' to confirm")
+    return found[0]
+
+
+def _check_columns(
+    file: TableFile, header: Sequence[str], columns: Mapping[str, Sequence[str]]
+) -> None:
+    lines = []
+    known = [name for name in header if name]
+    for key, names in columns.items():
+        for name in names:
+            if name not in known:
+                hint = did_you_mean(name, known) or f" (it has: {join_names(known)}); name one"
+                lines.append(f"{key}: {file.path} has no column {name!r}{hint}")
+    if lines:
+        raise InputError(lines)
+
+
+def _check_rows(root: Path, file: TableFile, frame: pd.DataFrame) -> None:
+    stages = {SPLITS.get(split) for split in frame["split"].unique()}
+    complete = stages >= {*STAGES}
+    lines = []
+    for line, (path, split) in enumerate(zip(frame["path"], frame["split"], strict=True), start=2):
+        problem = ""
+        if not path:
+            problem = "path is empty; fill it in"
+        elif path.lower().endswith((*UNSUPPORTED,)):
+            problem = f"{path}: {explain_unsupported(Path(path).suffix.lower())}"
+        elif not (root / path).is_file():
+            problem = f"{root / path}: no such file; paths are relative to data.root"
+        elif split not in SPLITS and (split or complete):
+            given = f"split {split!r}{did_you_mean(split, SPLITS)}" if split else "split is empty"
+            problem = f"{given} (train, val or test)"
+        if problem:
+            lines.append(f"{file.path}:{line}: {problem}")
+    if len(lines) > MOST_LINES:
+        lines[MOST_LINES:] = [f"{file.path}: and {len(lines) - MOST_LINES:,} more lines like these"]
+    if lines:
+        raise InputError(lines)
