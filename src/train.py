@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 USAGE = "[CONFIG] [key=value ...] [--flags]"
 SEEDS = "train with each seed and report the spread; takes the flags of src.tune"
-FIND = "lr or batch_size: find a value to start with"
-OVERRIDE = "with --resume: accept config and data changes"
 
 
 def main(argv: list[str]) -> Result | None:
@@ -30,11 +28,13 @@ def main(argv: list[str]) -> Result | None:
     add = parser.add_argument
     add("words", nargs="*", metavar="CONFIG, key=value", help="a config, and changes to it")
     add("--init", metavar="RUN", help="start from the weights of another run")
+    add("--partial", action="store_true", help="with --init: accept less than half of a net")
+    add("--by-order", action="store_true", help="with --init: match other names by order")
     add("--resume", metavar="RUN", help="continue a run in its own directory")
-    add("--override", action="store_true", help=OVERRIDE)
+    add("--override", action="store_true", help="with --resume: accept config and data changes")
     add("--no-pictures", action="store_true", help="write no plots/ and no report.html")
     add("--no-test", action="store_true", help="do not measure the test split")
-    add("--find", choices=("lr", "batch_size"), metavar="WHAT", help=FIND)
+    add("--find", choices=("lr", "batch_size"), metavar="WHAT", help="find an lr or batch_size")
     add("--seeds", metavar="0,1,2", help=SEEDS)
     add_flags(parser, visible=False)
     add("--member", metavar="FOLDER", help=argparse.SUPPRESS)  # a study's trial, in its directory

@@ -67,7 +67,9 @@ def reproduce(run: TrainedRun) -> tuple[Result, list[str]]:
     ]
     new = Run.claim(run.config.name)
     try:
-        return fit(run.config, new, stages, init, plots=Plots(new)), differing
+        # An earlier version took what fits, and recorded no way of matching.
+        match = (meta.get("init") or {}).get("match", "partial")
+        return fit(run.config, new, stages, init, plots=Plots(new), match=match), differing
     except BaseException as error:
         written = (new.path / "meta.json").exists()
         if not new.checkpoints.exists() and (isinstance(error, InputError) or not written):
