@@ -7,7 +7,6 @@ python -m src.train [CONFIG] [key=value ...] --find lr|batch_size
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
 from src.kindling import analysis
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from src.kindling.training import Result
 
 USAGE = "[CONFIG] [key=value ...] [--flags]"
-FIND = "lr or batch_size: find a value to start with"
+SEEDS = "train with each seed and report the spread; takes the flags of src.tune"
 
 
 def main(argv: list[str]) -> Result | None:
@@ -28,15 +27,16 @@ def main(argv: list[str]) -> Result | None:
     add = parser.add_argument
     add("words", nargs="*", metavar="CONFIG, key=value", help="a config, and changes to it")
     add("--init", metavar="RUN", help="start from the weights of another run")
+    add("--partial", action="store_true", help="with --init: accept less than half of a net")
+    add("--by-order", action="store_true", help="with --init: match other names by order")
     add("--resume", metavar="RUN", help="continue a run in its own directory")
     add("--override", action="store_true", help="with --resume: accept config and data changes")
     add("--no-pictures", action="store_true", help="write no plots/ and no report.html")
     add("--graph", action="store_true", help="write the net's graph to TensorBoard")
     add("--no-test", action="store_true", help="do not measure the test split")
-    add("--find", choices=("lr", "batch_size"), metavar="WHAT", help=FIND)
-    add("--seeds", metavar="0,1,2", help="mean ± std over seeds; takes the flags of src.tune")
+    add("--find", choices=("lr", "batch_size"), metavar="WHAT", help="find an lr or batch_size")
+    add("--seeds", metavar="0,1,2", help=SEEDS)
     add_flags(parser, visible=False)
-    add("--member", metavar="FOLDER", help=argparse.SUPPRESS)  # a study's trial, in its directory
     flags = parser.read(argv)
     check_train_flags(flags)
     if flags.seeds:

@@ -47,16 +47,21 @@ def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indice
         elif samples.groups is None and counts[stage] < len(free):
             free = _pick(samples, free, counts[stage], seed)
         indices[stage] = torch.from_numpy(np.sort(free))
-    for stage, name in (("train", "training"), ("val", "validation")):
+    _check_sizes(indices, len(samples.y), problem)
+    if samples.groups is not None:
+        _check_groups(samples, samples.groups, indices)
+    return {stage: indices[stage] for stage in STAGES}
+
+
+def _check_sizes(indices: Indices, total: int, problem: str) -> None:
+    """Refuse a split without samples for training or validation."""
+    names: dict[Stage, str] = {"train": "training", "val": "validation"}
+    for stage, name in names.items():
         if len(indices[stage]) == 0:
-            total = len(samples.y)
             remedy = "add samples, at least one for each split"
             if total > 3:
                 remedy = f"add samples, or set counts: data.split=[{total - 2},1,1]"
             raise InputError(f"{problem} leaves no {name} samples out of {total:,}; {remedy}")
-    if samples.groups is not None:
-        _check_groups(samples, samples.groups, indices)
-    return {stage: indices[stage] for stage in STAGES}
 
 
 def _check_groups(samples: Samples, groups: Tensor, indices: Indices) -> None:

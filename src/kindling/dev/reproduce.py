@@ -68,7 +68,9 @@ def reproduce(run: TrainedRun) -> tuple[Result, list[str]]:
     stages: tuple[Stage, ...] = ("val",) if measured == {"val"} else ("val", "test")
     new = Run.claim_for(run.config)
     try:
-        return fit(run.config, new, stages, init, plots=Plots(new)), differing
+        # An earlier version took what fits, and recorded no way of matching.
+        match = (meta.get("init") or {}).get("match", "partial")
+        return fit(run.config, new, stages, init, plots=Plots(new), match=match), differing
     except BaseException as error:
         written = (new.path / "meta.json").exists()
         if not new.checkpoints.exists() and (isinstance(error, InputError) or not written):

@@ -13,7 +13,7 @@ from urllib.request import getproxies
 import torch
 from torch import Tensor, nn
 
-from src.kindling.config.errors import InputError, did_you_mean
+from src.kindling.config.errors import InputError, did_you_mean, join_names
 from src.kindling.data.preprocess import InputStats
 from src.kindling.nn.head import find_head
 
@@ -66,6 +66,27 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     ):
         raise InputError(f"{problem}: holds no tensors by name; save a net's state_dict()")
     return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def match_by_order(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, str]:
+    """Map our names to theirs if last name parts and shapes agree in order; else return no names.
+
+    Only one layer, the head, may follow in theirs: a deeper net begins like a shallow one.
+    """
+    pairs = dict(zip(ours, theirs, strict=False))
+    agree = len(pairs) == len(ours) and all(
+        ours[name].shape == theirs[source].shape
+        and name.rpartition(".")[2] == source.rpartition(".")[2]
+        for name, source in pairs.items()
+    )
+    rest = {name.rpartition(".")[0] for name in [*theirs][len(ours) :]}
+    return pairs if agree and len(rest) < 2 else {}
+
+
+def describe_renaming(sources: dict[str, str]) -> str:
+    """`conv1.weight from stem.0.weight, … and 117 more`."""
+    renamed = [f"{name} from {source}" for name, source in sources.items() if name != source]
+    return join_names(renamed, most=3)
 
 
 def find_backbone(name: str) -> _Torchvision | _Timm:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor, nn
 
 from src.kindling.config.compose import ROOT
 from src.kindling.config.errors import InputError
-from src.kindling.nn.backbones import find_backbone, read_weights
+from src.kindling.nn.backbones import (
+    describe_renaming,
+    find_backbone,
+    match_by_order,
+    read_weights,
+)
 
 # For weights copied by hand, on a machine without network; tried before a download.
 KEPT = "data/weights"
@@ -31,6 +37,7 @@ class Pretrained(nn.Module):
             a path loads a file (`.safetensors`, `.pth`, or another run's `.ckpt`); `none`
             initializes at random.
         size: images are resized to this height and width; default: the backbone's training size.
+        match: `order` also takes weights under other names, if their order and shapes agree.
 
     Raises:
         InputError: when the data are no images.
@@ -44,6 +51,7 @@ class Pretrained(nn.Module):
         name: str = "resnet18",
         weights: str = "hub",
         size: int | None = None,
+        match: Literal["name", "order"] = "name",
     ) -> None:
         super().__init__()
         if len(in_shape) != 3 or in_shape[0] not in (1, 3):
@@ -53,7 +61,7 @@ class Pretrained(nn.Module):
             )
         if size is not None and size < 1:
             raise ValueError(f"size: expected at least 1, got {size}")
-        self.weights, self.notes = weights, list[str]()
+        self.weights, self.match, self.notes = weights, match, list[str]()
         self.source = find_backbone(name)
         self.body, features = self.source.build(size)
         self.input_stats = self.source.stats(size)
@@ -106,23 +114,29 @@ class Pretrained(nn.Module):
     def _take(self, theirs: dict[str, Tensor], where: str) -> None:
         ours = self.body.state_dict()
         theirs = self.source.adapted(self.body, theirs)
-        fits = {
-            name: value
+        fits = [
+            name
             for name, value in theirs.items()
             if name in ours and ours[name].shape == value.shape
-        }
+        ]
         lacking = [name for name in ours if name not in fits]
-        if lacking:
+        renaming = match_by_order(ours, theirs) if lacking else {}
+        if lacking and not (renaming and self.match == "order"):
             first = lacking[0]
             there = tuple(theirs[first].shape) if first in theirs else "missing"
+            remedy = f"; net.match=order takes {describe_renaming(renaming)}" if renaming else ""
             raise InputError(
                 f"net.weights: {where}: not of a {self.source.name}: {len(lacking)} of its "
                 f"{len(ours)} tensors do not fit, such as {first} "
-                f"({tuple(ours[first].shape)} here, {there} there)"
+                f"({tuple(ours[first].shape)} here, {there} there){remedy}"
             )
-        self.body.load_state_dict(fits)
-        left = list(dict.fromkeys(name.rpartition(".")[0] for name in theirs if name not in fits))
+        sources = renaming or dict(zip(fits, fits, strict=True))
+        self.body.load_state_dict({name: theirs[source] for name, source in sources.items()})
+        taken = {*sources.values()}
+        left = list(dict.fromkeys(name.rpartition(".")[0] for name in theirs if name not in taken))
         self.notes = [
-            f"weights: {len(fits)} tensors of {self.source.name} from {where}; "
+            f"weights: {len(sources)} tensors of {self.source.name} from {where}; "
             f"the head is new{' (not taken: ' + ', '.join(left) + ')' if left else ''}"
         ]
+        if renaming:
+            self.notes.append(f"weights: by order: {describe_renaming(renaming)}")

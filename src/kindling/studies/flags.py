@@ -18,6 +18,8 @@ def add_flags(parser: argparse.ArgumentParser, visible: bool = True) -> None:
         ("--pictures", "write plots/ and report.html for each member", switch),
     ):
         parser.add_argument(flag, help=text if visible else argparse.SUPPRESS, **options)
+    if not visible:  # src.train: the trial that a worker starts, in its own directory
+        parser.add_argument("--member", metavar="FOLDER", help=argparse.SUPPRESS)
 
 
 def check_train_flags(flags: argparse.Namespace) -> None:

@@ -33,7 +33,7 @@ from src.kindling.training.run_lock import lock_run
 from src.kindling.training.run_loggers import MetricsFiles, TensorBoard
 from src.kindling.training.trained_run import TrainedRun
 from src.kindling.training.trainer import build_trainer, finish_wandb, measure
-from src.kindling.training.transfer import take_weights
+from src.kindling.training.transfer import Match, take_weights
 from src.kindling.training.warning_filters import quiet
 
 
@@ -63,6 +63,7 @@ def fit(
     override: bool = False,
     plots: Any = None,
     callbacks: Sequence[Callback] = (),
+    match: Match = "name",
 ) -> Result:
     """Train a config and measure its best checkpoint; may be called many times in one process.
 
@@ -75,6 +76,7 @@ def fit(
         override: accept config and data changes of a resumed run.
         plots: `src.kindling.analysis.Plots(run)` draws plots/ and report.html; None draws nothing.
         callbacks: further ones, which are not recorded.
+        match: how the weights of `init` are found: see `take_weights`.
 
     Raises:
         InputError: when the data or a constructor refuses a value; nothing was trained.
@@ -84,7 +86,9 @@ def fit(
     quiet()
     with lock_run(run, config.values), Interrupts() as interrupts:
         try:
-            training = Training(config, run, interrupts, init, resume, override, plots, callbacks)
+            training = Training(
+                config, run, interrupts, init, resume, override, plots, callbacks, match
+            )
             with training.recorded():
                 training.train()
                 training.measure_best(stages)
@@ -118,6 +122,7 @@ class Training:
         override: bool,
         plots: Any,
         callbacks: Sequence[Callback],
+        match: Match,
     ) -> None:
         self.run, self.interrupts, self.plots = run, interrupts, plots
         self.started = time.perf_counter()
@@ -139,7 +144,7 @@ class Training:
         self.task = build_task(config, self.data, load_weights=state is None)
         if state:
             state.check_weights(self.task, run, config)
-        taken = take_weights(self.task, init) if init else None
+        taken = take_weights(self.task, init, match) if init else None
         check_disk(run, self.task)
         self.monitor = choose_monitor(values, self.task, rehearse(config, self.data, self.task))
         if self.data is None:

@@ -26,13 +26,14 @@ from src.kindling.training.slurm import requeue, requeued
 if TYPE_CHECKING:
     from src.kindling.data.samples import Stage
     from src.kindling.training.fit import Result
+    from src.kindling.training.transfer import Match
 
 
 def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
     """Train as the flags of `src.train` say.
 
     Args:
-        flags: `words`, `init`, `resume`, `override`, `member`, `no_test`.
+        flags: `words`, `init`, `partial`, `by_order`, `resume`, `override`, `member`, `no_test`.
         plots: makes what draws a run's plots; None leaves them out.
     """
     member = Run(Path(flags.member)) if flags.member else None
@@ -43,6 +44,8 @@ def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
     config = _resumed_config(resumed, flags) if resumed else compose(*split_words(flags.words))
     if flags.override and not resumed:
         raise InputError("--override: belongs to --resume RUN; leave it out")
+    if (flags.partial or flags.by_order) and not flags.init:
+        raise InputError("--partial, --by-order: belong to --init RUN; leave them out")
 
     from src.kindling.config import instantiate
     from src.kindling.training.fit import fit
@@ -62,7 +65,9 @@ def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
     stages: tuple[Stage, ...] = ("val",) if flags.no_test else ("val", "test")
     drawing = plots(run) if plots else None
     try:
-        return fit(config, run, stages, init, resumed is not None, flags.override, drawing)
+        match: Match = "order" if flags.by_order else "partial" if flags.partial else "name"
+        resume = resumed is not None
+        return fit(config, run, stages, init, resume, flags.override, drawing, match=match)
     except BaseException as error:
         keep = member is not None or rank(config.values) > 0
         _after_failure(run, error, resumed is None, keep)

@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule
 
 from src.kindling.config.compose import record_path
 from src.kindling.config.errors import InputError, join_names
+from src.kindling.nn.backbones import describe_renaming, match_by_order
 from src.kindling.nn.head import find_head
 from src.kindling.runs.files import display_path
 from src.kindling.training.trained_run import TrainedRun
 
+Match = Literal["name", "partial", "order"]
 
-def take_weights(task: LightningModule, init: TrainedRun) -> dict[str, Any]:
-    """Copy a run's weights of the same name and shape; print the others.
+
+def take_weights(task: LightningModule, init: TrainedRun, match: Match = "name") -> dict[str, Any]:
+    """Copy a run's weights that fit the task's net; print the others.
 
     The head of a net that was trained on other classes is left out, whatever its shape.
+
+    Args:
+        task: the new task.
+        init: the run.
+        match: `name` takes what has the same name and shape, at least half of the parameters;
+            `partial` accepts less; `order` takes tensors of other names if their order agrees.
+
+    Raises:
+        InputError: when too little fits.
     """
     net: Any = getattr(task, "net", task)
     prefix = "" if net is task else "net."  # the task's statistics of its data are not taken
     theirs, ours = init.checkpoint["state_dict"], task.state_dict()
+    theirs = {name: value for name, value in theirs.items() if name.startswith(prefix)} or theirs
     learned = init.spec.classes if init.spec else ()
     classes = getattr(getattr(task, "outputs", None), "names", learned) if learned else ()
     head = f"{prefix}{find_head(net)}." if learned != classes else None
     own = [name for name in ours if name.startswith(prefix)]
+    wanted = {name: ours[name] for name in own if head is None or not name.startswith(head)}
+    renaming = match_by_order(wanted, theirs)
     fits = {name for name in own if name in theirs and theirs[name].shape == ours[name].shape}
-    taken = {name for name in fits if head is None or not name.startswith(head)}
-    if not taken:
-        line = (
-            f"--init {display_path(init.path)}: not one of its {len(theirs)} tensors fits this net"
-        )
-        raise InputError(line)
-    task.load_state_dict({name: theirs[name] for name in taken}, strict=False)
-    left = [name for name in own if name not in taken]
-    print(f"init: took {len(taken)} tensors of the net from {display_path(init.path)}")
+    sources = renaming if match == "order" else {name: name for name in wanted if name in fits}
+    sizes = {name: value.numel() for name, value in task.named_parameters() if name in wanted}
+    share = sum(sizes.get(name, 0) for name in sources) / (sum(sizes.values()) or 1)
+    path, amount = display_path(init.path), f"{100 * share:.0f} % of its parameters"
+    if not sources or (match == "name" and share < 0.5):
+        remedy = "pass --partial to take them" if sources else "name a run of the same net"
+        if renaming:
+            remedy = f"pass --by-order to take {describe_renaming(renaming)}"
+        problem = f"{len(sources)} of {len(wanted)} tensors fit this net ({amount})"
+        raise InputError(f"--init {path}: {problem}; {remedy}")
+    task.load_state_dict({name: theirs[source] for name, source in sources.items()}, strict=False)
+    print(f"init: took {len(sources)} tensors of the net from {path} ({amount})")
+    if match == "order":
+        print(f"init: by order: {describe_renaming(sources)}")
+    left = [name for name in own if name not in sources]
     for name in left:
         there = f"{tuple(theirs[name].shape)} there" if name in theirs else "missing there"
         if name in fits:
             there = f"there of other classes: {join_names(learned)}"
         print(f"init: not taken: {name} ({tuple(ours[name].shape)} here, {there})")
-    return {"run": record_path(init.path), "taken": sorted(taken), "left": left}
+    return {"run": record_path(init.path), "match": match, "taken": sorted(sources), "left": left}

@@ -247,6 +247,37 @@ def test_hub_weights_are_downloaded_and_checked(
     assert "100%" in capsys.readouterr().err
 
 
+def test_weights_under_other_names_by_order(tmp_path: Path) -> None:
+    theirs = models.resnet18(num_classes=7).state_dict()
+    parts = {"conv1": "stem.0", "bn1": "stem.1", "fc": "classifier"}
+
+    def renamed(name: str) -> str:
+        part, _, rest = name.partition(".")
+        return f"encoder.{parts.get(part, part)}.{rest}"
+
+    path = tmp_path / "renamed.pth"
+    torch.save({renamed(name): value for name, value in theirs.items()}, path)
+    pairs = (
+        "conv1.weight from encoder.stem.0.weight, bn1.weight from encoder.stem.1.weight, "
+        "bn1.bias from encoder.stem.1.bias and 117 more"
+    )
+    assert told(weights=str(path)) == (
+        f"net.weights: {path}: not of a resnet18: 120 of its 120 tensors do not fit, such as "
+        f"conv1.weight ((64, 3, 7, 7) here, missing there); net.match=order takes {pairs}"
+    )
+    net = Pretrained((1, 8, 8), 5, weights=str(path), match="order")
+    net.load_weights()
+    assert net.notes == [
+        f"weights: 120 tensors of resnet18 from {path}; the head is new (not taken: "
+        "encoder.classifier)",
+        f"weights: by order: {pairs}",
+    ]
+    for name, value in net.body.state_dict().items():
+        assert torch.equal(value, theirs[name])
+    torch.save(models.shufflenet_v2_x0_5().state_dict(), path)
+    assert told(weights=str(path), match="order").endswith("(64, 3, 7, 7) here, missing there)")
+
+
 def test_wrong_weight_files_are_refused(tmp_path: Path) -> None:
     assert told(weights=str(tmp_path / "no.pth")) == (
         f"net.weights: {tmp_path}/no.pth: no such file; 'hub' downloads them, and 'none' begins at random"

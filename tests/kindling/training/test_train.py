@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.kindling.config.errors import InputError
 from src.kindling.runs.run import Run
 from src.kindling.training.fit import fit
 from src.kindling.training.trained_run import load_run
@@ -150,15 +149,26 @@ def test_another_runs_weights_are_taken_where_they_fit(capsys: pytest.CaptureFix
     assert torch.equal(ours.task.net.head.weight, first.task.net.head.weight)
     assert ours.spec.mean != first.spec.mean  # the statistics are those of its own training split
 
-    call("train", "digits", *LITTLE, "--init", str(first.path), "net.channels=[32,48]")
+    narrow = ("train", "digits", *LITTLE, "--init", str(first.path), "net.channels=[32,48]")
+    assert mistakes(*narrow) == [
+        f"--init {first.path}: 8 of 14 tensors fit this net (2 % of its parameters); "
+        "pass --partial to take them"
+    ]
+    call(*narrow, "--partial")
     output = capsys.readouterr().out
-    assert "init: took 8 tensors" in output
+    assert f"init: took 8 tensors of the net from {first.path} (2 % of its parameters)" in output
     assert "init: not taken: net.head.weight ((10, 768) here, (10, 1024) there)" in output
     meta = json.loads((load_run("latest").path / "meta.json").read_text())
     assert "net.head.weight" in meta["init"]["left"]
 
-    with pytest.raises(InputError, match="not one of its .* tensors fits this net"):
-        call("train", "diabetes", *LITTLE, "--init", str(first.path), "net.hidden=[7]")
+    assert mistakes("train", "diabetes", *LITTLE, "--init", str(first.path), "net.hidden=[7]") == [
+        f"--init {first.path}: 0 of 2 tensors fit this net (0 % of its parameters); "
+        "name a run of the same net"
+    ]
+    assert mistakes(*narrow, "--by-order")[0].endswith("; name a run of the same net")
+    assert mistakes("train", "digits", "--partial") == [
+        "--partial, --by-order: belong to --init RUN; leave them out"
+    ]
 
 
 @pytest.mark.parametrize(
