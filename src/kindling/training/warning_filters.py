@@ -20,6 +20,8 @@ MESSAGES = (
     r"Precision .* is not supported by the model summary",
     # Measuring needs a checkpoint's weights, not its callbacks.
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
+    # Checkpoints leave nets out of the hyperparameters, and say so.
+    r"Attribute .* is an instance of `nn\.Module` and is already saved during checkpointing",
     # The run has made the folder.
     r"Checkpoint directory .* exists and is not empty",
 )

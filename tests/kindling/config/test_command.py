@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from src.kindling.config.compose import configs, groups
+from src.kindling.config.compose import ROOT, configs, groups
 from src.kindling.config.errors import did_you_mean
 from tests.conftest import mistakes
 
@@ -120,3 +120,16 @@ def test_wrong_flags() -> None:
     assert mistakes("evaluate") == [
         "the following arguments are required: RUN (usage: python -m src.evaluate RUN [--split val|test])"
     ]
+
+
+def test_another_clone_is_told(command: Command, repository: Path) -> None:
+    inside = repository / "configs"
+    done = command("-m", "src.train", "--help", cwd=inside, env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"WARNING    src: the package of {ROOT} runs (logs in {ROOT / 'logs'}), but this folder belongs "
+        f"to the clone {repository}; cd {repository}, or pip install -e {repository}\n"
+    )
+    env = {"PYTHONPATH": str(repository)}
+    assert command("-m", "src.train", "--help", cwd=inside, env=env).stderr == ""
+    assert command("-m", "src.train", "--help", cwd=repository.parent, env=env).stderr == ""

@@ -125,7 +125,6 @@ class Keeping(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=rate)
 
 
-@pytest.mark.filterwarnings("ignore:Attribute 'net|Attribute 'loss")
 def test_module_with_saved_hyperparameters_is_resumed_and_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,3 +162,26 @@ def test_module_with_saved_hyperparameters_is_resumed_and_loaded(
         torch.equal(one, two)
         for one, two in zip(loaded.parameters(), run.task.parameters(), strict=True)
     )
+
+
+class KeepingConfig(Keeping):
+    """Keeps a config of OmegaConf, as modules written for Hydra do."""
+
+    def __init__(self, net: nn.Module, cfg: Any) -> None:
+        super(Keeping, self).__init__()
+        self.rate = getattr(cfg, "rate", None)
+        cfg = OmegaConf.create({"rate": cfg["rate"]})
+        self.save_hyperparameters(cfg)
+        self.net, self.loss = net, nn.CrossEntropyLoss()
+
+
+def test_saved_omegaconf_is_loaded_by_lightning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train("digits", as_own_task(KeepingConfig, monkeypatch), "task.cfg={rate: 0.05}").run
+    assert "left out" not in capsys.readouterr().out
+    run = load_run(run.path)
+    net = CNN(run.spec.in_shape, run.spec.num_outputs)
+    loaded = KeepingConfig.load_from_checkpoint(run.checkpoint_file, net=net)
+    assert loaded.rate == 0.05  # an attribute, as the module's author expects
+    assert torch.equal(loaded.net.head.bias, run.task.net.head.bias)

@@ -17,6 +17,7 @@ from src.kindling.data.samples import Samples
 from src.kindling.runs.run import Run
 from src.kindling.training.fit import Result
 from src.kindling.training.trained_run import load_run
+from src.nets.cnn import CNN
 from src.tasks.classification import Classification
 from tests.conftest import as_own_task, call, copied, kept_runs, mistakes, train
 
@@ -41,6 +42,15 @@ def test_evaluate_repeats_metrics(run: Run, capsys: pytest.CaptureFixture[str]) 
     (run.path / "evaluation.json").unlink()
     only = call("evaluate", "digits/latest", "--split", "test")
     assert only == {name: value for name, value in run.metrics.items() if name.startswith("test/")}
+
+
+def test_lightning_loads_best_checkpoint(run: Run) -> None:
+    trained = load_run(run.path)
+    net = CNN(trained.spec.in_shape, trained.spec.num_outputs)
+    path = run.checkpoints / "best.ckpt"
+    task = Classification.load_from_checkpoint(path, net=net, spec=trained.spec)
+    pairs = zip(task.parameters(), trained.task.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 class Drawing(Classification):

@@ -26,7 +26,9 @@ HYPERPARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 # The content of best.ckpt: enough to use the task, also by Lightning's `load_from_checkpoint`, but
 # not to resume training.
 HEADER = ("epoch", "global_step", "pytorch-lightning_version", "kindling")
-OF_BEST = (*HEADER, "state_dict", *HYPERPARAMETERS, "hparams_name", "datamodule_hparams_name")
+NAMES = ("hparams_name", "datamodule_hparams_name")
+TYPES = ("hparams_type", "datamodule_hparams_type")  # classes, of OmegaConf's configs only
+OF_BEST = (*HEADER, "state_dict", *HYPERPARAMETERS, *NAMES, *TYPES)
 
 
 class Checkpoint(lightning.Checkpoint):
@@ -214,6 +216,8 @@ class Checkpoint(lightning.Checkpoint):
         checkpoint["kindling"] = dict(self.content)
         for key in checkpoint.keys() & set(HYPERPARAMETERS):
             checkpoint[key] = redacted(checkpoint[key])
+        for key in checkpoint.keys() & set(TYPES):
+            checkpoint[key] = "AttributeDict"  # Lightning loads a name as this, and no class
         if self.saving == "best":
             for key in checkpoint.keys() - set(OF_BEST):
                 del checkpoint[key]
