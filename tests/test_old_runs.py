@@ -52,7 +52,9 @@ def test_old_run_resumes_exactly(old: Run) -> None:
     rows = read_csv(old.path / "uninterrupted.csv")
     resumed = read_csv(old.path / "metrics.csv")
     assert [row["step"] for row in resumed] == [row["step"] for row in rows]
-    for name in rows[0]:
+    counted = [int(row["epoch"]) + 1 for row in rows]  # that version counted from 0
+    assert [int(row["epoch"]) for row in resumed] == counted
+    for name in rows[0].keys() - {"epoch"}:
         values = [float(row[name]) for row in rows if row[name]]
         assert [float(row[name]) for row in resumed if row[name]] == pytest.approx(values, rel=1e-3)
 

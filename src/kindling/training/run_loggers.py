@@ -48,6 +48,8 @@ def guarded(logger: Logger) -> Logger:
 class MetricsFile(DummyLogger):
     """Writes metrics.csv: one row for each logged step, training and validation side by side.
 
+    The column `epoch` counts from 1, as the terminal does; Lightning's own numbers start at 0.
+
     Lightning's CSVLogger deletes the file when a run is resumed, and writes validation and
     training to separate rows.
 
@@ -67,12 +69,14 @@ class MetricsFile(DummyLogger):
                 rows = [row for row in reader if (row["step"] or "").isdigit()]
             self.columns = list(reader.fieldnames or self.columns)
             self.rows = [row for row in rows if int(row["step"]) < step]
+            if self.rows and self.rows[0]["epoch"] == "0":  # of an earlier version
+                self.rows = [{**row, "epoch": int(row["epoch"]) + 1} for row in self.rows]
             self._rewrite()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add values to the row of a step, or begin its row; the file has them at once."""
-        row = {**metrics, "epoch": int(metrics.get("epoch", 0)), "step": str(step)}
+        row = {**metrics, "epoch": int(metrics.get("epoch", 0)) + 1, "step": str(step)}
         if self.rows and self.rows[-1]["step"] == row["step"]:
             self.rows[-1].update(row)
         else:
