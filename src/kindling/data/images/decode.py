@@ -6,7 +6,7 @@ import os
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from src.kindling.config.errors import InputError
 
@@ -39,6 +39,13 @@ def decode(path: str, channels: int, max_pixels: int, size: int | None = None) -
             "raise it for real images, or remove the file"
         )
     raise InputError(f"{path}: {problem}; repair or remove it, or set data.on_error=skip")
+
+
+def size_of(path: str) -> tuple[int, int]:
+    """The width and height of the image that `decode` makes of a file, from its header."""
+    with Image.open(path) as image:
+        rotated = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (image.height, image.width) if rotated else image.size
 
 
 def convert(image: Image.Image, channels: int, size: int | None = None) -> Image.Image:

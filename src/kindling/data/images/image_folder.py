@@ -17,6 +17,7 @@ from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.images import image_data
 from src.kindling.data.images.decode import EXTENSIONS, ResizeMode
 from src.kindling.data.images.image_data import SPLITS, ImageFiles, Paths
+from src.kindling.data.images.reading_time import image_statistics, time_reading
 from src.kindling.data.labels import as_labels, parted
 from src.kindling.data.samples import Samples, Stage
 from src.kindling.data.statistics import Moments
@@ -114,9 +115,11 @@ class ImageFolder(DataModule):
     def statistics(self, samples: Samples, train: Tensor) -> Moments:
         """Mean and standard deviation of a sample of the training images; cached."""
         images: Any = samples.x
+        remedy = "set data.cache=memmap, or save smaller copies"
+        seconds = time_reading(self, samples, train, remedy)
         if self.normalize == "none":
             return (127.5,) * images.channels, (127.5,) * images.channels
-        return image_data.image_statistics(images, train)
+        return image_statistics(images, train, seconds)
 
     def final_notes(self) -> list[str]:
         assert isinstance(self.samples.x, ImageFiles)

@@ -19,8 +19,9 @@ from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.data_module import DataModule, data_path
 from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.images import image_data
-from src.kindling.data.images.decode import EXTENSIONS, ResizeMode, make_square
+from src.kindling.data.images.decode import EXTENSIONS, ResizeMode, make_square, size_of
 from src.kindling.data.images.image_data import ImageFiles, Paths
+from src.kindling.data.images.reading_time import image_statistics, time_reading
 from src.kindling.data.masks import VOID
 from src.kindling.data.samples import Samples, Stage
 from src.kindling.data.statistics import Moments
@@ -136,7 +137,8 @@ class MaskFolder(DataModule):
 
     def statistics(self, samples: Samples, train: Tensor) -> Moments:
         """Mean and standard deviation of a sample of the training images; cached."""
-        return image_data.image_statistics(samples.x, train)
+        seconds = time_reading(self, samples, train, "save smaller copies")
+        return image_statistics(samples.x, train, seconds)
 
 
 def match(root: Path) -> tuple[Paths, Paths]:
@@ -237,7 +239,7 @@ def _inspect_mask(image_path: str, mask_path: str) -> Any:
     """Which of the 256 values a mask has, `(256,)` bool; or a line on a problem."""
     try:
         mask = read_mask(mask_path)
-        width, height = image_data.size_of(image_path)
+        width, height = size_of(image_path)
     except InputError as error:
         return str(error)
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError …
