@@ -52,13 +52,14 @@ def test_old_run_resumes_exactly(old: Run) -> None:
     rows = read_csv(old.path / "uninterrupted.csv")
     resumed = read_csv(old.path / "steps.csv")
     assert [row["step"] for row in resumed] == [row["step"] for row in rows]
-    for name in rows[0]:
+    for name in rows[0].keys() - {"epoch"}:
         # It logged the batch loss and the learning rate of fewer steps.
         values = {row["step"]: float(row[name]) for row in rows if row[name]}
         found = {row["step"]: float(row[name]) for row in resumed if row[name]}
         assert {step: found[step] for step in values} == pytest.approx(values, rel=1e-3)
     epochs = [row["epoch"] for row in read_csv(old.path / "metrics.csv")]
-    assert epochs == sorted({row["epoch"] for row in rows})
+    # That version counted from 0.
+    assert epochs == [str(epoch + 1) for epoch in sorted({int(row["epoch"]) for row in rows})]
 
 
 def test_old_run_exports(old: Run, monkeypatch: pytest.MonkeyPatch) -> None:

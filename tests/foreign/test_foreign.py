@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +26,7 @@ from tests.conftest import call
 from tests.foreign.cases import CASES, Case
 from tests.foreign.drive import foreign
 from tests.kindling.deploy.conftest import measure_here
+from tests.terminal import Screen, open_terminal, read_all
 
 # What other people's code warns of is theirs.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -224,9 +225,13 @@ def test_foreign_training_under_ddp(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [ON_TERMINAL, pytest.param(tuple(BY_NAME), marks=pytest.mark.long)], ids=["few", "all"]
+    ("names", "columns"),
+    [(ON_TERMINAL, 80), pytest.param(tuple(BY_NAME), 200, marks=pytest.mark.long)],
+    ids=["few", "all"],
 )
-def test_foreign_modules_train_on_a_terminal(names: tuple[str, ...], tmp_path: Path) -> None:
+def test_foreign_modules_train_on_a_terminal(
+    names: tuple[str, ...], columns: int, tmp_path: Path
+) -> None:
     """One process, whose output is a pseudo-terminal, trains the cases."""
     code = (
         "import sys\n"
@@ -237,27 +242,35 @@ def test_foreign_modules_train_on_a_terminal(names: tuple[str, ...], tmp_path: P
         "    for name in sys.argv[2:]:\n"
         "        print('case', name, main([name, 'num_threads=1', '--no-pictures']) is not None, flush=True)\n"
     )
-    controller, terminal = pty.openpty()
+    reader, terminal = open_terminal(columns)
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code, str(tmp_path), *names],
         cwd=ROOT,
         stdout=terminal,
         stderr=terminal,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"},
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns)},
     )
     os.close(terminal)
-    printed = b""
-    while True:
-        try:
-            chunk = os.read(controller, 65536)
-        except OSError:  # the process has closed its end
-            break
-        if not chunk:
-            break
-        printed += chunk
-    os.close(controller)
-    assert process.wait() == 0, printed.decode(errors="replace")[-3000:]
-    text = printed.decode(errors="replace")
-    assert [name for name in names if f"case {name} True" not in text] == []
-    assert "Epoch 1/" in text
+    screen = Screen(columns, read_all(reader))
+    assert process.wait() == 0, screen.text[-3000:]
+    parts = re.split(r"^case (\w+) True$", screen.text, flags=re.MULTILINE)
+    assert parts[1::2] == list(names)
+    for name, text in zip(names, parts[::2], strict=False):
+        lines = re.findall(r"^epoch \d/2 .*$", text, re.MULTILINE)
+        assert [line[:10] for line in lines] == ["epoch 1/2 ", "epoch 2/2 "], name
+        if (monitor := BY_NAME[name].monitor) is not None:
+            assert all(line.startswith(f"  {monitor} ", 9) for line in lines)
+        rows = [re.split(" *│ *", row)[1:-1] for row in text.splitlines() if "│" in row]
+        assert [row[0] for row in rows] == [str(i + 1) for i in range(len(rows))]
+        linear = [row for row in rows if row[2] == "Linear"]
+        assert all(re.match("[1-9]", row[4]) and re.match("[1-9]", row[5]) for row in linear), name
+    assert screen.find_rows("epoch 0") == []
+    assert all(len(row) <= columns for row in screen.erased)
+    if "gan" in names:  # manual optimization, which returns no loss
+        assert screen.find_rows(r" 1/16 g_loss \d")
+    if "dqn" in names:  # its epochs have no length; the second is as long as the first
+        assert screen.find_rows(r"^epoch 1/2 .* 1 loss \d")
+        assert screen.find_rows(r" 10/10 loss \d")
+    if "several_val_loaders" in names:
+        assert screen.find_rows(r"16/16 loss \S+  …ss/dataloader_idx_1 \d\S+ .* left$")

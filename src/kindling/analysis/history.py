@@ -34,8 +34,10 @@ def read_metrics(run: Path) -> pd.DataFrame:
         return pd.DataFrame()
     table = table.dropna(subset=["epoch", "step"])
     if len(table):
+        if table["epoch"].min() == 0:  # of an earlier version, which counted from 0
+            table["epoch"] += 1
         ends = table.groupby("epoch")["step"].max()
-        at = np.interp(table["step"], [-1, *ends], [ends.index[0], *(ends.index + 1)])
+        at = np.interp(table["step"], [-1, *ends], [ends.index[0] - 1, *ends.index])
         table = table.assign(at=at)
     return table
 

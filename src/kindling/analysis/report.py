@@ -211,7 +211,7 @@ def _find_best(curves: Any, meta: dict[str, Any]) -> dict[str, Any] | None:
         return None
     scores = curves[monitor]
     row = curves.loc[scores.idxmin() if meta.get("mode") == "min" else scores.idxmax()]
-    return {"monitor": monitor, "value": row[monitor], "epoch": int(row["epoch"]) + 1}
+    return {"monitor": monitor, "value": row[monitor], "epoch": int(row["epoch"])}
 
 
 def list_missing_classes(predictions: Predictions | None) -> list[str]:

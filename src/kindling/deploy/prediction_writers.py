@@ -103,7 +103,7 @@ class PredictionWriter:
 
     def _write_masks(self, paths: Sequence[str], masks: Any, errors: Any) -> list[str]:
         """Write masks of images without an error; all names, relative to the table's folder."""
-        from src.kindling.data.images.image_data import size_of
+        from src.kindling.data.images.decode import size_of
         from src.kindling.data.masks import indexed, unfit
 
         self.masks.mkdir(exist_ok=True)

@@ -25,6 +25,7 @@ from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.build import build_data, build_task, choose_speed, fill_defaults
 from src.kindling.training.callbacks.checkpoint import Checkpoint
 from src.kindling.training.error_hints import advise
+from src.kindling.training.layer_trace import LayerTrace
 from src.kindling.training.monitor import choose_monitor
 from src.kindling.training.rehearsal import check_disk, rehearse
 from src.kindling.training.repeatable import make_repeatable, seed_hooks
@@ -146,11 +147,13 @@ class Training:
             state.check_weights(self.task, run, config)
         taken = take_weights(self.task, init, match) if init else None
         check_disk(run, self.task)
-        self.monitor = choose_monitor(values, self.task, rehearse(config, self.data, self.task))
+        trace = LayerTrace()
+        logged = rehearse(config, self.data, self.task, trace)
+        self.monitor = choose_monitor(values, self.task, logged)
         if self.data is None:
             seed_hooks(self.task, values.seed)
         self.trainer = trainer = build_trainer(
-            config, run, self.task, self.data, self.monitor, interrupts, state
+            config, run, self.task, self.data, self.monitor, interrupts, state, trace.layers
         )
         make_repeatable(trainer, values.seed, state.position if state else (0, 0))
         self.callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -99,11 +100,21 @@ def _after_failure(run: Run, error: BaseException, new: bool, keep: bool) -> Non
     if discarded and not keep:
         run.discard()
     if isinstance(error, Interrupted):
-        resume = f"to resume: python -m src.train --resume {shlex.quote(display_path(run.path))}"
-        stopped = "stopped before the first step" if discarded else f"stopped; {resume}"
+        stopped = "stopped before the first step" if discarded else _format_stopped(run)
         print(f"\n{error.name}: {stopped}")
         if error.name == "SIGUSR1":
             requeue()
+
+
+def _format_stopped(run: Run) -> str:
+    """How to resume; on a terminal that is too narrow, broken before the command and the path."""
+    path = shlex.quote(display_path(run.path))
+    width = shutil.get_terminal_size((sys.maxsize, 0)).columns
+    command = f"python -m src.train --resume {path}"
+    if len(command) > width:
+        command = command.replace(path, f"\\\n{path}")
+    line = f"stopped; to resume: {command}"
+    return line if len(line) + len("SIGUSR1: ") <= width else f"stopped; to resume:\n{command}"
 
 
 def _end_with_parent() -> None:

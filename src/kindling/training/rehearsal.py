@@ -10,7 +10,7 @@ import copy
 import re
 import shutil
 import warnings
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from io import StringIO
 from itertools import islice
 from tempfile import TemporaryDirectory
@@ -30,6 +30,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run
+from src.kindling.training.layer_trace import LayerTrace
 from src.kindling.training.misfit import explain, watch_output
 from src.kindling.training.monitor import LoggedMetrics
 from src.kindling.training.stages import has_stage
@@ -46,11 +47,15 @@ KEPT = ("accelerator", "precision", "gradient_clip_val", "gradient_clip_algorith
 
 
 def rehearse(
-    config: Config, data: LightningDataModule | None, task: LightningModule
+    config: Config,
+    data: LightningDataModule | None,
+    task: LightningModule,
+    trace: LayerTrace | None = None,
 ) -> LoggedMetrics | None:
     """Run a batch of each stage through a copy of the task.
 
-    No weight, buffer, gradient, metric or random generator is changed.
+    No weight, buffer, gradient, metric or random generator is changed. `trace` gets the layers, if
+    the task takes a few samples.
 
     Returns:
         The metrics that validation logs; None if the task cannot be rehearsed: it is large, cannot
@@ -71,9 +76,10 @@ def rehearse(
     for count in (FEW, None):
         with isolate_rng(include_cuda=False), warnings.catch_warnings(action="ignore"):
             try:
-                return _try(config, data, task, count)
+                return _try(config, data, task, count, trace)
             except Exception as error:
                 errors.append(error)
+                trace = None  # it may have caused the error
     raise errors[0]
 
 
@@ -107,7 +113,11 @@ class _Logged(Callback):
 
 
 def _try(
-    config: Config, data: LightningDataModule | None, task: LightningModule, count: int | None
+    config: Config,
+    data: LightningDataModule | None,
+    task: LightningModule,
+    count: int | None,
+    trace: LayerTrace | None,
 ) -> LoggedMetrics | None:
     try:
         twin = copy.deepcopy(task)
@@ -123,8 +133,9 @@ def _try(
         watch_output(twin)
     logged = _Logged()
     logged.watch(twin)
-    with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
-        trainer = _trainer(config, folder, logged, count)
+    counter = trace.counter if trace else nullcontext()
+    with TemporaryDirectory() as folder, redirect_stdout(StringIO()), counter:
+        trainer = _trainer(config, folder, [logged, *([trace] if trace else [])], count)
         try:
             trainer.fit(twin, datamodule=few)
             if has_stage("test", few, twin):
@@ -146,13 +157,13 @@ def _try(
     return logged.metrics
 
 
-def _trainer(config: Config, folder: str, logged: _Logged, count: int | None) -> Trainer:
+def _trainer(config: Config, folder: str, callbacks: list[Callback], count: int | None) -> Trainer:
     given = config.values.get("trainer") or {}
     trainer = Trainer(
         **{key: given[key] for key in KEPT if given.get(key) is not None},
         fast_dev_run=True,
         devices=1,
-        callbacks=[logged],
+        callbacks=callbacks,
         plugins=[LightningEnvironment()],
         default_root_dir=folder,
         enable_progress_bar=False,

@@ -101,8 +101,8 @@ class GrowingCSV:
 class MetricsFiles(DummyLogger):
     """Writes steps.csv, a row for each logged step, and metrics.csv, each epoch's last values.
 
-    Training and validation are side by side. Lightning's CSVLogger deletes its file when a run is
-    resumed, and writes them to separate rows.
+    Training and validation are side by side, and epochs are counted from 1, as on the terminal.
+    Lightning's CSVLogger deletes its file when a run is resumed, and writes separate rows.
 
     Args:
         folder: of the run; files in it are continued.
@@ -113,9 +113,13 @@ class MetricsFiles(DummyLogger):
         super().__init__()
         self.trainer: Trainer | None = None  # set when a training begins
         steps, epochs = folder / "steps.csv", folder / "metrics.csv"
-        # An earlier version wrote all steps to metrics.csv.
+        # An earlier version wrote all steps to metrics.csv, and counted epochs from 0.
+        rows = _read(steps if steps.exists() else epochs)
+        first = 0 if rows and rows[0]["epoch"] == "0" else 1
         rows = [
-            row for row in _read(steps if steps.exists() else epochs) if int(row["step"]) < step
+            {**row, "epoch": str(int(row["epoch"]) + 1 - first)}
+            for row in rows
+            if int(row["step"]) < step
         ]
         self.steps = GrowingCSV(steps, "step", rows)
         self.epochs = GrowingCSV(epochs, "epoch", map(_without_step_values, rows))
@@ -125,7 +129,7 @@ class MetricsFiles(DummyLogger):
         """Add values to the row of a step and to that of its epoch."""
         # Lightning leaves out the epoch of what a validation logs in each step.
         epoch = self.trainer.current_epoch if self.trainer else 0
-        row = {**metrics, "epoch": str(int(metrics.get("epoch", epoch))), "step": str(step)}
+        row = {**metrics, "epoch": str(int(metrics.get("epoch", epoch)) + 1), "step": str(step)}
         self.steps.add(row)
         of_epoch = _without_step_values(row)
         if len(of_epoch) > len(("epoch", "step")):

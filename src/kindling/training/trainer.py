@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from src.kindling.training.callbacks.checkpoint import Checkpoint
 from src.kindling.training.callbacks.nonfinite_guard import NonFiniteGuard
 from src.kindling.training.callbacks.progress import progress
 from src.kindling.training.checkpoint_io import AtomicIO
+from src.kindling.training.layer_trace import Layer
 from src.kindling.training.monitor import Monitor, mode_of_callback
 from src.kindling.training.repeatable import Seeding, make_repeatable
 from src.kindling.training.resume import ResumeState
@@ -44,6 +45,7 @@ def build_trainer(
     monitor: Monitor,
     interrupts: Interrupts | None = None,
     resume_state: ResumeState | None = None,
+    layers: Mapping[str, Layer] | None = None,
 ) -> Trainer:
     """The config's Trainer for a training, with the run's checkpoints and loggers."""
     values = instantiate.values(config)
@@ -65,12 +67,12 @@ def build_trainer(
             key, mode = f"callbacks.{name}", mode_of_callback(name, part, monitor, task)
             callbacks.append(instantiate.build(config, key, monitor=monitor.name, mode=mode))
     guard = NonFiniteGuard(values.max_nonfinite_steps)
-    shown_by, on_terminal = progress(monitor.name)
-    callbacks += [Seeding(values.seed), guard, Curves(), checkpoint, *shown_by]
+    callbacks += [Seeding(values.seed), guard, Curves(), checkpoint]
+    callbacks += progress(monitor.name, layers or {})
     if config.values.get("finetune"):
         callbacks.append(instantiate.build(config, "finetune"))
     loggers = _build_loggers(config, run, resume_state.step if resume_state else 0)
-    return _trainer(config, data, callbacks, loggers, on_terminal, default_root_dir=run.path)
+    return _trainer(config, data, callbacks, loggers, default_root_dir=run.path)
 
 
 def build_evaluator(config: Config, data: LightningDataModule | None, logger: Logger) -> Trainer:
@@ -86,7 +88,6 @@ def _trainer(
     data: LightningDataModule | None,
     callbacks: list[Any],
     logger: Any,
-    on_terminal: bool = False,
     **given: Any,
 ) -> Trainer:
     # Without a GPU, AdamW asks NVML for one in every step, which takes 0.28 of the 2.5 ms of a
@@ -102,8 +103,8 @@ def _trainer(
         # Kindling's data distributes its samples itself, so that each counts once.
         use_distributed_sampler=not isinstance(data, DataModule),
         plugins=[AtomicIO()],
-        enable_progress_bar=on_terminal,
-        enable_model_summary=on_terminal,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         **given,
     )
     return trainer

@@ -110,3 +110,12 @@ def test_own_metrics_are_drawn(tmp_path: Path) -> None:
     path.write_text("epoch,step,perplexity,lr-Adam\n0,4,2.0,0.1\n1,9,1.5,0.1\n")
     titles = [axis.get_title() for axis in plot_curves(tmp_path, "val/loss", "min").axes]
     assert titles == ["perplexity", "lr-Adam"]
+
+
+@pytest.mark.parametrize("first", [0, 1])  # earlier versions counted from 0
+def test_epochs_count_from_one(first: int, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(f"epoch,step,val/loss\n{first},4,2.0\n{first},9,1.5\n{first + 1},19,1.0\n")
+    table = read_metrics(path)
+    assert table["epoch"].tolist() == [1, 1, 2]
+    assert table["at"].tolist() == [0.5, 1, 2]

@@ -509,7 +509,7 @@ def test_statistics_are_cached(cards: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("src.kindling.data.images.image_data.mean_and_std", forbidden)
+    monkeypatch.setattr("src.kindling.data.images.reading_time.mean_and_std", forbidden)
     assert ready(cards).spec.mean == data.spec.mean
     trained = cards / data.samples.name(int(data.indices["train"][0]))
     write(trained, 0, (40, 40))

@@ -11,8 +11,7 @@ from PIL import Image
 
 from src.data.scenes import Scenes
 from src.kindling.config.errors import InputError
-from src.kindling.data.images.decode import ResizeMode, make_square
-from src.kindling.data.images.image_data import size_of
+from src.kindling.data.images.decode import ResizeMode, make_square, size_of
 from src.kindling.data.images.mask_folder import MaskFolder
 from src.kindling.data.masks import PALETTE, VOID, blend, indexed, over, unfit
 from tests import make_masks

@@ -148,10 +148,10 @@ def test_module_with_saved_hyperparameters_is_resumed_and_loaded(
     call("train", "--resume", str(run.path), "trainer.max_epochs=4")
     with (run.path / "metrics.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file) if row["val/loss"]] == [
-            "0",
             "1",
             "2",
             "3",
+            "4",
         ]
     run = load_run(run.path)
     assert run.checkpoint["hyper_parameters"] == {"rate": 0.05, "size": "small", "api_key": "***"}

@@ -84,7 +84,7 @@ def test_files_of_a_run(kept: tuple[Run, Run]) -> None:
     assert summary["config"]["task.optimizer.lr"] == 0.003
     assert summary["metrics"] == json.loads((run.path / "metrics.json").read_text())
     rows = (run.path / "metrics.csv").read_text().splitlines()
-    assert [row.split(",")[:2] for row in rows] == [["epoch", "step"], ["0", "2"], ["1", "5"]]
+    assert [row.split(",")[:2] for row in rows] == [["epoch", "step"], ["1", "2"], ["2", "5"]]
     assert all(rows[1].split(","))  # training and validation stand in one row
 
 

@@ -22,15 +22,15 @@ def test_one_row_per_epoch_and_one_per_step(tmp_path: Path) -> None:
     file.log_metrics({"epoch": 1, "val/loss": 1.5, "lr": 0.25}, step=19)
     assert lines(tmp_path / "metrics.csv") == [
         "epoch,step,lr,val/loss,train/loss",
-        "0,9,0.5,2.0,1.0",
-        "1,19,0.25,1.5,",
+        "1,9,0.5,2.0,1.0",
+        "2,19,0.25,1.5,",
     ]
     assert lines(tmp_path / "steps.csv") == [
         "epoch,step,train/batch_loss,lr,train_loss_step,val/loss,train/loss",
-        "0,4,3.0,0.5,3.0,,",
-        "0,7,,,,2.5,",
-        "0,9,,,,2.0,1.0",
-        "1,19,,0.25,,1.5,",
+        "1,4,3.0,0.5,3.0,,",
+        "1,7,,,,2.5,",
+        "1,9,,,,2.0,1.0",
+        "2,19,,0.25,,1.5,",
     ]
     assert not list(tmp_path.glob("*.tmp"))
 
@@ -52,28 +52,29 @@ def test_resume_drops_later_rows_of_both_files(tmp_path: Path) -> None:
     )  # killed within a row
     (tmp_path / "metrics.csv").write_text("epoch,step,lr,val/loss\r\n0,5,0.1,9.0\r\n")
     file = MetricsFiles(tmp_path, 4)
-    assert lines(tmp_path / "steps.csv") == ["epoch,step,lr,val/loss", "0,1,0.5,2.0", "0,3,0.25,"]
-    assert lines(tmp_path / "metrics.csv") == ["epoch,step,lr,val/loss", "0,3,0.25,2.0"]
+    assert lines(tmp_path / "steps.csv") == ["epoch,step,lr,val/loss", "1,1,0.5,2.0", "1,3,0.25,"]
+    assert lines(tmp_path / "metrics.csv") == ["epoch,step,lr,val/loss", "1,3,0.25,2.0"]
     file.log_metrics({"epoch": 0, "val/loss": 1.5}, step=3)
     file.log_metrics({"epoch": 1, "lr": 0.1}, step=5)
-    assert lines(tmp_path / "steps.csv")[2:] == ["0,3,0.25,1.5", "1,5,0.1,"]
-    assert lines(tmp_path / "metrics.csv")[1:] == ["0,3,0.25,1.5", "1,5,0.1,"]
+    assert lines(tmp_path / "steps.csv")[2:] == ["1,3,0.25,1.5", "2,5,0.1,"]
+    assert lines(tmp_path / "metrics.csv")[1:] == ["1,3,0.25,1.5", "2,5,0.1,"]
 
 
-def test_resume_of_earlier_version_splits_its_file(tmp_path: Path) -> None:
+def test_resume_of_earlier_version_splits_its_file_and_counts_from_one(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     before = "epoch,step,train/batch_loss,val/loss\n0,4,3.0,\n0,9,,2.0\n1,14,2.5,\n"
     path.write_text(before)
     MetricsFiles(tmp_path, 20)
-    assert lines(tmp_path / "steps.csv") == before.splitlines()
-    assert lines(path) == ["epoch,step,val/loss", "0,9,2.0", "1,14,"]
+    after = ["epoch,step,train/batch_loss,val/loss", "1,4,3.0,", "1,9,,2.0", "2,14,2.5,"]
+    assert lines(tmp_path / "steps.csv") == after
+    assert lines(path) == ["epoch,step,val/loss", "1,9,2.0", "2,14,"]
 
 
 def test_epochs_of_training_have_one_row_each() -> None:
     words = ("trainer.log_every_n_steps=1", "trainer.val_check_interval=0.5")
     run = train("digits", *words, "trainer.limit_train_batches=4").run
     header, *rows = lines(run.path / "metrics.csv")
-    assert [row.split(",")[:2] for row in rows] == [["0", "3"], ["1", "7"]]
+    assert [row.split(",")[:2] for row in rows] == [["1", "3"], ["2", "7"]]
     assert {"lr", "train/loss", "val/loss"} <= {*header.split(",")}
     assert "train/batch_loss" not in header
     header, *rows = lines(run.path / "steps.csv")

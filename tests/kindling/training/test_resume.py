@@ -80,7 +80,7 @@ def test_resume_complete_run_prints_command(run: Run, capsys: pytest.CaptureFixt
     call("train", "--resume", "latest", "trainer.max_epochs=4")
     output = capsys.readouterr().out
     assert f"resumed: {run.checkpoints / 'last.ckpt'}, the end of epoch 2 (6 steps)\n" in output
-    assert "\nepoch 3/4  train/accuracy 0." in output
+    assert "\nepoch 3/4  val/loss 0." in output
     assert [*column(run, "val/loss")] == ["2", "5", "8", "11"]
     facts = meta(run)
     assert (facts["epochs"], facts["exit"], len(facts["resumed"])) == (4, "finished", 1)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from src.kindling.training.callbacks import progress
@@ -33,17 +35,17 @@ def test_loss_and_lr_every_n_steps() -> None:
 def test_bar_is_drawn_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, now = [], [100.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(
-        progress.RichProgressBar,
-        "on_train_batch_end",
-        lambda self, trainer, *rest: drawn.append(rest),
-    )
-    bar = progress.Bar()
+    monkeypatch.setattr(progress.Bar, "_draw", lambda self, **fields: drawn.append(fields))
+    bar = progress.Bar(None)
+    trainer: Any = Trainer(max_epochs=1, logger=False, accelerator="cpu")
     for batch in range(1000):
         now[0] += 0.004  # 4 ms a step
-        bar.on_train_batch_end(SimpleNamespace(is_last_batch=batch == 999), batch)  # type: ignore[arg-type]
+        trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = batch == 999
+        trainer.fit_loop.epoch_loop.batch_progress.total.ready = batch + 1
+        bar.on_train_batch_end(trainer, LightningModule(), {"loss": torch.ones(())}, None, batch)
     assert 35 < len(drawn) < 45  # 4 s, ten times a second
-    assert drawn[-1] == (999,)
+    assert [fields["completed"] for fields in (drawn[0], drawn[-1])] == [1, 1000]
+    assert drawn[-1] == {"completed": 1000, "total": None, "batches": "1000", "values": "loss 1"}
 
 
 def test_profiler_of_the_config() -> None:

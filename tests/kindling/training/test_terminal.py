@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning.pytorch import Trainer
 
 from src.kindling.config.compose import ROOT
+from src.kindling.runs.run import Run
+from src.kindling.runs.signals import Interrupted
+from src.kindling.training.callbacks.progress import Bar
+from src.kindling.training.launch import _format_stopped
+from tests.conftest import call, kept_runs, train
+from tests.terminal import Screen, open_terminal, read_all, standard_output
 
 # A task without `spec`, and one whose `forward` takes something else or is not there.
 BARE = """
@@ -57,29 +66,23 @@ LITTLE = (
 )
 
 
-def on_terminal(repository: Path, *argv: str) -> tuple[int, str]:
-    """The status and the screen of `python …` on a pseudo-terminal, without colors."""
-    master, slave = pty.openpty()
-    environment = {**os.environ, "COLUMNS": "120", "TERM": "xterm-256color"}
+def on_terminal(repository: Path, *argv: str, columns: int = 120) -> tuple[int, Screen]:
+    """The status and the screen of `python …` on a pseudo-terminal."""
+    reader, program = open_terminal(columns)
+    environment = {**os.environ, "TERM": "xterm-256color"}
+    environment.pop("COLUMNS", None)
     process = subprocess.Popen(
         [sys.executable, *argv],
         cwd=repository,
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
+        stdin=program,
+        stdout=program,
+        stderr=program,
         env=environment,
         start_new_session=True,
     )
-    os.close(slave)
-    screen = b""
-    try:
-        while chunk := os.read(master, 65536):
-            screen += chunk
-    except OSError:  # the other end is closed
-        pass
-    finally:
-        os.close(master)
-    return process.wait(), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode())
+    os.close(program)
+    screen = Screen(columns, read_all(reader))
+    return process.wait(), screen
 
 
 @pytest.mark.parametrize("name", ["Bare", "Pairs"])
@@ -88,10 +91,9 @@ def test_task_without_spec_or_forward_trains_on_terminal(name: str, repository: 
     (repository / "src" / "tasks" / "bare.py").write_text(BARE)
     words = ["net.channels=[4]", f"task._target_=src.tasks.bare.{name}"]
     status, screen = on_terminal(repository, "-m", "src.train", "digits", *words, *LITTLE)
-    assert status == 0, screen
-    assert re.search(r"net\.head +│ Linear +│ +650 │ train", screen)
-    assert "In sizes" not in screen
-    assert re.search(r"Epoch 1/1 .* 3/3 .*val/loss: \d\.\d+", screen)
+    assert status == 0, screen.text
+    assert re.search(r"3 │ net\.head +│ Linear +│ +650 │ +1\.3 K │ +10 │", screen.text)
+    assert screen.find_rows(r"epoch 2/2 .* 3/3 loss \d\S*  val/loss \d\S* .*it/s 0:00:00 left")
 
 
 def test_task_of_the_notebook_trains_on_terminal(repository: Path) -> None:
@@ -101,8 +103,116 @@ def test_task_of_the_notebook_trains_on_terminal(repository: Path) -> None:
         if first.startswith("%%writefile "):
             (repository / first.removeprefix("%%writefile ")).write_text(text)
     status, screen = on_terminal(repository, "-m", "src.train", "sharpen", *LITTLE)
-    assert status == 0, screen
-    assert re.search(
-        r"net +│ Painter +│ 15\.6 K │ train │ [\d.]+ M │ \[1, 1, (\d+), \1\] │ \[1, 1, \1, \1\]",
-        screen,
-    ), screen
+    assert status == 0, screen.text
+    row = r"1 │ net +│ Painter +│ +15,\d+ │ +[\d.]+ M │ 1 x (\d+) x \1 │"
+    assert re.search(row, screen.text), screen.text
+
+
+WIDTHS = (80, 200)
+
+
+@pytest.fixture(scope="module")
+def screens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Screen]]:
+    """A training of the digits, on terminals of several widths."""
+    with kept_runs(tmp_path_factory), pytest.MonkeyPatch.context() as patch:
+        screens = {}
+        for columns in WIDTHS:
+            with standard_output(columns, patch) as screens[columns]:
+                train("digits", pictures=False)
+        yield screens
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_epoch_lines_stay_on_terminal(columns: int, screens: dict[int, Screen]) -> None:
+    lines = [row for row in screens[columns].rows if row.startswith("epoch")]
+    number = r"\d\.\d{4}"
+    start = rf"epoch (\d)/2  val/loss {number}  train/loss {number}  val/accuracy {number}"
+    assert [re.match(start, line)[1] for line in lines] == ["1", "2"]  # type: ignore[index]
+    assert all(re.search(r"\(\d\.\d s\)$", line) and len(line) <= columns for line in lines)
+    names = ("val/f1", "val/auroc", "val/recall", "train/accuracy")
+    shown = {name for name in names if all(name in line for line in lines)}
+    assert shown == (set(names) if columns == 200 else set())
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_bar_shows_loss_monitor_rate_and_time_left(
+    columns: int, screens: dict[int, Screen]
+) -> None:
+    screen = screens[columns]
+    bars = screen.find_rows("━")
+    assert {bar.partition(" ━")[0] for bar in bars} <= {
+        "epoch 1/2",
+        "epoch 2/2",
+        "validation",
+        "test",
+    }
+    assert re.search(r"━ 1/3 loss \d\S*$", next(bar for bar in bars if "1/3" in bar))
+    last = [bar for bar in bars if " 3/3 " in bar][-1]
+    assert re.search(r" 3/3 loss \S+  val/loss \S+ \d+\.\d (it/s|s/it) 0:00:00 left$", last)
+    assert all(len(bar) <= columns and "…" not in bar for bar in bars)
+    assert "it/s" not in screen.text  # the bar is gone
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_layer_table_counts_from_one(columns: int, screens: dict[int, Screen]) -> None:
+    rows = [re.split(r" *│ *", row)[1:-1] for row in screens[columns].rows if row.startswith("│")]
+    assert rows == [
+        ["1", "net", "CNN", "29,162", "647 K", "10"],
+        ["2", "net.body", "Sequential", "18,912", "626 K", "1024"],
+        ["3", "net.head", "Linear", "10,250", "20.5 K", "10"],
+    ]
+    line = "29,162 parameters, all trained; 647 K FLOPs for one sample (multiply-add: 2)"
+    assert line in screens[columns].rows
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process a Ctrl-C in the middle of a training."""
+
+    def on_train_batch_start(self: Any, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    curves = "src.kindling.training.run_loggers.Curves.on_train_batch_start"
+    monkeypatch.setattr(curves, on_train_batch_start, raising=False)
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_interrupted_training_prints_whole_command(
+    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with standard_output(columns, monkeypatch) as screen, monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        with pytest.raises(Interrupted):
+            call("train", "digits", *LITTLE)
+    (run,) = (tmp_path / "logs" / "digits").iterdir()
+    command = f"python -m src.train --resume logs/digits/{run.name}"
+    stopped = "SIGINT: stopped; to resume:"
+    ending = ["", stopped, command] if columns == 80 else ["", f"{stopped} {command}"]
+    assert [row.rstrip() for row in screen.rows[-1 - len(ending) : -1]] == ending
+    assert screen.find_rows("━")[-1].startswith("epoch 2/2 ")
+    with standard_output(columns, monkeypatch) as screen:
+        call("train", "--resume", str(run), "--no-pictures")
+    assert "/last.ckpt, epoch 2, batch 3 (5 steps)" in screen.text.replace("\n", "")
+    assert [row[:9] for row in screen.rows if row.startswith("epoch")] == ["epoch 2/2"]
+
+
+def test_command_to_resume_is_broken_before_a_long_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(ROOT / "logs" / "a_config_with_a_rather_long_name" / "2026-11-29_08-00-00")
+    path = "logs/a_config_with_a_rather_long_name/2026-11-29_08-00-00"
+    command = "python -m src.train --resume"
+    monkeypatch.setenv("COLUMNS", "80")
+    assert _format_stopped(run) == f"stopped; to resume:\n{command} \\\n{path}"
+    monkeypatch.delenv("COLUMNS")
+    assert _format_stopped(run) == f"stopped; to resume: {command} {path}"  # in a pipe
+
+
+def test_bar_learns_length_of_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(max_epochs=4, logger=False, accelerator="cpu")
+    bar = Bar(None)
+    assert bar._total(trainer, 10) is None  # a stream of unknown length, in its first epoch
+    bar.length = 25
+    assert bar._total(trainer, 30) == 100
+    trainer.fit_loop.epoch_loop.max_steps = 20
+    monkeypatch.setattr(Trainer, "global_step", 10)
+    assert bar._total(trainer, 40) == 80  # four batches for a step

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from src.kindling.config.errors import InputError
 
@@ -60,6 +60,13 @@ def explain_unsupported(extension: str) -> str:
     """What a format of `UNSUPPORTED` needs."""
     package = UNSUPPORTED[extension]
     return f"reading {extension[1:].upper()} needs {package}; install it: pip install {package}"
+
+
+def size_of(path: str) -> tuple[int, int]:
+    """The width and height of the image that `decode` makes of a file, from its header."""
+    with Image.open(path) as image:
+        rotated = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (image.height, image.width) if rotated else image.size
 
 
 def convert(image: Image.Image, channels: int, size: int | None = None) -> Image.Image:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -26,11 +26,9 @@ from src.kindling.data.data_module import DATA
 from src.kindling.data.images.decode import ResizeMode, decode, make_square
 from src.kindling.data.loader import Loader, as_it_is
 from src.kindling.data.samples import Samples, take
-from src.kindling.data.statistics import Moments, mean_and_std
 from src.kindling.runs.files import read_json, write_json
 
-# Samples of a folder's files: enough to be sure, and quick for a folder of any size.
-HEADERS, STATISTICS = 1000, 2048
+HEADERS = 1000  # of a folder's files: enough to be sure, and quick for a folder of any size
 CHUNK_BYTES = 64 << 20  # packed at most between two saves of the progress
 
 
@@ -147,13 +145,6 @@ class ImageFiles:
         return load_or_compute("duplicates", self.paths.fingerprint(), compute)
 
 
-def size_of(path: str) -> tuple[int, int]:
-    """The width and height of the image that `decode` makes of a file, from its header."""
-    with Image.open(path) as image:
-        rotated = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        return (image.height, image.width) if rotated else image.size
-
-
 def inspect_headers(paths: Paths) -> tuple[int, int]:
     """Channels and size that suit the files: 1 if a sample is gray, else 3; the sides' median.
 
@@ -169,15 +160,6 @@ def inspect_headers(paths: Paths) -> tuple[int, int]:
         raise InputError(f"{paths.root}: no file can be read as an image; set data.root")
     size = np.clip(round(float(np.median(sides)) / 8) * 8, 8, 224)
     return (1 if modes == {"L"} else 3), int(size)
-
-
-def image_statistics(images: Any, train: Tensor) -> Moments:
-    """Mean and standard deviation of a sample of the training images; cached."""
-    sample = train[torch.linspace(0, len(train) - 1, min(len(train), STATISTICS)).long()]
-    settings = images.size, images.channels, images.resize_mode
-    key = images.paths.fingerprint(*settings, index=sample.tolist())
-    mean, std = load_or_compute("statistics", key, lambda: np.array(mean_and_std(images, sample)))
-    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def keep_own_size(samples: Samples, transforms: nn.Sequential | None) -> Samples:

@@ -25,6 +25,7 @@ from src.kindling.data.images.find_images import (
 )
 from src.kindling.data.images.image_data import ImageFiles, Paths
 from src.kindling.data.images.image_list import read_list
+from src.kindling.data.images.reading_time import image_statistics, time_reading
 from src.kindling.data.samples import Samples, Stage
 from src.kindling.data.statistics import Moments
 from src.kindling.data.tables.columns import TargetKind, build_target, check_labels
@@ -200,9 +201,11 @@ class ImageFolder(DataModule):
     def statistics(self, samples: Samples, train: Tensor) -> Moments:
         """Mean and standard deviation of a sample of the training images; cached."""
         images: Any = samples.x
+        remedy = "set data.cache=memmap, or save smaller copies"
+        seconds = time_reading(self, samples, train, remedy)
         if self.normalize == "none":
             return (127.5,) * images.channels, (127.5,) * images.channels
-        return image_data.image_statistics(images, train)
+        return image_statistics(images, train, seconds)
 
     def final_notes(self) -> list[str]:
         assert isinstance(self.samples.x, ImageFiles)

@@ -16,7 +16,7 @@ from torch import Tensor
 from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import InputError
 from src.kindling.data.images import image_data
-from src.kindling.data.images.decode import make_square
+from src.kindling.data.images.decode import make_square, size_of
 from src.kindling.data.images.image_data import ImageFiles, Paths
 from src.kindling.data.masks import VOID
 
@@ -69,7 +69,7 @@ def _inspect_mask(image_path: str, mask_path: str) -> Any:
     """Which of the 256 values a mask has, `(256,)` bool; or a line on a problem."""
     try:
         mask = read_mask(mask_path)
-        width, height = image_data.size_of(image_path)
+        width, height = size_of(image_path)
     except InputError as error:
         return str(error)
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError …

@@ -26,6 +26,7 @@ from src.kindling.data.images.find_images import (
 )
 from src.kindling.data.images.image_data import ImageFiles, Paths
 from src.kindling.data.images.mask_files import MaskFiles, mask_values
+from src.kindling.data.images.reading_time import image_statistics, time_reading
 from src.kindling.data.masks import VOID
 from src.kindling.data.samples import Samples, Stage
 from src.kindling.data.statistics import Moments
@@ -158,7 +159,8 @@ class MaskFolder(DataModule):
 
     def statistics(self, samples: Samples, train: Tensor) -> Moments:
         """Mean and standard deviation of a sample of the training images; cached."""
-        return image_data.image_statistics(samples.x, train)
+        seconds = time_reading(self, samples, train, "save smaller copies")
+        return image_statistics(samples.x, train, seconds)
 
 
 def match(root: Path, left_out: LeftOut) -> tuple[Paths, Paths]:

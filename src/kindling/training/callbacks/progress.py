@@ -1,96 +1,48 @@
-"""Print a training's progress: a bar on a terminal, one line an epoch into a file or a pipe."""
+"""Print a training's progress: one line an epoch; on a terminal, the layers and a bar too."""
 
 from __future__ import annotations
 
+import math
+import re
 import sys
 import time
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichModelSummary, RichProgressBar
-from lightning.pytorch.utilities.model_helpers import is_overridden
-from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor
+from rich.console import Console
+from rich.progress import BarColumn, Progress, Task, TextColumn
 
-from src.kindling.data.preprocess import net_shape
-from src.kindling.data.spec import Spec
-from src.kindling.runs.metric_names import parse_name
+from src.kindling.runs.metric_names import canonical_name
+from src.kindling.training.callbacks.layer_table import LayerTable
+from src.kindling.training.layer_trace import Layer
 
-# The metrics of an epoch's line.
-PRINTED = ("loss", "accuracy", "acc", "mae")
+NAME = 20  # letters of a metric's name in the bar
+FIELDS = ("batches", "values", "pace")  # of the bar's line
 
 
-def progress(monitor: str | None = None) -> tuple[list[Callback], bool]:
-    """Return the progress callbacks for standard output, and whether that is a terminal."""
+def progress(monitor: str | None, layers: Mapping[str, Layer]) -> list[Callback]:
+    """Return the progress callbacks for standard output.
+
+    Args:
+        monitor: the monitored metric, if any.
+        layers: of a `LayerTrace`.
+    """
     if sys.stdout.isatty():
-        return [Bar(monitor), Summary(max_depth=2)], True
-    return [EpochLines()], False
-
-
-class Summary(RichModelSummary):
-    """Lightning's summary with the shapes of the data, without modules that have no parameters."""
-
-    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
-        own = module.example_input_array
-        if own is None:
-            module.example_input_array = _example(trainer, module)
-        super().on_fit_start(trainer, module)
-        module.example_input_array = own
-
-    @staticmethod
-    def summarize(summary_data: list[tuple[str, list[str]]], *args: Any, **kwargs: Any) -> None:
-        parameters = dict(summary_data)["Params"]
-        rows = [i for i, count in enumerate(parameters) if count.strip() != "0"]
-        kept = [(name, [values[i] for i in rows]) for name, values in summary_data]
-        RichModelSummary.summarize(kept, *args, **kwargs)
-
-
-def _example(trainer: Trainer, module: LightningModule) -> Tensor | None:
-    """Return an input for the table's shapes; None if `forward` does not take the data's."""
-    spec: Spec | None = getattr(trainer.datamodule, "spec", None)  # type: ignore[attr-defined]
-    if not isinstance(spec, Spec) or not is_overridden("forward", module):
-        return None
-    x = torch.zeros(1, *net_shape(spec, module), device=module.device)
-    modes = {part: part.training for part in module.modules()}
-    try:
-        with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
-            module.eval()(x)
-    except Exception:  # it takes something else
-        return None
-    finally:
-        for part, training in modes.items():
-            part.training = training
-    return x
-
-
-class Bar(RichProgressBar):
-    """Lightning's bar with the monitored value, drawn ten times a second and not by step."""
-
-    def __init__(self, monitor: str | None = None) -> None:
-        super().__init__(refresh_rate=10)
-        self.monitor, self.drawn = monitor, 0.0
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        now = time.perf_counter()
-        if now - self.drawn > 0.1 or trainer.is_last_batch:
-            self.drawn = now
-            super().on_train_batch_end(trainer, *args)
-
-    def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-        values = super().get_metrics(trainer, module)
-        values.pop("v_num", None)
-        if self.monitor in trainer.callback_metrics:
-            values[self.monitor] = f"{trainer.callback_metrics[self.monitor].item():.4g}"
-        return values
+        return [LayerTable(layers), Bar(monitor)]
+    return [EpochLines(monitor)]
 
 
 class EpochLines(Callback):
     """Prints one line for each epoch: its number, losses and metrics, and the seconds it took."""
 
-    def __init__(self) -> None:
+    def __init__(self, monitor: str | None = None) -> None:
+        self.monitor = monitor
         self.started = 0.0
         self.epoch: int | None = None  # the current one
+        self.printed: dict[str, Any] = {}  # the values of the line before
+        self.width = math.inf
 
     # A training resumed within an epoch does not call `on_train_epoch_start`.
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
@@ -106,10 +58,183 @@ class EpochLines(Callback):
     def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         if self.epoch is None or not trainer.is_global_zero:
             return
-        metrics = trainer.callback_metrics
-        names = {name for name in metrics if parse_name(name)[1] in PRINTED}
-        names -= {f"{name}_epoch" for name in names}  # Lightning's second name of the same value
-        values = "  ".join(f"{name} {metrics[name].item():.4f}" for name in sorted(names))
-        epoch = f"epoch {self.epoch + 1}/{trainer.max_epochs}"
-        print(f"{epoch}  {values}  ({time.perf_counter() - self.started:.1f} s)", flush=True)
-        self.epoch = None
+        metrics = dict(trainer.callback_metrics)
+        names = self._names(metrics)
+        parts = [_format_epoch(self.epoch, trainer)]
+        parts += [f"{name} {metrics[name].item():.4f}" for name in names]
+        parts.append(f"({time.perf_counter() - self.started:.1f} s)")
+        while names and not self._is_main(names.pop()) and len("  ".join(parts)) > self.width:
+            del parts[-2]  # metrics.csv has it
+        print("  ".join(parts), flush=True)
+        self.epoch, self.printed = None, metrics
+
+    def _names(self, metrics: Mapping[str, Any]) -> list[str]:
+        """The metrics of this epoch, the main ones first."""
+        names = [name for name in metrics if metrics[name] is not self.printed.get(name)]
+        # `self.log(…, on_step=True, on_epoch=True)` logs a value under three names.
+        twice = [name for name in names if re.sub("_(step|epoch)$", "", name) in {*names} - {name}]
+        names = [name for name in names if name not in twice]
+        return sorted(names, key=lambda name: (name != self.monitor, not self._is_main(name)))
+
+    def _is_main(self, name: str) -> bool:
+        return name == self.monitor or "loss" in name
+
+
+class Bar(EpochLines):
+    """Draws a bar of the whole training below the lines, at most ten times a second.
+
+    The rate and the remaining time include validation.
+    """
+
+    def __init__(self, monitor: str | None) -> None:
+        super().__init__(monitor)
+        self.progress: Progress | None = None
+        self.drawn = 0.0
+        self.length = math.inf  # batches of an epoch
+        self.evaluated = 0  # batches of the current evaluation
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        epoch = _format_epoch(trainer.current_epoch, trainer)
+        self._start(epoch, completed=trainer.fit_loop.epoch_loop.total_batch_idx + 1)
+        super().on_train_start(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer)
+        if trainer.num_training_batches < math.inf:
+            self.length = trainer.num_training_batches
+        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        self._draw(
+            description=_format_epoch(trainer.current_epoch, trainer),
+            total=self._total(trainer, done),
+            batches=_format_share(0, self.length),
+        )
+
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.progress:
+            self.width = self.progress.console.width
+        super().on_train_end(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._is_due() or trainer.is_last_batch:
+            done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+            self._draw(
+                completed=done,
+                total=self._total(trainer, done),
+                batches=_format_share(batch_idx + 1, self.length),
+                values=self._values(trainer, outputs),
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.length = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+    def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
+        self.evaluated = 0
+        if trainer.state.fn != "fit":
+            self._start("validation")
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._draw_evaluation(trainer, trainer.num_val_batches)
+
+    def on_test_start(self, trainer: Trainer, *_: Any) -> None:
+        self.evaluated = 0
+        self._start("test")
+
+    def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._draw_evaluation(trainer, trainer.num_test_batches)
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        if self.progress:
+            self.progress.stop()
+
+    def on_exception(self, *_: Any) -> None:
+        self.teardown()
+
+    def _start(self, description: str, completed: int = 0) -> None:
+        fields = (TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in FIELDS)
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            *fields,
+            console=Console(soft_wrap=True),  # a path in a line stays whole
+            auto_refresh=False,  # a thread would hold the console's lock in forked workers
+            speed_estimate_period=300,
+            transient=True,
+            expand=True,
+        )
+        self.progress.add_task(
+            description, total=None, completed=completed, batches="", values="", pace=""
+        )
+        self.progress.start()
+
+    def _is_due(self) -> bool:
+        now = time.perf_counter()
+        due = now - self.drawn > 0.1
+        self.drawn = now if due else self.drawn
+        return due
+
+    def _draw(self, **fields: Any) -> None:
+        if self.progress:
+            (task,) = self.progress.tasks
+            self.progress.update(task.id, **fields)
+            self.progress.update(task.id, pace=_format_pace(task))
+            self.progress.refresh()
+
+    def _draw_evaluation(self, trainer: Trainer, lengths: Any) -> None:
+        self.evaluated += 1
+        if not self._is_due():
+            return
+        share = _format_share(self.evaluated, sum(lengths))
+        if trainer.state.fn == "fit":
+            self._draw(batches=f"val {share}")
+        else:
+            self._draw(batches=share, completed=self.evaluated, total=sum(lengths))
+
+    def _total(self, trainer: Trainer, done: int) -> float | None:
+        """The batches of the whole training; None if they are unknown."""
+        totals = [(trainer.max_epochs or 0) * self.length]
+        if trainer.max_steps > 0 and trainer.global_step:
+            totals.append(trainer.max_steps * done / trainer.global_step)
+        total = min((total for total in totals if total > 0), default=math.inf)
+        return total if total < math.inf else None
+
+    def _values(self, trainer: Trainer, outputs: Any) -> str:
+        """The loss of the last batch, and the monitored value."""
+        metrics, values = trainer.callback_metrics, {}
+        if isinstance(outputs, dict) and "loss" in outputs:
+            values["loss"] = outputs["loss"]
+        else:  # manual optimization: the first loss that it logs
+            losses = [name for name in metrics if "loss" in name and not _is_validation(name)]
+            values |= {name: metrics[name] for name in losses[:1]}
+        if self.monitor in metrics:
+            values[self.monitor] = metrics[self.monitor]
+        return "  ".join(f"{_shorten(name)} {value.item():.4g}" for name, value in values.items())
+
+
+def _is_validation(name: str) -> bool:
+    return canonical_name(name).startswith("val/")
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= NAME else "…" + name[1 - NAME :]
+
+
+def _format_share(done: int, total: float) -> str:
+    """`3/20`, or `3` of an unknown number."""
+    return f"{done}/{total}" if total < math.inf else str(done)
+
+
+def _format_pace(task: Task) -> str:
+    """`12.3 it/s 0:01:20 left`, as far as it is known."""
+    if not task.speed:
+        return ""
+    rate = f"{task.speed:.1f} it/s" if task.speed >= 1 else f"{1 / task.speed:.1f} s/it"
+    left = task.time_remaining
+    return rate if left is None else f"{rate} {timedelta(seconds=int(left))} left"
+
+
+def _format_epoch(epoch: int, trainer: Trainer) -> str:
+    """`epoch 1/15`, from Lightning's number, which counts from 0."""
+    limit = trainer.max_epochs or -1
+    return f"epoch {epoch + 1}/{limit}" if limit > 0 else f"epoch {epoch + 1}"
