@@ -30,6 +30,8 @@ def test_images_are_summarized_and_drawn(logs: Path, capsys: pytest.CaptureFixtu
         "mean        4.889 (raw, each channel, training split)",
         "std         6.021",
         "duplicates  none in different splits",
+        "note        classes: 0 (178), 1 (182), 2 (177), 3 (183), 4 (181), 5 (182), 6 (181), "
+        "7 (179), 8 (174), 9 (180)",
         f"plots       {logs / 'digits' / 'look'}: train.png, test.png, target.png",
     ]
     assert [path.name for path in found.plots] == ["train.png", "test.png", "target.png"]

@@ -182,6 +182,9 @@ def test_regression_from_list(photos: Path) -> None:
         f"data.target: {files} has no column 'label' (it has: file name, age, height (cm), grade); "
         "name one"
     ]
+    assert lines(None, files=files, target=[]) == [
+        "data.target: expected different columns, got []"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -221,6 +224,11 @@ def test_list_with_spaces_is_read(photos: Path) -> None:
     files = listed(photos, "path age", rows, "list.txt")
     data = ready(None, files=files, target="age", separator="space", kind="regression")
     assert data.samples.y[:, 0].tolist() == list(range(40))
+    for options, name in (({"separator": "space"}, "list.txt"), ({}, "list.tsv")):
+        separator = "\t" if name.endswith("tsv") else " "
+        files = listed(photos, f"{names(photos)[0]}{separator}1", rows, name)
+        (line,) = lines(None, files=files, target="age", **options)
+        assert line.endswith(f"add this line above it: path{separator}age")
 
 
 def test_all_wrong_rows_of_a_list(photos: Path) -> None:

@@ -78,6 +78,7 @@ def test_piped_output_is_one_line_an_epoch(capsys: pytest.CaptureFixture[str]) -
         lines.pop(0) == "digits: CNN with 29,162 parameters on cpu; 1,257 train, 270 val, 270 test"
     )
     assert lines[0] == "speed: 1 thread, 0 workers, 32-true, channels_last"
+    assert lines.pop(1).startswith("classes: 0 (178), 1 (182), 2 (177), ")
     assert [line.partition("  ")[0] for line in lines[1:3]] == ["epoch 1/2", "epoch 2/2"]
     for name in ("train/accuracy", "train/loss", "val/accuracy", "val/loss"):
         assert f"  {name} 0." in lines[1] or f"  {name} " in lines[1]

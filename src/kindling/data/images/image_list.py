@@ -11,7 +11,7 @@ from src.kindling.config.errors import InputError, did_you_mean, join_names
 from src.kindling.data.images.decode import EXTENSIONS, UNSUPPORTED, explain_unsupported
 from src.kindling.data.images.find_images import SPLITS
 from src.kindling.data.samples import STAGES
-from src.kindling.data.tables.read import NAMED_SEPARATORS, TableFile
+from src.kindling.data.tables.read import TableFile
 
 MOST_LINES = 5  # of problems with rows
 
@@ -57,17 +57,17 @@ def _check_header(
     file: TableFile, header: Sequence[str], columns: Mapping[str, Sequence[str]]
 ) -> None:
     """Refuse a list without column names, or with spaces between columns."""
-    cells, separator, lines = list(header), file.separator or ",", []
+    cells, separator, lines = list(header), file.sep, []
     if len(header) == 1 and " " in header[0]:
-        cells, separator = header[0].split(), "space"
+        cells, separator = header[0].split(), " "
         problem = f"one column, {header[0]!r}, that seems to be separated by spaces"
         lines.append(f"{file.path}: {problem}; add data.separator=space")
     if any(map(_is_image, cells)):
         rest = iter([name for names in columns.values() for name in names])
         names = ["path" if _is_image(cell) else next(rest, "other") for cell in cells]
-        needed = {"space": " "}.get(separator, NAMED_SEPARATORS.get(separator, separator))
+        needed = separator.replace(r"\s+", " ").join(names)
         problem = f"the first line, {cells[0]!r}, …, has no column names"
-        lines.append(f"{file.path}: {problem}; add this line above it: {needed.join(names)}")
+        lines.append(f"{file.path}: {problem}; add this line above it: {needed}")
     if lines:
         raise InputError(lines)
 
@@ -93,6 +93,9 @@ def _check_columns(
 ) -> None:
     lines = []
     known = [name for name in header if name]
+    targets = columns["data.target"]
+    if len(set(targets)) < len(targets) or not targets:
+        lines.append(f"data.target: expected different columns, got {list(targets)}")
     for key, names in columns.items():
         for name in names:
             if name not in known:

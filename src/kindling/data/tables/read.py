@@ -47,6 +47,13 @@ class TableFile:
     def is_parquet(self) -> bool:
         return Path(self.path).suffix.lower() in PARQUET
 
+    @property
+    def sep(self) -> str:
+        """The separator as pandas takes it."""
+        tabs = self.separator is None and {".tsv", ".tab"} & set(Path(self.path).suffixes)
+        separator = "tab" if tabs else self.separator or ","
+        return NAMED_SEPARATORS.get(separator, separator)
+
     def read_header(self) -> list[str]:
         """The names of all columns; a column without a name has the name ''.
 
@@ -141,9 +148,7 @@ class TableFile:
                 yield frame[list(columns)]
 
     def _read_csv(self, **options: Any) -> Any:
-        tabs = self.separator is None and {".tsv", ".tab"} & set(Path(self.path).suffixes)
-        separator = "tab" if tabs else self.separator or ","
-        options["sep"] = NAMED_SEPARATORS.get(separator, separator)
+        options["sep"] = self.sep
         path = data_path(self.path)
         return pd.read_csv(path, encoding=self.encoding, skipinitialspace=True, **options)
 
