@@ -26,6 +26,7 @@ from src.kindling.runs.signals import Interrupts
 from src.kindling.training.build import attributes_of
 from src.kindling.training.callbacks.checkpoint import Checkpoint
 from src.kindling.training.callbacks.nonfinite_guard import NonFiniteGuard
+from src.kindling.training.callbacks.outcomes import Outcomes
 from src.kindling.training.callbacks.progress import progress
 from src.kindling.training.checkpoint_io import AtomicIO
 from src.kindling.training.monitor import Monitor, mode_of_callback
@@ -67,7 +68,7 @@ def build_trainer(
             callbacks.append(instantiate.build(config, key, monitor=monitor.name, mode=mode))
     guard = NonFiniteGuard(values.max_nonfinite_steps)
     shown_by, on_terminal = progress(monitor.name)
-    callbacks += [Seeding(values.seed), guard, Curves(), checkpoint, *shown_by]
+    callbacks += [Seeding(values.seed), guard, Curves(), checkpoint, Outcomes(), *shown_by]
     if config.values.get("finetune"):
         callbacks.append(instantiate.build(config, "finetune"))
     loggers = _build_loggers(config, run, resume_state.step if resume_state else 0)
