@@ -19,7 +19,7 @@ from src.kindling.analysis.predictions import predict
 from src.kindling.analysis.report import format_number, list_missing_classes
 from src.kindling.config.errors import InputError
 from src.kindling.data.spec import Column, Spec
-from src.kindling.nn.metrics import RegressionScores
+from src.kindling.nn.metrics import Overlap, RegressionScores
 from src.kindling.training.trained_run import load_run
 from src.tasks.classification import Classification
 from src.tasks.multilabel import Multilabel
@@ -249,7 +249,25 @@ def test_class_metrics_average_present_classes() -> None:
     assert values["test/precision"] == pytest.approx(sk.precision_score(y, predicted, **every))
     assert values["test/f1"] == pytest.approx(sk.f1_score(y, predicted, **every))
     mean = "mean over the 2 of 3 classes that occur"
-    assert task.test_meter.notes == [f"test/auroc: {mean}; missing: c"]
+    assert task.test_meter.notes == [
+        f"test/auroc: {mean}; missing: c",
+        "test/f1: predicted, but not in this split: c (counts as 0)",
+    ]
+
+
+def test_classes_never_predicted_are_named() -> None:
+    x, y = draw(3)
+    x[:, 1] = -9
+    task = Classification(Scaled(1, 0), CLASSES)
+    measure(task, x, y)
+    assert task.test_meter.notes == ["test/f1: never predicted: b"]
+    overlap = Overlap(("sky", "tree", "road"))
+    overlap.update(torch.tensor([[[0, 2]]]), torch.tensor([[[0, 1]]]))
+    assert overlap.compute()["iou"] == pytest.approx(1 / 3)
+    assert (
+        overlap.note
+        == "never predicted: tree; predicted, but not in this split: road (counts as 0)"
+    )
 
 
 def test_absent_class_has_no_dice() -> None:
@@ -288,7 +306,10 @@ def test_auroc_of_one_class_is_undefined() -> None:
     x, y = draw(1)
     task = Classification(Scaled(1, 0), CLASSES)
     assert np.isnan(measure(task, x, y)["test/auroc"])
-    assert task.test_meter.notes == ["test/auroc: undefined; missing: b, c; in every sample: a"]
+    assert task.test_meter.notes == [
+        "test/auroc: undefined; missing: b, c; in every sample: a",
+        "test/f1: predicted, but not in this split: b, c (counts as 0)",
+    ]
 
 
 def test_run_lists_classes_missing_from_splits(capsys: pytest.CaptureFixture[str]) -> None:

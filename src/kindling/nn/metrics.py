@@ -19,7 +19,7 @@ from torchmetrics.classification import (
 )
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
-from src.kindling.config.errors import InputError
+from src.kindling.config.errors import InputError, join_names
 from src.kindling.nn.meter import Each, MeanOverClasses, plain_names
 
 
@@ -47,7 +47,7 @@ def multiclass_metrics(names: Sequence[str]) -> dict[str, Metric]:
         "accuracy": MulticlassAccuracy(count, average="micro"),
         "precision": MulticlassPrecision(count, average="macro"),
         "recall": MeanRecall(count, average="none", zero_division=math.nan, validate_args=False),
-        "f1": MulticlassF1Score(count, average="macro"),
+        "f1": MeanF1(names),
         "auroc": MeanOverClasses(binary_auroc, names, negatives=True),
     }
 
@@ -77,6 +77,43 @@ class MeanRecall(MulticlassRecall):
     def compute(self) -> Tensor:
         values: Tensor = super().compute()
         return values.nanmean()
+
+
+class MeanF1(MulticlassF1Score):
+    """The mean over the classes that occur or are predicted.
+
+    Args:
+        names: of the classes.
+    """
+
+    tp: Tensor
+    fp: Tensor
+    fn: Tensor
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(len(names), average="macro")
+        self.classes, self.note = names, ""
+
+    def compute(self) -> Tensor:
+        self.note = describe_predicted(self.classes, self.tp + self.fn, self.tp + self.fp)
+        value: Tensor = super().compute()
+        return value
+
+
+def describe_predicted(names: Sequence[str], occurring: Tensor, predicted: Tensor) -> str:
+    """Name the classes that are never predicted, and those that are predicted but never occur.
+
+    Args:
+        names: of the classes.
+        occurring, predicted: how often, `(K,)`.
+    """
+    counts = list(zip(names, occurring.tolist(), predicted.tolist(), strict=True))
+    never = [name for name, true, found in counts if true and not found]
+    absent = [name for name, true, found in counts if found and not true]
+    notes = [f"never predicted: {join_names(never)}"] if never else []
+    if absent:
+        notes.append(f"predicted, but not in this split: {join_names(absent)} (counts as 0)")
+    return "; ".join(notes)
 
 
 class RegressionScores(Metric):
@@ -161,6 +198,7 @@ class Overlap(Metric):
     def __init__(self, names: Sequence[str], each: bool = True) -> None:
         super().__init__()
         self.classes, self.of = len(names), plain_names(names) if each else []
+        self.titles, self.note = names, ""
         self.names = [
             "iou",
             "dice",
@@ -177,7 +215,8 @@ class Overlap(Metric):
         self.confusion += confusions(masks, targets, self.classes).sum(dim=0)
 
     def compute(self) -> dict[str, Tensor]:
-        found = overlaps(self.confusion)
+        found, occurring = overlaps(self.confusion), self.confusion.sum(dim=1)
+        self.note = describe_predicted(self.titles, occurring, self.confusion.sum(dim=0))
         values = {name: found[name].nanmean() for name in ("iou", "dice")}
         values["pixel_accuracy"] = self.confusion.diagonal().sum() / self.confusion.sum()
         for name in ("iou", "dice"):

@@ -24,6 +24,7 @@ from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.build import build_data, build_task, choose_speed, fill_defaults
 from src.kindling.training.callbacks.checkpoint import Checkpoint
+from src.kindling.training.callbacks.outcomes import stop_reason
 from src.kindling.training.error_hints import advise
 from src.kindling.training.layer_trace import LayerTrace
 from src.kindling.training.monitor import choose_monitor
@@ -210,6 +211,8 @@ class Training:
             self.plots.draw_before(self.task, self.data)
         path = self.state.path if self.state else None
         self.trainer.fit(self.task, datamodule=self.data, ckpt_path=path, weights_only=True)
+        if reason := stop_reason(self.trainer):
+            print(reason)
         # Not by the file's existence: another rank may be writing it, and all save together.
         if self.state is None and not self.checkpoint.saved_last:  # there was nothing to train
             self.trainer.save_checkpoint(self.checkpoint.last)
@@ -226,7 +229,9 @@ class Training:
             state = read_checkpoint(checkpoint.best)["state_dict"]
             task.load_state_dict(state, strict=task.strict_loading)
         elif trainer.global_step and checkpoint.monitor:
-            reason = f"{checkpoint.monitor} was never a finite number"
+            reason = "validation never ran"
+            if checkpoint.monitor in trainer.callback_metrics:
+                reason = f"{checkpoint.monitor} was never a finite number"
             print(f"no best checkpoint: {reason}; the metrics are of the last weights")
         by_stage = {stage: measure(trainer, task, self.data, stage) for stage in stages}
         for metrics in by_stage.values():
@@ -257,7 +262,7 @@ class Training:
             raise
         except Exception as error:
             self.ending = {"exit": "failed", "error": f"{type(error).__name__}: {error}"}
-            if isinstance(error, MisconfigurationException):
+            if isinstance(error, MisconfigurationException) or "`val_check_int" in str(error):
                 raise InputError(f"trainer: {' '.join(str(error).split())}") from error
             if line := advise(error, self.config, self.run, self.checkpoint.failed_in):
                 raise TrainingError(line) from error

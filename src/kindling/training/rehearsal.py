@@ -172,7 +172,11 @@ def _trainer(config: Config, folder: str, callbacks: list[Callback], count: int 
     process = trainer.strategy.process_dataloader
 
     def process_dataloader(dataloader: object) -> object:
-        return _first_batch(process(dataloader), count)
+        batches = _first_batch(process(dataloader), count)
+        if batches == [] and trainer.training:
+            problem = "the training loader gives no batch"
+            raise InputError(f"data: {problem}; check its samples, batch size and drop_last")
+        return batches
 
     trainer.strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]
     return trainer

@@ -25,6 +25,7 @@ from src.kindling.runs.signals import Interrupts
 from src.kindling.training.build import attributes_of
 from src.kindling.training.callbacks.checkpoint import Checkpoint
 from src.kindling.training.callbacks.nonfinite_guard import NonFiniteGuard
+from src.kindling.training.callbacks.outcomes import Outcomes
 from src.kindling.training.callbacks.progress import progress
 from src.kindling.training.checkpoint_io import AtomicIO
 from src.kindling.training.layer_trace import Layer
@@ -67,7 +68,7 @@ def build_trainer(
             key, mode = f"callbacks.{name}", mode_of_callback(name, part, monitor, task)
             callbacks.append(instantiate.build(config, key, monitor=monitor.name, mode=mode))
     guard = NonFiniteGuard(values.max_nonfinite_steps)
-    callbacks += [Seeding(values.seed), guard, Curves(), checkpoint]
+    callbacks += [Seeding(values.seed), guard, Curves(), checkpoint, Outcomes()]
     callbacks += progress(monitor.name, layers or {})
     if config.values.get("finetune"):
         callbacks.append(instantiate.build(config, "finetune"))

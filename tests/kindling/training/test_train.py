@@ -261,7 +261,7 @@ def test_logs_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ]
 
 
-def test_early_stopping_is_told_what_to_watch() -> None:
+def test_early_stopping_is_told_what_to_watch(capsys: pytest.CaptureFixture[str]) -> None:
     stop = "callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping"
     result = train(
         "digits",
@@ -273,6 +273,8 @@ def test_early_stopping_is_told_what_to_watch() -> None:
         "mode=max",
     )
     assert json.loads((result.run.path / "meta.json").read_text())["epochs"] == 2
+    why = "early stopping, val/accuracy did not improve for 1 validation; its best is "
+    assert f"\nstopped after epoch 2 of 9: {why}" in capsys.readouterr().out
 
 
 def test_debug_runs_a_few_batches_of_everything() -> None:
