@@ -19,7 +19,7 @@ from src.kindling.config.errors import InputError, TrainingError, format_count
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import STAGES, Stage
 from src.kindling.runs.checkpoint_file import read_checkpoint
-from src.kindling.runs.files import display_path, write
+from src.kindling.runs.files import display_path, require_folder, write
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.build import build_data, build_task, choose_speed, fill_defaults
@@ -219,6 +219,8 @@ class Training:
             task.load_state_dict(state, strict=task.strict_loading)
         elif trainer.global_step and checkpoint.monitor:
             reason = f"{checkpoint.monitor} was never a finite number"
+            if checkpoint.best_score is not None:
+                reason = f"{display_path(checkpoint.best)} was deleted"
             print(f"no best checkpoint: {reason}; the metrics are of the last weights")
         for stage in stages:
             self.metrics |= measure(trainer, task, self.data, stage)
@@ -233,6 +235,7 @@ class Training:
 
     def draw(self, stage: Stage) -> None:
         """Draw the plots of the best checkpoint."""
+        require_folder(self.run.path)
         if self.plots and self.trainer.is_global_zero:
             self.plots.draw(self.task, self.data, stage, self.monitor, self.trainer.loggers)
 
@@ -255,7 +258,10 @@ class Training:
                 raise TrainingError(line) from error
             raise
         finally:
-            self._record_end()
+            if self.run.path.is_dir():
+                self._record_end()
+            finish_wandb(self.run.logger_id, exit_code=int(self.ending["exit"] != "finished"))
+            require_folder(self.run.path)
 
     def _record_end(self) -> None:
         """Close the loggers; write meta.json, metrics.json and the report."""
@@ -280,4 +286,3 @@ class Training:
                 print(f"{display_path(run.path)}: its end could not be recorded: {error.strerror}")
             if self.plots and self.ending["exit"] != "interrupted":
                 self.plots.write_report()
-        finish_wandb(run.logger_id, exit_code=0 if finished else 1)
