@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from src.kindling.config.errors import InputError
+from src.kindling.config.errors import InputError, TrainingError
 
 
 def write(path: Path, text: str) -> None:
@@ -21,6 +21,13 @@ def write(path: Path, text: str) -> None:
     except OSError:
         beside.unlink(missing_ok=True)
         raise
+
+
+def require_folder(run: Path) -> None:
+    """Raise a TrainingError if a run's directory was deleted during its training."""
+    if not run.is_dir():
+        remedy = "train again, or resume it from its new place"
+        raise TrainingError(f"{display_path(run)}: deleted or moved during the training; {remedy}")
 
 
 def write_json(path: Path, values: Any) -> None:

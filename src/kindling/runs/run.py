@@ -87,7 +87,8 @@ class Run:
 
     def discard(self) -> None:
         """Remove the directory of a run that never made a step."""
-        shutil.rmtree(self.path)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.path)
         with suppress(OSError):  # it holds other runs
             self.path.parent.rmdir()
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from src.kindling.config.errors import InputError
 from src.kindling.runs.checkpoint_file import read_checkpoint, sync_folder
+from src.kindling.runs.files import require_folder
 
 ATOMS = (type(None), bool, int, float, complex, str, bytes, Tensor, nn.Parameter, torch.Size)
 LEFT_OUT = object()
@@ -30,9 +31,13 @@ class AtomicIO(TorchCheckpointIO):
     A process killed in between leaves the old checkpoint intact on any file system; Lightning's own
     writer copies from the temporary folder. Values that could not be loaded are left out and
     printed once: `save_hyperparameters()` keeps nets and optimizers beside numbers.
+
+    Args:
+        run: the directory of the training, which is not made again if it was deleted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run: Path | None = None) -> None:
+        self.run = run
         self.left_out: set[str] = set()
 
     def save_checkpoint(
@@ -47,6 +52,8 @@ class AtomicIO(TorchCheckpointIO):
                 "save_hyperparameters(ignore=[…]) keeps them out"
             )
             self.left_out |= left_out.keys()
+        if self.run:
+            require_folder(self.run)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")

@@ -19,7 +19,7 @@ from src.kindling.config.errors import InputError, TrainingError, format_count
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import STAGES, Stage
 from src.kindling.runs.checkpoint_file import read_checkpoint
-from src.kindling.runs.files import display_path, write
+from src.kindling.runs.files import display_path, require_folder, write
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.build import build_data, build_task, choose_speed, fill_defaults
@@ -229,9 +229,7 @@ class Training:
             state = read_checkpoint(checkpoint.best)["state_dict"]
             task.load_state_dict(state, strict=task.strict_loading)
         elif trainer.global_step and checkpoint.monitor:
-            reason = "validation never ran"
-            if checkpoint.monitor in trainer.callback_metrics:
-                reason = f"{checkpoint.monitor} was never a finite number"
+            reason = self._explain_missing_best(checkpoint.monitor)
             print(f"no best checkpoint: {reason}; the metrics are of the last weights")
         by_stage = {stage: measure(trainer, task, self.data, stage) for stage in stages}
         for metrics in by_stage.values():
@@ -244,8 +242,16 @@ class Training:
             self.interrupts.stop()
         self.ending = {"exit": "finished"}
 
+    def _explain_missing_best(self, monitor: str) -> str:
+        if self.checkpoint.best_score is not None:
+            return f"{display_path(self.checkpoint.best)} was deleted"
+        if monitor in self.trainer.callback_metrics:
+            return f"{monitor} was never a finite number"
+        return "validation never ran"
+
     def draw(self, stage: Stage) -> None:
         """Draw the plots of the best checkpoint."""
+        require_folder(self.run.path)
         if self.plots and self.trainer.is_global_zero:
             self.plots.draw(self.task, self.data, stage, self.monitor, self.trainer.loggers)
 
@@ -268,7 +274,10 @@ class Training:
                 raise TrainingError(line) from error
             raise
         finally:
-            self._record_end()
+            if self.run.path.is_dir():
+                self._record_end()
+            finish_wandb(self.run.logger_id, exit_code=int(self.ending["exit"] != "finished"))
+            require_folder(self.run.path)
 
     def _record_end(self) -> None:
         """Close the loggers; write meta.json, metrics.json and the report."""
@@ -293,4 +302,3 @@ class Training:
                 print(f"{display_path(run.path)}: its end could not be recorded: {error.strerror}")
             if self.plots and self.ending["exit"] != "interrupted":
                 self.plots.write_report()
-        finish_wandb(run.logger_id, exit_code=0 if finished else 1)

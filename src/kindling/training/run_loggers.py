@@ -19,7 +19,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from src.kindling.config.compose import Config, flatten
 from src.kindling.config.defaults import with_defaults
-from src.kindling.runs.files import write
+from src.kindling.runs.files import require_folder, write
 from src.kindling.runs.metric_names import parse_name
 from src.kindling.runs.redact import redacted
 
@@ -27,14 +27,18 @@ GUARDED = ("log_metrics", "log_hyperparams", "log_result", "save", "finalize", "
 BATCH_LOSS = "train/batch_loss"
 
 
-def guarded(logger: Logger) -> Logger:
-    """Return the logger; its exceptions (a full disk, a lost server) are printed once only."""
+def guarded(logger: Logger, run: Path) -> Logger:
+    """Return the logger; its exceptions (a full disk, a lost server) are printed once only.
+
+    It ends the training only if the directory of the run was deleted.
+    """
     printed: list[str] = []
 
     def call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         try:
             method(*args, **kwargs)
         except Exception as error:
+            require_folder(run)
             # Lightning's TensorBoard raises a ValueError from that of a full disk.
             cause = error.__cause__ or error
             if not printed:

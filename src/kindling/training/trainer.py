@@ -103,7 +103,7 @@ def _trainer(
         num_sanity_val_steps=0,
         # Kindling's data distributes its samples itself, so that each counts once.
         use_distributed_sampler=not isinstance(data, DataModule),
-        plugins=[AtomicIO()],
+        plugins=[AtomicIO(given.get("default_root_dir"))],
         enable_progress_bar=False,
         enable_model_summary=False,
         **given,
@@ -123,7 +123,7 @@ def _build_loggers(config: Config, run: Run, step: int) -> list[Logger]:
     for name, part in (config.values.get("logger") or {}).items():
         if part:
             loggers.append(instantiate.build(config, f"logger.{name}", **given))
-    return [guarded(logger) for logger in loggers]
+    return [guarded(logger, run.path) for logger in loggers]
 
 
 def measure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 
 MESSAGES = (
@@ -26,6 +27,8 @@ MESSAGES = (
     r"Checkpoint directory .* exists and is not empty",
 )
 
+REPORT_THREAD = threading.excepthook
+
 
 def quiet() -> None:
     """Silence them in this process, and Lightning's notes about hardware and other products."""
@@ -33,3 +36,10 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    threading.excepthook = _report_thread
+
+
+def _report_thread(error: threading.ExceptHookArgs) -> None:
+    """As before, except for TensorBoard's writer: its errors are raised again where it is used."""
+    if not type(error.thread).__module__.startswith("tensorboard."):
+        REPORT_THREAD(error)

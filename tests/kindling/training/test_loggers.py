@@ -206,7 +206,7 @@ def test_task_writes_images_in_every_stage(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_muted_loggers(tmp_path: Path) -> None:
-    file = guarded(MetricsFiles(tmp_path, 0))
+    file = guarded(MetricsFiles(tmp_path, 0), tmp_path)
     with suppress(RuntimeError), muted([file]):
         file.log_metrics({"a": 1.0}, step=0)
         raise RuntimeError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +12,11 @@ import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from src.kindling.config.errors import TrainingError
 from src.kindling.runs.run import Run
 from src.kindling.training.fit import fit
 from src.kindling.training.trained_run import load_run
+from src.tasks.classification import Classification
 from tests.conftest import LITTLE, call, checked, folders, mistakes, train
 
 
@@ -45,8 +48,6 @@ def test_tensorboard_finds_the_curves() -> None:
 def test_final_metrics_of_best_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from src.tasks.classification import Classification
-
     # From the second epoch on, every validation finds the net ruined.
     ruin = Classification.on_validation_epoch_start
 
@@ -119,8 +120,6 @@ def test_data_mistake_leaves_no_run(logs: Path) -> None:
 
 
 def test_crash_keeps_run_and_reason(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from src.tasks.classification import Classification
-
     def broken(self: Classification) -> None:
         if not isinstance(self.trainer.logger, DummyLogger):  # after the rehearsal
             raise RuntimeError("planted")
@@ -296,3 +295,48 @@ def test_balanced_sampler_and_balanced_weights_are_refused_together(logs: Path) 
     assert list(logs.iterdir()) == []
     for one in both:
         train("digits", one)
+
+
+@pytest.mark.pictures
+@pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_test_epoch_end"])
+def test_deleted_run_ends_training(
+    hook: str, logs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deleted = []
+    original = getattr(Classification, hook)
+
+    def delete(task: Classification) -> None:
+        original(task)
+        if not task.trainer.fast_dev_run:  # else it is the rehearsal's
+            (path,) = (logs / "digits").iterdir()
+            shutil.rmtree(path)
+            deleted.append(path)
+
+    monkeypatch.setattr(Classification, hook, delete)
+    with pytest.raises(TrainingError) as caught:
+        call("train", "digits", *LITTLE)
+    assert caught.value.lines == [
+        f"{deleted[0]}: deleted or moved during the training; train again, or resume it from its "
+        "new place"
+    ]
+    assert caught.value.status == 1
+    assert list(logs.rglob("*")) == []
+    captured = capsys.readouterr()
+    assert "continues" not in captured.out
+    assert captured.err == ""
+
+
+def test_deleted_best_checkpoint_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = []
+
+    def delete(task: Classification) -> None:
+        if not task.trainer.fast_dev_run:
+            saved.append(Path(task.trainer.default_root_dir) / "checkpoints" / "best.ckpt")
+            saved[0].unlink()
+
+    monkeypatch.setattr(Classification, "on_train_end", delete)
+    train("digits")
+    line = f"no best checkpoint: {saved[0]} was deleted; the metrics are of the last weights"
+    assert line in capsys.readouterr().out.splitlines()
