@@ -17,6 +17,7 @@ from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.images import image_data
 from src.kindling.data.images.decode import EXTENSIONS, ResizeMode
 from src.kindling.data.images.image_data import SPLITS, ImageFiles, Paths
+from src.kindling.data.images.unreadable import check_readable
 from src.kindling.data.labels import as_labels, parted
 from src.kindling.data.samples import Samples, Stage
 from src.kindling.data.statistics import Moments
@@ -91,6 +92,8 @@ class ImageFolder(DataModule):
         channels, size = image_data.inspect_headers(paths)
         common = self.channels or channels, self.size or size, self.resize_mode, self.max_pixels
         images = ImageFiles(paths, *common, self.on_error, self.error_limit)
+        if self.on_error == "error":
+            check_readable(images)
         official = image_data.official_splits(rows["split"])
         samples = Samples(images, y, classes, official=official, name=paths.__getitem__)
         if self.size is None and self.transforms["train"] is not None:
