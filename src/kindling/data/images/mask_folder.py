@@ -21,6 +21,7 @@ from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.images import image_data
 from src.kindling.data.images.decode import EXTENSIONS, ResizeMode, make_square
 from src.kindling.data.images.image_data import ImageFiles, Paths
+from src.kindling.data.images.unreadable import check_readable
 from src.kindling.data.masks import VOID
 from src.kindling.data.samples import Samples, Stage
 from src.kindling.data.statistics import Moments
@@ -86,8 +87,10 @@ class MaskFolder(DataModule):
         folders = [images[i].partition(os.sep)[0] for i in range(len(images))]
         staged = image_data.are_split_folders(folders)
         common = size, self.resize_mode, self.max_pixels
+        files = ImageFiles(images, channels, *common)
+        check_readable(files)
         return Samples(
-            x=ImageFiles(images, channels, *common),
+            x=files,
             y=MaskFiles(masks, 1, *common, values=values),
             classes=classes,
             official=image_data.official_splits(folders) if staged else {},
