@@ -358,6 +358,36 @@ def test_unreadable_image_is_named(cards: Path) -> None:
     assert line == f"{bad}: cannot be read as an image: cannot identify image file{REMEDY}"
 
 
+def test_all_unreadable_images_at_once(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before training, without decoding the others."""
+    empty, text = cards / "bright" / "3.jpg", cards / "bright" / "5.jpg"
+    jpg, png = cards / "bright" / "7.jpg", cards / "dark ü" / "7.png"
+    empty.write_bytes(b"")
+    text.write_bytes(b"<html>not found</html>")
+    for path in (jpg, png):
+        path.write_bytes(path.read_bytes()[:-100])
+    write(cards / "dark ü" / "8.bmp", 60)
+    decoded = []
+
+    def count(path: str, *options: Any) -> Any:
+        decoded.append(path)
+        return decode(path, *options)
+
+    monkeypatch.setattr("src.kindling.data.images.unreadable.decode", count)
+    with pytest.raises(InputError) as caught:
+        ImageFolder(str(cards)).setup()
+    assert [line.partition(": ")[0] for line in caught.value.lines] == [
+        *map(str, (empty, text, jpg, png))
+    ]
+    assert all(line.endswith(REMEDY) for line in caught.value.lines)
+    assert len(decoded) == 5  # and the BMP, whose end says nothing
+    monkeypatch.setattr("src.kindling.data.images.unreadable.LISTED", 1)
+    with pytest.raises(InputError) as caught:
+        ImageFolder(str(cards)).setup()
+    assert caught.value.lines[1:] == ["and 3 more unreadable images"]
+    ImageFolder(str(cards), on_error="skip", error_limit=0.5).setup()
+
+
 def test_vanished_file_is_named(cards: Path) -> None:
     data = ready(cards)
     (cards / "bright" / "3.jpg").unlink()
@@ -489,7 +519,7 @@ def test_content_keys_of_large_files(cards: Path) -> None:
     for name, ending in (("dark ü/a.bmp", b"1"), ("dark ü/b.bmp", b"2"), ("bright/c.bmp", b"1")):
         write(cards / name, size=(40, 40))
         (cards / name).write_bytes((cards / "dark ü" / "a.bmp").read_bytes()[:4800] + ending)
-    data = ImageFolder(str(cards), duplicates="ignore")
+    data = ImageFolder(str(cards), duplicates="ignore", on_error="skip")
     images = data.load()
     keys = dict(
         zip([images.name(i) for i in range(43)], images.x.content_keys().tolist(), strict=True)
@@ -579,8 +609,8 @@ def test_packing_skips_unreadable_images(cards: Path) -> None:
         assert sum(len(batch[1]) for stage in STAGES for batch in data.loader(stage)) == 39
         assert data.final_notes()[0].startswith(f"skipped 1 unreadable images: {bad} (cannot be")
     (bad.parent / "4.jpg").write_bytes(b"no image")
-    (line,) = lines(cards, cache="memmap")
-    assert line.startswith(f"{bad}: cannot be read as an image: ")
+    bad_lines = lines(cards, cache="memmap")
+    assert [line.partition(": ")[0] for line in bad_lines] == [str(bad), str(bad.parent / "4.jpg")]
 
 
 def test_packing_without_disk_space(

@@ -62,6 +62,13 @@ def test_images_and_masks_share_a_shape(scans: Path) -> None:
     assert data.notes[1] == "classes, in how many masks: ground (20), disc (19), square (20)"
 
 
+def test_all_truncated_images_at_once(scans: Path) -> None:
+    cut = [scans / "images" / name for name in ("003.jpg", "007.jpg")]
+    for path in cut:
+        path.write_bytes(path.read_bytes()[:-100])
+    assert [line.partition(": ")[0] for line in refused(scans)] == [*map(str, cut)]
+
+
 def test_transforms_move_image_and_mask(scans: Path) -> None:
     from torchvision.transforms import v2
 

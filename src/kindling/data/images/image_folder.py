@@ -26,6 +26,7 @@ from src.kindling.data.images.find_images import (
 from src.kindling.data.images.image_data import ImageFiles, Paths
 from src.kindling.data.images.image_list import read_list
 from src.kindling.data.images.reading_time import image_statistics, time_reading
+from src.kindling.data.images.unreadable import check_readable
 from src.kindling.data.samples import Samples, Stage
 from src.kindling.data.statistics import Moments
 from src.kindling.data.tables.columns import TargetKind, build_target, check_labels
@@ -136,6 +137,8 @@ class ImageFolder(DataModule):
         channels, size = image_data.inspect_headers(paths)
         common = self.channels or channels, self.size or size, self.resize_mode, self.max_pixels
         images = ImageFiles(paths, *common, self.on_error, self.error_limit)
+        if self.on_error == "error":
+            check_readable(images)
         split_by = self.group_column, self.time, self.dayfirst
         samples = Samples(
             x=images,

@@ -27,6 +27,7 @@ from src.kindling.data.images.find_images import (
 from src.kindling.data.images.image_data import ImageFiles, Paths
 from src.kindling.data.images.mask_files import MaskFiles, mask_values
 from src.kindling.data.images.reading_time import image_statistics, time_reading
+from src.kindling.data.images.unreadable import check_readable
 from src.kindling.data.masks import VOID
 from src.kindling.data.samples import Samples, Stage
 from src.kindling.data.statistics import Moments
@@ -108,8 +109,10 @@ class MaskFolder(DataModule):
         found = pd.DataFrame(search_paths(names, self.group_column, self.time))
         split_by = self.group_column, self.time, self.dayfirst
         common = size, self.resize_mode, self.max_pixels
+        files = ImageFiles(images, channels, *common)
+        check_readable(files)
         return Samples(
-            x=ImageFiles(images, channels, *common),
+            x=files,
             y=MaskFiles(masks, 1, *common, values=values),
             classes=classes,
             official=official_splits(folders) if staged else {},

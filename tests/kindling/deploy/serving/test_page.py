@@ -109,6 +109,11 @@ def test_page_predicts_a_dropped_image(
         page.screenshot(path=tmp_path / f"image-{scheme}.png", full_page=True)
         page.evaluate(DROP, [1, 2, 3])
         expect(page.locator("#error")).to_contain_text("not an image; send one of PNG")
+        assert page.locator("#prediction").is_hidden()
+        assert page.locator("#bars").is_hidden()
+        page.evaluate(DROP, list(file))
+        expect(page.locator("#error")).to_be_empty()
+        assert page.locator("#prediction").inner_text() == expected["prediction"]
 
 
 def test_page_predicts_a_drawing(browser: Any, images: Server, tmp_path: Path) -> None:
@@ -155,6 +160,13 @@ def test_page_has_a_form_for_the_columns(browser: Any, tables: Server, tmp_path:
         page.fill("[name=size]", "large")
         page.press("[name=size]", "Enter")
         expect(page.locator("#error")).to_contain_text("column 'size': 'large' (row 1)")
+        assert page.locator("#prediction").is_hidden()
+        page.screenshot(path=tmp_path / "refused.png", full_page=True)
+        page.context.set_offline(True)
+        page.fill("[name=size]", "3")
+        page.press("[name=size]", "Enter")
+        expect(page.locator("#error")).to_have_text("The server does not respond.")
+        assert page.locator("#prediction").is_hidden()
 
 
 def test_page_with_a_key_and_docs(browser: Any, locked: Server, tmp_path: Path) -> None:
