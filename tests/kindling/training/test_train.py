@@ -279,7 +279,7 @@ def test_early_stopping_is_told_what_to_watch(capsys: pytest.CaptureFixture[str]
 def test_debug_runs_a_few_batches_of_everything() -> None:
     call("train", "digits", "trainer=debug", "num_threads=1")
     run = load_run("latest")
-    assert (run.path / "metrics.csv").read_text().splitlines()[1].startswith("0,2,")
+    assert (run.path / "metrics.csv").read_text().splitlines()[1].startswith("1,2,")
     assert set(run.metrics) >= {"val/accuracy", "test/accuracy"}
 
 

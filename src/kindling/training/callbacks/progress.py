@@ -63,7 +63,7 @@ class EpochLines(Callback):
         parts = [_format_epoch(self.epoch, trainer)]
         parts += [f"{name} {metrics[name].item():.4f}" for name in names]
         parts.append(f"({time.perf_counter() - self.started:.1f} s)")
-        while names and not self._is_main(names.pop()) and len("  ".join(parts)) > self.width:
+        while len("  ".join(parts)) > self.width and names and not self._is_main(names.pop()):
             del parts[-2]  # metrics.csv has it
         print("  ".join(parts), flush=True)
         self.epoch, self.printed = None, metrics
