@@ -94,12 +94,12 @@ def test_did_you_mean() -> None:
 def test_wrong_flags() -> None:
     assert mistakes("train", "--inti", "x") == [
         "--inti: no such flag; did you mean '--init'? (this command has: "
-        "--find, --help, --init, --no-pictures, --no-test, --override, --resume, --seeds)"
+        "--find, --graph, --help, --init, --no-pictures, --no-test, --override, --resume, --seeds)"
     ]
     assert mistakes("train", "--trainer.max_epochs=3") == [
         "--trainer.max_epochs: no such flag; config values go without dashes: trainer.max_epochs=3 "
         "(this command has: "
-        "--find, --help, --init, --no-pictures, --no-test, --override, --resume, --seeds)"
+        "--find, --graph, --help, --init, --no-pictures, --no-test, --override, --resume, --seeds)"
     ]
     assert mistakes("train", "--epochs=3", "--epochs")[1].startswith(
         "--epochs: no such flag; what a config holds is set by key=value, such as trainer.max_epochs=5 (this command has: "
