@@ -116,7 +116,8 @@ def ending(run: Run) -> dict[str, str]:
         "best step": str(best["global_step"]),
     }
     return found | {
-        name: (run.path / name).read_text() for name in ("metrics.csv", "metrics.json", "split.csv")
+        name: (run.path / name).read_text()
+        for name in ("metrics.csv", "steps.csv", "metrics.json", "split.csv")
     }
 
 

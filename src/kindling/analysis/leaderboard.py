@@ -8,6 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -95,7 +96,7 @@ class Leaderboard:
     rows: list[Row]
     columns: list[str]
 
-    @property
+    @cached_property
     def labels(self) -> dict[str, str]:
         """The columns' headers: of a config key its end, `lr`, as far as no other has the same."""
         keys = {key for row in self.rows for key in row.config}

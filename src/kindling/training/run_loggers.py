@@ -236,6 +236,9 @@ class Curves(Callback):
             if isinstance(logger, MetricsFiles):
                 logger.trainer = trainer
 
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        self.logged = trainer.global_step  # the next batch of a resumed step logs nothing
+
     # The rate of the step itself: by a batch's end, its schedule may have moved on.
     def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
         self.lr = optimizer.param_groups[0]["lr"]

@@ -28,6 +28,7 @@ from src.kindling.analysis.report import _place_marks, format_number, report
 from src.kindling.runs.run import Run
 from src.kindling.training.trained_run import TrainedRun, load_run
 from tests.conftest import LITTLE, call, mistakes, train
+from tests.kindling.analysis.test_leaderboard import make
 
 pytestmark = pytest.mark.pictures
 
@@ -269,6 +270,22 @@ def test_long_names_and_exports_on_phone(digits: Run, browser: Any, tmp_path: Pa
     page.goto(f"file://{report(load_run(run))}")
     assert page.locator("#exports").count() == 1
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_comparison_fits_the_page(width: int, logs: Path, tmp_path: Path, browser: Any) -> None:
+    names = [f"{stage}/{name}" for stage in ("val", "test") for name in ("loss", "f1", "accuracy")]
+    for i in range(3):
+        config = {f"net.some_long_argument_{k}": f"{i}" + 30 * "x" for k in range(6)}
+        config |= {"name": "a long name of a run", "task.optimizer.lr": 10.0**-i}
+        make(logs, f"digits/2026-01-02_03-04-0{i}", dict.fromkeys(names, 0.123456), config)
+    call("compare", "--html", str(tmp_path / "runs.html"))
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto(f"file://{tmp_path / 'runs.html'}")
+    edges = "[...document.querySelectorAll('td')].map(cell => cell.getBoundingClientRect().right)"
+    assert page.evaluate(f"Math.max(...{edges})") <= width
+    assert page.locator("td", has_text="0.01").first.is_visible()
     page.close()
 
 
