@@ -23,9 +23,26 @@ from src.kindling.dev.scaffold import (
     list_edits,
     write_all,
 )
-from tests.conftest import LITTLE, call, mistakes, train
+from tests.conftest import call, mistakes, train
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+# Plots, predictions and the report work through the task's contract.
+TOGETHER = """
+import pytest
+from tests.conftest import LITTLE, call
+
+@pytest.mark.pictures
+def test_copies_train_together(capsys):
+    run = call("train", "ranking", "net._target_=src.nets.resnet20.ResNet20", "data=birds", *LITTLE).run
+    line = "ranking: ResNet20 with 29,162 parameters on cpu; 1,257 train, 270 val, 270 test"
+    assert line in capsys.readouterr().out
+    assert run.path.parent.name == "ranking"
+    assert (run.path / "report.html").exists()
+    assert list((run.path / "predictions").iterdir())
+    assert (run.path / "plots" / "test_confusion.png").exists()
+"""
 
 
 @pytest.fixture
@@ -76,31 +93,10 @@ def test_new_task_net_and_data_train(with_tests: Path, command: Command) -> None
     }
     assert {name: after[name] for name in before} == before
 
-    done = command(
-        "-m",
-        "src.train",
-        "ranking",
-        "net._target_=src.nets.resnet20.ResNet20",
-        "data=birds",
-        *LITTLE,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (
-        "ranking: ResNet20 with 29,162 parameters on cpu; 1,257 train, 270 val, 270 test"
-        in done.stdout
-    )
-    (run,) = (with_tests / "logs" / "ranking").iterdir()
-    assert (
-        run / "report.html"
-    ).exists()  # the pictures, predictions and the report work through the task's contract
-    assert list((run / "predictions").iterdir())
-    assert (run / "plots" / "test_confusion.png").exists()
-    done = command(
-        "-m",
-        "pytest",
-        "tests/nets/test_resnet20.py",
-        "tests/data/test_birds.py",
-    )
+    # One process, since each start takes seconds: the copies' own tests, and a training of all three.
+    (with_tests / "tests/test_together.py").write_text(TOGETHER)
+    tests = ("tests/nets/test_resnet20.py", "tests/data/test_birds.py", "tests/test_together.py")
+    done = command("-m", "pytest", *tests)
     assert done.returncode == 0, done.stdout
 
 

@@ -262,7 +262,12 @@ def test_cross_validation_of_a_regression(logs: Path, capsys: pytest.CaptureFixt
     assert ordinary.metrics == found[5].metrics  # type: ignore[index]
 
 
-def test_more_repetitions_continue_a_study(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_repetitions_continue_a_study(
+    logs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Drawing takes a second; the study of a regression draws.
+    monkeypatch.setattr("src.kindling.studies.folds.plot_folds", lambda plan, *_: plan.folder)
+    monkeypatch.setattr("src.kindling.analysis.leaderboard_formats._draw_curves", lambda *_: "")
     call("crossval", "digits", *LITTLE, "--folds", "2")
     folder = logs / "digits/crossval-2"
     summary = json.loads((folder / "study.json").read_text())["summary"]

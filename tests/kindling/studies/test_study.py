@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext, redirect_stdout, suppress
@@ -162,13 +164,21 @@ def test_same_command_trains_the_members_that_are_left(
     assert folders(logs) == ["digits/seeds"]
 
 
-@pytest.mark.pictures
-def test_pictures_flag_draws_plots_and_report_of_members(seeds: Path, logs: Path) -> None:
+def test_pictures_flag_draws_plots_and_report_of_members(
+    logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[str, Path]] = []
+    for method in ("draw", "write_report"):
+        monkeypatch.setattr(
+            f"src.kindling.analysis.plots.Plots.{method}",
+            lambda self, *_, method=method, **__: drawn.append((method, self.run.path)) or [],
+        )
+    call("train", *SEEDS[:-1], "0", "--name", "without")
+    assert drawn == []
     call("train", *SEEDS[:-1], "0", "--name", "with", "--pictures")
-    drawn = logs / "digits/with/seed0"
-    assert (drawn / "report.html").exists()
-    assert (drawn / "plots/test_confusion.png").exists()
-    assert not [name for name in ("plots", "report.html") if (seeds / "seed0" / name).exists()]
+    assert set(drawn) == {
+        (method, logs / "digits/with/seed0") for method in ("draw", "write_report")
+    }
 
 
 def test_failed_member_is_reported_and_retried_on_request(
@@ -682,14 +692,6 @@ def train_as_member(epochs: int, seed: int) -> dict[str, float]:
     return train("digits", *words).metrics
 
 
-def children(process: subprocess.Popen[str]) -> list[int]:
-    """The worker processes of a study."""
-    found = subprocess.run(
-        ["pgrep", "-P", str(process.pid), "-f", "spawn_main"], capture_output=True, text=True
-    ).stdout
-    return [int(number) for number in found.split()]
-
-
 def until(done: Callable[[], object], process: subprocess.Popen[str]) -> None:
     while not done():
         assert process.poll() is None, process.communicate()[0]
@@ -697,21 +699,27 @@ def until(done: Callable[[], object], process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.skipif(usable_cores() < 2, reason="two workers need two cores")
-def test_two_workers_one_killed_give_the_same_numbers(repository: Path) -> None:
-    folder = repository / "logs/digits/seeds"
-    words = ("trainer.max_epochs=30", "--seeds", "0,1", "--workers", "2")
-    process = start(repository, *words)
-    until(lambda: list(folder.glob("*/metrics.csv")), process)
-    os.kill(children(process)[0], signal.SIGKILL)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    assert " was ended by SIGKILL; " in output
-    study = json.loads((folder / "study.json").read_text())
-    for seed, member in enumerate(study["members"]):
+def test_two_workers_one_killed_give_the_same_numbers(
+    logs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = (*SEEDS, "trainer.max_epochs=12", "--workers", "2")
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "src.train", *words])
+
+    def kill_one() -> None:
+        while not list((logs / "digits/seeds").glob("*/metrics.csv")):
+            time.sleep(0.02)
+        multiprocessing.active_children()[0].kill()
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    call("train", *words)
+    killer.join()
+    assert " was ended by SIGKILL; " in capfd.readouterr().out
+    for seed, member in enumerate(study_file(logs)["members"]):
         assert member["state"] == "finished"
-        assert member["metrics"] == train_as_member(30, seed)
-        meta = json.loads((folder / member["name"] / "meta.json").read_text())
-        assert meta["command"].endswith(f"-m src.train digits {' '.join((*LITTLE, *words))}")
+        assert member["metrics"] == train_as_member(12, seed)
+        meta = json.loads((logs / "digits/seeds" / member["name"] / "meta.json").read_text())
+        assert meta["command"] == f"python -m src.train {' '.join(words)}"
 
 
 @pytest.mark.long

@@ -37,6 +37,13 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], st
     return write
 
 
+@pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search draws nothing, which takes a second; test_best_trial_of_a_search… draws."""
+    monkeypatch.setattr(tune, "plot_search", lambda *_: [])
+    monkeypatch.setattr("src.kindling.analysis.leaderboard_formats._draw_curves", lambda *_: "")
+
+
 def searched(*words: str) -> list[TrialResult]:
     found = call("tune", "digits", *WORDS, *words)
     assert isinstance(found, list)
@@ -289,6 +296,7 @@ def test_best_trial_of_a_search_is_repeatable_from_best_yaml(
     assert again.score == best.value  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_search_draws_repeatably_and_continues(logs: Path, space: Callable[[str], str]) -> None:
     name = space("task.optimizer.lr: {low: 1e-4, high: 1e-1, log: true}")
     short = searched(name, "--trials", "1")
@@ -302,6 +310,7 @@ def test_search_draws_repeatably_and_continues(logs: Path, space: Callable[[str]
     assert len({one.changes["task.optimizer.lr"] for one in other}) == 2
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_grid_search_trains_every_combination(space: Callable[[str], str]) -> None:
     name = space("net: [cnn, mlp]\nnet.hidden: {choices: [[8], [16]], when: {net: mlp}}")
     found = searched(name, "--sampler", "grid")
@@ -319,6 +328,7 @@ def test_grid_search_trains_every_combination(space: Callable[[str], str]) -> No
     assert remedy.endswith("--name tune-mine_2")
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_pruner_stops_a_trial(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], logs: Path
 ) -> None:
@@ -345,6 +355,7 @@ def test_pruners_and_samplers() -> None:
     ]
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_space_of_whole_numbers_and_loss_parameters(
     space: Callable[[str], str],
 ) -> None:
