@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from src.kindling.runs.files import read_json, write_json
+from src.kindling.runs.files import read_json, require_folder, write_json
 from src.kindling.studies.plan import ENDED, Plan, TrialResult
 
 KILLS = 3  # a member is given up when its worker was killed so often
@@ -81,6 +81,7 @@ class TrialQueue:
         """Record the result and release the member; return whether the result counts."""
 
         def record() -> bool:
+            require_folder(self.plan.folder / result.name)  # it holds the record
             with self.locked():
                 counts: bool = self.records()[result.name]["worker"] == self.place
                 if counts:
