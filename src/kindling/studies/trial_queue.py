@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from filelock import BaseFileLock, FileLock, Timeout
 
 from src.kindling.config.errors import InputError
-from src.kindling.runs.files import display_path, read_json, write_json
+from src.kindling.runs.files import display_path, read_json, require_folder, write_json
 from src.kindling.studies.plan import ENDED, Plan, TrialResult
 from src.kindling.studies.waiting import announce
 
@@ -84,6 +84,7 @@ class TrialQueue:
         """Record the result and release the member; return whether the result counts."""
 
         def record() -> bool:
+            require_folder(self.plan.folder / result.name)  # it holds the record
             with self.locked():
                 counts: bool = self.records()[result.name]["worker"] == self.place
                 if counts:

@@ -27,7 +27,7 @@ from filelock import FileLock
 
 import src.kindling.training.fit as train_module
 from src.kindling.config.cores import usable_cores
-from src.kindling.config.errors import InputError
+from src.kindling.config.errors import InputError, TrainingError
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted
 from src.kindling.studies import optuna_queue, trial_queue
@@ -208,6 +208,20 @@ def test_failed_member_is_reported_and_retried_on_request(
     call("train", *SEEDS, "--retry")
     assert "2 members, 1 to run" in capsys.readouterr().out
     assert [member["state"] for member in study_file(logs)["members"]] == ["finished"] * 2
+
+
+def test_deleted_member_ends_the_study_and_is_trained_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = planned("0")
+    member = plan.folder / "seed0"
+    with monkeypatch.context() as patch:
+        patch.setattr(Classification, "on_train_end", lambda _: shutil.rmtree(member))
+        with pytest.raises(TrainingError, match="seed0: deleted or moved during the training"):
+            run(plan)
+    assert not member.exists()
+    (result,) = run(plan)
+    assert result.state == "finished"
 
 
 @KINDS
