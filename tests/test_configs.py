@@ -155,7 +155,7 @@ def test_first_losses_are_pinned(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         ) -> None:
             losses.append(outputs["loss"].item())
 
-    monkeypatch.setattr("src.kindling.training.trainer.progress", lambda *_: ([Record()], False))
+    monkeypatch.setattr("src.kindling.training.trainer.progress", lambda *_: [Record()])
     config = checked(
         name,
         "num_threads=1",
