@@ -13,12 +13,12 @@ import pandas as pd
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from matplotlib.figure import Figure
 
 from src.kindling.analysis import drawing
 from src.kindling.analysis.predictions import Array, eager, spread
 from src.kindling.data.preprocess import net_shape
+from src.kindling.training.layer_trace import Layer
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -28,30 +28,26 @@ if TYPE_CHECKING:
 LAYERS = 12  # of the weights' plot
 
 
-def summarize_layers(task: LightningModule, spec: Spec | None) -> pd.DataFrame:
+def summarize_layers(task: LightningModule, layers: Mapping[str, Layer]) -> pd.DataFrame:
     """List kind, output shape, parameters and FLOPs of each layer for one sample, and the sums.
 
     A multiply-add counts as two FLOPs.
+
+    Args:
+        task: whose layers are listed: those with parameters, and those that return a tensor.
+        layers: what they do, of a `LayerTrace`; empty where the task was not rehearsed.
     """
-    own = task.example_input_array
-    task.example_input_array = example_input(task, spec)
-    with eager(task):
-        summary = ModelSummary(task, max_depth=-1)
-    task.example_input_array = own
-    names = summary.layer_names
-    columns = {
-        "layer": names,
-        "kind": summary.layer_types,
-        "output": [" x ".join(map(str, size[1:])) or "?" for size in summary.out_sizes],
-        "parameters": summary.param_nums,
-        "FLOPs": [sum(summary.flop_counts[name].values()) for name in names],
-    }
-    table = pd.DataFrame(columns)
-    is_container = table["layer"].isin({name.rpartition(".")[0] for name in names})
-    table = table[~is_container & ((table["parameters"] > 0) | (table["output"] != "?"))]
-    sums = table[["parameters", "FLOPs"]].sum()
-    total = pd.DataFrame({"layer": ["all"], "kind": "", "output": "", **sums})
-    return pd.concat([table, total], ignore_index=True)
+    rows = []
+    for name, part in task.named_modules():
+        count = sum(parameter.numel() for parameter in part.parameters())
+        output = layers[name].output if name in layers else None
+        if not any(part.children()) and (count or output):
+            shape = " x ".join(map(str, output or ()))
+            flops = layers[name].flops if name in layers else 0
+            rows.append((name, type(part).__name__, shape, count, flops))
+    total = sum(parameter.numel() for parameter in task.parameters())
+    rows.append(("all", "", "", total, sum(row[-1] for row in rows)))
+    return pd.DataFrame(rows, columns=["layer", "kind", "output", "parameters", "FLOPs"])
 
 
 def example_input(task: LightningModule, spec: Spec | None) -> Any:

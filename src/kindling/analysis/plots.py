@@ -20,6 +20,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Stage
 from src.kindling.runs.run import Run
+from src.kindling.training.layer_trace import Layer
 from src.kindling.training.monitor import Monitor
 from src.kindling.training.stages import has_stage
 from src.kindling.training.trained_run import TrainedRun
@@ -50,6 +51,7 @@ class Plots:
         self.histograms = Histograms()
         self.before: Predictions | None = None
         self.weights: Mapping[str, Array] = {}
+        self.layers: Mapping[str, Layer] = {}  # of the rehearsal
 
     @property
     def callbacks(self) -> list[Callback]:
@@ -143,7 +145,7 @@ class Plots:
         yield "weights", layers.plot_weights(sample_weights(task), self.weights)
         if self.histograms.norms:
             yield "gradients", layers.plot_gradients(self.histograms.norms)
-        table = layers.summarize_layers(task, getattr(data, "spec", None))
+        table = layers.summarize_layers(task, self.layers)
         title = "The net's layers, for one sample; a multiply-add is two FLOPs"
         yield "layers", drawing.draw_table(table, title)
 

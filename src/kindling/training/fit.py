@@ -161,6 +161,7 @@ class Training:
         self.callbacks += callbacks
         if plots:
             self.callbacks[:0] = plots.callbacks
+            plots.layers = trace.layers
         self.checkpoint = next(part for part in self.callbacks if isinstance(part, Checkpoint))
         self._record_start({"init": taken}, resume)
 
@@ -229,7 +230,7 @@ class Training:
             state = read_checkpoint(checkpoint.best)["state_dict"]
             task.load_state_dict(state, strict=task.strict_loading)
         elif trainer.global_step and checkpoint.monitor:
-            reason = self._explain_missing_best(checkpoint.monitor)
+            reason = checkpoint.explain_missing_best(trainer)
             print(f"no best checkpoint: {reason}; the metrics are of the last weights")
         by_stage = {stage: measure(trainer, task, self.data, stage) for stage in stages}
         for metrics in by_stage.values():
@@ -241,13 +242,6 @@ class Training:
         if self.interrupts.received is not None:
             self.interrupts.stop()
         self.ending = {"exit": "finished"}
-
-    def _explain_missing_best(self, monitor: str) -> str:
-        if self.checkpoint.best_score is not None:
-            return f"{display_path(self.checkpoint.best)} was deleted"
-        if monitor in self.trainer.callback_metrics:
-            return f"{monitor} was never a finite number"
-        return "validation never ran"
 
     def draw(self, stage: Stage) -> None:
         """Draw the plots of the best checkpoint."""

@@ -56,6 +56,7 @@ def test_report_of_foreign_run_has_metrics_plots_and_config(pair: list[TrainedRu
     assert "<td>task.hidden_size</td><td>16</td>" in page
     assert "<h2>Data</h2>" not in page  # no spec
     assert "The best val/loss" in page
+    assert re.search(r"lstm +LSTM +24 x 16 +1,344 +58,368", page)  # the layers
 
 
 def test_report_of_foreign_run_has_interval_of_its_score(pair: list[TrainedRun]) -> None:

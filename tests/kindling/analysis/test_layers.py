@@ -14,6 +14,7 @@ from src.kindling.analysis.layers import (
 )
 from src.kindling.analysis.plots import sample_weights
 from src.kindling.data.spec import Spec
+from src.kindling.training.layer_trace import LayerTrace
 from src.tasks.classification import Classification
 from tests.kindling.analysis.test_figures import changed, render, texts
 
@@ -28,7 +29,12 @@ def test_layers_have_shapes_parameters_and_operations() -> None:
         class_counts=(1, 1, 1),
     )
     task = Classification(net, spec)
-    table = summarize_layers(task, spec)
+    trace = LayerTrace()
+    for name, part in task.named_modules():
+        trace._watch(name, part)
+    with trace.counter:
+        task(torch.zeros(1, 1, 4, 4))
+    table = summarize_layers(task, trace.layers)
     assert [tuple(map(str, row)) for row in table.itertuples(index=False)] == [
         ("net.0", "Conv2d", "2 x 4 x 4", f"{2 * 9 + 2}", f"{2 * 16 * 2 * 9}"),
         ("net.1", "ReLU", "2 x 4 x 4", "0", "0"),
@@ -37,8 +43,9 @@ def test_layers_have_shapes_parameters_and_operations() -> None:
         ("all", "", "", "119", "768"),
     ]
     assert list(table) == ["layer", "kind", "output", "parameters", "FLOPs"]
-    assert task.example_input_array is None
-    assert task.training
+    table = summarize_layers(task, {})  # not rehearsed
+    assert table["layer"].tolist() == ["net.0", "net.3", "all"]
+    assert table["output"].tolist() == ["", "", ""]
 
 
 def test_weights_are_drawn_before_and_after() -> None:

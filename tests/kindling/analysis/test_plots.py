@@ -17,6 +17,7 @@ from src.kindling.data.data_module import DataModule
 from src.kindling.runs.files import write
 from src.kindling.runs.run import Run
 from src.kindling.training.build import build_data, build_task
+from src.kindling.training.layer_trace import Layer
 from src.kindling.training.monitor import Monitor
 from src.kindling.training.run_loggers import MetricsFiles, TensorBoard
 from src.kindling.training.warning_filters import quiet
@@ -72,6 +73,7 @@ def trained(
 def test_plots_in_run_and_tensorboard(capsys: pytest.CaptureFixture[str]) -> None:
     pictures, task, data, loggers = trained("digits")
     pictures.graph = True
+    pictures.layers = {"net.head": Layer((10,), 20_480)}
     assert pictures.draw(task, data, "test", MONITOR, loggers) == OF_CLASSES
     loggers[1].close()
     run = pictures.run

@@ -16,6 +16,7 @@ from src.kindling.config.compose import Config, get
 from src.kindling.config.errors import InputError
 from src.kindling.data.spec import Spec
 from src.kindling.runs.checkpoint_file import VERSION, keep_previous
+from src.kindling.runs.files import display_path
 from src.kindling.runs.redact import redacted
 from src.kindling.runs.signals import Interrupts
 from src.kindling.training import epoch_state
@@ -152,6 +153,14 @@ class Checkpoint(lightning.Checkpoint):
         if better and torch.isfinite(score):
             self.best_score = score.detach().clone().cpu()
             self._save(trainer, "best")
+
+    def explain_missing_best(self, trainer: Trainer) -> str:
+        """Why there is no best checkpoint after a training with a monitor."""
+        if self.best_score is not None:
+            return f"{display_path(self.best)} was deleted"
+        if self.monitor in trainer.callback_metrics:
+            return f"{self.monitor} was never a finite number"
+        return "validation never ran"
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         internals.end_restart(trainer)
