@@ -18,6 +18,9 @@ from typing import Any, NoReturn
 from src.kindling.config.errors import InputError, did_you_mean, explain_typo
 from src.kindling.config.habits import translate
 
+# What a shell reports of a process that wrote to a closed pipe: 128 + SIGPIPE.
+CLOSED_PIPE = 141
+
 
 class Parser(argparse.ArgumentParser):
     """argparse, with errors that name the nearest flag, and words and flags in any order.
@@ -87,26 +90,29 @@ def split_words(words: list[str]) -> tuple[str, list[str]]:
 
 def run_command(main: Callable[[list[str]], Any]) -> NoReturn:
     """Call a command's main and end the process; an `InputError` prints its lines."""
-    status = 0
     try:
-        main(sys.argv[1:])
-    except InputError as error:
+        status = _status_of(main)
         sys.stdout.flush()
-        print("\n".join(error.lines), file=sys.stderr)
-        status = error.status
-    except (AttributeError, NameError) as error:
-        if not (line := explain_typo(error)):
+    except BrokenPipeError:
+        if not _drop_closed_outputs():  # another pipe's, such as a worker's
             raise
-        print(line, file=sys.stderr)
-        status = InputError.status
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(bool(end.code))
-    except KeyboardInterrupt:  # where no training looks for it: while torch is loaded, say
-        status = 128 + signal.SIGINT
+        status = CLOSED_PIPE
+    except Exception:
+        atexit.register(_end_quickly, 1)  # after the traceback
+        raise
     if "torch" not in sys.modules:
         sys.exit(status)
-    # The interpreter takes 1.7 s to unload torch and Lightning, after everything is written. What
-    # is registered for the end (workers, other loggers) still runs.
+    _end_quickly(status)
+
+
+def _end_quickly(status: int) -> NoReturn:
+    """End the process without unloading torch and Lightning.
+
+    The interpreter takes 1.7 s for it, after everything is written; and after a traceback, which
+    keeps their objects alive, triton lists them in dozens of lines. What is registered for the end
+    (workers, other loggers) still runs.
+    """
+    atexit.unregister(_end_quickly)
     workers = [child for child in multiprocessing.active_children() if child.daemon]
     # They would outlive the SIGTERM that they get next, see runs/signals.py.
     if workers and hasattr(signal, "SIGCHLD"):
@@ -117,6 +123,41 @@ def run_command(main: Callable[[list[str]], Any]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _status_of(main: Callable[[list[str]], Any]) -> int:
+    """Call a command's main, print the lines of an `InputError`, and return the exit status."""
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        sys.stdout.flush()
+        print("\n".join(error.lines), file=sys.stderr)
+        return error.status
+    except (AttributeError, NameError) as error:
+        if not (line := explain_typo(error)):
+            raise
+        print(line, file=sys.stderr)
+        return InputError.status
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # rich's, which has closed the output
+            return CLOSED_PIPE
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
+    except KeyboardInterrupt:  # where no training looks for it: while torch is loaded, say
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _drop_closed_outputs() -> bool:
+    """Let outputs that nobody reads any more (`| head`) accept and drop what is still written."""
+    closed = []
+    # Unbuffered, only what is written shows it; an empty line on a terminal's stderr would be seen.
+    for stream, line in ((sys.stdout, "\n"), (sys.stderr, "")):
+        try:
+            print(line, end="", file=stream, flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            closed.append(stream)
+    return bool(closed)
 
 
 def _configs_help() -> str:

@@ -121,7 +121,8 @@ def _forget_older_modes(config: Config, order: Sequence[str]) -> None:
     """
     ranks = {origin: rank for rank, origin in enumerate(order)}
     callbacks = config.values.get("callbacks")
-    sections = {f"callbacks.{name}.": part for name, part in (callbacks or {}).items()}
+    parts = callbacks.items() if isinstance(callbacks, dict) else ()
+    sections = {f"callbacks.{name}.": part for name, part in parts}
     for prefix, section in {"": config.values, **sections}.items():
         keys = (f"{prefix}monitor", f"{prefix}mode")
         monitor, mode = (ranks.get(config.origins.get(key, ""), -1) for key in keys)

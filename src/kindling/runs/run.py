@@ -249,7 +249,8 @@ def find_run(name: str | Path) -> Run:
         known = ", ".join(sorted({name.partition("/")[0] for name in names})) or "none"
         of = f" of {config}" if config else ""
         raise InputError(f"{name}: no run yet{of}; there are runs of: {known}")
-    hint = did_you_mean(str(name).removeprefix("logs/"), names)
+    names += sorted({f"{name.partition('/')[0]}/latest" for name in names})
+    hint = did_you_mean(str(name).removeprefix("logs/"), [*names, "latest"] if names else [])
     raise InputError(
         f"{name}: no such run{hint} "
         "(a run is a folder in logs/, a .ckpt file, 'latest' or '<config>/latest')"

@@ -142,6 +142,9 @@ def print_metrics(metrics: dict[str, float]) -> None:
 
     from src.kindling.runs.metric_names import parse_name
 
+    if not metrics:
+        print("metrics: none; neither validation nor test logs one")
+        return
     rows: dict[str, dict[str, str]] = {}
     for name, value in metrics.items():
         stage, metric = parse_name(name)

@@ -41,6 +41,12 @@ COPIED = 1 << 30  # bytes of the largest task that is copied
 FEW = 13
 # Some nets run on a GPU only; such an error of the copy on a CPU is not one of the training.
 OF_DEVICE = re.compile(r"cuda|nvidia|triton|not implemented for", re.IGNORECASE)
+# Errors of Lightning that name the remedy, but are of no class of their own.
+REFUSED = {
+    "Training with multiple optimizers is only supported": "task",
+    "You provided multiple `": "task",  # loaders, and a step without `dataloader_idx`
+    "An invalid dataloader was returned": "data",
+}
 # What Lightning adds to the name of a logged metric.
 ADDED = re.compile(r"(_step|_epoch)?(/dataloader_idx_\d+)?$")
 KEPT = ("accelerator", "precision", "gradient_clip_val", "gradient_clip_algorithm")
@@ -64,6 +70,7 @@ def rehearse(
     Raises:
         InputError: one line. An error in the code of a task or a net is raised as it is.
     """
+    _check_settings(config, data)
     builds_later = is_overridden("configure_model", task) or is_overridden("setup", task)
     trains = builds_later or any(p.requires_grad for p in task.parameters())
     if task.automatic_optimization and not trains:
@@ -81,6 +88,25 @@ def rehearse(
                 errors.append(error)
                 trace = None  # it may have caused the error
     raise errors[0]
+
+
+def _check_settings(config: Config, data: LightningDataModule | None) -> None:
+    """Refuse what ends Lightning's Trainer with an error that does not name the setting.
+
+    Raises:
+        InputError: for the first such setting.
+    """
+    settings = config.values.get("trainer") or {}
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        value, key = settings.get(name), f"trainer.{name}"
+        if isinstance(value, int) and value < 1:
+            problem = f"expected a number of at least 1, got {value}"
+            raise InputError(f"{key}: {problem} ({config.origin(key)})")
+    if (settings.get("overfit_batches") or 0) > 0 and isinstance(data, DataModule):
+        key, size = "trainer.overfit_batches", data.batch_size
+        problem = "Kindling's data have no fixed order; train on few samples instead"
+        remedy = f"data.split=[{2 * size},{size},{size}] trainer.max_epochs=100"
+        raise InputError(f"{key}: {problem}: {remedy} ({config.origin(key)})")
 
 
 class _Logged(Callback):
@@ -143,18 +169,38 @@ def _try(
         except MisconfigurationException as error:
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
         except Exception as error:
-            if isinstance(error, NotImplementedError) or OF_DEVICE.search(str(error)):
+            line = _explain_lightning(error, twin, data)
+            if not line and (
+                isinstance(error, NotImplementedError) or OF_DEVICE.search(str(error))
+            ):
                 return None
-            line = explain(error, parts)
-            if "grad can be implicitly created only for scalar outputs" in str(error):
-                line = "task: the loss is not one number; return its mean (task.loss.reduction)"
-            if line:
+            if line := line or explain(error, parts):
                 raise InputError(line) from error
             raise
         finally:
             if data is not None:
                 data.trainer = None
     return logged.metrics
+
+
+def _explain_lightning(
+    error: Exception, task: LightningModule, data: LightningDataModule | None
+) -> str | None:
+    """The line for what torch and Lightning ask of the code of a task; None for another error."""
+    if "grad can be implicitly created only for scalar outputs" in str(error):
+        return "task: the loss is not one number; return its mean (task.loss.reduction)"
+    if twice := re.search(r"merging hparams: the keys \[(.+)\]", str(error)):
+        names = f"{type(task).__name__} and {type(data).__name__}"
+        problem = f"{names} both save the hyperparameter {twice[1]}, with different values"
+        return f"task: {problem}; call save_hyperparameters(logger=False) in one of them"
+    if "has been removed in v" in str(error):  # a hook of Lightning 1
+        return f"task: {str(error).partition('. To access')[0]}"
+    if "does not require grad and does not have a grad_fn" in str(error):
+        return "task: the loss has no gradient; it was detached, or computed under torch.no_grad"
+    for problem, key in REFUSED.items():
+        if problem in str(error):
+            return f"{key}: {error}"
+    return None
 
 
 def _trainer(config: Config, folder: str, callbacks: list[Callback], count: int | None) -> Trainer:

@@ -241,7 +241,8 @@ class Curves(Callback):
 
     # The rate of the step itself: by a batch's end, its schedule may have moved on.
     def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
-        self.lr = optimizer.param_groups[0]["lr"]
+        for group in optimizer.param_groups[:1]:  # none, if `configure_optimizers` returns None
+            self.lr = group["lr"]
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:
         step = trainer.global_step

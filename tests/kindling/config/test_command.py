@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +63,72 @@ run_command(main)
 """
     done = command("-c", code)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "step 5: the loss is nan\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a closed pipe is another error there")
+@pytest.mark.parametrize(
+    "main",
+    [
+        "print(1)",
+        "print(1, flush=True)",
+        "from rich.console import Console; Console().print(1)",
+        "print(1); raise InputError('key: a mistake')",
+        "raise InputError('key: a mistake')",
+    ],
+)
+def test_output_that_nobody_reads(repository: Path, main: str) -> None:
+    code = f"""
+from src.kindling.config.command import run_command
+from src.kindling.config.errors import InputError
+
+def main(argv):
+    {main}
+
+run_command(main)
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    both = subprocess.STDOUT if main.startswith("raise") else subprocess.PIPE
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=repository, stdout=writer, stderr=both, text=True
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr or "") == (141, "")
+
+
+def test_pipe_of_a_worker(command: Command) -> None:
+    code = """
+from src.kindling.config.command import run_command
+
+def main(argv):
+    raise BrokenPipeError(32, "Broken pipe")
+
+run_command(main)
+"""
+    done = command("-c", code)
+    assert done.returncode == 1
+    assert "BrokenPipeError" in done.stderr
+
+
+def test_traceback_is_the_last_that_is_printed(command: Command) -> None:
+    code = """
+import atexit
+from src.kindling.config.command import run_command
+
+class Library:
+    def __del__(self):
+        print("a library complains of its leaks")
+
+def main(argv):
+    raise ValueError("a mistake in a step")
+
+library = Library()
+atexit.register(print, "a logger ends")
+run_command(main)
+"""
+    done = command("-c", code)
+    assert (done.returncode, done.stdout) == (1, "a logger ends\n")
+    assert done.stderr.endswith("\nValueError: a mistake in a step\n")
 
 
 def test_list_of_commands(command: Command) -> None:
@@ -133,3 +201,16 @@ def test_another_clone_is_told(command: Command, repository: Path) -> None:
     env = {"PYTHONPATH": str(repository)}
     assert command("-m", "src.train", "--help", cwd=inside, env=env).stderr == ""
     assert command("-m", "src.train", "--help", cwd=repository.parent, env=env).stderr == ""
+
+
+def test_command_as_a_word(command: Command) -> None:
+    for words, line in (
+        (
+            ("train", "digits"),
+            "train: not expected after python -m src; write python -m src.train …",
+        ),
+        (("trian",), "trian: not expected after python -m src; did you mean 'train'?"),
+        (("--version",), "--version: not expected after python -m src"),
+    ):
+        done = command("-m", "src", *words)
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{line}\n")

@@ -64,6 +64,40 @@ from tests.conftest import checked, mistakes
                 "(command line)"
             ],
         ),
+        (
+            ["optimizer=adamw"],
+            [
+                "optimizer: no such section; set task.optimizer._target_=torch.optim.AdamW (command line)"
+            ],
+        ),
+        (
+            ["patience=5"],
+            [
+                "patience: no such section; set callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping "
+                "callbacks.stop.patience=5 (command line)"
+            ],
+        ),
+        (
+            ["-b", "32", "--sched", "cosine"],
+            [
+                "-b: no such flag; set data.batch_size=32",
+                "--sched: no such flag; set task.scheduler._target_=torch.optim.lr_scheduler.StepLR "
+                "task.scheduler.step_size=10",
+            ],
+        ),
+        (
+            ["--no-plots", "--seed", "3"],
+            [
+                "--no-plots: no such flag; --no-pictures writes neither plots/ nor report.html",
+                "--seed: no such flag; set seed=3, or --seeds 0,1,2 for several",
+            ],
+        ),
+        (
+            ["callbacks=early_stopping"],
+            [
+                "callbacks: expected named parts, each with its '_target_', got 'early_stopping' (command line)"
+            ],
+        ),
         (["fit"], ["fit: not a config; leave it out: python -m src.train [CONFIG] trains"]),
         (
             ["fit", "--config", "configs/digits.yaml"],
@@ -101,13 +135,15 @@ def test_habit_in_config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_remedies_are_accepted() -> None:
     """Each `key=value` that is recommended can be set."""
-    values = {"imgsz": 64, "img_size": 64, "optimizer": "SGD", "model": "mlp"}
+    values = {"imgsz": 64, "img_size": 64, "model": "mlp", "accelerator": "cpu"}
+    values |= {"optimizer": "SGD", "opt": "adam", "precision": "bf16-mixed"}
     found = set()
     for word in HABITS:
-        for setting in re.findall(r"[\w.]+=[^ ,…]+", translate(word, values.get(word, 1))):
-            if "…" not in setting:
-                found.add(setting)
+        text = translate(f"--{word}", values.get(word, 1))
+        for settings in re.findall(r"(?:[\w.]+=[^ ,…]+ ?)+", text):
+            if "_target_=…" not in text or "_target_" not in settings:
+                found.add(settings.strip())
     assert {"data.size=64", "trainer.max_epochs=1", "net=mlp"} <= found
-    for setting in found - {"trainer=gpu", "name="}:
-        checked("image_folder", setting, "data.root=cards")
+    for settings in found - {"trainer=gpu", "name="}:
+        checked("image_folder", *settings.split(), "data.root=cards")
     checked("digits", "callbacks=null", "logger=null", "trainer.max_epochs=null")

@@ -147,6 +147,9 @@ def test_invalid_flags() -> None:
     assert mistakes("benchmark", "digits", "--rounds", "0") == [
         "--rounds 0 --seconds 60: expected numbers above 0"
     ]
+    assert mistakes("benchmark", "digits", "--json", "/nowhere/speed.json") == [
+        "--json /nowhere/speed.json: its folder does not exist; make it first"
+    ]
     assert mistakes("benchmark", "digits", "--against", "rav")[0].startswith(
         "--against: invalid choice: 'rav'"
     )

@@ -118,6 +118,8 @@ def test_find_missing_run_names_nearest(kept: tuple[Run, Run]) -> None:
         f"digits/{name[:-1]}x: no such run; did you mean 'digits/{name}'? "
         "(a run is a folder in logs/, a .ckpt file, 'latest' or '<config>/latest')"
     ]
+    for word, near in (("lastest", "latest"), ("digits", "digits/latest")):
+        assert lines(word)[0].startswith(f"{word}: no such run; did you mean '{near}'? (a run is")
 
 
 def test_loaded_run_prepares_raw_input_and_predicts(kept: tuple[Run, Run]) -> None:

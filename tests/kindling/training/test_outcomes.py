@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from src.kindling.config.errors import InputError
 from src.kindling.training.callbacks.outcomes import Outcomes, stop_reason
+from src.kindling.training.launch import print_metrics
 from src.kindling.training.rehearsal import rehearse
-from tests.conftest import checked, mistakes, train
+from src.tasks.classification import Classification
+from tests.conftest import as_own_task, checked, mistakes, train
 
 
 class Data(LightningDataModule):
@@ -171,3 +173,135 @@ def test_other_early_ends_say_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert stop_reason(fitted(Data(), stopping, max_epochs=1)) == ""
     assert stop_reason(fitted(Data(), EarlyStopping("val_score", patience=3))) == ""
     assert capsys.readouterr().out == ""
+
+
+class OfLightning1(Task):
+    """A module with a hook that Lightning 2 has no more."""
+
+    def validation_epoch_end(self, outputs: Any) -> None: ...
+
+
+def test_removed_hook_is_named() -> None:
+    with pytest.raises(InputError) as caught:
+        rehearse(checked("digits"), Data(), OfLightning1())
+    assert caught.value.lines == [
+        "task: Support for `validation_epoch_end` has been removed in v2.0.0. `OfLightning1` implements this method. "
+        "You can use the `on_validation_epoch_end` hook instead"
+    ]
+
+
+def test_hyperparameter_of_task_and_data_with_different_values() -> None:
+    task, data = Task(), Data()
+    task.save_hyperparameters({"batch_size": 32})
+    data.save_hyperparameters({"batch_size": 64})
+    with pytest.raises(InputError) as caught:
+        rehearse(checked("digits"), data, task)
+    assert caught.value.lines == [
+        "task: Task and Data both save the hyperparameter 'batch_size', with different values; "
+        "call save_hyperparameters(logger=False) in one of them"
+    ]
+    data.save_hyperparameters({"batch_size": 64}, logger=False)
+    rehearse(checked("digits"), data, task)
+
+
+class Without(Task):
+    """A module whose loss has no gradient, whose step forgets it, or that knows one loader only."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        return {"gradient": loss.detach(), "loss": None}.get(self.what, loss)
+
+
+class Loaders(Data):
+    def val_dataloader(self) -> Any:
+        return [super().val_dataloader()] * 2
+
+
+class NoLoader(Data):
+    def train_dataloader(self) -> Any:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "start"),
+    [
+        (
+            "gradient",
+            Data(),
+            "task: the loss has no gradient; it was detached, or computed under torch.no_grad",
+        ),
+        (
+            "dataloader_idx",
+            Loaders(),
+            "task: You provided multiple `val_dataloader`, but no `dataloader_idx` argument in "
+            "`Without.validation_step()`. Try adding `dataloader_idx=0` to its signature.",
+        ),
+        (
+            "",
+            NoLoader(),
+            "data: An invalid dataloader was returned from `NoLoader.train_dataloader()`. Found None.",
+        ),
+    ],
+)
+def test_mistakes_that_torch_or_lightning_name(task: str, data: Data, start: str) -> None:
+    with pytest.raises(InputError) as caught:
+        rehearse(checked("digits"), data, Without(task))
+    assert caught.value.lines == [start]
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_forgotten_return_of_the_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "task: training_step returned None for each batch of the epoch, so nothing was learned; return the loss\n"
+    for what, printed in (("loss", line), ("", "")):
+        trainer = Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[Outcomes()],
+            max_epochs=2,
+        )
+        trainer.fit(Without(what), datamodule=Data())
+        assert capsys.readouterr().out == printed
+
+
+def test_two_optimizers_of_an_automatic_task() -> None:
+    class Gan(Task):
+        def configure_optimizers(self) -> Any:
+            return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)]
+
+    with pytest.raises(InputError) as caught:
+        rehearse(checked("digits"), Data(), Gan())
+    (line,) = caught.value.lines
+    assert line.startswith("task: Training with multiple optimizers is only supported with manual")
+
+
+def test_no_metrics_are_no_empty_table(capsys: pytest.CaptureFixture[str]) -> None:
+    print_metrics({})
+    assert capsys.readouterr().out == "metrics: none; neither validation nor test logs one\n"
+
+
+def test_module_without_an_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Still(Classification):
+        def configure_optimizers(self) -> None:  # type: ignore[override]
+            return None
+
+    word = as_own_task(Still, monkeypatch)
+    with pytest.warns(UserWarning, match="this fit will run with no optimizer"):
+        assert "test/accuracy" in train("digits", word).metrics
+
+
+def test_early_stopping_of_a_task_on_an_unknown_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(Classification):
+        def configure_callbacks(self) -> list[Any]:
+            return [EarlyStopping("val_los")]
+
+    with pytest.raises(InputError) as caught:
+        train("digits", as_own_task(Stopped, monkeypatch))
+    (line,) = caught.value.lines
+    assert line.startswith("callbacks: Early stopping conditioned on metric `val_los` which is not")

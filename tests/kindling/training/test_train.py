@@ -340,3 +340,26 @@ def test_deleted_best_checkpoint_is_told(
     train("digits")
     line = f"no best checkpoint: {saved[0]} was deleted; the metrics are of the last weights"
     assert line in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        (
+            "trainer.accumulate_grad_batches=0",
+            "trainer.accumulate_grad_batches: expected a number of at least 1, got 0 (command line)",
+        ),
+        (
+            "trainer.check_val_every_n_epoch=0",
+            "trainer.check_val_every_n_epoch: expected a number of at least 1, got 0 (command line)",
+        ),
+        (
+            "trainer.overfit_batches=2",
+            "trainer.overfit_batches: Kindling's data have no fixed order; train on few samples instead: "
+            "data.split=[128,64,64] trainer.max_epochs=100 (command line)",
+        ),
+    ],
+)
+def test_settings_that_lightning_does_not_name(word: str, line: str, logs: Path) -> None:
+    assert mistakes("train", "digits", word) == [line]
+    assert folders(logs) == []

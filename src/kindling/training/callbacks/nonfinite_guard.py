@@ -69,7 +69,8 @@ class NonFiniteGuard(Callback):
         # float16: the scaler skips overflowing steps while it looks for its scale.
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if sums and not scaled and not math.isfinite(torch.stack(sums).sum().item()):
-            self._skip(module, optimizer.param_groups[0]["lr"], parameters)
+            groups = optimizer.param_groups  # none, if `configure_optimizers` returns None
+            self._skip(module, groups[0]["lr"] if groups else 0.0, parameters)
         self.batches, self.loss = [], None
 
     def _skip(self, module: LightningModule, lr: float, parameters: list[Tensor]) -> None:
