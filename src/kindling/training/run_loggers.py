@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,8 @@ class _LazyWriter(SummaryWriter):
 class Curves(Callback):
     """Logs the batch's loss and the learning rate every `trainer.log_every_n_steps` steps.
 
-    A short training has them too: of its first step, and of the last one of each epoch.
+    A short training has them too: of its first step, and of the last one of each epoch. Where an
+    epoch has fewer steps, the interval becomes its length, also for what a task logs in each step.
     Reading a value synchronizes with the device, so it is not done in every step. Under DDP the
     loss is that of rank 0's batch.
     """
@@ -238,6 +240,10 @@ class Curves(Callback):
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         self.logged = trainer.global_step  # the next batch of a resumed step logs nothing
+        if trainer.num_training_batches < math.inf:
+            steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+            every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+            trainer.log_every_n_steps = min(every, max(steps, 1))  # type: ignore[attr-defined]
 
     # The rate of the step itself: by a batch's end, its schedule may have moved on.
     def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:

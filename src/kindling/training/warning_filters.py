@@ -11,7 +11,7 @@ MESSAGES = (
     r".*isinstance\(treespec, LeafSpec\)` is deprecated",
     # Data in memory is loaded fastest by the main process; files have workers by their config.
     r".*does not have many workers which may be a bottleneck",
-    # The values of an epoch are logged whatever the interval is.
+    # The interval is shortened to the epoch, see Curves.
     r".*is smaller than the logging interval Trainer\(log_every_n_steps",
     # The loaders resume within the epoch, which Lightning cannot know.
     r"You're resuming from a checkpoint that ended before the epoch ended",

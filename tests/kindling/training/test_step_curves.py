@@ -11,7 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from src.kindling.training.callbacks import progress
-from tests.conftest import train
+from src.tasks.classification import Classification
+from tests.conftest import as_own_task, train
 
 
 def test_loss_and_lr_every_n_steps() -> None:
@@ -30,6 +31,23 @@ def test_loss_and_lr_every_n_steps() -> None:
     assert [float(row["lr"]) for row in within] == pytest.approx(rates)
     assert all(0.5 < float(row["train/batch_loss"]) < 5 for row in within)
     assert [row["step"] for row in rows if row["val/loss"]] == ["2", "5"]
+
+
+class LogsSteps(Classification):
+    """Logs a value of each step, as Lightning's `self.log` does in `training_step`."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.log("step_loss", loss)
+        return loss
+
+
+def test_values_of_steps_are_logged_in_short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train("digits", as_own_task(LogsSteps, monkeypatch)).run  # epochs of 3 steps
+    for name in ("steps.csv", "metrics.csv"):
+        with (run.path / name).open() as file:
+            rows = [(row["epoch"], row["step"]) for row in csv.DictReader(file) if row["step_loss"]]
+        assert rows == [("1", "2"), ("2", "5")]
 
 
 def test_bar_is_drawn_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
