@@ -148,9 +148,9 @@ class Worker:
         from src.kindling.runs.metric_names import canonical_name
 
         monitor = canonical_name(self.plan.monitor)
-        table = read_metrics(run.path / "metrics.csv").dropna(subset=[monitor])
+        table = read_metrics(run.path).dropna(subset=[monitor])
         for epoch, value in zip(table["epoch"], table[monitor], strict=True):
-            self.queue.retry(functools.partial(trial.report, value, int(epoch) + 1))
+            self.queue.retry(functools.partial(trial.report, value, int(epoch)))
 
     def _train_in_subprocess(self, run: Run, changes: dict[str, Any]) -> None:
         """Train a distributed member: Lightning repeats its command for each process."""

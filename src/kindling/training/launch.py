@@ -109,7 +109,7 @@ def _after_failure(run: Run, error: BaseException, new: bool, keep: bool) -> Non
 def _format_stopped(run: Run) -> str:
     """How to resume; on a terminal that is too narrow, broken before the command and the path."""
     path = shlex.quote(display_path(run.path))
-    width = shutil.get_terminal_size((sys.maxsize, 0)).columns
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     command = f"python -m src.train --resume {path}"
     if len(command) > width:
         command = command.replace(path, f"\\\n{path}")

@@ -116,6 +116,6 @@ def test_own_metrics_are_drawn(tmp_path: Path) -> None:
 def test_epochs_count_from_one(first: int, tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text(f"epoch,step,val/loss\n{first},4,2.0\n{first},9,1.5\n{first + 1},19,1.0\n")
-    table = read_metrics(path)
+    table = read_metrics(tmp_path)
     assert table["epoch"].tolist() == [1, 1, 2]
     assert table["at"].tolist() == [0.5, 1, 2]

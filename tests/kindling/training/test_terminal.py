@@ -201,7 +201,9 @@ def test_command_to_resume_is_broken_before_a_long_path(monkeypatch: pytest.Monk
     run = Run(ROOT / "logs" / "a_config_with_a_rather_long_name" / "2026-11-29_08-00-00")
     path = "logs/a_config_with_a_rather_long_name/2026-11-29_08-00-00"
     command = "python -m src.train --resume"
+    assert _format_stopped(run) == f"stopped; to resume: {command} {path}"  # in a pipe
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert _format_stopped(run) == f"stopped; to resume:\n{command} \\\n{path}"
     monkeypatch.delenv("COLUMNS")
     assert _format_stopped(run) == f"stopped; to resume: {command} {path}"  # in a pipe
