@@ -149,6 +149,8 @@ def load_rows(
             names = [name for name in file.read_header() if name and name not in ignored]
             encode_frame(pd.DataFrame(columns=names), spec.columns, notes)  # refuses a bad header
             for frame in file.read_frames(features, categories):
+                if frame.empty:
+                    raise InputError(f"{path}: a header and no rows; add rows below it")
                 x, row = encode_frame(frame, spec.columns), int(frame.index[0]) + 1
                 for name, (count, example) in unseen_in(frame, x, spec.columns).items():
                     unseen[name] = unseen.get(name, (0, ""))[0] + count, example

@@ -649,3 +649,35 @@ def test_gray_jpeg_reduced_scale() -> None:
     with Image.open(buffer) as image:
         image.draft("L", (128, 128))
         assert image.size == (128, 128)
+
+
+def test_link_to_a_folder_above_is_not_followed(cards: Path) -> None:
+    (cards / "bright" / "loop").symlink_to(".")
+    (cards / "bright" / "top").symlink_to(cards)
+    data = ready(cards)
+    assert sum(map(len, data.indices.values())) == 40
+    assert any("2 files left out (2 link to a folder above)" in note for note in data.notes)
+
+
+def test_class_folder_of_a_format_that_is_not_read(cards: Path) -> None:
+    for i in range(3):
+        write(cards / "moving" / f"{i}.gif")
+    assert lines(cards) == [
+        f"class folders without images: {cards / 'moving'} (with .gif files, which are not read); "
+        "convert them, or remove the folder"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["transparency", "float"])
+def test_images_that_are_read_as_black(tmp_path: Path, kind: str) -> None:
+    random = np.random.default_rng(0)
+    for i in range(20):
+        pixels = random.random((16, 16)).astype(np.float32)
+        image = Image.fromarray(pixels)
+        if kind == "transparency":
+            image = Image.new("RGBA", (16, 16))
+            image.putalpha(Image.fromarray((255 * pixels).astype(np.uint8)))
+        folder = tmp_path / "cards" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{i}.{'png' if kind == 'transparency' else 'tif'}")
+    assert "all images are black once read" in lines(tmp_path / "cards")[0]

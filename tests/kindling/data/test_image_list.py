@@ -271,3 +271,10 @@ def test_regression_from_list_in_every_command(
     call("export", "latest")
     assert "verified" in capsys.readouterr().out
     assert (run.path / "export" / "model.onnx").exists()
+
+
+def test_split_in_another_case_is_not_passed_over(cards: Path, tmp_path: Path) -> None:
+    rows = [f"dark ü/{i}.png,dark,train" for i in range(20)]
+    rows += [f"bright/{i}.jpg,bright,test" for i in range(20)]
+    notes = ready(cards, files=listed(tmp_path, "path,label,Split", rows)).notes
+    assert "Split: is not used; rename it 'split' to take the splits from it" in notes

@@ -982,3 +982,22 @@ def test_train_and_predict_several_targets(folder: Path) -> None:
     likely = frame.filter(like="probability_").to_numpy() >= 0.5
     names = np.array(["old", "red", "round"])
     assert frame["prediction"].tolist() == [";".join(names[row]) for row in likely]
+
+
+@pytest.mark.parametrize("number", ["1 100 0{:02}", "1\u202f1{:02}", "1.1{:02},5", "1.100.0{:02}"])
+@pytest.mark.parametrize("decimal", ["point", "comma"])
+def test_marks_between_thousands(number: str, decimal: str) -> None:
+    area = column("area", lambda i: number.format(i) if i % 3 else i)
+    content = text(SIZE, area, KIND, between=";")
+    [line] = refused(content, "kind", separator=";", decimal=decimal)
+    assert "columns with numbers with marks between thousands: area (the first" in line
+    assert "data.categories=[area]" in line
+
+
+def test_column_of_splits_in_a_table() -> None:
+    splits = column("split", lambda i: ("train", "val", "test")[i % 3])
+    notes = ready(text(SIZE, splits, PRICE)).notes
+    assert (
+        "split: holds names of splits, which a table does not take from a column, and is a feature; "
+        "drop it: data.drop=[split]"
+    ) in notes

@@ -439,6 +439,10 @@ def test_unfit_table_leaves_no_file(
     assert mistakes("predict", "latest", str(path), "--out", str(out)) == [
         f"{path}: the table lacks 1 of the 4 columns of the training data: rooms; did you mean 'room'?"
     ]
+    path.write_text(NEW.splitlines()[0] + "\n")
+    assert mistakes("predict", "latest", str(path), "--out", str(out)) == [
+        f"{path}: a header and no rows; add rows below it"
+    ]
     monkeypatch.setattr(read_table, "CELLS", 1)
     out.write_text("old")
     lines = NEW.splitlines()

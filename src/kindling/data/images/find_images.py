@@ -28,7 +28,13 @@ def list_images(folder: Path) -> tuple[list[str], LeftOut]:
     """The images in a folder, at any depth, relative to it; and its other files, by the reason."""
     names = list[str]()
     left_out: LeftOut = {}
-    for parent, _, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        above = os.path.join(os.path.realpath(parent), "")
+        for name in folders[:]:  # a link to a folder above would repeat its images without end
+            link = os.path.join(parent, name)
+            if os.path.islink(link) and above.startswith(os.path.join(os.path.realpath(link), "")):
+                folders.remove(name)
+                left_out.setdefault("link to a folder above", []).append(name)
         inside = os.path.relpath(parent, folder)
         for file in files:
             name = file if inside == os.curdir else os.path.join(inside, file)
@@ -114,7 +120,12 @@ def index_folder(root: Path, names: Sequence[str], left_out: LeftOut) -> Mapping
     folders = sorted(root.glob("[!.]*/[!.]*/" if staged else "[!.]*/"))
     if empty := [str(folder) for folder in folders if folder not in used]:
         problem = f"class folders without images: {join_names(empty)}"
-        raise InputError(f"{problem}; add some, or remove the folder")
+        files = [root / file for names in left_out.values() for file in names]
+        unread = {file.suffix.lower() for file in files if {*map(str, file.parents)} & {*empty}}
+        unread -= {""}
+        hint = f" (with {join_names(sorted(unread))} files, which are not read)" if unread else ""
+        remedy = "convert them" if unread else "add some"
+        raise InputError(f"{problem}{hint}; {remedy}, or remove the folder")
     return {
         "path": [os.path.join(*row) for row in rows],
         "label": [row[depth - 1] for row in rows],

@@ -41,6 +41,9 @@ def read_list(
     _check_columns(file, header, columns)
     others = [name for names in columns.values() for name in names]
     split = "split" if "split" in header and "split" not in others else None
+    for name in header:
+        if split is None and name.lower() == "split" and name not in others:
+            notes.append(f"{name}: is not used; rename it 'split' to take the splits from it")
     names = list(dict.fromkeys([path, *filter(None, [split]), *others]))
     frame = file.read(names, {path, split or path, *text})
     frame["path"] = frame[path].fillna("")

@@ -76,6 +76,12 @@ def image_statistics(images: Any, train: Tensor, seconds: float = 0.0) -> Moment
         return np.array(mean_and_std(images, sample))
 
     mean, std = load_or_compute("statistics", key, compute)
+    if np.allclose(mean, 0):
+        raise InputError(
+            f"{images.paths.root}: all images are black once read as {images.channels} x 8 bits "
+            f"(such as {images.paths[int(sample[0])]}): transparency is dropped, and numbers of 16 "
+            "or 32 bits are divided by 257; save them as gray or RGB of 8 bits (data.root)"
+        )
     return tuple(mean.tolist()), tuple(std.tolist())
 
 

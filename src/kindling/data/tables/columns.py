@@ -20,6 +20,10 @@ from src.kindling.data.tables.read import TableFile
 COMMA = r"-?\d+,\d+|-?\d{1,3}(,\d{3})+(\.\d+)?"
 SIGN = r"[$€£¥₹%]"
 WITH_SIGN = rf"[-+]?{SIGN} ?[-+]?\d[\d.,]*|[-+]?\d[\d.,]* ?{SIGN}"
+GROUPED = (  # 4.090,50 and 4 090,50
+    r"[-+]?\d{1,3}(\.\d{3})+,\d+|[-+]?\d{1,3}(\.\d{3}){2,}"
+    r"|[-+]?\d{1,3}([ \xa0\u202f']\d{3})+([.,]\d+)?"
+)
 LARGEST = float(np.finfo(np.float32).max)
 # Whole numbers are classes when at most so many differ, each in at least so many rows on average.
 MAX_CLASSES, MIN_ROWS_PER_CLASS = 20, 5
@@ -52,6 +56,11 @@ PROBLEMS = {
         "add data.decimal=comma, or remove the commas",
         "add data.decimal=comma, or remove the commas",
     ),
+    "grouped": (
+        "numbers with marks between thousands",
+        "remove the marks (4 090,50 is 4090,50), read as text ({text}), or drop ({drop})",
+        "remove the marks: 4.090,50 and 4 090,50 are 4090,50, with data.decimal=comma",
+    ),
     "signs": (
         "numbers with a currency or percent sign",
         "remove the signs, read as text ({text}), or drop ({drop})",
@@ -59,7 +68,7 @@ PROBLEMS = {
     ),
 }
 # What a column of classes or categories may have.
-OF_TEXT = ("dates", "mixed", "commas", "signs")
+OF_TEXT = ("dates", "mixed", "commas", "grouped", "signs")
 
 
 def find_problem(column: pd.Series[Any], decimal: str) -> tuple[str, str]:
@@ -87,6 +96,9 @@ def _find_problem_of_texts(column: pd.Series[Any], decimal: str) -> tuple[str, s
     if any(parse_dates(some, dayfirst).notna().mean() > 0.5 for dayfirst in (True, False)):
         return "dates", ""
     texts = find_texts(column, decimal)
+    grouped = column.str.fullmatch(GROUPED, na=False)
+    if grouped.any() and not (texts & ~grouped & ~column.str.fullmatch(COMMA, na=False)).any():
+        return "grouped", f"the first {locate(column, grouped)}"
     if 0 < 2 * texts.sum() <= len(values):
         numbers = len(values) - texts.sum()
         detail = f"{numbers:,} numbers and {texts.sum():,} texts, the first"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from src.kindling.config.errors import InputError, did_you_mean, join_names
 from src.kindling.data.data_module import DataModule
+from src.kindling.data.images.find_images import SPLITS
 from src.kindling.data.samples import Samples
 from src.kindling.data.spec import Column, Spec
 from src.kindling.data.statistics import mean_and_std, of_target
@@ -108,6 +109,14 @@ class Table(DataModule):
         split_by = self.group_column, self.time, self.dayfirst
         split_fields = read_split_columns(self.file, frame, *split_by, self.notes)
         features = self._drop_identifiers(frame, features)
+        for name in features:
+            found = {str(value).strip().lower() for value in frame[name].unique()[:10]}
+            if len(found) > 1 and found <= SPLITS.keys():
+                drop = format_override("data.drop", [*self.drop, name])
+                problem = (
+                    f"{name}: holds names of splits, which a table does not take from a column"
+                )
+                self.notes.append(f"{problem}, and is a feature; drop it: {drop}")
         self.kinds = {name: kind_of(frame[name]) for name in features}
         self.texts = {name: frame[name] for name in features if self.kinds[name] == "category"}
         x = np.empty((len(frame), len(features)), dtype=np.float32)
