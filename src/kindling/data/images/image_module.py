@@ -42,9 +42,9 @@ class ImageModule(DataModule):
         base: see DataModule.
     """
 
-    cache = "none"
+    cache = "none"  # ImageFolder has options for these two
     normalize = "train"
-    faster_reading = "save smaller copies"
+    faster_reading = "save smaller copies"  # the remedy in the estimate of reading times
 
     def __init__(
         self,

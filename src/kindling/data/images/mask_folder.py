@@ -133,8 +133,10 @@ def match(root: Path, left_out: LeftOut) -> tuple[Paths, Paths]:
     lines: list[str] = []
     images = _files_by_stem(root / "images", EXTENSIONS, lines, left_out)
     masks = _files_by_stem(root / "masks", MASK_EXTENSIONS, lines, left_out)
+    if lines:
+        raise InputError(lines)
     pairs = [("images", images, "masks", masks), ("masks", masks, "images", images)]
-    for name, files, other, others in [] if lines else pairs:
+    for name, files, other, others in pairs:
         if unmatched := [files[stem] for stem in sorted(files.keys() - others)]:
             lines.append(
                 f"{root / name}: {len(unmatched):,} of {len(files):,} files have none of the same "

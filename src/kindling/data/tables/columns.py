@@ -21,7 +21,7 @@ LARGEST = float(np.finfo(np.float32).max)
 
 # What a column has, the remedy for features, and the remedy for a target.
 PROBLEMS = {
-    "empty": ("no value", "drop them: {drop}", "fill it in"),
+    "missing": ("no value", "drop them: {drop}", "fill it in"),
     "other": ("neither numbers nor text", "drop them: {drop}", "use another column"),
     "constant": ("only one value", "drop them: {drop}", "at least two different values are needed"),
     "infinite": (
@@ -29,7 +29,7 @@ PROBLEMS = {
         "fix the file (an empty cell is a missing value)",
         "fix or remove these rows",
     ),
-    "dates": (
+    "date": (
         "dates",
         "drop them ({drop}), split by one (data.time={first}), or convert to numbers such as years",
         "convert them to numbers, such as days",
@@ -51,14 +51,14 @@ PROBLEMS = {
     ),
 }
 # What a column of classes or categories may have.
-OF_TEXT = ("dates", "mixed", "commas", "signs")
+OF_TEXT = ("date", "mixed", "commas", "signs")
 
 
 def find_problem(column: pd.Series[Any], decimal: str) -> tuple[str, str]:
     """A key of PROBLEMS, empty for a good column, and a detail for the message."""
     kind = kind_of(column)
     if kind in ("missing", "date"):
-        return {"missing": "empty", "date": "dates"}[kind], ""
+        return kind, ""
     values = column.dropna()
     if kind == "other":
         return "other", repr(str(values.iloc[0])[:40])
@@ -77,7 +77,7 @@ def _find_problem_of_texts(column: pd.Series[Any], decimal: str) -> tuple[str, s
     values = column.dropna()
     some = values.unique()[:1000]
     if any(parse_dates(some, dayfirst).notna().mean() > 0.5 for dayfirst in (True, False)):
-        return "dates", ""
+        return "date", ""
     texts = find_texts(column, decimal)
     if 0 < 2 * texts.sum() <= len(values):
         numbers = len(values) - texts.sum()
