@@ -34,13 +34,13 @@ class SplitBy:
 
     @property
     def columns(self) -> dict[str, list[str]]:
-        """The column by each of the two keys; none where it is not set."""
+        """The column that each of the two keys gives, if any."""
         options = {"data.group_column": self.group_column, "data.time": self.time}
         return {key: [name] if name else [] for key, name in options.items()}
 
     @property
     def names(self) -> list[str]:
-        return [name for names in self.columns.values() for name in names]
+        return [name for name in (self.group_column, self.time) if name]
 
     def read(self, file: TableFile, frame: pd.DataFrame, notes: list[str]) -> dict[str, Any]:
         """The fields `groups` and `time` of `Samples`, as far as there are such columns."""
@@ -56,27 +56,26 @@ class SplitBy:
         return fields
 
     def search(self, paths: Iterable[str]) -> dict[str, list[str]]:
-        """Columns for `read` from paths, in which the options are regular expressions.
+        """The column for `read` from paths, by the option as a regular expression.
 
         A value is the first group of the expression in parentheses, or else the full match.
         """
+        pattern = self.group_column or self.time
+        if not pattern:
+            return {}
+        key = "data.time" if self.time else "data.group_column"
         remedy = r"give a regular expression such as '(patient\d+)', or a column of data.files"
-        found = {}
-        for key, pattern in (("data.group_column", self.group_column), ("data.time", self.time)):
-            if not pattern:
-                continue
-            try:
-                compiled = re.compile(pattern)
-            except re.error as error:
-                raise InputError(f"{key}: {pattern!r}: {error}; {remedy}") from None
-            matches = {path: compiled.search(Path(path).as_posix()) for path in paths}
-            if missing := [path for path, match in matches.items() if not match]:
-                count = f"{len(missing):,} of {len(matches):,} paths"
-                problem = f"{pattern!r} is not found in {count} ({join_names(missing, most=3)})"
-                raise InputError(f"{key}: {problem}; {remedy}")
-            number = 1 if compiled.groups else 0
-            found[pattern] = [match[number] for match in matches.values() if match]
-        return found
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"{key}: {pattern!r}: {error}; {remedy}") from None
+        matches = {path: compiled.search(Path(path).as_posix()) for path in paths}
+        if missing := [path for path, match in matches.items() if not match]:
+            count = f"{len(missing):,} of {len(matches):,} paths"
+            problem = f"{pattern!r} is not found in {count} ({join_names(missing, most=3)})"
+            raise InputError(f"{key}: {problem}; {remedy}")
+        number = 1 if compiled.groups else 0
+        return {pattern: [match[number] for match in matches.values() if match]}
 
 
 def _read_times(
