@@ -28,7 +28,7 @@ from src.kindling.data.preprocess import InputStats
 from src.kindling.data.samples import STAGES, Samples, Stage
 from src.kindling.data.spec import Spec
 from src.kindling.data.split import check_classes, describe_classes, fold_samples, split_samples
-from src.kindling.data.statistics import describe_samples, mean_and_std
+from src.kindling.data.statistics import Moments, describe_samples, mean_and_std
 
 DATA = ROOT / "data"
 
@@ -109,9 +109,7 @@ class DataModule(LightningDataModule):
         seed = self.seed if stage == "train" else None
         return BatchDataset(samples, self.transforms[stage], seed)
 
-    def statistics(
-        self, samples: Samples, train: Tensor
-    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def statistics(self, samples: Samples, train: Tensor) -> Moments:
         """Mean and standard deviation of each channel or feature over the training samples."""
         x = samples.x
         if isinstance(x, Tensor) and x.ndim == 3:  # sequences (N, T, F): of each feature
@@ -171,9 +169,7 @@ class DataModule(LightningDataModule):
     def choose_workers(self, one_by_one: bool) -> int:
         """Limit the workers to the cores that threads leave: their number changes results.
 
-        Args:
-            one_by_one: whether samples are read or transformed one by one, which `auto` gives
-                workers for.
+        `auto` starts some if samples are read or transformed one by one.
         """
         cores = usable_cores()
         most = max(1, cores // self.num_threads)

@@ -59,10 +59,10 @@ def unfit(mask: Image.Image, size: tuple[int, int], resize_mode: str) -> Image.I
     return mask.resize(size, nearest, box=box)
 
 
-def over(image: Image.Image, mask: Image.Image, share: float = 0.5) -> Image.Image:
+def over(image: Image.Image, mask: Image.Image) -> Image.Image:
     """Blend a mask over an image; the first class, mostly the background, and VOID stay clear."""
     numbers = np.asarray(mask.resize(image.size, Image.Resampling.NEAREST))
-    return Image.fromarray(blend(np.asarray(image.convert("RGB")), numbers, share))
+    return Image.fromarray(blend(np.asarray(image.convert("RGB")), numbers))
 
 
 def blend(image: Any, mask: Any, share: float = 0.5) -> Any:

@@ -21,14 +21,7 @@ def describe_samples(
     target_shape: tuple[int, ...],
     moments: Moments,
 ) -> Spec:
-    """Make the spec of samples without categories.
-
-    Args:
-        samples: the source.
-        train: the numbers of the training samples, `(N,)`.
-        in_shape, target_shape: of one sample as the loaders give it.
-        moments: mean and standard deviation of each channel or feature.
-    """
+    """Make the spec of samples without categories; shapes are of one sample in a batch."""
     kinds: tuple[Literal["table", "sequence", "image"], ...] = ("table", "sequence", "image")
     kind = kinds[min(len(in_shape), 3) - 1]
     mean, std = moments

@@ -138,7 +138,7 @@ def load_rows(
     table, ignored = TableFile(""), [spec.target, *spec.targets]
     if isinstance(data, Table):
         table = data.file
-        ignored += [*data.targets, data.group_column or "", data.time or "", *data.drop]
+        ignored += [*data.targets, *data.split_by.names, *data.drop]
     features = [column.name for column in spec.columns]
     categories = [column.name for column in spec.columns if column.kind == "category"]
     unseen: dict[str, tuple[int, str]] = {}

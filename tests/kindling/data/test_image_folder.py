@@ -373,7 +373,7 @@ def test_all_unreadable_images_at_once(cards: Path, monkeypatch: pytest.MonkeyPa
         decoded.append(path)
         return decode(path, *options)
 
-    monkeypatch.setattr("src.kindling.data.images.unreadable.decode", count)
+    monkeypatch.setattr("src.kindling.data.images.image_data.decode", count)
     with pytest.raises(InputError) as caught:
         ImageFolder(str(cards)).setup()
     assert [line.partition(": ")[0] for line in caught.value.lines] == [
@@ -381,11 +381,12 @@ def test_all_unreadable_images_at_once(cards: Path, monkeypatch: pytest.MonkeyPa
     ]
     assert all(line.endswith(REMEDY) for line in caught.value.lines)
     assert len(decoded) == 5  # and the BMP, whose end says nothing
-    monkeypatch.setattr("src.kindling.data.images.unreadable.LISTED", 1)
+    ImageFolder(str(cards), on_error="skip", error_limit=0.5).setup()
+    for i in range(20):
+        (cards / "bright" / f"{i}.jpg").write_bytes(b"")
     with pytest.raises(InputError) as caught:
         ImageFolder(str(cards)).setup()
-    assert caught.value.lines[1:] == ["and 3 more unreadable images"]
-    ImageFolder(str(cards), on_error="skip", error_limit=0.5).setup()
+    assert caught.value.lines[20:] == ["and 1 more unreadable images"]
 
 
 def test_vanished_file_is_named(cards: Path) -> None:
@@ -539,7 +540,7 @@ def test_statistics_are_cached(cards: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("src.kindling.data.images.reading_time.mean_and_std", forbidden)
+    monkeypatch.setattr("src.kindling.data.images.image_module.mean_and_std", forbidden)
     assert ready(cards).spec.mean == data.spec.mean
     trained = cards / data.samples.name(int(data.indices["train"][0]))
     write(trained, 0, (40, 40))

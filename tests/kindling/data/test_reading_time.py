@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from src.kindling.data.images import image_data, reading_time
+from src.kindling.data.images import image_data, image_module
 from src.kindling.data.images.image_folder import ImageFolder
 from src.kindling.data.images.mask_folder import MaskFolder
 
@@ -42,7 +42,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(image_data, "decode", note)
     ticks = count()
     clock = SimpleNamespace(perf_counter=lambda: next(ticks) / 2)
-    monkeypatch.setattr(reading_time, "time", clock)
+    monkeypatch.setattr(image_module, "time", clock)
     return read
 
 
@@ -55,7 +55,7 @@ def test_slow_images_are_announced_before_most_are_read(
         lines.append(line)
         read_before.append(len(reads))
 
-    monkeypatch.setattr(reading_time, "print", note, raising=False)
+    monkeypatch.setattr(image_module, "print", note, raising=False)
     data = ImageFolder(str(folder), batch_size=16, num_workers=0)
     data.setup()
     assert lines == [
@@ -95,4 +95,4 @@ def test_images_with_masks_are_announced(
     ("seconds", "expected"), [(4.21, "4.2 s"), (35, "35 s"), (700, "12 min"), (9000, "2.5 h")]
 )
 def test_estimates_have_two_digits(seconds: float, expected: str) -> None:
-    assert reading_time.format_seconds(seconds) == expected
+    assert image_module.format_seconds(seconds) == expected

@@ -257,23 +257,15 @@ def test_old_config_keys() -> None:
 
 def test_group_split() -> None:
     patient = column("patient", lambda i: f"p{i % 23}", rows=300)
-    data = ready(
-        text(
-            patient, column("size", lambda i: i % 31, 300), column("price", lambda i: i * 1.5, 300)
-        ),
-        group_column="patient",
-    )
+    size, price = column("size", lambda i: i % 31, 300), column("price", lambda i: i * 1.5, 300)
+    content = text(patient, size, price)
+    data = ready(content, group_column="patient")
     assert data.samples.columns == ("size",)
     groups = [set((data.indices[stage] % 23).tolist()) for stage in STAGES]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 23
     assert [len(data.indices[stage]) for stage in STAGES] == pytest.approx([210, 45, 45], abs=14)
     assert "split: by patient, 23 groups, none in two splits" in data.notes
-    again = ready(
-        text(
-            patient, column("size", lambda i: i % 31, 300), column("price", lambda i: i * 1.5, 300)
-        ),
-        group_column="patient",
-    )
+    again = ready(content, group_column="patient")
     assert again.split_hash() == data.split_hash()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -49,11 +48,7 @@ def list_images(folder: Path) -> tuple[list[str], LeftOut]:
 
 
 def refuse_unsupported(folder: Path, left_out: LeftOut, remedy: str) -> None:
-    """Refuse images of formats for which a package is missing.
-
-    Raises:
-        InputError: naming the format, the files and the package.
-    """
+    """Refuse images of formats for which a package is missing."""
     lines = []
     for extension in sorted(left_out.keys() & UNSUPPORTED.keys()):
         files = join_names(sorted(left_out[extension]), most=3)
@@ -70,11 +65,7 @@ def format_left_out(left_out: LeftOut) -> str:
 
 
 def are_split_folders(root: Path, names: Iterable[str]) -> bool:
-    """Whether a root's folders are the splits of a data set, and not its classes.
-
-    Raises:
-        InputError: when only some are, none is for training, or two are the same split.
-    """
+    """Whether a root's folders are splits, and not classes; refuse a mixture."""
     names = sorted(set(names))
     splits = [name for name in names if name.lower() in SPLITS]
     others = [name for name in names if name.lower() not in SPLITS]
@@ -99,12 +90,7 @@ def index_folder(root: Path, names: Sequence[str], left_out: LeftOut) -> Mapping
     """The images in class folders: `path` relative to the root, `label` and `split` (or "").
 
     Args:
-        root: the folder.
-        names: its images.
-        left_out: receives those that are in no class folder.
-
-    Raises:
-        InputError: when there are none, or a class folder is empty.
+        names: the root's images; `left_out` receives those that are in no class folder.
     """
     staged = are_split_folders(root, [folder.name for folder in root.glob("[!.]*/")])
     depth = 2 if staged else 1
@@ -143,33 +129,4 @@ def official_splits(names: Iterable[str]) -> dict[Stage, Tensor]:
     found = {stage: index for stage, index in found.items() if len(index)}
     if len(found) < len(STAGES):
         found.pop("train", None)
-    return found
-
-
-def search_paths(
-    paths: Iterable[str], group_column: str | None, time: str | None
-) -> dict[str, list[str]]:
-    """What `data.group_column` and `data.time` find in each path, by their regular expressions.
-
-    This is the first group of an expression in parentheses, or else all of the match.
-
-    Raises:
-        InputError: when one is no regular expression, or finds nothing in a path.
-    """
-    remedy = r"give a regular expression such as '(patient\d+)', or a column of data.files"
-    found = {}
-    for key, pattern in (("data.group_column", group_column), ("data.time", time)):
-        if pattern is None:
-            continue
-        try:
-            compiled = re.compile(pattern)
-        except re.error as error:
-            raise InputError(f"{key}: {pattern!r}: {error}; {remedy}") from None
-        matches = {path: compiled.search(Path(path).as_posix()) for path in paths}
-        if missing := [path for path, match in matches.items() if not match]:
-            count = f"{len(missing):,} of {len(matches):,} paths"
-            problem = f"{pattern!r} is not found in {count} ({join_names(missing, most=3)})"
-            raise InputError(f"{key}: {problem}; {remedy}")
-        number = 1 if compiled.groups else 0
-        found[pattern] = [match[number] for match in matches.values() if match]
     return found

@@ -9,6 +9,7 @@ import shutil
 import struct
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,11 +25,12 @@ from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.data_module import DATA
 from src.kindling.data.images.decode import ResizeMode, decode, make_square
-from src.kindling.data.loader import Loader, as_it_is
+from src.kindling.data.loader import make_loader
 from src.kindling.data.samples import Samples, take
 from src.kindling.runs.files import read_json, write_json
 
 HEADERS = 1000  # of a folder's files: enough to be sure, and quick for a folder of any size
+ENDS = (b"\xff\xd9", b"IEND\xaeB`\x82")  # of a complete JPEG and a complete PNG
 CHUNK_BYTES = 64 << 20  # packed at most between two saves of the progress
 
 
@@ -162,6 +164,41 @@ def inspect_headers(paths: Paths) -> tuple[int, int]:
     return (1 if modes == {"L"} else 3), int(size)
 
 
+def inspect_files(inspect: Callable[[int], Any], count: int, things: str, most: int) -> list[Any]:
+    """Inspect files by number, in threads; a text instead of a result is an error's line."""
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        found = list(pool.map(inspect, range(count)))
+    lines = [line for line in found if isinstance(line, str)]
+    if len(lines) > most:
+        lines[most:] = [f"and {len(lines) - most:,} more {things}"]
+    if lines:
+        raise InputError(lines)
+    return found
+
+
+def check_readable(images: ImageFiles) -> None:
+    """Check the header and end of each file, and decode where these are not enough; cached."""
+
+    def find_problem(i: int) -> str | None:
+        path = images.paths.path(i)
+        with suppress(Exception), Image.open(path) as image, open(path, "rb") as file:
+            file.seek(-max(map(len, ENDS)), os.SEEK_END)
+            width, height = image.size
+            if file.read().endswith(ENDS) and width * height <= images.max_pixels:
+                return None
+        try:
+            decode(path, images.channels, images.max_pixels, images.size)
+        except InputError as error:
+            return str(error)
+        return None
+
+    def check() -> Any:
+        inspect_files(find_problem, len(images), "unreadable images", most=20)
+        return np.zeros(0)
+
+    load_or_compute("readable", images.paths.fingerprint(images.max_pixels), check)
+
+
 def keep_own_size(samples: Samples, transforms: nn.Sequential | None) -> Samples:
     """Samples whose images and masks keep their own size, if a transform crops or resizes them."""
     names = [type(transform).__name__ for transform in transforms or ()]
@@ -236,8 +273,7 @@ def _write_pack(images: ImageFiles, path: Path, bytes_per_image: int) -> None:
     size = max(1, min(256, CHUNK_BYTES // bytes_per_image))
     chunks = torch.split(torch.arange(done, len(images)), size)
     dataset: Any = images  # which gives a batch for an index tensor
-    workers = usable_cores()
-    loader = Loader(dataset, None, sampler=chunks, num_workers=workers, collate_fn=as_it_is)
+    loader = make_loader(dataset, chunks, usable_cores())
     with unfinished.open("r+b" if done else "wb") as file:
         file.truncate(done * bytes_per_image)
         file.seek(0, os.SEEK_END)

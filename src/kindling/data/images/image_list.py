@@ -11,6 +11,7 @@ from src.kindling.config.errors import InputError, did_you_mean, join_names
 from src.kindling.data.images.decode import EXTENSIONS, UNSUPPORTED, explain_unsupported
 from src.kindling.data.images.find_images import SPLITS
 from src.kindling.data.samples import STAGES
+from src.kindling.data.tables.columns import find_unknown_names
 from src.kindling.data.tables.read import TableFile
 
 MOST_LINES = 5  # of problems with rows
@@ -26,28 +27,23 @@ def read_list(
     """Read a list's `path` (relative to root), `split` (or "") and other columns.
 
     Args:
-        root: the folder.
-        file: the list.
-        columns: names from its header, by the key that gives them.
+        columns: names from the list's header, by the key that gives them.
         text: those to read as text.
-        notes: receives the column of the paths, if it is not called `path`.
-
-    Raises:
-        InputError: naming the line, when a column, a file or a split is missing or unknown.
     """
     header = file.read_header()
     _check_header(file, header, columns)
     path = _find_paths(file, header, notes)
-    _check_columns(file, header, columns)
+    if lines := find_unknown_names(file, header, columns):
+        raise InputError(lines)
     others = [name for names in columns.values() for name in names]
-    split = "split" if "split" in header and "split" not in others else None
+    split = ["split"] if "split" in header and "split" not in others else []
     for name in header:
-        if split is None and name.lower() == "split" and name not in others:
+        if not split and name.lower() == "split" and name not in others:
             notes.append(f"{name}: is not used; rename it 'split' to take the splits from it")
-    names = list(dict.fromkeys([path, *filter(None, [split]), *others]))
-    frame = file.read(names, {path, split or path, *text})
+    names = list(dict.fromkeys([path, *split, *others]))
+    frame = file.read(names, {path, *split, *text})
     frame["path"] = frame[path].fillna("")
-    frame["split"] = frame[split].fillna("").str.strip().str.lower() if split else ""
+    frame["split"] = frame["split"].fillna("").str.strip().str.lower() if split else ""
     _check_rows(root, file, frame)
     return frame
 
@@ -89,23 +85,6 @@ def _find_paths(file: TableFile, header: Sequence[str], notes: list[str]) -> str
         raise InputError(f"{file.path}: {problem}; rename the column of the images (data.files)")
     notes.append(f"images: column '{found[0]}' has their paths; rename it 'path' to confirm")
     return found[0]
-
-
-def _check_columns(
-    file: TableFile, header: Sequence[str], columns: Mapping[str, Sequence[str]]
-) -> None:
-    lines = []
-    known = [name for name in header if name]
-    targets = columns["data.target"]
-    if len(set(targets)) < len(targets) or not targets:
-        lines.append(f"data.target: expected different columns, got {list(targets)}")
-    for key, names in columns.items():
-        for name in names:
-            if name not in known:
-                hint = did_you_mean(name, known) or f" (it has: {join_names(known)}); name one"
-                lines.append(f"{key}: {file.path} has no column {name!r}{hint}")
-    if lines:
-        raise InputError(lines)
 
 
 def _check_rows(root: Path, file: TableFile, frame: pd.DataFrame) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import InputError
 from src.kindling.data.images import image_data
 from src.kindling.data.images.decode import make_square, size_of
@@ -42,24 +40,13 @@ class MaskFiles(ImageFiles):
 
 
 def mask_values(images: Paths, masks: Paths) -> Any:
-    """Which of the 256 values each mask has, `(N, 256)` bool; cached.
+    """Which of the 256 values each mask has, `(N, 256)` bool; cached."""
 
-    Raises:
-        InputError: naming the files, when a mask is unreadable, or differs in size from its image.
-    """
+    def inspect(i: int) -> Any:
+        return _inspect_mask(images.path(i), masks.path(i))
 
     def compute() -> Any:
-        def inspect(i: int) -> Any:
-            return _inspect_mask(images.path(i), masks.path(i))
-
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            found = list(pool.map(inspect, range(len(masks))))
-        problems = [problem for problem in found if isinstance(problem, str)]
-        if len(problems) > 5:
-            problems[5:] = [f"and {len(problems) - 5:,} more masks"]
-        if problems:
-            raise InputError(problems)
-        return np.stack(found)
+        return np.stack(image_data.inspect_files(inspect, len(masks), "masks", most=5))
 
     key = images.fingerprint(masks.fingerprint())
     return image_data.load_or_compute("masks", key, compute)
@@ -82,11 +69,7 @@ def _inspect_mask(image_path: str, mask_path: str) -> Any:
 
 
 def read_mask(path: str) -> Any:
-    """The values of a mask file, `(H, W)` uint8.
-
-    Raises:
-        InputError: naming the file, when it is missing, damaged, or has more than one channel.
-    """
+    """The values of a mask file, `(H, W)` uint8."""
     remedy = "save one channel with a class number from 0 to 255 for each pixel"
     try:
         with Image.open(path) as image:

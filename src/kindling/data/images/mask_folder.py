@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from src.kindling.config.errors import InputError, join_names
-from src.kindling.data.data_module import DataModule, data_path
-from src.kindling.data.dataset import BatchDataset
-from src.kindling.data.images import image_data
+from src.kindling.data.data_module import data_path
 from src.kindling.data.images.decode import EXTENSIONS, ResizeMode
 from src.kindling.data.images.find_images import (
     LeftOut,
@@ -22,22 +19,18 @@ from src.kindling.data.images.find_images import (
     list_images,
     official_splits,
     refuse_unsupported,
-    search_paths,
 )
-from src.kindling.data.images.image_data import ImageFiles, Paths
+from src.kindling.data.images.image_data import Paths
+from src.kindling.data.images.image_module import ImageModule
 from src.kindling.data.images.mask_files import MaskFiles, mask_values
-from src.kindling.data.images.reading_time import image_statistics, time_reading
-from src.kindling.data.images.unreadable import check_readable
 from src.kindling.data.masks import VOID
-from src.kindling.data.samples import Samples, Stage
-from src.kindling.data.statistics import Moments
+from src.kindling.data.samples import Samples
 from src.kindling.data.tables.read import TableFile
-from src.kindling.data.tables.split_columns import check_split_options, read_split_columns
 
 MASK_EXTENSIONS = frozenset((".png", ".bmp", ".tif", ".tiff"))  # JPEG and WebP change values
 
 
-class MaskFolder(DataModule):
+class MaskFolder(ImageModule):
     """Images in `root/images`, and in `root/masks` files of the same names with class numbers.
 
     Masks are PNG, BMP or TIFF with one channel, gray or with a palette; 255 marks ignored
@@ -49,13 +42,7 @@ class MaskFolder(DataModule):
         classes: the classes' names; left out, the lines of `root/classes.txt`, or else the values.
         values: the value of each class in the masks; left out, 0, 1, 2 and so on, or 0 and 255
             where masks have only these two.
-        size: height and width; left out, the images' median side rounded to a multiple of 8, at
-            most 224.
-        channels: 1 or 3; left out, 3 unless all images are gray.
-        resize_mode: how an image becomes square: squashed, padded, or its center cropped.
-        group_column, time, dayfirst: regular expressions for the images' paths, as of ImageFolder.
-        max_pixels: refuse larger images before they are decoded.
-        base: see DataModule.
+        resize_mode, base: see ImageModule.
     """
 
     def __init__(
@@ -63,62 +50,46 @@ class MaskFolder(DataModule):
         root: str,
         classes: list[str] | None = None,
         values: list[int] | None = None,
-        size: int | None = None,
-        channels: Literal[1, 3] | None = None,
         resize_mode: ResizeMode = "squash",
-        max_pixels: int = 100_000_000,
-        group_column: str | None = None,
-        time: str | None = None,
-        dayfirst: bool | None = None,
         **base: Any,
     ) -> None:
-        super().__init__(**base)
-        if size is not None and size < 1:
-            raise InputError(f"data.size: expected at least 1, got {size}")
+        super().__init__(resize_mode=resize_mode, **base)
         if values and (len(set(values)) < len(values) or not set(values) <= set(range(256))):
             raise InputError(f"data.values: expected different numbers from 0 to 255, got {values}")
         if classes is not None and values is not None and len(classes) != len(values):
             expected = f"expected one for each of {len(classes)} classes"
             raise InputError(f"data.values: {expected}, got {len(values)}")
         self.root, self.classes, self.values = data_path(root), classes, values
-        self.size, self.channels = size, channels
-        self.resize_mode, self.max_pixels = resize_mode, max_pixels
-        check_split_options(group_column, time, dayfirst)
-        self.group_column, self.time, self.dayfirst = group_column, time, dayfirst
 
     def load(self) -> Samples:
         if not self.root.is_dir():
             raise InputError(f"{self.root}: no such folder (data.root)")
         left_out: LeftOut = {}
-        images, masks = match(self.root, left_out)
-        present = mask_values(images, masks)
+        paths, masks = match(self.root, left_out)
+        present = mask_values(paths, masks)
         classes, values = self._classes(masks, present)
-        channels, size = image_data.inspect_headers(images)
-        channels, size = self.channels or channels, self.size or size
+        images = self.open_images(paths)
         self.notes.append(
             f"images: {len(images):,} files with masks of {len(classes)} classes, "
-            f"{format_left_out(left_out)}; {channels} x {size} x {size} "
+            f"{format_left_out(left_out)}; {images.channels} x {images.size} x {images.size} "
             "(data.size and data.channels set them)"
         )
         counts = zip(classes, present[:, values].sum(axis=0), strict=True)
         named = [f"{name} ({count:,})" for name, count in counts]
         self.notes.append(f"classes, in how many masks: {join_names(named, most=10)}")
-        names = [images[i] for i in range(len(images))]
+        names = [paths[i] for i in range(len(paths))]
         folders = [name.partition(os.sep)[0] for name in names]
         staged = are_split_folders(self.root / "images", folders)
-        found = pd.DataFrame(search_paths(names, self.group_column, self.time))
-        split_by = self.group_column, self.time, self.dayfirst
-        common = size, self.resize_mode, self.max_pixels
-        files = ImageFiles(images, channels, *common)
-        check_readable(files)
+        found = pd.DataFrame(self.split_by.search(names))
+        common = images.size, self.resize_mode, self.max_pixels
         return Samples(
-            x=files,
+            x=images,
             y=MaskFiles(masks, 1, *common, values=values),
             classes=classes,
             official=official_splits(folders) if staged else {},
             target="mask",
-            name=images.__getitem__,
-            **read_split_columns(TableFile(str(self.root)), found, *split_by, self.notes),
+            name=paths.__getitem__,
+            **self.split_by.read(TableFile(str(self.root)), found, self.notes),
         )
 
     def _classes(self, masks: Paths, present: Any) -> tuple[tuple[str, ...], list[int]]:
@@ -156,31 +127,16 @@ class MaskFolder(DataModule):
             )
         return tuple(names), values
 
-    def dataset(self, samples: Samples, stage: Stage) -> BatchDataset:
-        samples = image_data.keep_own_size(samples, self.transforms[stage])
-        return super().dataset(samples, stage)
-
-    def statistics(self, samples: Samples, train: Tensor) -> Moments:
-        """Mean and standard deviation of a sample of the training images; cached."""
-        seconds = time_reading(self, samples, train, "save smaller copies")
-        return image_statistics(samples.x, train, seconds)
-
 
 def match(root: Path, left_out: LeftOut) -> tuple[Paths, Paths]:
-    """The images and their masks, in the same order.
-
-    Args:
-        root: the folder.
-        left_out: receives the files that are neither.
-
-    Raises:
-        InputError: naming the files, when one lacks the other.
-    """
+    """The images and their masks, in the same order; `left_out` receives all other files."""
     lines: list[str] = []
     images = _files_by_stem(root / "images", EXTENSIONS, lines, left_out)
     masks = _files_by_stem(root / "masks", MASK_EXTENSIONS, lines, left_out)
+    if lines:
+        raise InputError(lines)
     pairs = [("images", images, "masks", masks), ("masks", masks, "images", images)]
-    for name, files, other, others in [] if lines else pairs:
+    for name, files, other, others in pairs:
         if unmatched := [files[stem] for stem in sorted(files.keys() - others)]:
             lines.append(
                 f"{root / name}: {len(unmatched):,} of {len(files):,} files have none of the same "

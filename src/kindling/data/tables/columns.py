@@ -1,20 +1,17 @@
-"""What is wrong with a table's columns, and what its target is. Rows are counted from 1."""
+"""Problems with a table's columns. Rows are counted from 1."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from src.kindling.config.errors import InputError, join_names
-from src.kindling.data.labels import as_labels, find_lookalikes, merge_spellings, parted
-from src.kindling.data.tables.encode import as_numbers, as_text, kind_of, parse_dates
+from src.kindling.config.errors import InputError, did_you_mean, join_names
+from src.kindling.data.tables.encode import as_numbers, kind_of, parse_dates
 from src.kindling.data.tables.read import TableFile
 
 COMMA = r"-?\d+,\d+|-?\d{1,3}(,\d{3})+(\.\d+)?"
@@ -25,15 +22,10 @@ GROUPED = (  # 4.090,50 and 4 090,50
     r"|[-+]?\d{1,3}([ \xa0\u202f']\d{3})+([.,]\d+)?"
 )
 LARGEST = float(np.finfo(np.float32).max)
-# Whole numbers are classes when at most so many differ, each in at least so many rows on average.
-MAX_CLASSES, MIN_ROWS_PER_CLASS = 20, 5
-
-TargetKind = Literal["auto", "classification", "regression"]
-Target = tuple[Tensor, tuple[str, ...], list[str]]  # values, names of classes or labels, notes
 
 # What a column has, the remedy for features, and the remedy for a target.
 PROBLEMS = {
-    "empty": ("no value", "drop them: {drop}", "fill it in"),
+    "missing": ("no value", "drop them: {drop}", "fill it in"),
     "other": ("neither numbers nor text", "drop them: {drop}", "use another column"),
     "constant": ("only one value", "drop them: {drop}", "at least two different values are needed"),
     "infinite": (
@@ -41,7 +33,7 @@ PROBLEMS = {
         "fix the file (an empty cell is a missing value)",
         "fix or remove these rows",
     ),
-    "dates": (
+    "date": (
         "dates",
         "drop them ({drop}), split by one (data.time={first}), or convert to numbers such as years",
         "convert them to numbers, such as days",
@@ -68,14 +60,14 @@ PROBLEMS = {
     ),
 }
 # What a column of classes or categories may have.
-OF_TEXT = ("dates", "mixed", "commas", "grouped", "signs")
+OF_TEXT = ("date", "mixed", "commas", "grouped", "signs")
 
 
 def find_problem(column: pd.Series[Any], decimal: str) -> tuple[str, str]:
     """A key of PROBLEMS, empty for a good column, and a detail for the message."""
     kind = kind_of(column)
     if kind in ("missing", "date"):
-        return {"missing": "empty", "date": "dates"}[kind], ""
+        return kind, ""
     values = column.dropna()
     if kind == "other":
         return "other", repr(str(values.iloc[0])[:40])
@@ -94,7 +86,7 @@ def _find_problem_of_texts(column: pd.Series[Any], decimal: str) -> tuple[str, s
     values = column.dropna()
     some = values.unique()[:1000]
     if any(parse_dates(some, dayfirst).notna().mean() > 0.5 for dayfirst in (True, False)):
-        return "dates", ""
+        return "date", ""
     texts = find_texts(column, decimal)
     grouped = column.str.fullmatch(GROUPED, na=False)
     if grouped.any() and not (texts & ~grouped & ~column.str.fullmatch(COMMA, na=False)).any():
@@ -116,19 +108,30 @@ def find_texts(column: pd.Series[Any], decimal: str) -> pd.Series[bool]:
     return column.notna() & pd.to_numeric(plain, errors="coerce").isna()
 
 
+def find_unknown_names(
+    file: TableFile, header: Sequence[str], given: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """A line for each name, by the key that gives it, that is not in a table's header."""
+    known = [name for name in header if name]
+    lines = []
+    for key, names in given.items():
+        for name in names:
+            if name not in known:
+                hint = did_you_mean(name, known) or f" (it has: {join_names(known)}); name one"
+                lines.append(f"{key}: {file.path} has no column {name!r}{hint}")
+    targets = list(given["data.target"])
+    if len(set(targets)) < len(targets) or not targets:
+        lines.append(f"data.target: expected different columns, got {targets}")
+    return lines
+
+
 def check_features(
     file: TableFile,
     features: Mapping[str, pd.Series[Any]],
     drop: Sequence[str],
     categories: Sequence[str],
 ) -> None:
-    """Refuse features from which nothing can be learned, with a line for each kind of problem.
-
-    Args:
-        file: the table.
-        features: columns by name.
-        drop, categories: the present values of `data.drop` and `data.categories`.
-    """
+    """Refuse features from which nothing can be learned, with a line for each kind of problem."""
     found: dict[str, dict[str, str]] = {}
     for name in features:
         problem, detail = find_problem(features[name], file.decimal)
@@ -178,119 +181,3 @@ def format_override(key: str, names: Sequence[str]) -> str:
     if all(re.fullmatch(r"[^\W\d][\w.-]*", name) for name in names):
         return f"{key}=[{','.join(names)}]"
     return f"'{key}={json.dumps(list(names), ensure_ascii=False)}'"
-
-
-def check_labels(labels: str | None, targets: Sequence[str], kind: TargetKind) -> None:
-    """Refuse a separator of labels that is empty, or with several targets, or a regression."""
-    if labels is not None and (len(targets) > 1 or kind == "regression" or not labels):
-        problem = f"{labels!r} needs to be a separator, with one target and no regression"
-        raise InputError(f"data.labels: {problem}; remove it, or change data.target or data.kind")
-
-
-def build_target(
-    file: TableFile,
-    columns: Sequence[pd.Series[Any]],
-    kind: TargetKind,
-    labels: str | None,
-    merge: bool = False,
-    fewest: int = 3,
-) -> Target:
-    """Decide between classes, labels and values.
-
-    Args:
-        file: the table.
-        columns: one target, or several.
-        kind, labels: `data.kind` and `data.labels`.
-        merge: make texts one that differ only in case or white space.
-        fewest: rows that a class needs.
-
-    Returns:
-        Class numbers `(rows,)`, or labels or values `(rows, targets)`; the names of the classes or
-        labels; and notes on the decision.
-
-    Raises:
-        InputError: when the columns cannot be predicted.
-    """
-    if labels is not None:
-        y, names, note = _split_labels(file, columns[0], labels, merge)
-        return y, names, [note, *find_lookalikes(names)]
-    ignore = OF_TEXT if kind == "classification" else ()
-    for column in columns:
-        check_column(file, column, f"{file.path}: the target '{column.name}'", ignore)
-    if len(columns) > 1:
-        y, names, note = _several(file, columns, kind)
-    else:
-        y, names, note = _single(file, columns[0], kind, merge, fewest)
-    note += " (to change it, set data.kind)" * (kind == "auto")
-    return y, names, [note, *find_lookalikes(names)]
-
-
-def _single(
-    file: TableFile, column: pd.Series[Any], kind: TargetKind, merge: bool, fewest: int
-) -> tuple[Tensor, tuple[str, ...], str]:
-    found = kind_of(column)
-    if kind == "regression" and found == "category":
-        problem = f"regression needs numbers, and '{column.name}' has {column.iloc[0]!r}"
-        raise InputError(f"data.kind: {problem}; set data.kind=classification")
-    values = column.to_numpy(dtype=object) if found == "category" else as_numbers(column)
-    if merge and found == "category":
-        values = np.array(merge_spellings(column.tolist()), dtype=object)
-    different, first, y, counts = np.unique(
-        values, return_index=True, return_inverse=True, return_counts=True
-    )
-    few = len(different) <= min(MAX_CLASSES, len(values) // MIN_ROWS_PER_CLASS)
-    discrete = found != "number" or (few and bool((different % 1 == 0).all()))
-    what = {"category": "texts", "boolean": "truth values"}.get(found, "numbers")
-    like_numbers = found == "category" and not find_texts(column, file.decimal).any()
-    note = f"target: {column.name}, {len(different):,} different {what}"
-    if kind == "regression" or (kind == "auto" and not discrete):
-        numbers = torch.tensor(values, dtype=torch.float32)
-        return numbers.unsqueeze(1), (), f"{note}: regression"
-    names = as_text(pd.Series(different.astype(bool) if found == "boolean" else different)).tolist()
-    rare = [
-        f"{names[i]} ({counts[i]}, row {first[i] + 1})" for i in np.flatnonzero(counts < fewest)
-    ]
-    if rare:
-        problem = f"the target '{column.name}' has classes with fewer than 3 rows, one per split"
-        number = ", or predict a number: data.kind=regression" if found == "number" else ""
-        remedy = f"add rows, remove these{number}"
-        raise InputError(f"{file.path}: {problem}: {join_names(rare)}; {remedy}")
-    note = f"{note} that look like numbers" if like_numbers else note
-    remedy = "; data.kind=regression predicts numbers" if like_numbers else ""
-    return torch.from_numpy(y), tuple(names), f"{note}: classification{remedy}"
-
-
-def _several(
-    file: TableFile, columns: Sequence[pd.Series[Any]], kind: TargetKind
-) -> tuple[Tensor, tuple[str, ...], str]:
-    for column in columns:
-        if kind_of(column) == "category":
-            problem = f"the target '{column.name}' is text, such as {column.iloc[0]!r}"
-            remedy = "with several targets use numbers, or 0 and 1 for labels"
-            raise InputError(f"{file.path}: {problem}; {remedy}")
-    y = torch.from_numpy(np.stack([as_numbers(column) for column in columns], axis=1))
-    names = tuple(str(column.name) for column in columns)
-    others = np.array(names)[((y != 0) & (y != 1)).any(dim=0).numpy()].tolist()
-    if kind == "classification" and others:
-        problem = "several targets are labels, with other numbers than 0 and 1 in"
-        raise InputError(f"data.kind: {problem}: {join_names(others)}; set data.kind=regression")
-    note = f"target: {len(names)} columns ({join_names(names)})"
-    if others or kind == "regression":
-        return y.float(), (), f"{note}: values"
-    return y.long(), names, f"{note}: labels, any number per row"
-
-
-def _split_labels(
-    file: TableFile, column: pd.Series[Any], separator: str, merge: bool
-) -> tuple[Tensor, tuple[str, ...], str]:
-    """Labels written as texts such as `red;round`; an empty cell has no label."""
-    rows = [parted(text, separator) for text in column.astype(object).fillna("")]
-    if merge:
-        merged = iter(merge_spellings([label for row in rows for label in row]))
-        rows = [[next(merged) for _ in row] for row in rows]
-    y, names = as_labels(rows)
-    if not names:
-        problem = f"the target '{column.name}' has no label in any row"
-        raise InputError(f"{file.path}: {problem}; fill in labels")
-    found = f"{len(names):,} labels, any number per row (split by data.labels)"
-    return y, names, f"target: {column.name}, {found}"

@@ -2,63 +2,86 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from src.kindling.config.errors import InputError
+from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.tables.columns import PROBLEMS, check_column, locate
 from src.kindling.data.tables.encode import as_numbers, kind_of, parse_dates
 from src.kindling.data.tables.read import TableFile
 
 
-def check_split_options(group_column: str | None, time: str | None, dayfirst: bool | None) -> None:
-    """Refuse options that exclude each other."""
-    if group_column is not None and time is not None:
-        raise InputError("data.group_column and data.time: cannot split by both; remove one")
-    if dayfirst is not None and time is None:
-        raise InputError("data.dayfirst: how the dates of data.time are read; set data.time")
+@dataclass(frozen=True)
+class SplitBy:
+    """The options `data.group_column`, `data.time` and `data.dayfirst`."""
 
+    group_column: str | None
+    time: str | None
+    dayfirst: bool | None
 
-def read_split_columns(
-    file: TableFile,
-    frame: pd.DataFrame,
-    group_column: str | None,
-    time: str | None,
-    dayfirst: bool | None,
-    notes: list[str],
-) -> dict[str, Any]:
-    """The fields `groups` and `time` of `Samples`, as far as there are such columns.
+    def __post_init__(self) -> None:
+        if self.group_column is not None and self.time is not None:
+            raise InputError("data.group_column and data.time: cannot split by both; remove one")
+        if self.dayfirst is not None and self.time is None:
+            raise InputError("data.dayfirst: how the dates of data.time are read; set data.time")
 
-    Raises:
-        InputError: when a value is missing, or a time is not known.
-    """
-    fields: dict[str, Tensor] = {}
-    if group_column:
-        fields["groups"] = _read_groups(file, frame[group_column], notes)
-    if time:
-        fields["time"] = _read_times(file, frame[time], dayfirst, notes)
-    return fields
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """The column that each of the two keys gives, if any."""
+        options = {"data.group_column": self.group_column, "data.time": self.time}
+        return {key: [name] if name else [] for key, name in options.items()}
 
+    @property
+    def names(self) -> list[str]:
+        return [name for name in (self.group_column, self.time) if name]
 
-def _read_groups(file: TableFile, column: pd.Series[Any], notes: list[str]) -> Tensor:
-    """A number for the group of each row, `(rows,)`."""
-    _check(file, column, "group_column")
-    codes, groups = pd.factorize(column)
-    notes.append(f"split: by {column.name}, {len(groups):,} groups, none in two splits")
-    return torch.from_numpy(codes)
+    def read(self, file: TableFile, frame: pd.DataFrame, notes: list[str]) -> dict[str, Any]:
+        """The fields `groups` and `time` of `Samples`, as far as there are such columns."""
+        fields: dict[str, Tensor] = {}
+        if self.group_column:
+            column = frame[self.group_column]
+            _check(file, column, "group_column")
+            codes, groups = pd.factorize(column)
+            notes.append(f"split: by {column.name}, {len(groups):,} groups, none in two splits")
+            fields["groups"] = torch.from_numpy(codes)
+        if self.time:
+            fields["time"] = _read_times(file, frame[self.time], self.dayfirst, notes)
+        return fields
+
+    def search(self, paths: Iterable[str]) -> dict[str, list[str]]:
+        """The column for `read` from paths, by the option as a regular expression.
+
+        A value is the first group of the expression in parentheses, or else the full match.
+        """
+        pattern = self.group_column or self.time
+        if not pattern:
+            return {}
+        key = "data.time" if self.time else "data.group_column"
+        remedy = r"give a regular expression such as '(patient\d+)', or a column of data.files"
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"{key}: {pattern!r}: {error}; {remedy}") from None
+        matches = {path: compiled.search(Path(path).as_posix()) for path in paths}
+        if missing := [path for path, match in matches.items() if not match]:
+            count = f"{len(missing):,} of {len(matches):,} paths"
+            problem = f"{pattern!r} is not found in {count} ({join_names(missing, most=3)})"
+            raise InputError(f"{key}: {problem}; {remedy}")
+        number = 1 if compiled.groups else 0
+        return {pattern: [match[number] for match in matches.values() if match]}
 
 
 def _read_times(
     file: TableFile, column: pd.Series[Any], dayfirst: bool | None, notes: list[str]
 ) -> Tensor:
-    """Dates or numbers as float64, `(rows,)`.
-
-    Raises:
-        InputError: when a value is neither, or the order of day and month is not known.
-    """
+    """Dates or numbers as float64, `(rows,)`."""
     subject = _check(file, column, "time")
     if kind_of(column) == "category":
         dates = _read_dates(column, dayfirst, subject, notes)

@@ -2,8 +2,8 @@
 
     python -m src.train table data.path=houses.csv data.target=price
 
-read.py reads the file, columns.py checks its columns and decides on the kind of the target, and
-encode.py encodes rows that come later.
+read.py reads the file, columns.py checks its columns, target.py decides on the kind of the
+target, and encode.py encodes rows that come later.
 """
 
 from __future__ import annotations
@@ -16,22 +16,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from src.kindling.config.errors import InputError, did_you_mean, join_names
+from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.images.find_images import SPLITS
 from src.kindling.data.samples import Samples
 from src.kindling.data.spec import Column, Spec
 from src.kindling.data.statistics import mean_and_std, of_target
-from src.kindling.data.tables.columns import (
-    TargetKind,
-    build_target,
-    check_features,
-    check_labels,
-    format_override,
-)
+from src.kindling.data.tables.columns import check_features, find_unknown_names, format_override
 from src.kindling.data.tables.encode import as_numbers, kind_of
 from src.kindling.data.tables.read import TableFile
-from src.kindling.data.tables.split_columns import check_split_options, read_split_columns
+from src.kindling.data.tables.split_columns import SplitBy
+from src.kindling.data.tables.target import TargetKind, build_target, check_labels
 
 # A column keeps its most frequent categories; all others count as one, as missing ones do.
 MAX_CATEGORIES = 256
@@ -86,18 +81,19 @@ class Table(DataModule):
         **base: Any,
     ) -> None:
         super().__init__(**base)
-        check_split_options(group_column, time, dayfirst)
         self.targets = [target] if isinstance(target, str) else target
         check_labels(labels, self.targets, kind)
         self.kind, self.labels, self.merge_labels = kind, labels, merge_labels
-        self.group_column, self.time, self.dayfirst = group_column, time, dayfirst
+        self.split_by = SplitBy(group_column, time, dayfirst)
         self.drop, self.categories = drop or [], categories or []
         self.file = TableFile(path, separator, encoding, decimal, tuple(na_values or ()))
 
     def load(self) -> Samples:
         features = self._find_features(self.file.read_header())
-        others = [name for name in (*self.targets, self.group_column, self.time) if name]
-        text = {*self.categories, self.group_column or "", *(self.targets if self.labels else [])}
+        others = [*self.targets, *self.split_by.names]
+        text = {*self.categories, *self.split_by.columns["data.group_column"]}
+        if self.labels:
+            text.update(self.targets)
         frame = self.file.read([*features, *others], text)
         targets = [frame[name] for name in self.targets]
         y, classes, notes = build_target(
@@ -106,8 +102,7 @@ class Table(DataModule):
         self.notes += notes
         columns = {name: frame[name] for name in features}
         check_features(self.file, columns, self.drop, self.categories)
-        split_by = self.group_column, self.time, self.dayfirst
-        split_fields = read_split_columns(self.file, frame, *split_by, self.notes)
+        split_fields = self.split_by.read(self.file, frame, self.notes)
         features = self._drop_identifiers(frame, features)
         for name in features:
             found = {str(value).strip().lower() for value in frame[name].unique()[:10]}
@@ -171,26 +166,24 @@ class Table(DataModule):
 
     def _find_features(self, names: Sequence[str]) -> list[str]:
         """The names of the features, in the file's order; checks all names that the user gave."""
-        known = [name for name in names if name]
-        given = {"target": self.targets, "drop": self.drop, "categories": self.categories}
-        given |= {"group_column": [self.group_column or ""], "time": [self.time or ""]}
-        lines = []
-        for key, columns in given.items():
-            for name in filter(None, columns):
-                if name not in known:
-                    hint = did_you_mean(name, known) or f" (it has: {join_names(known)})"
-                    lines.append(f"data.{key}: {self.file.path} has no column {name!r}{hint}")
-                elif name in self.targets and key not in ("target", "categories"):
-                    lines.append(f"data.{key}: '{name}' is the target; name another column")
-        if len(set(self.targets)) < len(self.targets) or not self.targets:
-            lines.append(f"data.target: expected different columns, got {self.targets}")
+        given = {
+            "data.target": self.targets,
+            "data.drop": self.drop,
+            "data.categories": self.categories,
+            **self.split_by.columns,
+        }
+        lines = find_unknown_names(self.file, names, given)
+        for key in ("data.drop", *self.split_by.columns):
+            for name in self.targets:
+                if name in given[key]:
+                    lines.append(f"{key}: '{name}' is the target; name another column")
         if lines:
             raise InputError(lines)
         if unnamed := [str(i) for i, name in enumerate(names, 1) if not name]:
             listed = join_names(unnamed)
             self.notes.append(f"dropped, without a name in the header: column {listed}")
-        others = {*self.targets, self.group_column, self.time, *self.drop}
-        return [name for name in known if name not in others]
+        others = {"", *self.targets, *self.drop, *self.split_by.names}
+        return [name for name in names if name not in others]
 
     def _drop_identifiers(self, frame: pd.DataFrame, features: list[str]) -> list[str]:
         """Leave out texts that differ in every row: they identify a row."""
