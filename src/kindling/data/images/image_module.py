@@ -98,11 +98,7 @@ class ImageModule(DataModule):
 
         mean, std = image_data.load_or_compute("statistics", key, compute)
         if np.allclose(mean, 0):
-            raise InputError(
-                f"{images.paths.root}: all images are black once read as {images.channels} x 8 bits "
-                f"(such as {images.paths[int(sample[0])]}): transparency is dropped, and numbers of "
-                "16 or 32 bits are divided by 257; save them as gray or RGB of 8 bits (data.root)"
-            )
+            raise InputError(_explain_black(images, sample))
         return tuple(mean.tolist()), tuple(std.tolist())
 
     def _time_reading(self, images: ImageFiles, train: Tensor) -> float:
@@ -128,6 +124,13 @@ class ImageModule(DataModule):
             flush=True,
         )
         return seconds
+
+
+def _explain_black(images: ImageFiles, sample: Tensor) -> str:
+    example = images.paths[int(sample[0])]
+    problem = f"all images are black once read as {images.channels} x 8 bits (such as {example})"
+    reason = "transparency is dropped, and numbers of 16 or 32 bits are divided by 257"
+    return f"{images.paths.root}: {problem}: {reason}; save them as gray or RGB of 8 bits"
 
 
 def format_seconds(seconds: float) -> str:
