@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -122,7 +123,7 @@ class DataModule(LightningDataModule):
 
     def describe(self, samples: Samples, train: Tensor) -> Spec:
         """Describe the data; fit only on the training samples, numbers `(N,)`."""
-        x, y = self.datasets["test"][(0, 0, train[:1])]
+        x, y = self._read_one("test", train)
         moments = self.statistics(samples, train)
         return describe_samples(samples, train, tuple(x.shape[1:]), tuple(y.shape[1:]), moments)
 
@@ -155,11 +156,18 @@ class DataModule(LightningDataModule):
             self.notes.append("sampler: balanced, each class equally often in training")
         self.samples = samples
 
+    def _read_one(self, stage: Stage, train: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch of one training sample: the first of some that can be read."""
+        for i in range(min(len(train), 20) - 1):
+            with suppress(InputError):  # of `data.on_error=skip`
+                return self.datasets[stage][(0, 0, train[i : i + 1])]
+        return self.datasets[stage][(0, 0, train[-1:])]
+
     def _compare_shapes(self) -> None:
         """Check that training and test transforms give the same shape."""
         if not any(self.transforms.values()):
             return
-        x, _ = self.datasets["train"][(0, 0, self.indices["train"][:1])]
+        x, _ = self._read_one("train", self.indices["train"])
         if (shape := tuple(x.shape[1:])) != self.spec.raw_shape:
             raise InputError(
                 f"data.train_transforms give {shape} and test samples are {self.spec.raw_shape}; "
@@ -236,7 +244,7 @@ class DataModule(LightningDataModule):
 
     def batch_bytes(self) -> int:
         """Return the bytes of one training batch of raw values."""
-        x, y = self.datasets["test"][(0, 0, self.indices["train"][:1])]  # draws nothing
+        x, y = self._read_one("test", self.indices["train"])  # draws nothing
         return min(self.batch_size, len(self.indices["train"])) * (x.nbytes + y.nbytes)
 
     def sample_numbers(self, stage: Stage, epoch: int, batch: int) -> Tensor:

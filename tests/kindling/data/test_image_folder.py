@@ -99,6 +99,13 @@ def test_folder_trains(cards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("evaluate", "latest") == run.metrics
 
 
+def test_first_training_image_is_skipped(cards: Path) -> None:
+    options = {"on_error": "skip", "error_limit": 0.1}
+    data = ready(cards, **options)
+    (cards / data.samples.name(int(data.indices["train"][0]))).write_bytes(b"no image")
+    assert ready(cards, **options).spec.raw_shape == (3, 16, 16)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_formats_and_modes(tmp_path: Path, workers: int) -> None:
     grey = {

@@ -116,6 +116,18 @@ def test_classes_from_masks(scans: Path) -> None:
     assert one.datasets["train"][(0, 0, torch.arange(5))][1].unique().tolist() == [0, VOID]
 
 
+def test_values_with_gaps(scans: Path) -> None:
+    (scans / "classes.txt").unlink()
+    for path in (scans / "masks").iterdir():
+        mask = np.array(Image.open(path))
+        Image.fromarray((128 * (mask > 0)).astype(np.uint8)).save(path)
+    assert refused(scans) == [
+        f"{scans}: masks have 2 of the values 0 to 128; set data.values=[0,128] if each is a class, "
+        "or data.classes to name all"
+    ]
+    assert ready(scans, values=[0, 128]).spec.classes == ("0", "128")
+
+
 def test_unmatched_files(scans: Path) -> None:
     images, masks = scans / "images", scans / "masks"
     (images / "003.jpg").unlink()

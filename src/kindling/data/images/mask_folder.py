@@ -106,6 +106,11 @@ class MaskFolder(ImageModule):
         if values is None:
             highest = max((value for value in found if value != VOID), default=0)
             values = list(range(highest + 1 if names is None else len(names)))
+            used = [value for value in found if value in values]
+            if names is None and 2 * len(used) < len(values):
+                problem = f"masks have {len(used)} of the values 0 to {highest}"
+                remedy = f"set data.values=[{','.join(map(str, used))}] if each is a class"
+                raise InputError(f"{self.root}: {problem}; {remedy}, or data.classes to name all")
         numbers = [str(value) for value in values]
         names = numbers if names is None else names
         if len(names) != len(values):
