@@ -43,11 +43,7 @@ class Round:
 def build_report(
     config: Config, data: DataModule, rounds: list[Round], device: str
 ) -> dict[str, Any]:
-    """Summarize the rounds: medians, and the lowest and highest value under `range`.
-
-    The milliseconds of a batch add up to those of the median fit: its parts have the mean of their
-    shares in the rounds.
-    """
+    """Summarize the rounds: medians, and the lowest and highest value under `range`."""
     on_gpu = device.startswith("cuda")
     measured = {name: [one.rates[name] for one in rounds] for name in rounds[0].rates}
 
@@ -89,7 +85,7 @@ def build_report(
 
 
 def split_batch(rounds: list[Round], total: float) -> dict[str, list[float]]:
-    """Split the milliseconds of a batch by the shares of each round's parts."""
+    """Split the milliseconds of a batch by each round's parts: their means add up to `total`."""
     shares = [
         {part: total * seconds / sum(one.parts.values()) for part, seconds in one.parts.items()}
         for one in rounds
