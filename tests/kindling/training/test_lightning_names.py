@@ -67,7 +67,7 @@ def test_epoch_line_has_lightning_names(word: str, capsys: pytest.CaptureFixture
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 2
     for line in lines:
-        assert re.findall(r"[a-z_/]+(?= \d\.\d{4})", line) == ["train_loss", "val_acc", "val_loss"]
+        assert re.findall(r"[a-z_/]+(?= \d\.\d{4})", line) == ["val_loss", "train_loss", "val_acc"]
 
 
 def test_table_of_metrics_by_stage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Say in one line what a training would otherwise do without a word."""
+"""Print why a training has one step an epoch, no validation, or fewer epochs than planned."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ class Outcomes(Callback):
     """Prints before the first step that an epoch is one batch, or that validation never runs."""
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        for note in (_large_batch(trainer), _missing_validation(trainer)):
-            if note:
-                print(note)
+        for note in filter(None, (_large_batch(trainer), _missing_validation(trainer))):
+            print(note)
 
 
 def _large_batch(trainer: Trainer) -> str:
