@@ -99,11 +99,7 @@ def first_comment(path: Path) -> str:
 def _apply(
     config: Config, changes: Mapping[str, Any], errors: list[str], files: Sequence[str] = ()
 ) -> Config:
-    """The config of some files with overrides, under present names.
-
-    Raises:
-        InputError: for the errors, and for overrides of no section.
-    """
+    """The config of some files with overrides, under present names."""
     errors += _unknown_sections(changes, COMMAND_LINE, config.values)
     if errors:
         raise InputError(errors)
@@ -115,20 +111,17 @@ def _apply(
 
 
 def _forget_older_modes(config: Config, order: Sequence[str]) -> None:
-    """Remove a `mode` that an earlier file set for another `monitor`: it follows from the new one.
-
-    `order` lists the origins, the later ones overriding the earlier.
-    """
+    """Remove a `mode` of an origin before that of its `monitor`: it follows from the new one."""
     ranks = {origin: rank for rank, origin in enumerate(order)}
     callbacks = config.values.get("callbacks")
     parts = callbacks.items() if isinstance(callbacks, dict) else ()
     sections = {f"callbacks.{name}.": part for name, part in parts}
     for prefix, section in {"": config.values, **sections}.items():
-        keys = (f"{prefix}monitor", f"{prefix}mode")
-        monitor, mode = (ranks.get(config.origins.get(key, ""), -1) for key in keys)
+        monitor = ranks.get(config.origins.get(f"{prefix}monitor", ""), -1)
+        mode = ranks.get(config.origins.get(f"{prefix}mode", ""), -1)
         if isinstance(section, dict) and monitor > mode:
             section.pop("mode", None)
-            forget(config.origins, keys[1])
+            forget(config.origins, f"{prefix}mode")
 
 
 def _find_paths(config: Config, changes: Mapping[str, Any]) -> dict[str, str]:
@@ -215,11 +208,7 @@ def _read_yaml(path: Path, errors: list[str]) -> dict[str, Any]:
 
 
 def _read_layers(path: Path, skip: Iterable[str], errors: list[str], *within: Path) -> list[Layer]:
-    """The files of an experiment or an option: those of its `defaults`, then its own values.
-
-    The options of the groups in `skip` are not read; the `defaults` of the files `within` include
-    this one.
-    """
+    """The layers of an experiment or an option: those of its `defaults`, then its own values."""
     section = path.parent.name if path.parent != CONFIGS else ""
     origin = _display_path(path)
     values = _read_yaml(path, errors)

@@ -36,12 +36,6 @@ Batch = tuple[Tensor, Tensor]
 EPOCHS = 3  # of a measured training: one to warm up, one for the time, one for its parts
 WARM_UP = 2.0  # seconds
 T = TypeVar("T")
-BARE: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
 
 
 def benchmark(
@@ -64,7 +58,7 @@ def benchmark(
             "data: src.benchmark needs a data module with a spec; "
             "subclass src.kindling.data.DataModule"
         )
-    device = instantiate.build(config, "trainer", **BARE).strategy.root_device
+    device = instantiate.build(config, "trainer", logger=False).strategy.root_device
     x, y = next(iter(data.train_dataloader()))
     batch = x.to(device), y.to(device)
 
@@ -115,15 +109,14 @@ def _model_only(config: Config, data: DataModule, batch: Batch, seconds: float) 
     """Time net, loss and optimizer alone, on the inputs that a training step gives them."""
     task, optimizer = _build_task(config, data, batch[0].device)
     net, loss = task.net, task.loss
-    given: dict[str, tuple[Tensor, ...]] = {}
-    hooks = [
-        part.register_forward_pre_hook(lambda _, x, name=name: given.update({name: x}))
-        for name, part in (("net", net), ("loss", loss))
-    ]
+    given: dict[nn.Module, tuple[Tensor, ...]] = {}
+    hooks = [part.register_forward_pre_hook(given.__setitem__) for part in (net, loss)]
     task.training_step(data.prepare(*batch), 0)
     for hook in hooks:
         hook.remove()
-    x, target = given["net"][0], given["loss"][1]
+    if not {net, loss} <= given.keys():
+        raise InputError("task: src.benchmark measures net and loss; call both in training_step")
+    x, target = given[net][0], given[loss][1]
 
     def step() -> None:
         optimizer.zero_grad()
@@ -158,10 +151,7 @@ class Clock(Callback):
 
 
 def _fit(config: Config, data: DataModule, batches: int) -> tuple[float, dict[str, float]]:
-    """Time a training whose epochs have so many batches, and one of validation.
-
-    Returns samples per second, and the seconds of each part of an epoch.
-    """
+    """Return samples per second of a training, and the seconds of each part of an epoch."""
     changes = {
         "trainer.max_epochs": EPOCHS,
         "trainer.max_steps": -1,
@@ -236,6 +226,12 @@ def _build_task(config: Config, data: DataModule, device: torch.device) -> tuple
     """A new task in training mode, and its optimizer."""
     torch.manual_seed(0)
     task: Any = build_task(config, data, load_weights=False).to(device).train()
+    kinds: dict[str, Any] = {"net": nn.Module, "loss": nn.Module, "optimizer": Callable}
+    if missing := [key for key in kinds if not isinstance(getattr(task, key, None), kinds[key])]:
+        raise InputError(
+            "task: src.benchmark needs the attributes net, loss and optimizer; add "
+            f"{' and '.join(missing)} to {type(task).__name__}, as in src/tasks/classification.py"
+        )
     trained = [parameter for parameter in task.parameters() if parameter.requires_grad]
     return task, fused(task.optimizer, device)(trained)
 

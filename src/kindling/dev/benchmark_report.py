@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -43,30 +44,16 @@ class Round:
 def build_report(
     config: Config, data: DataModule, rounds: list[Round], device: str
 ) -> dict[str, Any]:
-    """Summarize the rounds: medians, and the lowest and highest value under `range`.
-
-    The milliseconds of a batch add up to those of the median fit: its parts have the mean of their
-    shares in the rounds.
-    """
+    """Summarize the rounds: medians, and the lowest and highest value under `range`."""
     on_gpu = device.startswith("cuda")
-    measured = {name: [one.rates[name] for one in rounds] for name in rounds[0].rates}
-
-    def compare(name: str, other: str) -> list[float]:
-        pairs = zip(measured[name], measured[other], strict=True)
-        return [one / two for one, two in pairs]
-
-    ratios = [name for name in ("model_only", "raw") if name in measured]
+    rates = pd.DataFrame([one.rates for one in rounds])
+    others = [name for name in ("model_only", "raw") if name in rates]
     groups = {
-        "rates": measured,
-        "of_model_only_throughput": {name: compare(name, "model_only") for name in measured},
-        "ratios": {f"fit / {name}": compare("fit", name) for name in ratios},
+        "rates": rates,
+        "of_model_only_throughput": rates.div(rates["model_only"], axis="index"),
+        "ratios": pd.DataFrame({f"fit / {name}": rates["fit"] / rates[name] for name in others}),
+        "milliseconds": split_batch(rounds, 1000 * data.batch_size / rates["fit"].median()),
     }
-    medians = {
-        key: {name: statistics.median(values) for name, values in group.items()}
-        for key, group in groups.items()
-    }
-    parts = split_batch(rounds, 1000 * data.batch_size / medians["rates"]["fit"])
-    groups["milliseconds"] = parts
     report = {
         "config": config.name,
         "device": torch.cuda.get_device_name() if on_gpu else device,
@@ -76,11 +63,11 @@ def build_report(
         "batches_per_epoch": statistics.median_low(one.batches for one in rounds),
         "rounds": len(rounds),
         "unit": "images/s" if data.spec.kind == "image" else "rows/s",
-        **medians,
-        "milliseconds": {name: statistics.fmean(values) for name, values in parts.items()},
+        **{key: table.median().to_dict() for key, table in groups.items()},
+        "milliseconds": groups["milliseconds"].mean().to_dict(),
         "range": {
-            key: {name: [min(values), max(values)] for name, values in group.items()}
-            for key, group in groups.items()
+            key: {name: [min(column), max(column)] for name, column in table.items()}
+            for key, table in groups.items()
         },
         "peak_memory_mib": _peak_memory(),
         "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if on_gpu else None,
@@ -88,14 +75,11 @@ def build_report(
     return {**report, "advice": list(advise(data, report))}
 
 
-def split_batch(rounds: list[Round], total: float) -> dict[str, list[float]]:
-    """Split the milliseconds of a batch by the shares of each round's parts."""
-    shares = [
-        {part: total * seconds / sum(one.parts.values()) for part, seconds in one.parts.items()}
-        for one in rounds
-    ]
-    names = [name for name in (*PARTS.values(), LOOP) if any(name in one for one in shares)]
-    return {name: [one.get(name, 0.0) for one in shares] for name in names}
+def split_batch(rounds: list[Round], total: float) -> pd.DataFrame:
+    """Split the milliseconds of a batch by each round's parts: their means add up to `total`."""
+    parts = pd.DataFrame([one.parts for one in rounds]).fillna(0.0)
+    parts = parts[[name for name in (*PARTS.values(), LOOP) if name in parts]]
+    return total * parts.div(parts.sum(axis="columns"), axis="index")
 
 
 def _peak_memory() -> float | None:

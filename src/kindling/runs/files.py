@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +56,3 @@ def display_path(path: Path) -> str:
     """A path as a user would type it: relative to the current folder if it is inside it."""
     path, here = path.absolute(), Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-def as_floats(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Tensors as floats, in a stable order."""
-    return {name: float(metrics[name]) for name in sorted(metrics)}

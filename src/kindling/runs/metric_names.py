@@ -9,10 +9,13 @@ LOWER_IS_BETTER = (
     "loss nll ce bce error err mae mse rmse mape smape mase msle crps perplexity ppl ece brier "
     "wer cer fid kid lpips hausdorff fpr fnr cost"
 )
-HIGHER_IS_BETTER = (
-    "accuracy acc f1 fbeta precision recall sensitivity specificity auroc auprc auc ap map iou "
-    "miou jaccard dice r2 psnr ssim bleu rouge meteor kappa mcc matthews ndcg mrr tpr tnr reward "
-    "correlation pearson spearman"
+SHARES = (  # within [0, 1]
+    "accuracy acc f1 fbeta precision recall sensitivity specificity tpr tnr auroc auprc auc ap map "
+    "iou miou jaccard dice match"
+)
+HIGHER_IS_BETTER = SHARES + (
+    " r2 psnr ssim bleu rouge meteor kappa mcc matthews ndcg mrr reward correlation pearson "
+    "spearman"
 )
 STAGES = {"training": "train", "valid": "val", "validation": "val"}
 LOGGED_NAME = re.compile(
@@ -45,8 +48,7 @@ def mode_by_name(name: str) -> Literal["min", "max"] | None:
 
     `val/dice_loss` is a loss, `val_MulticlassAccuracy` an accuracy; `neg_mae` may be either.
     """
-    separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)  # mIoU is a word, F1Score is two
-    words = re.split(r"[^a-z0-9]+", f"{name} {separated}".lower())
+    words = _split(name)
     if "neg" in words or "negative" in words:
         return None
     for word in reversed(words):
@@ -55,3 +57,19 @@ def mode_by_name(name: str) -> Literal["min", "max"] | None:
         if word in HIGHER_IS_BETTER.split():
             return "max"
     return None
+
+
+def is_share(name: str) -> bool:
+    """Return whether a metric is a share of samples, pixels or pairs, or a mean of such.
+
+    torchmetrics' `plot_lower_bound` is no help: it is 0 for Cohen's kappa, which goes to -1.
+    """
+    others = {"neg", "negative", *LOWER_IS_BETTER.split()}
+    words = {*_split(name)}
+    return bool(words & {*SHARES.split()}) and not words & others
+
+
+def _split(name: str) -> list[str]:
+    """The words of a name in lower case: `mIoU` is one, `F1Score` is one and two."""
+    separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    return re.split(r"[^a-z0-9]+", f"{name} {separated}".lower())

@@ -120,10 +120,7 @@ def _list_untracked(*arguments: str) -> list[str]:
 
 
 def _untracked_patch() -> str:
-    """The untracked files as additions.
-
-    A large file, an imported one that git ignores, and files beyond a number are only named.
-    """
+    """The untracked files as additions; some are only named: large, ignored, or too many."""
     names, imported = _untracked(), _imported_paths()
     patch = ""
     for name in names[:MOST]:

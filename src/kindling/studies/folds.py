@@ -7,7 +7,6 @@ set stays unseen. A fold is an ordinary run with `data.fold=[0,5,0]`: fold, fold
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -16,19 +15,13 @@ from typing import TYPE_CHECKING, Any
 from src.kindling.config.compose import compose, get
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path
-from src.kindling.runs.metric_names import mode_by_name
+from src.kindling.runs.metric_names import is_share
 from src.kindling.runs.run import Run
 from src.kindling.studies.plan import Plan, TrialResult, member_overrides
 from src.kindling.studies.study import Summary, print_summary, summarize
 
 if TYPE_CHECKING:
     from src.kindling.analysis.predictions import Predictions
-
-# Words in the names of metrics that are shares of samples, pixels or pairs, or means of such.
-SHARES = (
-    "accuracy acc f1 fbeta precision recall sensitivity specificity tpr tnr auroc auprc auc ap map "
-    "iou miou jaccard dice match"
-)
 
 
 def plan_folds(name: str, overrides: Sequence[str], flags: Any) -> Plan:
@@ -143,15 +136,6 @@ def confidence_interval(
     center = (mean + shrinkage / 2) / (1 + shrinkage)
     margin = math.sqrt(margin**2 + shrinkage**2 / 4) / (1 + shrinkage)
     return center - margin, center + margin
-
-
-def is_share(metric: str) -> bool:
-    """Return whether a metric is within [0, 1] by its name.
-
-    torchmetrics' `plot_lower_bound` does not tell: it is 0 for Cohen's kappa, which goes to -1.
-    """
-    words = set(re.split(r"[^a-z0-9]+", metric.lower()))
-    return not words.isdisjoint(SHARES.split()) and mode_by_name(metric) == "max"
 
 
 def summarize_folds(plan: Plan, finished: Sequence[TrialResult]) -> Summary:

@@ -112,10 +112,8 @@ class Worker:
         else:
             plots = Plots(run) if self.plan.pictures else None
             reporting = self._reporting_callback(claim.trial)
-            callbacks = [reporting] if claim.trial else []
-            resume = bool(meta)
-            score = fit(config, run, stages, resume=resume, plots=plots, callbacks=callbacks).score
-            pruned = reporting.pruned
+            fitted = fit(config, run, stages, resume=bool(meta), plots=plots, callbacks=[reporting])
+            score, pruned = fitted.score, reporting.pruned
         value = run.metrics.get(self.plan.monitor, score)
         if value is None or value != value:
             raise InputError(f"{self.plan.monitor}: was never a finite number")
@@ -135,7 +133,7 @@ class Worker:
 
             def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
                 score, epoch = trainer.callback_metrics.get(monitor), trainer.current_epoch + 1
-                if score is not None:
+                if score is not None and trial:
                     queue.retry(lambda: trial.report(float(score), epoch))
                     self.pruned = bool(pruner) and queue.retry(trial.should_prune)
                     trainer.should_stop = trainer.should_stop or self.pruned
@@ -148,8 +146,8 @@ class Worker:
         from src.kindling.runs.metric_names import canonical_name
 
         monitor = canonical_name(self.plan.monitor)
-        table = read_metrics(run.path).dropna(subset=[monitor])
-        for epoch, value in zip(table["epoch"], table[monitor], strict=True):
+        values = read_metrics(run.path).groupby("epoch")[monitor].last().dropna()
+        for epoch, value in values.items():
             self.queue.retry(functools.partial(trial.report, value, int(epoch)))
 
     def _train_in_subprocess(self, run: Run, changes: dict[str, Any]) -> None:

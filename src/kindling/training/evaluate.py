@@ -11,7 +11,7 @@ from src.kindling.config import instantiate
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Stage
 from src.kindling.runs.files import read_json, write_json
-from src.kindling.training.run_loggers import EvaluationBoard
+from src.kindling.training.run_loggers import evaluation_board
 from src.kindling.training.trained_run import TrainedRun
 from src.kindling.training.trainer import build_evaluator, measure
 from src.kindling.training.warning_filters import quiet
@@ -49,17 +49,16 @@ def evaluate(run: TrainedRun, stages: tuple[Stage, ...] = ("val", "test")) -> di
         net.compile()  # as in training, or the last digits differ
     resolved = replace(run.config, values=instantiate.resolve(run.config, run.spec))
     resolved = resolved.replaced(ONE_DEVICE, origin="src.evaluate")
-    board = EvaluationBoard(run.path)
-    trainer = build_evaluator(resolved, data, board)
     metrics: dict[str, float] = {}
-    for stage in stages:
+    with evaluation_board(run.path) as board:
+        trainer = build_evaluator(resolved, data, board)
         try:
-            metrics |= measure(trainer, task, data, stage, run.checkpoint_file)
+            for stage in stages:
+                metrics |= measure(trainer, task, data, stage, run.checkpoint_file)
         except RuntimeError as error:
             if "Error(s) in loading state_dict" in str(error):
                 raise run.misfit(error) from None
             raise
-    board.close()
     path = run.path / "evaluation.json"
     saved = read_json(path) if path.exists() else {}
     write_json(path, saved | metrics)

@@ -19,15 +19,10 @@ from torch.utils.flop_counter import flop_registry
 
 @dataclass(frozen=True)
 class Layer:
-    """What a layer does for one sample.
+    """The output and the FLOPs of a layer for one sample."""
 
-    Attributes:
-        output: the shape of its output, or of the first of several; None if it is no tensor.
-        flops: of its forward pass; a multiply-add counts as two.
-    """
-
-    output: tuple[int, ...] | None
-    flops: int
+    output: tuple[int, ...] | None  # the first tensor's shape; None if there is none
+    flops: int  # of the forward pass; a multiply-add counts as two
 
 
 class FlopCounter(TorchDispatchMode):

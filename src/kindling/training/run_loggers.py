@@ -6,7 +6,8 @@ import csv
 import functools
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.optim import Optimizer
-from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from src.kindling.config.compose import Config, flatten
@@ -26,6 +26,7 @@ from src.kindling.runs.redact import redacted
 
 GUARDED = ("log_metrics", "log_hyperparams", "log_result", "save", "finalize", "close")
 BATCH_LOSS = "train/batch_loss"
+HEADER = 100  # bytes; an event file without values has 88
 
 
 def guarded(logger: Logger, run: Path) -> Logger:
@@ -121,11 +122,9 @@ class MetricsFiles(DummyLogger):
         # An earlier version wrote all steps to metrics.csv, and counted epochs from 0.
         rows = _read(steps if steps.exists() else epochs)
         first = 0 if rows and rows[0]["epoch"] == "0" else 1
-        rows = [
-            {**row, "epoch": str(int(row["epoch"]) + 1 - first)}
-            for row in rows
-            if int(row["step"]) < step
-        ]
+        rows = [row for row in rows if int(row["step"]) < step]
+        for row in rows:
+            row["epoch"] = str(int(row["epoch"]) + 1 - first)
         self.steps = GrowingCSV(steps, "step", rows)
         self.epochs = GrowingCSV(epochs, "epoch", map(_without_step_values, rows))
 
@@ -137,7 +136,7 @@ class MetricsFiles(DummyLogger):
         row = {**metrics, "epoch": str(int(metrics.get("epoch", epoch)) + 1), "step": str(step)}
         self.steps.add(row)
         of_epoch = _without_step_values(row)
-        if len(of_epoch) > len(("epoch", "step")):
+        if of_epoch.keys() > {"epoch", "step"}:
             self.epochs.add(of_epoch)
 
 
@@ -200,25 +199,19 @@ class TensorBoard(TensorBoardLogger):
             self.experiment.close()
 
 
-class EvaluationBoard(TensorBoard):
-    """What a task writes while it is evaluated, in the folder `evaluation` of a run."""
-
-    def __init__(self, run: Path) -> None:
-        super().__init__(run, name="", version="evaluation")
-        self._experiment = _LazyWriter(self.log_dir)
-
-
-class _LazyWriter(SummaryWriter):
-    """Makes its file with the first value: most tasks write none, and Lightning makes a writer."""
-
-    ready = False
-
-    def __init__(self, folder: str) -> None:
-        super().__init__(folder)
-        self.ready = True
-
-    def _get_file_writer(self) -> Any:
-        return super()._get_file_writer() if self.ready else None  # type: ignore[no-untyped-call]
+@contextmanager
+def evaluation_board(run: Path) -> Iterator[TensorBoard]:
+    """A logger for the folder `evaluation` of a run; a task that writes nothing leaves no file."""
+    board = TensorBoard(run, name="", version="evaluation")
+    try:
+        yield board
+    finally:
+        board.close()
+        for file in Path(board.log_dir).glob("events.*"):
+            if file.stat().st_size < HEADER:
+                file.unlink()
+        with suppress(OSError):  # it has events, or was never made
+            Path(board.log_dir).rmdir()
 
 
 class Curves(Callback):

@@ -19,7 +19,6 @@ from src.kindling.config.compose import Config
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Stage
 from src.kindling.data.spec import Spec
-from src.kindling.runs.files import as_floats
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupts
 from src.kindling.training.build import attributes_of
@@ -144,7 +143,8 @@ def measure(
         loaders = run(task, datamodule=data, verbose=False, ckpt_path=checkpoint, weights_only=True)
     for note in getattr(getattr(task, f"{stage}_meter", None), "notes", ()):
         print(note)
-    return as_floats({name: value for metrics in loaders for name, value in metrics.items()})
+    found = {name: float(value) for metrics in loaders for name, value in metrics.items()}
+    return dict(sorted(found.items()))
 
 
 @contextmanager

@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
 
 from src.data.digits import Digits
 from src.kindling.config.compose import ROOT
 from src.kindling.dev.benchmark import benchmark, repeat_rounds
 from src.kindling.dev.benchmark_report import LABELS, MODEL, Round, advise, build_report
 from src.kindling.dev.step_profiler import LOOP, StepProfiler
-from tests.conftest import call, checked, mistakes
+from tests.conftest import as_own_task, call, checked, mistakes
 
 
 def test_benchmark_report_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,3 +165,28 @@ def test_command_runs_without_the_resource_module() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_task_without_kindlings_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+        def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    class Functional(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loss, self.optimizer = nn.CrossEntropyLoss(), torch.optim.SGD
+
+    assert mistakes("benchmark", "digits", "net=null", as_own_task(Functional, monkeypatch)) == [
+        "task: src.benchmark measures net and loss; call both in training_step"
+    ]
+    assert mistakes("benchmark", "digits", "net=null", as_own_task(Plain, monkeypatch)) == [
+        "task: src.benchmark needs the attributes net, loss and optimizer; add loss and optimizer to Plain, as in src/tasks/classification.py"
+    ]

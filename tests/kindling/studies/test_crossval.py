@@ -15,7 +15,8 @@ from src.kindling.analysis.predictions import Predictions
 from src.kindling.config.errors import InputError
 from src.kindling.data.samples import Samples
 from src.kindling.data.split import Indices, fold_samples, split_samples
-from src.kindling.studies.folds import confidence_interval, is_share
+from src.kindling.runs.metric_names import is_share
+from src.kindling.studies.folds import confidence_interval
 from src.kindling.training.build import build_data
 from src.kindling.training.trained_run import load_run
 from tests.conftest import LITTLE, call, checked, mistakes, train

@@ -1,4 +1,4 @@
-"""Say in one line what a training would otherwise do without a word."""
+"""Print why a training has one step an epoch, no validation, or fewer epochs than planned."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ class Outcomes(Callback):
         self.has_loss = False
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        for note in (_large_batch(trainer), _missing_validation(trainer)):
-            if note:
-                print(note)
+        for note in filter(None, (_large_batch(trainer), _missing_validation(trainer))):
+            print(note)
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:
         self.has_loss = self.has_loss or bool(outputs) or not module.automatic_optimization

@@ -14,21 +14,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TextColumn
 
-from src.kindling.runs.metric_names import canonical_name
+from src.kindling.runs.metric_names import parse_name
 from src.kindling.training.callbacks.layer_table import LayerTable
 from src.kindling.training.layer_trace import Layer
 
 NAME = 20  # letters of a metric's name in the bar
-FIELDS = ("batches", "values", "pace")  # of the bar's line
 
 
 def progress(monitor: str | None, layers: Mapping[str, Layer]) -> list[Callback]:
-    """Return the progress callbacks for standard output.
-
-    Args:
-        monitor: the monitored metric, if any.
-        layers: of a `LayerTrace`.
-    """
+    """Return the progress callbacks for standard output."""
     if sys.stdout.isatty():
         return [LayerTable(layers), Bar(monitor)]
     return [EpochLines(monitor)]
@@ -95,17 +89,16 @@ class Bar(EpochLines):
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         epoch = _format_epoch(trainer.current_epoch, trainer)
-        self._start(epoch, completed=trainer.fit_loop.epoch_loop.total_batch_idx + 1)
+        self._start(epoch, completed=_count_batches(trainer))
         super().on_train_start(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer)
         if trainer.num_training_batches < math.inf:
             self.length = trainer.num_training_batches
-        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         self._draw(
             description=_format_epoch(trainer.current_epoch, trainer),
-            total=self._total(trainer, done),
+            total=self._total(trainer, _count_batches(trainer)),
             batches=_format_share(0, self.length),
         )
 
@@ -118,10 +111,9 @@ class Bar(EpochLines):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._is_due() or trainer.is_last_batch:
-            done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
             self._draw(
-                completed=done,
-                total=self._total(trainer, done),
+                completed=_count_batches(trainer),
+                total=self._total(trainer, _count_batches(trainer)),
                 batches=_format_share(batch_idx + 1, self.length),
                 values=self._values(trainer, outputs),
             )
@@ -132,31 +124,38 @@ class Bar(EpochLines):
     def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
         self.evaluated = 0
         if trainer.state.fn != "fit":
-            self._start("validation")
+            self._start("test" if trainer.testing else "validation")
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self._draw_evaluation(trainer, trainer.num_val_batches)
+        self.evaluated += 1
+        if not self._is_due():
+            return
+        total = sum(trainer.num_test_batches if trainer.testing else trainer.num_val_batches)
+        share = _format_share(self.evaluated, total)
+        if trainer.state.fn == "fit":
+            self._draw(batches=f"val {share}")
+        else:
+            self._draw(batches=share, completed=self.evaluated, total=total)
 
     def on_test_start(self, trainer: Trainer, *_: Any) -> None:
-        self.evaluated = 0
-        self._start("test")
+        self.on_validation_start(trainer)
 
     def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self._draw_evaluation(trainer, trainer.num_test_batches)
+        self.on_validation_batch_end(trainer)
 
     def teardown(self, *_: Any, **__: Any) -> None:
         if self.progress:
             self.progress.stop()
 
-    def on_exception(self, *_: Any) -> None:
-        self.teardown()
+    on_exception = teardown
 
     def _start(self, description: str, completed: int = 0) -> None:
-        fields = (TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in FIELDS)
+        texts = ("description", "fields[batches]", "fields[values]", "fields[pace]")
+        columns = [TextColumn(f"{{task.{text}}}", markup=False) for text in texts]
         self.progress = Progress(
-            TextColumn("{task.description}", markup=False),
+            columns[0],
             BarColumn(bar_width=None),
-            *fields,
+            *columns[1:],
             console=Console(soft_wrap=True),  # a path in a line stays whole
             auto_refresh=False,  # a thread would hold the console's lock in forked workers
             speed_estimate_period=300,
@@ -181,16 +180,6 @@ class Bar(EpochLines):
             self.progress.update(task.id, pace=_format_pace(task))
             self.progress.refresh()
 
-    def _draw_evaluation(self, trainer: Trainer, lengths: Any) -> None:
-        self.evaluated += 1
-        if not self._is_due():
-            return
-        share = _format_share(self.evaluated, sum(lengths))
-        if trainer.state.fn == "fit":
-            self._draw(batches=f"val {share}")
-        else:
-            self._draw(batches=share, completed=self.evaluated, total=sum(lengths))
-
     def _total(self, trainer: Trainer, done: int) -> float | None:
         """The batches of the whole training; None if they are unknown."""
         totals = [(trainer.max_epochs or 0) * self.length]
@@ -205,15 +194,16 @@ class Bar(EpochLines):
         if isinstance(outputs, dict) and "loss" in outputs:
             values["loss"] = outputs["loss"]
         else:  # manual optimization: the first loss that it logs
-            losses = [name for name in metrics if "loss" in name and not _is_validation(name)]
+            losses = [name for name in metrics if "loss" in name and parse_name(name)[0] != "val"]
             values |= {name: metrics[name] for name in losses[:1]}
         if self.monitor in metrics:
             values[self.monitor] = metrics[self.monitor]
         return "  ".join(f"{_shorten(name)} {value.item():.4g}" for name, value in values.items())
 
 
-def _is_validation(name: str) -> bool:
-    return canonical_name(name).startswith("val/")
+def _count_batches(trainer: Trainer) -> int:
+    """The training batches of all epochs until now."""
+    return trainer.fit_loop.epoch_loop.total_batch_idx + 1
 
 
 def _shorten(name: str) -> str:
