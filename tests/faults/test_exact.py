@@ -87,6 +87,10 @@ CASES: dict[str, list[str]] = {
 
 # What others of them go through as well.
 LONG = (
+    "accumulated",
+    "early stopping",
+    "every other epoch",
+    "gradual and averaged",
     "averaged",
     "averaged equally",
     "gradual",
@@ -294,7 +298,12 @@ class Logging(LightningModule):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["trainer.val_check_interval=0.5"], ["checkpoint_minutes=1000"]]
+    "words",
+    [
+        [],
+        pytest.param(["trainer.val_check_interval=0.5"], marks=pytest.mark.long),
+        pytest.param(["checkpoint_minutes=1000"], marks=pytest.mark.long),
+    ],
 )
 def test_logged_averages_end_the_same(
     words: list[str],

@@ -224,7 +224,7 @@ print(run.Run.claim("digits").path)
 """
 
 
-def test_forty_claims_at_once(tmp_path: Path) -> None:
+def test_claims_at_once(tmp_path: Path) -> None:
     at = str(time.time() + 3)
     processes = [
         subprocess.Popen(
@@ -232,10 +232,10 @@ def test_forty_claims_at_once(tmp_path: Path) -> None:
             text=True,
             stdout=subprocess.PIPE,
         )
-        for _ in range(40)
+        for _ in range(16)
     ]
     paths = [process.communicate(timeout=60)[0] for process in processes]
-    assert len(set(paths)) == 40
+    assert len(set(paths)) == 16
     assert all(process.returncode == 0 for process in processes)
 
 

@@ -34,7 +34,7 @@ WORDS = ("num_threads=1",)
 BY_NAME = {case.name: case for case in CASES}
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 # Killed and resumed in `make test`: the others by `make test-long`.
-RESUMED = ("weighted_sampler", "streaming")
+RESUMED = ("streaming",)
 # Exported in `make test`; the first is verified in a fresh process.
 EXPORTED = ("docs_autoencoder", "char_lm", "dataclass_batch", "lstm_forecaster")
 # Trained on a terminal in `make test`: a module without forward, without validation, with several

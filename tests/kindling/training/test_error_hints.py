@@ -105,6 +105,7 @@ def test_hint_for_hanging_worker(config: Config) -> None:
     with pytest.raises(RuntimeError) as caught:
         next(loading)
     os.close(hangs)
+    loading._workers[0].kill()  # type: ignore[attr-defined]  # else its end is waited for, for 5 s
     loaders = [
         ("train", "training loader"),
         ("val", "validation loader"),
@@ -158,10 +159,11 @@ def test_hint_for_gpu_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert advise(RuntimeError("CUDA error: out of memory"), config) == (
         f"the GPU has no memory left; {LESS}"
     )
+    words = ("data.batch_size=50", "trainer.accumulate_grad_batches=3")
+    accumulated = checked("digits", *words)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 10.25 * 2**30)
-    words = ("data.batch_size=50", "trainer.accumulate_grad_batches=3")
-    assert advise(error, checked("digits", *words)) == (
+    assert advise(error, accumulated) == (
         "the GPU has no memory left (it held 10.2 GiB at its peak); data.batch_size=50 → "
         "data.batch_size=25 "
         "trainer.accumulate_grad_batches=6 keeps the effective batch"

@@ -96,6 +96,7 @@ def test_task_without_spec_or_forward_trains_on_terminal(name: str, repository: 
     assert screen.find_rows(r"epoch 2/2 .* 3/3 loss \d\S*  val/loss \d\S* .*it/s 0:00:00 left")
 
 
+@pytest.mark.long
 def test_task_of_the_notebook_trains_on_terminal(repository: Path) -> None:
     cells = json.loads((ROOT / "notebooks" / "04_your_own.ipynb").read_text())["cells"]
     for cell in cells:
