@@ -100,12 +100,12 @@ def test_hint_for_hanging_worker(config: Config) -> None:
     def wait() -> None:
         os.close(hangs)
         os.read(ends, 1)  # until the error has been raised
+        os._exit(0)  # the loader would wait for its end, for 5 s
 
     loading = iter(DataLoader(Does(wait), num_workers=1, timeout=0.2))
     with pytest.raises(RuntimeError) as caught:
         next(loading)
     os.close(hangs)
-    loading._workers[0].kill()  # type: ignore[attr-defined]  # else its end is waited for, for 5 s
     loaders = [
         ("train", "training loader"),
         ("val", "validation loader"),
