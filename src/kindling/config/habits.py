@@ -62,6 +62,7 @@ HABITS = {
     "predict": "python -m src.predict RUN INPUT predicts",
     "project": FOLDER,
     "resume": RUN,
+    "resume_from_checkpoint": RUN,
     "sched": SCHEDULE,
     "scheduler": SCHEDULE,
     "seed": "set seed={value}, or --seeds 0,1,2 for several",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.kindling.config.command import split_words
 from src.kindling.config.compose import Config, compose
-from src.kindling.config.errors import InputError, format_count
+from src.kindling.config.errors import InputError, TrainingError, format_count
 from src.kindling.runs import run as run_module
 from src.kindling.runs.files import display_path, read_json
 from src.kindling.runs.run import Run, find_run
@@ -72,6 +72,9 @@ def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
     except BaseException as error:
         keep = member is not None or rank(config.values) > 0
         _after_failure(run, error, resumed is None, keep)
+        if isinstance(error, SystemExit) and not isinstance(error, Interrupted):
+            problem = "sys.exit() was called during the training"
+            raise TrainingError(f"task, data or callbacks: {problem}; raise an error") from error
         raise
 
 

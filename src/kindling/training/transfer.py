@@ -53,8 +53,8 @@ def take_weights(task: LightningModule, init: TrainedRun, match: Match = "name")
         raise InputError(f"--init {path}: {problem}; {remedy}")
     task.load_state_dict({name: theirs[source] for name, source in sources.items()}, strict=False)
     print(f"init: took {len(sources)} tensors of the net from {path} ({amount})")
-    if match == "order":
-        print(f"init: by order: {describe_renaming(sources)}")
+    if renamed := describe_renaming(sources):
+        print(f"init: by order: {renamed}")
     left = [name for name in own if name not in sources]
     for name in left:
         there = f"{tuple(theirs[name].shape)} there" if name in theirs else "missing there"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,7 +19,7 @@ from src.kindling.runs.run import Run
 from src.kindling.training.fit import fit
 from src.kindling.training.trained_run import load_run
 from src.tasks.classification import Classification
-from tests.conftest import LITTLE, call, checked, folders, mistakes, train
+from tests.conftest import LITTLE, as_own_task, call, checked, folders, mistakes, train
 
 
 def metrics_bytes(*words: str) -> bytes:
@@ -131,6 +133,20 @@ def test_crash_keeps_run_and_reason(logs: Path, monkeypatch: pytest.MonkeyPatch)
     (name,) = folders(logs)
     assert json.loads((logs / name / "meta.json").read_text())["exit"] == "failed"
     assert json.loads((logs / name / "run.json").read_text())["status"] == "failed"
+
+
+class Exits(Classification):
+    """Ends the process, as a script may do."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        if batch_idx:
+            sys.exit()
+        return super().training_step(batch, batch_idx)
+
+
+def test_exit_of_a_task_is_a_failed_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TrainingError, match="sys.exit"):
+        call("train", "digits", *LITTLE, as_own_task(Exits, monkeypatch), "--no-pictures")
 
 
 def test_another_runs_weights_are_taken_where_they_fit(capsys: pytest.CaptureFixture[str]) -> None:
