@@ -60,7 +60,8 @@ def test_full_event_file_does_not_end_training(repository: Path) -> None:
     run = the_run(repository)
     assert read_checkpoint(run.checkpoints / "last.ckpt")["global_step"] == 800
     assert run.metrics["test/accuracy"] > 0
-    assert len((run.path / "metrics.csv").read_text().splitlines()) == 801
+    assert len((run.path / "metrics.csv").read_text().splitlines()) == 41
+    assert len((run.path / "steps.csv").read_text().splitlines()) == 801
 
 
 class Disk:

@@ -331,7 +331,7 @@ def test_ranks_end_together(number: int, to: int, repository: Path) -> None:
     output, _ = process.communicate(timeout=60)
     assert time.monotonic() - sent < 30
     assert process.returncode == (
-        128 + number if number != signal.SIGKILL else -9 if to == 0 else 2
+        128 + number if number != signal.SIGKILL else -9 if to == 0 else 1
     ), output
     if number == signal.SIGKILL:
         assert "--resume logs/digits/" in output
