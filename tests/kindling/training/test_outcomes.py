@@ -62,7 +62,9 @@ class Task(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fitted(data: LightningDataModule, *callbacks: Any, **options: Any) -> Trainer:
+def fitted(
+    data: LightningDataModule, *callbacks: Any, task: LightningModule | None = None, **options: Any
+) -> Trainer:
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
@@ -72,7 +74,7 @@ def fitted(data: LightningDataModule, *callbacks: Any, **options: Any) -> Traine
         callbacks=[Outcomes(), *callbacks],
         **{"max_epochs": 3, **options},
     )
-    trainer.fit(Task(), datamodule=data)
+    trainer.fit(task or Task(), datamodule=data)
     return trainer
 
 
@@ -257,16 +259,7 @@ def test_mistakes_that_torch_or_lightning_name(task: str, data: Data, start: str
 def test_forgotten_return_of_the_loss(capsys: pytest.CaptureFixture[str]) -> None:
     line = "task: training_step returned None for each batch of the epoch, so nothing was learned; return the loss\n"
     for what, printed in (("loss", line), ("", "")):
-        trainer = Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[Outcomes()],
-            max_epochs=2,
-        )
-        trainer.fit(Without(what), datamodule=Data())
+        fitted(Data(), task=Without(what), max_epochs=2)
         assert capsys.readouterr().out == printed
 
 
