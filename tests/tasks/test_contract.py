@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from src import tasks
-from src.kindling.analysis.bootstrap import bootstrap
+from src.kindling.analysis.intervals import bootstrap
 from src.kindling.analysis.predictions import Predictions
 from src.kindling.config.compose import ROOT
 from src.kindling.config.errors import InputError

@@ -14,7 +14,7 @@ from sklearn import metrics as sk
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError, MultilabelF1Score
 
-from src.kindling.analysis.bootstrap import bootstrap
+from src.kindling.analysis.intervals import bootstrap
 from src.kindling.analysis.predictions import predict
 from src.kindling.analysis.report import format_number, list_missing_classes
 from src.kindling.config.errors import InputError

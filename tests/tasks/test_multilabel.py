@@ -8,7 +8,7 @@ import torch
 from sklearn import metrics as sk
 from torch import nn
 
-from src.kindling.analysis.bootstrap import bootstrap
+from src.kindling.analysis.intervals import bootstrap
 from src.kindling.analysis.predictions import predict
 from src.kindling.config.errors import InputError
 from src.kindling.data.spec import Column, Spec

@@ -17,12 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.kindling.analysis.bootstrap import MAX_SAMPLES, RESAMPLES, bootstrap
-from src.kindling.analysis.significance import bootstrap_mean
+from src.kindling.analysis.intervals import MAX_SAMPLES, RESAMPLES, bootstrap, mean_interval
 from src.kindling.config.compose import Config, compose, flatten, record_path
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.runs.files import read_json, write
-from src.kindling.runs.metric_names import canonical_name, parse_name
+from src.kindling.runs.metric_names import canonical_name, is_share, parse_name
 
 if TYPE_CHECKING:
     from src.kindling.analysis.predictions import Predictions
@@ -96,7 +95,7 @@ def _results(
         if logged is not None and not math.isclose(logged, mean, rel_tol=1e-4):
             name = f"{name} of predictions"
         test.setdefault(name, mean)
-        if interval := bootstrap_mean(predictions["score"], RESAMPLES):
+        if interval := mean_interval(predictions["score"], share=is_share(predictions.scored)):
             intervals[name] = interval
     rows = []
     for name, value in test.items():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from src.kindling.analysis.intervals import mean_interval
 from src.kindling.analysis.leaderboard import Row
 from src.kindling.config.errors import InputError
 from src.kindling.runs.metric_names import mode_by_name
@@ -12,13 +13,12 @@ from src.kindling.runs.metric_names import mode_by_name
 if TYPE_CHECKING:
     from src.kindling.analysis.prediction_columns import Predictions
 
-RESAMPLES = 10_000
 METRIC_NAMES = {"mae": "mean absolute error", "iou": "mean IoU"}
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The gain of run B over run A, with the 95 % confidence interval over resampled test samples.
+    """The gain of run B over run A, with the 95 % confidence interval over test samples.
 
     Attributes:
         gain, low, high: in the task's score of a sample; in points where it is right or wrong.
@@ -52,29 +52,11 @@ class Difference:
         return f"no significant difference between A and B: {lead} {by}"
 
 
-def bootstrap_mean(scores: Any, resamples: int) -> tuple[float, float] | None:
-    """The 95 % interval of the mean of scores `(N,)`; None below two, or if one is not finite."""
-    import numpy as np
-    from scipy import stats
-
-    if len(scores) < 2 or not np.isfinite(scores).all():
-        return None
-    found = stats.bootstrap(
-        (scores.astype(float),),
-        np.mean,
-        n_resamples=resamples,
-        method="percentile",
-        batch=max(1, 2_000_000 // len(scores)),  # 30 MB at a time
-        rng=0,
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
 def compare_paired(one: Row, other: Row) -> Difference:
     """Compare two runs, A and B, sample by sample.
 
-    A paired bootstrap, and McNemar's exact test where scores are right or wrong. Both compare
-    these two trainings; other seeds may reverse the result.
+    The t-interval of the mean difference, and McNemar's exact test where scores are right or wrong.
+    Both compare these two trainings; other seeds may reverse the result.
 
     Raises:
         InputError: when predictions are missing, or are not of the same samples.
@@ -97,7 +79,7 @@ def compare_paired(one: Row, other: Row) -> Difference:
         gains = 100.0 * gains
         won, lost = int((gains > 0).sum()), int((gains < 0).sum())
         p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
-    low, high = bootstrap_mean(gains, RESAMPLES) or (np.nan, np.nan)
+    low, high = mean_interval(gains) or (np.nan, np.nan)
     return Difference(float(gains.mean()), low, high, p, n, a.scored)
 
 

@@ -6,12 +6,12 @@ set stays unseen. A fold is an ordinary run with `data.fold=[0,5,0]`: fold, fold
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from src.kindling.analysis.intervals import mean_interval
 from src.kindling.config.compose import compose, get
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path
@@ -106,38 +106,6 @@ def score_predictions(predictions: Predictions) -> dict[str, float]:
     return {predictions.scored: fmean(means)}
 
 
-def confidence_interval(
-    values: Sequence[float], ratio: float, share: bool = False
-) -> tuple[float, float]:
-    """95 % confidence interval of a mean over folds, corrected for overlapping training folds.
-
-    The variance of the mean is (1/n + ratio) times that of the n values: the corrected resampled
-    t-test. The mean of a share gets Wilson's score interval, which stays within [0, 1], at the
-    effective sample size that this variance implies: mean * (1 - mean) / variance.
-
-    Args:
-        values: of each fold.
-        ratio: number of validation samples per training sample, 1/(folds - 1).
-        share: whether the values are shares, in [0, 1].
-
-    Source:
-        Nadeau and Bengio, "Inference for the Generalization Error", Machine Learning 52 (2003).
-        Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22
-        (1927); effective sample size: Franco et al., "Comparative Study of Confidence Intervals for
-        Proportions in Complex Sample Surveys", JSSAM 7 (2019).
-    """
-    from scipy.stats import t
-
-    n, mean = len(values), fmean(values)
-    margin = float(t.ppf(0.975, n - 1)) * stdev(values) * math.sqrt(1 / n + ratio)
-    if not share or not 0 < mean < 1:
-        return mean - margin, mean + margin
-    shrinkage = margin**2 / (mean * (1 - mean))  # t² / effective sample size
-    center = (mean + shrinkage / 2) / (1 + shrinkage)
-    margin = math.sqrt(margin**2 + shrinkage**2 / 4) / (1 + shrinkage)
-    return center - margin, center + margin
-
-
 def summarize_folds(plan: Plan, finished: Sequence[TrialResult]) -> Summary:
     """Mean, standard deviation and interval (`low`, `high`) of each metric."""
     import pandas as pd
@@ -151,7 +119,8 @@ def summarize_folds(plan: Plan, finished: Sequence[TrialResult]) -> Summary:
         ratios.append(ratio)
     for name, row in summary.items():
         values = [result.metrics[name] for result in finished]
-        row["low"], row["high"] = confidence_interval(values, fmean(ratios), is_share(name))
+        if interval := mean_interval(values, None, is_share(name), overlap=fmean(ratios)):
+            row["low"], row["high"] = interval
     return summary
 
 
@@ -167,7 +136,8 @@ def plot_folds(plan: Plan, finished: Sequence[TrialResult], summary: Summary) ->
             x = repeat + (fold - (folds - 1) / 2) * 0.6 / folds
             axis.plot(x, result.metrics[name], "o", color=f"C{repeat}", alpha=0.7)
         axis.axhline(row["mean"], color="black", linewidth=1)
-        axis.axhspan(row["low"], row["high"], color="0.9", zorder=0)
+        if "low" in row:
+            axis.axhspan(row["low"], row["high"], color="0.9", zorder=0)
         repeats = sorted({result.changes["data.fold"][2] for result in finished})
         axis.set(title=name, xlabel="repetition", xticks=repeats)
     path = plan.folder / "plots" / "folds.png"

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.kindling.analysis.intervals import mean_interval
 from src.kindling.analysis.plots import Plots
 from src.kindling.analysis.predictions import Predictions
 from src.kindling.analysis.report import format_number, report
-from src.kindling.analysis.significance import bootstrap_mean
 from src.kindling.config.compose import compose
 from src.kindling.runs.run import Run
 from src.kindling.training.fit import fit
@@ -63,7 +63,7 @@ def test_report_of_foreign_run_has_interval_of_its_score(pair: list[TrainedRun])
     run = pair[1]
     predictions = Predictions.load(run.path / "predictions" / "test.npz")
     errors = np.abs(predictions["prediction"] - predictions["target"])
-    interval = bootstrap_mean(predictions["score"], 400)
+    interval = mean_interval(predictions["score"])
     assert interval is not None
     half = 1.96 * errors.std() / np.sqrt(len(errors))
     expected = (errors.mean() - half, errors.mean() + half)
@@ -71,7 +71,7 @@ def test_report_of_foreign_run_has_interval_of_its_score(pair: list[TrainedRun])
     mae = rows((run.path / "report.html").read_text())["mae"]
     assert f"<b>{format_number(float(errors.mean()))}</b>" in mae
     assert " to ".join(format_number(end) for end in interval) in mae
-    assert bootstrap_mean(predictions["score"][:1], 400) is None
+    assert mean_interval(predictions["score"][:1]) is None
 
 
 def test_interval_of_score_joins_only_the_metric_it_measures(

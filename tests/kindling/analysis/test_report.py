@@ -22,7 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from sklearn.metrics import accuracy_score
 
-from src.kindling.analysis.bootstrap import bootstrap
+from src.kindling.analysis.intervals import bootstrap
 from src.kindling.analysis.predictions import Predictions
 from src.kindling.analysis.report import _place_marks, format_number, report
 from src.kindling.runs.run import Run
@@ -116,7 +116,7 @@ def test_bootstrap_of_many_samples_is_scaled(digits: Run, monkeypatch: pytest.Mo
     (low, high), (auc_low, auc_high) = (
         bootstrap(digits, many)[0][name] for name in ("accuracy", "auroc")
     )
-    monkeypatch.setattr("src.kindling.analysis.bootstrap.MAX_SAMPLES", 200)
+    monkeypatch.setattr("src.kindling.analysis.intervals.MAX_SAMPLES", 200)
     intervals = bootstrap(digits, many)[0]
     # Fewer samples, nearly the same interval; without scaling it would be 1.6 times as wide.
     assert intervals["accuracy"] == pytest.approx((low, high), abs=0.2 * (high - low))

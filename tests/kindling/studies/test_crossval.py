@@ -11,18 +11,24 @@ import numpy as np
 import pytest
 import torch
 
+from src.kindling.analysis.intervals import mean_interval
 from src.kindling.analysis.predictions import Predictions
 from src.kindling.config.errors import InputError
 from src.kindling.data.samples import Samples
 from src.kindling.data.split import Indices, fold_samples, split_samples
 from src.kindling.runs.metric_names import is_share
-from src.kindling.studies.folds import confidence_interval
 from src.kindling.training.build import build_data
 from src.kindling.training.trained_run import load_run
 from tests.conftest import LITTLE, call, checked, mistakes, train
 
 SPLIT = (0.7, 0.1, 0.2)
 LONG = (*LITTLE[:1], *LITTLE[4:])
+
+
+def folds_interval(values: list[float], overlap: float, share: bool = False) -> tuple[float, float]:
+    found = mean_interval(values, share=share, overlap=overlap)
+    assert found is not None
+    return found
 
 
 def folds_of(samples: Samples, folds: int = 4, repeat: int = 0) -> tuple[Indices, list[Indices]]:
@@ -138,34 +144,34 @@ def test_fold_uses_statistics_of_its_training_samples() -> None:
 
 def test_interval_is_the_corrected_resampled_t() -> None:
     values = [0.91, 0.95, 0.93, 0.97, 0.94]
-    low, high = confidence_interval(values, 1 / 4)
+    low, high = folds_interval(values, 1 / 4)
     # t(0.975, 4) = 2.776445; sqrt(1/5 + 1/4) = 0.670820; the usual interval has sqrt(1/5) = 0.447214.
     half = 2.776445 * stdev(values) * 0.670820
     assert (low, high) == (
         pytest.approx(0.94 - half, abs=1e-6),
         pytest.approx(0.94 + half, abs=1e-6),
     )
-    assert confidence_interval(values, 0)[1] == pytest.approx(
+    assert folds_interval(values, 0)[1] == pytest.approx(
         0.94 + 2.776445 * stdev(values) * 0.447214, abs=1e-6
     )
 
 
 def test_interval_of_a_share_is_wilsons() -> None:
     values = [0.95, 0.99, 1.0, 0.99, 0.99]
-    low, high = confidence_interval(values, 1 / 4, share=True)
+    low, high = folds_interval(values, 1 / 4, share=True)
     # Wilson's ends p solve (mean - p)² = t² p (1 - p) / n, with t(0.975, 4)² = 7.708647 and the effective
     # sample size n = 0.984 * 0.016 / (0.00038 * (1/5 + 1/4)).
     for end in (low, high):
         assert (0.984 - end) ** 2 == pytest.approx(7.708647 * end * (1 - end) / 92.070, rel=1e-4)
     assert low < 0.984 < high < 1
-    assert confidence_interval(values, 1 / 4)[1] > 1
+    assert folds_interval(values, 1 / 4)[1] > 1
     # About a half, it is the t-interval; without spread, a point; and a percentage is no share.
     about_half = [0.49, 0.5, 0.51, 0.5, 0.5]
-    assert confidence_interval(about_half, 1 / 4, share=True) == pytest.approx(
-        confidence_interval(about_half, 1 / 4), abs=1e-4
+    assert folds_interval(about_half, 1 / 4, share=True) == pytest.approx(
+        folds_interval(about_half, 1 / 4), abs=1e-4
     )
-    assert confidence_interval([1.0, 1.0], 1 / 4, share=True) == (1, 1)
-    assert confidence_interval([98, 99], 1 / 4, share=True) == confidence_interval([98, 99], 1 / 4)
+    assert folds_interval([1.0, 1.0], 1 / 4, share=True) == (1, 1)
+    assert folds_interval([98, 99], 1 / 4, share=True) == folds_interval([98, 99], 1 / 4)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +196,7 @@ def test_interval_of_a_share_has_its_coverage() -> None:
     random, held, outside = np.random.default_rng(0), 0, 0
     for _ in range(400):
         shares = (random.binomial(100, 0.97, size=5) / 100).tolist()
-        low, high = confidence_interval(shares, 0, share=True)
+        low, high = folds_interval(shares, 0, share=True)
         held += low <= 0.97 <= high
         outside += low < 0 or high > 1
     assert held >= 0.93 * 400
@@ -205,7 +211,7 @@ def test_corrected_interval_has_its_coverage() -> None:
         folds = np.array_split(random.permutation(60), 5)
         errors = [float(np.mean((y[fold] - np.delete(y, fold).mean()) ** 2)) for fold in folds]
         for name, share in (("corrected", 1 / 4), ("usual", 0.0)):
-            low, high = confidence_interval(errors, share)
+            low, high = folds_interval(errors, share)
             held[name] += low < 1 + 1 / 48 < high
     assert held["corrected"] > held["usual"]
     assert held["corrected"] >= 0.95 * 400
@@ -228,7 +234,7 @@ def test_cross_validation_of_a_regression(logs: Path, capsys: pytest.CaptureFixt
         load_run(f"diabetes/crossval-3/repeat0_fold{fold}").data().indices for fold in range(3)
     ]
     share = fmean(len(size["val"]) / len(size["train"]) for size in sizes)
-    assert (numbers["low"], numbers["high"]) == pytest.approx(confidence_interval(maes, share))
+    assert (numbers["low"], numbers["high"]) == pytest.approx(folds_interval(maes, share))
     line = f"val/mae {fmean(maes):.4f} ± {stdev(maes):.4f} {numbers['low']:.4f} to {numbers['high']:.4f}"
     assert line in " ".join(output.split())
 

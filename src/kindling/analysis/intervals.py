@@ -1,4 +1,4 @@
-"""Bootstrap intervals of a run's test metrics, and the metrics of its baseline.
+"""95 % confidence intervals of means and of a run's test metrics, and its baseline's metrics.
 
 The resampling is our own where torchmetrics are computed: `scipy.stats.bootstrap` draws resamples
 of all n samples, one statistic at a time, and torchmetrics' `BootStrapper` keeps a copy of the
@@ -24,6 +24,50 @@ MAX_SAMPLES = 5_000  # of a resample
 
 Interval = tuple[float, float]
 Statistic = Callable[["Tensor"], "dict[str, Tensor]"]  # sample numbers (n,) to metrics by name
+
+
+def mean_interval(
+    values: Any, groups: Any = None, share: bool = False, overlap: float = 0.0
+) -> Interval | None:
+    """Compute the 95 % confidence interval of a mean; None if it cannot be computed.
+
+    A t-interval; with groups, from the sums of the groups. The mean of a share gets Wilson's
+    interval, which stays within [0, 1], at the effective sample size mean * (1 - mean) / variance;
+    that is n for independent values of 0 or 1.
+
+    Args:
+        values: `(n,)`.
+        groups: of each value, such as a patient, `(n,)`; default: each value is independent.
+        share: whether the values are shares, in [0, 1].
+        overlap: added to 1/n in the variance: validation samples per training sample, where each
+            value is measured on one fold and the trainings share samples.
+
+    Source:
+        Nadeau and Bengio, "Inference for the Generalization Error", Machine Learning 52 (2003).
+        Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22
+        (1927); effective sample size: Franco et al., "Comparative Study of Confidence Intervals for
+        Proportions in Complex Sample Surveys", JSSAM 7 (2019).
+    """
+    import numpy as np
+    from scipy.stats import t
+
+    values = np.asarray(values, dtype=float)
+    n, mean = len(values), float(values.mean()) if len(values) else math.nan
+    codes = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    deviations = np.bincount(codes, weights=values - mean)
+    G = len(deviations)
+    if G < 2 or not np.isfinite(values).all():
+        return None
+    # The variance of the mean of G independent groups; for groups of one, stdev(values)² / n.
+    variance = G / (G - 1) * float(np.square(deviations).sum()) / n**2
+    quantile = float(t.ppf(0.975, G - 1))
+    margin = quantile * math.sqrt(variance * (1 + n * overlap))
+    if not share or not 0 < mean < 1:
+        return mean - margin, mean + margin
+    shrinkage = margin**2 / (mean * (1 - mean))  # quantile² / effective sample size
+    center = (mean + shrinkage / 2) / (1 + shrinkage)
+    margin = math.sqrt(margin**2 + shrinkage**2 / 4) / (1 + shrinkage)
+    return center - margin, center + margin
 
 
 def bootstrap(
