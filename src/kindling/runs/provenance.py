@@ -89,7 +89,7 @@ def source_files(config: str) -> dict[str, str]:
     """
     try:
         committed = {*git("ls-tree", "-r", "-z", "--name-only", "HEAD").split("\0")}
-        options = [name for name in _untracked() if name.startswith("configs/")]
+        options = _list_untracked("configs")
     except FAILED:
         committed, options = set(), []
     names = {*_imported(), *options} - committed | {f"configs/{config}.yaml"}
@@ -108,11 +108,6 @@ def compare_files(then: Mapping[str, str], config: str) -> Iterator[str]:
             yield f"{name}: changed since{own}"
 
 
-def _untracked() -> list[str]:
-    """The untracked files of src/ and configs/, and the imported ones of other folders."""
-    return _list_untracked("src", "configs", *_imported_paths())
-
-
 def _list_untracked(*arguments: str) -> list[str]:
     listed = git("ls-files", "-z", "--others", "--exclude-standard", *arguments)
     # The name of another repository ends with a slash.
@@ -120,8 +115,12 @@ def _list_untracked(*arguments: str) -> list[str]:
 
 
 def _untracked_patch() -> str:
-    """The untracked files as additions; some are only named: large, ignored, or too many."""
-    names, imported = _untracked(), _imported_paths()
+    """The untracked files of src/ and configs/, and imported ones of other folders, as additions.
+
+    Some are only named: large, ignored, or too many.
+    """
+    imported = [name for name in _imported() if name.endswith(".py")]
+    names = _list_untracked("src", "configs", *imported)
     patch = ""
     for name in names[:MOST]:
         size = (ROOT / name).lstat().st_size
@@ -136,22 +135,18 @@ def _untracked_patch() -> str:
     return HEADING + patch if patch else ""
 
 
-def _imported_paths() -> list[str]:
-    return [name for name in _imported() if name.endswith(".py")]
-
-
 def _imported() -> Iterator[str]:
     """The modules of the repository, and of allowed packages that are installed as editable."""
     own = {name.partition(".")[0] for name in allowed_by_user()}
     for name, module in list(sys.modules.items()):
-        file = Path(getattr(module, "__file__", None) or "")
-        # An installed package has a version.
-        installed = "site-packages" in file.parts or file.is_relative_to(STDLIB)
-        if file.suffix == ".py" and not installed:
-            if file.is_relative_to(ROOT):
-                yield file.relative_to(ROOT).as_posix()
-            elif name.partition(".")[0] in own:
-                yield name
+        path = str(getattr(module, "__file__", None) or "")
+        # As text, because thousands of modules are loaded. An installed package has a version.
+        if not path.endswith(".py") or "site-packages" in path or path.startswith(STDLIB):
+            continue
+        if Path(path).is_relative_to(ROOT):
+            yield Path(path).relative_to(ROOT).as_posix()
+        elif name.partition(".")[0] in own:
+            yield name
 
 
 def _hash(name: str) -> str:
