@@ -63,7 +63,10 @@ class Does(Dataset[Tensor]):
 
 def worker(what: Callable[[], Any], **options: Any) -> BaseException:
     """What a loader raises whose worker does that."""
-    return raised(lambda: list(DataLoader(Does(what), num_workers=1, **options)))
+    loading = iter(DataLoader(Does(what), num_workers=1, **options))
+    error = raised(lambda: next(loading))
+    loading._shutdown_workers()  # type: ignore[attr-defined]  # else a later worker inherits its pipes
+    return error
 
 
 # --------------------------------------------------------------------------------------------------
