@@ -44,7 +44,9 @@ def find(what: str, name: str, overrides: Sequence[str]) -> float:
     for key, value in distributed(config.values).items():
         problem = f"--find takes one process on one device, and {value!r} is set"
         raise InputError(f"{key}: {problem}; leave it out")
-    config = config.replaced({"trainer.devices": 1}, origin="--find")
+    # The tuner takes 100 steps at most; an epoch may have only one.
+    changes = {"trainer.devices": 1, "trainer.max_epochs": 100}
+    config = config.replaced(changes, origin="--find")
     instantiate.check(config)
     instantiate.check_training(config)
     quiet()

@@ -215,7 +215,8 @@ class Training:
         if reason := stop_reason(self.trainer):
             print(reason)
         # Not by the file's existence: another rank may be writing it, and all save together.
-        if self.state is None and not self.checkpoint.saved_last:  # there was nothing to train
+        if self.state is None and not self.checkpoint.saved_last:
+            print("no step was trained; the metrics are those of the initial weights")
             self.trainer.save_checkpoint(self.checkpoint.last)
 
     def measure_best(self, stages: Sequence[Stage]) -> None:

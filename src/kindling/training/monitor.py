@@ -50,8 +50,11 @@ def choose_monitor(values: Values, task: LightningModule, logged: LoggedMetrics 
     mode = values.mode or (getattr(task, "mode", None) if name == declared else None)
     names = ", ".join(sorted(logged or ())) or "none"
     if name is not None and logged is not None and name not in logged:
-        hint = did_you_mean(name, logged)
-        raise InputError(f"monitor: '{name}' is not logged in validation{hint} (logged: {names})")
+        spelled = [one for one in logged if canonical_name(one) == canonical_name(name)]
+        if not spelled:
+            problem = f"'{name}' is not logged in validation{did_you_mean(name, logged)}"
+            raise InputError(f"monitor: {problem} (logged: {names})")
+        name = spelled[0]  # `val_loss` for `val/loss`
     default = ""
     if name is None:
         usual = ["val/loss"] if logged is None else [*logged]

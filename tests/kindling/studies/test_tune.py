@@ -387,6 +387,8 @@ def test_find_lr(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert output.endswith(f"{logs / 'digits/find_lr.png'}\n{last}\n")
     assert (logs / "digits/find_lr.png").stat().st_size > 5_000
     assert [path.name for path in logs.rglob("*")] == ["digits", "find_lr.png"]
+    short = ["trainer.max_epochs=1", "trainer.limit_train_batches=2"]
+    assert find("lr", "digits", ["num_threads=1", "trainer.accelerator=cpu", *short]) == rate
 
 
 def test_steepest_ignores_noise_between_two_steps() -> None:

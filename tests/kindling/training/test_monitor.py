@@ -113,7 +113,10 @@ def test_mode_of_logged_torchmetrics_object(
         "monitor: val_bad_score, lower is better (by its torchmetrics class)",
     ]
     values = instantiate.values(checked("digits"))
-    assert choose_monitor(values, task, {"val_loss": None, "val_loss_epoch": None}).mode == "min"
+    losses = {"val_loss": None, "val_loss_epoch": None}
+    assert choose_monitor(values, task, losses).mode == "min"
+    values = instantiate.values(checked("digits", "monitor=val/loss"))  # the other spelling
+    assert choose_monitor(values, task, losses).name == "val_loss"
 
 
 def test_unmonitored_early_stopping_is_refused(parts: tuple[Any, LightningModule]) -> None:

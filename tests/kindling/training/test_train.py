@@ -227,8 +227,10 @@ def test_empty_stage_is_not_measured() -> None:
         assert {name.partition("/")[0] for name in train("digits", word).metrics} == {"val"}
 
 
-def test_training_without_steps_loads() -> None:
+def test_training_without_steps_loads(capsys: pytest.CaptureFixture[str]) -> None:
     train("digits", "trainer.max_epochs=0")
+    note = "no step was trained; the metrics are those of the initial weights"
+    assert capsys.readouterr().out.count(note) == 1
     assert load_run("latest").checkpoint_file.name == "last.ckpt"
     call("evaluate", "latest")
 
