@@ -94,6 +94,7 @@ class GrowingCSV:
         self.rows.append({**row})
         return True
 
+    @rank_zero_only  # each process of a resumed training makes its loggers
     def _rewrite(self) -> None:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self.columns)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from lightning.pytorch.utilities import rank_zero_only
+
 from src.kindling.training.run_loggers import GrowingCSV, MetricsFiles
 from tests.conftest import train
 
@@ -81,3 +84,11 @@ def test_epochs_of_training_have_one_row_each() -> None:
     assert [row.split(",")[1] for row in rows] == [str(step) for step in range(8)]
     at = header.split(",").index("val/loss")
     assert [bool(row.split(",")[at]) for row in rows] == 4 * [False, True]
+
+
+def test_other_processes_leave_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    MetricsFiles(tmp_path, 0).log_metrics({"epoch": 0, "val/loss": 1.0}, step=9)
+    before = (tmp_path / "metrics.csv").read_text()
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    MetricsFiles(tmp_path, 0)  # as if the training began again
+    assert (tmp_path / "metrics.csv").read_text() == before
