@@ -14,7 +14,7 @@ from sklearn import metrics as sk
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError, MultilabelF1Score
 
-from src.kindling.analysis.intervals import bootstrap
+from src.kindling.analysis.intervals import metric_intervals
 from src.kindling.analysis.predictions import predict
 from src.kindling.analysis.report import format_number, list_missing_classes
 from src.kindling.config.errors import InputError
@@ -106,7 +106,7 @@ def test_run_r2_far_from_zero_matches_scikit_learn(tmp_path: Path) -> None:
         rmse = sk.root_mean_squared_error(target, predicted)
         assert metrics[f"{stage}/r2"] == pytest.approx(sk.r2_score(target, predicted), abs=1e-5)
         assert metrics[f"{stage}/rmse"] == pytest.approx(rmse, rel=1e-5)
-    intervals, baseline = bootstrap(run, found)
+    intervals, baseline = metric_intervals(run, found)
     mean = np.full_like(target, run.spec.target_mean[0])
     assert baseline["r2"] == pytest.approx(sk.r2_score(target, mean), abs=1e-5)
     rmse = sk.root_mean_squared_error(target, mean)
@@ -343,7 +343,7 @@ def test_intervals_resample_over_present_classes() -> None:
     some = predictions.take((target < 3) & ((target != 2) | (np.cumsum(target == 2) == 1)))
     target, probability = some["target"], some["probability"]
     assert np.count_nonzero(target == 2) == 1  # a third of the resamples lacks it
-    intervals, baseline = bootstrap(run, some)
+    intervals, baseline = metric_intervals(run, some)
     assert baseline["auroc"] == pytest.approx(0.5)
 
     def auroc(rows: np.ndarray) -> float:

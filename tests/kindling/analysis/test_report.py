@@ -22,7 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from sklearn.metrics import accuracy_score
 
-from src.kindling.analysis.intervals import bootstrap
+from src.kindling.analysis.intervals import metric_intervals
 from src.kindling.analysis.predictions import Predictions
 from src.kindling.analysis.report import _place_marks, format_number, report
 from src.kindling.runs.run import Run
@@ -100,7 +100,7 @@ def test_page_has_result_plots_config_and_commands(digits: Run) -> None:
 def test_intervals_and_baseline() -> None:
     run = train("digits").run
     predictions = Predictions.load(run.path / "predictions" / "test.npz")
-    intervals, baseline = bootstrap(run, predictions)
+    intervals, baseline = metric_intervals(run, predictions)
     accuracy = accuracy_score(predictions["target"], predictions["prediction"])
     low, high = intervals["accuracy"]
     spread = np.sqrt(accuracy * (1 - accuracy) / len(predictions))
@@ -114,10 +114,10 @@ def test_bootstrap_of_many_samples_is_scaled(digits: Run, monkeypatch: pytest.Mo
     predictions = Predictions.load(digits.path / "predictions" / "test.npz")
     many = predictions.take(np.tile(np.arange(len(predictions)), 2))
     (low, high), (auc_low, auc_high) = (
-        bootstrap(digits, many)[0][name] for name in ("accuracy", "auroc")
+        metric_intervals(digits, many)[0][name] for name in ("accuracy", "auroc")
     )
     monkeypatch.setattr("src.kindling.analysis.intervals.MAX_SAMPLES", 200)
-    intervals = bootstrap(digits, many)[0]
+    intervals = metric_intervals(digits, many)[0]
     # Fewer samples, nearly the same interval; without scaling it would be 1.6 times as wide.
     assert intervals["accuracy"] == pytest.approx((low, high), abs=0.2 * (high - low))
     assert intervals["auroc"] == pytest.approx((auc_low, auc_high), abs=0.6 * (auc_high - auc_low))
@@ -127,11 +127,11 @@ def test_bootstrap_of_first_process_does_not_synchronize(
     digits: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictions = Predictions.load(digits.path / "predictions" / "test.npz")
-    alone = bootstrap(digits, predictions)
+    alone = metric_intervals(digits, predictions)
     monkeypatch.setattr(
         "torchmetrics.metric.jit_distributed_available", lambda: True
     )  # their group still stands
-    assert bootstrap(digits, predictions) == alone
+    assert metric_intervals(digits, predictions) == alone
 
 
 def test_marks_and_number_formats() -> None:
