@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import t
 from sklearn import metrics as sk
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError, MultilabelF1Score
@@ -351,11 +352,18 @@ def test_intervals_resample_over_present_classes() -> None:
         areas = [sk.roc_auc_score(target[rows] == i, probability[rows, i]) for i in there]
         return float(np.mean(areas))
 
-    generator = np.random.default_rng(0)
-    drawn = [auroc(generator.integers(len(target), size=len(target))) for _ in range(400)]
-    ends = np.quantile(drawn, (0.025, 0.975))
-    assert intervals["auroc"] == pytest.approx(ends, abs=0.5 * (ends[1] - ends[0]))
-    assert intervals["auroc"][0] <= auroc(np.arange(len(target))) <= intervals["auroc"][1]
+    # Without the only sample of a class, the mean is over the other classes.
+    n, every = len(target), np.arange(len(target))
+    left_out = np.array([auroc(np.delete(every, i)) for i in every])
+    variance = (n - 1) / n * np.square(auroc(every) - left_out).sum()
+    low, high = intervals["auroc"]
+    for end in (low, high):  # Wilson's, at the sample size of that variance
+        share = auroc(every)
+        unit = end * (1 - end) / (share * (1 - share))
+        assert (share - end) ** 2 == pytest.approx(
+            t.ppf(0.975, n - 1) ** 2 * variance * unit, rel=0.02
+        )
+    assert low <= auroc(every) <= high
 
 
 def test_report_lists_absent_classes() -> None:

@@ -54,9 +54,9 @@ def mean_interval(
     deviations = np.bincount(codes, weights=values - mean)
     if len(deviations) < 2 or not np.isfinite(values).all():
         return None
-    errors = not overlap and bool(values.min() >= 0)
-    samples = samples or len(deviations)
-    return _interval(mean, deviations / n, samples, share, errors, 1 + n * overlap)
+    one_sign = bool(values.min() >= 0 or values.max() <= 0)  # such as errors: skewed
+    skewed, samples = one_sign and not overlap, samples or len(deviations)
+    return _interval(mean, deviations / n, samples, share, skewed, 1 + n * overlap)
 
 
 def _interval(
@@ -75,7 +75,7 @@ def _interval(
     Args:
         value: an estimate.
         deviations: the part of each independent group in it, less their mean, `(G,)`.
-        samples: the effective sample size of a share that is 0 or 1, where nothing varies.
+        samples: the effective sample size of a share of 0 or 1 up to rounding: nothing varies.
         share: whether the value is a share.
         skewed: whether the deviations may be skewed, such as those of errors.
         inflation: of the variance.
@@ -92,9 +92,9 @@ def _interval(
     G, squares = len(deviations), np.square(deviations).sum()
     quantile = float(t.ppf(0.975, G - 1))
     variance = inflation * G / (G - 1) * float(squares)
-    unit = value * (1 - value)  # the variance of one value of 0 or 1
-    if share and unit >= 0:
-        shrinkage = quantile**2 * (variance / unit if unit else inflation / samples)
+    if share and -1e-6 < value < 1 + 1e-6:  # rounded to float32
+        unit = value * (1 - value)  # the variance of one value of 0 or 1
+        shrinkage = quantile**2 * (variance / unit if unit > 1e-6 else inflation / samples)
         center = (value + shrinkage / 2) / (1 + shrinkage)
         margin = math.sqrt(shrinkage * unit + shrinkage**2 / 4) / (1 + shrinkage)
         return max(center - margin, 0.0), min(center + margin, 1.0)
