@@ -6,8 +6,11 @@ import json
 import shutil
 from pathlib import Path
 from statistics import fmean, stdev
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import norm
@@ -18,6 +21,8 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.samples import Samples
 from src.kindling.data.split import Indices, fold_samples, split_samples
 from src.kindling.runs.metric_names import is_share
+from src.kindling.studies.folds import summarize_folds
+from src.kindling.studies.plan import TrialResult
 from src.kindling.training.build import build_data
 from src.kindling.training.trained_run import load_run
 from tests.conftest import LITTLE, call, checked, mistakes, train
@@ -236,6 +241,22 @@ def test_interval_of_cross_validated_accuracy_has_its_coverage(n: int, distance:
     assert covered >= 0.93
     assert ends.min() >= 0
     assert ends.max() <= 1
+
+
+def test_folds_without_a_mistake_have_the_interval_of_their_samples(tmp_path: Path) -> None:
+    plan: Any = SimpleNamespace(folder=tmp_path, about={"folds": 2})
+    finished = [
+        TrialResult(f"repeat0_fold{i}", "finished", {}, metrics={"val/accuracy": 1.0})
+        for i in (0, 1)
+    ]
+    for result in finished:
+        (tmp_path / result.name).mkdir()
+        splits = ["train"] * 30 + ["val"] * 30
+        pd.DataFrame({"split": splits}).to_csv(tmp_path / result.name / "split.csv")
+    row = summarize_folds(plan, finished)["val/accuracy"]
+    expected = folds_interval([1.0, 1.0], 1.0, share=True, samples=60)
+    assert (row["low"], row["high"]) == pytest.approx(expected)
+    assert row["low"] < 1
 
 
 def test_corrected_interval_has_its_coverage() -> None:
