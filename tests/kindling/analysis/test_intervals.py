@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import binomtest, norm, t
 from sklearn import metrics as sk
 from torchmetrics import Metric, PearsonCorrCoef
+from torchmetrics.classification import MulticlassAccuracy
 
 from src.kindling.analysis import Classes, Values
 from src.kindling.analysis.intervals import mean_interval, metric_intervals
@@ -172,6 +173,14 @@ def test_interval_of_metric_without_sums_or_lists() -> None:
     )
     assert low < value < high
     assert high - low == pytest.approx(2 * t.ppf(0.975, 59) * error, rel=0.1)
+
+
+def test_own_metric_is_a_share_by_its_class() -> None:
+    target = np.arange(40) % 3
+    columns = {"probability": np.eye(3, dtype=np.float32)[target], "target": target}
+    metrics: dict[str, Metric] = {"top2": MulticlassAccuracy(3, average="micro", top_k=2)}
+    low, high = measure(metrics, Classes(["a", "b", "c"]), columns)["top2"]
+    assert (low, high) == pytest.approx((40 / (40 + t.ppf(0.975, 39) ** 2), 1))
 
 
 def test_class_of_a_single_sample_leaves_finite_intervals() -> None:
