@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from src import tasks
-from src.kindling.analysis.intervals import bootstrap
+from src.kindling.analysis.intervals import metric_intervals
 from src.kindling.analysis.predictions import Predictions
 from src.kindling.config.compose import ROOT
 from src.kindling.config.errors import InputError
@@ -54,7 +54,7 @@ def test_documented_task_example(
     predictions = Predictions.load(run.path / "predictions" / "test.npz")
     assert (predictions["prediction"] > 0).all()
     assert predictions["score"].mean() == pytest.approx(result.metrics["test/mae"], rel=1e-5)
-    assert bootstrap(run, predictions)[1]["mae"] == pytest.approx(
+    assert metric_intervals(run, predictions)[1]["mae"] == pytest.approx(
         result.metrics["test/mean_predictor_mae"], rel=1e-4
     )
     other = train("diabetes", "trainer.limit_test_batches=1.0")

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import t
 from sklearn import metrics as sk
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError, MultilabelF1Score
 
-from src.kindling.analysis.intervals import bootstrap
+from src.kindling.analysis.intervals import metric_intervals
 from src.kindling.analysis.predictions import predict
 from src.kindling.analysis.report import format_number, list_missing_classes
 from src.kindling.config.errors import InputError
@@ -106,7 +107,7 @@ def test_run_r2_far_from_zero_matches_scikit_learn(tmp_path: Path) -> None:
         rmse = sk.root_mean_squared_error(target, predicted)
         assert metrics[f"{stage}/r2"] == pytest.approx(sk.r2_score(target, predicted), abs=1e-5)
         assert metrics[f"{stage}/rmse"] == pytest.approx(rmse, rel=1e-5)
-    intervals, baseline = bootstrap(run, found)
+    intervals, baseline = metric_intervals(run, found)
     mean = np.full_like(target, run.spec.target_mean[0])
     assert baseline["r2"] == pytest.approx(sk.r2_score(target, mean), abs=1e-5)
     rmse = sk.root_mean_squared_error(target, mean)
@@ -343,7 +344,7 @@ def test_intervals_resample_over_present_classes() -> None:
     some = predictions.take((target < 3) & ((target != 2) | (np.cumsum(target == 2) == 1)))
     target, probability = some["target"], some["probability"]
     assert np.count_nonzero(target == 2) == 1  # a third of the resamples lacks it
-    intervals, baseline = bootstrap(run, some)
+    intervals, baseline = metric_intervals(run, some)
     assert baseline["auroc"] == pytest.approx(0.5)
 
     def auroc(rows: np.ndarray) -> float:
@@ -351,11 +352,18 @@ def test_intervals_resample_over_present_classes() -> None:
         areas = [sk.roc_auc_score(target[rows] == i, probability[rows, i]) for i in there]
         return float(np.mean(areas))
 
-    generator = np.random.default_rng(0)
-    drawn = [auroc(generator.integers(len(target), size=len(target))) for _ in range(400)]
-    ends = np.quantile(drawn, (0.025, 0.975))
-    assert intervals["auroc"] == pytest.approx(ends, abs=0.5 * (ends[1] - ends[0]))
-    assert intervals["auroc"][0] <= auroc(np.arange(len(target))) <= intervals["auroc"][1]
+    # Without the only sample of a class, the mean is over the other classes.
+    n, every = len(target), np.arange(len(target))
+    left_out = np.array([auroc(np.delete(every, i)) for i in every])
+    variance = (n - 1) / n * np.square(auroc(every) - left_out).sum()
+    low, high = intervals["auroc"]
+    for end in (low, high):  # Wilson's, at the sample size of that variance
+        share = auroc(every)
+        unit = end * (1 - end) / (share * (1 - share))
+        assert (share - end) ** 2 == pytest.approx(
+            t.ppf(0.975, n - 1) ** 2 * variance * unit, rel=0.02
+        )
+    assert low <= auroc(every) <= high
 
 
 def test_report_lists_absent_classes() -> None:

@@ -8,7 +8,7 @@ import torch
 from sklearn import metrics as sk
 from torch import nn
 
-from src.kindling.analysis.intervals import bootstrap
+from src.kindling.analysis.intervals import metric_intervals
 from src.kindling.analysis.predictions import predict
 from src.kindling.config.errors import InputError
 from src.kindling.data.spec import Column, Spec
@@ -146,7 +146,7 @@ def test_label_intervals_baseline_and_plots() -> None:
         predictions["score"].tolist()
         == (predictions["prediction"] == predictions["target"]).all(1).astype(float).tolist()
     )
-    intervals, baseline = bootstrap(run, predictions)
+    intervals, baseline = metric_intervals(run, predictions)
     said = sk.f1_score(
         predictions["target"], predictions["prediction"], average="macro", zero_division=0
     )

@@ -11,7 +11,7 @@ import torch
 from sklearn import metrics as sk
 from torch import Tensor, nn
 
-from src.kindling.analysis.intervals import bootstrap
+from src.kindling.analysis.intervals import metric_intervals
 from src.kindling.analysis.predictions import Predictions, predict
 from src.kindling.config.errors import InputError
 from src.kindling.data.spec import Spec
@@ -168,7 +168,7 @@ def test_segmentation_losses(loss: str) -> None:
 
 def test_mask_intervals_resample_images(scenes: Run) -> None:
     predictions = predict(scenes.task, scenes.data(), "test")
-    intervals, baseline = bootstrap(scenes, predictions)
+    intervals, baseline = metric_intervals(scenes, predictions)
     metric = Overlap(scenes.spec.classes)
     true, said = (
         torch.from_numpy(predictions["target"]),

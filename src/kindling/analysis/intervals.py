@@ -1,39 +1,38 @@
-"""95 % confidence intervals of means and of a run's test metrics, and its baseline's metrics.
-
-The resampling is our own where torchmetrics are computed: `scipy.stats.bootstrap` draws resamples
-of all n samples, one statistic at a time, and torchmetrics' `BootStrapper` keeps a copy of the
-metric for each resample.
-"""
+"""95 % confidence intervals of means and of a run's test metrics, and its baseline's metrics."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from src.kindling.runs.metric_names import is_share
+
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
     from torchmetrics import Metric, MetricCollection
 
     from src.kindling.analysis.predictions import Predictions
     from src.kindling.training.trained_run import TrainedRun
 
-RESAMPLES = 400
-MAX_SAMPLES = 5_000  # of a resample
+BLOCKS = 100  # of samples at most; a metric is computed again without each
+# Fewer blocks, but at least 20, where a metric keeps more numbers than this divided by the blocks.
+MAX_NUMBERS = 4_000_000
 
 Interval = tuple[float, float]
-Statistic = Callable[["Tensor"], "dict[str, Tensor]"]  # sample numbers (n,) to metrics by name
 
 
 def mean_interval(
-    values: Any, groups: Any = None, share: bool = False, overlap: float = 0.0
+    values: Any,
+    groups: Any = None,
+    share: bool = False,
+    overlap: float = 0.0,
+    samples: int | None = None,
 ) -> Interval | None:
     """Compute the 95 % confidence interval of a mean; None if it cannot be computed.
 
-    A t-interval; with groups, from the sums of the groups. The mean of a share gets Wilson's
-    interval, which stays within [0, 1], at the effective sample size mean * (1 - mean) / variance;
-    that is n for independent values of 0 or 1.
+    With groups, it follows from the sums of the groups.
 
     Args:
         values: `(n,)`.
@@ -41,9 +40,48 @@ def mean_interval(
         share: whether the values are shares, in [0, 1].
         overlap: added to 1/n in the variance: validation samples per training sample, where each
             value is measured on one fold and the trainings share samples.
+        samples: from which the values were measured, for shares that are all 0 or all 1; default:
+            the number of groups.
 
     Source:
         Nadeau and Bengio, "Inference for the Generalization Error", Machine Learning 52 (2003).
+    """
+    import numpy as np
+
+    values = np.asarray(values, dtype=float)
+    n, mean = len(values), float(values.mean()) if len(values) else math.nan
+    codes = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    deviations = np.bincount(codes, weights=values - mean)
+    if len(deviations) < 2 or not np.isfinite(values).all():
+        return None
+    one_sign = bool(values.min() >= 0 or values.max() <= 0)  # such as errors: skewed
+    skewed, samples = one_sign and not overlap, samples or len(deviations)
+    return _interval(mean, deviations / n, samples, share, skewed, 1 + n * overlap)
+
+
+def _interval(
+    value: float,
+    deviations: NDArray[Any],
+    samples: int,
+    share: bool,
+    skewed: bool,
+    inflation: float = 1.0,
+) -> Interval:
+    """A t-interval, in Hall's form for skewed values, in Wilson's for shares.
+
+    Wilson's stays within [0, 1]. Its sample size is the effective one, share * (1 - share) /
+    variance, which is n for independent values of 0 or 1.
+
+    Args:
+        value: an estimate.
+        deviations: the part of each independent group in it, less their mean, `(G,)`.
+        samples: the effective sample size of a share of 0 or 1 up to rounding: nothing varies.
+        share: whether the value is a share.
+        skewed: whether the deviations may be skewed, such as those of errors.
+        inflation: of the variance.
+
+    Source:
+        Hall, "On the Removal of Skewness by Transformation", JRSS B 54 (1992).
         Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22
         (1927); effective sample size: Franco et al., "Comparative Study of Confidence Intervals for
         Proportions in Complex Sample Surveys", JSSAM 7 (2019).
@@ -51,36 +89,33 @@ def mean_interval(
     import numpy as np
     from scipy.stats import t
 
-    values = np.asarray(values, dtype=float)
-    n, mean = len(values), float(values.mean()) if len(values) else math.nan
-    codes = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-    deviations = np.bincount(codes, weights=values - mean)
-    G = len(deviations)
-    if G < 2 or not np.isfinite(values).all():
-        return None
-    # The variance of the mean of G independent groups; for groups of one, stdev(values)² / n.
-    variance = G / (G - 1) * float(np.square(deviations).sum()) / n**2
+    G, squares = len(deviations), np.square(deviations).sum()
     quantile = float(t.ppf(0.975, G - 1))
-    margin = quantile * math.sqrt(variance * (1 + n * overlap))
-    if not share or not 0 < mean < 1:
-        return mean - margin, mean + margin
-    shrinkage = margin**2 / (mean * (1 - mean))  # quantile² / effective sample size
-    center = (mean + shrinkage / 2) / (1 + shrinkage)
-    margin = math.sqrt(margin**2 + shrinkage**2 / 4) / (1 + shrinkage)
-    return center - margin, center + margin
+    variance = inflation * G / (G - 1) * float(squares)
+    if share and -1e-6 < value < 1 + 1e-6:  # rounded to float32
+        unit = value * (1 - value)  # the variance of one value of 0 or 1
+        shrinkage = quantile**2 * (variance / unit if unit > 1e-6 else inflation / samples)
+        center = (value + shrinkage / 2) / (1 + shrinkage)
+        margin = math.sqrt(shrinkage * unit + shrinkage**2 / 4) / (1 + shrinkage)
+        return max(center - margin, 0.0), min(center + margin, 1.0)
+    ends = np.array([quantile, -quantile])
+    skewness = float((deviations**3).sum() / squares**1.5) if skewed and squares else 0.0
+    if abs(skewness) > 1e-6:
+        ends = 3 / skewness * (np.cbrt(1 + skewness * (ends - skewness / 6)) - 1)
+    low, high = value - math.sqrt(variance) * ends
+    return float(low), float(high)
 
 
-def bootstrap(
+def metric_intervals(
     run: TrainedRun, predictions: Predictions
 ) -> tuple[dict[str, Interval], dict[str, float]]:
     """Compute the 95 % interval of each test metric, and the same metrics of the baseline.
 
-    The baseline knows only the training targets (`outputs.baseline`). A resample has at most
-    `MAX_SAMPLES` samples; its spread is scaled by the root of their share to that of all samples
-    (the m out of n bootstrap). A task without `outputs` or `test_meter` has neither.
-
-    Source: Bickel, Götze and van Zwet, Statistica Sinica 7, 1997.
+    By a jackknife over samples, or over groups if the predictions have a column `group`; where the
+    metric is the mean of the samples' scores, from these. The baseline knows only the training
+    targets (`outputs.baseline`). A task without `outputs` or `test_meter` has neither.
     """
+    import numpy as np
     import torch
     from torchmetrics import Metric
 
@@ -94,82 +129,98 @@ def bootstrap(
     for module in metrics.modules():
         if isinstance(module, Metric):  # only the first of several processes writes the report
             module.distributed_available_fn = lambda: False
+            module.compute_with_cache = False
     constant = task.outputs.baseline().expand_as(outputs).contiguous()
     baseline = {name: float(value) for name, value in metrics(constant, targets).items()}
-    metrics.reset()
 
-    generator = torch.Generator().manual_seed(0)
-    n = len(outputs)
-    ends = torch.tensor([0.025, 0.975]).double()
+    groups, scores = (predictions.columns.get(column) for column in ("group", "score"))
+    mean_score = math.nan if scores is None else float(scores.mean())
+    codes = np.arange(len(outputs)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    G = int(codes.max(initial=-1)) + 1
     intervals: dict[str, Interval] = {}
-    for statistic, limit, resamples in _plan(metrics, outputs, targets):
-        whole, size = statistic(torch.arange(n)), min(n, limit)
-        values: dict[str, list[Tensor]] = defaultdict(list)
-        for _ in range(resamples):
-            for name, value in statistic(torch.randint(n, (size,), generator=generator)).items():
-                values[name].append(value)
-        for name, found in values.items():
-            quantiles = torch.stack(found).double().nanquantile(ends)
-            low, high = whole[name] + (quantiles - whole[name]) * math.sqrt(size / n)
-            if low.isfinite():  # NaN: no class, or no pixel, to measure
-                intervals[name] = (float(low), float(high))
+    for key, metric in metrics.items() if G > 1 else ():
+        for name, (value, deviations) in _jackknife(key, metric, outputs, targets, codes).items():
+            share = is_share(name) or is_share(type(metric).__name__)
+            found: Interval | None = _interval(value, deviations, G, share, skewed=True)
+            if name == predictions.scored and math.isclose(value, mean_score, rel_tol=1e-4):
+                found = mean_interval(scores, groups, share)
+            if found:
+                intervals[name] = found
     return intervals, baseline
 
 
-def _plan(
-    metrics: MetricCollection, outputs: Tensor, targets: Tensor
-) -> Iterator[tuple[Statistic, int, int]]:
-    """For groups of metrics: their values, and the samples at most and the number of resamples."""
+def _jackknife(
+    key: str, metric: Metric, outputs: Tensor, targets: Tensor, codes: NDArray[Any]
+) -> dict[str, tuple[float, NDArray[Any]]]:
+    """A metric's values by name, and the deviation of each block of groups.
+
+    The error of the mean of n values is the sum of their deviations / n; without a block of m, the
+    mean is less by the block's sum of deviations / (n - m).
+
+    Args:
+        key: the metric's name, where it gives one value.
+        codes: the number of each sample's group, `(n,)`.
+
+    Source: Efron and Stein, "The Jackknife Estimate of Variance", Annals of Statistics 9 (1981).
+    """
+    import numpy as np
     from torchmetrics import Metric
-    from torchmetrics.utilities import dim_zero_sum
 
-    counting, listing = {}, {}
-    for name, metric in metrics.items():
-        parts = [part for part in metric.modules() if isinstance(part, Metric)]
-        states = [state for part in parts for state in part.metric_state.values()]
-        if any(isinstance(state, list) for state in states):
-            listing[name] = metric
-        elif outputs.ndim > 2 and {*metric._reductions.values()} == {dim_zero_sum}:
-            yield _from_sums(name, metric, outputs, targets), len(outputs), RESAMPLES
+    parts = [part for part in metric.modules() if isinstance(part, Metric)]
+    lists = any(isinstance(state, list) for part in parts for state in part.metric_state.values())
+    most = max(20, min(BLOCKS, MAX_NUMBERS // outputs.numel())) if lists else BLOCKS
+    n, G = len(codes), codes.max() + 1
+    count = min(G, most)
+    block_of = np.random.default_rng(0).permutation(G)[codes] % count
+    blocks = [np.flatnonzero(block_of == block) for block in range(count)]
+    kept = np.array([1 - len(block) / n for block in blocks])
+    whole, *others = [
+        value if isinstance(value, dict) else {key: value}
+        for value in _leave_out(metric, parts, outputs, targets, blocks)
+    ]
+    found = {}
+    for name, value in whole.items():
+        left = np.array([float(other[name]) for other in others])
+        deviations = kept * (float(value) - left)
+        if np.isfinite(deviations).all():  # else one block has all there is to measure
+            found[name] = float(value), deviations
+    return found
+
+
+def _leave_out(
+    metric: Metric, parts: list[Metric], outputs: Tensor, targets: Tensor, blocks: list[Any]
+) -> Iterator[Any]:
+    """Yield a metric's value, and then its value without each block.
+
+    Where the states of the metric and its parts are sums or lists, each sample is read once.
+    """
+    import numpy as np
+    from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
+
+    names = [(part, key) for part in parts for key in part.metric_state]
+
+    def read(rows: Any) -> list[Any]:
+        metric.reset()
+        metric.update(outputs[rows], targets[rows])
+        states = [getattr(part, key) for part, key in names]
+        # The next reset empties lists.
+        return [list(state) if isinstance(state, list) else state for state in states]
+
+    reductions = {part._reductions[key] for part, key in names}
+    states = [read(rows) for rows in blocks] if reductions <= {dim_zero_sum, dim_zero_cat} else []
+    for block in range(-1, len(blocks)):
+        others = [i for i in range(len(blocks)) if i != block]
+        if states:
+            for number, (part, key) in enumerate(names):
+                setattr(part, key, _merge([states[i][number] for i in others]))
         else:
-            counting[name] = metric
-    if counting:
-        yield _from_samples(counting, outputs, targets), MAX_SAMPLES, RESAMPLES
-    if listing:  # areas under curves keep every sample, and take ten times as long
-        yield _from_samples(listing, outputs, targets), MAX_SAMPLES // 2, RESAMPLES // 8
+            read(np.concatenate([blocks[i] for i in others]))
+        yield metric.compute()
 
 
-def _from_samples(metrics: dict[str, Any], outputs: Tensor, targets: Tensor) -> Statistic:
-    from torchmetrics import MetricCollection
-
-    # Compute groups count true and false positives once for all metrics made of them.
-    collection = MetricCollection(metrics, compute_groups=True)
-
-    def statistic(rows: Tensor) -> dict[str, Tensor]:
-        collection.reset()
-        collection.update(outputs[rows], targets[rows])
-        return collection.compute()
-
-    return statistic
-
-
-def _from_sums(name: str, metric: Metric, outputs: Tensor, targets: Tensor) -> Statistic:
-    """A metric of masks whose states are sums: each mask is read once, and its states are added."""
+def _merge(states: list[Any]) -> Any:
     import torch
 
-    states: dict[str, list[Tensor]] = defaultdict(list)
-    for i in range(len(outputs)):
-        metric.reset()
-        metric.update(outputs[i : i + 1], targets[i : i + 1])
-        for key, value in metric.metric_state.items():
-            states[key].append(torch.as_tensor(value).clone())
-    stacked = {key: torch.stack(values) for key, values in states.items()}
-    metric.compute_with_cache = False
-
-    def statistic(rows: Tensor) -> dict[str, Tensor]:
-        for key, values in stacked.items():
-            setattr(metric, key, values[rows].sum(dim=0))
-        value = metric.compute()
-        return value if isinstance(value, dict) else {name: value}
-
-    return statistic
+    if isinstance(states[0], list):
+        return [value for state in states for value in state]
+    return torch.stack(states).sum(dim=0)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.kindling.analysis.intervals import MAX_SAMPLES, RESAMPLES, bootstrap, mean_interval
+from src.kindling.analysis.intervals import BLOCKS, mean_interval, metric_intervals
 from src.kindling.config.compose import Config, compose, flatten, record_path
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.runs.files import read_json, write
@@ -49,6 +49,7 @@ def report(run: TrainedRun) -> Path:
 
     saved = run.path / "predictions" / "test.npz"
     predictions = Predictions.load(saved) if saved.exists() else None
+    groups = predictions.columns.get("group") if predictions else None
     logged = read_optional(run, "metrics.json")
     metrics = {canonical_name(name): value for name, value in logged.items()}
     results = _results(run, metrics, predictions)
@@ -71,9 +72,8 @@ def report(run: TrainedRun) -> Path:
         data=_data(run),
         exports=[read_json(path) for path in sorted((run.path / "export").glob("*.json"))],
         samples=len(predictions) if predictions else 0,
-        resamples=RESAMPLES,
-        max_samples=MAX_SAMPLES,
-        faultless=any(row["interval"] == (1.0, 1.0) for row in results),
+        groups=len(set(groups.tolist())) if groups is not None else 0,
+        blocks=BLOCKS,
         diff=(run.path / "diff.patch").exists(),
     )
     write(path, page)
@@ -87,7 +87,7 @@ def _results(
     splits = [parse_name(name) for name in metrics]
     names = dict.fromkeys(name for split, name in splits if split in ("val", "test"))
     test = {name: metrics.get(f"test/{name}") for name in names if name[:9] != "mean_pred"}
-    intervals, baseline = bootstrap(run, predictions) if predictions else ({}, {})
+    intervals, baseline = metric_intervals(run, predictions) if predictions else ({}, {})
     if predictions and not intervals and "score" in predictions.columns:
         # The interval of the samples' scores: that of the logged metric only if they agree.
         name, mean = predictions.scored, float(predictions["score"].mean())
@@ -95,7 +95,8 @@ def _results(
         if logged is not None and not math.isclose(logged, mean, rel_tol=1e-4):
             name = f"{name} of predictions"
         test.setdefault(name, mean)
-        if interval := mean_interval(predictions["score"], share=is_share(predictions.scored)):
+        scores, groups = predictions["score"], predictions.columns.get("group")
+        if interval := mean_interval(scores, groups, is_share(predictions.scored)):
             intervals[name] = interval
     rows = []
     for name, value in test.items():

@@ -110,16 +110,18 @@ def summarize_folds(plan: Plan, finished: Sequence[TrialResult]) -> Summary:
     """Mean, standard deviation and interval (`low`, `high`) of each metric."""
     import pandas as pd
 
-    summary, ratios = summarize(finished), []
+    summary, ratios, samples = summarize(finished), [], 0
     for result in finished:
         ratio, path = 1 / (plan.about["folds"] - 1), plan.folder / result.name / "split.csv"
         if path.exists():  # else the run is on another machine
             sizes = pd.read_csv(path)["split"].value_counts()
             ratio = float(sizes["val"] / sizes["train"])
+            samples += int(sizes["val"])
         ratios.append(ratio)
     for name, row in summary.items():
         values = [result.metrics[name] for result in finished]
-        if interval := mean_interval(values, None, is_share(name), overlap=fmean(ratios)):
+        interval = mean_interval(values, None, is_share(name), fmean(ratios), samples or None)
+        if interval:
             row["low"], row["high"] = interval
     return summary
 

@@ -22,7 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from sklearn.metrics import accuracy_score
 
-from src.kindling.analysis.intervals import bootstrap
+from src.kindling.analysis.intervals import metric_intervals
 from src.kindling.analysis.predictions import Predictions
 from src.kindling.analysis.report import _place_marks, format_number, report
 from src.kindling.runs.run import Run
@@ -100,7 +100,7 @@ def test_page_has_result_plots_config_and_commands(digits: Run) -> None:
 def test_intervals_and_baseline() -> None:
     run = train("digits").run
     predictions = Predictions.load(run.path / "predictions" / "test.npz")
-    intervals, baseline = bootstrap(run, predictions)
+    intervals, baseline = metric_intervals(run, predictions)
     accuracy = accuracy_score(predictions["target"], predictions["prediction"])
     low, high = intervals["accuracy"]
     spread = np.sqrt(accuracy * (1 - accuracy) / len(predictions))
@@ -110,28 +110,30 @@ def test_intervals_and_baseline() -> None:
     assert baseline["auroc"] == pytest.approx(0.5)
 
 
-def test_bootstrap_of_many_samples_is_scaled(digits: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intervals_narrow_with_the_root_of_the_sample_size(digits: Run) -> None:
     predictions = Predictions.load(digits.path / "predictions" / "test.npz")
-    many = predictions.take(np.tile(np.arange(len(predictions)), 2))
-    (low, high), (auc_low, auc_high) = (
-        bootstrap(digits, many)[0][name] for name in ("accuracy", "auroc")
-    )
-    monkeypatch.setattr("src.kindling.analysis.intervals.MAX_SAMPLES", 200)
-    intervals = bootstrap(digits, many)[0]
-    # Fewer samples, nearly the same interval; without scaling it would be 1.6 times as wide.
-    assert intervals["accuracy"] == pytest.approx((low, high), abs=0.2 * (high - low))
-    assert intervals["auroc"] == pytest.approx((auc_low, auc_high), abs=0.6 * (auc_high - auc_low))
+    many = predictions.take(np.tile(np.arange(len(predictions)), 40))  # fewer blocks for AUROC
+    few, found = (metric_intervals(digits, some)[0] for some in (predictions, many))
+    for name in ("accuracy", "auroc", "f1"):
+        (low, high), (low_of_many, high_of_many) = few[name], found[name]
+        ratio = (high - low) / (high_of_many - low_of_many)
+        assert ratio == pytest.approx(np.sqrt(40), rel=0.35)
+    # The same predictions, of 40 samples of each group: nothing is gained.
+    many.columns["group"] = np.tile(np.arange(len(predictions)), 40)
+    grouped = metric_intervals(digits, many)[0]
+    assert grouped["accuracy"] == pytest.approx(few["accuracy"])
+    assert grouped["f1"] == pytest.approx(few["f1"])
 
 
-def test_bootstrap_of_first_process_does_not_synchronize(
+def test_intervals_of_first_process_do_not_synchronize(
     digits: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictions = Predictions.load(digits.path / "predictions" / "test.npz")
-    alone = bootstrap(digits, predictions)
+    alone = metric_intervals(digits, predictions)
     monkeypatch.setattr(
         "torchmetrics.metric.jit_distributed_available", lambda: True
     )  # their group still stands
-    assert bootstrap(digits, predictions) == alone
+    assert metric_intervals(digits, predictions) == alone
 
 
 def test_marks_and_number_formats() -> None:
@@ -156,16 +158,24 @@ def test_marks_and_number_formats() -> None:
     ] == ["0.5000", "1.0000", "0.0488", "45.64", "1234", "98,765", "-0.0000", "0.000123", ""]
 
 
-def test_page_bounds_error_rate_without_mistakes(digits: Run, tmp_path: Path) -> None:
+def test_page_bounds_metrics_without_mistakes(digits: Run, tmp_path: Path) -> None:
     copy = TrainedRun(shutil.copytree(digits.path, tmp_path / "digits" / "copy"))
-    assert "no sample was wrong" not in report(copy).read_text()
     path = copy.path / "predictions" / "test.npz"
     predictions = Predictions.load(path)
     predictions.columns["probability"] = np.eye(10, dtype=np.float32)[predictions["target"]]
     predictions.columns["prediction"] = predictions["target"]
+    predictions.columns["score"] = np.ones(270, np.float32)
+    predictions.columns["group"] = np.arange(270) // 3
     predictions.save(path)
     page = " ".join(report(copy).read_text().split())
-    assert "no sample was wrong; 270 samples still allow an error rate of 1.1 %." in page
+    assert "jackknife over the 270 test samples in 90 groups, in at most 100 blocks;" in page
+    # Wilson's of 90 in 90, with t of 89 degrees of freedom: 90 / (90 + 1.987²).
+    assert page.count("<small>0.9580 to 1.0000</small>") == 5
+    del predictions.columns["group"]
+    predictions.save(path)
+    page = " ".join(report(copy).read_text().split())
+    assert "jackknife over the 270 test samples, in at most 100 blocks;" in page
+    assert "<small>0.9858 to 1.0000</small>" in page  # 270 / (270 + 1.969²)
 
 
 def test_large_photographs_are_embedded_as_jpeg(digits: Run, tmp_path: Path) -> None:

@@ -6,10 +6,14 @@ import json
 import shutil
 from pathlib import Path
 from statistics import fmean, stdev
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy.stats import norm
 
 from src.kindling.analysis.intervals import mean_interval
 from src.kindling.analysis.predictions import Predictions
@@ -17,6 +21,8 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.samples import Samples
 from src.kindling.data.split import Indices, fold_samples, split_samples
 from src.kindling.runs.metric_names import is_share
+from src.kindling.studies.folds import summarize_folds
+from src.kindling.studies.plan import TrialResult
 from src.kindling.training.build import build_data
 from src.kindling.training.trained_run import load_run
 from tests.conftest import LITTLE, call, checked, mistakes, train
@@ -25,8 +31,10 @@ SPLIT = (0.7, 0.1, 0.2)
 LONG = (*LITTLE[:1], *LITTLE[4:])
 
 
-def folds_interval(values: list[float], overlap: float, share: bool = False) -> tuple[float, float]:
-    found = mean_interval(values, share=share, overlap=overlap)
+def folds_interval(
+    values: list[float], overlap: float, share: bool = False, samples: int | None = None
+) -> tuple[float, float]:
+    found = mean_interval(values, share=share, overlap=overlap, samples=samples)
     assert found is not None
     return found
 
@@ -165,12 +173,16 @@ def test_interval_of_a_share_is_wilsons() -> None:
         assert (0.984 - end) ** 2 == pytest.approx(7.708647 * end * (1 - end) / 92.070, rel=1e-4)
     assert low < 0.984 < high < 1
     assert folds_interval(values, 1 / 4)[1] > 1
-    # About a half, it is the t-interval; without spread, a point; and a percentage is no share.
+    # About a half, it is the t-interval; and a percentage is no share.
     about_half = [0.49, 0.5, 0.51, 0.5, 0.5]
     assert folds_interval(about_half, 1 / 4, share=True) == pytest.approx(
         folds_interval(about_half, 1 / 4), abs=1e-4
     )
-    assert folds_interval([1.0, 1.0], 1 / 4, share=True) == (1, 1)
+    # Without a mistake, Wilson's of all samples, with t(0.975, 1)² = 161.45 and 1 + 2 / 4 times the variance.
+    faultless = folds_interval([1.0, 1.0], 1 / 4, share=True, samples=60)
+    assert faultless == pytest.approx((60 / (60 + 1.5 * 161.45), 1), rel=1e-4)
+    below = folds_interval([0.0, 0.0], 1 / 4, share=True, samples=60)
+    assert below == pytest.approx((0, 1 - faultless[0]))
     assert folds_interval([98, 99], 1 / 4, share=True) == folds_interval([98, 99], 1 / 4)
 
 
@@ -191,16 +203,60 @@ def test_share_follows_the_metrics_name(names: str, share: bool) -> None:
     assert {is_share(name) for name in names.split()} == {share}
 
 
-def test_interval_of_a_share_has_its_coverage() -> None:
-    # Five folds of 100 samples; the folds' shares are independent, so that the ratio is 0.
+@pytest.mark.parametrize(("share", "size"), [(0.97, 100), (0.99, 20), (0.8, 6)])
+def test_interval_of_a_share_has_its_coverage(share: float, size: int) -> None:
+    # Five folds; their shares are independent, so that the ratio is 0. Of 100 samples with a share of 0.99, a
+    # third are without a mistake.
     random, held, outside = np.random.default_rng(0), 0, 0
     for _ in range(400):
-        shares = (random.binomial(100, 0.97, size=5) / 100).tolist()
-        low, high = folds_interval(shares, 0, share=True)
-        held += low <= 0.97 <= high
+        shares = (random.binomial(size, share, size=5) / size).tolist()
+        low, high = folds_interval(shares, 0, share=True, samples=5 * size)
+        held += low <= share <= high
         outside += low < 0 or high > 1
     assert held >= 0.93 * 400
     assert outside == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("n", [30, 100, 270])
+@pytest.mark.parametrize("distance", [1.7, 3.3, 4.7])
+def test_interval_of_cross_validated_accuracy_has_its_coverage(n: int, distance: float) -> None:
+    """A classifier by the nearest mean of two normal distributions in five dimensions."""
+    random, held, means = np.random.default_rng(0), [], []
+    y, center = np.arange(n) % 2, np.array([distance / 2, 0, 0, 0, 0])
+    for _ in range(400):
+        x = random.normal(size=(n, 5)) + center * (2 * y - 1)[:, None]
+        shares = []
+        for fold in np.array_split(random.permutation(n), 5):
+            rest = np.setdiff1d(np.arange(n), fold)
+            low, high = (x[rest][y[rest] == i].mean(axis=0) for i in (0, 1))
+            normal, threshold = high - low, (high - low) @ (high + low) / 2
+            shares.append(float(((x[fold] @ normal > threshold) == y[fold]).mean()))
+            sides = np.array([normal @ center - threshold, normal @ center + threshold])
+            means.append(norm.cdf(sides / np.linalg.norm(normal)).mean())
+        held.append(folds_interval(shares, 1 / 4, share=True, samples=n))
+    ends, expected = np.array(held), np.mean(means)  # the accuracy of such trainings on new samples
+    covered = np.mean((ends[:, 0] <= expected) & (expected <= ends[:, 1]))
+    print(f"{n} samples, accuracy {expected:.3f}: coverage {covered:.3f}")
+    assert covered >= 0.93
+    assert ends.min() >= 0
+    assert ends.max() <= 1
+
+
+def test_folds_without_a_mistake_have_the_interval_of_their_samples(tmp_path: Path) -> None:
+    plan: Any = SimpleNamespace(folder=tmp_path, about={"folds": 2})
+    finished = [
+        TrialResult(f"repeat0_fold{i}", "finished", {}, metrics={"val/accuracy": 1.0})
+        for i in (0, 1)
+    ]
+    for result in finished:
+        (tmp_path / result.name).mkdir()
+        splits = ["train"] * 30 + ["val"] * 30
+        pd.DataFrame({"split": splits}).to_csv(tmp_path / result.name / "split.csv")
+    row = summarize_folds(plan, finished)["val/accuracy"]
+    expected = folds_interval([1.0, 1.0], 1.0, share=True, samples=60)
+    assert (row["low"], row["high"]) == pytest.approx(expected)
+    assert row["low"] < 1
 
 
 def test_corrected_interval_has_its_coverage() -> None:
