@@ -34,7 +34,8 @@ class Predictions:
     """Named columns of numbers with a row for each sample of a split.
 
     Attributes:
-        columns: by name, each `(N, …)`; `index` `(N,)` holds the samples' numbers in the source.
+        columns: by name, each `(N, …)`; `index` `(N,)` holds the samples' numbers in the source,
+            and `group` `(N,)`, where samples come in groups, the number of each one's group.
         spec: of the data; None for data from elsewhere.
         stage: the split.
         samples: the source, for `inputs` and `name`; None if only the columns are loaded.
