@@ -226,7 +226,7 @@ def test_two_runs_are_tested(logs: Path, capsys: pytest.CaptureFixture[str]) -> 
     classes(worse, np.arange(200) >= 40)
     classes(better, np.ones(200, bool))
     compared("digits")
-    told = capsys.readouterr().out.splitlines()[-2:]
+    told = capsys.readouterr().out.splitlines()[-3:]
     assert told[0] == "A = digits/1, B = digits/2, 200 test samples"
     assert told[1].startswith(
         "B is significantly better by 20.0 points of accuracy (95 % confidence interval "
