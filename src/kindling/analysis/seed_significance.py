@@ -59,12 +59,12 @@ class SeedComparison:
         lines = []
         for label, scores in zip(labels, (self.a, self.b), strict=True):
             spread = f"{fmean(scores.values()):.4f} ± {stdev(scores.values()):.4f}"
-            lines.append(f"{label}: {self.metric} {spread} ({len(scores)} seeds)")
+            lines.append(f"{label}: {self.metric} {spread}")
         lines.append(str(self.difference))
         if self.wins is not None:
             share = binomtest(self.wins, len(self.a)).proportion_ci(method="wilson")
             counts = f"{self.difference.names[1]} is better with {self.wins} of {len(self.a)} seeds"
-            interval = f"{share.low:.0%} to {share.high:.0%}"
+            interval = f"{100 * share.low:.0f} to {100 * share.high:.0f} %"
             lines.append(f"{counts} (95 % confidence interval {interval})")
         return [*lines, f"not covered: {self.missing}"] if self.missing else lines
 

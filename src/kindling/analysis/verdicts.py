@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from src.kindling.analysis.leaderboard import FOLD, VERDICT, Leaderboard, Row
 from src.kindling.analysis.seed_significance import compare_seed_rows, format_seed_comparison
 from src.kindling.analysis.significance import Difference, compare_paired, format_comparison
-from src.kindling.config.errors import InputError
+from src.kindling.config.errors import InputError, format_count
 
 
 def judge(
@@ -34,29 +35,26 @@ def judge(
 
 
 def mark_boards(boards: Sequence[Leaderboard]) -> tuple[list[Leaderboard], list[str]]:
-    """Add the column `vs best` where rows can be tested, and a line that explains it."""
-    marked, counts = [], list[str]()
+    """Add the column `vs best` where rows can be tested, and a line that explains it.
+
+    A best row by a test metric is chosen by the samples of the tests, and may be any: the
+    correction is for the tests of all pairs.
+    """
+    marked, counts = [], dict[str, None]()
     for board in boards:
         best, *others = board.rows
         found = {i: one for i, row in enumerate(others, start=1) if (one := _test(best, row))}
-        verdicts = {0: "best"} | _judge(found)
+        count = len(found) if board.columns[1].startswith("val/") else math.comb(len(found) + 1, 2)
+        verdicts = {0: "best"} | _judge(found, count)
         rows = [replace(row, verdict=verdicts.get(i, "-")) for i, row in enumerate(board.rows)]
         columns = [*board.columns[:2], VERDICT, *board.columns[2:]]
         marked.append(replace(board, rows=rows, columns=columns) if found else board)
-        counts += [str(len(found))] if found else []
-    meaning = "significantly worse or better on the test split, or unclear"
-    correction = f"p < 0.05 by Holm's correction for {' and '.join(counts)} tests"
-    return marked, [f"{VERDICT}: {meaning} ({correction})"] if counts else []
-
-
-def _judge(found: dict[int, Difference]) -> dict[int, str]:
-    """The verdict on each tested row."""
-    verdicts = {}
-    p_values = holm([one.p for one in found.values()])
-    for (i, one), p in zip(found.items(), p_values, strict=True):
-        is_significant = one.significant and p < 0.05
-        verdicts[i] = ("better" if one.gain > 0 else "worse") if is_significant else "unclear"
-    return verdicts
+        counts |= {format_count(count, "test"): None} if found else {}
+    if not counts:
+        return marked, []
+    meaning = "'worse' and 'better' are significant on the test split for these trainings"
+    correction = f"p < 0.05, Holm, {' and '.join(counts)}"
+    return marked, [f"{VERDICT}: {meaning}, 'unclear' is not ({correction})"]
 
 
 def _test(best: Row, row: Row) -> Difference | None:
@@ -71,14 +69,24 @@ def _test(best: Row, row: Row) -> Difference | None:
     return None
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust the p values of several tests, so that 5 % is the chance of any false positive.
+def _judge(found: dict[int, Difference], count: int) -> dict[int, str]:
+    """The verdict on each tested row, of a family of `count` tests."""
+    verdicts = {}
+    p_values = holm([one.p for one in found.values()], count)
+    for (i, one), p in zip(found.items(), p_values, strict=True):
+        is_significant = one.significant and p < 0.05
+        verdicts[i] = ("better" if one.gain > 0 else "worse") if is_significant else "unclear"
+    return verdicts
+
+
+def holm(p_values: Sequence[float], count: int) -> list[float]:
+    """Adjust p values of `count` tests, so that 5 % is the chance of any false positive.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
     Statistics 6 (1979).
     """
-    adjusted, largest, n = [0.0] * len(p_values), 0.0, len(p_values)
-    for rank, i in enumerate(sorted(range(n), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (n - rank) * p_values[i]))
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (count - rank) * p_values[i]))
         adjusted[i] = largest
     return adjusted

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest, false_discovery_control, t, ttest_ind, ttest_rel
 
-from src.kindling.analysis.leaderboard import Row, average_repeats, read
+from src.kindling.analysis.leaderboard import Row, average_repeats, rank, read
 from src.kindling.analysis.seed_significance import compare_seed_rows, compare_seeds
 from src.kindling.analysis.significance import Variance, t_test
-from src.kindling.analysis.verdicts import holm
+from src.kindling.analysis.verdicts import holm, mark_boards
 from tests.conftest import mistakes
 from tests.kindling.analysis.test_leaderboard import classes, compared, make, predictions
 
@@ -38,12 +39,12 @@ def test_equal_seeds_are_paired() -> None:
     assert difference.p == pytest.approx(expected.pvalue)
     wilson = binomtest(3, 4).proportion_ci(method="wilson")
     assert found.format(["A = one", "B = other"]) == [
-        "A = one: accuracy 0.9200 ± 0.0183 (4 seeds)",
-        "B = other: accuracy 0.9350 ± 0.0129 (4 seeds)",
+        "A = one: accuracy 0.9200 ± 0.0183",
+        "B = other: accuracy 0.9350 ± 0.0129",
         "no significant difference between A and B: B leads by 0.015 in accuracy (95 % confidence "
         f"interval {interval.low:.4g} to {interval.high:.4g}; t-test over 4 paired seeds: p = 0.1)",
-        f"B is better with 3 of 4 seeds (95 % confidence interval {wilson.low:.0%} to "
-        f"{wilson.high:.0%})",
+        f"B is better with 3 of 4 seeds (95 % confidence interval {100 * wilson.low:.0f} to "
+        f"{100 * wilson.high:.0f} %)",
     ]
 
 
@@ -85,10 +86,12 @@ def test_two_sets_of_seeds(logs: Path, capsys: pytest.CaptureFixture[str]) -> No
     study(logs, "wide", 16, [0.95, 0.965, 0.97])
     compared("--seeds", "digits/before", "digits/wide")
     lines = capsys.readouterr().out.splitlines()[-5:]
-    assert lines[0] == "A = digits/before (3 seeds): test/loss 0.0900 ± 0.0100 (3 seeds)"
+    assert lines[0] == "A = digits/before (3 seeds): test/loss 0.0900 ± 0.0100"
     assert lines[2].startswith("B is significantly better by 0.05167 in test/loss (95 % conf")
     assert "t-test over 3 paired seeds: p = " in lines[2]
-    assert lines[3].startswith("B is better with 3 of 3 seeds (95 % confidence interval 44% to ")
+    assert lines[3].startswith(
+        "B is better with 3 of 3 seeds (95 % confidence interval 44 to 100 %)"
+    )
     assert lines[4] == (
         "not covered: other test samples (digits/before/seed0: predictions/test.npz is missing)"
     )
@@ -165,10 +168,10 @@ def test_mistakes_in_sets_of_seeds(logs: Path) -> None:
 
 def test_holm_of_known_values() -> None:
     # R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.01, 0.04, 0.03, 0.005], 4) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     random = np.random.default_rng(0).random(50) ** 3
-    assert (np.array(holm(list(random))) >= false_discovery_control(random) - 1e-12).all()
-    assert holm([]) == []
+    assert (np.array(holm(list(random), 50)) >= false_discovery_control(random) - 1e-12).all()
+    assert holm([], 0) == []
 
 
 def several(logs: Path, lost: list[int]) -> list[Row]:
@@ -196,10 +199,22 @@ def test_rows_are_marked_against_the_best(logs: Path, capsys: pytest.CaptureFixt
     ]
     printed = capsys.readouterr().out.splitlines()
     assert "vs best" in printed[1]
-    assert printed[-1] == (
-        "vs best: significantly worse or better on the test split, or unclear (p < 0.05 by Holm's "
-        "correction for 3 tests)"
-    )
+    meaning = "'worse' and 'better' are significant on the test split for these trainings"
+    assert printed[-1] == f"vs best: {meaning}, 'unclear' is not (p < 0.05, Holm, 3 tests)"
+
+
+def test_best_row_by_test_metric_is_one_of_all_pairs(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for row, count in zip(several(logs, [0, 3, 7, 40]), (0, 3, 7, 40), strict=True):
+        facts = json.loads((row.paths[0] / "run.json").read_text())
+        facts["metrics"]["test/accuracy"] = 1 - count / 200
+        (row.paths[0] / "run.json").write_text(json.dumps(facts))
+    (board,) = compared()
+    assert [row.verdict for row in board.rows] == ["best", "unclear", "worse", "worse"]
+    (board,) = compared("--sort", "test/accuracy")  # 2 / 2^7 = 0.0156, and 4 runs have 6 pairs
+    assert [row.verdict for row in board.rows] == ["best", "unclear", "unclear", "worse"]
+    assert capsys.readouterr().out.endswith("(p < 0.05, Holm, 6 tests)\n")
 
 
 def test_row_of_seeds_is_marked(logs: Path) -> None:
@@ -210,14 +225,18 @@ def test_row_of_seeds_is_marked(logs: Path) -> None:
 
 
 @pytest.mark.long
-def test_family_wise_error_of_many_equal_runs(logs: Path) -> None:
-    """Of 8 runs whose predictions are equally good, any is marked in 5 % of cases at most."""
-    random = np.random.default_rng(0)
-    paths = [make(logs, f"digits/{i}", {"val/loss": 0.5}, {"net.width": i}) for i in range(8)]
-    found = 0
-    for _ in range(200):
-        for path in paths:
-            classes(path, random.random(270) < 0.8)
-        (board,) = compared()
+@pytest.mark.parametrize("metric", ["val/loss", "test/accuracy"])
+def test_family_wise_error_of_equal_runs(logs: Path, metric: str) -> None:
+    """Of 8 equally good runs, any is marked in 5 % of cases at most."""
+    random, found, repeats = np.random.default_rng(0), 0, 500
+    for number in range(repeats):
+        rows = []
+        for i in range(8):
+            right = random.random(270) < 0.8
+            numbers = {"val/loss": 0.5, "test/accuracy": right.mean()}
+            path = make(logs, f"{number}/{i}", numbers, {"net.width": i})
+            rows.append(classes(path, right))
+        (board,), _ = mark_boards(rank(rows, metric))
         found += any(row.verdict in ("better", "worse") for row in board.rows)
-    assert found / 200 <= 0.08
+    print(f"ranked by {metric}: {found / repeats:.3f}")
+    assert found / repeats <= 0.06
