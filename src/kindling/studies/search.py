@@ -156,6 +156,8 @@ def report_search(
     for key, value in best.changes.items():
         note = f"  (importance {importances[key]:.2f})" if key in importances else ""
         print(f"           {key}={value}{note}")
+    optimistic = f"the best of {len(finished)}, therefore optimistic"
+    print(f"           {optimistic}; --confirm 5 retests it with new seeds")
     path, config, folder = plan.folder / "best.yaml", f"{plan.config}_best", plan.folder / "plots"
     write(path, best_config(plan, best))
     print(f"plots      {display_path(folder)}: {', '.join(plot_search(queue.study, folder, plan))}")
