@@ -94,7 +94,7 @@ def compare_seeds(
     test += f" and {samples[1]}" if samples else ""
     gain = sign * (fmean(b.values()) - fmean(a.values()))
     low, high, p = t_test(gain, [seeds, samples[0]] if samples else [seeds])
-    difference = Difference(gain, low, high, f"in {metric}", p, test, names=names)
+    difference = Difference(gain, low, high, metric, p, test, names=names)
     wins = sum(gain > 0 for gain in gains) if is_paired else None
     return SeedComparison(metric, a, b, difference, wins, missing)
 

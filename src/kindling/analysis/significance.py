@@ -23,7 +23,7 @@ class Difference:
     """The gain of B over A, with the 95 % confidence interval.
 
     Attributes:
-        gain, low, high: in `unit`: points where scores are right or wrong, else the task's score.
+        gain, low, high: in the metric; in points, hundredths, where scores are right or wrong.
         p: of `test`, which names what was counted: groups, seeds.
         samples: how many test samples were compared.
     """
@@ -31,10 +31,11 @@ class Difference:
     gain: float
     low: float
     high: float
-    unit: str
+    metric: str
     p: float
     test: str
     samples: int = 0
+    points: bool = False
     names: tuple[str, str] = ("A", "B")
 
     @property
@@ -45,10 +46,10 @@ class Difference:
     def __str__(self) -> str:
         leader, sign = (self.names[0], -1) if self.gain < 0 else (self.names[1], 1)
         low, high = sorted((sign * self.low + 0.0, sign * self.high + 0.0))
-        digits = ".1f" if self.unit.startswith("points") else ".4g"
+        digits, unit = (".1f", "points of") if self.points else (".4g", "in")
         interval = f"95 % confidence interval {low:{digits}} to {high:{digits}}"
         test = f"{self.test}: p = {self.p:.2g}"
-        by = f"by {abs(self.gain):{digits}} {self.unit} ({interval}; {test})"
+        by = f"by {abs(self.gain):{digits}} {unit} {self.metric} ({interval}; {test})"
         if self.significant:
             return f"{leader} is significantly better {by}"
         lead = f"{leader} leads" if self.gain else "they differ"
@@ -85,8 +86,7 @@ def compare_paired(one: Row, other: Row) -> Difference:
     if is_right_or_wrong and groups is None:
         won, lost = int((gains > 0).sum()), int((gains < 0).sum())
         test, p = "McNemar", float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
-    unit = "points of" if is_right_or_wrong else "in"
-    return Difference(gain, low, high, f"{unit} {name_score(a.scored)}", p, test, n)
+    return Difference(gain, low, high, name_score(a.scored), p, test, n, bool(is_right_or_wrong))
 
 
 class Variance(NamedTuple):

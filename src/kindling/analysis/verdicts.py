@@ -9,7 +9,7 @@ from dataclasses import replace
 from src.kindling.analysis.leaderboard import FOLD, VERDICT, Leaderboard, Row
 from src.kindling.analysis.seed_significance import compare_seed_rows, format_seed_comparison
 from src.kindling.analysis.significance import Difference, compare_paired, format_comparison
-from src.kindling.config.errors import InputError, format_count
+from src.kindling.config.errors import InputError, format_count, join_names
 
 
 def judge(
@@ -37,24 +37,34 @@ def judge(
 def mark_boards(boards: Sequence[Leaderboard]) -> tuple[list[Leaderboard], list[str]]:
     """Add the column `vs best` where rows can be tested, and a line that explains it.
 
-    A best row by a test metric is chosen by the samples of the tests, and may be any: the
-    correction is for the tests of all pairs.
+    A best row that was chosen by the samples of the tests may be any: the correction is for all
+    pairs of rows.
     """
-    marked, counts = [], dict[str, None]()
+    marked, lines = [], []
     for board in boards:
         best, *others = board.rows
         found = {i: one for i, row in enumerate(others, start=1) if (one := _test(best, row))}
-        count = len(found) if board.columns[1].startswith("val/") else math.comb(len(found) + 1, 2)
+        if not found:
+            marked.append(board)
+            continue
+        metrics = list(dict.fromkeys(one.metric for one in found.values()))
+        is_by_validation = [name.startswith("val/") for name in (board.columns[1], *metrics)]
+        is_chosen_apart = is_by_validation[0] and not any(is_by_validation[1:])
+        count = len(found) if is_chosen_apart else math.comb(len(found) + 1, 2)
         verdicts = {0: "best"} | _judge(found, count)
         rows = [replace(row, verdict=verdicts.get(i, "-")) for i, row in enumerate(board.rows)]
         columns = [*board.columns[:2], VERDICT, *board.columns[2:]]
-        marked.append(replace(board, rows=rows, columns=columns) if found else board)
-        counts |= {format_count(count, "test"): None} if found else {}
-    if not counts:
-        return marked, []
-    meaning = "'worse' and 'better' are significant on the test split for these trainings"
-    correction = f"p < 0.05, Holm, {' and '.join(counts)}"
-    return marked, [f"{VERDICT}: {meaning}, 'unclear' is not ({correction})"]
+        marked.append(replace(board, rows=rows, columns=columns))
+        tests = f"{', '.join(metrics)}; p < 0.05, Holm, {format_count(count, 'test')}"
+        lines.append(f"{VERDICT} ({tests}): {_format_verdicts(rows)}")
+    return marked, lines
+
+
+def _format_verdicts(rows: Sequence[Row]) -> str:
+    """`significantly worse: digits/1, digits/2; unclear: digits/3`."""
+    words = {"better": "significantly better", "worse": "significantly worse", "unclear": "unclear"}
+    names = {key: [row.name for row in rows if row.verdict == key] for key in words}
+    return "; ".join(f"{words[key]}: {join_names(some)}" for key, some in names.items() if some)
 
 
 def _test(best: Row, row: Row) -> Difference | None:

@@ -45,12 +45,10 @@ def confirm_best(
         if result.state == "finished" and result.value is not None:
             scores[result.name.partition("_")[0]][result.changes["seed"]] = result.value
     common = sorted(scores["default"].keys() & scores["best"].keys())
-    lines = [f"not compared: {len(common)} seeds with both runs finished, expected at least 2"]
+    lines = ["not compared: fewer than 2 seeds with both runs finished"]
     if len(common) > 1:
         default, tuned = ({seed: scores[name][seed] for seed in common} for name in NAMES)
-        missing = (
-            "other samples than those of validation, which chose the best; train it and test it"
-        )
+        missing = "other samples than those of validation, which chose the best"
         found = compare_seeds(default, tuned, plan.monitor, plan.mode, NAMES, missing=missing)
         lines = found.format([f"{name}, {len(common)} new seeds" for name in NAMES])
     print("", *lines, "", sep="\n")

@@ -199,8 +199,10 @@ def test_rows_are_marked_against_the_best(logs: Path, capsys: pytest.CaptureFixt
     ]
     printed = capsys.readouterr().out.splitlines()
     assert "vs best" in printed[1]
-    meaning = "'worse' and 'better' are significant on the test split for these trainings"
-    assert printed[-1] == f"vs best: {meaning}, 'unclear' is not (p < 0.05, Holm, 3 tests)"
+    assert printed[-1] == (
+        "vs best (accuracy; p < 0.05, Holm, 3 tests): significantly worse: digits/3; "
+        "unclear: digits/1, digits/2"
+    )
 
 
 def test_best_row_by_test_metric_is_one_of_all_pairs(
@@ -214,7 +216,7 @@ def test_best_row_by_test_metric_is_one_of_all_pairs(
     assert [row.verdict for row in board.rows] == ["best", "unclear", "worse", "worse"]
     (board,) = compared("--sort", "test/accuracy")  # 2 / 2^7 = 0.0156, and 4 runs have 6 pairs
     assert [row.verdict for row in board.rows] == ["best", "unclear", "unclear", "worse"]
-    assert capsys.readouterr().out.endswith("(p < 0.05, Holm, 6 tests)\n")
+    assert "\nvs best (accuracy; p < 0.05, Holm, 6 tests): " in capsys.readouterr().out
 
 
 def test_row_of_seeds_is_marked(logs: Path) -> None:

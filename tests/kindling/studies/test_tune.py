@@ -307,7 +307,7 @@ def test_best_and_default_are_retested_with_new_seeds(
     words = [space("net: [mlp]\nnet.hidden: [[8], [16]]"), "--trials", "2", "--confirm", "2"]
     found = searched(*words, "seed=3")
     output = capsys.readouterr().out
-    assert "           the best of 2, therefore optimistic; --confirm 5 retests it" in output
+    assert "           the best of 2, therefore optimistic; to retest it: --confirm 5\n" in output
     best = min(found, key=lambda outcome: outcome.value or 9.0)
     folder = logs / "digits" / "tune-mine" / f"confirm-{best.name}"
     values = {}
