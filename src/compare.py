@@ -1,7 +1,7 @@
 """Compare runs: their metrics, config differences, curves, and the significance of a difference.
 
 python -m src.compare [RUN | FOLDER | 'digits/*' ...] [--sort METRIC] [--paired A B]
-                      [--html FILE] [--csv FILE]
+                      [--seeds A B] [--html FILE] [--csv FILE]
 """
 
 from __future__ import annotations
@@ -10,37 +10,36 @@ from pathlib import Path
 
 from src.kindling.analysis.leaderboard import Leaderboard, find, list_unranked, rank, read
 from src.kindling.analysis.leaderboard_formats import show, to_csv, to_html
+from src.kindling.analysis.verdicts import judge
 from src.kindling.config.command import Parser, run_command
 from src.kindling.config.errors import InputError
 from src.kindling.runs import run as run_module
 from src.kindling.runs.files import write
 
-USAGE = "[RUN | FOLDER | 'digits/*' ...] [--sort METRIC] [--paired A B] [--html FILE] [--csv FILE]"
+USAGE = "[RUN | FOLDER | 'digits/*' ...] [--flags]"
 
 
 def main(argv: list[str]) -> list[Leaderboard]:
     parser = Parser("compare", USAGE, "Rank runs, and list their differences.")
     parser.add_argument("words", nargs="*", metavar="RUN", help="runs, folders, quoted patterns")
     parser.add_argument("--sort", metavar="METRIC", help="rank all runs together by this metric")
-    parser.add_argument("--paired", nargs=2, metavar=("A", "B"), help="test two runs' difference")
+    test = parser.add_mutually_exclusive_group()
+    test.add_argument("--paired", nargs=2, metavar=("A", "B"), help="test two runs' difference")
+    test.add_argument("--seeds", nargs=2, metavar=("A", "B"), help="test two sets of seeds")
     parser.add_argument("--html", metavar="FILE", help="write a page with leaderboard and curves")
     parser.add_argument("--csv", metavar="FILE", help="write all metrics and config differences")
     flags = parser.read(argv)
     pair = [read(path) for word in flags.paired or () for path in find(word)]
     if flags.paired and len(pair) != 2:
         raise InputError(f"--paired {' '.join(flags.paired)}: expected two runs, got {len(pair)}")
-    words = flags.words or flags.paired or [str(run_module.LOGS)]
+    words = flags.words or flags.paired or flags.seeds or [str(run_module.LOGS)]
     runs = [read(path) for path in dict.fromkeys(path for word in words for path in find(word))]
-    boards = rank(runs, flags.sort)
+    finished = [run for run in runs if run.state == "finished"]
+    ranked = rank(runs, flags.sort)
+    boards, verdicts = judge(ranked, pair or finished, flags.seeds, flags.sort)
+    lines = [*list_unranked(runs, boards), *verdicts]
     for board in boards:
         show(board)
-    lines = list_unranked(runs, boards)
-    if not pair and len(runs) == 2 and all(run.state == "finished" for run in runs):
-        pair = runs
-    if pair:
-        from src.kindling.analysis.significance import format_comparison
-
-        lines += format_comparison(*pair)
     print("".join(f"{line}\n" for line in lines), end="")
     files = {flags.csv: to_csv(runs)} if flags.csv else {}
     files |= {flags.html: to_html(boards, lines)} if flags.html else {}

@@ -2,7 +2,7 @@
 
     python -m src.tune [CONFIG] [SPACE] [key=value ...] [--trials 50] [--workers 2]
                        [--sampler tpe|random|grid] [--pruner none|median|hyperband]
-                       [--storage URL] [--name NAME] [--retry]
+                       [--storage URL] [--name NAME] [--retry] [--confirm 5]
 
 SPACE is a file in configs/space/. Each line is a config key and the values to try: a list of
 choices, or `low` and `high` with `log` or `step`. The same command continues a search, or joins it.
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from src.kindling.config import compose as config_module
 from src.kindling.config.command import Parser, run_command
+from src.kindling.config.errors import InputError
+from src.kindling.studies.confirm import confirm_best
 from src.kindling.studies.flags import add_flags
 from src.kindling.studies.plan import TrialResult
 from src.kindling.studies.search import plan_search, report_search
@@ -32,12 +34,20 @@ def main(argv: list[str]) -> list[TrialResult]:
     add("--trials", type=int, help=trials)
     add("--sampler", choices=SAMPLERS, default="tpe", help="how to draw the trials (tpe)")
     add("--pruner", choices=PRUNERS, default="none", help="which trials to stop early (none)")
+    add("--confirm", type=int, metavar="N", help="retest best and default config, N new seeds")
     add_flags(parser)
     flags = parser.read(argv)
+    if flags.confirm is not None and flags.confirm < 2:
+        raise InputError(f"--confirm {flags.confirm}: expected at least 2 seeds")
     plan = plan_search(flags)
     queue = begin_study(plan)
     results = run_study(plan, queue, flags.workers, flags.retry)
-    finish_study(plan, results, *report_search(plan, queue, results))
+    found, lines = report_search(plan, queue, results)
+    try:
+        finish_study(plan, results, found, lines)
+    finally:  # also when trials failed
+        if flags.confirm and found["best"]:
+            confirm_best(plan, found["best"], flags.confirm, flags.workers, flags.retry)
     return results
 
 

@@ -26,6 +26,7 @@ LIMITS = ("trainer.limit_val_batches", "trainer.limit_test_batches")
 DATA_KEYS = ("data._target_", "data.path", "data.root", "data.files", "data.target", *LIMITS)
 COSTS = ("seconds", "parameters")
 FOLD = "data.fold"
+VERDICT = "vs best"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Row:
         state: `finished`, or why final metrics are missing: `running`, `failed`, `broken: …`.
         facts: run.json.
         numbers: metrics by canonical name, seconds and parameters; None for NaN.
+        verdict: whether it differs significantly from the best row.
     """
 
     paths: list[Path]
@@ -44,6 +46,7 @@ class Row:
     config: dict[str, Any] = field(default_factory=dict)
     numbers: dict[str, float | None] = field(default_factory=dict)
     std: dict[str, float] = field(default_factory=dict)
+    verdict: str = ""
 
     @property
     def name(self) -> str:
@@ -72,6 +75,8 @@ class Row:
         """Format a number, or a config value, for a table."""
         if column == "run":
             return self.label
+        if column == VERDICT:
+            return self.verdict
         if column in self.config:
             value = self.config[column]
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -178,11 +183,8 @@ def rank(runs: Sequence[Row], sort: str | None = None) -> list[Leaderboard]:
 
 
 def _rank_group(runs: list[Row], by: str) -> Leaderboard:
-    name = by.rpartition("/")[2]
-    modes = {run.monitor.rpartition("/")[2]: run.facts.get("mode") for run in runs}
-    mode = modes.get(name) or ("min" if name in COSTS else mode_by_name(name))
-    highest = mode != "min"
-    rows = _average_repeats(runs)
+    highest = mode_of(runs, by) != "min"
+    rows = average_repeats(runs)
     rows.sort(key=lambda row: row.numbers.get(by) or 0, reverse=highest)
     rows.sort(key=lambda row: row.numbers.get(by) is None)
     metrics = {metric for run in runs for metric in run.numbers} - {*COSTS}
@@ -202,13 +204,25 @@ def _rank_group(runs: list[Row], by: str) -> Leaderboard:
     return Leaderboard(f"{', '.join(data)}: {by}, {direction} first{missing}", rows, columns)
 
 
-def _average_repeats(runs: list[Row]) -> list[Row]:
-    """Average runs that differ only in seed or fold; of a repeated one, the newest counts."""
+def mode_of(runs: Sequence[Row], metric: str) -> str | None:
+    """`min` or `max`: as a run that monitors the metric has it, else by the metric's name."""
+    name = metric.rpartition("/")[2]
+    modes = {run.monitor.rpartition("/")[2]: run.facts.get("mode") for run in runs}
+    return modes.get(name) or ("min" if name in COSTS else mode_by_name(name))
+
+
+def average_repeats(runs: list[Row]) -> list[Row]:
+    """Average runs that differ only in seed or fold; of a repeated one, the newest counts.
+
+    Runs of a study are averaged among themselves, even if other runs have the same config.
+    """
     alike = defaultdict[str, dict[str, list[Row]]](lambda: defaultdict(list))
     for run in runs:
         fold, seed = run.config.get(FOLD), run.config.get("seed")
         config = {**run.config, "seed": None, FOLD: fold and fold[1:2]}
-        same = json.dumps([run.facts.get("config_name"), config], sort_keys=True)
+        folder = run.paths[0].parent
+        study = str(folder) if (folder / "study.json").exists() else ""
+        same = json.dumps([run.facts.get("config_name"), study, config], sort_keys=True)
         alike[same][json.dumps([seed, fold])].append(run)
     rows: list[Row] = []
     for repeats in alike.values():

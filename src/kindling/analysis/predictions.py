@@ -32,7 +32,8 @@ def predict(
 ) -> Predictions:
     """Predict one split without a Trainer, on the task's device; the task is not changed.
 
-    Every sample comes once and without random transforms, also in the training split.
+    Every sample comes once and without random transforms, also in the training split. Data with
+    groups add the column `group`; a `predict_step` can return it for other data.
 
     Args:
         task: its `predict_step` returns named columns `(B, …)` for a batch.
@@ -64,6 +65,8 @@ def predict(
     found.setdefault("index", np.empty(0, np.int64))
     if not isinstance(data, DataModule):
         return Predictions(found, None, stage, None, scored)
+    if data.samples.groups is not None:
+        found["group"] = data.samples.groups.numpy()[found["index"]]
     return Predictions(found, data.spec, stage, data.samples, scored)
 
 

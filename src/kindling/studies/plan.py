@@ -64,17 +64,18 @@ class Plan:
     sampler: Callable[[str], Any] | None = None  # makes Optuna's sampler for a member
     pruner: Any = None  # Optuna's
     after: Callable[[Run], None] | None = None  # called after the training of each member
+    part: str = ""  # of the study, a folder in its own: a retest of the best member
     pictures: bool = False  # whether each member gets plots/ and report.html
     logs: Path = field(default_factory=lambda: run_module.LOGS)
     command: tuple[str, ...] = field(default_factory=lambda: tuple(sys.orig_argv))  # of meta.json
 
     @property
     def name(self) -> str:
-        return f"{self.config}/{self.study}"
+        return "/".join(filter(None, (self.config, self.study, self.part)))
 
     @property
     def folder(self) -> Path:
-        return self.logs / self.config / self.study
+        return self.logs / self.name
 
     @property
     def settings(self) -> dict[str, Any]:

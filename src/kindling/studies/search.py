@@ -156,6 +156,8 @@ def report_search(
     for key, value in best.changes.items():
         note = f"  (importance {importances[key]:.2f})" if key in importances else ""
         print(f"           {key}={value}{note}")
+    optimistic = f"the best of {len(finished)}, therefore optimistic"
+    print(f"           {optimistic}; to retest it: --confirm 5")
     path, config, folder = plan.folder / "best.yaml", f"{plan.config}_best", plan.folder / "plots"
     write(path, best_config(plan, best))
     print(f"plots      {display_path(folder)}: {', '.join(plot_search(queue.study, folder, plan))}")
@@ -164,7 +166,7 @@ def report_search(
     print(f"           {copy} && python -m src.train {config}")
     changes = ", ".join(f"{key}={value}" for key, value in best.changes.items())
     found = {"name": best.name, "value": best.value, "changes": best.changes}
-    line = f"Best: {best.name}, {plan.monitor} {best.value:.6g}, with {changes}"
+    line = f"Best: {best.name}, {plan.monitor} {best.value:.6g} ({optimistic}), with {changes}"
     return {"best": found | {"importances": importances}}, [line]
 
 

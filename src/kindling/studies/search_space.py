@@ -142,6 +142,9 @@ def read_space(name: str) -> Space:
 def _read_parameter(key: str, given: Any, above: dict[str, Parameter]) -> Parameter:
     """Read one line; raises ValueError with the problem."""
     given = {"choices": given} if isinstance(given, list) else given
+    if key == "seed":
+        problem = "cannot be searched: the best of several seeds is luck"
+        raise ValueError(f"{problem}; remove the line, and pass --confirm 5 to train several")
     if key in OTHER + OWN:
         why = "the study sets it" if key in OWN else "its trials would not be comparable"
         raise ValueError(f"cannot be searched: {why}; remove the line")

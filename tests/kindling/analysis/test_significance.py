@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
+from src.kindling.analysis.leaderboard import Row
+from src.kindling.analysis.predictions import Predictions, predict
 from src.kindling.analysis.significance import compare_paired
 from src.kindling.config.errors import InputError
 from tests.conftest import mistakes, train
@@ -28,7 +31,7 @@ def test_identical_predictions_do_not_differ(logs: Path) -> None:
     assert str(found) == (
         "no significant difference between A and B: they differ by 0.0 points of "
         "accuracy (95 % confidence interval 0.0 to 0.0; "
-        "McNemar p = 1)"
+        "McNemar: p = 1)"
     )
 
 
@@ -44,7 +47,7 @@ def test_mcnemar_of_clear_difference(logs: Path) -> None:
     assert str(found) == (
         "B is significantly better by 20.0 points of accuracy "
         f"(95 % confidence interval {found.low:.1f} to {found.high:.1f}; "
-        "McNemar p = 1.8e-12)"
+        "McNemar: p = 1.8e-12)"
     )
     back = compare_paired(better, worse)
     assert str(back) == str(found).replace("B is", "A is")
@@ -93,12 +96,11 @@ def test_values_are_told_apart_by_their_errors(logs: Path) -> None:
     assert (found.low, found.high) == pytest.approx(
         (gains.mean() - 1.96 * gains.std() / 20, gains.mean() + 1.96 * gains.std() / 20), abs=0.001
     )
-    assert found.p is None
-    assert found == compare_paired(one, other)  # the draws are always the same
+    assert found.p == pytest.approx(ttest_1samp(gains, 0).pvalue)
     assert str(found) == (
         f"B is significantly better by {found.gain:.4g} in mean absolute error "
         f"(95 % confidence interval {found.low:.4g} to "
-        f"{found.high:.4g})"
+        f"{found.high:.4g}; t-test: p = 0)"
     )
 
 
@@ -126,6 +128,92 @@ def test_values_that_only_vary_cannot_be_told_apart(logs: Path) -> None:
         compare_paired(*empty)
 
 
+def false_positives(folder: Path, groups: int, size: int, repeats: int) -> float:
+    """How often `compare_paired` calls two equally good models different.
+
+    Accuracy 0.8. Within a group, each model's accuracy is drawn from Beta(0.8, 0.2): the intraclass
+    correlation is 1 / (0.8 + 0.2 + 1) = 0.5. Groups of one are independent samples.
+    """
+    random, found = np.random.default_rng(0), 0
+    group = np.repeat(np.arange(groups), size)
+    sample = {"index": np.arange(len(group)), "target": np.ones(len(group), int)}
+    for name in "AB":
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for _ in range(repeats):
+        rows = []
+        for name in "AB":
+            accuracy = np.repeat(random.beta(0.8, 0.2, groups), size)
+            score = (random.random(len(group)) < accuracy).astype(float)
+            columns = sample | {"score": score} | ({"group": group} if size > 1 else {})
+            Predictions(columns, None, "test", scored="accuracy").save(
+                folder / name / "predictions" / "test.npz"
+            )
+            rows.append(Row([folder / name], "finished"))
+        found += compare_paired(*rows).significant
+    return found / repeats
+
+
+def test_type_1_error_of_grouped_samples(tmp_path: Path) -> None:
+    assert false_positives(tmp_path, 20, 10, repeats=200) <= 0.1  # over samples: 0.43
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("groups", "size"), [(20, 10), (8, 10), (30, 1), (270, 1)])
+def test_type_1_errors(tmp_path: Path, groups: int, size: int) -> None:
+    error = false_positives(tmp_path, groups, size, repeats=4000)
+    print(f"{groups} groups of {size}: type-I error {error:.4f}")
+    assert error <= 0.06
+
+
+def test_t_test_over_equal_groups_is_that_of_group_means(tmp_path: Path) -> None:
+    gains = np.random.default_rng(1).integers(-1, 2, (12, 5))
+    group = np.repeat(np.arange(12) + 7, 5)
+    rows = []
+    for name, score in (("A", gains < 0), ("B", gains > 0)):
+        columns = {"index": np.arange(60), "target": np.ones(60), "score": score.ravel() * 1.0}
+        path = tmp_path / name / "predictions" / "test.npz"
+        Predictions(columns | {"group": group}, None, "test", scored="accuracy").save(path)
+        rows.append(Row([tmp_path / name], "finished"))
+    found, expected = compare_paired(*rows), ttest_1samp(100 * gains.mean(axis=1), 0)
+    interval = expected.confidence_interval()
+    assert found.p == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert str(found).endswith(f"; t-test over 12 groups: p = {expected.pvalue:.2g})")
+
+
+def test_runs_on_a_table_with_groups_are_compared_over_groups(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"p{i // 4},{i % 7},{i % 2}" for i in range(160)]
+    (tmp_path / "visits.csv").write_text("\n".join(["patient,size,sick", *rows]))
+    words = [f"data.path={tmp_path / 'visits.csv'}", "data.target=sick", "data.group=patient"]
+    runs = []
+    for seed in (0, 1):
+        run = train("table", *words, f"seed={seed}", "trainer.limit_test_batches=null").run
+        predictions = predict(run.task, run.data(), "test")
+        predictions.save(run.path / "predictions" / "test.npz")
+        saved = Predictions.load(run.path / "predictions" / "test.npz")
+        assert saved["group"].tolist() == (saved["index"] // 4).tolist()
+        assert saved["group"].dtype.kind == "i"
+        runs.append(str(run.path))
+    groups = len(set(saved["group"].tolist()))
+    compared(*runs)
+    assert f"t-test over {groups} groups: p = " in capsys.readouterr().out
+
+
+def test_samples_of_one_group_cannot_be_tested(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "AB":
+        columns = {"index": np.arange(9), "target": np.ones(9), "prediction": np.ones(9)}
+        predictions(make(logs, f"digits/{name}", {}), **columns, group=np.zeros(9, int))
+    compared("--paired", "digits/A", "digits/B")
+    assert capsys.readouterr().out.endswith(
+        "the difference cannot be tested: digits/A and digits/B: too few test samples "
+        "(9 in 1 group), or a score is not finite\n"
+    )
+
+
 def test_two_runs_are_tested(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     worse, better = (
         make(logs, "digits/1", {"val/loss": 0.2}),
@@ -138,7 +226,7 @@ def test_two_runs_are_tested(logs: Path, capsys: pytest.CaptureFixture[str]) -> 
     classes(worse, np.arange(200) >= 40)
     classes(better, np.ones(200, bool))
     compared("digits")
-    told = capsys.readouterr().out.splitlines()[-2:]
+    told = capsys.readouterr().out.splitlines()[-3:]
     assert told[0] == "A = digits/1, B = digits/2, 200 test samples"
     assert told[1].startswith(
         "B is significantly better by 20.0 points of accuracy (95 % confidence interval "

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning.pytorch import LightningModule
+from torch import Tensor
 
+from src.kindling.analysis.predictions import predict
 from src.kindling.config.errors import InputError
 from src.kindling.data.images.image_folder import ImageFolder
 from src.kindling.data.samples import STAGES
@@ -15,6 +19,13 @@ from tests.conftest import call, train
 from tests.kindling.data.test_image_folder import cards as cards
 from tests.kindling.data.test_image_folder import lines, ready, write
 from tests.kindling.data.test_image_folder import statistics as statistics
+
+
+class Darkness(LightningModule):
+    """Predicts each image's mean."""
+
+    def predict_step(self, batch: Any, _: int) -> dict[str, Tensor]:
+        return {"prediction": batch[0].flatten(1).mean(1)}
 
 
 def listed(folder: Path, header: str, rows: Sequence[str], name: str = "list.csv") -> str:
@@ -109,7 +120,10 @@ def test_groups_and_times_of_lists(photos: Path) -> None:
     assert not found[0] & found[1]
     assert not found[0] & found[2]
     assert not found[1] & found[2]
+    predictions = predict(Darkness(), data, "test")
+    assert predictions["group"].tolist() == (predictions["index"] // 4).tolist()
     data = ready(None, files=files, time="day")
+    assert "group" not in predict(Darkness(), data, "test").columns
     assert "split: by day, from 2024-01-01 to 2024-01-28; the oldest rows train" in data.notes
     ages = [data.samples.time[data.indices[stage]] for stage in STAGES]
     assert ages[0].max() <= ages[1].min()
@@ -126,6 +140,10 @@ def test_groups_and_times_of_folders(photos: Path) -> None:
         (photos / name).rename(folder / name)
     data = ready(photos, group_column=r"(p\d+)_")
     assert r"split: by (p\d+)_, 10 groups, none in two splits" in data.notes
+    predictions = predict(Darkness(), data, "train")
+    found = [data.samples.name(int(i))[2:5] for i in predictions["index"]]
+    pairs = set(zip(predictions["group"].tolist(), found, strict=True))
+    assert len(pairs) == len(set(found)) == len(set(predictions["group"].tolist())) > 1
     patients = [
         {data.samples.name(int(i)).split("/")[1].split("_")[0] for i in data.indices[stage]}
         for stage in STAGES

@@ -7,8 +7,10 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pytest
+from scipy.stats import ttest_rel
 
 from src.kindling.config import compose as config_module
 from src.kindling.config.compose import CONFIGS
@@ -107,12 +109,12 @@ def test_grid_contains_every_combination_once(space: Callable[[str], str]) -> No
 net: [cnn, mlp]
 net.hidden: {choices: [[16], [32]], when: {net: mlp}}
 net.dropout: {low: 0.0, high: 0.4, step: 0.2}
-seed: {low: 1, high: 2}
+data.batch_size: {low: 1, high: 2}
 """)
     ).grid()
     assert len(found) == 3 * 2 * 3
-    assert {"net": "cnn", "net.dropout": 0.2, "seed": 1} in found
-    assert {"net": "mlp", "net.hidden": "[32]", "net.dropout": 0.4, "seed": 2} in found
+    assert {"net": "cnn", "net.dropout": 0.2, "data.batch_size": 1} in found
+    assert {"net": "mlp", "net.hidden": "[32]", "net.dropout": 0.4, "data.batch_size": 2} in found
     with pytest.raises(InputError) as caught:
         read_space(space("task.optimizer.lr: {low: 1e-4, high: 1e-1, log: true}")).grid()
     (line,) = caught.value.lines
@@ -151,6 +153,7 @@ seed: {low: 1, high: 2}
             "net.dropout: when: ",
             "such as {net: cnn}",
         ),
+        ("seed: [1, 2]", "seed: ", "is luck; remove the line, and pass --confirm 5"),
         ("data: [digits, diabetes]", "data: ", "would not be comparable; remove the line"),
         ("monitor: [val/loss, val/f1]", "monitor: ", "would not be comparable; remove"),
         ("trainer.devices: [1, 2]", "trainer.devices: ", "the study sets it; remove the line"),
@@ -198,13 +201,13 @@ def test_wrong_line_of_a_space_is_refused(
             ],
         ),
         (
-            "seed: [1, 2]",
-            ("seed=3",),
-            [(f"seed=3: {FILE} ", "remove one of them (command line)")],
+            "net.dropout: [0.1, 0.2]",
+            ("net.dropout=0.3",),
+            [(f"net.dropout=0.3: {FILE} ", "remove one of them (command line)")],
         ),
         ("net: [cnn, mlp]", ("net.dropout=0.1",), [("net.dropout=0.1: ", "remove one of them")]),
         (
-            "net.dropout: {low: 0, high: 1}\nseed: {low: 0, high: 9}\n"
+            "net.dropout: {low: 0, high: 1}\ntrainer.accumulate_grad_batches: {low: 1, high: 2}\n"
             "data.batch_size: {low: 16, high: 64, log: true}",
             (),
             [("net.dropout: ", "write 0.0 and 1.0, or add 'step: 1'")],
@@ -245,6 +248,7 @@ def test_space_is_checked_as_a_config_is(
     [
         (("defualt",), "defualt: ", "did you mean 'default'?"),
         (("default", "nets"), "nets: ", "not expected after CONFIG and SPACE"),
+        (("--confirm", "1"), "--confirm 1: ", "expected at least 2 seeds"),
         (("--trials", "0"), "--trials: ", "expected at least 1"),
         (("trainer.devices=2", "--pruner", "median"), "--pruner median: ", "leave it out"),
     ],
@@ -294,6 +298,32 @@ def test_best_trial_of_a_search_is_repeatable_from_best_yaml(
     metrics = {name: value for name, value in again.metrics.items() if name.startswith("val/")}  # type: ignore[attr-defined]
     assert metrics == best.metrics
     assert again.score == best.value  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_best_and_default_are_retested_with_new_seeds(
+    logs: Path, space: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [space("net: [mlp]\nnet.hidden: [[8], [16]]"), "--trials", "2", "--confirm", "2"]
+    found = searched(*words, "seed=3")
+    output = capsys.readouterr().out
+    assert "           the best of 2, therefore optimistic; to retest it: --confirm 5\n" in output
+    best = min(found, key=lambda outcome: outcome.value or 9.0)
+    folder = logs / "digits" / "tune-mine" / f"confirm-{best.name}"
+    values = {}
+    for name in ("default", "best"):
+        runs = [load_run(folder / f"{name}_seed{seed}") for seed in (4, 5)]
+        assert [run.config.values["seed"] for run in runs] == [4, 5]
+        assert ("hidden" in runs[0].config.values["net"]) == (name == "best")
+        values[name] = [run.metrics["val/loss"] for run in runs]
+        spread = f"{fmean(values[name]):.4f} ± {stdev(values[name]):.4f}"
+        assert f"\n{name}, 2 new seeds: val/loss {spread}\n" in output
+    expected = ttest_rel(values["default"], values["best"])
+    assert f"t-test over 2 paired seeds: p = {expected.pvalue:.2g})\n" in output
+    assert "test/" not in (folder / "best_seed4" / "run.json").read_text()
+    trained = (folder / "best_seed4" / "metrics.json").stat().st_mtime_ns
+    searched(*words, "seed=3")  # continues it: nothing is left to train
+    assert (folder / "best_seed4" / "metrics.json").stat().st_mtime_ns == trained
 
 
 @pytest.mark.usefixtures("without_plots")
