@@ -164,31 +164,30 @@ def _pick(samples: Samples, free: Any, count: int, seed: int) -> Any:
 def _whole_groups(groups: Any, y: Any, count: int, left: int, seed: int, problem: str) -> Any:
     """Select samples, `(N,)` bool: whole groups of about `count` samples, stratified by `y`.
 
-    In random order, each group is added or removed if that brings the number of samples of each
-    class closer to its share. For each class, `left` groups stay, or as many as there are.
+    In random order, three times, each group is added or removed if that brings the shares of the
+    classes closer to the wanted one. `left` groups of each class stay, or as many as there are.
     scikit-learn's StratifiedGroupKFold makes equal folds, and GroupShuffleSplit is not stratified.
     """
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) <= max(left, 1):
         problem += " needs a group for each split, and there are too few"
         raise InputError(f"{problem}; split without groups, or add some")
-    strata = np.zeros(len(groups), int) if y is None else np.unique(y, return_inverse=True)[1]
-    table = np.zeros((len(sizes), strata.max() + 1))
-    np.add.at(table, (group, strata), 1)
+    stratum = np.zeros(len(groups), int) if y is None else np.unique(y, return_inverse=True)[1]
+    table = np.zeros((len(sizes), stratum.max() + 1))
+    np.add.at(table, (group, stratum), 1)
     table = np.column_stack([table, sizes])  # samples of each class, and of all, in each group
-    total, smallest = table.sum(axis=0), np.where(table > 0, table, np.inf).min(axis=0)
-    missing = np.maximum(total * count / len(groups), smallest)
     staying, taken = (table > 0).sum(axis=0), np.zeros(len(sizes), dtype=bool)
-    order, changed = np.random.default_rng(seed).permutation(len(sizes)), True
-    while changed:
-        changed = False
-        for number in order:
-            row = -table[number] if taken[number] else table[number]
-            allowed = taken[number] or (staying[row > 0] > left).all()
-            closer = np.square((missing - row) / total).sum() < np.square(missing / total).sum()
-            if allowed and closer:
-                taken[number], changed = not taken[number], True
-                missing, staying = missing - row, staying - np.sign(row)
+    table /= table.sum(axis=0)
+    smallest = np.where(table > 0, table, 1).min(axis=0)
+    missing = np.maximum(count / len(groups), smallest)
+    for number in np.tile(np.random.default_rng(seed).permutation(len(sizes)), 3):
+        change = -table[number] if taken[number] else table[number]
+        closer = change @ (change - 2 * missing) < -1e-9  # a smaller sum of squares
+        if closer and (taken[number] or (staying[change > 0] > left).all()):
+            taken[number] = not taken[number]
+            missing, staying = missing - change, staying - np.sign(change)
+    if not taken.any():
+        taken[sizes.argmin()] = True
     return taken[group]
 
 
