@@ -223,10 +223,11 @@ def list_missing_classes(predictions: Predictions | None) -> list[str]:
     missing, count = outputs.find_missing(predictions["target"]), len(outputs.names)
     if not missing:
         return []
-    return [
-        f"Classes without a {predictions.stage} sample: {join_names(missing)}. {outputs.averages} "
-        f"are means over the other {count - len(missing)} of {count}."
-    ]
+    without = f"Classes without a {predictions.stage} sample: {join_names(missing)}."
+    if predictions.spec.target_type == "class" and count == 2:
+        return [without]
+    rest = f"{count - len(missing)} of {count}"
+    return [f"{without} {outputs.averages} are means over the other {rest}."]
 
 
 def format_number(value: float | None) -> str:

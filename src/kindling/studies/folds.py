@@ -8,7 +8,6 @@ is an ordinary run with `data.fold=[0,5,0]`: fold, folds, repetition; its test s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -113,11 +112,8 @@ def summarize_folds(plan: Plan, finished: Sequence[TrialResult]) -> Summary:
     """Mean, standard deviation and interval (`low`, `high`) of each metric of held-out folds."""
     import pandas as pd
 
-    tested = [
-        replace(one, metrics={k: v for k, v in one.metrics.items() if parse_name(k)[0] != "val"})
-        for one in finished
-    ]
-    summary, ratios = summarize(tested), []
+    means, ratios = summarize(finished), []
+    summary = {name: row for name, row in means.items() if parse_name(name)[0] != "val"}
     for result in finished:
         ratio, path = 1 / (plan.about["folds"] - 1), plan.folder / result.name / "split.csv"
         if path.exists():  # else the run is on another machine
