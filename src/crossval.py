@@ -3,7 +3,8 @@
     python -m src.crossval [CONFIG] [key=value ...] [--folds 5] [--repeats 1] [--workers 2]
                            [--storage URL] [--name NAME] [--retry]
 
-The test set stays unseen. A fold is an ordinary run with `data.fold=[0,5,0]`.
+The test set stays unseen. A fold is an ordinary run with `data.fold=[0,5,0]`, which measures it as
+test/…, at the best epoch of a validation split of the other folds.
 """
 
 from __future__ import annotations

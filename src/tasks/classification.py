@@ -23,6 +23,8 @@ Batch = tuple[Tensor, Tensor]
 class Classification(LightningModule):
     """Standardized input in, logits out; trained on a loss over logits and class numbers.
 
+    Precision, recall and F1 of two classes are those of the second one, the positive class.
+
     Args:
         net: maps `(B, *in_shape)` to logits `(B, num_outputs)`.
         spec: of the data; filled in.
@@ -55,6 +57,9 @@ class Classification(LightningModule):
         self.net = net
         self.loss = loss or nn.CrossEntropyLoss()
         self.notes = [weigh_classes(self.loss, spec)] if class_weights else []
+        if spec.num_outputs == 2:
+            name = self.outputs.names[1]
+            self.notes.append(f"positive class: {name}, which precision, recall and f1 are of")
         self.optimizer, self.scheduler = optimizer, scheduler
         self.decay_bias_and_norm = decay_bias_and_norm
         accuracy: dict[str, Metric] = {

@@ -9,6 +9,7 @@ import torch
 from sklearn import metrics as sk
 from torch import nn
 
+from src.kindling.analysis.class_plots import plot_roc_and_pr
 from src.kindling.config.errors import InputError
 from src.kindling.data.spec import Column, Spec
 from src.tasks.classification import Classification
@@ -39,6 +40,35 @@ def test_classification_metrics_match_scikit_learn() -> None:
     assert values["test/loss"] == pytest.approx(
         nn.functional.cross_entropy(logits, y).item(), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("case", ["mixed", "never predicted", "absent"])
+def test_binary_scores_are_of_the_positive_class(case: str) -> None:
+    torch.manual_seed(0)
+    spec = dataclasses.replace(CLASSES, num_outputs=2, classes=("benign", "malignant"))
+    task = Classification(net := nn.Linear(4, 2), spec)
+    x, y = torch.randn(90, 4), (torch.arange(90) % 3 == 0).long()
+    if case == "never predicted":
+        net.bias.data[0] = 99
+    if case == "absent":
+        y[:] = 0
+    task.test_step((x, y), 0)
+    values = {name: value.item() for name, value in task.test_meter.compute().items()}
+    predicted = task(x).argmax(1)
+    for name in ("precision", "recall", "f1"):
+        expected = getattr(sk, f"{name}_score")(y, predicted, pos_label=1, zero_division=0)
+        if (case, name) == ("absent", "recall"):
+            expected = float("nan")  # undefined
+        assert values[f"test/{name}"] == pytest.approx(expected, nan_ok=True)
+    if case == "never predicted":
+        assert task.test_meter.notes == ["test/f1: never predicted: malignant"]
+    assert task.notes == ["positive class: malignant, which precision, recall and f1 are of"]
+    row = ("positive class", "malignant: precision, recall, F1, ROC are of it")
+    assert row in task.outputs.describe(dataclasses.replace(spec, class_counts=(60, 30)))
+    curves = plot_roc_and_pr(y.numpy(), task(x).softmax(1).detach().numpy(), task.outputs.names)
+    assert [text.get_text().split()[-1] for text in curves.axes[0].get_legend().get_texts()] == [
+        "samples)" if case == "absent" else "malignant"
+    ]
 
 
 def test_predict_step_names_its_columns() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from src.kindling.runs.metric_names import is_share
@@ -29,6 +30,7 @@ def mean_interval(
     share: bool = False,
     overlap: float = 0.0,
     samples: int | None = None,
+    skewed: bool = False,
 ) -> Interval | None:
     """Compute the 95 % confidence interval of a mean; None if it cannot be computed.
 
@@ -42,21 +44,30 @@ def mean_interval(
             value is measured on one fold and the trainings share samples.
         samples: from which the values were measured, for shares that are all 0 or all 1; default:
             the number of groups.
+        skewed: whether the values may be skewed, such as errors.
 
     Source:
         Nadeau and Bengio, "Inference for the Generalization Error", Machine Learning 52 (2003).
     """
+    deviations = deviations_of_mean(values, groups)
+    if deviations is None:
+        return None
+    mean, inflation = float(fmean(values)), 1 + len(values) * overlap
+    return _interval(mean, deviations, samples or len(deviations), share, skewed, inflation)
+
+
+def deviations_of_mean(values: Any, groups: Any = None) -> NDArray[Any] | None:
+    """The part of each independent group, or value, in the error of a mean, `(G,)`.
+
+    None for fewer than two, or values that are not finite.
+    """
     import numpy as np
 
     values = np.asarray(values, dtype=float)
-    n, mean = len(values), float(values.mean()) if len(values) else math.nan
-    codes = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-    deviations = np.bincount(codes, weights=values - mean)
-    if len(deviations) < 2 or not np.isfinite(values).all():
+    codes = np.unique(np.arange(len(values)) if groups is None else groups, return_inverse=True)[1]
+    if len(values) < 2 or not codes.any() or not np.isfinite(values).all():
         return None
-    one_sign = bool(values.min() >= 0 or values.max() <= 0)  # such as errors: skewed
-    skewed, samples = one_sign and not overlap, samples or len(deviations)
-    return _interval(mean, deviations / n, samples, share, skewed, 1 + n * overlap)
+    return np.bincount(codes, weights=values - values.mean()) / len(values)
 
 
 def _interval(
@@ -143,7 +154,7 @@ def metric_intervals(
             share = is_share(name) or is_share(type(metric).__name__)
             found: Interval | None = _interval(value, deviations, G, share, skewed=True)
             if name == predictions.scored and math.isclose(value, mean_score, rel_tol=1e-4):
-                found = mean_interval(scores, groups, share)
+                found = mean_interval(scores, groups, share, skewed=True)
             if found:
                 intervals[name] = found
     return intervals, baseline

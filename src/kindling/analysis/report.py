@@ -96,7 +96,8 @@ def _results(
             name = f"{name} of predictions"
         test.setdefault(name, mean)
         scores, groups = predictions["score"], predictions.columns.get("group")
-        if interval := mean_interval(scores, groups, is_share(predictions.scored)):
+        interval = mean_interval(scores, groups, is_share(predictions.scored), skewed=True)
+        if interval:
             intervals[name] = interval
     rows = []
     for name, value in test.items():
@@ -224,10 +225,11 @@ def list_missing_classes(predictions: Predictions | None) -> list[str]:
     missing, count = outputs.find_missing(predictions["target"]), len(outputs.names)
     if not missing:
         return []
-    return [
-        f"Classes without a {predictions.stage} sample: {join_names(missing)}. {outputs.averages} "
-        f"are means over the other {count - len(missing)} of {count}."
-    ]
+    without = f"Classes without a {predictions.stage} sample: {join_names(missing)}."
+    if predictions.spec.target_type == "class" and count == 2:
+        return [without]
+    rest = f"{count - len(missing)} of {count}"
+    return [f"{without} {outputs.averages} are means over the other {rest}."]
 
 
 def format_number(value: float | None) -> str:

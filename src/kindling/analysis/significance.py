@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from src.kindling.analysis.intervals import mean_interval
+from src.kindling.analysis.intervals import deviations_of_mean
 from src.kindling.analysis.leaderboard import Row
 from src.kindling.config.errors import InputError, format_count
 from src.kindling.runs.metric_names import mode_by_name
@@ -102,14 +102,12 @@ def variance_of_mean(values: Any, groups: Any = None) -> Variance | None:
     None for fewer than two values or groups, or values that are not finite.
     """
     import numpy as np
-    from scipy.stats import t
 
-    interval = mean_interval(values, groups)
-    if interval is None:
+    deviations = deviations_of_mean(values, groups)
+    if deviations is None:
         return None
-    freedom = (len(values) if groups is None else len(np.unique(groups))) - 1
-    margin = (interval[1] - interval[0]) / 2
-    return Variance(float(margin / t.ppf(0.975, freedom)) ** 2, freedom)
+    G = len(deviations)
+    return Variance(G / (G - 1) * float(np.square(deviations).sum()), G - 1)
 
 
 def add_variances(parts: Sequence[Variance]) -> Variance:

@@ -22,13 +22,14 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.augment import BatchTransform
 from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.duplicates import find_duplicates, hash_content
+from src.kindling.data.folds import FOLD_RESULT, fold_samples
 from src.kindling.data.loader import Loader, make_loader
 from src.kindling.data.order import BatchOrder, derive_seed, seed_generators
 from src.kindling.data.preparation import BatchPreparation
 from src.kindling.data.preprocess import InputStats
 from src.kindling.data.samples import STAGES, Samples, Stage
 from src.kindling.data.spec import Spec
-from src.kindling.data.split import check_classes, describe_classes, fold_samples, split_samples
+from src.kindling.data.split import check_classes, describe_classes, split_samples
 from src.kindling.data.statistics import Moments, describe_samples, mean_and_std
 
 DATA = ROOT / "data"
@@ -42,8 +43,8 @@ class DataModule(LightningDataModule):
         split: the shares (0.7) or counts (500) of training, validation and test. An official test
             set is kept; the third entry is then ignored.
         split_seed: seed of the split, so that runs of all `seed`s are tested on the same samples.
-        fold: of a cross-validation: (fold number, number of folds, repetition). The fold replaces
-            validation, all other samples of training and validation train, the test set stays.
+        fold: of a cross-validation: (fold number, number of folds, repetition). The fold of the
+            samples outside the test set is tested; validation is cut from the other folds.
         seed: of the training order and of the transforms' draws; filled in from the config.
         num_threads: torch's threads, which get cores before workers; filled in from the config.
         num_workers: processes that prepare batches; 0 uses the main process. `auto` starts some if
@@ -141,7 +142,8 @@ class DataModule(LightningDataModule):
         self.indices = split_samples(samples, self.split, self.split_seed)
         if self.fold:
             self.indices = fold_samples(samples, self.indices, self.fold, self.split_seed)
-        check_classes(samples, self.indices)
+            self.notes.append(f"fold: {FOLD_RESULT}")
+        check_classes(samples, self.indices, self.notes)
         find_duplicates(samples, self.indices, self.duplicates, self.notes)
         self.datasets = {stage: self.dataset(samples, stage) for stage in STAGES}
         self.spec = self.describe(samples, self.indices["train"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -35,16 +34,18 @@ def split_samples(samples: Samples, split: Sequence[float], seed: int) -> Indice
         raise InputError("data.time: all splits are given, and none is left to time; remove it")
     free = np.setdiff1d(np.arange(len(samples.y)), np.concatenate([[], *indices.values()]))
     counts = _counts(split, missing, len(free), problem) if missing else {}
+    unused = len(free) - sum(counts.values())
     if samples.time is not None:
         free = free[np.argsort(samples.time.numpy()[free], kind="stable")]
     # The last stage is cut off first, so that a longer training set leaves the test set as it is.
-    for stage in reversed(missing[1:]):
-        free, cut = _cut(samples, free, counts[stage], seed, problem)
+    for i, stage in reversed([*enumerate(missing)][1:]):
+        left = sum(counts[other] > 0 for other in missing[:i])
+        free, cut = cut_samples(samples, free, counts[stage], left, seed, problem)
         indices[stage] = torch.from_numpy(np.sort(cut))
     for stage in missing[:1]:
         if samples.time is not None:
-            free = free[len(free) - counts[stage] :]  # of the oldest, training takes the newest
-        elif samples.groups is None and counts[stage] < len(free):
+            free = free[unused:]  # of the oldest, training takes the newest
+        elif samples.groups is None and unused:
             free = _pick(samples, free, counts[stage], seed)
         indices[stage] = torch.from_numpy(np.sort(free))
     _check_sizes(indices, len(samples.y), problem)
@@ -76,83 +77,59 @@ def _check_groups(samples: Samples, groups: Tensor, indices: Indices) -> None:
             )
 
 
-def fold_samples(
-    samples: Samples, indices: Indices, fold: tuple[int, int, int], seed: int
-) -> Indices:
-    """Split training and validation again: one fold validates, the others train; test stays.
+def cut_samples(
+    samples: Samples, free: Any, count: int, left: int, seed: int, problem: str
+) -> tuple[Any, Any]:
+    """Split free samples, the oldest first, into those that stay and about `count` others.
 
-    Folds are stratified by class or labels, or of whole groups, or chronological: older samples
-    train for a fold, and the oldest are in no fold.
-
-    Args:
-        samples: the source.
-        indices: of the ordinary split.
-        fold: the fold's number, the number of folds, and the repetition, each with other folds.
-        seed: of the folds.
-
-    Raises:
-        InputError: when there cannot be so many folds.
+    Each class is among both, and often enough among those that stay for `left` splits.
     """
-    from sklearn import model_selection as sk
-
-    number, folds, repeat = fold
-    if not (folds >= 2 and 0 <= number < folds and repeat >= 0):
-        expected = "a fold's number from 0, at least 2 folds, and a repetition from 0"
-        raise InputError(f"data.fold: expected {expected}, got {list(fold)}")
-    pool = np.sort(np.concatenate([indices["train"], indices["val"]]))
-    y, groups = strata(samples, pool), None
-    most, unit = len(pool), "samples outside the test set"
-    options = {"n_splits": folds, "shuffle": True, "random_state": seed + repeat}
-    splitter: Any
+    if count == 0:
+        return free, free[:0]
     if samples.time is not None:
-        if repeat:
-            problem = "chronological folds are the same in every repetition"
-            raise InputError(f"data.fold: {problem}; set one repetition")
-        pool = pool[np.argsort(samples.time.numpy()[pool], kind="stable")]
-        splitter, most = sk.TimeSeriesSplit(folds), most - 1
-    elif samples.groups is not None:
-        groups = samples.groups.numpy()[pool]
-        splitter = sk.GroupKFold(**options) if y is None else sk.StratifiedGroupKFold(**options)
-        most, unit = len(np.unique(groups)), "groups outside the test set"
-    elif samples.target_type == "class":
-        splitter, counts = sk.StratifiedKFold(**options), _class_counts(samples, pool)
-        most, name = min((count, name) for name, count in counts.items() if count)
-        unit = f"samples of class '{name}' outside the test set, the smallest class"
-    elif y is None or np.unique(y, return_counts=True)[1].min() < folds:
-        splitter = sk.KFold(**options)
-    else:
-        splitter = sk.StratifiedKFold(**options)
-    if folds > most:
-        raise InputError(f"data.fold: {folds} folds need as many {unit}; there are {most}")
-    with warnings.catch_warnings(action="ignore"):  # of rare classes in few groups
-        train, val = list(splitter.split(pool, y, groups))[number]
-    train, val = (torch.from_numpy(np.sort(pool[part])) for part in (train, val))
-    return indices | {"train": train, "val": val}
-
-
-def _cut(samples: Samples, free: Any, count: int, seed: int, problem: str) -> tuple[Any, Any]:
-    """Split the free samples into remaining ones and `count` others."""
-    if count == 0 or samples.time is not None:
-        return free[: len(free) - count], free[len(free) - count :]
+        place = _find_boundary(samples.time.numpy()[free], len(free) - count, left, problem)
+        return free[:place], free[place:]
+    y = strata(samples, free)
     if samples.groups is not None:
-        cut = _whole_groups(samples.groups.numpy()[free], count, seed, problem)
+        cut = _whole_groups(samples.groups.numpy()[free], y, count, left, seed, problem)
         return free[~cut], free[cut]
     from sklearn.model_selection import train_test_split
 
-    y = strata(samples, free)
     if samples.target_type == "labels" and len(np.unique(y)) > min(count, len(free) - count):
         y = None
+    if samples.target_type == "class":
+        sizes = class_counts(samples, free)
+        if few := [f"{name} ({size})" for name, size in sizes.items() if 0 < size <= left]:
+            need = f"needs {left + 1} samples of each class, one for each split"
+            remedy = "add samples or remove the class"
+            raise InputError(f"{problem} {need}; fewer have: {join_names(few)}; {remedy}")
     try:
         stay, cut = train_test_split(free, test_size=count, random_state=seed, stratify=y)
     except ValueError as error:
-        counts = _class_counts(samples, free) if samples.target_type == "class" else {}
-        if few := [f"{name} ({count})" for name, count in counts.items() if 0 < count < 3]:
-            need = (
-                f"needs 3 samples of each class, one for each split; fewer have: {join_names(few)}"
-            )
-            raise InputError(f"{problem} {need}; add samples or remove the class") from None
         raise InputError(f"{problem} does not fit {len(free):,} samples: {error}") from None
+    if samples.target_type == "class":
+        y = strata(samples, slice(None))
+        for number in np.unique(y[free]):
+            _exchange(y, number, cut, stay, 1)
+            _exchange(y, number, stay, cut, left)
     return stay, cut
+
+
+def _exchange(y: Any, number: int, taker: Any, giver: Any, need: int) -> None:
+    """Let `taker` have `need` samples of a class, in exchange for some of its largest class."""
+    for _ in range(need - np.count_nonzero(y[taker] == number)):
+        i = np.flatnonzero(y[taker] == np.bincount(y[taker]).argmax())[0]
+        j = np.flatnonzero(y[giver] == number)[0]
+        taker[i], giver[j] = giver[j], taker[i]
+
+
+def _find_boundary(time: Any, place: int, left: int, problem: str) -> int:
+    """The place next to `place` in sorted times `(N,)` that keeps rows of one moment together."""
+    places = np.flatnonzero(np.diff(time))[max(left - 1, 0) :] + 1
+    if not len(places):
+        need = f"needs {left + 1} moments of data.time, one for each split"
+        raise InputError(f"{problem} {need}; there are {len(np.unique(time))}; remove data.time")
+    return int(places[np.abs(places - place).argmin()])
 
 
 def strata(samples: Samples, index: Any) -> Any:
@@ -184,23 +161,33 @@ def _pick(samples: Samples, free: Any, count: int, seed: int) -> Any:
     return order[:count]
 
 
-def _whole_groups(groups: Any, count: int, seed: int, problem: str) -> Any:
-    """Select samples, `(N,)` bool: groups in random order, if they still fit into the count.
+def _whole_groups(groups: Any, y: Any, count: int, left: int, seed: int, problem: str) -> Any:
+    """Select samples, `(N,)` bool: whole groups of about `count` samples, stratified by `y`.
 
-    scikit-learn's GroupShuffleSplit counts groups: one large group would be half of the samples.
+    In random order, three times, each group is added or removed if that brings the shares of the
+    classes closer to the wanted one. `left` groups of each class stay, or as many as there are.
+    scikit-learn's StratifiedGroupKFold makes equal folds, and GroupShuffleSplit is not stratified.
     """
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    if len(sizes) < 2:
+    if len(sizes) <= max(left, 1):
         problem += " needs a group for each split, and there are too few"
         raise InputError(f"{problem}; split without groups, or add some")
-    taken = np.zeros(len(sizes), dtype=bool)
-    for number in np.random.default_rng(seed).permutation(len(sizes)):
-        taken[number] = sizes[number] <= count
-        count -= sizes[number] * taken[number]
+    stratum = np.zeros(len(groups), int) if y is None else np.unique(y, return_inverse=True)[1]
+    table = np.zeros((len(sizes), stratum.max() + 1))
+    np.add.at(table, (group, stratum), 1)
+    table = np.column_stack([table, sizes])  # samples of each class, and of all, in each group
+    staying, taken = (table > 0).sum(axis=0), np.zeros(len(sizes), dtype=bool)
+    table /= table.sum(axis=0)
+    smallest = np.where(table > 0, table, 1).min(axis=0)
+    missing = np.maximum(count / len(groups), smallest)
+    for number in np.tile(np.random.default_rng(seed).permutation(len(sizes)), 3):
+        change = -table[number] if taken[number] else table[number]
+        closer = change @ (change - 2 * missing) < -1e-9  # a smaller sum of squares
+        if closer and (taken[number] or (staying[change > 0] > left).all()):
+            taken[number] = not taken[number]
+            missing, staying = missing - change, staying - np.sign(change)
     if not taken.any():
-        taken[sizes.argmin()] = True  # more than requested, but not empty
-    if taken.all():
-        taken[sizes.argmax()] = False
+        taken[sizes.argmin()] = True
     return taken[group]
 
 
@@ -225,7 +212,7 @@ def _counts(
     return {stage: int(share) for stage, share in shares.items()}
 
 
-def _class_counts(samples: Samples, index: Any) -> dict[str, int]:
+def class_counts(samples: Samples, index: Any) -> dict[str, int]:
     y = samples.y[index]
     counts = y.sum(dim=0) if y.ndim == 2 else y.bincount(minlength=len(samples.classes))
     return dict(zip(samples.classes, counts.tolist(), strict=True))
@@ -233,13 +220,13 @@ def _class_counts(samples: Samples, index: Any) -> dict[str, int]:
 
 def describe_classes(samples: Samples) -> str:
     """`classes: ants (189), bees (208)`, at most ten."""
-    counts = _class_counts(samples, slice(None))
+    counts = class_counts(samples, slice(None))
     named = [f"{name} ({count:,})" for name, count in counts.items()]
     return f"classes: {join_names(named, most=10)}"
 
 
-def check_classes(samples: Samples, indices: Indices) -> None:
-    """Refuse classes that training cannot learn.
+def check_classes(samples: Samples, indices: Indices, notes: list[str]) -> None:
+    """Refuse classes that training cannot learn, and note those that cannot be measured.
 
     Raises:
         InputError: with one class only, or when training lacks a class of validation or test.
@@ -249,10 +236,13 @@ def check_classes(samples: Samples, indices: Indices) -> None:
     if samples.target_type == "class" and len(samples.classes) < 2:
         problem = f"all samples are of one class, '{samples.classes[0]}'"
         raise InputError(f"data: {problem}; at least two are needed")
-    trained = _class_counts(samples, indices["train"])
+    trained = class_counts(samples, indices["train"])
     for stage in ("val", "test"):
-        counts = _class_counts(samples, indices[stage])
+        counts = class_counts(samples, indices[stage])
         lacking = [name for name, count in counts.items() if count and not trained[name]]
         if lacking:
             problem = f"classes in {stage} that training has no sample of: {join_names(lacking)}"
             raise InputError(f"data: {problem}; add training samples, or remove them from {stage}")
+        absent = [name for name, count in trained.items() if count and not counts[name]]
+        if absent and len(indices[stage]):
+            notes.append(f"split: no sample in {stage} of {join_names(absent)}")

@@ -38,16 +38,18 @@ def with_extra(own: dict[str, Metric], extra: dict[str, Metric] | None) -> dict[
 
 
 def multiclass_metrics(names: Sequence[str]) -> dict[str, Metric]:
-    """Accuracy, and means over the classes that occur; of probabilities and class numbers.
+    """Accuracy, precision, recall, F1 and AUROC, of probabilities and class numbers.
 
-    A class that does not occur but is predicted has a precision and an F1 of 0, as in scikit-learn.
+    As in scikit-learn, precision, recall and F1 of two classes are those of the second one, the
+    positive class. Of more classes they are means over those that occur; a class that does not
+    occur but is predicted has a precision and an F1 of 0.
     """
     count = len(names)
     return {
         "accuracy": MulticlassAccuracy(count, average="micro"),
-        "precision": MulticlassPrecision(count, average="macro"),
-        "recall": MeanRecall(count, average="none", zero_division=math.nan, validate_args=False),
-        "f1": MeanF1(names),
+        "precision": Precision(count, average="macro" if count > 2 else "none"),
+        "recall": Recall(count, average="none", zero_division=math.nan, validate_args=False),
+        "f1": F1(names),
         "auroc": MeanOverClasses(binary_auroc, names, negatives=True),
     }
 
@@ -67,20 +69,29 @@ def multilabel_metrics(names: Sequence[str]) -> dict[str, Metric]:
     }
 
 
-class MeanRecall(MulticlassRecall):
-    """The mean over the classes that occur; torchmetrics' counts one that is only predicted as 0.
+class Precision(MulticlassPrecision):
+    """That of the second of two classes, made with `average="none"`; else torchmetrics' mean."""
 
-    That is scikit-learn's balanced accuracy. It is made with `average="none"`, NaN for 0/0, and
-    without validation of arguments, which would allow only 0 or 1.
+    def compute(self) -> Tensor:
+        value: Tensor = super().compute()
+        return value[1] if value.ndim else value
+
+
+class Recall(MulticlassRecall):
+    """That of the second of two classes, NaN without samples; else the mean over those that occur.
+
+    The mean is scikit-learn's balanced accuracy; torchmetrics' counts a class that is only
+    predicted as 0. It is made with `average="none"`, NaN for 0/0, and without validation of
+    arguments, which would allow only 0 or 1.
     """
 
     def compute(self) -> Tensor:
         values: Tensor = super().compute()
-        return values.nanmean()
+        return values[1] if len(values) == 2 else values.nanmean()
 
 
-class MeanF1(MulticlassF1Score):
-    """The mean over the classes that occur or are predicted.
+class F1(MulticlassF1Score):
+    """That of the second of two classes, or the mean over those that occur or are predicted.
 
     Args:
         names: of the classes.
@@ -91,13 +102,13 @@ class MeanF1(MulticlassF1Score):
     fn: Tensor
 
     def __init__(self, names: Sequence[str]) -> None:
-        super().__init__(len(names), average="macro")
+        super().__init__(len(names), average="macro" if len(names) > 2 else "none")
         self.classes, self.note = names, ""
 
     def compute(self) -> Tensor:
         self.note = describe_predicted(self.classes, self.tp + self.fn, self.tp + self.fp)
         value: Tensor = super().compute()
-        return value
+        return value[1] if value.ndim else value
 
 
 def describe_predicted(names: Sequence[str], occurring: Tensor, predicted: Tensor) -> str:

@@ -1,7 +1,8 @@
 """Cross-validate a config: a training that did not see a sample predicts it.
 
-Folds are stratified by class, keep groups together, or follow time, as the data defines. The test
-set stays unseen. A fold is an ordinary run with `data.fold=[0,5,0]`: fold, folds, repetition.
+Folds are stratified by class, keep groups together, or follow time, as the data defines. The best
+epoch is chosen on a validation split of the other folds. The config's test set stays unseen. A fold
+is an ordinary run with `data.fold=[0,5,0]`: fold, folds, repetition; its test split is the fold.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from src.kindling.analysis.intervals import mean_interval
 from src.kindling.config.compose import compose, get
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path
-from src.kindling.runs.metric_names import is_share
+from src.kindling.runs.metric_names import is_share, parse_name
 from src.kindling.runs.run import Run
 from src.kindling.studies.plan import Plan, TrialResult, member_overrides
 from src.kindling.studies.study import Summary, print_summary, summarize
@@ -55,7 +56,8 @@ def plan_folds(name: str, overrides: Sequence[str], flags: Any) -> Plan:
         member_overrides(config, overrides, flags.workers),
         flags.name or f"crossval-{folds}",
         members,
-        {"folds": folds},
+        {"folds": folds, "epoch": "chosen on an inner validation split"},
+        stages=("val", "test"),
         storage=flags.storage,
         after=predict_fold,
         pictures=flags.pictures,
@@ -68,7 +70,7 @@ def plan_folds(name: str, overrides: Sequence[str], flags: Any) -> Plan:
 
 
 def predict_fold(run: Run) -> None:
-    """Save the predictions of a fold's best checkpoint for its validation samples."""
+    """Save the predictions of a fold's best checkpoint for its held-out samples."""
     import torch
 
     from src.kindling.analysis.predictions import predict
@@ -78,8 +80,8 @@ def predict_fold(run: Run) -> None:
     device = torch.accelerator.current_accelerator(check_available=True)
     if device is None or get(trained.config.values, "trainer.accelerator") == "cpu":
         device = torch.device("cpu")
-    predictions = predict(trained.task.to(device), trained.data(), "val")
-    predictions.save(run.path / "predictions" / "val.npz")
+    predictions = predict(trained.task.to(device), trained.data(), "test")
+    predictions.save(run.path / "predictions" / "test.npz")
 
 
 def gather_predictions(paths: Sequence[Path], folds: Sequence[list[int]]) -> Predictions:
@@ -92,7 +94,7 @@ def gather_predictions(paths: Sequence[Path], folds: Sequence[list[int]]) -> Pre
     for part, (fold, _, repeat) in zip(parts, folds, strict=True):
         part.columns |= {"fold": np.full(len(part), fold), "repeat": np.full(len(part), repeat)}
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].columns}
-    return Predictions(columns, parts[0].spec, "val", scored=parts[0].scored)
+    return Predictions(columns, parts[0].spec, "test", scored=parts[0].scored)
 
 
 def score_predictions(predictions: Predictions) -> dict[str, float]:
@@ -107,16 +109,17 @@ def score_predictions(predictions: Predictions) -> dict[str, float]:
 
 
 def summarize_folds(plan: Plan, finished: Sequence[TrialResult]) -> Summary:
-    """Mean, standard deviation and interval (`low`, `high`) of each metric."""
+    """Mean, standard deviation and interval (`low`, `high`) of each metric of held-out folds."""
     import pandas as pd
 
-    summary, ratios, samples = summarize(finished), [], 0
+    means, ratios, samples = summarize(finished), [], 0
+    summary = {name: row for name, row in means.items() if parse_name(name)[0] != "val"}
     for result in finished:
         ratio, path = 1 / (plan.about["folds"] - 1), plan.folder / result.name / "split.csv"
         if path.exists():  # else the run is on another machine
             sizes = pd.read_csv(path)["split"].value_counts()
-            ratio = float(sizes["val"] / sizes["train"])
-            samples += int(sizes["val"])
+            ratio = float(sizes["test"] / (sizes["train"] + sizes["val"]))
+            samples += int(sizes["test"])
         ratios.append(ratio)
     for name, row in summary.items():
         values = [result.metrics[name] for result in finished]
@@ -150,13 +153,16 @@ def plot_folds(plan: Plan, finished: Sequence[TrialResult], summary: Summary) ->
 
 def report_folds(plan: Plan, results: Sequence[TrialResult]) -> tuple[dict[str, Any], list[str]]:
     """Print the summary, write plot and predictions; return what study.json and the report show."""
+    from src.kindling.data.folds import FOLD_RESULT
+
     finished = [result for result in results if result.state == "finished"]
     summary = summarize_folds(plan, finished)
     extra: dict[str, Any] = {"summary": summary}
-    lines = print_summary(summary, "mean ± std")
+    lines = [*print_summary(summary, "mean ± std"), f"{FOLD_RESULT}."]
+    print(f"folds      {FOLD_RESULT}")
     if summary:
         print(f"plot       {display_path(plot_folds(plan, finished, summary))}")
-    paths = {one.name: plan.folder / one.name / "predictions" / "val.npz" for one in results}
+    paths = {one.name: plan.folder / one.name / "predictions" / "test.npz" for one in results}
     found = [one.name for one in finished if paths[one.name].exists()]
     if missing := [name for name in paths if name not in found]:
         print(f"all folds  not scored together: {', '.join(missing)} failed or on another machine")

@@ -102,6 +102,7 @@ class Plan:
         from src.kindling.training.build import build_data, build_task
         from src.kindling.training.monitor import choose_monitor
         from src.kindling.training.rehearsal import rehearse
+        from src.kindling.training.stages import has_stage
         from src.kindling.training.warning_filters import quiet
 
         quiet()
@@ -109,6 +110,9 @@ class Plan:
         instantiate.check_training(config)
         data = build_data(config)
         task = build_task(config, data, load_weights=False)
+        if "data.fold" in changes and not has_stage("test", data, task):
+            problem = f"{type(task).__name__} has no test_step, which measures the held-out fold"
+            raise InputError(f"task: {problem}; add one")
         logged = rehearse(config, data, task)
         monitor = choose_monitor(instantiate.values(config), task, logged)
         if monitor.name is None:

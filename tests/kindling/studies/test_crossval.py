@@ -13,19 +13,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from scipy.stats import norm
+from torch import Tensor, nn
 
 from src.kindling.analysis.intervals import mean_interval
 from src.kindling.analysis.predictions import Predictions
 from src.kindling.config.errors import InputError
+from src.kindling.data.folds import fold_samples
 from src.kindling.data.samples import Samples
-from src.kindling.data.split import Indices, fold_samples, split_samples
+from src.kindling.data.split import Indices, split_samples
 from src.kindling.runs.metric_names import is_share
 from src.kindling.studies.folds import summarize_folds
 from src.kindling.studies.plan import TrialResult
 from src.kindling.training.build import build_data
 from src.kindling.training.trained_run import load_run
-from tests.conftest import LITTLE, call, checked, mistakes, train
+from tests.conftest import LITTLE, as_own_task, call, checked, mistakes, train
 
 SPLIT = (0.7, 0.1, 0.2)
 LONG = (*LITTLE[:1], *LITTLE[4:])
@@ -60,27 +63,31 @@ def test_each_sample_outside_the_test_set_is_in_one_fold(classes: int) -> None:
     samples = made(classes=classes)
     whole, folds = folds_of(samples)
     pool = torch.cat([whole["train"], whole["val"]]).sort().values
-    assert torch.equal(torch.cat([fold["val"] for fold in folds]).sort().values, pool)
+    assert torch.equal(torch.cat([fold["test"] for fold in folds]).sort().values, pool)
     for fold in folds:
-        assert torch.equal(fold["test"], whole["test"])
-        assert torch.equal(torch.cat([fold["train"], fold["val"]]).sort().values, pool)
-        if classes:
-            counts = torch.bincount(samples.y[fold["val"]])
+        assert torch.equal(torch.cat(list(fold.values())).sort().values, pool)
+        assert len(fold["val"]) == 9  # of 72, as many as 12 of 96
+        for stage in ("test", "val") if classes else ():
+            counts = torch.bincount(samples.y[fold[stage]])  # type: ignore[index]
             assert counts.max() - counts.min() <= 1
     again, other = folds_of(samples)[1], folds_of(samples, repeat=1)[1]
-    assert torch.equal(folds[0]["val"], again[0]["val"])
-    assert not torch.equal(folds[0]["val"], other[0]["val"])
+    for stage in ("test", "val"):
+        assert torch.equal(folds[0][stage], again[0][stage])  # type: ignore[index]
+        assert not torch.equal(folds[0][stage], other[0][stage])  # type: ignore[index]
 
 
 @pytest.mark.parametrize("classes", [0, 3])
 def test_group_stays_on_one_side(classes: int) -> None:
     samples = made(classes=classes, groups=torch.arange(120) // 6)
     assert samples.groups is not None
-    for fold in folds_of(samples)[1]:
+    whole, folds = folds_of(samples)
+    unseen = set(samples.groups[whole["test"]].tolist())
+    for fold in folds:
         sides = [set(samples.groups[fold[stage]].tolist()) for stage in ("train", "val", "test")]  # type: ignore[index]
-        assert not sides[0] & sides[1]
-        assert not sides[2] & (sides[0] | sides[1])
-        assert len(sides[1]) >= 3
+        assert sum(map(len, sides)) == len(set.union(*sides))
+        assert not unseen & set.union(*sides)
+        assert len(sides[1]) >= 1
+        assert len(sides[2]) >= 3
 
 
 def test_chronological_folds_train_on_older_samples() -> None:
@@ -89,7 +96,8 @@ def test_chronological_folds_train_on_older_samples() -> None:
     whole, folds = folds_of(samples)
     for fold in folds:
         assert samples.time[fold["train"]].max() < samples.time[fold["val"]].min()
-    assert samples.time[whole["test"]].min() > samples.time[folds[-1]["val"]].max()
+        assert samples.time[fold["val"]].max() < samples.time[fold["test"]].min()
+    assert samples.time[whole["test"]].min() > samples.time[folds[-1]["test"]].max()
     with pytest.raises(InputError) as caught:
         fold_samples(samples, whole, (0, 4, 1), 0)
     assert caught.value.lines == [
@@ -100,8 +108,8 @@ def test_chronological_folds_train_on_older_samples() -> None:
 def test_official_validation_set_joins_the_folds() -> None:
     samples = made(official={"val": torch.arange(100, 110), "test": torch.arange(110, 120)})
     whole, folds = folds_of(samples)
-    assert torch.equal(torch.cat([fold["val"] for fold in folds]).sort().values, torch.arange(110))
-    assert torch.equal(folds[0]["test"], whole["test"])
+    assert torch.equal(torch.cat([fold["test"] for fold in folds]).sort().values, torch.arange(110))
+    assert not torch.isin(whole["test"], torch.cat(list(folds[0].values()))).any()
 
 
 @pytest.mark.parametrize(
@@ -147,7 +155,7 @@ def test_fold_uses_statistics_of_its_training_samples() -> None:
     )
     whole = build_data(checked("diabetes", "num_threads=1"))
     assert data.spec.columns[0].mean != whole.spec.columns[0].mean
-    assert torch.equal(data.indices["test"], whole.indices["test"])
+    assert not torch.isin(whole.indices["test"], torch.cat(list(data.indices.values()))).any()
 
 
 def test_interval_is_the_corrected_resampled_t() -> None:
@@ -246,14 +254,14 @@ def test_interval_of_cross_validated_accuracy_has_its_coverage(n: int, distance:
 def test_folds_without_a_mistake_have_the_interval_of_their_samples(tmp_path: Path) -> None:
     plan: Any = SimpleNamespace(folder=tmp_path, about={"folds": 2})
     finished = [
-        TrialResult(f"repeat0_fold{i}", "finished", {}, metrics={"val/accuracy": 1.0})
+        TrialResult(f"repeat0_fold{i}", "finished", {}, metrics={"test/accuracy": 1.0})
         for i in (0, 1)
     ]
     for result in finished:
         (tmp_path / result.name).mkdir()
-        splits = ["train"] * 30 + ["val"] * 30
+        splits = ["train"] * 20 + ["val"] * 10 + ["test"] * 30
         pd.DataFrame({"split": splits}).to_csv(tmp_path / result.name / "split.csv")
-    row = summarize_folds(plan, finished)["val/accuracy"]
+    row = summarize_folds(plan, finished)["test/accuracy"]
     expected = folds_interval([1.0, 1.0], 1.0, share=True, samples=60)
     assert (row["low"], row["high"]) == pytest.approx(expected)
     assert row["low"] < 1
@@ -280,18 +288,22 @@ def test_cross_validation_of_a_regression(logs: Path, capsys: pytest.CaptureFixt
     study = json.loads((folder / "study.json").read_text())
     page = (folder / "report.html").read_text()
     assert '<img alt="folds" src="data:image/png;base64,' in page
-    assert f"val/mae: {study['summary']['val/mae']['mean']:.4f} ± " in page
+    assert f"test/mae: {study['summary']['test/mae']['mean']:.4f} ± " in page
+    result = "test/… is of the held-out fold; a validation split of the others chooses the epoch"
+    assert f"\nfolds      {result}\n" in output
+    assert f"{result}." in page
+    assert not [name for name in study["summary"] if not name.startswith("test/")]
     assert f">diabetes/{folder.name} (" in page
-    maes = [outcome.metrics["val/mae"] for outcome in found]  # type: ignore[attr-defined]
+    maes = [outcome.metrics["test/mae"] for outcome in found]  # type: ignore[attr-defined]
     assert len(set(maes)) == 6
-    numbers = study["summary"]["val/mae"]
+    numbers = study["summary"]["test/mae"]
     assert (numbers["mean"], numbers["std"]) == (fmean(maes), stdev(maes))
     sizes = [
         load_run(f"diabetes/crossval-3/repeat0_fold{fold}").data().indices for fold in range(3)
     ]
-    share = fmean(len(size["val"]) / len(size["train"]) for size in sizes)
+    share = fmean(len(size["test"]) / (len(size["train"]) + len(size["val"])) for size in sizes)
     assert (numbers["low"], numbers["high"]) == pytest.approx(folds_interval(maes, share))
-    line = f"val/mae {fmean(maes):.4f} ± {stdev(maes):.4f} {numbers['low']:.4f} to {numbers['high']:.4f}"
+    line = f"test/mae {fmean(maes):.4f} ± {stdev(maes):.4f} {numbers['low']:.4f} to {numbers['high']:.4f}"
     assert line in " ".join(output.split())
 
     for fold in range(3):  # each fold's statistics are those of its own training samples
@@ -302,7 +314,7 @@ def test_cross_validation_of_a_regression(logs: Path, capsys: pytest.CaptureFixt
         )
 
     everything = Predictions.load(folder / "predictions.npz")
-    pool = torch.cat([sizes[0]["train"], sizes[0]["val"]]).sort().values.numpy()
+    pool = torch.cat(list(sizes[0].values())).sort().values.numpy()
     for repeat in (0, 1):
         part = everything.take(everything["repeat"] == repeat)
         assert np.array_equal(np.sort(part["index"]), pool)
@@ -310,17 +322,16 @@ def test_cross_validation_of_a_regression(logs: Path, capsys: pytest.CaptureFixt
     assert study["out_of_fold"]["mae"] == pytest.approx(float(off.mean()))
     fold = everything.take((everything["fold"] == 1) & (everything["repeat"] == 0))
     error = np.abs(fold["prediction"] - fold["target"]).mean()
-    assert error == pytest.approx(found[1].metrics["val/mae"], rel=1e-5)  # type: ignore[index]
+    assert error == pytest.approx(found[1].metrics["test/mae"], rel=1e-5)  # type: ignore[index]
     assert (folder / "plots/folds.png").stat().st_size > 5_000
-    assert not [name for outcome in found for name in outcome.metrics if name.startswith("test/")]  # type: ignore[attr-defined]
 
     ordinary = train(
         "diabetes",
         "trainer.limit_train_batches=1.0",
         "trainer.limit_val_batches=1.0",
+        "trainer.limit_test_batches=1.0",
         "data.fold=[2,3,1]",
         "trainer.devices=1",
-        stages=("val",),
     )
     assert ordinary.metrics == found[5].metrics  # type: ignore[index]
 
@@ -334,7 +345,7 @@ def test_more_repetitions_continue_a_study(
     call("crossval", "digits", *LITTLE, "--folds", "2")
     folder = logs / "digits/crossval-2"
     summary = json.loads((folder / "study.json").read_text())["summary"]
-    accuracy = summary["val/accuracy"]  # of two folds, the t-interval is wider than [0, 1]
+    accuracy = summary["test/accuracy"]  # of two folds, the t-interval is wider than [0, 1]
     assert 0 <= accuracy["low"] < accuracy["mean"] < accuracy["high"] <= 1
     away = logs / "away"  # the run of a fold that another machine trained
     (folder / "repeat0_fold1").rename(away)
@@ -347,7 +358,7 @@ def test_more_repetitions_continue_a_study(
         "\nall folds  not scored together: repeat0_fold1 failed or on another machine\n" in output
     )
     study = json.loads((folder / "study.json").read_text())
-    assert study["summary"]["val/accuracy"]["mean"] == summary["val/accuracy"]["mean"]
+    assert study["summary"]["test/accuracy"]["mean"] == summary["test/accuracy"]["mean"]
     assert "out_of_fold" not in study
 
     shutil.rmtree(folder / "repeat0_fold1")
@@ -357,6 +368,57 @@ def test_more_repetitions_continue_a_study(
     line = "digits/crossval-2: 4 members, 2 to run, 1 at a time\n3/4  repeat1_fold0  val/loss "
     assert line in output
     assert "\nall folds  accuracy 0." in output
+
+    study = json.loads((folder / "study.json").read_text())
+    del study["settings"]["epoch"]  # of a version that chose the epoch on the fold
+    (folder / "study.json").write_text(json.dumps(study))
+    assert mistakes("crossval", "digits", *LITTLE, "--folds", "2") == [
+        "epoch: digits/crossval-2 has None, not chosen on an inner validation split",
+        "digits/crossval-2: a study keeps its settings; for another study: --name crossval-2_2",
+    ]
+
+
+def test_task_without_test_step_is_refused(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain(LightningModule):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def training_step(self, batch: Any) -> Tensor:
+            loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+            self.log("val_loss", loss)
+            return loss
+
+        validation_step = training_step  # type: ignore[assignment]
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    assert mistakes("crossval", "digits", as_own_task(Plain, monkeypatch)) == [
+        "task: Plain has no test_step, which measures the held-out fold; add one"
+    ]
+    assert not list(logs.iterdir())
+
+
+def test_coin_flips_are_predicted_by_half(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The best of forty epochs on the fold itself has an accuracy of 0.61.
+    monkeypatch.setattr("src.kindling.studies.folds.plot_folds", lambda plan, *_: plan.folder)
+    monkeypatch.setattr("src.kindling.analysis.leaderboard_formats._draw_curves", lambda *_: "")
+    draw = np.random.default_rng(1)
+    coins = pd.DataFrame(draw.normal(size=(150, 3)), columns=["a", "b", "c"])
+    coins["side"] = draw.permutation(["heads", "tails"] * 75)
+    coins.to_csv(path := tmp_path / "coins.csv", index=False)
+    words = f"data.path={path} data.target=side data.split=[0.7,0.3,0] data.batch_size=64"
+    speed = "net.hidden=[4] net.dropout=0 task.optimizer.lr=0.3 trainer.max_epochs=40 callbacks={}"
+    long = "monitor=val/accuracy num_threads=1 trainer.accelerator=cpu --folds 3"
+    call("crossval", "table", *words.split(), *speed.split(), *long.split())
+    study = json.loads((logs / "table/crossval-3/study.json").read_text())
+    error = (0.25 / 150) ** 0.5
+    assert study["out_of_fold"]["accuracy"] == pytest.approx(0.5, abs=1.5 * error)
+    row = study["summary"]["test/accuracy"]
+    assert row["low"] < 0.5 < row["high"]
 
 
 @pytest.mark.parametrize(

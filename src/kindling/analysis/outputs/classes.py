@@ -64,7 +64,12 @@ class Classes(Outputs):
         low, high = self.counts[least], self.counts[most]
         ends = f"{self.names[most]} {high:,} to {self.names[least]} {low:,}"
         balance = f"{ends} in training (ratio {high / max(low, 1):.2f})"
-        return [*super().describe(spec), ("balance", balance)]
+        rows = [*super().describe(spec), ("balance", balance)]
+        if len(self.names) == 2:
+            rows.append(
+                ("positive class", f"{self.names[1]}: precision, recall, F1, ROC are of it")
+            )
+        return rows
 
     def format(self, target: Tensor) -> str:
         return self.names[int(target)]
