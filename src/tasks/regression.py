@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -51,7 +52,8 @@ class Regression(LightningModule):
         super().__init__()
         self.outputs = Values.of(spec)
         self.net = net
-        self.scale = Standardize(spec.target_mean, spec.target_std, dims=1)
+        dtype = getattr(torch, spec.target_dtype)
+        self.scale = Standardize(spec.target_mean, spec.target_std, dims=1, dtype=dtype)
         self.loss = loss or nn.MSELoss()
         self.optimizer, self.scheduler = optimizer, scheduler
         self.decay_bias_and_norm = decay_bias_and_norm
@@ -79,7 +81,7 @@ class Regression(LightningModule):
     def _step(self, batch: Batch, meter: Meter) -> Tensor:
         x, y = batch
         standardized = self.net(x)
-        loss: Tensor = self.loss(standardized, self.scale(y))
+        loss: Tensor = self.loss(standardized, self.scale(y).to(standardized.dtype))
         meter.update(loss, self.scale.inverse(standardized), y)
         return loss
 

@@ -10,26 +10,25 @@ from abc import abstractmethod
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
 from src.kindling.config.compose import ROOT
-from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import InputError
 from src.kindling.data.augment import BatchTransform
 from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.duplicates import find_duplicates, hash_content
-from src.kindling.data.loader import Loader, make_loader
+from src.kindling.data.loader import Loader, limit_workers, make_loader, max_workers
 from src.kindling.data.order import BatchOrder, derive_seed, seed_generators
 from src.kindling.data.preparation import BatchPreparation
-from src.kindling.data.preprocess import InputStats
+from src.kindling.data.preprocess import InputStats, raw_device
 from src.kindling.data.samples import STAGES, Samples, Stage
 from src.kindling.data.spec import Spec
 from src.kindling.data.split import check_classes, describe_classes, fold_samples, split_samples
-from src.kindling.data.statistics import Moments, describe_samples, mean_and_std
+from src.kindling.data.statistics import Moments, describe_samples, find_imprecise, mean_and_std
 
 DATA = ROOT / "data"
 
@@ -144,9 +143,11 @@ class DataModule(LightningDataModule):
         check_classes(samples, self.indices)
         find_duplicates(samples, self.indices, self.duplicates, self.notes)
         self.datasets = {stage: self.dataset(samples, stage) for stage in STAGES}
-        self.spec = self.describe(samples, self.indices["train"])
+        train = self.indices["train"]
+        self.spec = self.describe(samples, train)
         self._compare_shapes()
         self.use_input_stats(None)
+        self.notes += find_imprecise(samples, self.spec, train, self.prepare.preprocess)
         in_memory = isinstance(getattr(samples.x, "packed", samples.x), Tensor)
         self.num_workers = self.choose_workers(not in_memory or any(self.transforms.values()))
         if self.balanced:
@@ -179,17 +180,9 @@ class DataModule(LightningDataModule):
 
         `auto` starts some if samples are read or transformed one by one.
         """
-        cores = usable_cores()
-        most = max(1, cores // self.num_threads)
         if self.asked_workers == "auto":
-            return most if one_by_one else 0
-        if self.asked_workers > most:
-            reason = f"since {self.num_threads} threads are on {cores} cores"
-            self.notes.append(
-                f"workers: {most} instead of {self.asked_workers}, {reason}; "
-                "num_threads=1 makes room for more"
-            )
-        return min(self.asked_workers, most)
+            return max_workers(self.num_threads) if one_by_one else 0
+        return limit_workers(self.asked_workers, self.num_threads, self.notes)
 
     def _on_device(self, device: torch.device) -> Samples | None:
         """Return the samples on the GPU, if they take less than half of its free memory."""
@@ -269,6 +262,14 @@ class DataModule(LightningDataModule):
             seed_generators(derive_seed(self.seed, *place), x.device)
         x, y = self.prepare(x, y, augment=trainer.training)
         return trainer.precision_plugin.convert_input(x), y
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Move a batch; a table's inputs wait for their standardization where MPS lacks float64."""
+        if raw_device(self.prepare.preprocess, device) != device and not isinstance(batch, Tensor):
+            return batch[0], batch[1].to(device)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def use_input_stats(self, stats: InputStats | None) -> None:
         """Prepare inputs as a pretrained net expects; None standardizes by the training split."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -60,16 +62,23 @@ class Standardize(nn.Module):
         mean, std: of each channel or feature, in the raw input's unit; no std is zero.
         dims: number of dimensions of one input without the batch: 3 for images, 1 for rows of a
             table and for sequences, whose last dimension is the feature.
+        dtype: of mean and std; float64 for values that float32 would round.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], dims: int) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        dims: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
         shape = (-1,) + (1,) * (dims - 1)
-        self.register_buffer("mean", torch.tensor(mean).reshape(shape))
-        self.register_buffer("std", torch.tensor(std).reshape(shape))
+        self.register_buffer("mean", torch.tensor(mean, dtype=dtype).reshape(shape))
+        self.register_buffer("std", torch.tensor(std, dtype=dtype).reshape(shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, …)` uint8 or float to float; one channel becomes as many as there are means."""
@@ -98,9 +107,10 @@ class Resize(nn.Module):
 class EncodeTable(nn.Module):
     """Rows of numbers and category codes to what a net can take.
 
-    Numbers are standardized, and a missing one becomes the mean, 0; an indicator follows if the
-    training split had missing numbers. A category becomes one value for each level and a last one
-    for missing or unseen levels.
+    Numbers are standardized in float64, and then rounded to float32: timestamps and other large
+    numbers would otherwise become equal. A missing one becomes 0, the mean; an indicator follows
+    if the training split had missing numbers. A category becomes one value for each level and a
+    last one for missing or unseen levels.
 
     Args:
         columns: the features, as the training split had them.
@@ -108,6 +118,10 @@ class EncodeTable(nn.Module):
 
     mean: Tensor
     std: Tensor
+    lowest: Tensor
+    knots: Tensor
+    widths: Tensor
+    rises: Tensor
     numbers: Tensor
     indicated: Tensor
 
@@ -115,8 +129,16 @@ class EncodeTable(nn.Module):
         super().__init__()
         numbers = [i for i, column in enumerate(columns) if column.kind != "category"]
         indicated = [i for i in numbers if columns[i].missing]
-        self.register_buffer("mean", torch.tensor([columns[i].mean for i in numbers]))
-        self.register_buffer("std", torch.tensor([columns[i].std for i in numbers]))
+        mean, std = [columns[i].mean for i in numbers], [columns[i].std for i in numbers]
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float64))
+        self.by_quantiles = any(columns[i].quantiles for i in numbers)
+        if self.by_quantiles:
+            steps = zip(*(_quantile_steps(columns[i].quantiles) for i in numbers), strict=True)
+            for name, values in zip(("lowest", "knots", "widths", "rises"), steps, strict=True):
+                padded = nn.utils.rnn.pad_sequence(list(values), batch_first=True)
+                self.register_buffer(name, padded)
+            self.widths[self.widths == 0] = 1  # of the padding
         self.register_buffer("numbers", torch.tensor(numbers).long(), persistent=False)
         self.register_buffer("indicated", torch.tensor(indicated).long(), persistent=False)
         categories = (i for i, column in enumerate(columns) if column.kind == "category")
@@ -126,11 +148,37 @@ class EncodeTable(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(B, columns)` to `(B, sum of the columns' widths)`."""
         if self.plain:
-            return torch.nan_to_num((x - self.mean) / self.std, nan=0.0)
-        numbers = torch.nan_to_num((x[:, self.numbers] - self.mean) / self.std, nan=0.0)
-        encoded = [numbers, x[:, self.indicated].isnan().to(x.dtype)]
+            return self._scale(x.double())
+        encoded = [self._scale(x[:, self.numbers].double()), x[:, self.indicated].isnan().float()]
         for i, count in self.categories:
             code = torch.nan_to_num(x[:, i], nan=-1.0).long()
             code = torch.where((code < 0) | (code >= count), count, code)
-            encoded.append(nn.functional.one_hot(code, count + 1).to(x.dtype))
+            encoded.append(nn.functional.one_hot(code, count + 1).float())
         return torch.cat(encoded, dim=1)
+
+    def _scale(self, x: Tensor) -> Tensor:
+        """`(B, numbers)` float64 to float32."""
+        if self.by_quantiles:
+            passed = ((x.unsqueeze(2) - self.knots) / self.widths).clamp(0, 1)  # share of each step
+            scaled = self.lowest[:, 0] + (passed * self.rises).sum(dim=2)
+        else:
+            scaled = (x - self.mean) / self.std
+        return torch.nan_to_num(scaled.float(), nan=0.0)
+
+
+def _quantile_steps(quantiles: Sequence[float]) -> list[Tensor]:
+    """The lowest level of a column's empirical distribution, and knot, width and rise of each step.
+
+    Levels are uniform with mean 0 and deviation 1; equal quantiles have their mean level.
+    """
+    knots, place = np.unique(quantiles or (0.0,), return_inverse=True)
+    levels = np.linspace(-math.sqrt(3), math.sqrt(3), len(place))
+    levels = np.bincount(place, levels) / np.bincount(place)
+    steps = levels[:1], knots[:-1], np.diff(knots), np.diff(levels)
+    return [torch.from_numpy(values) for values in steps]
+
+
+def raw_device(preprocess: nn.Module, device: torch.device) -> torch.device:
+    """Where raw input for a device is preprocessed: MPS has no float64, which tables need."""
+    on_cpu = device.type == "mps" and isinstance(preprocess, EncodeTable)
+    return torch.device("cpu") if on_cpu else device

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.kindling.data.samples import Samples, Source, take
 from src.kindling.data.spec import Column, Spec
 
 Moments = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of each channel or feature
+Scaling = Literal["standard", "robust", "quantile"]
 COUNTED_MASKS = 512  # that estimate how frequent each class is
+QUANTILES = 100  # of a column that is scaled by them
+NORMAL_IQR = 1.3489795  # the interquartile range of a normal distribution of deviation 1
+COMPARED_ROWS = 10_000  # that show whether standardized values are different
+LEAST_SPREAD = 0.01  # deviations between values that a few others do not dominate
+LESS = "their logarithm or a difference"
 
 
 def describe_samples(
@@ -57,7 +65,8 @@ def of_target(samples: Samples, train: Tensor) -> dict[str, Any]:
     if kind == "values":
         mean, std = mean_and_std(y, torch.arange(len(y)))
         of_values = {"target_mean": mean, "target_std": std, "targets": samples.targets}
-        return fields | of_values | {"num_outputs": y.shape[1]}
+        dtype = "float64" if y.dtype is torch.float64 else "float32"
+        return fields | of_values | {"num_outputs": y.shape[1], "target_dtype": dtype}
     if kind == "labels":
         fields["target_mean"] = tuple(y.float().mean(dim=0).tolist())
         counts = y.sum(dim=0)
@@ -69,20 +78,80 @@ def of_target(samples: Samples, train: Tensor) -> dict[str, Any]:
 def mean_and_std(x: Source, index: Tensor, numbers: int = 1 << 17) -> Moments:
     """Mean and standard deviation of each channel or feature over some samples `(N, C, …)`.
 
-    In double precision and in chunks of `numbers` values; NaN is ignored. A constant channel gets a
-    standard deviation of 1, so that dividing by it changes nothing.
+    In double precision, rounded to float32 unless the source is float64, and in chunks of `numbers`
+    values; NaN is ignored. Distances from a value of the channel are summed, since squares of large
+    numbers would cancel. A constant channel gets a standard deviation of 1, so that dividing by it
+    changes nothing.
     """
-    count, total, squares = torch.zeros(3, 1, dtype=torch.float64)
-    chunk = max(1, numbers // max(1, x[index[:1]].numel()))
+    count, total, squares, start = torch.zeros(4, 1, dtype=torch.float64)
+    first = take(x, index[:1])
+    chunk, dtype = max(1, numbers // max(1, first.numel())), first.dtype
     for part in torch.split(index, chunk):
         values = take(x, part).double()
         values = values.reshape(*values.shape[:2], -1).transpose(0, 1).flatten(1)  # C, N x pixels
         missing = values.isnan()
+        if (count == 0).any():
+            start = torch.where(count == 0, values.nanmedian(dim=1).values.nan_to_num(), start)
         count = count + values.shape[1] - missing.sum(dim=1)
-        values = values.masked_fill(missing, 0.0)
+        values = (values - start.unsqueeze(1)).masked_fill(missing, 0.0)
         total = total + values.sum(dim=1)
         squares = squares + values.square().sum(dim=1)
     mean = total / count.clamp(min=1)
     std = (squares / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
-    std = torch.where(std < 1e-8 * mean.abs().clamp(min=1e-4), 1.0, std)
-    return tuple(mean.float().tolist()), tuple(std.float().tolist())
+    mean, std = start + mean, torch.where(std == 0, 1.0, std)
+    if dtype is not torch.float64:
+        mean, std = mean.float(), std.float()
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def rescale(column: Column, values: Tensor, scaling: Scaling) -> Column:
+    """Let a column be scaled otherwise than by mean and deviation of its training values `(N,)`."""
+    known = values[~values.isnan()].numpy()
+    if scaling == "standard" or not len(known):
+        return column
+    if scaling == "quantile":
+        quantiles = np.quantile(known, np.linspace(0, 1, QUANTILES))
+        return replace(column, quantiles=tuple(quantiles.tolist()))
+    low, median, high = np.quantile(known, (0.25, 0.5, 0.75)).tolist()
+    return replace(column, mean=median, std=(high - low) / NORMAL_IQR or column.std)
+
+
+def find_imprecise(samples: Samples, spec: Spec, train: Tensor, encode: nn.Module) -> list[str]:
+    """Notes on columns and target values that are nearly equal once they are standardized.
+
+    Args:
+        encode: raw rows of a table to what the net takes, numbers first.
+    """
+    index = train[torch.linspace(0, len(train) - 1, min(len(train), COMPARED_ROWS)).long()]
+    notes = []
+    if spec.columns and isinstance(samples.x, Tensor):
+        numbers = [i for i, column in enumerate(spec.columns) if column.kind != "category"]
+        encoded = encode(take(samples.x, index))
+        for place, i in enumerate(numbers):
+            found = _compare(samples.x[:, i], index, encoded[:, place])
+            remedy = "correct them, or set data.scaling=quantile (data=table)"
+            notes += [f"{spec.columns[i].name}: {text}; {remedy}" for text in found]
+    if spec.target_type == "values" and isinstance(samples.y, Tensor):
+        for i, name in enumerate(spec.names):
+            y = samples.y[:, i]
+            scaled = (y[index].double() - spec.target_mean[i]) / spec.target_std[i]
+            found = _compare(y, index, scaled.float())
+            notes += [f"target {name}: {text}; correct them, or predict {LESS}" for text in found]
+    return notes
+
+
+def _compare(source: Tensor, index: Tensor, scaled: Tensor) -> list[str]:
+    """Compare some values of a source `(N,)` with what the net takes for them, `(len(index),)`."""
+    values = source[index]
+    scaled, values = scaled[~values.isnan()], values[~values.isnan()]
+    cut = max(1, len(values) // 100)
+    inner = values.argsort()[cut:-cut]
+    different, kept = len(set(values.tolist())), len(set(scaled.tolist()))
+    several = len(set(values[inner].tolist())) > 2
+    if several and (spread := float(scaled[inner].std())) < LEAST_SPREAD:
+        row = int((source - values.nanmedian()).abs().nan_to_num().argmax())
+        few = f"few values, such as {source[row]:g} (row {row + 1}), dominate the deviation"
+        return [f"{few}, and the others differ by {spread:.1g} of it"]
+    if kept < 0.9 * different:
+        return [f"{different:,} different values become {kept:,} in float32"]
+    return []

@@ -111,7 +111,8 @@ class Meter(nn.Module):
         sizes = torch.tensor([len(target) for target in targets], device=losses[0].device)
         self.loss.update(torch.stack(losses).float(), sizes)
         together = torch.cat(outputs)
-        together = together.float() if together.is_floating_point() else together
+        if together.is_floating_point() and together.itemsize < 4:  # half precision
+            together = together.float()
         if self.activation:
             together = self.activation(together)
         self.metrics.update(together, torch.cat(targets))

@@ -21,7 +21,7 @@ from src.kindling.data.data_module import DataModule
 from src.kindling.data.images.find_images import SPLITS
 from src.kindling.data.samples import Samples
 from src.kindling.data.spec import Column, Spec
-from src.kindling.data.statistics import mean_and_std, of_target
+from src.kindling.data.statistics import Scaling, mean_and_std, of_target, rescale
 from src.kindling.data.tables.columns import check_features, find_unknown_names, format_override
 from src.kindling.data.tables.encode import as_numbers, kind_of
 from src.kindling.data.tables.read import TableFile
@@ -53,6 +53,10 @@ class Table(DataModule):
         dayfirst: whether 2.1.2023 in that column is January 2; None finds out from days above 12.
         drop: columns to ignore.
         categories: columns whose numbers are codes.
+        scaling: of numbers: `standard` by mean and standard deviation, `robust` by median and
+            interquartile range, so that outliers stay far away, or `quantile` by the place among
+            the training values, from -1.7 to 1.7. A target is always standardized by mean and
+            standard deviation.
         na_values: marks of missing values, such as `?`, besides the empty cell, `NA`, `null`, ….
         separator: between cells, `tab` for a tab; None: a comma, or a tab in `.tsv`.
         encoding: of a CSV file.
@@ -74,6 +78,7 @@ class Table(DataModule):
         dayfirst: bool | None = None,
         drop: list[str] | None = None,
         categories: list[str] | None = None,
+        scaling: Scaling = "standard",
         na_values: list[str] | None = None,
         separator: str | None = None,
         encoding: str = "utf-8",
@@ -86,6 +91,7 @@ class Table(DataModule):
         self.kind, self.labels, self.merge_labels = kind, labels, merge_labels
         self.split_by = SplitBy(group_column, time, dayfirst)
         self.drop, self.categories = drop or [], categories or []
+        self.scaling = scaling
         self.file = TableFile(path, separator, encoding, decimal, tuple(na_values or ()))
 
     def load(self) -> Samples:
@@ -114,7 +120,7 @@ class Table(DataModule):
                 self.notes.append(f"{problem}, and is a feature; drop it: {drop}")
         self.kinds = {name: kind_of(frame[name]) for name in features}
         self.texts = {name: frame[name] for name in features if self.kinds[name] == "category"}
-        x = np.empty((len(frame), len(features)), dtype=np.float32)
+        x = np.empty((len(frame), len(features)))
         for i, name in enumerate(features):
             column = frame[name]
             x[:, i] = pd.factorize(column)[0] if name in self.texts else as_numbers(column)
@@ -146,8 +152,10 @@ class Table(DataModule):
                 columns.append(Column(name, "category", categories=categories))
             else:
                 kind: Any = self.kinds[name]  # a number or boolean: others are refused
-                missing = bool(x[train, i].isnan().any())
-                columns.append(Column(name, kind, mean=mean, std=std, missing=missing))
+                values = x[train, i]
+                missing = bool(values.isnan().any())
+                column = Column(name, kind, mean=mean, std=std, missing=missing)
+                columns.append(rescale(column, values, self.scaling))
         return Spec(
             in_shape=(sum(column.width for column in columns),),
             kind="table",
