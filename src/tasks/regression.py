@@ -15,7 +15,7 @@ from torchmetrics import MeanAbsoluteError, Metric
 
 from src.kindling.analysis import Values
 from src.kindling.data import Spec, Standardize
-from src.kindling.nn import Meter, RegressionScores, configure, with_extra
+from src.kindling.nn import Meter, RegressionScores, configure, loss_sums, with_extra
 
 Batch = tuple[Tensor, Tensor]
 
@@ -81,8 +81,10 @@ class Regression(LightningModule):
     def _step(self, batch: Batch, meter: Meter) -> Tensor:
         x, y = batch
         standardized = self.net(x)
-        loss: Tensor = self.loss(standardized, self.scale(y).to(standardized.dtype))
-        meter.update(loss, self.scale.inverse(standardized), y)
+        target = self.scale(y).to(standardized.dtype)
+        loss: Tensor = self.loss(standardized, target)
+        sums = None if self.training else loss_sums(self.loss, loss, standardized, target)
+        meter.update(loss, self.scale.inverse(standardized), y, sums)
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

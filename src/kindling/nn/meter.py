@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
 from src.kindling.config.errors import InputError, join_names
+from src.kindling.nn.losses import LossSums
 
 # Numbers of buffered outputs after which the metrics are updated, which bounds memory.
 BUFFER_SIZE = 1 << 17
@@ -39,7 +40,7 @@ class Meter(nn.Module):
         if "loss" in metrics:
             raise InputError("task.metrics.loss: this name is reserved; choose another")
         self.stage, self.activation = stage, activation
-        self.loss = MeanMetric()
+        self.loss, self.split_loss = MeanMetric(), SplitLoss()
         self.metrics = MetricCollection(dict(metrics), compute_groups=False)
         self.buffer: list[tuple[Tensor, Tensor, Tensor]] = []
         self.buffer_numbers = 0
@@ -56,8 +57,15 @@ class Meter(nn.Module):
         super()._apply(move, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def update(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
-        """Add a batch: its mean loss `()`, outputs `(B, …)` and targets `(B, …)`."""
+    def update(
+        self, loss: Tensor, outputs: Tensor, targets: Tensor, sums: LossSums | None = None
+    ) -> None:
+        """Add a batch: its mean loss `()`, outputs `(B, …)` and targets `(B, …)`.
+
+        With `sums` of the batch (`loss_sums`), the loss is that of all samples together.
+        """
+        if sums is not None:
+            self.split_loss.update(*sums)
         self.buffer.append((loss.detach(), outputs.detach(), targets))
         self.buffer_numbers += outputs.numel()
         if self.buffer_numbers >= BUFFER_SIZE:
@@ -66,10 +74,12 @@ class Meter(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """Compute the epoch's values by name, over all ranks under DDP, and reset."""
         self._flush()
-        values = {"loss": self.loss.compute(), **self.metrics.compute()}
+        loss = self.split_loss if self.split_loss.sums else self.loss
+        values = {"loss": loss.compute(), **self.metrics.compute()}
         notes = {name: getattr(metric, "note", "") for name, metric in self.metrics.items()}
         self.notes = [f"{self.stage}/{name}: {note}" for name, note in notes.items() if note]
         self.loss.reset()
+        self.split_loss.reset()
         self.metrics.reset()
         return {f"{self.stage}/{name}": value for name, value in values.items()}
 
@@ -109,7 +119,8 @@ class Meter(nn.Module):
             return
         losses, outputs, targets = zip(*self.buffer, strict=True)
         sizes = torch.tensor([len(target) for target in targets], device=losses[0].device)
-        self.loss.update(torch.stack(losses).float(), sizes)
+        if not self.split_loss.sums:
+            self.loss.update(torch.stack(losses).float(), sizes)
         together = torch.cat(outputs)
         if together.is_floating_point() and together.itemsize < 4:  # half precision
             together = together.float()
@@ -117,6 +128,23 @@ class Meter(nn.Module):
             together = self.activation(together)
         self.metrics.update(together, torch.cat(targets))
         self.buffer, self.buffer_numbers = [], 0
+
+
+class SplitLoss(Metric):
+    """The loss of a whole split, from sums over its batches of any size."""
+
+    sums: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("sums", [], dist_reduce_fx="cat")
+
+    def update(self, sums: Tensor, from_sums: Callable[[Tensor], Tensor]) -> None:
+        self.sums.append(sums.detach().unsqueeze(0))
+        self.from_sums = from_sums
+
+    def compute(self) -> Tensor:
+        return self.from_sums(dim_zero_cat(self.sums).cpu().double().sum(dim=0)).float()
 
 
 class Each(Metric):

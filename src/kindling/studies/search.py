@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from src.kindling.config.compose import COMMAND_LINE, CONFIGS, compose, get, groups, record_path
+from src.kindling.config.compose import (
+    COMMAND_LINE,
+    CONFIGS,
+    Config,
+    compose,
+    get,
+    groups,
+    record_path,
+)
 from src.kindling.config.errors import InputError
+from src.kindling.config.targets import locate
 from src.kindling.runs.files import display_path, write
 from src.kindling.runs.metric_names import parse_name
 from src.kindling.runs.redact import redacted
@@ -91,7 +100,21 @@ def plan_search(flags: Any) -> Plan:
         problem = f"changes {plan.monitor}, by which trials are compared"
         remedy = f"monitor another metric, such as monitor=val/accuracy ({space.file})"
         raise InputError([f"{key}: {problem}; {remedy}" for key in keys])
+    if parse_name(plan.monitor)[1] == "loss":
+        print_batch_size(space, config)
     return plan
+
+
+def print_batch_size(space: Space, config: Config) -> None:
+    """Announce a loss of the user's that may not be comparable between batch sizes."""
+    loss = get(config.values, "task.loss._target_") or "torch."
+    summed = loss.startswith("torch.") or hasattr(locate(loss), "from_sums")
+    if "data.batch_size" in [p.key for p in space.parameters] and not summed:
+        problem = (
+            f"its mean over batches may depend on data.batch_size, which {space.file} searches"
+        )
+        remedy = "monitor a metric, or give it sums and from_sums, as DiceLoss"
+        print(f"task.loss: {problem}; {remedy}")
 
 
 def check_space(space: Space, plan: Plan) -> list[dict[str, Any]]:
