@@ -15,14 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from src.kindling.analysis import Classes
 from src.kindling.data import Spec
-from src.kindling.nn import (
-    Meter,
-    configure,
-    loss_sums,
-    multiclass_metrics,
-    weigh_classes,
-    with_extra,
-)
+from src.kindling.nn import Meter, configure, multiclass_metrics, weigh_classes, with_extra
 
 Batch = tuple[Tensor, Tensor]
 
@@ -93,9 +86,8 @@ class Classification(LightningModule):
         x, y = batch
         logits = self(x)
         loss: Tensor = self.loss(logits, y)
-        sums = None if self.training else loss_sums(self.loss, loss, logits, y)
         # MixUp and CutMix make shares of the classes, (B, num_outputs).
-        meter.update(loss, logits, y if y.ndim == 1 else y.argmax(dim=1), sums)
+        meter.update(loss, logits, y if y.ndim == 1 else y.argmax(dim=1), (self.loss, logits, y))
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

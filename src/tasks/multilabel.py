@@ -15,14 +15,7 @@ from torchmetrics.classification import MultilabelAccuracy
 
 from src.kindling.analysis import Labels
 from src.kindling.data import Spec
-from src.kindling.nn import (
-    Meter,
-    configure,
-    loss_sums,
-    multilabel_metrics,
-    weigh_labels,
-    with_extra,
-)
+from src.kindling.nn import Meter, configure, multilabel_metrics, weigh_labels, with_extra
 
 Batch = tuple[Tensor, Tensor]
 
@@ -92,9 +85,9 @@ class Multilabel(LightningModule):
         x, y = batch
         logits = self(x)
         loss: Tensor = self.loss(logits, y.float())
-        sums = None if self.training else loss_sums(self.loss, loss, logits, y.float())
         # MixUp and CutMix make shares of the labels.
-        meter.update(loss, logits, (y > 0.5).long() if y.is_floating_point() else y, sums)
+        labels = (y > 0.5).long() if y.is_floating_point() else y
+        meter.update(loss, logits, labels, (self.loss, logits, y.float()))
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
+import numpy as np
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torchmetrics import MeanAbsoluteError, Metric
 
 from src.kindling.analysis import Values
 from src.kindling.data import Spec, Standardize
-from src.kindling.nn import Meter, RegressionScores, configure, loss_sums, with_extra
+from src.kindling.nn import Meter, RegressionScores, configure, with_extra
 
 Batch = tuple[Tensor, Tensor]
 
@@ -52,8 +52,8 @@ class Regression(LightningModule):
         super().__init__()
         self.outputs = Values.of(spec)
         self.net = net
-        dtype = getattr(torch, spec.target_dtype)
-        self.scale = Standardize(spec.target_mean, spec.target_std, dims=1, dtype=dtype)
+        mean, std = np.array([spec.target_mean, spec.target_std], spec.target_dtype)
+        self.scale = Standardize(mean, std, dims=1)
         self.loss = loss or nn.MSELoss()
         self.optimizer, self.scheduler = optimizer, scheduler
         self.decay_bias_and_norm = decay_bias_and_norm
@@ -83,8 +83,8 @@ class Regression(LightningModule):
         standardized = self.net(x)
         target = self.scale(y).to(standardized.dtype)
         loss: Tensor = self.loss(standardized, target)
-        sums = None if self.training else loss_sums(self.loss, loss, standardized, target)
-        meter.update(loss, self.scale.inverse(standardized), y, sums)
+        outputs = self.scale.inverse(standardized)
+        meter.update(loss, outputs, y, (self.loss, standardized, target))
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 
 from src.kindling.analysis import Masks
 from src.kindling.data import Spec
-from src.kindling.nn import CrossEntropyDiceLoss, Meter, Overlap, configure, loss_sums, with_extra
+from src.kindling.nn import CrossEntropyDiceLoss, Meter, Overlap, configure, with_extra
 
 Batch = tuple[Tensor, Tensor]
 
@@ -74,8 +74,7 @@ class Segmentation(LightningModule):
         x, y = batch
         logits = self(x)
         loss: Tensor = self.loss(logits, y)
-        sums = None if self.training else loss_sums(self.loss, loss, logits, y)
-        meter.update(loss, self.outputs.decode(logits), y, sums)
+        meter.update(loss, self.outputs.decode(logits), y, (self.loss, logits, y))
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

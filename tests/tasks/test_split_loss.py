@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.kindling.config.compose import compose
 from src.kindling.data.masks import IGNORED
 from src.kindling.data.spec import Spec
 from src.kindling.nn import CrossEntropyDiceLoss
@@ -135,16 +134,16 @@ def test_run_measures_whole_splits() -> None:
 def test_search_announces_own_loss(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from src.kindling.config.command import Parser
     from src.kindling.studies import search
-    from src.kindling.studies.search_space import read_space
 
-    space = read_space("default")
-    search.print_batch_size(space, compose("digits", []))
-    own = compose("digits", ["task.loss._target_=src.kindling.nn.losses.DiceLoss"])
-    search.print_batch_size(space, own)
-    assert capsys.readouterr().out == ""  # the loss of a split is known
-    monkeypatch.setattr(search, "locate", lambda _: nn.Module)
-    search.print_batch_size(space, own)
-    line = capsys.readouterr().out
-    assert line.startswith("task.loss: its mean over batches may depend on data.batch_size, which ")
-    assert line.endswith("; monitor a metric, or give it sums and from_sums, as DiceLoss\n")
+    flags = Parser("tune", "", "").parse_args([])
+    for flag in ("name", "storage", "pictures"):
+        setattr(flags, flag, None)
+    flags.words, flags.trials, flags.sampler, flags.pruner = ["digits", "default"], 1, "tpe", "none"
+    flags.workers = 1
+    for known in (True, False):
+        monkeypatch.setattr(search, "KNOWN_LOSSES", ("torch.",) if known else ())
+        search.plan_search(flags)
+        line = "task.loss: unless it is a mean over samples, it depends on the batch size; monitor"
+        assert (line in capsys.readouterr().out) != known

@@ -17,11 +17,12 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
 from src.kindling.config.compose import ROOT
+from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import InputError
 from src.kindling.data.augment import BatchTransform
 from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.duplicates import find_duplicates, hash_content
-from src.kindling.data.loader import Loader, limit_workers, make_loader, max_workers
+from src.kindling.data.loader import Loader, make_loader
 from src.kindling.data.order import BatchOrder, derive_seed, seed_generators
 from src.kindling.data.preparation import BatchPreparation
 from src.kindling.data.preprocess import InputStats, raw_device
@@ -87,11 +88,12 @@ class DataModule(LightningDataModule):
             name = type(wrong[0]).__name__
             raise InputError(f"data.eval_transforms: {name} is for training only; remove it")
         augment = [t for t in train if isinstance(t, BatchTransform)]
+        single = [t for t in train if not isinstance(t, BatchTransform)]
         self.prepare = BatchPreparation(augment)  # on the training device
         self.transforms: dict[Stage, nn.Sequential | None] = {
-            "train": _chain([t for t in train if not isinstance(t, BatchTransform)]),
-            "val": _chain(evaluation),
-            "test": _chain(evaluation),
+            "train": nn.Sequential(*single) if single else None,
+            "val": nn.Sequential(*evaluation) if evaluation else None,
+            "test": nn.Sequential(*evaluation) if evaluation else None,
         }
         self.notes: list[str] = []  # for the user, printed before training
         self.position = (0, 0)  # the epoch and batch at which a resumed training starts
@@ -143,11 +145,10 @@ class DataModule(LightningDataModule):
         check_classes(samples, self.indices)
         find_duplicates(samples, self.indices, self.duplicates, self.notes)
         self.datasets = {stage: self.dataset(samples, stage) for stage in STAGES}
-        train = self.indices["train"]
-        self.spec = self.describe(samples, train)
+        self.spec = self.describe(samples, self.indices["train"])
         self._compare_shapes()
         self.use_input_stats(None)
-        self.notes += find_imprecise(samples, self.spec, train, self.prepare.preprocess)
+        self.notes += find_imprecise(samples, self.spec, self.indices["train"])
         in_memory = isinstance(getattr(samples.x, "packed", samples.x), Tensor)
         self.num_workers = self.choose_workers(not in_memory or any(self.transforms.values()))
         if self.balanced:
@@ -180,9 +181,15 @@ class DataModule(LightningDataModule):
 
         `auto` starts some if samples are read or transformed one by one.
         """
+        cores = usable_cores()
+        most = max(1, cores // self.num_threads)
         if self.asked_workers == "auto":
-            return max_workers(self.num_threads) if one_by_one else 0
-        return limit_workers(self.asked_workers, self.num_threads, self.notes)
+            return most if one_by_one else 0
+        if self.asked_workers > most:
+            reason = f"since {self.num_threads} threads are on {cores} cores"
+            less = f"workers: {most} instead of {self.asked_workers}, {reason}"
+            self.notes.append(f"{less}; num_threads=1 makes room for more")
+        return min(self.asked_workers, most)
 
     def _on_device(self, device: torch.device) -> Samples | None:
         """Return the samples on the GPU, if they take less than half of its free memory."""
@@ -263,9 +270,7 @@ class DataModule(LightningDataModule):
         x, y = self.prepare(x, y, augment=trainer.training)
         return trainer.precision_plugin.convert_input(x), y
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Move a batch; a table's inputs wait for their standardization where MPS lacks float64."""
         if raw_device(self.prepare.preprocess, device) != device and not isinstance(batch, Tensor):
             return batch[0], batch[1].to(device)
@@ -285,10 +290,6 @@ class DataModule(LightningDataModule):
         return self.loader("test")
 
     predict_dataloader = test_dataloader
-
-
-def _chain(transforms: list[nn.Module]) -> nn.Sequential | None:
-    return nn.Sequential(*transforms) if transforms else None
 
 
 def data_path(path: str | Path) -> Path:

@@ -10,23 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from src.kindling.config.cores import usable_cores
 from src.kindling.runs.signals import in_worker
-
-
-def max_workers(num_threads: int) -> int:
-    """The number of workers that fit beside torch's threads."""
-    return max(1, usable_cores() // num_threads)
-
-
-def limit_workers(asked: int, num_threads: int, notes: list[str]) -> int:
-    """Limit the workers to the cores that threads leave, with a note."""
-    most = max_workers(num_threads)
-    if asked > most:
-        reason = f"since {num_threads} threads are on {usable_cores()} cores"
-        remedy = "num_threads=1 makes room for more"
-        notes.append(f"workers: {most} instead of {asked}, {reason}; {remedy}")
-    return min(asked, most)
 
 
 class Loader(DataLoader[Any]):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from src.kindling.data.spec import Column, Spec
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -59,26 +62,22 @@ class Standardize(nn.Module):
     """`(x - mean) / std` for each channel or feature; in its own units.
 
     Args:
-        mean, std: of each channel or feature, in the raw input's unit; no std is zero.
+        mean, std: of each channel or feature, in the raw input's unit; no std is zero. An array
+            gives the buffers its type.
         dims: number of dimensions of one input without the batch: 3 for images, 1 for rows of a
             table and for sequences, whose last dimension is the feature.
-        dtype: of mean and std; float64 for values that float32 would round.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self,
-        mean: Sequence[float],
-        std: Sequence[float],
-        dims: int,
-        dtype: torch.dtype = torch.float32,
+        self, mean: Sequence[float] | Array, std: Sequence[float] | Array, dims: int
     ) -> None:
         super().__init__()
         shape = (-1,) + (1,) * (dims - 1)
-        self.register_buffer("mean", torch.tensor(mean, dtype=dtype).reshape(shape))
-        self.register_buffer("std", torch.tensor(std, dtype=dtype).reshape(shape))
+        self.register_buffer("mean", torch.as_tensor(mean).reshape(shape))
+        self.register_buffer("std", torch.as_tensor(std).reshape(shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, …)` uint8 or float to float; one channel becomes as many as there are means."""
@@ -118,10 +117,8 @@ class EncodeTable(nn.Module):
 
     mean: Tensor
     std: Tensor
-    lowest: Tensor
-    knots: Tensor
+    middles: Tensor
     widths: Tensor
-    rises: Tensor
     numbers: Tensor
     indicated: Tensor
 
@@ -134,11 +131,9 @@ class EncodeTable(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float64))
         self.by_quantiles = any(columns[i].quantiles for i in numbers)
         if self.by_quantiles:
-            steps = zip(*(_quantile_steps(columns[i].quantiles) for i in numbers), strict=True)
-            for name, values in zip(("lowest", "knots", "widths", "rises"), steps, strict=True):
-                padded = nn.utils.rnn.pad_sequence(list(values), batch_first=True)
-                self.register_buffer(name, padded)
-            self.widths[self.widths == 0] = 1  # of the padding
+            knots = torch.tensor([columns[i].quantiles for i in numbers], dtype=torch.float64)
+            self.register_buffer("middles", (knots[:, 1:] + knots[:, :-1]) / 2)
+            self.register_buffer("widths", knots.diff(dim=1).clamp(min=1e-300))
         self.register_buffer("numbers", torch.tensor(numbers).long(), persistent=False)
         self.register_buffer("indicated", torch.tensor(indicated).long(), persistent=False)
         categories = (i for i, column in enumerate(columns) if column.kind == "category")
@@ -159,23 +154,12 @@ class EncodeTable(nn.Module):
     def _scale(self, x: Tensor) -> Tensor:
         """`(B, numbers)` float64 to float32."""
         if self.by_quantiles:
-            passed = ((x.unsqueeze(2) - self.knots) / self.widths).clamp(0, 1)  # share of each step
-            scaled = self.lowest[:, 0] + (passed * self.rises).sum(dim=2)
+            # The share of the steps between quantiles that lie below a number: 0.5 of an empty one.
+            below = ((x.unsqueeze(2) - self.middles) / self.widths + 0.5).clamp(0, 1).mean(dim=2)
+            scaled = (below - 0.5) * math.sqrt(12)  # uniform, with deviation 1
         else:
             scaled = (x - self.mean) / self.std
         return torch.nan_to_num(scaled.float(), nan=0.0)
-
-
-def _quantile_steps(quantiles: Sequence[float]) -> list[Tensor]:
-    """The lowest level of a column's empirical distribution, and knot, width and rise of each step.
-
-    Levels are uniform with mean 0 and deviation 1; equal quantiles have their mean level.
-    """
-    knots, place = np.unique(quantiles or (0.0,), return_inverse=True)
-    levels = np.linspace(-math.sqrt(3), math.sqrt(3), len(place))
-    levels = np.bincount(place, levels) / np.bincount(place)
-    steps = levels[:1], knots[:-1], np.diff(knots), np.diff(levels)
-    return [torch.from_numpy(values) for values in steps]
 
 
 def raw_device(preprocess: nn.Module, device: torch.device) -> torch.device:

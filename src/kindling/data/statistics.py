@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from src.kindling.data.preprocess import EncodeTable
 from src.kindling.data.samples import Samples, Source, take
 from src.kindling.data.spec import Column, Spec
 
 Moments = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of each channel or feature
-Scaling = Literal["standard", "robust", "quantile"]
 COUNTED_MASKS = 512  # that estimate how frequent each class is
-QUANTILES = 100  # of a column that is scaled by them
-NORMAL_IQR = 1.3489795  # the interquartile range of a normal distribution of deviation 1
 COMPARED_ROWS = 10_000  # that show whether standardized values are different
 LEAST_SPREAD = 0.01  # deviations between values that a few others do not dominate
-LESS = "their logarithm or a difference"
 
 
 def describe_samples(
@@ -104,54 +99,37 @@ def mean_and_std(x: Source, index: Tensor, numbers: int = 1 << 17) -> Moments:
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def rescale(column: Column, values: Tensor, scaling: Scaling) -> Column:
-    """Let a column be scaled otherwise than by mean and deviation of its training values `(N,)`."""
-    known = values[~values.isnan()].numpy()
-    if scaling == "standard" or not len(known):
-        return column
-    if scaling == "quantile":
-        quantiles = np.quantile(known, np.linspace(0, 1, QUANTILES))
-        return replace(column, quantiles=tuple(quantiles.tolist()))
-    low, median, high = np.quantile(known, (0.25, 0.5, 0.75)).tolist()
-    return replace(column, mean=median, std=(high - low) / NORMAL_IQR or column.std)
-
-
-def find_imprecise(samples: Samples, spec: Spec, train: Tensor, encode: nn.Module) -> list[str]:
-    """Notes on columns and target values that are nearly equal once they are standardized.
-
-    Args:
-        encode: raw rows of a table to what the net takes, numbers first.
-    """
+def find_imprecise(samples: Samples, spec: Spec, train: Tensor) -> list[str]:
+    """Notes on columns and target values that are nearly equal once they are standardized."""
     index = train[torch.linspace(0, len(train) - 1, min(len(train), COMPARED_ROWS)).long()]
     notes = []
     if spec.columns and isinstance(samples.x, Tensor):
         numbers = [i for i, column in enumerate(spec.columns) if column.kind != "category"]
-        encoded = encode(take(samples.x, index))
-        for place, i in enumerate(numbers):
-            found = _compare(samples.x[:, i], index, encoded[:, place])
+        encoded = EncodeTable(spec.columns)(take(samples.x, index))  # numbers first
+        for i, scaled in zip(numbers, encoded.T, strict=False):
+            problem = _compare(samples.x[:, i], index, scaled)
             remedy = "correct them, or set data.scaling=quantile (data=table)"
-            notes += [f"{spec.columns[i].name}: {text}; {remedy}" for text in found]
+            notes += [f"{spec.columns[i].name}: {problem}; {remedy}"] if problem else []
     if spec.target_type == "values" and isinstance(samples.y, Tensor):
         for i, name in enumerate(spec.names):
-            y = samples.y[:, i]
-            scaled = (y[index].double() - spec.target_mean[i]) / spec.target_std[i]
-            found = _compare(y, index, scaled.float())
-            notes += [f"target {name}: {text}; correct them, or predict {LESS}" for text in found]
+            scaled = (samples.y[index, i].double() - spec.target_mean[i]) / spec.target_std[i]
+            problem = _compare(samples.y[:, i], index, scaled.float())
+            remedy = "correct them, or predict their logarithm or a difference"
+            notes += [f"target {name}: {problem}; {remedy}"] if problem else []
     return notes
 
 
-def _compare(source: Tensor, index: Tensor, scaled: Tensor) -> list[str]:
-    """Compare some values of a source `(N,)` with what the net takes for them, `(len(index),)`."""
+def _compare(source: Tensor, index: Tensor, scaled: Tensor) -> str:
+    """A problem of what the net takes, `(len(index),)`, for some values of a source `(N,)`."""
     values = source[index]
     scaled, values = scaled[~values.isnan()], values[~values.isnan()]
     cut = max(1, len(values) // 100)
     inner = values.argsort()[cut:-cut]
-    different, kept = len(set(values.tolist())), len(set(scaled.tolist()))
-    several = len(set(values[inner].tolist())) > 2
-    if several and (spread := float(scaled[inner].std())) < LEAST_SPREAD:
-        row = int((source - values.nanmedian()).abs().nan_to_num().argmax())
+    spread = float(scaled[inner].std()) if len(set(values[inner].tolist())) > 2 else 1.0
+    if spread < LEAST_SPREAD:
+        row = int((source - values.median()).abs().nan_to_num().argmax())
         few = f"few values, such as {source[row]:g} (row {row + 1}), dominate the deviation"
-        return [f"{few}, and the others differ by {spread:.1g} of it"]
-    if kept < 0.9 * different:
-        return [f"{different:,} different values become {kept:,} in float32"]
-    return []
+        return f"{few}, and the others differ by {spread:.1g} of it"
+    different, kept = len(set(values.tolist())), len(set(scaled.tolist()))
+    lost = kept < 0.9 * different
+    return f"{different:,} different values become {kept:,} in float32" if lost else ""

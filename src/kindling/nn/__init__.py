@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from src.kindling.nn.losses import CrossEntropyDiceLoss as CrossEntropyDiceLoss
-from src.kindling.nn.losses import loss_sums as loss_sums
 from src.kindling.nn.losses import weigh_classes as weigh_classes
 from src.kindling.nn.losses import weigh_labels as weigh_labels
 from src.kindling.nn.meter import Meter as Meter

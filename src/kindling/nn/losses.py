@@ -76,28 +76,26 @@ class CrossEntropyDiceLoss(nn.Module):
 
     def from_sums(self, sums: Tensor) -> Tensor:
         """The loss of all images that were summed."""
-        return _ratio(sums[:2]) + self.share * self.dice.from_sums(sums[2:])
+        return sums[0] / sums[1] + self.share * self.dice.from_sums(sums[2:])
 
 
-def loss_sums(loss: nn.Module, value: Tensor, outputs: Tensor, targets: Tensor) -> LossSums | None:
+def loss_sums(value: Tensor, loss: nn.Module, outputs: Tensor, targets: Tensor) -> LossSums | None:
     """What the loss of a whole split follows from; None where it is the mean over the samples.
 
     A loss of your own that is no mean over samples has methods `sums` and `from_sums`, as DiceLoss.
 
     Args:
-        loss: as a task calls it.
-        value: the batch's loss.
-        outputs, targets: of the batch.
+        value: of the loss for a batch's outputs and targets.
     """
     own: Any = loss
     if hasattr(own, "sums"):
         return own.sums(outputs, targets), own.from_sums
     if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) or loss.reduction != "mean":
         return None
-    shares = targets.is_floating_point()
-    if shares or (loss.weight is None and targets.ndim == 1 and loss.ignore_index < 0):
+    plain = loss.weight is None and targets.ndim == 1 and loss.ignore_index < 0
+    if plain or targets.is_floating_point():
         return None
-    return _weighted_sums(loss, value, targets), _ratio
+    return _weighted_sums(loss, value, targets), lambda sums: sums[0] / sums[1]
 
 
 def _weighted_sums(
@@ -108,10 +106,6 @@ def _weighted_sums(
     weights = 1.0 if loss.weight is None else loss.weight[targets.where(counted, 0)]
     weight = (weights * counted).float().sum()
     return torch.stack([(value * weight).where(weight > 0, 0.0), weight])
-
-
-def _ratio(sums: Tensor) -> Tensor:
-    return sums[0] / sums[1]
 
 
 def weigh_classes(loss: nn.Module, spec: Spec) -> str:

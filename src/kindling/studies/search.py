@@ -12,17 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from src.kindling.config.compose import (
-    COMMAND_LINE,
-    CONFIGS,
-    Config,
-    compose,
-    get,
-    groups,
-    record_path,
-)
+from src.kindling.config.compose import COMMAND_LINE, CONFIGS, compose, get, groups, record_path
 from src.kindling.config.errors import InputError
-from src.kindling.config.targets import locate
 from src.kindling.runs.files import display_path, write
 from src.kindling.runs.metric_names import parse_name
 from src.kindling.runs.redact import redacted
@@ -36,6 +27,7 @@ if TYPE_CHECKING:
     import optuna
 
 OF_LOSS = ("task.loss.", "task.class_weights.")  # they change a monitored loss
+KNOWN_LOSSES = ("torch.", "src.kindling.nn.")  # whose value for a split does not depend on batches
 PLOTS = {
     "history": "optimization_history",
     "parallel": "parallel_coordinate",
@@ -100,21 +92,14 @@ def plan_search(flags: Any) -> Plan:
         problem = f"changes {plan.monitor}, by which trials are compared"
         remedy = f"monitor another metric, such as monitor=val/accuracy ({space.file})"
         raise InputError([f"{key}: {problem}; {remedy}" for key in keys])
-    if parse_name(plan.monitor)[1] == "loss":
-        print_batch_size(space, config)
-    return plan
-
-
-def print_batch_size(space: Space, config: Config) -> None:
-    """Announce a loss of the user's that may not be comparable between batch sizes."""
-    loss = get(config.values, "task.loss._target_") or "torch."
-    summed = loss.startswith("torch.") or hasattr(locate(loss), "from_sums")
-    if "data.batch_size" in [p.key for p in space.parameters] and not summed:
-        problem = (
-            f"its mean over batches may depend on data.batch_size, which {space.file} searches"
-        )
+    own = get(config.values, "task.loss._target_") or "torch."
+    varied = "data.batch_size" in [p.key for p in space.parameters]
+    if varied and parse_name(plan.monitor)[1] == "loss" and not own.startswith(KNOWN_LOSSES):
         remedy = "monitor a metric, or give it sums and from_sums, as DiceLoss"
-        print(f"task.loss: {problem}; {remedy}")
+        print(
+            f"task.loss: unless it is a mean over samples, it depends on the batch size; {remedy}"
+        )
+    return plan
 
 
 def check_space(space: Space, plan: Plan) -> list[dict[str, Any]]:

@@ -48,10 +48,6 @@ HINTS = {
     r"EROFS|Read-only file system": "{file}: its disk is read-only; write to another",
     r"EIO|Input/output error": "{file}: its disk failed (input/output error); use another{resume}",
     r"EACCES|EPERM": "{file}: this user may not open or write it; ls -ld shows who may",
-    r"MPS .*float64": (
-        "the target needs float64, which MPS lacks; set trainer.accelerator=cpu, or predict a "
-        "difference from a constant"
-    ),
     r"(?P<why>Early stopping conditioned on metric .*)": "callbacks: {why}",
     r"gloo/transport|NCCL|nccl|Dist(Backend|Network|Store)Error": (
         "another process ended; see its output for the cause{resume}"

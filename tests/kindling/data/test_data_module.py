@@ -289,7 +289,7 @@ def test_refused_arguments() -> None:
 def test_num_workers_within_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.transforms import v2
 
-    monkeypatch.setattr("src.kindling.data.loader.usable_cores", lambda: 8)
+    monkeypatch.setattr("src.kindling.data.data_module.usable_cores", lambda: 8)
     turned = {"train_transforms": [v2.RandomRotation(5)]}
 
     def workers(**options: Any) -> int:

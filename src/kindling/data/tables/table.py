@@ -9,6 +9,7 @@ target, and encode.py encodes rows that come later.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from src.kindling.data.data_module import DataModule
 from src.kindling.data.images.find_images import SPLITS
 from src.kindling.data.samples import Samples
 from src.kindling.data.spec import Column, Spec
-from src.kindling.data.statistics import Scaling, mean_and_std, of_target, rescale
+from src.kindling.data.statistics import mean_and_std, of_target
 from src.kindling.data.tables.columns import check_features, find_unknown_names, format_override
 from src.kindling.data.tables.encode import as_numbers, kind_of
 from src.kindling.data.tables.read import TableFile
@@ -30,6 +31,7 @@ from src.kindling.data.tables.target import TargetKind, build_target, check_labe
 
 # A column keeps its most frequent categories; all others count as one, as missing ones do.
 MAX_CATEGORIES = 256
+QUANTILES = np.linspace(0, 1, 100)
 
 
 class Table(DataModule):
@@ -53,10 +55,8 @@ class Table(DataModule):
         dayfirst: whether 2.1.2023 in that column is January 2; None finds out from days above 12.
         drop: columns to ignore.
         categories: columns whose numbers are codes.
-        scaling: of numbers: `standard` by mean and standard deviation, `robust` by median and
-            interquartile range, so that outliers stay far away, or `quantile` by the place among
-            the training values, from -1.7 to 1.7. A target is always standardized by mean and
-            standard deviation.
+        scaling: of numbers: `standard` by mean and standard deviation, or `quantile` by the place
+            among the training values, from -1.7 to 1.7. A target is always standardized.
         na_values: marks of missing values, such as `?`, besides the empty cell, `NA`, `null`, ….
         separator: between cells, `tab` for a tab; None: a comma, or a tab in `.tsv`.
         encoding: of a CSV file.
@@ -78,7 +78,7 @@ class Table(DataModule):
         dayfirst: bool | None = None,
         drop: list[str] | None = None,
         categories: list[str] | None = None,
-        scaling: Scaling = "standard",
+        scaling: Literal["standard", "quantile"] = "standard",
         na_values: list[str] | None = None,
         separator: str | None = None,
         encoding: str = "utf-8",
@@ -152,10 +152,12 @@ class Table(DataModule):
                 columns.append(Column(name, "category", categories=categories))
             else:
                 kind: Any = self.kinds[name]  # a number or boolean: others are refused
-                values = x[train, i]
-                missing = bool(values.isnan().any())
-                column = Column(name, kind, mean=mean, std=std, missing=missing)
-                columns.append(rescale(column, values, self.scaling))
+                known = x[train, i][~x[train, i].isnan()]
+                column = Column(name, kind, mean=mean, std=std, missing=len(known) < len(train))
+                if self.scaling == "quantile":
+                    places = np.quantile(known if len(known) else [0.0], QUANTILES)
+                    column = replace(column, quantiles=tuple(places.tolist()))
+                columns.append(column)
         return Spec(
             in_shape=(sum(column.width for column in columns),),
             kind="table",

@@ -61,9 +61,7 @@ def build_target(
     note += " (to change it, set data.kind)" * (kind == "auto")
     notes = [note, *find_lookalikes(names)]
     if y.dtype is torch.float64:
-        listed = ", ".join(str(column.name) for column in columns)
-        reason = "float32 would round its values by more than 0.001 standard deviations"
-        notes.append(f"target: {listed} is in float64, since {reason}")
+        notes.append("target: in float64, since float32 would round it by 0.001 deviations or more")
     return y, names, notes
 
 
