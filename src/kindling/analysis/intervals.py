@@ -94,7 +94,7 @@ def bootstrap(
     for module in metrics.modules():
         if isinstance(module, Metric):  # only the first of several processes writes the report
             module.distributed_available_fn = lambda: False
-    constant = task.outputs.baseline().expand_as(outputs).contiguous()
+    constant = task.outputs.baseline().to(outputs.dtype).expand_as(outputs).contiguous()
     baseline = {name: float(value) for name, value in metrics(constant, targets).items()}
     metrics.reset()
 
