@@ -92,7 +92,7 @@ class Classification(LightningModule):
         logits = self(x)
         loss: Tensor = self.loss(logits, y)
         # MixUp and CutMix make shares of the classes, (B, num_outputs).
-        meter.update(loss, logits, y if y.ndim == 1 else y.argmax(dim=1))
+        meter.update(loss, logits, y if y.ndim == 1 else y.argmax(dim=1), (self.loss, logits, y))
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

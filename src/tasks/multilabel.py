@@ -86,7 +86,8 @@ class Multilabel(LightningModule):
         logits = self(x)
         loss: Tensor = self.loss(logits, y.float())
         # MixUp and CutMix make shares of the labels.
-        meter.update(loss, logits, (y > 0.5).long() if y.is_floating_point() else y)
+        labels = (y > 0.5).long() if y.is_floating_point() else y
+        meter.update(loss, logits, labels, (self.loss, logits, y.float()))
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -51,7 +52,8 @@ class Regression(LightningModule):
         super().__init__()
         self.outputs = Values.of(spec)
         self.net = net
-        self.scale = Standardize(spec.target_mean, spec.target_std, dims=1)
+        mean, std = np.array([spec.target_mean, spec.target_std], spec.target_dtype)
+        self.scale = Standardize(mean, std, dims=1)
         self.loss = loss or nn.MSELoss()
         self.optimizer, self.scheduler = optimizer, scheduler
         self.decay_bias_and_norm = decay_bias_and_norm
@@ -79,8 +81,10 @@ class Regression(LightningModule):
     def _step(self, batch: Batch, meter: Meter) -> Tensor:
         x, y = batch
         standardized = self.net(x)
-        loss: Tensor = self.loss(standardized, self.scale(y))
-        meter.update(loss, self.scale.inverse(standardized), y)
+        target = self.scale(y).to(standardized.dtype)
+        loss: Tensor = self.loss(standardized, target)
+        outputs = self.scale.inverse(standardized)
+        meter.update(loss, outputs, y, (self.loss, standardized, target))
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

@@ -74,7 +74,7 @@ class Segmentation(LightningModule):
         x, y = batch
         logits = self(x)
         loss: Tensor = self.loss(logits, y)
-        meter.update(loss, self.outputs.decode(logits), y)
+        meter.update(loss, self.outputs.decode(logits), y, (self.loss, logits, y))
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

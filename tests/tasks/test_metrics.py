@@ -87,10 +87,21 @@ def test_r2_of_equal_targets_matches_scikit_learn(value: float) -> None:
     assert np.isnan(scores(target[:1], target[:1], 1.0)["r2"])
 
 
-def test_run_r2_far_from_zero_matches_scikit_learn(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mean", "std", "share"),
+    [
+        (101_325, 30, 0.6),
+        pytest.param(1e4, 1, 0.6, marks=pytest.mark.long),
+        pytest.param(0, 1e-3, 0, marks=pytest.mark.long),
+        pytest.param(1e8, 8, 0.6, marks=pytest.mark.long),
+    ],
+)
+def test_run_r2_at_any_scale_matches_scikit_learn(
+    mean: float, std: float, share: float, tmp_path: Path
+) -> None:
     generator = np.random.default_rng(0)
     table = pd.DataFrame(generator.standard_normal((400, 3)), columns=list("abc"))
-    table["pressure"] = 101_325 + 30 * (0.6 * table["a"] + 0.8 * generator.standard_normal(400))
+    table["pressure"] = mean + std * (share * table["a"] + 0.8 * generator.standard_normal(400))
     table.to_csv(tmp_path / "air.csv", index=False)
     result = train(
         "table",
@@ -101,16 +112,19 @@ def test_run_r2_far_from_zero_matches_scikit_learn(tmp_path: Path) -> None:
     )
     run = load_run(result.run.path)
     metrics = json.loads((run.path / "metrics.json").read_text())
+    call("evaluate", str(run.path))
+    assert json.loads((run.path / "evaluation.json").read_text()) == metrics
     for stage in ("val", "test"):
         found = predict(run.task, run.data(), stage)  # type: ignore[arg-type]
         target, predicted = found["target"].astype(float), found["prediction"].astype(float)
+        assert np.allclose(target[:, 0], table["pressure"][found["index"]], rtol=0, atol=1e-3 * std)
         rmse = sk.root_mean_squared_error(target, predicted)
         assert metrics[f"{stage}/r2"] == pytest.approx(sk.r2_score(target, predicted), abs=1e-5)
         assert metrics[f"{stage}/rmse"] == pytest.approx(rmse, rel=1e-5)
     intervals, baseline = metric_intervals(run, found)
-    mean = np.full_like(target, run.spec.target_mean[0])
-    assert baseline["r2"] == pytest.approx(sk.r2_score(target, mean), abs=1e-5)
-    rmse = sk.root_mean_squared_error(target, mean)
+    constant = np.full_like(target, run.spec.target_mean[0])
+    assert baseline["r2"] == pytest.approx(sk.r2_score(target, constant), abs=1e-4)
+    rmse = sk.root_mean_squared_error(target, constant)
     assert metrics["test/mean_predictor_rmse"] == pytest.approx(rmse, rel=1e-5)
     rows = generator.integers(len(target), size=(400, len(target)))
     resampled = [sk.r2_score(target[some], predicted[some]) for some in rows]

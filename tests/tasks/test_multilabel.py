@@ -92,6 +92,10 @@ def test_metrics_of_several_values() -> None:
     assert values["test/mean_predictor_mae"] == pytest.approx(
         (y - torch.tensor([50, 1.0])).abs().mean().item(), rel=1e-5
     )
+    # As `rmse`: the mean over the values of each value's RMSE.
+    mean = torch.tensor([50, 1.0]).expand_as(y)
+    rmse = sk.root_mean_squared_error(y, mean, multioutput="raw_values").mean()
+    assert values["test/mean_predictor_rmse"] == pytest.approx(rmse, rel=1e-5)
     assert task.outputs.score(said, y).mean().item() == pytest.approx(values["test/mae"], rel=1e-5)
 
 

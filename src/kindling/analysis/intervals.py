@@ -141,7 +141,7 @@ def metric_intervals(
         if isinstance(module, Metric):  # only the first of several processes writes the report
             module.distributed_available_fn = lambda: False
             module.compute_with_cache = False
-    constant = task.outputs.baseline().expand_as(outputs).contiguous()
+    constant = task.outputs.baseline().to(outputs.dtype).expand_as(outputs).contiguous()
     baseline = {name: float(value) for name, value in metrics(constant, targets).items()}
 
     groups, scores = (predictions.columns.get(column) for column in ("group", "score"))

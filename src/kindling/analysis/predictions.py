@@ -19,6 +19,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.loader import make_loader
 from src.kindling.data.order import BatchOrder
+from src.kindling.data.preprocess import raw_device
 from src.kindling.data.samples import Stage
 
 __all__ = ["Array", "Predictions"]
@@ -53,7 +54,8 @@ def predict(
             scores, scored = score_of(task, columns)
             columns |= scores
             for name, value in columns.items():
-                value = value.float() if value.is_floating_point() else value
+                if value.is_floating_point() and value.itemsize < 4:  # numpy has no bfloat16
+                    value = value.float()
                 parts[name].append(value.cpu().numpy())
             size = len(next(iter(columns.values())))
             numbers = torch.arange(count, count + size) if index is None else index
@@ -93,7 +95,8 @@ def _batches(
         numbers = order.numbers(0, number)
         if unreadable is not None:
             numbers = numbers[~unreadable[numbers]]
-        x, y = data.prepare(x.to(task.device), y.to(task.device))
+        raw = raw_device(data.prepare.preprocess, task.device)
+        x, y = data.prepare(x.to(raw), y.to(task.device))
         yield (x.to(task.dtype) if x.is_floating_point() else x, y), numbers
 
 

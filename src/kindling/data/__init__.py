@@ -9,11 +9,11 @@ from src.kindling.exports import lazy_exports
 if TYPE_CHECKING:
     from src.kindling.data.augment import BatchTransform as BatchTransform
     from src.kindling.data.data_module import DataModule as DataModule
-    from src.kindling.data.data_module import data_path as data_path
     from src.kindling.data.download import Archive as Archive
     from src.kindling.data.download import fetch as fetch
     from src.kindling.data.images.image_folder import ImageFolder as ImageFolder
     from src.kindling.data.images.mask_folder import MaskFolder as MaskFolder
+    from src.kindling.data.paths import data_path as data_path
     from src.kindling.data.preprocess import InputStats as InputStats
     from src.kindling.data.preprocess import Standardize as Standardize
     from src.kindling.data.samples import STAGES as STAGES
@@ -26,7 +26,8 @@ __getattr__ = lazy_exports(
     __name__,
     {
         "augment": ["BatchTransform"],
-        "data_module": ["DataModule", "data_path"],
+        "data_module": ["DataModule"],
+        "paths": ["data_path"],
         "download": ["Archive", "fetch"],
         "images.image_folder": ["ImageFolder"],
         "images.mask_folder": ["MaskFolder"],

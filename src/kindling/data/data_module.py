@@ -9,8 +9,7 @@ import hashlib
 from abc import abstractmethod
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -26,11 +25,11 @@ from src.kindling.data.folds import FOLD_RESULT, fold_samples
 from src.kindling.data.loader import Loader, make_loader
 from src.kindling.data.order import BatchOrder, derive_seed, seed_generators
 from src.kindling.data.preparation import BatchPreparation
-from src.kindling.data.preprocess import InputStats
+from src.kindling.data.preprocess import InputStats, raw_device
 from src.kindling.data.samples import STAGES, Samples, Stage
 from src.kindling.data.spec import Spec
 from src.kindling.data.split import check_classes, describe_classes, split_samples
-from src.kindling.data.statistics import Moments, describe_samples, mean_and_std
+from src.kindling.data.statistics import Moments, describe_samples, find_imprecise, mean_and_std
 
 DATA = ROOT / "data"
 
@@ -89,11 +88,12 @@ class DataModule(LightningDataModule):
             name = type(wrong[0]).__name__
             raise InputError(f"data.eval_transforms: {name} is for training only; remove it")
         augment = [t for t in train if isinstance(t, BatchTransform)]
+        single = [t for t in train if not isinstance(t, BatchTransform)]
         self.prepare = BatchPreparation(augment)  # on the training device
         self.transforms: dict[Stage, nn.Sequential | None] = {
-            "train": _chain([t for t in train if not isinstance(t, BatchTransform)]),
-            "val": _chain(evaluation),
-            "test": _chain(evaluation),
+            "train": nn.Sequential(*single) if single else None,
+            "val": nn.Sequential(*evaluation) if evaluation else None,
+            "test": nn.Sequential(*evaluation) if evaluation else None,
         }
         self.notes: list[str] = []  # for the user, printed before training
         self.position = (0, 0)  # the epoch and batch at which a resumed training starts
@@ -149,6 +149,7 @@ class DataModule(LightningDataModule):
         self.spec = self.describe(samples, self.indices["train"])
         self._compare_shapes()
         self.use_input_stats(None)
+        self.notes += find_imprecise(samples, self.spec, self.indices["train"])
         in_memory = isinstance(getattr(samples.x, "packed", samples.x), Tensor)
         self.num_workers = self.choose_workers(not in_memory or any(self.transforms.values()))
         if self.balanced:
@@ -187,10 +188,8 @@ class DataModule(LightningDataModule):
             return most if one_by_one else 0
         if self.asked_workers > most:
             reason = f"since {self.num_threads} threads are on {cores} cores"
-            self.notes.append(
-                f"workers: {most} instead of {self.asked_workers}, {reason}; "
-                "num_threads=1 makes room for more"
-            )
+            less = f"workers: {most} instead of {self.asked_workers}, {reason}"
+            self.notes.append(f"{less}; num_threads=1 makes room for more")
         return min(self.asked_workers, most)
 
     def _on_device(self, device: torch.device) -> Samples | None:
@@ -272,6 +271,12 @@ class DataModule(LightningDataModule):
         x, y = self.prepare(x, y, augment=trainer.training)
         return trainer.precision_plugin.convert_input(x), y
 
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Move a batch; a table's inputs wait for their standardization where MPS lacks float64."""
+        if raw_device(self.prepare.preprocess, device) != device and not isinstance(batch, Tensor):
+            return batch[0], batch[1].to(device)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def use_input_stats(self, stats: InputStats | None) -> None:
         """Prepare inputs as a pretrained net expects; None standardizes by the training split."""
         self.prepare.fit(self.spec, stats)
@@ -286,15 +291,3 @@ class DataModule(LightningDataModule):
         return self.loader("test")
 
     predict_dataloader = test_dataloader
-
-
-def _chain(transforms: list[nn.Module]) -> nn.Sequential | None:
-    return nn.Sequential(*transforms) if transforms else None
-
-
-def data_path(path: str | Path) -> Path:
-    """Resolve a path from a config: expand `~`; relative paths start at the repository.
-
-    Those of a command line start at the current folder, and are absolute here.
-    """
-    return ROOT / Path(path).expanduser()

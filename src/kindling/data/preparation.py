@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from src.kindling.config.errors import InputError
 from src.kindling.data.augment import BatchTransform, compose
 from src.kindling.data.masks import IGNORED, VOID
-from src.kindling.data.preprocess import InputStats, build_preprocess
+from src.kindling.data.preprocess import InputStats, build_preprocess, raw_device
 from src.kindling.data.spec import Spec
 
 
@@ -58,13 +58,14 @@ class BatchPreparation:
         Returns:
             Floats `(B, *in_shape)`, and targets; ignored pixels of a mask are -100.
         """
-        if x.device != self.device:
-            nn.ModuleList([self.preprocess, *self.augment]).to(x.device)
-            self.device = x.device
-        x = self.preprocess(x)
+        if y.device != self.device:
+            self.preprocess.to(raw_device(self.preprocess, y.device))
+            nn.ModuleList(self.augment).to(y.device)
+            self.device = y.device
+        x = self.preprocess(x).to(y.device)
         if augment and self.mixing:
             y = nn.functional.one_hot(y, self.spec.num_outputs) if y.ndim == 1 else y
-            y = y.float()
+            y = y if y.is_floating_point() else y.float()
         for transform in self.augment if augment else ():
             x, y = transform(x, y)
         if self.spec.target_type == "mask":

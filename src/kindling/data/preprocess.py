@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from src.kindling.data.spec import Column, Spec
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ class Standardize(nn.Module):
     """`(x - mean) / std` for each channel or feature; in its own units.
 
     Args:
-        mean, std: of each channel or feature, in the raw input's unit; no std is zero.
+        mean, std: of each channel or feature, in the raw input's unit; no std is zero. An array
+            gives the buffers its type.
         dims: number of dimensions of one input without the batch: 3 for images, 1 for rows of a
             table and for sequences, whose last dimension is the feature.
     """
@@ -65,11 +71,13 @@ class Standardize(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], dims: int) -> None:
+    def __init__(
+        self, mean: Sequence[float] | Array, std: Sequence[float] | Array, dims: int
+    ) -> None:
         super().__init__()
         shape = (-1,) + (1,) * (dims - 1)
-        self.register_buffer("mean", torch.tensor(mean).reshape(shape))
-        self.register_buffer("std", torch.tensor(std).reshape(shape))
+        self.register_buffer("mean", torch.as_tensor(mean).reshape(shape))
+        self.register_buffer("std", torch.as_tensor(std).reshape(shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, …)` uint8 or float to float; one channel becomes as many as there are means."""
@@ -98,9 +106,10 @@ class Resize(nn.Module):
 class EncodeTable(nn.Module):
     """Rows of numbers and category codes to what a net can take.
 
-    Numbers are standardized, and a missing one becomes the mean, 0; an indicator follows if the
-    training split had missing numbers. A category becomes one value for each level and a last one
-    for missing or unseen levels.
+    Numbers are standardized in float64, and then rounded to float32: timestamps and other large
+    numbers would otherwise become equal. A missing one becomes 0, the mean; an indicator follows
+    if the training split had missing numbers. A category becomes one value for each level and a
+    last one for missing or unseen levels.
 
     Args:
         columns: the features, as the training split had them.
@@ -108,6 +117,8 @@ class EncodeTable(nn.Module):
 
     mean: Tensor
     std: Tensor
+    middles: Tensor
+    widths: Tensor
     numbers: Tensor
     indicated: Tensor
 
@@ -115,8 +126,14 @@ class EncodeTable(nn.Module):
         super().__init__()
         numbers = [i for i, column in enumerate(columns) if column.kind != "category"]
         indicated = [i for i in numbers if columns[i].missing]
-        self.register_buffer("mean", torch.tensor([columns[i].mean for i in numbers]))
-        self.register_buffer("std", torch.tensor([columns[i].std for i in numbers]))
+        mean, std = [columns[i].mean for i in numbers], [columns[i].std for i in numbers]
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float64))
+        self.by_quantiles = any(columns[i].quantiles for i in numbers)
+        if self.by_quantiles:
+            knots = torch.tensor([columns[i].quantiles for i in numbers], dtype=torch.float64)
+            self.register_buffer("middles", (knots[:, 1:] + knots[:, :-1]) / 2)
+            self.register_buffer("widths", knots.diff(dim=1).clamp(min=1e-300))
         self.register_buffer("numbers", torch.tensor(numbers).long(), persistent=False)
         self.register_buffer("indicated", torch.tensor(indicated).long(), persistent=False)
         categories = (i for i, column in enumerate(columns) if column.kind == "category")
@@ -126,11 +143,26 @@ class EncodeTable(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(B, columns)` to `(B, sum of the columns' widths)`."""
         if self.plain:
-            return torch.nan_to_num((x - self.mean) / self.std, nan=0.0)
-        numbers = torch.nan_to_num((x[:, self.numbers] - self.mean) / self.std, nan=0.0)
-        encoded = [numbers, x[:, self.indicated].isnan().to(x.dtype)]
+            return self._scale(x.double())
+        encoded = [self._scale(x[:, self.numbers].double()), x[:, self.indicated].isnan().float()]
         for i, count in self.categories:
             code = torch.nan_to_num(x[:, i], nan=-1.0).long()
             code = torch.where((code < 0) | (code >= count), count, code)
-            encoded.append(nn.functional.one_hot(code, count + 1).to(x.dtype))
+            encoded.append(nn.functional.one_hot(code, count + 1).float())
         return torch.cat(encoded, dim=1)
+
+    def _scale(self, x: Tensor) -> Tensor:
+        """`(B, numbers)` float64 to float32."""
+        if self.by_quantiles:
+            # The share of the steps between quantiles that lie below a number: 0.5 of an empty one.
+            below = ((x.unsqueeze(2) - self.middles) / self.widths + 0.5).clamp(0, 1).mean(dim=2)
+            scaled = (below - 0.5) * math.sqrt(12)  # uniform, with deviation 1
+        else:
+            scaled = (x - self.mean) / self.std
+        return torch.nan_to_num(scaled.float(), nan=0.0)
+
+
+def raw_device(preprocess: nn.Module, device: torch.device) -> torch.device:
+    """Where raw input for a device is preprocessed: MPS has no float64, which tables need."""
+    on_cpu = device.type == "mps" and isinstance(preprocess, EncodeTable)
+    return torch.device("cpu") if on_cpu else device

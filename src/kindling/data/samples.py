@@ -28,8 +28,8 @@ class Samples:
     """All `N` samples of a source, before the split.
 
     Targets `y` are class numbers `(N,)` int64, labels of 0 or 1 `(N, num_outputs)` int64, values
-    `(N, num_outputs)` float32, or masks of class numbers `(N, H, W)` uint8, a source like `x`, in
-    which 255 marks ignored pixels.
+    `(N, num_outputs)` float32 or float64, or masks of class numbers `(N, H, W)` uint8, a source
+    like `x`, in which 255 marks ignored pixels.
     """
 
     x: Source  # raw inputs

@@ -20,7 +20,8 @@ class Column:
 
     A batch holds numbers unchanged (missing: NaN), booleans as 0 or 1, and categories as their
     index in `categories` (missing, or not seen in training: -1). With any number `missing` in
-    training, the net receives an indicator of it.
+    training, the net receives an indicator of it. Numbers are standardized by `mean` and `std`, or
+    by their place among `quantiles`.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Column:
     mean: float = 0.0
     std: float = 1.0
     missing: bool = False
+    quantiles: tuple[float, ...] = ()  # at equal steps, from the minimum to the maximum
 
     @property
     def width(self) -> int:
@@ -59,6 +61,7 @@ class Spec:
     std: tuple[float, ...] = (1.0,)
     target_mean: tuple[float, ...] = ()  # of each target value; of labels, their share
     target_std: tuple[float, ...] = ()  # of each target value
+    target_dtype: str = "float32"  # of target values; float64 where float32 would round them
     source_shape: tuple[int, ...] = ()  # of a sample before eval_transforms; () in old checkpoints
     max_value: float = 255.0  # the largest value that a raw pixel can have
 

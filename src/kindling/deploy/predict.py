@@ -172,18 +172,20 @@ def _predict_batches(
 
     from src.kindling.analysis.predictions import predict_batch
     from src.kindling.config import instantiate
+    from src.kindling.data.preprocess import raw_device
 
     torch.set_num_threads(instantiate.values(run.config).num_threads or 1)
     device: Any = torch.accelerator.current_accelerator(check_available=True)
     if device is None or get(run.config.values, "trainer.accelerator") == "cpu":
         device = "cpu"
-    task, preprocess = run.task.to(device), run.preprocess.to(device)
+    task, raw = run.task.to(device), raw_device(run.preprocess, torch.device(device))
+    preprocess = run.preprocess.to(raw)
     dtype = torch.int64 if spec.classes else torch.float32
     hidden = not sys.stdout.isatty()
     for names, x in track(batches, "predicting", transient=True, disable=hidden):
         with torch.inference_mode():
             y = torch.zeros(len(x), *spec.target_shape, dtype=dtype, device=device)
-            columns = predict_batch(task, (preprocess(x.to(device)), y), 0)
+            columns = predict_batch(task, (preprocess(x.to(raw)).to(device), y), 0)
         columns.pop("target", None)
         yield names, {name: column.cpu() for name, column in columns.items()}
     task.cpu()

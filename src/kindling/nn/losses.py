@@ -1,6 +1,9 @@
-"""Losses of masks, and weights for rare classes."""
+"""Losses of masks, weights for rare classes, and the loss of a whole split."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +11,9 @@ from torch import Tensor, nn
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.masks import IGNORED
 from src.kindling.data.spec import Spec
+
+# Sums `(S,)` that add up over batches, and the function from those of a split to its loss.
+LossSums = tuple[Tensor, Callable[[Tensor], Tensor]]
 
 
 class DiceLoss(nn.Module):
@@ -26,14 +32,22 @@ class DiceLoss(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Logits `(B, K, H, W)` and class indices `(B, H, W)` int64 to a scalar."""
+        return self.from_sums(self.sums(logits, targets))
+
+    def sums(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Overlap, predicted and true area of each class, `(3 * K,)`."""
         counts = (targets != IGNORED).unsqueeze(1)
         predicted = logits.float().softmax(dim=1) * counts
         true = nn.functional.one_hot(targets.clamp(min=0), logits.shape[1]).movedim(-1, 1) * counts
-        overlap = (predicted * true).sum(dim=(0, 2, 3))
-        areas = predicted.sum(dim=(0, 2, 3)) + true.sum(dim=(0, 2, 3))
-        dice = (2 * overlap + self.smooth) / (areas + self.smooth)
-        present = true.any(dim=3).any(dim=2).any(dim=0)
-        return 1 - torch.where(present, dice, 0).sum() / present.sum().clamp(min=1)
+        return torch.cat([one.sum(dim=(0, 2, 3)) for one in (predicted * true, predicted, true)])
+
+    def from_sums(self, sums: Tensor) -> Tensor:
+        """The loss of all images that were summed."""
+        overlap, predicted, true = sums.reshape(3, -1)
+        dice = (2 * overlap + self.smooth) / (predicted + true + self.smooth)
+        present = true > 0
+        loss: Tensor = 1 - torch.where(present, dice, 0).sum() / present.sum().clamp(min=1)
+        return loss
 
 
 class CrossEntropyDiceLoss(nn.Module):
@@ -53,6 +67,45 @@ class CrossEntropyDiceLoss(nn.Module):
         """Logits `(B, K, H, W)` and class indices `(B, H, W)` int64 to a scalar."""
         loss: Tensor = self.cross_entropy(logits, targets) + self.share * self.dice(logits, targets)
         return loss
+
+    def sums(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Of cross-entropy `(2,)` and of Dice, in one vector."""
+        value = self.cross_entropy(logits, targets)
+        weighted = _weighted_sums(self.cross_entropy, value, targets)
+        return torch.cat([weighted, self.dice.sums(logits, targets)])
+
+    def from_sums(self, sums: Tensor) -> Tensor:
+        """The loss of all images that were summed."""
+        return sums[0] / sums[1] + self.share * self.dice.from_sums(sums[2:])
+
+
+def loss_sums(value: Tensor, loss: nn.Module, outputs: Tensor, targets: Tensor) -> LossSums | None:
+    """What the loss of a whole split follows from; None where it is the mean over the samples.
+
+    A loss of your own that is no mean over samples has methods `sums` and `from_sums`, as DiceLoss.
+
+    Args:
+        value: of the loss for a batch's outputs and targets.
+    """
+    own: Any = loss
+    if hasattr(own, "sums"):
+        return own.sums(outputs, targets), own.from_sums
+    if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) or loss.reduction != "mean":
+        return None
+    plain = loss.weight is None and targets.ndim == 1 and loss.ignore_index < 0
+    if plain or targets.is_floating_point():
+        return None
+    return _weighted_sums(loss, value, targets), lambda sums: sums[0] / sums[1]
+
+
+def _weighted_sums(
+    loss: nn.CrossEntropyLoss | nn.NLLLoss, value: Tensor, targets: Tensor
+) -> Tensor:
+    """The weighted losses and the weights of the targets that count, `(2,)`."""
+    counted = targets.ne(loss.ignore_index)
+    weights = 1.0 if loss.weight is None else loss.weight[targets.where(counted, 0)]
+    weight = (weights * counted).float().sum()
+    return torch.stack([(value * weight).where(weight > 0, 0.0), weight])
 
 
 def weigh_classes(loss: nn.Module, spec: Spec) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import CatMetric, MeanMetric, Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
 from src.kindling.config.errors import InputError, join_names
+from src.kindling.nn.losses import loss_sums
 
 # Numbers of buffered outputs after which the metrics are updated, which bounds memory.
 BUFFER_SIZE = 1 << 17
@@ -39,7 +40,7 @@ class Meter(nn.Module):
         if "loss" in metrics:
             raise InputError("task.metrics.loss: this name is reserved; choose another")
         self.stage, self.activation = stage, activation
-        self.loss = MeanMetric()
+        self.loss, self.sums = MeanMetric(), CatMetric(nan_strategy="disable")
         self.metrics = MetricCollection(dict(metrics), compute_groups=False)
         self.buffer: list[tuple[Tensor, Tensor, Tensor]] = []
         self.buffer_numbers = 0
@@ -56,8 +57,24 @@ class Meter(nn.Module):
         super()._apply(move, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def update(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
-        """Add a batch: its mean loss `()`, outputs `(B, …)` and targets `(B, …)`."""
+    def update(
+        self,
+        loss: Tensor,
+        outputs: Tensor,
+        targets: Tensor,
+        call: tuple[nn.Module, Tensor, Tensor] | None = None,
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            loss: its mean loss `()`.
+            outputs, targets: for the metrics, each `(B, …)`.
+            call: the loss with its outputs and targets. In validation and test, the epoch's loss
+                is then that of all samples together, also where it is no mean over samples.
+        """
+        if call and self.stage != "train" and (found := loss_sums(loss, *call)):
+            self.sums.update(found[0].detach().unsqueeze(0))
+            self.from_sums = found[1]
         self.buffer.append((loss.detach(), outputs.detach(), targets))
         self.buffer_numbers += outputs.numel()
         if self.buffer_numbers >= BUFFER_SIZE:
@@ -66,12 +83,17 @@ class Meter(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """Compute the epoch's values by name, over all ranks under DDP, and reset."""
         self._flush()
-        values = {"loss": self.loss.compute(), **self.metrics.compute()}
+        values = {"loss": self._compute_loss(), **self.metrics.compute()}
         notes = {name: getattr(metric, "note", "") for name, metric in self.metrics.items()}
         self.notes = [f"{self.stage}/{name}: {note}" for name, note in notes.items() if note]
-        self.loss.reset()
-        self.metrics.reset()
+        for metric in (self.loss, self.sums, self.metrics):
+            metric.reset()
         return {f"{self.stage}/{name}": value for name, value in values.items()}
+
+    def _compute_loss(self) -> Tensor:
+        if not self.sums.value:
+            return self.loss.compute()
+        return self.from_sums(self.sums.compute().cpu().double().sum(dim=0)).float()
 
     def state(self) -> dict[str, Any]:
         """Return the state within the epoch as CPU tensors and plain values."""
@@ -109,9 +131,11 @@ class Meter(nn.Module):
             return
         losses, outputs, targets = zip(*self.buffer, strict=True)
         sizes = torch.tensor([len(target) for target in targets], device=losses[0].device)
-        self.loss.update(torch.stack(losses).float(), sizes)
+        if not self.sums.value:
+            self.loss.update(torch.stack(losses).float(), sizes)
         together = torch.cat(outputs)
-        together = together.float() if together.is_floating_point() else together
+        if together.is_floating_point() and together.itemsize < 4:  # half precision
+            together = together.float()
         if self.activation:
             together = self.activation(together)
         self.metrics.update(together, torch.cat(targets))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import optuna
 
 OF_LOSS = ("task.loss.", "task.class_weights.")  # they change a monitored loss
+KNOWN_LOSSES = ("torch.", "src.kindling.nn.")  # whose value for a split does not depend on batches
 PLOTS = {
     "history": "optimization_history",
     "parallel": "parallel_coordinate",
@@ -91,6 +92,13 @@ def plan_search(flags: Any) -> Plan:
         problem = f"changes {plan.monitor}, by which trials are compared"
         remedy = f"monitor another metric, such as monitor=val/accuracy ({space.file})"
         raise InputError([f"{key}: {problem}; {remedy}" for key in keys])
+    own = get(config.values, "task.loss._target_") or "torch."
+    varied = "data.batch_size" in [p.key for p in space.parameters]
+    if varied and parse_name(plan.monitor)[1] == "loss" and not own.startswith(KNOWN_LOSSES):
+        remedy = "monitor a metric, or give it sums and from_sums, as DiceLoss"
+        print(
+            f"task.loss: unless it is a mean over samples, it depends on the batch size; {remedy}"
+        )
     return plan
 
 

@@ -11,6 +11,7 @@ from scipy.stats import ks_2samp
 from torch import Tensor
 from torchvision.transforms import v2
 
+from src.kindling.data import augment
 from src.kindling.data.augment import (
     ColorJitter,
     CutMix,
@@ -26,6 +27,18 @@ from src.kindling.data.augment import (
 from src.kindling.data.augment_functional import draw_boxes
 from src.kindling.data.spec import Spec
 
+TESTED = {
+    ColorJitter,
+    CutMix,
+    MixUp,
+    RandomAffine,
+    RandomCrop,
+    RandomErasing,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RandomRotation,
+    RandomVerticalFlip,
+}
 DRAWS = 10_000
 CPU = torch.device("cpu")
 square = pytest.param(32, 32, marks=pytest.mark.long)  # a special case of the others
@@ -89,6 +102,12 @@ def crops(transform: RandomResizedCrop, H: int, W: int) -> tuple[Tensor, Tensor,
     left, top = maps[:, 0, 2] + (W - width) / 2, maps[:, 1, 2] + (H - height) / 2
     top, left, height, width = ((1e3 * value).round() / 1e3 for value in (top, left, height, width))
     return top, left, height, width
+
+
+def test_every_random_transform_is_in_this_file() -> None:
+    plain = {augment.BatchTransform, augment.Geometric, augment.Resample, augment._RandomFlip}
+    classes = {one for one in vars(augment).values() if isinstance(one, type)}
+    assert {one for one in classes if issubclass(one, augment.BatchTransform)} - plain == TESTED
 
 
 # --------------------------------------------------------------------------------------------------

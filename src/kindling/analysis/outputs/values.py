@@ -55,7 +55,7 @@ class Values(Outputs):
 
     def baseline(self) -> Tensor:
         """The mean of each value in training, `(K,)`."""
-        return torch.tensor(self.mean)
+        return torch.tensor(self.mean, dtype=torch.float64)
 
     def describe(self, spec: Spec, target: Tensor | None = None) -> list[tuple[str, str]]:
         rows = []

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from src.kindling.config.errors import InputError, join_names
-from src.kindling.data.data_module import data_path
 from src.kindling.data.images import image_data
 from src.kindling.data.images.decode import decode
 from src.kindling.data.images.find_images import (
@@ -24,6 +23,7 @@ from src.kindling.data.images.find_images import (
 from src.kindling.data.images.image_data import ImageFiles, Paths
 from src.kindling.data.images.image_list import read_list
 from src.kindling.data.images.image_module import ImageModule
+from src.kindling.data.paths import data_path
 from src.kindling.data.samples import Samples
 from src.kindling.data.tables.read import TableFile
 from src.kindling.data.tables.target import TargetKind, build_target, check_labels

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from src.kindling.config.errors import InputError, join_names
-from src.kindling.data.data_module import data_path
 from src.kindling.data.images.decode import EXTENSIONS, ResizeMode
 from src.kindling.data.images.find_images import (
     LeftOut,
@@ -24,6 +23,7 @@ from src.kindling.data.images.image_data import Paths
 from src.kindling.data.images.image_module import ImageModule
 from src.kindling.data.images.mask_files import MaskFiles, mask_values
 from src.kindling.data.masks import VOID
+from src.kindling.data.paths import data_path
 from src.kindling.data.samples import Samples
 from src.kindling.data.tables.read import TableFile
 

@@ -75,7 +75,7 @@ def find_problem(column: pd.Series[Any], decimal: str) -> tuple[str, str]:
         large = np.abs(as_numbers(column)) > LARGEST
         if large.any():
             return "infinite", f"{large.sum():,}, the first in row {large.argmax() + 1}"
-        values = pd.Series(as_numbers(values).astype(np.float32))  # as training sees them
+        values = pd.Series(as_numbers(values))
     if len(values) == len(column) and values.nunique() == 1:
         first = values.iloc[0]
         return "constant", f"always {first if kind == 'category' else f'{first:g}'}"

@@ -84,7 +84,7 @@ def _year_first(match: re.Match[str]) -> str:
 def encode_frame(
     frame: pd.DataFrame, columns: Sequence[Column], notes: list[str] | None = None
 ) -> Any:
-    """Encode rows as the raw matrix of a batch, `(rows, columns)` float32.
+    """Encode rows as the raw matrix of a batch, `(rows, columns)` float64.
 
     Categories are matched as text: read them from a file as text, so that `007` does not become 7.
 
@@ -108,7 +108,7 @@ def encode_frame(
         raise InputError(f"the table has several columns '{repeated[0]}'; rename all but one")
     if extra and notes is not None:
         notes.append(f"columns that are not in the training data, ignored: {join_names(extra)}")
-    x = np.empty((len(frame), len(columns)), dtype=np.float32)
+    x = np.empty((len(frame), len(columns)))
     for i, column in enumerate(columns):
         x[:, i] = _encode(frame[column.name], column)
     return x

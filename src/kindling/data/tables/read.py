@@ -13,7 +13,7 @@ import pandas as pd
 from pandas.api.types import infer_dtype
 
 from src.kindling.config.errors import InputError, did_you_mean, join_names
-from src.kindling.data.data_module import data_path
+from src.kindling.data.paths import data_path
 from src.kindling.data.tables.encode import as_text, kind_of
 
 PARQUET = (".parquet", ".pq")

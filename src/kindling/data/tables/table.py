@@ -9,6 +9,7 @@ target, and encode.py encodes rows that come later.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +31,7 @@ from src.kindling.data.tables.target import TargetKind, build_target, check_labe
 
 # A column keeps its most frequent categories; all others count as one, as missing ones do.
 MAX_CATEGORIES = 256
+QUANTILES = np.linspace(0, 1, 100)
 
 
 class Table(DataModule):
@@ -53,6 +55,8 @@ class Table(DataModule):
         dayfirst: whether 2.1.2023 in that column is January 2; None finds out from days above 12.
         drop: columns to ignore.
         categories: columns whose numbers are codes.
+        scaling: of numbers: `standard` by mean and standard deviation, or `quantile` by the place
+            among the training values, from -1.7 to 1.7. A target is always standardized.
         na_values: marks of missing values, such as `?`, besides the empty cell, `NA`, `null`, ….
         separator: between cells, `tab` for a tab; None: a comma, or a tab in `.tsv`.
         encoding: of a CSV file.
@@ -74,6 +78,7 @@ class Table(DataModule):
         dayfirst: bool | None = None,
         drop: list[str] | None = None,
         categories: list[str] | None = None,
+        scaling: Literal["standard", "quantile"] = "standard",
         na_values: list[str] | None = None,
         separator: str | None = None,
         encoding: str = "utf-8",
@@ -86,6 +91,7 @@ class Table(DataModule):
         self.kind, self.labels, self.merge_labels = kind, labels, merge_labels
         self.split_by = SplitBy(group_column, time, dayfirst)
         self.drop, self.categories = drop or [], categories or []
+        self.scaling = scaling
         self.file = TableFile(path, separator, encoding, decimal, tuple(na_values or ()))
 
     def load(self) -> Samples:
@@ -114,7 +120,7 @@ class Table(DataModule):
                 self.notes.append(f"{problem}, and is a feature; drop it: {drop}")
         self.kinds = {name: kind_of(frame[name]) for name in features}
         self.texts = {name: frame[name] for name in features if self.kinds[name] == "category"}
-        x = np.empty((len(frame), len(features)), dtype=np.float32)
+        x = np.empty((len(frame), len(features)))
         for i, name in enumerate(features):
             column = frame[name]
             x[:, i] = pd.factorize(column)[0] if name in self.texts else as_numbers(column)
@@ -146,8 +152,12 @@ class Table(DataModule):
                 columns.append(Column(name, "category", categories=categories))
             else:
                 kind: Any = self.kinds[name]  # a number or boolean: others are refused
-                missing = bool(x[train, i].isnan().any())
-                columns.append(Column(name, kind, mean=mean, std=std, missing=missing))
+                known = x[train, i][~x[train, i].isnan()]
+                column = Column(name, kind, mean=mean, std=std, missing=len(known) < len(train))
+                if self.scaling == "quantile":
+                    places = np.quantile(known if len(known) else [0.0], QUANTILES)
+                    column = replace(column, quantiles=tuple(places.tolist()))
+                columns.append(column)
         return Spec(
             in_shape=(sum(column.width for column in columns),),
             kind="table",

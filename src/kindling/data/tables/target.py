@@ -18,6 +18,7 @@ from src.kindling.data.tables.read import TableFile
 
 # Whole numbers are classes when at most so many differ, each in at least so many rows on average.
 MAX_CLASSES, MIN_ROWS_PER_CLASS = 20, 5
+MOST_ROUNDING = 1e-3  # of a target value, in standard deviations
 TargetKind = Literal["auto", "classification", "regression"]
 Target = tuple[Tensor, tuple[str, ...], list[str]]  # values, names of classes or labels, notes
 
@@ -58,7 +59,16 @@ def build_target(
     else:
         y, names, note = _single(file, columns[0], kind, merge, fewest)
     note += " (to change it, set data.kind)" * (kind == "auto")
-    return y, names, [note, *find_lookalikes(names)]
+    notes = [note, *find_lookalikes(names)]
+    if y.dtype is torch.float64:
+        notes.append("target: in float64, since float32 would round it by 0.001 deviations or more")
+    return y, names, notes
+
+
+def as_values(values: Tensor) -> Tensor:
+    """Target values `(rows, targets)` float64 in float32, unless that rounds them too much."""
+    rounding = (values - values.float()).abs().amax(dim=0)
+    return values if bool((rounding > MOST_ROUNDING * values.std(dim=0)).any()) else values.float()
 
 
 def _single(
@@ -71,7 +81,7 @@ def _single(
     values = column.to_numpy(dtype=object) if found == "category" else as_numbers(column)
     if merge and found == "category":
         values = np.array(merge_spellings(column.tolist()), dtype=object)
-    different, first, y, counts = np.unique(
+    different, first, codes, counts = np.unique(
         values, return_index=True, return_inverse=True, return_counts=True
     )
     few = len(different) <= min(MAX_CLASSES, len(values) // MIN_ROWS_PER_CLASS)
@@ -80,8 +90,8 @@ def _single(
     like_numbers = found == "category" and not find_texts(column, file.decimal).any()
     note = f"target: {column.name}, {len(different):,} different {what}"
     if kind == "regression" or (kind == "auto" and not discrete):
-        numbers = torch.tensor(values, dtype=torch.float32)
-        return numbers.unsqueeze(1), (), f"{note}: regression"
+        y = as_values(torch.tensor(values, dtype=torch.float64).unsqueeze(1))
+        return y, (), f"{note}: regression"
     names = as_text(pd.Series(different.astype(bool) if found == "boolean" else different)).tolist()
     rare = [
         f"{names[i]} ({counts[i]}, row {first[i] + 1})" for i in np.flatnonzero(counts < fewest)
@@ -93,7 +103,7 @@ def _single(
         raise InputError(f"{file.path}: {problem}: {join_names(rare)}; {remedy}")
     note = f"{note} that look like numbers" if like_numbers else note
     remedy = "; data.kind=regression predicts numbers" if like_numbers else ""
-    return torch.from_numpy(y), tuple(names), f"{note}: classification{remedy}"
+    return torch.from_numpy(codes), tuple(names), f"{note}: classification{remedy}"
 
 
 def _several(
@@ -112,7 +122,7 @@ def _several(
         raise InputError(f"data.kind: {problem}: {join_names(others)}; set data.kind=regression")
     note = f"target: {len(names)} columns ({join_names(names)})"
     if others or kind == "regression":
-        return y.float(), (), f"{note}: values"
+        return as_values(y), (), f"{note}: values"
     return y.long(), names, f"{note}: labels, any number per row"
 
 

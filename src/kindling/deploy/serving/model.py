@@ -100,7 +100,8 @@ class Model:
         return {"prediction": labels, "probabilities": self._name(row.round(7))}
 
     def _values(self, row: Array) -> Response:
-        values = self._name(float(f"{value:.7g}") for value in row)
+        digits = 15 if self.output["type"] == "float64" else 7
+        values = self._name(float(f"{value:.{digits}g}") for value in row)
         prediction = values if len(values) > 1 else next(iter(values.values()))
         return {"prediction": prediction, "target": self.spec.target}
 
