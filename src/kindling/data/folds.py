@@ -20,17 +20,12 @@ def fold_samples(
 ) -> Indices:
     """Split training and validation again: one fold is the test split, the others train.
 
-    Validation, which chooses the epoch, is cut from the other folds: as large a share of them as of
-    the ordinary split, by the same rules. The ordinary test split is in none.
+    Validation, which chooses the epoch, is cut from the other folds, by the rules of the ordinary
+    split `indices` and with its share. The ordinary test split is left out.
 
     Folds are stratified by class or labels, or of whole groups, or chronological: older moments
-    train for a fold, and the oldest are in no fold.
-
-    Args:
-        samples: the source.
-        indices: of the ordinary split.
-        fold: the fold's number, the number of folds, and the repetition, each with other folds.
-        seed: of the folds.
+    train for a fold, and the oldest are in no fold. `fold` is the fold's number, the number of
+    folds, and the repetition, each with other folds.
 
     Raises:
         InputError: when there cannot be so many folds.

@@ -72,7 +72,7 @@ def fit(
     Args:
         config: a config that `src.kindling.config.instantiate.check` has accepted.
         run: a new directory, from `Run.claim`; or, to resume, one that was trained before.
-        stages: what to measure at the end; search trials and folds leave out `test`.
+        stages: what to measure at the end; search trials leave out `test`.
         init: a run whose weights to begin with, where names and shapes agree.
         resume: continue from the run's newest whole checkpoint, exactly as if it had never stopped.
         override: accept config and data changes of a resumed run.
