@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import binomtest, sem, t, ttest_ind, ttest_rel
 
 from src.kindling.analysis.seed_significance import compare_seeds
+from src.kindling.analysis.significance import half_width
 from tests.conftest import mistakes
 from tests.kindling.analysis.test_leaderboard import classes, compared, make, predictions
 
@@ -137,3 +138,40 @@ def test_mistakes_in_sets_of_seeds(logs: Path) -> None:
     assert line.startswith("--sort test/f1: no such metric")
     (line,) = mistakes("compare", "--seeds", "a", "b", "--paired", "a", "b")
     assert "not allowed with" in line
+
+
+def false_positives(seeds: int, samples: int, spread: float, repeats: int) -> tuple[float, float]:
+    """How often two equally good configs are called different, over seeds and by single runs.
+
+    A sample is right by the sum of an effect of the sample, of the sample under a config, and of
+    the training, whose accuracy varies by `spread`.
+    """
+    random, found, single = np.random.default_rng(0), 0, 0
+    for _ in range(repeats):
+        sample, means = random.normal(1, 1, samples), []
+        for _ in "AB":
+            config = random.normal(0, 0.5, samples)
+            training = random.normal(0, spread, (seeds, 1))
+            noise = random.normal(0, 0.5, (seeds, samples))
+            means.append((sample + config + training + noise > 0).astype(float))
+        a, b = (dict(enumerate(score.mean(axis=1))) for score in means)
+        margin = half_width(means[1].mean(axis=0) - means[0].mean(axis=0))
+        found += compare_seeds(a, b, "accuracy", "max", margin).significant
+        single += ttest_rel(means[0][0], means[1][0]).pvalue < 0.05
+    return found / repeats, single / repeats
+
+
+def test_type_1_error_over_seeds() -> None:
+    error, single = false_positives(3, 1000, spread=0.1, repeats=150)
+    assert error <= 0.1
+    assert single > 0.2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("samples", [270, 2000])
+def test_type_1_errors_over_seeds(seeds: int, samples: int) -> None:
+    for spread in (0.0, 0.1, 0.3):
+        error, single = false_positives(seeds, samples, spread, repeats=2000)
+        print(f"{seeds} seeds, {samples} samples, spread {spread}: {error:.3f}; runs {single:.3f}")
+        assert error <= 0.06
