@@ -136,10 +136,13 @@ def compare_with_best(board: Leaderboard) -> list[str]:
     for (name, one), p in zip(found.items(), adjusted, strict=True):
         is_significant = one.significant and p < 0.05
         verdict = "significantly better" if one.gain > 0 else "significantly worse"
-        names[verdict if is_significant else "no significant difference"].append(name)
+        names[verdict if is_significant else "not significantly different"].append(name)
+    if untested := [row.name for row in others if row.name not in found]:
+        names["not tested (of several seeds: pass --seeds A B; or no predictions)"] = untested
     verdicts = "; ".join(f"{verdict}: {join_names(some, 20)}" for verdict, some in names.items())
     tests = f"p < 0.05 after Holm's correction for {format_count(count, 'test')}"
-    return [f"than {best.name} on the test split, {verdicts} ({tests})"] if found else []
+    tests = f" ({tests})" if found else ""
+    return [f"against {best.name} on the test split: {verdicts}{tests}"] if others else []
 
 
 def holm(p_values: Sequence[float], count: int) -> list[float]:
