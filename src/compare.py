@@ -10,17 +10,16 @@ from pathlib import Path
 
 from src.kindling.analysis.leaderboard import Leaderboard, find, list_unranked, rank, read
 from src.kindling.analysis.leaderboard_formats import show, to_csv, to_html
-from src.kindling.analysis.verdicts import judge
+from src.kindling.analysis.seed_significance import format_seed_comparison
+from src.kindling.analysis.significance import compare_with_best, format_comparison
 from src.kindling.config.command import Parser, run_command
 from src.kindling.config.errors import InputError
 from src.kindling.runs import run as run_module
 from src.kindling.runs.files import write
 
-USAGE = "[RUN | FOLDER | 'digits/*' ...] [--flags]"
-
 
 def main(argv: list[str]) -> list[Leaderboard]:
-    parser = Parser("compare", USAGE, "Rank runs, and list their differences.")
+    parser = Parser("compare", "[RUN ...] [--flags]", "Rank runs, and list their differences.")
     parser.add_argument("words", nargs="*", metavar="RUN", help="runs, folders, quoted patterns")
     parser.add_argument("--sort", metavar="METRIC", help="rank all runs together by this metric")
     test = parser.add_mutually_exclusive_group()
@@ -34,10 +33,14 @@ def main(argv: list[str]) -> list[Leaderboard]:
         raise InputError(f"--paired {' '.join(flags.paired)}: expected two runs, got {len(pair)}")
     words = flags.words or flags.paired or flags.seeds or [str(run_module.LOGS)]
     runs = [read(path) for path in dict.fromkeys(path for word in words for path in find(word))]
-    finished = [run for run in runs if run.state == "finished"]
-    ranked = rank(runs, flags.sort)
-    boards, verdicts = judge(ranked, pair or finished, flags.seeds, flags.sort)
-    lines = [*list_unranked(runs, boards), *verdicts]
+    boards = rank(runs, flags.sort)
+    lines = list_unranked(runs, boards)
+    if flags.seeds:
+        lines += format_seed_comparison(flags.seeds, flags.sort)
+    elif pair or (len(runs) == 2 and all(run.state == "finished" for run in runs)):
+        lines += format_comparison(*pair or runs)
+    elif flags.words:
+        lines += [line for board in boards for line in compare_with_best(board)]
     for board in boards:
         show(board)
     print("".join(f"{line}\n" for line in lines), end="")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from src.kindling.runs.metric_names import is_share
@@ -49,25 +48,17 @@ def mean_interval(
     Source:
         Nadeau and Bengio, "Inference for the Generalization Error", Machine Learning 52 (2003).
     """
-    deviations = deviations_of_mean(values, groups)
-    if deviations is None:
-        return None
-    mean, inflation = float(fmean(values)), 1 + len(values) * overlap
-    return _interval(mean, deviations, samples or len(deviations), share, skewed, inflation)
-
-
-def deviations_of_mean(values: Any, groups: Any = None) -> NDArray[Any] | None:
-    """The part of each independent group, or value, in the error of a mean, `(G,)`.
-
-    None for fewer than two, or values that are not finite.
-    """
     import numpy as np
 
     values = np.asarray(values, dtype=float)
-    codes = np.unique(np.arange(len(values)) if groups is None else groups, return_inverse=True)[1]
-    if len(values) < 2 or not codes.any() or not np.isfinite(values).all():
+    n, mean = len(values), float(values.mean()) if len(values) else math.nan
+    codes = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    deviations = np.bincount(codes, weights=values - mean)
+    if len(deviations) < 2 or not np.isfinite(values).all():
         return None
-    return np.bincount(codes, weights=values - values.mean()) / len(values)
+    return _interval(
+        mean, deviations / n, samples or len(deviations), share, skewed, 1 + n * overlap
+    )
 
 
 def _interval(

@@ -26,7 +26,6 @@ LIMITS = ("trainer.limit_val_batches", "trainer.limit_test_batches")
 DATA_KEYS = ("data._target_", "data.path", "data.root", "data.files", "data.target", *LIMITS)
 COSTS = ("seconds", "parameters")
 FOLD = "data.fold"
-VERDICT = "vs best"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,6 @@ class Row:
         state: `finished`, or why final metrics are missing: `running`, `failed`, `broken: …`.
         facts: run.json.
         numbers: metrics by canonical name, seconds and parameters; None for NaN.
-        verdict: whether it differs significantly from the best row.
     """
 
     paths: list[Path]
@@ -46,7 +44,6 @@ class Row:
     config: dict[str, Any] = field(default_factory=dict)
     numbers: dict[str, float | None] = field(default_factory=dict)
     std: dict[str, float] = field(default_factory=dict)
-    verdict: str = ""
 
     @property
     def name(self) -> str:
@@ -75,8 +72,6 @@ class Row:
         """Format a number, or a config value, for a table."""
         if column == "run":
             return self.label
-        if column == VERDICT:
-            return self.verdict
         if column in self.config:
             value = self.config[column]
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

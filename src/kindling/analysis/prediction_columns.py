@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,23 +88,15 @@ class Predictions:
         os.replace(beside, path)
 
     @classmethod
-    def load(
-        cls,
-        path: Path,
-        data: LightningDataModule | None = None,
-        only: Sequence[str] | None = None,
-    ) -> Predictions:
+    def load(cls, path: Path, data: LightningDataModule | None = None) -> Predictions:
         """Read a file of `save`; pass the run's `data` for `inputs` and `name`.
-
-        With `only`, columns beside `index` that are not listed are not read.
 
         Raises:
             InputError: when the file is missing or damaged.
         """
         try:
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                names = ["index", *(only or file.files), "about.json"]
-                columns = {n: file[n] for n in names if n in file.files or n == "index"}
+                columns = {name: file[name] for name in ("index", *file.files)}
             about = json.loads(str(columns.pop("about.json", "{}")))
         except FileNotFoundError:
             raise InputError(f"{display_path(path)}: no such predictions") from None

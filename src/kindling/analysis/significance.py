@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from src.kindling.analysis.intervals import deviations_of_mean
-from src.kindling.analysis.leaderboard import Row
-from src.kindling.config.errors import InputError, format_count
+from src.kindling.analysis.intervals import mean_interval
+from src.kindling.analysis.leaderboard import Leaderboard, Row
+from src.kindling.config.errors import InputError, format_count, join_names
 from src.kindling.runs.metric_names import mode_by_name
 
 if TYPE_CHECKING:
@@ -23,37 +25,34 @@ class Difference:
     """The gain of B over A, with the 95 % confidence interval.
 
     Attributes:
-        gain, low, high: in the metric; in points, hundredths, where scores are right or wrong.
-        p: of `test`, which names what was counted: groups, seeds.
-        samples: how many test samples were compared.
+        gain, low, high: in the metric; in points, where scores are right or wrong.
+        basis: the test and its p value, or what the interval is over.
+        p: None where the interval is the only test.
     """
 
     gain: float
     low: float
     high: float
     metric: str
-    p: float
-    test: str
+    basis: str
+    p: float | None = None
     samples: int = 0
-    points: bool = False
-    names: tuple[str, str] = ("A", "B")
 
     @property
     def significant(self) -> bool:
         """Whether the interval excludes 0, and the test agrees."""
-        return (self.low > 0 or self.high < 0) and self.p < 0.05
+        return (self.low > 0 or self.high < 0) and (self.p is None or self.p < 0.05)
 
     def __str__(self) -> str:
-        leader, sign = (self.names[0], -1) if self.gain < 0 else (self.names[1], 1)
+        leader, sign = ("A", -1) if self.gain < 0 else ("B", 1)
         low, high = sorted((sign * self.low + 0.0, sign * self.high + 0.0))
-        digits, unit = (".1f", "points of") if self.points else (".4g", "in")
+        digits = ".1f" if self.metric.startswith("points") else ".4g"
         interval = f"95 % confidence interval {low:{digits}} to {high:{digits}}"
-        test = f"{self.test}: p = {self.p:.2g}"
-        by = f"by {abs(self.gain):{digits}} {unit} {self.metric} ({interval}; {test})"
+        by = f"by {abs(self.gain):{digits}} {self.metric} ({interval}; {self.basis})"
         if self.significant:
             return f"{leader} is significantly better {by}"
         lead = f"{leader} leads" if self.gain else "they differ"
-        return f"no significant difference between {' and '.join(self.names)}: {lead} {by}"
+        return f"no significant difference between A and B: {lead} {by}"
 
 
 def compare_paired(one: Row, other: Row) -> Difference:
@@ -67,7 +66,7 @@ def compare_paired(one: Row, other: Row) -> Difference:
         InputError: when predictions are missing, or are not of the same samples.
     """
     import numpy as np
-    from scipy.stats import binomtest
+    from scipy.stats import binomtest, t
 
     a, b = read_scores([one, other])
     n, lower_is_better = len(a), mode_by_name(a.scored) == "min"
@@ -75,74 +74,28 @@ def compare_paired(one: Row, other: Row) -> Difference:
     gains = b["score"].astype(float) - a["score"]
     gains *= -1 if lower_is_better else 100 if is_right_or_wrong else 1
     gain, groups = float(gains.mean()), b.columns.get("group", a.columns.get("group"))
-    variance = variance_of_mean(gains, groups)
-    if variance is None:
-        count = n if groups is None else len(np.unique(groups))
-        sizes = f"{n:,} in {format_count(count, 'sample' if groups is None else 'group')}"
-        names = f"{one.name} and {other.name}"
-        raise InputError(f"{names}: too few test samples ({sizes}), or a score is not finite")
-    low, high, p = t_test(gain, [variance])
-    test = "t-test" if groups is None else f"t-test over {variance.freedom + 1:,.0f} groups"
+    count = n if groups is None else len(np.unique(groups))
+    margin = half_width(gains, groups)
+    test = "t-test" if groups is None else f"t-test over {format_count(count, 'group')}"
     if is_right_or_wrong and groups is None:
         won, lost = int((gains > 0).sum()), int((gains < 0).sum())
         test, p = "McNemar", float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
-    return Difference(gain, low, high, name_score(a.scored), p, test, n, bool(is_right_or_wrong))
+    elif margin:
+        p = 2 * float(t.sf(abs(gain) / margin * t.ppf(0.975, count - 1), count - 1))
+    else:  # all gains are the same
+        p = float(not gain)
+    metric = f"{'points of' if is_right_or_wrong else 'in'} {name_score(a.scored)}"
+    basis = f"{test}: p = {p:.2g}"
+    return Difference(gain, gain - margin, gain + margin, metric, basis, p, n)
 
 
-class Variance(NamedTuple):
-    """The estimated variance of a mean, and its degrees of freedom."""
-
-    value: float
-    freedom: float
-
-
-def variance_of_mean(values: Any, groups: Any = None) -> Variance | None:
-    """Estimate the variance of a mean, from the sums of groups if there are some.
-
-    None for fewer than two values or groups, or values that are not finite.
-    """
-    import numpy as np
-
-    deviations = deviations_of_mean(values, groups)
-    if deviations is None:
-        return None
-    G = len(deviations)
-    return Variance(G / (G - 1) * float(np.square(deviations).sum()), G - 1)
-
-
-def add_variances(parts: Sequence[Variance]) -> Variance:
-    """Add the variances of two means that differ, with Welch's degrees of freedom.
-
-    Source: Welch, "The generalization of Student's problem when several different population
-    variances are involved", Biometrika 34 (1947).
-    """
-    value = sum(part.value for part in parts)
-    freedoms = sum(part.value**2 / part.freedom for part in parts)
-    return Variance(value, value**2 / freedoms if value else parts[0].freedom)
-
-
-def t_test(gain: float, variances: Sequence[Variance]) -> tuple[float, float, float]:
-    """The 95 % t-interval of a gain, and the p value of no gain.
-
-    For a sum of several variances, each with its own t quantile: the interval covers at least 95 %,
-    also for few seeds, where Welch's covers less.
-
-    Source: Banerjee, "Approximate confidence interval for linear functions of means of k
-    populations when the population variances are not equal", Sankhya 22 (1960).
-    """
-    from scipy.optimize import brentq
-    from scipy.stats import t
-
-    def margin(log_p: float) -> float:
-        quantiles = [float(t.isf(10**log_p / 2, part.freedom)) for part in variances]
-        squares = [q**2 * part.value for q, part in zip(quantiles, variances, strict=True)]
-        return math.sqrt(sum(squares))
-
-    smallest, half = -15.0, margin(math.log10(0.05))
-    if not gain or margin(smallest) <= abs(gain):
-        return gain - half, gain + half, float(not gain)
-    p = 10 ** float(brentq(lambda log_p: margin(log_p) - abs(gain), smallest, 0))
-    return gain - half, gain + half, p
+def half_width(values: Any, groups: Any = None) -> float:
+    """Half of the 95 % t-interval of a mean; raise InputError if there is none."""
+    interval = mean_interval(values, groups)
+    if interval is None:
+        problem = "fewer than two independent test samples, groups or seeds, or one without a score"
+        raise InputError(f"{problem}; there is no interval")
+    return (interval[1] - interval[0]) / 2
 
 
 def name_score(scored: str) -> str:
@@ -159,9 +112,50 @@ def format_comparison(one: Row, other: Row) -> list[str]:
     return [
         f"A = {one.name}, B = {other.name}, {found.samples:,} test samples",
         str(found),
-        "not covered: other seeds, which may reverse it; train both with --seeds 0,1,2, and "
-        "compare with --seeds A B",
+        "not covered: other seeds, which may reverse it (train with --seeds 0,1,2, and compare "
+        "--seeds A B)",
     ]
+
+
+def compare_with_best(board: Leaderboard) -> list[str]:
+    """Say in a line which single runs differ significantly from the best row, after Holm.
+
+    A best row that a test metric chose may be any of them: the tests of all pairs are corrected
+    for.
+    """
+    best, *others = board.rows
+    found: dict[str, Difference] = {}
+    for row in others:
+        with suppress(InputError):
+            if len(best.paths) == len(row.paths) == 1:
+                found[row.name] = compare_paired(best, row)
+    by_validation = board.columns[1].startswith("val/")
+    count = len(found) if by_validation else math.comb(len(found) + 1, 2)
+    adjusted = holm([one.p or 0.0 for one in found.values()], count)
+    names: dict[str, list[str]] = defaultdict(list)
+    for (name, one), p in zip(found.items(), adjusted, strict=True):
+        is_significant = one.significant and p < 0.05
+        verdict = "significantly better" if one.gain > 0 else "significantly worse"
+        names[verdict if is_significant else "not significantly different"].append(name)
+    if untested := [row.name for row in others if row.name not in found]:
+        names["not tested (of several seeds: pass --seeds A B; or no predictions)"] = untested
+    verdicts = "; ".join(f"{verdict}: {join_names(some, 20)}" for verdict, some in names.items())
+    tests = f"p < 0.05 after Holm's correction for {format_count(count, 'test')}"
+    tests = f" ({tests})" if found else ""
+    return [f"against {best.name} on the test split: {verdicts}{tests}"] if others else []
+
+
+def holm(p_values: Sequence[float], count: int) -> list[float]:
+    """Adjust p values of `count` tests, so that 5 % is the chance of any false positive.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
+    Statistics 6 (1979).
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (count - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
 
 
 def read_scores(runs: Sequence[Row]) -> list[Predictions]:
@@ -193,9 +187,8 @@ def _read_predictions(run: Row) -> Predictions:
     path = run.paths[0] / "predictions" / "test.npz"
     if not path.exists():
         raise InputError(f"{run.name}: predictions/test.npz is missing")
-    found = Predictions.load(path, only=("target", "score", "group"))
+    found = Predictions.load(path)
     if "score" not in found.columns:  # a run of an earlier version
-        found = Predictions.load(path)
         found.scored = "accuracy" if "probability" in found.columns else "mae"
         error = np.abs(found["prediction"] - found["target"])
         scores = error == 0 if found.scored == "accuracy" else error

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import false_discovery_control, ttest_1samp
 
-from src.kindling.analysis.leaderboard import Row
+from src.kindling.analysis.leaderboard import Row, rank
 from src.kindling.analysis.predictions import Predictions, predict
-from src.kindling.analysis.significance import compare_paired
+from src.kindling.analysis.significance import compare_paired, compare_with_best, holm
 from src.kindling.config.errors import InputError
 from tests.conftest import mistakes, train
 from tests.kindling.analysis.test_leaderboard import classes, compared, make, predictions
@@ -209,9 +210,75 @@ def test_samples_of_one_group_cannot_be_tested(
         predictions(make(logs, f"digits/{name}", {}), **columns, group=np.zeros(9, int))
     compared("--paired", "digits/A", "digits/B")
     assert capsys.readouterr().out.endswith(
-        "the difference cannot be tested: digits/A and digits/B: too few test samples "
-        "(9 in 1 group), or a score is not finite\n"
+        "the difference cannot be tested: fewer than two independent test samples, groups or "
+        "seeds, or one without a score; there is no interval\n"
     )
+
+
+def test_holm_of_known_values() -> None:
+    # R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")
+    assert holm([0.01, 0.04, 0.03, 0.005], 4) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    random = np.random.default_rng(0).random(50) ** 3
+    assert (np.array(holm(list(random), 50)) >= false_discovery_control(random) - 1e-12).all()
+    assert holm([], 0) == []
+
+
+def several(logs: Path, lost: list[int]) -> list[Row]:
+    """Runs of 200 test samples; `lost` of them are wrong, others than those of the first run."""
+    rows = []
+    for i, count in enumerate(lost):
+        wrong = np.arange(200) + 10 * i
+        right = ~((wrong % 200) < count)
+        path = make(logs, f"digits/{i}", {"val/loss": i / 10}, {"net.width": i})
+        rows.append(classes(path, right))
+    return rows
+
+
+def test_several_runs_are_compared_with_the_best(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several(logs, [0, 3, 6, 40])  # McNemar: 0.25, 2 / 2^6 = 0.031 (0.063 of 3), 2e-12
+    make(logs, "digits/untested", {"val/loss": 0.9}, {"net.width": 9})
+    compared("digits")
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "against digits/0 on the test split: not significantly different: digits/1, digits/2; "
+        "significantly worse: digits/3; not tested (of several seeds: pass --seeds A B; or no "
+        "predictions): digits/untested (p < 0.05 after Holm's correction for 3 tests)"
+    )
+    compared()
+    assert "Holm" not in capsys.readouterr().out
+
+
+def test_best_row_by_test_metric_is_one_of_all_pairs(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for row, count in zip(several(logs, [0, 3, 7, 40]), (0, 3, 7, 40), strict=True):
+        facts = json.loads((row.paths[0] / "run.json").read_text())
+        facts["metrics"]["test/accuracy"] = 1 - count / 200
+        (row.paths[0] / "run.json").write_text(json.dumps(facts))
+    compared("digits")
+    assert "worse: digits/2, digits/3 (" in capsys.readouterr().out
+    compared("digits", "--sort", "test/accuracy")  # 2 / 2^7 = 0.0156, and 4 runs have 6 pairs
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert "worse: digits/3 (p < 0.05 after Holm's correction for 6 tests)" in line
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("metric", ["val/loss", "test/accuracy"])
+def test_family_wise_error_of_equal_runs(logs: Path, metric: str) -> None:
+    """Of 8 equally good runs, any is marked in 5 % of cases at most."""
+    random, found, repeats = np.random.default_rng(0), 0, 500
+    for number in range(repeats):
+        rows = []
+        for i in range(8):
+            right = random.random(270) < 0.8
+            numbers = {"val/loss": 0.5, "test/accuracy": right.mean()}
+            path = make(logs, f"{number}/{i}", numbers, {"net.width": i})
+            rows.append(classes(path, right))
+        (board,) = rank(rows, metric)
+        found += "significantly" in compare_with_best(board)[0]
+    print(f"ranked by {metric}: {found / repeats:.3f}")
+    assert found / repeats <= 0.06
 
 
 def test_two_runs_are_tested(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:

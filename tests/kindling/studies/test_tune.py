@@ -317,9 +317,11 @@ def test_best_and_default_are_retested_with_new_seeds(
         assert ("hidden" in runs[0].config.values["net"]) == (name == "best")
         values[name] = [run.metrics["val/loss"] for run in runs]
         spread = f"{fmean(values[name]):.4f} ± {stdev(values[name]):.4f}"
-        assert f"\n{name}, 2 new seeds: val/loss {spread}\n" in output
-    expected = ttest_rel(values["default"], values["best"])
-    assert f"t-test over 2 paired seeds: p = {expected.pvalue:.2g})\n" in output
+        assert f"/{name}_seed4 (2 seeds): val/loss {spread}\n" in output
+    interval = ttest_rel(values["default"], values["best"]).confidence_interval()
+    ends = (interval.low, interval.high)
+    low, high = ends if fmean(ends) > 0 else (-ends[1], -ends[0])
+    assert f"(95 % confidence interval {low:.4g} to {high:.4g}; over 2 paired seeds)\n" in output
     assert "test/" not in (folder / "best_seed4" / "run.json").read_text()
     trained = (folder / "best_seed4" / "metrics.json").stat().st_mtime_ns
     searched(*words, "seed=3")  # continues it: nothing is left to train
