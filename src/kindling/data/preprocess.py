@@ -146,7 +146,7 @@ class EncodeTable(nn.Module):
             return self._scale(x.double())
         encoded = [self._scale(x[:, self.numbers].double()), x[:, self.indicated].isnan().float()]
         for i, count in self.categories:
-            code = torch.nan_to_num(x[:, i], nan=-1.0).long()
+            code = torch.nan_to_num(x[:, i].float(), nan=-1.0).long()
             code = torch.where((code < 0) | (code >= count), count, code)
             encoded.append(nn.functional.one_hot(code, count + 1).float())
         return torch.cat(encoded, dim=1)

@@ -120,7 +120,7 @@ def test_any_columns_come_through_and_are_read_again(
     }
     assert shapes == {
         "index": ((270,), "int64"),
-        "vector": ((270, 2, 3), "float32"),
+        "vector": ((270, 2, 3), "float64"),
         "dark": ((270,), "bool"),
         "count": ((270,), "int64"),
         "half": ((270, 2, 3), "float32"),

@@ -150,7 +150,7 @@ def test_file_metadata(run_of: RunOf) -> None:
     path = run.path / "export" / "model.onnx"
     session = InferenceSession(path, providers=["CPUExecutionProvider"])
     assert [(one.name, one.type, one.shape) for one in session.get_inputs()] == [
-        ("input", "tensor(float)", ["batch", 4])
+        ("input", "tensor(double)", ["batch", 4])
     ]
     assert [(one.name, one.type, one.shape) for one in session.get_outputs()] == [
         ("value", "tensor(float)", ["batch", 1])
