@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -11,8 +12,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
-from src.kindling.config.errors import InputError, did_you_mean
+from src.kindling.config.errors import TRUST, InputError, did_you_mean, from_environment
 from src.kindling.config.values import Config, Values, get, map_text
 
 # `${data.vocab_size}`, `${data.spec.num_outputs}` or, shorter, `${spec.num_outputs}`.
@@ -20,7 +22,22 @@ OF_DATA = re.compile(r"\$\{(data|spec)\.(\w+(?:\.\w+)*)\}")
 OF_DATA_IN = ("net", "task")
 ELSEWHERE = "attributes of the data are only known in the sections net and task"
 LATER = "\0later"
+STRANGERS = "written elsewhere"  # a flag of OmegaConf's trees
 Steps = tuple[Any, ...]
+
+
+def _read_environment(name: str, *default: Any, _root_: Any) -> str | None:
+    """`${oc.env:NAME,default}` as in OmegaConf, for a config that the user trusts."""
+    if _root_._get_flag(STRANGERS):
+        problem = "a config written elsewhere does not read the environment"
+        raise PermissionError(f"{problem}; {TRUST}")
+    value: str | None = oc.env(name, *default)
+    if os.environ.get(name):
+        from_environment[f"${{oc.env:{name}}}"] = os.environ[name]
+    return value
+
+
+OmegaConf.register_new_resolver("oc.env", _read_environment, replace=True)
 
 
 class Unresolved:
@@ -60,7 +77,8 @@ class _Resolver:
     @functools.cached_property
     def tree(self) -> Any:
         everything = {**asdict(Values()), **self.inserted}
-        return OmegaConf.create(everything, flags={"allow_objects": True})
+        flags = {"allow_objects": True, STRANGERS: not self.config.trusted}
+        return OmegaConf.create(everything, flags=flags)
 
     def fail(self, steps: Steps, text: object) -> Unresolved:
         key = ".".join(map(str, steps))

@@ -41,7 +41,7 @@ def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
     begun = member.path if member and (member.path / "meta.json").exists() else requeued()
     if flags.resume is None and begun:
         flags.resume, flags.words = str(begun), []
-    resumed = None if flags.resume is None else find_run(flags.resume)
+    resumed = None if flags.resume is None else find_run(flags.resume, flags.trust)
     config = _resumed_config(resumed, flags) if resumed else compose(*split_words(flags.words))
     if flags.override and not resumed:
         raise InputError("--override: belongs to --resume RUN; leave it out")
@@ -52,7 +52,7 @@ def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
     from src.kindling.training.fit import fit
     from src.kindling.training.trained_run import load_run
 
-    init = load_run(flags.init) if flags.init else None
+    init = load_run(flags.init, flags.trust) if flags.init else None
     instantiate.check(config)
     if rank(config.values):  # the first process of a distributed training prints for all
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
