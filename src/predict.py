@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from src.kindling.config.command import Parser, run_command
+from src.kindling.config.command import EXACT, Parser, run_command
+from src.kindling.config.errors import escape_control
 from src.kindling.deploy.predict import PREVIEW, Predicted, predict, split_inputs
 from src.kindling.runs.files import display_path
 
@@ -30,21 +31,24 @@ def main(argv: list[str]) -> Predicted:
     add("--gallery", type=Path, metavar="FILE.html", help="an HTML page with the first images")
     add("--batch-size", type=int, metavar="N", help="samples per batch")
     add("--top", type=int, metavar="K", help=TOP)
+    add("--exact", action="store_true", help=EXACT)
     flags = parser.read(argv)
     from src.kindling.training.trained_run import load_run
 
     run = load_run(flags.run, flags.trust)
     inputs = split_inputs(run, flags.words)
     started = time.perf_counter()
-    found = predict(run, inputs, flags.out, flags.gallery, flags.batch_size, flags.top)
+    found = predict(run, inputs, flags.out, flags.gallery, flags.batch_size, flags.top, flags.exact)
     seconds = time.perf_counter() - started
     names = [name for name in found.first if flags.top or not name.startswith("probability_")]
     preview = found.first.head(PREVIEW)[names].astype(object).fillna("")
-    print(preview.to_string(index=False, float_format="{:.4g}".format))
-    speed = f"{found.rows / seconds:,.0f} rows/s"
-    print(f"\npredicted  {found.rows:,} rows in {seconds:.1f} s ({speed})")
+    lines = preview.to_string(index=False, float_format="{:.4g}".format).split("\n")
+    print("\n".join(map(escape_control, lines)))
+    print(
+        f"\npredicted  {found.rows:,} rows in {seconds:.1f} s ({found.rows / seconds:,.0f} rows/s)"
+    )
     for note in found.notes:
-        print(f"note       {note}")
+        print(f"note       {escape_control(note)}")
     print(f"saved      {display_path(found.path)}")
     if flags.gallery:
         print(f"gallery    {display_path(flags.gallery)}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,12 +86,11 @@ class Predictions:
         beside = path.with_name(path.name + ".tmp")
         with beside.open("wb") as file:
             np.savez_compressed(file, **arrays)
-        with suppress(ValueError):
+        try:
             check_size(beside, MOST_COMPRESSED)
-            os.replace(beside, path)
-            return
-        with beside.open("wb") as file:  # masks that are nearly empty
-            np.savez(file, **arrays)
+        except ValueError:  # masks that are nearly empty
+            with beside.open("wb") as file:
+                np.savez(file, **arrays)
         os.replace(beside, path)
 
     @classmethod

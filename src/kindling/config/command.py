@@ -19,6 +19,7 @@ from src.kindling.config.errors import InputError, did_you_mean, explain_typo
 from src.kindling.config.habits import translate
 
 RUN = "a folder in logs/, a .ckpt file, 'latest' or '<config>/latest'"
+EXACT = "in CSV, put no quote before text that a spreadsheet would run as a formula"
 TRUSTED = "let the config of a RUN from outside logs/ run any code and read the environment"
 # What a shell reports of a process that wrote to a closed pipe: 128 + SIGPIPE.
 CLOSED_PIPE = 141

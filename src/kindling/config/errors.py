@@ -18,16 +18,17 @@ NOT_USERS = (
 
 
 TRUST = "if you trust its author, pass --trust, which lets it run any code here"
-# What configs have read from the environment, by the reference that is printed in its place.
-from_environment: dict[str, str] = {}
+# The variables of the environment that configs have read.
+from_environment: set[str] = set()
 
 
 def hide_environment(text: str) -> str:
     """A text with references in the place of values that configs have read from the environment."""
-    for reference, value in from_environment.items():
+    for name in from_environment:
+        value = os.environ.get(name, "")
         # A number or a short word would be replaced in unrelated places too.
         for shown in (value, repr(value)[1:-1]) if len(value) > 3 else (repr(value),):
-            text = text.replace(shown, reference)
+            text = text.replace(shown, f"${{oc.env:{name}}}")
     return text
 
 
@@ -79,7 +80,7 @@ def format_count(number: int, thing: str) -> str:
 
 def join_names(names: Sequence[str], most: int = 5) -> str:
     """`a, b, c and 7 more`."""
-    shown = ", ".join(str(name) for name in names[:most])
+    shown = ", ".join(escape_control(str(name)) for name in names[:most])
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import operator
-import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -31,9 +30,8 @@ def _read_environment(name: str, *default: Any, _root_: Any) -> str | None:
     if _root_._get_flag(STRANGERS):
         problem = "a config written elsewhere does not read the environment"
         raise PermissionError(f"{problem}; {TRUST}")
+    from_environment.add(name)
     value: str | None = oc.env(name, *default)
-    if os.environ.get(name):
-        from_environment[f"${{oc.env:{name}}}"] = os.environ[name]
     return value
 
 

@@ -20,6 +20,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from src.kindling.config.compose import Config, flatten
 from src.kindling.config.defaults import with_defaults
+from src.kindling.runs.csv_text import neutralize
 from src.kindling.runs.files import require_folder, write
 from src.kindling.runs.metric_names import parse_name
 from src.kindling.runs.redact import redacted
@@ -133,6 +134,7 @@ class MetricsFiles(DummyLogger):
         """Add values to the row of a step and to that of its epoch."""
         # Lightning leaves out the epoch of what a validation logs in each step.
         epoch = self.trainer.current_epoch if self.trainer else 0
+        metrics = {neutralize(name): value for name, value in metrics.items()}
         row = {**metrics, "epoch": str(int(metrics.get("epoch", epoch)) + 1), "step": str(step)}
         self.steps.add(row)
         of_epoch = _without_step_values(row)
