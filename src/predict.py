@@ -13,7 +13,7 @@ from pathlib import Path
 
 from src.kindling.config.command import EXACT, Parser, run_command
 from src.kindling.config.errors import escape_control
-from src.kindling.deploy.predict import PREVIEW, Predicted, predict, split_inputs
+from src.kindling.deploy.predict import Predicted, format_preview, predict, split_inputs
 from src.kindling.runs.files import display_path
 
 USAGE = "RUN INPUT ... [data.key=value ...] [--out FILE] [--gallery FILE.html] [--top K] [--trust]"
@@ -40,13 +40,9 @@ def main(argv: list[str]) -> Predicted:
     started = time.perf_counter()
     found = predict(run, inputs, flags.out, flags.gallery, flags.batch_size, flags.top, flags.exact)
     seconds = time.perf_counter() - started
-    names = [name for name in found.first if flags.top or not name.startswith("probability_")]
-    preview = found.first.head(PREVIEW)[names].astype(object).fillna("")
-    lines = preview.to_string(index=False, float_format="{:.4g}".format).split("\n")
-    print("\n".join(map(escape_control, lines)))
-    print(
-        f"\npredicted  {found.rows:,} rows in {seconds:.1f} s ({found.rows / seconds:,.0f} rows/s)"
-    )
+    print(format_preview(found.first, probabilities=bool(flags.top)))
+    speed = f"{found.rows / seconds:,.0f} rows/s"
+    print(f"\npredicted  {found.rows:,} rows in {seconds:.1f} s ({speed})")
     for note in found.notes:
         print(f"note       {escape_control(note)}")
     print(f"saved      {display_path(found.path)}")

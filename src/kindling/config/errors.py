@@ -59,7 +59,9 @@ def escape_control(text: str) -> str:
     """A line with `\\x1b` and the like in the place of characters that control a terminal."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    harmless = [c.isprintable() or c == "\t" for c in text]
+    pairs = zip(text, harmless, strict=True)
+    return "".join(c if keep else c.encode("unicode_escape").decode() for c, keep in pairs)
 
 
 def did_you_mean(given: str, names: Iterable[str], cutoff: float = 0.6) -> str:

@@ -30,7 +30,7 @@ from src.kindling.data.samples import STAGES, Samples, Stage
 from src.kindling.data.spec import Spec
 from src.kindling.data.split import check_classes, describe_classes, fold_samples, split_samples
 from src.kindling.data.statistics import Moments, describe_samples, mean_and_std
-from src.kindling.runs.csv_text import to_csv
+from src.kindling.runs.csv_text import to_csv, valid_utf8
 
 DATA = ROOT / "data"
 
@@ -218,10 +218,7 @@ class DataModule(LightningDataModule):
         import pandas as pd
 
         stages = [(i, stage) for stage in STAGES for i in self.indices[stage].tolist()]
-        names = {i: self.samples.name(i) for i, _ in stages}  # those of files may be no UTF-8
-        rows = [
-            (i, names[i].encode("utf-8", "backslashreplace").decode(), stage) for i, stage in stages
-        ]
+        rows = [(i, valid_utf8(self.samples.name(i)), stage) for i, stage in stages]
         frame = pd.DataFrame(rows, columns=["index", "name", "split"])
         return to_csv(frame)
 

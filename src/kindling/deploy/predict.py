@@ -19,13 +19,11 @@ from src.kindling.config.compose import change, get, record_path
 from src.kindling.config.errors import InputError
 from src.kindling.deploy.predict_inputs import MAX_PIXELS, find, load_images, load_rows
 from src.kindling.deploy.prediction_writers import (
-    PREVIEW as PREVIEW,
-)
-from src.kindling.deploy.prediction_writers import (
     PredictionWriter,
     render_gallery,
     staging_folder,
 )
+from src.kindling.deploy.prediction_writers import format_preview as format_preview
 from src.kindling.runs.files import write
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.kindling.config.errors import InputError
+from src.kindling.config.errors import InputError, escape_control
 from src.kindling.runs.csv_text import to_csv
 
 if TYPE_CHECKING:
@@ -125,6 +125,14 @@ class PredictionWriter:
                     image = unfit(image, size_of(path), self.resize_mode)
                 image.save(self.masks / name)
         return names
+
+
+def format_preview(frame: pd.DataFrame, probabilities: bool) -> str:
+    """The first rows as a table for the terminal."""
+    names = [name for name in frame if probabilities or not name.startswith("probability_")]
+    preview = frame.head(PREVIEW)[names].astype(object).fillna("")
+    lines = preview.to_string(index=False, float_format="{:.4g}".format).split("\n")
+    return "\n".join(map(escape_control, lines))
 
 
 def render_gallery(

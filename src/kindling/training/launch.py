@@ -12,6 +12,7 @@ import threading
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
 from src.kindling.config.command import split_words
@@ -19,6 +20,7 @@ from src.kindling.config.compose import Config, compose
 from src.kindling.config.errors import InputError, TrainingError, format_count
 from src.kindling.runs import run as run_module
 from src.kindling.runs.files import display_path, read_json
+from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run, find_run
 from src.kindling.runs.signals import Interrupted
 from src.kindling.training.distributed import broadcast, rank
@@ -70,12 +72,18 @@ def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
         resume = resumed is not None
         return fit(config, run, stages, init, resume, flags.override, drawing, match=match)
     except BaseException as error:
+        sys.excepthook = print_traceback
         keep = member is not None or rank(config.values) > 0
         _after_failure(run, error, resumed is None, keep)
         if isinstance(error, SystemExit) and not isinstance(error, Interrupted):
             problem = "sys.exit() was called during the training"
             raise TrainingError(f"task, data or callbacks: {problem}; raise an error") from error
         raise
+
+
+def print_traceback(kind: Any, error: Any, trace: Any) -> None:
+    """Print an uncaught error as Python does, without secrets: the output may be kept as a log."""
+    print(redact("".join(format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _resumed_config(run: Run, flags: Namespace) -> Config:
