@@ -57,11 +57,8 @@ class TrainingError(InputError):
 
 def escape_control(text: str) -> str:
     """A line with `\\x1b` and the like in the place of characters that control a terminal."""
-    if text.isprintable():
-        return text
-    harmless = [c.isprintable() or c == "\t" for c in text]
-    pairs = zip(text, harmless, strict=True)
-    return "".join(c if keep else c.encode("unicode_escape").decode() for c, keep in pairs)
+    escaped = {c: c.encode("unicode_escape").decode() for c in {*text} - {"\t"}}
+    return "".join(c if c.isprintable() else escaped.get(c, c) for c in text)
 
 
 def did_you_mean(given: str, names: Iterable[str], cutoff: float = 0.6) -> str:

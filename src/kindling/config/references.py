@@ -28,11 +28,9 @@ Steps = tuple[Any, ...]
 def _read_environment(name: str, *default: Any, _root_: Any) -> str | None:
     """`${oc.env:NAME,default}` as in OmegaConf, for a config that the user trusts."""
     if _root_._get_flag(STRANGERS):
-        problem = "a config written elsewhere does not read the environment"
-        raise PermissionError(f"{problem}; {TRUST}")
+        raise PermissionError(f"a config written elsewhere reads no environment; {TRUST}")
     from_environment.add(name)
-    value: str | None = oc.env(name, *default)
-    return value
+    return oc.env(name, *default)
 
 
 OmegaConf.register_new_resolver("oc.env", _read_environment, replace=True)

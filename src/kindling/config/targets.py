@@ -19,13 +19,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-from src.kindling.config.allowed import (
-    LIBRARIES,
-    NESTED,
-    OF_STRANGERS,
-    REFUSED,
-    ROOMS,
-)
+from src.kindling.config.allowed import LIBRARIES, NESTED, OF_STRANGERS, REFUSED, ROOMS
 from src.kindling.config.errors import TRUST, InputError, did_you_mean, explain_typo
 
 PYPROJECT = Path(__file__).resolve().parents[3] / "pyproject.toml"

@@ -87,14 +87,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_size(path: Path, ratio: int = 1) -> None:
-    """Check, before reading it, that a zip archive does not unpack to far more than its own size.
+    """Raise a ValueError where an archive would unpack to more than `ratio` times its own size.
 
-    Args:
-        path: the file.
-        ratio: times its size that it may take, beyond what is small; torch compresses nothing.
-
-    Raises:
-        ValueError: with both sizes.
+    That of torch is 1: it compresses nothing.
     """
     if not zipfile.is_zipfile(path):  # the reader finds out
         return
@@ -121,7 +116,7 @@ def check_content(content: Any, size: int) -> None:
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError("state_dict: expected tensors by name")
     # A view may repeat one stored number billions of times, which a lazy layer would copy.
-    needed = sum(getattr(value, "nbytes", 0) for value in state.values())
+    needed = max((getattr(value, "nbytes", 0) for value in state.values()), default=0)
     if needed > max(size, SMALL):
         raise ValueError(f"state_dict: would take {needed:,} bytes of a file of {size:,}")
     for key, kind in {"name": str, "config": dict, "spec": dict}.items():

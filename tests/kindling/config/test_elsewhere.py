@@ -128,7 +128,7 @@ def test_config_from_elsewhere_reads_no_environment(
     for verb in (("evaluate",), ("predict", "digits.csv"), ("export",)):
         lines = mistakes(verb[0], str(file), *verb[1:])
         assert "tr0ub4dor" not in "".join(lines)
-        problem = "a config written elsewhere does not read the environment"
+        problem = "a config written elsewhere reads no environment"
         assert any(
             line.startswith(f"seed: {reference}: ") and f"{problem}; {TRUST}" in line
             for line in lines
