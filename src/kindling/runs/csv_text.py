@@ -1,10 +1,8 @@
-"""CSV text whose rows stay rows, and in which a spreadsheet finds no formula.
-
-Source: OWASP, "CSV Injection".
-"""
+"""CSV text whose rows stay rows, and without formulas; source: OWASP, "CSV Injection"."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,11 +15,10 @@ def neutralize(cell: Any) -> Any:
     """The cell, with a quote before a text that a spreadsheet would run; not before a number."""
     if not isinstance(cell, str) or len(cell) < 2 or not cell.startswith(STARTS):
         return cell
-    try:
+    with suppress(ValueError):
         float(cell)
-    except ValueError:
-        return f"'{cell}"
-    return cell
+        return cell
+    return f"'{cell}"
 
 
 def valid_utf8(name: str) -> str:
