@@ -1,7 +1,7 @@
 """Compare runs: their metrics, config differences, curves, and the significance of a difference.
 
 python -m src.compare [RUN | FOLDER | 'digits/*' ...] [--sort METRIC] [--paired A B]
-                      [--seeds A B] [--html FILE] [--csv FILE]
+                      [--seeds A B] [--html FILE] [--csv FILE [--exact]]
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from src.kindling.analysis.leaderboard import Leaderboard, find, list_unranked, 
 from src.kindling.analysis.leaderboard_formats import show, to_csv, to_html
 from src.kindling.analysis.seed_significance import format_seed_comparison
 from src.kindling.analysis.significance import compare_with_best, format_comparison
-from src.kindling.config.command import Parser, run_command
-from src.kindling.config.errors import InputError
+from src.kindling.config.command import EXACT, Parser, run_command
+from src.kindling.config.errors import InputError, escape_control
 from src.kindling.runs import run as run_module
 from src.kindling.runs.files import write
 
@@ -27,6 +27,7 @@ def main(argv: list[str]) -> list[Leaderboard]:
     test.add_argument("--seeds", nargs=2, metavar=("A", "B"), help="test two sets of seeds")
     parser.add_argument("--html", metavar="FILE", help="write a page with leaderboard and curves")
     parser.add_argument("--csv", metavar="FILE", help="write all metrics and config differences")
+    parser.add_argument("--exact", action="store_true", help=EXACT)
     flags = parser.read(argv)
     pair = [read(path) for word in flags.paired or () for path in find(word)]
     if flags.paired and len(pair) != 2:
@@ -43,8 +44,8 @@ def main(argv: list[str]) -> list[Leaderboard]:
         lines += [line for board in boards for line in compare_with_best(board)]
     for board in boards:
         show(board)
-    print("".join(f"{line}\n" for line in lines), end="")
-    files = {flags.csv: to_csv(runs)} if flags.csv else {}
+    print("".join(f"{escape_control(line)}\n" for line in lines), end="")
+    files = {flags.csv: to_csv(runs, flags.exact)} if flags.csv else {}
     files |= {flags.html: to_html(boards, lines)} if flags.html else {}
     for file, text in files.items():
         try:

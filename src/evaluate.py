@@ -1,6 +1,6 @@
 """Measure a run again: its checkpoint, on the validation or the test split of its data.
 
-python -m src.evaluate RUN [--split val|test]
+python -m src.evaluate RUN [--split val|test] [--trust]
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from src.kindling.runs.files import display_path
 
 
 def main(argv: list[str]) -> dict[str, float]:
-    parser = Parser("evaluate", "RUN [--split val|test]", "Measure a run's best checkpoint again.")
-    parser.add_argument(
-        "run", metavar="RUN", help="a folder in logs/, a .ckpt file, 'latest' or '<config>/latest'"
+    parser = Parser(
+        "evaluate", "RUN [--split val|test] [--trust]", "Measure a run's best checkpoint again."
     )
+    parser.add_run()
     parser.add_argument(
         "--split", choices=("val", "test"), help="only this split; both when left out"
     )
     flags = parser.read(argv)
     from src.kindling.training.trained_run import load_run
 
-    run = load_run(flags.run)
+    run = load_run(flags.run, flags.trust)
 
     from src.kindling.config import instantiate
     from src.kindling.training.evaluate import evaluate

@@ -1,6 +1,6 @@
 """Export a run's model, and compare the file in a fresh process with the run.
 
-    python -m src.export RUN [--format onnx|pt2|torchscript] [--int8]
+    python -m src.export RUN [--format onnx|pt2|torchscript] [--int8] [--trust]
 
 The file takes raw input, as the task does, and returns `probability` for classes or `value` in the
 target's unit; of a module without Kindling's `outputs`, the plain `forward` is exported.
@@ -15,21 +15,20 @@ from src.kindling.deploy.export import export
 from src.kindling.deploy.export_files import WRITERS
 from src.kindling.runs.files import display_path
 
-USAGE = "RUN [--format onnx|pt2|torchscript] [--int8]"
+USAGE = "RUN [--format onnx|pt2|torchscript] [--int8] [--trust]"
 ABOUT = "Export a run's best checkpoint, and compare the file's outputs with the run's."
-RUN = "a folder in logs/, a .ckpt file, 'latest' or '<config>/latest'"
 
 
 def main(argv: list[str]) -> dict[str, dict[str, Any]]:
     parser = Parser("export", USAGE, ABOUT)
-    parser.add_argument("run", metavar="RUN", help=RUN)
+    parser.add_run()
     parser.add_argument("--format", choices=tuple(WRITERS), default="onnx", help="default: onnx")
     parser.add_argument("--int8", action="store_true", help="also write an 8-bit ONNX file")
     flags = parser.read(argv)
     from src.kindling.config import instantiate
     from src.kindling.training.trained_run import load_run
 
-    run = load_run(flags.run)
+    run = load_run(flags.run, flags.trust)
     instantiate.check(run.config, trained=True)
     reports = export(run, flags.format, flags.int8)
     if flags.format == "torchscript":

@@ -8,6 +8,7 @@ from __future__ import annotations
 from src.kindling.analysis.look import Look, look
 from src.kindling.config.command import Parser, run_command, split_words
 from src.kindling.config.compose import compose
+from src.kindling.config.errors import escape_control
 from src.kindling.runs.files import display_path
 
 
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> Look:
     instantiate.check(config)
     folder = run_module.LOGS / config.name / "look"
     found = look(config, folder)
-    print("\n".join(found.summary))
+    print("\n".join(map(escape_control, found.summary)))
     print(f"plots       {display_path(folder)}: {', '.join(path.name for path in found.plots)}")
     return found
 

@@ -1,7 +1,7 @@
 """Predict from images or tables with a run's checkpoint, into CSV, JSON lines or Parquet.
 
     python -m src.predict RUN INPUT ... [data.key=value ...] [--out FILE]
-        [--gallery FILE.html] [--top K]
+        [--gallery FILE.html] [--top K] [--trust]
 
 Files are prepared like the run's test samples; the run's own data is not needed.
 """
@@ -11,12 +11,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from src.kindling.config.command import Parser, run_command
-from src.kindling.deploy.predict import PREVIEW, Predicted, predict, split_inputs
+from src.kindling.config.command import EXACT, Parser, run_command
+from src.kindling.config.errors import escape_control
+from src.kindling.deploy.predict import Predicted, format_preview, predict, split_inputs
 from src.kindling.runs.files import display_path
 
-USAGE = "RUN INPUT ... [data.key=value ...] [--out FILE] [--gallery FILE.html] [--top K]"
-RUN = "a folder in logs/, a .ckpt file, 'latest' or '<config>/latest'"
+USAGE = "RUN INPUT ... [data.key=value ...] [--out FILE] [--gallery FILE.html] [--top K] [--trust]"
 INPUT = "files, folders or globs of images or tables, or - for standard input; data.key=value"
 OUT = ".csv, .jsonl or .parquet; default <run>/predictions.csv"
 TOP = "write the K most probable classes, not the probability of each"
@@ -25,27 +25,26 @@ TOP = "write the K most probable classes, not the probability of each"
 def main(argv: list[str]) -> Predicted:
     parser = Parser("predict", USAGE, "Predict from files with a run's best checkpoint.")
     add = parser.add_argument
-    add("run", metavar="RUN", help=RUN)
+    parser.add_run()
     add("words", nargs="+", metavar="INPUT", help=INPUT)
     add("--out", type=Path, metavar="FILE", help=OUT)
     add("--gallery", type=Path, metavar="FILE.html", help="an HTML page with the first images")
     add("--batch-size", type=int, metavar="N", help="samples per batch")
     add("--top", type=int, metavar="K", help=TOP)
+    add("--exact", action="store_true", help=EXACT)
     flags = parser.read(argv)
     from src.kindling.training.trained_run import load_run
 
-    run = load_run(flags.run)
+    run = load_run(flags.run, flags.trust)
     inputs = split_inputs(run, flags.words)
     started = time.perf_counter()
-    found = predict(run, inputs, flags.out, flags.gallery, flags.batch_size, flags.top)
+    found = predict(run, inputs, flags.out, flags.gallery, flags.batch_size, flags.top, flags.exact)
     seconds = time.perf_counter() - started
-    names = [name for name in found.first if flags.top or not name.startswith("probability_")]
-    preview = found.first.head(PREVIEW)[names].astype(object).fillna("")
-    print(preview.to_string(index=False, float_format="{:.4g}".format))
+    print(format_preview(found.first, probabilities=bool(flags.top)))
     speed = f"{found.rows / seconds:,.0f} rows/s"
     print(f"\npredicted  {found.rows:,} rows in {seconds:.1f} s ({speed})")
     for note in found.notes:
-        print(f"note       {note}")
+        print(f"note       {escape_control(note)}")
     print(f"saved      {display_path(found.path)}")
     if flags.gallery:
         print(f"gallery    {display_path(flags.gallery)}")

@@ -1,6 +1,6 @@
 """One page about a run: its result, plots, data and config, and how to run it again.
 
-    python -m src.report RUN
+    python -m src.report RUN [--trust]
 
 The page is a single file without scripts, `report.html` in the run's directory; training
 writes it by itself.
@@ -17,15 +17,13 @@ from src.kindling.runs.files import display_path
 
 
 def main(argv: list[str]) -> Path:
-    parser = Parser("report", "RUN", "Write a run's page again.")
-    parser.add_argument(
-        "run", metavar="RUN", help="a folder in logs/, 'latest' or '<config>/latest'"
-    )
+    parser = Parser("report", "RUN [--trust]", "Write a run's page again.")
+    parser.add_run()
     flags = parser.read(argv)
 
     from src.kindling.training.trained_run import load_run
 
-    run = load_run(flags.run)
+    run = load_run(flags.run, flags.trust)
     path = report(run)
     print(f"report     {display_path(path)} ({os.path.getsize(path) / 2**20:.1f} MiB)")
     return path

@@ -1,6 +1,6 @@
 """Train a run again from its config, seed and split, and compare the metrics to the last digit.
 
-python -m src.reproduce RUN
+python -m src.reproduce RUN [--trust]
 """
 
 from __future__ import annotations
@@ -22,16 +22,14 @@ UNKNOWN = (
 
 def main(argv: list[str]) -> Result:
     about = "Train a run again and compare its metrics to the last digit."
-    parser = Parser("reproduce", "RUN", about)
-    parser.add_argument(
-        "run", metavar="RUN", help="a folder in logs/, 'latest' or '<config>/latest'"
-    )
+    parser = Parser("reproduce", "RUN [--trust]", about)
+    parser.add_run()
     flags = parser.read(argv)
 
     from src.kindling.dev.reproduce import reproduce
     from src.kindling.training.trained_run import load_run
 
-    run = load_run(flags.run)
+    run = load_run(flags.run, flags.trust)
     result, differing = reproduce(run)
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
         return result  # the first process prints

@@ -1,8 +1,7 @@
 """Train an experiment: fit it, test the best checkpoint, and leave a run in logs/.
 
 python -m src.train [CONFIG] [key=value ...] [--init RUN] [--resume RUN] [--no-test] …
-python -m src.train [CONFIG] [key=value ...] --seeds 0,1,2 [--workers 2] …
-python -m src.train [CONFIG] [key=value ...] --find lr|batch_size
+python -m src.train [CONFIG] [key=value ...] --seeds 0,1,2 [--workers 2] … | --find lr|batch_size
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from src.kindling import analysis
-from src.kindling.config.command import Parser, run_command, split_words
+from src.kindling.config.command import TRUSTED, Parser, run_command, split_words
 from src.kindling.studies.flags import add_flags, check_train_flags
 from src.kindling.training.distributed import rank
 from src.kindling.training.launch import launch, print_result
@@ -31,6 +30,7 @@ def main(argv: list[str]) -> Result | None:
     add("--by-order", action="store_true", help="with --init: match other names by order")
     add("--resume", metavar="RUN", help="continue a run in its own directory")
     add("--override", action="store_true", help="with --resume: accept config and data changes")
+    add("--trust", action="store_true", help=TRUSTED)
     add("--no-pictures", action="store_true", help="write no plots/ and no report.html")
     add("--graph", action="store_true", help="write the net's graph to TensorBoard")
     add("--no-test", action="store_true", help="do not measure the test split")

@@ -74,6 +74,8 @@ def test_token_is_in_no_file(
         f"{key}.fails=true",
     )
     assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert TOKEN not in ended.stdout + ended.stderr
+    assert "ConnectionError: https://***@host/x: no answer" in ended.stderr
     run = the_run(repository)
     files = [path for path in run.path.rglob("*") if path.is_file()]
     names = {path.name for path in files} | {path.suffix for path in files}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.kindling.analysis.leaderboard import COSTS, Leaderboard, Row, find_differing_keys
-from src.kindling.config.errors import join_names
+from src.kindling.config.errors import escape_control, join_names
+from src.kindling.runs import csv_text
 
 WIDE = 8  # columns beside the run's in one table of the page
 DRAWN = 10  # rows whose curves are drawn: more look alike
@@ -21,21 +22,27 @@ def show(board: Leaderboard) -> None:
 
     console = Console(markup=False, highlight=False)
     labels = board.labels
-    cells = {f" {labels[c]}": [f" {row.format(c)}" for row in board.rows] for c in board.columns}
+    cells = {
+        escape_control(f" {labels[c]}"): [escape_control(f" {row.format(c)}") for row in board.rows]
+        for c in board.columns
+    }
     table, count = pd.DataFrame(cells), len(cells)
     lines = table.to_string(index=False).splitlines()
     while count > 1 and max(map(cell_len, lines)) > console.width:
         count -= 1
         lines = table.iloc[:, :count].to_string(index=False).splitlines()
-    print(board.title)
+    print(escape_control(board.title))
     console.print(lines[0], style="bold", soft_wrap=True)
     print("\n".join(lines[1:]))
     hidden = join_names([labels[column] for column in board.columns[count:]], 3)
     print(f"no room for {hidden}; pass --csv FILE or --html FILE\n" if hidden else "")
 
 
-def to_csv(runs: Sequence[Row]) -> str:
-    """Write a row for each run, unfinished ones too: metrics and differing config keys."""
+def to_csv(runs: Sequence[Row], exact: bool = False) -> str:
+    """Write a row for each run, unfinished ones too: metrics and differing config keys.
+
+    Text that a spreadsheet would run gets a quote before it, unless `exact`.
+    """
     import pandas as pd
 
     runs = [run for run in runs if run.facts]
@@ -44,8 +51,7 @@ def to_csv(runs: Sequence[Row]) -> str:
     columns = ["run", *facts, *sorted(names, key=lambda name: (name in COSTS, name))]
     columns += find_differing_keys([run.config for run in runs])
     rows = [{**run.config, **run.facts, **run.numbers, "run": run.name} for run in runs]
-    table: str = pd.DataFrame(rows, columns=columns, dtype=object).to_csv(index=False)
-    return table
+    return csv_text.to_csv(pd.DataFrame(rows, columns=columns, dtype=object), exact)
 
 
 def to_html(

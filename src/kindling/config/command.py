@@ -18,6 +18,9 @@ from typing import Any, NoReturn
 from src.kindling.config.errors import InputError, did_you_mean, explain_typo
 from src.kindling.config.habits import translate
 
+RUN = "a folder in logs/, a .ckpt file, 'latest' or '<config>/latest'"
+EXACT = "in CSV, put no quote before text that a spreadsheet would run as a formula"
+TRUSTED = "let the config of a RUN from outside logs/ run any code and read the environment"
 # What a shell reports of a process that wrote to a closed pipe: 128 + SIGPIPE.
 CLOSED_PIPE = 141
 
@@ -41,6 +44,11 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self.with_configs = with_configs
+
+    def add_run(self) -> None:
+        """Add the word RUN, and the flag that trusts its config."""
+        self.add_argument("run", metavar="RUN", help=RUN)
+        self.add_argument("--trust", action="store_true", help=TRUSTED)
 
     def format_help(self) -> str:
         if self.with_configs:

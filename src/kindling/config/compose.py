@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,9 @@ def _apply(
     errors += _unknown_sections(changes, COMMAND_LINE, config.values)
     if errors:
         raise InputError(errors)
-    renamed = Config(config.name, rename_old(config.values, config.origins), config.origins)
+    renamed = replace(config, values=rename_old(config.values, config.origins))
     config = renamed.replaced(changes)
-    config = Config(config.name, rename_old(config.values, config.origins), config.origins)
+    config = replace(config, values=rename_old(config.values, config.origins))
     _forget_older_modes(config, [*files, COMMAND_LINE])
     return config.replaced(_find_paths(config, changes))
 

@@ -17,6 +17,21 @@ NOT_USERS = (
 )
 
 
+TRUST = "if you trust its author, pass --trust, which lets it run any code here"
+# The variables of the environment that configs have read.
+from_environment: set[str] = set()
+
+
+def hide_environment(text: str) -> str:
+    """A text with references in the place of values that configs have read from the environment."""
+    for name in from_environment:
+        value = os.environ.get(name, "")
+        # A number or a short word would be replaced in unrelated places too.
+        for shown in (value, repr(value)[1:-1]) if len(value) > 3 else (repr(value),):
+            text = text.replace(shown, f"${{oc.env:{name}}}")
+    return text
+
+
 class InputError(Exception):
     """Something the user gave cannot work.
 
@@ -30,7 +45,7 @@ class InputError(Exception):
         if isinstance(lines, str):
             # A data loader's worker hands on an error as text, its traceback first.
             lines = lines.rpartition("src.kindling.config.errors.InputError: ")[2].splitlines()
-        self.lines = list(lines)
+        self.lines = [escape_control(hide_environment(line)) for line in lines]
         super().__init__("\n".join(self.lines))
 
 
@@ -38,6 +53,12 @@ class TrainingError(InputError):
     """A training failed after it began: NaN/Inf, out of memory, a full disk, a killed worker."""
 
     status = 1
+
+
+def escape_control(text: str) -> str:
+    """A line with `\\x1b` and the like in the place of characters that control a terminal."""
+    escaped = {c: c.encode("unicode_escape").decode() for c in {*text} - {"\t"}}
+    return "".join(c if c.isprintable() else escaped.get(c, c) for c in text)
 
 
 def did_you_mean(given: str, names: Iterable[str], cutoff: float = 0.6) -> str:
@@ -58,7 +79,7 @@ def format_count(number: int, thing: str) -> str:
 
 def join_names(names: Sequence[str], most: int = 5) -> str:
     """`a, b, c and 7 more`."""
-    shown = ", ".join(str(name) for name in names[:most])
+    shown = ", ".join(escape_control(str(name)) for name in names[:most])
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 

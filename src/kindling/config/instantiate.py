@@ -14,27 +14,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from src.kindling.config.allowed import KINDS, NESTED, OF_TRAINER
 from src.kindling.config.annotations import element, expected_part, validate
 from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.config.references import Unresolved, resolve
-from src.kindling.config.targets import NESTED, OF_TRAINER, accepts_any, find, load, parameters
+from src.kindling.config.targets import accepts_any, find, load, parameters
 from src.kindling.config.values import Config, Values, get
 
 __all__ = ["KINDS", "Values", "build", "check", "check_training", "resolve", "values"]
 
-# What a section's `_target_` has to make.
-KINDS = {
-    "data": "lightning.pytorch.LightningDataModule",
-    "net": "torch.nn.Module",
-    "task": "lightning.pytorch.LightningModule",
-    "finetune": "lightning.pytorch.callbacks.Callback",
-    "trainer": "lightning.pytorch.Trainer",
-    "callbacks": "lightning.pytorch.callbacks.Callback",
-    "logger": "lightning.pytorch.loggers.Logger",
-}
 OPTIONAL = ("data", "net", "finetune")
 NAMED = ("callbacks", "logger")  # sections of several named components
+OF_TRAINED = ("data", "net", "task", "trainer")  # what measuring and predicting build
 # The arguments that a component is given where its signature has them; a config leaves them out.
 OF_SPEC = ("spec", "in_shape", "num_outputs")
 GIVEN = {
@@ -75,12 +67,12 @@ def values(config: Config) -> Values:
     return filled
 
 
-def check(config: Config, sections: Sequence[str] = tuple(KINDS), trained: bool = False) -> None:
+def check(config: Config, sections: Sequence[str] | None = None, trained: bool = False) -> None:
     """Check sections against the signatures that they name.
 
     Args:
         config: the config.
-        sections: those that are going to be built.
+        sections: those that are going to be built; by default, those that a command builds.
         trained: whether it is a run's, so that weights come from its checkpoint.
 
     Raises:
@@ -91,6 +83,7 @@ def check(config: Config, sections: Sequence[str] = tuple(KINDS), trained: bool 
     def report(key: str, text: str) -> None:
         lines.append(f"{key}: {text} ({config.origin(key)})")
 
+    sections = sections or (OF_TRAINED if trained else tuple(KINDS))
     resolved = resolve(config, report=report)
     walk = _Walk(config, report, trained)
     for key, annotation in get_type_hints(Values, include_extras=True).items():
@@ -167,7 +160,7 @@ class _Walk:
             return self.fail(key, f"expected {expected} '_target_', got {found}")
         classes, makes_partial, positional = expected_part(annotation)
         try:
-            target = find(node["_target_"], *_allowed(key, classes))
+            target = find(node["_target_"], *_allowed(key, classes), self.config.trusted)
         except ValueError as error:
             return self.fail(f"{key}._target_", str(error))
         accepted = parameters(target)
@@ -239,7 +232,10 @@ class _Walk:
         try:
             return validate(value, annotation)
         except ValueError as error:
-            return self.fail(key, f"expected {error}, got {value!r}")
+            expected, written = str(error), get(self.config.values, key)
+            if "${" in str(written):  # the environment's values may be secret
+                expected, value = expected.partition(" in the place of ")[0], written
+            return self.fail(key, f"expected {expected}, got {value!r}")
 
     def call(self, target: Any, arguments: dict[str, Any], key: str) -> Any:
         """Call a target; a library's refusal of its arguments becomes an `InputError`."""

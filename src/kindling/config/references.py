@@ -11,8 +11,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
-from src.kindling.config.errors import InputError, did_you_mean
+from src.kindling.config.errors import TRUST, InputError, did_you_mean, from_environment
 from src.kindling.config.values import Config, Values, get, map_text
 
 # `${data.vocab_size}`, `${data.spec.num_outputs}` or, shorter, `${spec.num_outputs}`.
@@ -20,7 +21,19 @@ OF_DATA = re.compile(r"\$\{(data|spec)\.(\w+(?:\.\w+)*)\}")
 OF_DATA_IN = ("net", "task")
 ELSEWHERE = "attributes of the data are only known in the sections net and task"
 LATER = "\0later"
+STRANGERS = "written elsewhere"  # a flag of OmegaConf's trees
 Steps = tuple[Any, ...]
+
+
+def _read_environment(name: str, *default: Any, _root_: Any) -> str | None:
+    """`${oc.env:NAME,default}` as in OmegaConf, for a config that the user trusts."""
+    if _root_._get_flag(STRANGERS):
+        raise PermissionError(f"a config written elsewhere reads no environment; {TRUST}")
+    from_environment.add(name)
+    return oc.env(name, *default)
+
+
+OmegaConf.register_new_resolver("oc.env", _read_environment, replace=True)
 
 
 class Unresolved:
@@ -60,7 +73,8 @@ class _Resolver:
     @functools.cached_property
     def tree(self) -> Any:
         everything = {**asdict(Values()), **self.inserted}
-        return OmegaConf.create(everything, flags={"allow_objects": True})
+        flags = {"allow_objects": True, STRANGERS: not self.config.trusted}
+        return OmegaConf.create(everything, flags=flags)
 
     def fail(self, steps: Steps, text: object) -> Unresolved:
         key = ".".join(map(str, steps))

@@ -19,69 +19,30 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-from src.kindling.config.errors import InputError, did_you_mean, explain_typo
+from src.kindling.config.allowed import LIBRARIES, NESTED, OF_STRANGERS, REFUSED, ROOMS
+from src.kindling.config.errors import TRUST, InputError, did_you_mean, explain_typo
 
 PYPROJECT = Path(__file__).resolve().parents[3] / "pyproject.toml"
 ALLOW = "[tool.kindling] targets in pyproject.toml"
-# The parts of the libraries whose classes do no more than compute, or that the Trainer asks for.
-LIBRARIES = (
-    "torch.nn",
-    "torch.optim",
-    "torchvision.models",
-    "torchvision.ops",
-    "torchvision.transforms",
-    "torchmetrics",
-    "lightning.pytorch",
-    "lightning.fabric.plugins",
-)
-# The user's own packages: there, any class and any function that says what it returns.
-ROOMS = ("src.data", "src.nets", "src.tasks")
-# The kinds that may be an argument of another part, whatever its annotation allows.
-NESTED = (
-    "torch.nn.Module",  # torchmetrics and batch transforms among them
-    "torch.optim.Optimizer",
-    "torch.optim.lr_scheduler.LRScheduler",
-)
-# The kinds that may be an argument of the Trainer.
-OF_TRAINER = (
-    "lightning.pytorch.accelerators.Accelerator",
-    "lightning.pytorch.profilers.Profiler",
-    "lightning.pytorch.strategies.Strategy",
-    "lightning.pytorch.plugins.LayerSync",
-    "lightning.pytorch.plugins.Precision",
-    "lightning.fabric.plugins.CheckpointIO",
-    "lightning.fabric.plugins.ClusterEnvironment",
-)
-# Of an allowed kind, and yet refused: building or using them opens a file, a socket or a process.
-# Read by hand in torch 2.15, torchvision 0.29, torchmetrics 1.9 and lightning 2.6.6; a test builds
-# the others and watches what they open. Patterns of a module's or a class's path.
-REFUSED = {
-    r"lightning.fabric.plugins.environments.lsf": "reads a file",
-    r"lightning.fabric.plugins.environments.mpi": "starts MPI",
-    r"lightning.pytorch.demos": "downloads its data",
-    r"lightning.pytorch.serve.servable_module_validator": "starts a server",
-    r"lightning.pytorch.strategies.deepspeed": "reads a file",
-    r"src.kindling.training.run_loggers.MetricsFiles": "writes a file",
-    r"torchmetrics.functional": "its nets load weights from files and servers",
-    r"torchmetrics.(audio.(dnsmos|nisqa)|multimodal.(clip_iqa|clip_score))": "downloads a model",
-    r"torchmetrics.image.(arniqa|dists|fid|inception|kid|lpip|mifid)": "downloads a model",
-    r"torchmetrics.image.perceptual_path_length": "downloads a model",
-    r"torchmetrics.text.(bert|infolm)": "downloads or loads a model by name",
-}
 
 
-def find(path: Any, expected: Sequence[type], nested: tuple[str, ...] = ()) -> Any:
+def find(
+    path: Any, expected: Sequence[type], nested: tuple[str, ...] = (), trusted: bool = True
+) -> Any:
     """The class or function that a dotted path names, where its place in the config takes it.
 
     Args:
         path: the `_target_`.
         expected: the classes that it may make; none where an annotation names none.
         nested: for an argument, the kinds of the libraries' classes that may be one (`NESTED`).
+        trusted: whether the user wrote the config; else only `OF_STRANGERS` and the user's own.
 
     Raises:
         ValueError: with the reason, when there is none, or when it is not allowed.
     """
     found = locate(path)
+    if not (trusted or _is_users(path, found) or _within(_home(found), OF_STRANGERS)):
+        raise ValueError(f"'{path}' is not built from a config written elsewhere; {TRUST}")
     made = returned(found)
     if made is None and expected:
         raise ValueError(f"'{path}' has no return annotation; annotate it: -> {_join(expected)}")
@@ -185,9 +146,14 @@ def kinds(names: tuple[str, ...]) -> tuple[type, ...]:
 
 
 def _is_model_builder(function: Any) -> bool:
-    """Whether it is a function of torchvision that makes one of its models."""
+    """Whether it is a function of torchvision or timm that makes one of its models."""
     from torchvision.models import get_model_builder, list_models
 
+    if _within(_home(function), ("timm",)):
+        from timm.models import is_model, model_entrypoint
+
+        name = function.__name__
+        return is_model(name) and model_entrypoint(name) is function
     return any(function is get_model_builder(name) for name in list_models())
 
 
@@ -221,7 +187,9 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
 
 def accepts_any(target: Any) -> bool:
     """Whether a class or function has `**kwargs` that lead to no other signature."""
-    return _signature(target)[1]
+    # timm's builders pass any others to what downloads and unpickles weights.
+    of_timm = inspect.isroutine(target) and _within(_home(target), ("timm",))
+    return _signature(target)[1] and not (of_timm and not _is_users("", target))
 
 
 def returned(target: Any) -> Any:

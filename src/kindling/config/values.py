@@ -54,11 +54,13 @@ class Config:
         name: the experiment's file name without `.yaml`; its runs are in `logs/<name>/`.
         values: plain nested dicts and lists, references such as `${oc.env:HOME}` unresolved.
         origins: for each dotted key, the file that set it, or "command line".
+        trusted: whether it may run code; not that of a run from elsewhere (`runs.run.is_own`).
     """
 
     name: str
     values: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict)
+    trusted: bool = True
 
     def origin(self, key: str) -> str:
         """Where a dotted key (or the nearest section around it) was set."""
@@ -89,7 +91,7 @@ class Config:
             origins[key] = origin
         if errors:
             raise InputError(errors)
-        return Config(self.name, dict(to_plain(tree)), origins)
+        return dataclasses.replace(self, values=dict(to_plain(tree)), origins=origins)
 
 
 def to_plain(tree: Any) -> Any:

@@ -30,6 +30,7 @@ from src.kindling.data.samples import STAGES, Samples, Stage
 from src.kindling.data.spec import Spec
 from src.kindling.data.split import check_classes, describe_classes, split_samples
 from src.kindling.data.statistics import Moments, describe_samples, find_imprecise, mean_and_std
+from src.kindling.runs.csv_text import to_csv, valid_utf8
 
 DATA = ROOT / "data"
 
@@ -218,9 +219,9 @@ class DataModule(LightningDataModule):
         import pandas as pd
 
         stages = [(i, stage) for stage in STAGES for i in self.indices[stage].tolist()]
-        rows = [(i, self.samples.name(i), stage) for i, stage in stages]
+        rows = [(i, valid_utf8(self.samples.name(i)), stage) for i, stage in stages]
         frame = pd.DataFrame(rows, columns=["index", "name", "split"])
-        return str(frame.to_csv(index=False, lineterminator="\n"))
+        return to_csv(frame)
 
     def loader(self, stage: Stage) -> Loader:
         """Return the batches of one stage. Only training shuffles."""

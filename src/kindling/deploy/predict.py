@@ -19,13 +19,11 @@ from src.kindling.config.compose import change, get, record_path
 from src.kindling.config.errors import InputError
 from src.kindling.deploy.predict_inputs import MAX_PIXELS, find, load_images, load_rows
 from src.kindling.deploy.prediction_writers import (
-    PREVIEW as PREVIEW,
-)
-from src.kindling.deploy.prediction_writers import (
     PredictionWriter,
     render_gallery,
     staging_folder,
 )
+from src.kindling.deploy.prediction_writers import format_preview as format_preview
 from src.kindling.runs.files import write
 
 if TYPE_CHECKING:
@@ -57,6 +55,7 @@ def predict(
     gallery: Path | None = None,
     batch_size: int | None = None,
     top: int | None = None,
+    exact: bool = False,
 ) -> Predicted:
     """Write a row for each image, or for each table row; memory does not grow with their number.
 
@@ -69,6 +68,7 @@ def predict(
         gallery: an HTML file for the first 300 images and their predictions.
         batch_size: samples per batch; default the run's, and at least 1,024 table rows.
         top: write this many most probable classes instead of all probabilities.
+        exact: leave texts in CSV as they are, also those that a spreadsheet would run.
 
     Raises:
         InputError: when a file is missing or of the wrong kind, or a table does not fit.
@@ -98,7 +98,7 @@ def predict(
             batches = load_rows(paths, data, spec, size, notes)
         # Transforms cannot be undone: with them, a mask keeps the size of the net's input.
         mode = None if data.transforms["test"] else getattr(data, "resize_mode", "crop")
-        writer = PredictionWriter(folder / out.name, mode)
+        writer = PredictionWriter(folder / out.name, mode, exact)
         for names, columns in _predict_batches(run, spec, batches):
             writer.write(names, outputs.to_frame(columns, top))
         writer.close()

@@ -32,6 +32,7 @@ def find(inputs: Sequence[str], images: bool, scratch: str) -> list[str]:
         InputError: with a line for each word that names nothing, or the wrong kind of file.
     """
     from src.kindling.data.images.decode import EXTENSIONS, UNSUPPORTED
+    from src.kindling.data.images.find_images import walk_once
 
     endings = {"images": tuple(sorted(EXTENSIONS | UNSUPPORTED.keys())), "tables": TABLES}
     kind, other = ("images", "tables") if images else ("tables", "images")
@@ -44,7 +45,9 @@ def find(inputs: Sequence[str], images: bool, scratch: str) -> list[str]:
             with open(inside[0], "wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
         elif os.path.isdir(path):
-            files = glob.iglob(os.path.join(glob.escape(path), "**"), recursive=True)
+            walk = walk_once(path, {})
+            files = [os.path.join(parent, name) for parent, names in walk for name in names]
+            files = [name for name in files if f"{os.sep}." not in os.sep + name[len(path) :]]
             inside = sorted(name for name in files if name.lower().endswith(endings[kind]))
             problem = f"no {kind} in this folder ({', '.join(endings[kind])})"
         elif glob.has_magic(path) and not os.path.exists(path):

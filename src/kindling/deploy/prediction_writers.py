@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.kindling.config.errors import InputError
+from src.kindling.config.errors import InputError, escape_control
+from src.kindling.runs.csv_text import to_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,14 +43,15 @@ class PredictionWriter:
     Args:
         path: the file.
         resize_mode: how images became square, which masks undo; None: they keep the net's size.
+        exact: leave texts in CSV as they are, also those that a spreadsheet would run.
 
     Attributes:
         rows, unreadable: the number of rows, and of those with an error.
         first: the first rows.
     """
 
-    def __init__(self, path: Path, resize_mode: str | None) -> None:
-        self.path, self.resize_mode = path, resize_mode
+    def __init__(self, path: Path, resize_mode: str | None, exact: bool = False) -> None:
+        self.path, self.resize_mode, self.exact = path, resize_mode, exact
         self.masks = path.with_name(f"{path.stem}_masks")
         self.mask_names: set[str] = set()
         self.parquet: Any = None
@@ -84,7 +86,9 @@ class PredictionWriter:
 
     def _append(self, frame: pd.DataFrame) -> None:
         if self.path.suffix == ".csv":
-            frame.to_csv(self.path, mode="a", header=not self.path.exists(), index=False)
+            text = to_csv(frame, self.exact, header=not self.path.exists())
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                file.write(text)
         elif self.path.suffix == ".jsonl":
             options: Any = {"orient": "records", "lines": True, "double_precision": 15}
             frame.to_json(self.path, mode="a", force_ascii=False, **options)
@@ -121,6 +125,14 @@ class PredictionWriter:
                     image = unfit(image, size_of(path), self.resize_mode)
                 image.save(self.masks / name)
         return names
+
+
+def format_preview(frame: pd.DataFrame, probabilities: bool) -> str:
+    """The first rows as a table for the terminal."""
+    names = [name for name in frame if probabilities or not name.startswith("probability_")]
+    preview = frame.head(PREVIEW)[names].astype(object).fillna("")
+    lines = preview.to_string(index=False, float_format="{:.4g}".format).split("\n")
+    return "\n".join(map(escape_control, lines))
 
 
 def render_gallery(

@@ -24,7 +24,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: when there is no such file, or it cannot be read, or holds code.
     """
-    from src.kindling.runs.checkpoint_file import read_checkpoint
+    from src.kindling.runs.checkpoint_file import check_size, read_checkpoint
 
     problem = f"net.weights: {path}"
     if not path.is_file():
@@ -43,6 +43,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
+        check_size(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError:
         raise InputError(

@@ -15,6 +15,7 @@ from src.kindling.runs.files import display_path
 
 # A config has some hundred values in a handful of levels.
 MOST_VALUES, MOST_LEVELS = 100_000, 50
+SMALL = 2**28  # bytes that any file may unpack to
 
 # One more whenever what a checkpoint holds changes.
 VERSION = 2
@@ -57,11 +58,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         hint = "the run may have ended before its first was saved"
         raise InputError(f"{name}: no such checkpoint; {hint}")
     try:
+        check_size(path)
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
                 raise ValueError(f"damaged: its part {broken} does not match its checksum")
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        check_content(content)
+        check_content(content, path.stat().st_size)
     except pickle.UnpicklingError as error:
         unsupported = str(error).partition("Unsupported")[2].partition("\n")[0].strip(" .")
         reason = f" ({unsupported})" if unsupported else ""
@@ -84,8 +86,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_content(content: Any) -> None:
-    """Check what others read: the weights by their names, and a config of plain values.
+def check_size(path: Path, ratio: int = 1) -> None:
+    """Raise a ValueError where an archive would unpack to more than `ratio` times its own size.
+
+    That of torch is 1: it compresses nothing.
+    """
+    if not zipfile.is_zipfile(path):  # the reader finds out
+        return
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(part.file_size for part in archive.infolist())
+        if unpacked > max(ratio * size, SMALL):
+            raise ValueError(f"its {size:,} bytes would unpack to {unpacked:,}; it was not read")
+        for name in archive.namelist():
+            # A bytearray's size is a number within the file.
+            if name.endswith("data.pkl") and b"\nbytearray\n" in archive.read(name):
+                raise ValueError("it holds a bytearray, which may take any memory")
+
+
+def check_content(content: Any, size: int) -> None:
+    """Check what others read, in a file of `size` bytes: weights by name, a config of plain values.
 
     Raises:
         ValueError: naming what is wrong; also for a config that is too large or too deeply nested.
@@ -95,6 +115,10 @@ def check_content(content: Any) -> None:
     state, own = content.get("state_dict"), content["kindling"]
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError("state_dict: expected tensors by name")
+    # A view may repeat one stored number billions of times, which a lazy layer would copy.
+    needed = max((getattr(value, "nbytes", 0) for value in state.values()), default=0)
+    if needed > max(size, SMALL):
+        raise ValueError(f"state_dict: would take {needed:,} bytes of a file of {size:,}")
     for key, kind in {"name": str, "config": dict, "spec": dict}.items():
         if not isinstance(own, dict) or not isinstance(own.get(key), kind):
             raise ValueError(f"kindling.{key}: expected a {kind.__name__}")

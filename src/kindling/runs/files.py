@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from src.kindling.config.errors import InputError, TrainingError
+from src.kindling.config.errors import InputError, TrainingError, escape_control
 
 
 def write(path: Path, text: str) -> None:
@@ -55,4 +55,4 @@ def read_json(path: Path) -> dict[str, Any]:
 def display_path(path: Path) -> str:
     """A path as a user would type it: relative to the current folder if it is inside it."""
     path, here = path.absolute(), Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    return escape_control(str(path.relative_to(here) if path.is_relative_to(here) else path))

@@ -12,7 +12,7 @@ KEY = (
     r"|passphrase|credentials?|authorization|(?:api|access|private|secret)[_-]?key)(?![a-z])[\w.-]*)"
 )
 # 'key=value with blanks'; key="value", "key": "value", key: str = "value"; --key value; key=value;
-# key: value to the end. Python code has secrets in quotes only: there the last two are left out.
+# key: value to the end. Python code has secrets in quotes only: there the last three are left out.
 PAIRS = [
     re.compile(pattern.replace("KEY", KEY), re.IGNORECASE | re.MULTILINE)
     for pattern in (
@@ -21,6 +21,7 @@ PAIRS = [
         r"(?P<value>.*?)(?=(?P=quote))",
         r"(?P<lead>(?<![\w.-])--KEY[\"']?,?\s+(?P<quote>[\"'])?)"
         r"(?P<value>(?(quote).*?(?=(?P=quote))|[^\s-]\S*))",
+        r"(?P<lead>%env[ \t]+KEY[ \t]+)(?P<value>[^\s\"'\\=][^\s\"'\\]*)",
         r"(?P<lead>(?<![\w.-])KEY[ \t]*=[ \t]*)(?P<value>[^\s\"'=]\S*)",
         r"(?P<lead>(?<![\w.-])KEY:[ \t]*)"
         r"(?P<value>\$\{[^}]*\}|[^\s\"'=].*?(?=,\s|\s#|[}\])]*\s*$))",

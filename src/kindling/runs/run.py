@@ -37,11 +37,13 @@ class Run:
     Args:
         path: the directory.
         checkpoint: the file that `task` is loaded from; the best one when left out.
+        trusted: whether its config may run code, although it comes from elsewhere.
     """
 
-    def __init__(self, path: Path, checkpoint: Path | None = None) -> None:
+    def __init__(self, path: Path, checkpoint: Path | None = None, trusted: bool = False) -> None:
         self.path = path
         self.chosen_checkpoint = checkpoint
+        self.trusted = trusted or is_own(path)
 
     def __repr__(self) -> str:
         return f"Run({display_path(self.path)})"
@@ -203,7 +205,8 @@ class Run:
                     f"the checkpoint holds it too: name {best} instead"
                 ) from None
         values = rename_old(values)
-        return Config(name, values, dict.fromkeys(flatten(values), display_path(path)))
+        origins = dict.fromkeys(flatten(values), display_path(path))
+        return Config(name, values, origins, self.trusted)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -216,11 +219,18 @@ def folder_label(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name)[:40].strip("-.")
 
 
-def find_run(name: str | Path) -> Run:
+def is_own(path: Path) -> bool:
+    """Whether a run was written here: it is in logs/, directly or by a link."""
+    written = Path(os.path.abspath(path))
+    return written.is_relative_to(LOGS) or path.resolve().is_relative_to(LOGS.resolve())
+
+
+def find_run(name: str | Path, trust: bool = False) -> Run:
     """Find a run.
 
     Args:
         name: a run's directory, a checkpoint file, `latest`, or `<config>/latest`.
+        trust: let the config of a run from elsewhere run code, as if it were the user's.
 
     Raises:
         InputError: when there is none, with the nearest that there is.
@@ -231,10 +241,10 @@ def find_run(name: str | Path) -> Run:
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".ckpt":
         folder = path.resolve().parent
-        return Run(folder.parent if folder.name == "checkpoints" else path.parent, path)
+        return Run(folder.parent if folder.name == "checkpoints" else path.parent, path, trust)
     for folder in (path, LOGS / path, ROOT / path):
         if (folder / "config.yaml").is_file():
-            return Run(folder.resolve())
+            return Run(folder.resolve(), trusted=trust or is_own(folder))
     # By their start: the folder's name, and within a second config.yaml's time.
     runs = sorted(
         LOGS.glob("*/*/config.yaml"),

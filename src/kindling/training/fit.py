@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 from src.kindling.config import instantiate
 from src.kindling.config.compose import VALUES, Config
-from src.kindling.config.errors import InputError, TrainingError, format_count
+from src.kindling.config.errors import InputError, TrainingError, escape_control, format_count
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import STAGES, Stage
 from src.kindling.runs.checkpoint_file import read_checkpoint
@@ -198,7 +198,7 @@ class Training:
         print("speed: " + ", ".join(speed))
         for part in (data, net, task if net is not task else None, state):
             for note in getattr(part, "notes", ()):
-                print(note)
+                print(escape_control(note))
 
     def _monitored(self) -> dict[str, str | None]:
         return {"monitor": self.monitor.name, "mode": self.monitor.mode}
@@ -280,7 +280,7 @@ class Training:
         self.interrupts.watched = False
         final_notes = getattr(self.data, "final_notes", None)
         for note in final_notes() if final_notes else ():
-            print(note)
+            print(escape_control(note))
         for logger in trainer.loggers:
             logger.finalize("success")
             if isinstance(logger, TensorBoard):

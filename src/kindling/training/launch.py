@@ -12,6 +12,7 @@ import threading
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
 from src.kindling.config.command import split_words
@@ -19,6 +20,7 @@ from src.kindling.config.compose import Config, compose
 from src.kindling.config.errors import InputError, TrainingError, format_count
 from src.kindling.runs import run as run_module
 from src.kindling.runs.files import display_path, read_json
+from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run, find_run
 from src.kindling.runs.signals import Interrupted
 from src.kindling.training.distributed import broadcast, rank
@@ -41,7 +43,7 @@ def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
     begun = member.path if member and (member.path / "meta.json").exists() else requeued()
     if flags.resume is None and begun:
         flags.resume, flags.words = str(begun), []
-    resumed = None if flags.resume is None else find_run(flags.resume)
+    resumed = None if flags.resume is None else find_run(flags.resume, flags.trust)
     config = _resumed_config(resumed, flags) if resumed else compose(*split_words(flags.words))
     if flags.override and not resumed:
         raise InputError("--override: belongs to --resume RUN; leave it out")
@@ -52,7 +54,7 @@ def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
     from src.kindling.training.fit import fit
     from src.kindling.training.trained_run import load_run
 
-    init = load_run(flags.init) if flags.init else None
+    init = load_run(flags.init, flags.trust) if flags.init else None
     instantiate.check(config)
     if rank(config.values):  # the first process of a distributed training prints for all
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -70,12 +72,18 @@ def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
         resume = resumed is not None
         return fit(config, run, stages, init, resume, flags.override, drawing, match=match)
     except BaseException as error:
+        sys.excepthook = print_traceback
         keep = member is not None or rank(config.values) > 0
         _after_failure(run, error, resumed is None, keep)
         if isinstance(error, SystemExit) and not isinstance(error, Interrupted):
             problem = "sys.exit() was called during the training"
             raise TrainingError(f"task, data or callbacks: {problem}; raise an error") from error
         raise
+
+
+def print_traceback(kind: Any, error: Any, trace: Any) -> None:
+    """Print an uncaught error as Python does, without secrets: the output may be kept as a log."""
+    print(redact("".join(format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _resumed_config(run: Run, flags: Namespace) -> Config:

@@ -6,6 +6,7 @@ import csv
 import functools
 import io
 import math
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,9 +21,10 @@ from torch.utils.tensorboard.summary import hparams
 
 from src.kindling.config.compose import Config, flatten
 from src.kindling.config.defaults import with_defaults
+from src.kindling.runs.csv_text import neutralize
 from src.kindling.runs.files import require_folder, write
 from src.kindling.runs.metric_names import parse_name
-from src.kindling.runs.redact import redacted
+from src.kindling.runs.redact import redact, redacted
 
 GUARDED = ("log_metrics", "log_hyperparams", "log_result", "save", "finalize", "close")
 BATCH_LOSS = "train/batch_loss"
@@ -37,6 +39,8 @@ def guarded(logger: Logger, run: Path) -> Logger:
     printed: list[str] = []
 
     def call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        if method.__name__ == "log_hyperparams":  # Lightning passes on all that a module keeps
+            args = tuple(redacted(vars(a) if isinstance(a, Namespace) else a) for a in args)
         try:
             method(*args, **kwargs)
         except Exception as error:
@@ -44,7 +48,8 @@ def guarded(logger: Logger, run: Path) -> Logger:
             # Lightning's TensorBoard raises a ValueError from that of a full disk.
             cause = error.__cause__ or error
             if not printed:
-                printed.append(f"{type(logger).__name__}: {type(cause).__name__}: {cause}")
+                problem = f"{type(logger).__name__}: {type(cause).__name__}: {cause}"
+                printed.append(redact(problem))
                 print(f"{printed[0]}; training continues without it")
 
     for name in GUARDED:
@@ -134,6 +139,7 @@ class MetricsFiles(DummyLogger):
         """Add values to the row of a step and to that of its epoch."""
         # Lightning leaves out the epoch of what a validation logs in each step.
         epoch = self.trainer.current_epoch if self.trainer else 0
+        metrics = {neutralize(name): value for name, value in metrics.items()}
         row = {**metrics, "epoch": str(int(metrics.get("epoch", epoch)) + 1), "step": str(step)}
         self.steps.add(row)
         of_epoch = _without_step_values(row)

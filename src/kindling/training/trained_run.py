@@ -32,7 +32,9 @@ class TrainedRun(Run):
     @classmethod
     def of(cls, run: Run) -> TrainedRun:
         """The same run."""
-        return run if isinstance(run, cls) else cls(run.path, run.chosen_checkpoint)
+        if isinstance(run, cls):
+            return run
+        return cls(run.path, run.chosen_checkpoint, run.trusted)
 
     @cached_property
     def spec(self) -> Spec | None:
@@ -106,6 +108,6 @@ class TrainedRun(Run):
         return build_data(self.config)
 
 
-def load_run(name: str | Path) -> TrainedRun:
+def load_run(name: str | Path, trust: bool = False) -> TrainedRun:
     """Find a run: see `find_run`."""
-    return TrainedRun.of(find_run(name))
+    return TrainedRun.of(find_run(name, trust))

@@ -27,7 +27,7 @@ def test_help_without_torch(command: Command, repository: Path, verb: str) -> No
     if verb == "train":
         assert "  mine             My own experiment.\n" in done.stdout
         assert "  trainer=         cpu | ddp | debug | default | fsdp | gpu\n" in done.stdout
-        assert len(done.stdout.splitlines()) < 36 + len([*(repository / "configs").glob("*.yaml")])
+        assert len(done.stdout.splitlines()) < 38 + len([*(repository / "configs").glob("*.yaml")])
 
 
 def test_first_pass_without_torch(command: Command, repository: Path) -> None:
@@ -162,12 +162,12 @@ def test_did_you_mean() -> None:
 def test_wrong_flags() -> None:
     assert mistakes("train", "--inti", "x") == [
         "--inti: no such flag; did you mean '--init'? (this command has: "
-        "--by-order, --find, --graph, --help, --init, --no-pictures, --no-test, --override, --partial, --resume, --seeds)"
+        "--by-order, --find, --graph, --help, --init, --no-pictures, --no-test, --override, --partial, --resume, --seeds, --trust)"
     ]
     assert mistakes("train", "--trainer.max_epochs=3") == [
         "--trainer.max_epochs: no such flag; config values go without dashes: trainer.max_epochs=3 "
         "(this command has: "
-        "--by-order, --find, --graph, --help, --init, --no-pictures, --no-test, --override, --partial, --resume, --seeds)"
+        "--by-order, --find, --graph, --help, --init, --no-pictures, --no-test, --override, --partial, --resume, --seeds, --trust)"
     ]
     assert mistakes("train", "--trainer.max_epochs", "3")[0].startswith(
         "--trainer.max_epochs: no such flag; config values go without dashes: trainer.max_epochs=3 ("
@@ -186,7 +186,7 @@ def test_wrong_flags() -> None:
         "diabetes: expected key=value (command line)"
     ]
     assert mistakes("evaluate") == [
-        "the following arguments are required: RUN (usage: python -m src.evaluate RUN [--split val|test])"
+        "the following arguments are required: RUN (usage: python -m src.evaluate RUN [--split val|test] [--trust])"
     ]
 
 

@@ -25,10 +25,10 @@ import torch
 import torchmetrics
 from torch import nn
 
-from src.kindling.config.instantiate import KINDS
-from src.kindling.config.targets import NESTED, OF_TRAINER, find, kinds, load, parameters
+from src.kindling.config.allowed import KINDS, NESTED, OF_TRAINER
+from src.kindling.config.targets import find, kinds, load, parameters
 
-LIBRARIES = ("torch", "torchvision", "torchmetrics", "lightning")
+LIBRARIES = ("torch", "torchvision", "torchmetrics", "lightning", "timm")
 WATCHED = (
     "open",
     "socket.",
@@ -145,8 +145,11 @@ def build_all(some: list[tuple[str, Any]]) -> dict[str, Any]:
         }
         events.clear()
         watching = True
+        # Some nets of timm would take gigabytes.
+        device = "meta" if path.startswith("timm.") else "cpu"
         try:
-            value(**wanted)
+            with torch.device(device):
+                value(**wanted)
             built += 1
         except (Exception, SystemExit):
             pass

@@ -664,7 +664,9 @@ def test_link_to_a_folder_above_is_not_followed(cards: Path) -> None:
     (cards / "bright" / "top").symlink_to(cards)
     data = ready(cards)
     assert sum(map(len, data.indices.values())) == 40
-    assert any("2 files left out (2 link to a folder above)" in note for note in data.notes)
+    assert any(
+        "2 files left out (2 link to a folder that is read already)" in note for note in data.notes
+    )
 
 
 def test_class_folder_of_a_format_that_is_not_read(cards: Path) -> None:

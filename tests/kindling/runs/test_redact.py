@@ -63,6 +63,7 @@ def test_redact_keeps_plain_text(text: str) -> None:
         ("aws_secret_access_key=abc", "aws_secret_access_key=***"),
         ("token=${oc.env:HF_TOKEN,hunter2}", "token=***"),
         ("--token abc --x y", "--token *** --x y"),
+        ("%env HF_TOKEN abc", "%env HF_TOKEN ***"),
         ("--api-key=abc", "--api-key=***"),
         ("--api-key 'a b' c", "--api-key '***' c"),
         ('"--token", "abc"', '"--token", "***"'),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +27,7 @@ def list_images(folder: Path) -> tuple[list[str], LeftOut]:
     """The images in a folder, at any depth, relative to it; and its other files, by the reason."""
     names = list[str]()
     left_out: LeftOut = {}
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        above = os.path.join(os.path.realpath(parent), "")
-        for name in folders[:]:  # a link to a folder above would repeat its images without end
-            link = os.path.join(parent, name)
-            if os.path.islink(link) and above.startswith(os.path.join(os.path.realpath(link), "")):
-                folders.remove(name)
-                left_out.setdefault("link to a folder above", []).append(name)
+    for parent, files in walk_once(folder, left_out):
         inside = os.path.relpath(parent, folder)
         for file in files:
             name = file if inside == os.curdir else os.path.join(inside, file)
@@ -45,6 +39,24 @@ def list_images(folder: Path) -> tuple[list[str], LeftOut]:
             else:
                 left_out.setdefault(extension or "without extension", []).append(name)
     return sorted(names), left_out
+
+
+def walk_once(folder: str | Path, left_out: LeftOut) -> Iterator[tuple[str, list[str]]]:
+    """Each folder at any depth with its files, also behind links, but each real folder once."""
+    root = os.path.realpath(folder)
+    visited = {root}
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in folders[:]:
+            path = os.path.join(parent, name)
+            real = os.path.realpath(path)
+            # What a link names within the root is, or will be, visited without it.
+            is_inside = os.path.islink(path) and real.startswith(os.path.join(root, ""))
+            if is_inside or real in visited:
+                folders.remove(name)
+                left_out.setdefault("link to a folder that is read already", []).append(name)
+            visited.add(real)
+        yield parent, files
 
 
 def refuse_unsupported(folder: Path, left_out: LeftOut, remedy: str) -> None:

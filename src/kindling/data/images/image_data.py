@@ -220,12 +220,13 @@ def cache_path(folder: str, name: str) -> Path:
 
 
 def load_or_compute(folder: str, key: str, compute: Callable[[], Any]) -> Any:
-    """Read an array from its cache under data/, or compute and write it."""
+    """Read an array from its cache under data/, or compute it where that is missing or damaged."""
     path = cache_path(folder, f"{key}.npy")
-    if not path.exists():
-        temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")
-        np.save(temporary, compute())
-        os.replace(temporary, path)
+    with suppress(OSError, ValueError, EOFError):
+        return np.array(np.load(path, mmap_mode="r"))  # takes no more than the file has
+    temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")
+    np.save(temporary, compute())
+    os.replace(temporary, path)
     return np.load(path)
 
 
@@ -245,7 +246,7 @@ def pack(images: ImageFiles) -> Tensor:
     path = cache_path("cache", f"{key}.uint8")
     shape = (len(images), images.channels, images.size, images.size)
     with FileLock(path.with_suffix(".lock")):
-        if not path.exists():
+        if not path.exists() or path.stat().st_size != np.prod(shape):  # or a damaged one
             _write_pack(images, path, bytes_per_image=int(np.prod(shape[1:])))
     images.unreadable[read_json(path.with_suffix(".json"))["unreadable"]] = True
     # Copy-on-write: every reader shares the pages, and nothing can change the file.

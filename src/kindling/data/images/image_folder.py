@@ -135,7 +135,7 @@ class ImageFolder(ImageModule):
         names, left_out = list_images(self.root)
         if self.on_error == "error":
             refuse_unsupported(self.root, left_out, "convert them, or set data.on_error=skip")
-        rows = pd.DataFrame(index_folder(self.root, names, left_out))
+        rows = pd.DataFrame(index_folder(self.root, names, left_out), dtype=object)  # any bytes
         numbers = pd.to_numeric(rows["label"], errors="coerce")
         if self.kind == "regression" and numbers.notna().all():
             rows["label"] = numbers

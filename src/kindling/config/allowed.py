@@ -1,0 +1,71 @@
+"""What a config may name as a `_target_`: packages, kinds of classes, and the exceptions."""
+
+# What a section's `_target_` has to make.
+KINDS = {
+    "data": "lightning.pytorch.LightningDataModule",
+    "net": "torch.nn.Module",
+    "task": "lightning.pytorch.LightningModule",
+    "finetune": "lightning.pytorch.callbacks.Callback",
+    "trainer": "lightning.pytorch.Trainer",
+    "callbacks": "lightning.pytorch.callbacks.Callback",
+    "logger": "lightning.pytorch.loggers.Logger",
+}
+
+# The parts of the libraries whose classes do no more than compute, or that the Trainer asks for.
+LIBRARIES = (
+    "torch.nn",
+    "torch.optim",
+    "torchvision.models",
+    "torchvision.ops",
+    "torchvision.transforms",
+    "timm.models",
+    "timm.layers",
+    "torchmetrics",
+    "lightning.pytorch",
+    "lightning.fabric.plugins",
+)
+# Where the classes are defined that a config from elsewhere may name, beside the user's own: what
+# only computes, and what every training of the configs needs.
+OF_STRANGERS = (
+    "src",
+    "torch.nn",
+    "torch.optim",
+    "torchvision",
+    "timm",
+    "lightning.pytorch.trainer.trainer.Trainer",
+    "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
+)
+# The user's own packages: there, any class and any function that says what it returns.
+ROOMS = ("src.data", "src.nets", "src.tasks")
+# The kinds that may be an argument of another part, whatever its annotation allows.
+NESTED = (
+    "torch.nn.Module",  # torchmetrics and batch transforms among them
+    "torch.optim.Optimizer",
+    "torch.optim.lr_scheduler.LRScheduler",
+)
+# The kinds that may be an argument of the Trainer.
+OF_TRAINER = (
+    "lightning.pytorch.accelerators.Accelerator",
+    "lightning.pytorch.profilers.Profiler",
+    "lightning.pytorch.strategies.Strategy",
+    "lightning.pytorch.plugins.LayerSync",
+    "lightning.pytorch.plugins.Precision",
+    "lightning.fabric.plugins.CheckpointIO",
+    "lightning.fabric.plugins.ClusterEnvironment",
+)
+# Of an allowed kind, and yet refused: building or using them opens a file, a socket or a process.
+# Read by hand in torch 2.15, torchvision 0.29, torchmetrics 1.9 and lightning 2.6.6; a test builds
+# the others and watches what they open. Patterns of a module's or a class's path.
+REFUSED = {
+    r"lightning.fabric.plugins.environments.lsf": "reads a file",
+    r"lightning.fabric.plugins.environments.mpi": "starts MPI",
+    r"lightning.pytorch.demos": "downloads its data",
+    r"lightning.pytorch.serve.servable_module_validator": "starts a server",
+    r"lightning.pytorch.strategies.deepspeed": "reads a file",
+    r"src.kindling.training.(callbacks.checkpoint|run_loggers)": "writes a file",
+    r"torchmetrics.functional": "its nets load weights from files and servers",
+    r"torchmetrics.(audio.(dnsmos|nisqa)|multimodal.(clip_iqa|clip_score))": "downloads a model",
+    r"torchmetrics.image.(arniqa|dists|fid|inception|kid|lpip|mifid)": "downloads a model",
+    r"torchmetrics.image.perceptual_path_length": "downloads a model",
+    r"torchmetrics.text.(bert|infolm)": "downloads or loads a model by name",
+}
