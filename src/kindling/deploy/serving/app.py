@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -106,9 +105,7 @@ class Application:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        blank = np.zeros((1, *self.model.shape), self.model.dtype)
-        warm_up = asyncio.to_thread(self.model.predict, blank)
-        await asyncio.gather(warm_up, self.reader.decoders.start())
+        await self.reader.decoders.start()
         batches = asyncio.create_task(self.batches.run())
         yield
         batches.cancel()
@@ -142,8 +139,7 @@ class Application:
             "colors": [f"rgb{tuple(color)}" for color in colors],
             "columns": [asdict(column) for column in spec.columns],
             "response_kind": model.response_kind,
-            "input": model.input,
-            "output": model.output,
+            "input": {"type": str(model.dtype), "shape": ["batch", *model.shape]},
             "limits": vars(self.limits),
         }
         return JSONResponse(content)

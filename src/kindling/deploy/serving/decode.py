@@ -49,7 +49,7 @@ def decode_images(files: Files, several: bool, prepare: Preparation, limits: Lim
     images, total = [], 0
     for name, content in files:
         image = _open(name, content)
-        _check_size(name, image, _peak_pixels(image, prepare), limits)
+        _check_size(name, image, peak_pixels(image.size, prepare), limits)
         if image.format in ("JPEG", "MPO") and has_more_scans(content, MAX_SCANS):
             reason = f"the JPEG has more than {MAX_SCANS} scans; save it as a baseline JPEG"
             raise HTTPException(422, f"{name}: {reason}")
@@ -98,20 +98,31 @@ def _check_size(name: str, image: Image.Image, peak: int, limits: Limits) -> Non
         raise HTTPException(413, f"{name}: {size}; the maximum is {limits.max_pixels:,}")
 
 
-def _peak_pixels(image: Image.Image, prepare: Preparation) -> int:
-    """The most pixels that an image has at any step of its preparation.
+def peak_pixels(size: Sequence[int], prepare: Preparation) -> int:
+    """The most pixels that an image of this width and height has at any step of its preparation.
 
     Resizing the shorter side makes a long and narrow image huge.
     """
-    width, height = image.size
-    peak = width * height if prepare.whole else max(width * height, prepare.size**2)
-    for step in prepare.steps:
+    width, height = size
+    peak = width * height
+    if not prepare.whole:
+        width = height = prepare.size
+    for step in ({"do": "square"}, *prepare.steps):
         if step["do"] == "resize":
-            short, long = step["size"][0], step["size"][-1]
+            rows, columns = step["size"][0], step["size"][-1]
             if len(step["size"]) == 1:
-                long = short * max(width, height) // min(width, height)
+                long = rows * max(width, height) // min(width, height)
                 long = min(long, step["longest"] or long)
-            peak = max(peak, short * long)
+                rows, columns = (rows, long) if width > height else (long, rows)
+            width, height = columns, rows
+        elif step["do"] == "pad":
+            left, top, right, bottom = step["border"]
+            width, height = width + left + right, height + top + bottom
+        elif step["do"] == "crop":  # which pads first
+            rows, columns = step["size"]
+            peak = max(peak, max(width, columns) * max(height, rows))
+            width, height = columns, rows
+        peak = max(peak, width * height)
     return peak
 
 
