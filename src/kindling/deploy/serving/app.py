@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +26,7 @@ from src.kindling.deploy.serving.decode import Array
 from src.kindling.deploy.serving.limits import Limits
 from src.kindling.deploy.serving.model import Model
 from src.kindling.deploy.serving.requests import RequestReader
+from src.kindling.deploy.serving.responses import Response as Prediction
 
 PREDICT_PATHS = ("/predict", "/predict/batch")
 PAGES = {"/": "page.html", "/docs": "docs.html"}
@@ -36,6 +37,7 @@ PAGE_HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-cache",
 }
+MAX_INLINE = 10_000  # outputs whose response holds up others for less than 10 ms
 MAX_LINE = 1000  # characters of a reason or a note, which may quote a client's text
 COLUMN_TYPES = {"number": "number", "boolean": "boolean", "category": "string"}  # of JSON
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
@@ -121,7 +123,7 @@ class Application:
         outputs = await self.batches.compute(decoded.x)
         seconds = time.perf_counter() - start
         SECONDS.observe(seconds)
-        responses = self.model.format_responses(outputs, decoded.sizes)
+        responses = await self._format(outputs, decoded.sizes)
         content: dict[str, Any] = {"predictions": responses} if decoded.several else responses[0]
         if decoded.notes:
             content["notes"] = [_shorten(note) for note in decoded.notes]
@@ -129,16 +131,22 @@ class Application:
         # Unlike starlette's, with NaN, which a model may compute.
         return Response(json.dumps(content), media_type="application/json")
 
+    async def _format(self, outputs: Array, sizes: Sequence[Sequence[int]]) -> list[Prediction]:
+        responses = self.model.responses
+        if responses.kind == "mask" or outputs.size > MAX_INLINE:
+            return await self.reader.decoders.run(responses.format, outputs, sizes)
+        return responses.format(outputs, sizes)
+
     async def about(self, _: Request) -> Response:
         model, spec = self.model, self.model.spec
-        colors = PALETTE[: len(spec.classes)].tolist() if model.response_kind == "mask" else []
+        colors = PALETTE[: len(spec.classes)].tolist() if model.responses.kind == "mask" else []
         content = {
             "run": model.name,
             "target": spec.target,
             "classes": spec.classes,
             "colors": [f"rgb{tuple(color)}" for color in colors],
             "columns": [asdict(column) for column in spec.columns],
-            "response_kind": model.response_kind,
+            "response_kind": model.responses.kind,
             "input": {"type": str(model.dtype), "shape": ["batch", *model.shape]},
             "limits": vars(self.limits),
         }

@@ -13,23 +13,24 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
 from src.kindling.config.errors import InputError
 from src.kindling.data.images.prepare import Preparation
 from src.kindling.data.spec import Column
+from src.kindling.deploy.serving.forms import Files
 from src.kindling.deploy.serving.limits import Limits
 
 Array = np.ndarray[Any, Any]
-Files = Sequence[tuple[str, bytes]]  # names and contents
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
 MAX_SCANS = 100  # of a JPEG; encoders write about ten, and each decodes the whole image again
 MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")  # of JPEG segments; others have no length
 START_OF_SCAN, END_OF_IMAGE, SEQUENTIAL_FRAMES = b"\xda", b"\xd9", (b"\xc0", b"\xc1", b"\xc9")
 MAX_UNKNOWN = 100  # columns of a row that the training data did not have
+PngImagePlugin.MAX_TEXT_MEMORY = 1 << 20  # bytes of a PNG's texts, uncompressed; was 64 MB
 
 
 class Decoded(NamedTuple):
@@ -49,12 +50,13 @@ def decode_images(files: Files, several: bool, prepare: Preparation, limits: Lim
     images, total = [], 0
     for name, content in files:
         image = _open(name, content)
-        _check_size(name, image, peak_pixels(image.size, prepare), limits)
+        peak = peak_pixels(image.size, prepare)
+        _check_size(name, image, peak, limits)
         if image.format in ("JPEG", "MPO") and has_more_scans(content, MAX_SCANS):
             reason = f"the JPEG has more than {MAX_SCANS} scans; save it as a baseline JPEG"
             raise HTTPException(422, f"{name}: {reason}")
         images.append((name, image))
-        total += image.width * image.height
+        total += peak
     maximum = max(limits.max_pixels, limits.max_total_pixels)
     if total > maximum:
         reason = f"{total:,} pixels in one request; the maximum is {maximum:,}"
@@ -65,6 +67,9 @@ def decode_images(files: Files, several: bool, prepare: Preparation, limits: Lim
         try:
             arrays.append(prepare(image))
             rotated = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            image.close()  # its pixels
+        except MemoryError:
+            raise
         except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error …
             raise HTTPException(422, f"{name}: cannot be read: {error}") from None
         sizes.append(size[::-1] if rotated else size)
@@ -147,14 +152,14 @@ def has_more_scans(content: bytes, maximum: int) -> bool:
     return False
 
 
-def decode_rows(files: Files, several: bool, columns: Sequence[Column], limits: Limits) -> Decoded:
-    """Decode JSON, the content of the only file, as the model takes it, `(rows, columns)`."""
+def decode_rows(body: bytes, several: bool, columns: Sequence[Column], limits: Limits) -> Decoded:
+    """Decode JSON as the model takes it, `(rows, columns)`."""
     import pandas as pd
 
     from src.kindling.data.tables.encode import encode_frame, unseen_in
 
     try:
-        given = from_json(files[0][1].removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
+        given = from_json(body.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
     except ValueError as error:
         remedy = "send UTF-8 text, and null for NaN or a missing value"
         raise HTTPException(422, f"the body is not valid JSON: {error}; {remedy}") from None

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-from base64 import b64encode
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +12,14 @@ from PIL import Image
 
 from src.kindling.config.errors import InputError
 from src.kindling.data.images.prepare import Preparation
-from src.kindling.data.masks import VOID, indexed, unfit
+from src.kindling.data.masks import VOID
 from src.kindling.data.spec import Spec
 from src.kindling.deploy.serving.decode import Array, peak_pixels
 from src.kindling.deploy.serving.metadata import Decision, read_metadata
+from src.kindling.deploy.serving.responses import ResponseKind, Responses
 
-Response = dict[str, Any]
 # The kind of response, by the decision and the dimensions of the output.
-RESPONSE_KINDS = {
+RESPONSE_KINDS: dict[tuple[str, int], ResponseKind] = {
     ("argmax", 2): "class",
     ("threshold", 2): "labels",
     ("none", 2): "values",
@@ -56,10 +53,10 @@ class Model:
             self.name = metadata.run or path.name
             self.spec: Spec = metadata.spec
             self._read_input()
-            self._read_decision(metadata.decision, self._compute_blank())
             prepare = metadata.prepare
             self.prepare = Preparation(**prepare.model_dump()) if prepare else None
             self._check_preparation()
+            self._read_decision(metadata.decision, self._compute_blank())
         except ValueError as error:
             remedy = "export the run again: python -m src.export RUN"
             raise InputError(f"{path}: cannot be served: {error}; {remedy}") from None
@@ -98,10 +95,10 @@ class Model:
         if (decision.kind, outputs.ndim) not in RESPONSE_KINDS:
             shape = outputs.shape[1:]
             raise ValueError(f"no decision {decision.kind!r} is known for outputs {shape}")
-        self.response_kind = RESPONSE_KINDS[decision.kind, outputs.ndim]
-        if self.response_kind == "mask" and len(self.spec.names) > VOID:
+        kind = RESPONSE_KINDS[decision.kind, outputs.ndim]
+        if kind == "mask" and len(self.spec.names) > VOID:
             raise ValueError(f"a mask of more than {VOID} classes")
-        self.threshold = decision.value or 0.0
+        self.responses = Responses(self.spec, kind, decision.value or 0.0, self.prepare)
 
     def _check_preparation(self) -> None:
         """Compare the input with what a blank image, or a row, comes to."""
@@ -121,49 +118,6 @@ class Model:
         """Map raw inputs `(B, *shape)` to outputs `(B, num_outputs)`, or `(B, classes, H, W)`."""
         outputs: Array = self.session.run(None, {self.input_name: x})[0]
         return outputs
-
-    def format_responses(
-        self, outputs: Array, sizes: Sequence[Sequence[int]] = ()
-    ) -> list[Response]:
-        """The response for each input; `showResponse` of page.html displays it.
-
-        Args:
-            outputs: from `predict`.
-            sizes: width and height of each image as sent, which is the size of its mask.
-        """
-        if self.response_kind == "mask":
-            return [self._mask(row, size) for row, size in zip(outputs, sizes, strict=True)]
-        formats = {"class": self._class, "labels": self._labels, "values": self._values}
-        return [formats[self.response_kind](row) for row in outputs.astype(np.float64)]
-
-    def _class(self, row: Array) -> Response:
-        best, probabilities = self.spec.names[row.argmax()], self._name(row.round(7))
-        probability = probabilities[best]
-        return {"prediction": best, "probability": probability, "probabilities": probabilities}
-
-    def _labels(self, row: Array) -> Response:
-        labels = [self.spec.names[i] for i in np.flatnonzero(row > self.threshold)]
-        return {"prediction": labels, "probabilities": self._name(row.round(7))}
-
-    def _values(self, row: Array) -> Response:
-        values = self._name(float(f"{value:.7g}") for value in row)
-        prediction = values if len(values) > 1 else next(iter(values.values()))
-        return {"prediction": prediction, "target": self.spec.target}
-
-    def _name(self, values: Any) -> dict[str, float]:
-        return {name: float(value) for name, value in zip(self.spec.names, values, strict=True)}
-
-    def _mask(self, output: Array, size: Sequence[int]) -> Response:
-        """A PNG whose pixels are the class numbers, and the share of each class."""
-        best = output.argmax(axis=0).astype(np.uint8)
-        shares = np.bincount(best.ravel(), minlength=len(output)) / best.size
-        mask, file, (width, height) = indexed(best), io.BytesIO(), size
-        if self.prepare is not None and not self.prepare.steps:  # steps cannot be undone
-            mask = unfit(mask, (width, height), self.prepare.fit)
-        # The background and the cropped area are transparent where the mask overlays its image.
-        mask.save(file, "PNG", transparency=bytes([0] + 254 * [255] + [0]))
-        url = "data:image/png;base64," + b64encode(file.getvalue()).decode()
-        return {"prediction": url, "shares": self._name(shares.round(7))}
 
 
 def _open_session(path: Path, threads: int) -> InferenceSession:

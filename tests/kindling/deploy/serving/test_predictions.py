@@ -86,16 +86,16 @@ def test_decision_from_metadata(digits: Run, scenes: Run, tmp_path: Path) -> Non
     path = tmp_path / "model.onnx"
     outputs = np.eye(10, dtype=np.float32)[[3]] * 0.5 + 0.05
     model = edit_metadata(file_of(digits), path, decision={"kind": "argmax"})
-    (response,) = model.format_responses(outputs)
+    (response,) = model.responses.format(outputs)
     assert (response["prediction"], response["probability"]) == ("3", 0.55)
     for value, labels in ((0.5, ["3"]), (0.6, [])):
         decision = {"kind": "threshold", "value": value}
         model = edit_metadata(file_of(digits), path, decision=decision)
-        (response,) = model.format_responses(outputs)
+        (response,) = model.responses.format(outputs)
         assert response["prediction"] == labels
         assert len(response["probabilities"]) == 10
     model = edit_metadata(file_of(digits), path, decision={"kind": "none"})
-    (response,) = model.format_responses(outputs)
+    (response,) = model.responses.format(outputs)
     assert response["prediction"]["3"] == 0.55
     for decision in ({"kind": "median"}, {"kind": "threshold"}, {}, "no JSON"):
         with pytest.raises(InputError, match=r"export the run again: python -m src\.export"):
@@ -111,7 +111,7 @@ def test_decision_of_old_files_by_target(digits: Run, tmp_path: Path) -> None:
     def respond(outputs: list[float], **changes: Any) -> Any:
         changed = json.dumps(spec | changes)
         model = edit_metadata(file_of(digits), path, decision=None, spec=changed)
-        (response,) = model.format_responses(np.array([outputs], dtype=np.float32))
+        (response,) = model.responses.format(np.array([outputs], dtype=np.float32))
         return response
 
     rest = [f"other {i}" for i in range(7)]
