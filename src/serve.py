@@ -13,6 +13,7 @@ from dataclasses import fields
 
 from src.kindling.config.command import Parser, run_command
 from src.kindling.deploy.serving import server
+from src.kindling.deploy.serving.access import Access, choose_hosts
 from src.kindling.deploy.serving.limits import Limits
 
 USAGE = "RUN|MODEL.onnx [--port N] [--host ADDRESS] [--api-key-env NAME] [limits]"
@@ -20,6 +21,9 @@ ABOUT = "Serve a run's model: a page at /, POST /predict, /docs, /metrics."
 MODEL = "a folder in logs/, 'latest', '<config>/latest', or a file that src.export wrote"
 PORT = "default 8000; 0 takes a free one"
 HOST = "default 127.0.0.1, this machine only; any other needs a key"
+HOSTS = (
+    "comma-separated names by which clients reach the server; default: this machine's own, or any"
+)
 KEY = "environment variable with a key, required for all paths but /, /docs and /health"
 
 
@@ -29,6 +33,7 @@ def create_parser() -> Parser:
     parser.add_argument("--port", type=int, default=8000, metavar="N", help=PORT)
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=HOST)
     parser.add_argument("--api-key-env", metavar="NAME", help=KEY)
+    parser.add_argument("--allowed-hosts", default="", metavar="NAMES", help=HOSTS)
     for limit in fields(Limits):
         flag, unit = f"--{limit.name.replace('_', '-')}", limit.metadata["unit"]
         about = f"{limit.metadata['help']}; default {limit.default:,}"
@@ -42,7 +47,9 @@ def main(argv: list[str]) -> None:
     limits = Limits(**{limit.name: getattr(flags, limit.name) for limit in fields(Limits)})
     server.check_libraries()
     key = server.read_key(flags.api_key_env)
-    with server.listen(flags.host, flags.port, key) as listener:
+    listener, local = server.listen(flags.host, flags.port, key)
+    with listener:
+        access = Access(key, choose_hosts(flags.host, local, flags.allowed_hosts))
         path = server.find_model(flags.model)
         host, port = listener.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
@@ -50,8 +57,8 @@ def main(argv: list[str]) -> None:
         if os.name == "nt":  # one process, without a supervisor
             from src.kindling.deploy.serving.worker import respond
 
-            respond(path, listener, limits, key)
-        elif status := server.supervise(path, listener, limits, key):
+            respond(path, listener, limits, access)
+        elif status := server.supervise(path, listener, limits, access):
             raise SystemExit(status)
 
 

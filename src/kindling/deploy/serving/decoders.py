@@ -28,9 +28,10 @@ from starlette.exceptions import HTTPException
 
 from src.kindling.data.images.prepare import Preparation
 from src.kindling.data.spec import Column
-from src.kindling.deploy.serving.decode import Decoded, decode_images, decode_rows
+from src.kindling.deploy.serving.decode import Decoded, decode_images
 from src.kindling.deploy.serving.forms import split_files
 from src.kindling.deploy.serving.limits import Limits
+from src.kindling.deploy.serving.rows import RowDecoder
 
 resource: ModuleType | None
 try:
@@ -60,8 +61,10 @@ def _initialize(prepare: Preparation | None, columns: Sequence[Column], limits: 
     else:
         import pandas  # noqa: F401  # now, and not with the first request
 
+        decode_rows = RowDecoder(columns, limits)
+
         def decode(content_type: str, body: bytes, several: bool) -> Decoded:
-            return decode_rows(body, several, columns, limits)
+            return decode_rows(body, several)
 
     _decode = decode
     if resource is not None:

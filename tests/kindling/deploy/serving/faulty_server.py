@@ -30,7 +30,7 @@ if os.environ["FAULT"] == "hang":
         return hanging
 
     decoders.STUCK_AFTER = 0.3
-    decoders.decode_rows = hang(decoders.decode_rows)
+    decoders.RowDecoder.__call__ = hang(decoders.RowDecoder.__call__)
     decoders.split_files = hang(decoders.split_files)
 
 if os.environ["FAULT"] == "shaky":

@@ -17,6 +17,7 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from src.kindling.data.images.prepare import Preparation
+from src.kindling.deploy.serving.access import Access
 from src.kindling.deploy.serving.app import Application
 from src.kindling.deploy.serving.batches import Batches
 from src.kindling.deploy.serving.decode import decode_images, has_more_scans, peak_pixels
@@ -128,7 +129,7 @@ def test_processor_time_of_decoders_is_limited() -> None:
 
 
 def test_masks_are_made_in_a_decoder(scenes: Run) -> None:
-    application = Application(Model(file_of(scenes), 1), Limits(), None)
+    application = Application(Model(file_of(scenes), 1), Limits(), Access())
     run = AsyncMock(return_value=["mask"])
     application.reader.decoders.run = run  # type: ignore[method-assign]
     outputs = np.zeros((1, 11, 32, 32), np.float32)
