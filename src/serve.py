@@ -13,7 +13,6 @@ from dataclasses import fields
 
 from src.kindling.config.command import Parser, run_command
 from src.kindling.deploy.serving import server
-from src.kindling.deploy.serving.access import Access, choose_hosts
 from src.kindling.deploy.serving.limits import Limits
 
 USAGE = "RUN|MODEL.onnx [--port N] [--host ADDRESS] [--api-key-env NAME] [limits]"
@@ -47,9 +46,8 @@ def main(argv: list[str]) -> None:
     limits = Limits(**{limit.name: getattr(flags, limit.name) for limit in fields(Limits)})
     server.check_libraries()
     key = server.read_key(flags.api_key_env)
-    listener, local = server.listen(flags.host, flags.port, key)
+    listener, access = server.listen(flags.host, flags.port, key, flags.allowed_hosts)
     with listener:
-        access = Access(key, choose_hosts(flags.host, local, flags.allowed_hosts))
         path = server.find_model(flags.model)
         host, port = listener.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host

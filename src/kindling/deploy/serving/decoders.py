@@ -67,9 +67,16 @@ def _initialize(prepare: Preparation | None, columns: Sequence[Column], limits: 
             return decode_rows(body, several)
 
     _decode = decode
+    _limit("RLIMIT_DATA", limits.memory * 1e6)
+
+
+def _limit(name: str, value: float) -> None:
+    """Set a limit of this process, within what the system allows."""
     if resource is not None:
-        maximum = int(limits.memory * 1e6)
-        resource.setrlimit(resource.RLIMIT_DATA, (maximum, maximum))
+        kind = getattr(resource, name)
+        _, most = resource.getrlimit(kind)
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
+        resource.setrlimit(kind, (math.ceil(value), most))
 
 
 def _end_with_server() -> None:
@@ -85,9 +92,7 @@ def _run_decode(content_type: str, body: bytes, several: bool) -> Decoded:
 
 def _run_limited(limits: Limits, function: Callable[..., T], *arguments: Any) -> T:
     """Call a function; the system ends this process after as much processor time as allowed."""
-    if resource is not None:
-        until = math.ceil(time.process_time() + limits.decode)
-        resource.setrlimit(resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
+    _limit("RLIMIT_CPU", time.process_time() + limits.decode)
     try:
         return function(*arguments)
     except MemoryError:

@@ -13,9 +13,8 @@ from PIL import Image
 from src.kindling.config.errors import InputError
 from src.kindling.data.images.prepare import Preparation
 from src.kindling.data.masks import VOID
-from src.kindling.data.spec import Spec
 from src.kindling.deploy.serving.decode import Array, peak_pixels
-from src.kindling.deploy.serving.metadata import Decision, read_metadata
+from src.kindling.deploy.serving.metadata import Decision, Metadata, read_metadata
 from src.kindling.deploy.serving.responses import ResponseKind, Responses
 
 # The kind of response, by the decision and the dimensions of the output.
@@ -41,25 +40,26 @@ class Model:
 
     def __init__(self, path: Path, threads: int) -> None:
         self.session = _open_session(path, threads)
-        texts = self.session.get_modelmeta().custom_metadata_map
-        if "spec" not in texts:
-            raise InputError(
-                f"{path}: cannot be served: it has no spec, as the export of a plain forward; call "
-                "it from a program with onnxruntime, or give the task outputs and its data a spec "
-                "(docs/add-a-task.md) and export again"
-            )
         try:
-            metadata = read_metadata(texts)
-            self.name = metadata.run or path.name
-            self.spec: Spec = metadata.spec
-            self._read_input()
-            prepare = metadata.prepare
-            self.prepare = Preparation(**prepare.model_dump()) if prepare else None
-            self._check_preparation()
-            self._read_decision(metadata.decision, self._compute_blank())
+            texts = self.session.get_modelmeta().custom_metadata_map
+            if "spec" not in texts:
+                raise InputError(
+                    f"{path}: cannot be served: it has no spec, as the export of a plain forward; "
+                    "call it from a program with onnxruntime, or give the task outputs and its "
+                    "data a spec (docs/add-a-task.md) and export again"
+                )
+            self._read(read_metadata(texts), path.name)
         except ValueError as error:
-            remedy = "export the run again: python -m src.export RUN"
-            raise InputError(f"{path}: cannot be served: {error}; {remedy}") from None
+            reason, remedy = str(error)[:500], "export the run again: python -m src.export RUN"
+            raise InputError(f"{path}: cannot be served: {reason}; {remedy}") from None
+
+    def _read(self, metadata: Metadata, name: str) -> None:
+        self.name, self.spec = metadata.run or name, metadata.spec
+        self._read_input()
+        prepare = metadata.prepare
+        self.prepare = Preparation(**prepare.model_dump()) if prepare else None
+        self._check_preparation()
+        self._read_decision(metadata.decision, self._compute_blank())
 
     def _read_input(self) -> None:
         """The input as the net itself declares it."""
@@ -126,7 +126,8 @@ def _open_session(path: Path, threads: int) -> InferenceSession:
     # Spinning would take the core of the other requests.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        # Without the fallback, which prints five lines and then fails alike.
+        return InferenceSession(path, options, ["CPUExecutionProvider"], enable_fallback=False)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"{path}: not readable as ONNX: {reason}; export the run again") from None

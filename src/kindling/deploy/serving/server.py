@@ -19,7 +19,7 @@ from typing import Any
 
 from src.kindling.config.command import run_command
 from src.kindling.config.errors import InputError
-from src.kindling.deploy.serving.access import Access
+from src.kindling.deploy.serving.access import Access, choose_hosts
 from src.kindling.deploy.serving.limits import Limits
 
 KILL_AFTER = 5  # seconds after SIGTERM
@@ -65,10 +65,10 @@ def find_model(name: str) -> Path:
     return path
 
 
-def listen(host: str, port: int, key: str | None) -> tuple[socket.socket, bool]:
-    """The socket that receives requests, and whether only this machine reaches it.
+def listen(host: str, port: int, key: str | None, hosts: str) -> tuple[socket.socket, Access]:
+    """The socket that receives requests, and who may send them.
 
-    Any other address needs a key.
+    Any address but this machine's own needs a key.
     """
     if not 0 <= port <= 65535:  # the system would take it modulo 65536
         raise InputError(f"--port: expected a number from 0 to 65535, got {port}")
@@ -81,8 +81,9 @@ def listen(host: str, port: int, key: str | None) -> tuple[socket.socket, bool]:
         remedy = "set a key in a variable and pass its name: --api-key-env KINDLING_KEY"
         raise InputError(f"--host {host}: other machines can reach this address; {remedy}")
     family, *_, address = addresses[0]
+    access = Access(key, choose_hosts(host, local, hosts))
     try:
-        return socket.create_server(address[:2], family=family, backlog=2048), local
+        return socket.create_server(address[:2], family=family, backlog=2048), access
     except OSError as error:
         remedy = "pass another port, or 0 for a free one"
         raise InputError(f"--port {port}: cannot listen: {error.strerror}; {remedy}") from None

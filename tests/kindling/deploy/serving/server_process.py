@@ -130,9 +130,9 @@ def serve(model: Path, *flags: str, **options: Any) -> Iterator[Server]:
     try:
         yield server
     finally:
-        if server.process.poll() is None:
-            server.stop()
+        error = server.stop()[1] if server.process.poll() is None else ""
         assert server.process.returncode == 0
+        assert "Traceback" not in error
 
 
 def file_of(run: Run) -> Path:
