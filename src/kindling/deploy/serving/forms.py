@@ -6,10 +6,11 @@ import logging
 from collections.abc import Sequence
 from io import BytesIO
 
-from python_multipart.multipart import File, parse_form
+from python_multipart.multipart import Field, File, parse_form
 from starlette.exceptions import HTTPException
 
 Files = Sequence[tuple[str, bytes]]  # names and contents
+FIELDS = (b"file", b"files")  # whose content is a file in any case
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # about clients' forms
 
 
@@ -34,16 +35,23 @@ def split_files(content_type: str, body: bytes, several: bool, max_files: int) -
 def _parse_form(content_type: str, body: bytes, max_files: int) -> Files:
     files: list[tuple[str, bytes]] = []
 
-    def add(file: File) -> None:
+    def add(name: bytes | None, content: bytes) -> None:
         if len(files) == max_files:
             raise HTTPException(413, f"Too many files; the maximum is {max_files}")
-        name = (file.file_name or b"image").decode("utf-8", "replace")
+        files.append(((name or b"image").decode("utf-8", "replace"), content))
+
+    def add_file(file: File) -> None:
         file.file_object.seek(0)
-        files.append((name, file.file_object.read()))
+        add(file.file_name, file.file_object.read())
         file.close()
 
+    def add_field(field: Field) -> None:
+        if field.field_name in FIELDS:  # a client that sends no file name
+            add(None, field.value or b"")
+
+    headers = {"Content-Type": content_type.encode("latin-1")}
     try:
-        parse_form({"Content-Type": content_type.encode("latin-1")}, BytesIO(body), None, add)
+        parse_form(headers, BytesIO(body), add_field, add_file)
     except HTTPException:
         raise
     except Exception as error:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import AsyncMock
@@ -14,6 +18,7 @@ import pytest
 from starlette.datastructures import Headers as StarletteHeaders
 from starlette.exceptions import HTTPException
 
+from src.kindling.config.compose import ROOT
 from src.kindling.deploy.serving.access import Access, choose_hosts
 from src.kindling.deploy.serving.app import Application
 from src.kindling.deploy.serving.limits import Limits
@@ -58,6 +63,40 @@ def test_about_metrics_and_openapi(digits: Run, images: Server, tables: Server) 
         status, page = images.request(path)
         assert status == 200
         assert re.findall(r"https?://[^\s'\"]*", page) == []
+
+
+def test_file_without_a_name(images: Server) -> None:
+    body = ONE_FILE.replace(b'; filename="0.png"', b"")
+    assert images.request("/predict", body, FORM)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "examples"),
+    [
+        ("tables", 1),
+        pytest.param("tables", 300, marks=pytest.mark.long),
+        pytest.param("images", 300, marks=pytest.mark.long),
+    ],
+)
+def test_openapi_passes_schemathesis(
+    kind: str, examples: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    pytest.importorskip("schemathesis")
+    server: Server = request.getfixturevalue(kind)
+    hooks = "tests.kindling.deploy.serving.schemathesis_hooks"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}openapi.json"),
+            *("--checks", "all", "--phases", "examples,coverage,fuzzing"),
+            *("--max-examples", str(examples), "--seed", "1", "--no-color"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": hooks, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"Tested: +6\n", done.stdout)
 
 
 def test_api_key(locked: Server) -> None:
@@ -178,7 +217,9 @@ BAD_IMAGES = {
     "body": Bad(b"x" * 1_000_001, 413, "1,000,001 bytes or more; the maximum is 1,000,000"),
     "two files": Bad(TWO_FILES, 422, "the form has 2 files; send several to /predict/b", FORM),
     "no file": Bad(form()[0], 422, "the form has no file", FORM),
-    "text field": Bad(ONE_FILE.replace(b'; filename="0.png"', b""), 422, "the form ", FORM),
+    "text field": Bad(
+        ONE_FILE.replace(b'file"; filename="0.png"', b'note"'), 422, "the form has no file", FORM
+    ),
     "form without end": Bad(ONE_FILE[:60], 422, "the form ", FORM),
     "no boundary": Bad(ONE_FILE, 422, "the form cannot", content_type("multipart/form-data")),
     "damaged file": Bad(BAD_FILE, 422, "1.png: cannot be read", FORM, BATCH),
