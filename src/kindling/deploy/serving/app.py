@@ -142,8 +142,10 @@ class Application:
         return Response(json.dumps(content), media_type="application/json")
 
     async def _format(self, outputs: Array, sizes: Sequence[Sequence[int]]) -> list[Prediction]:
-        responses = self.model.responses
-        if responses.kind == "mask" or outputs.size > MAX_INLINE:
+        responses, work = self.model.responses, outputs.size
+        if responses.kind == "mask":  # some ten times as fast for each value
+            work = (work + sum(width * height for width, height in sizes)) // 10
+        if work > MAX_INLINE:
             return await self.reader.decoders.run(responses.format, outputs, sizes)
         return responses.format(outputs, sizes)
 

@@ -128,15 +128,17 @@ def test_processor_time_of_decoders_is_limited() -> None:
     assert process.exitcode == -signal.SIGXCPU
 
 
-def test_masks_are_made_in_a_decoder(scenes: Run) -> None:
+def test_large_masks_are_made_in_a_decoder(scenes: Run) -> None:
     application = Application(Model(file_of(scenes), 1), Limits(), Access())
     run = AsyncMock(return_value=["mask"])
     application.reader.decoders.run = run  # type: ignore[method-assign]
     outputs = np.zeros((1, 11, 32, 32), np.float32)
-    assert asyncio.run(application._format(outputs, [(32, 32)])) == ["mask"]
+    (small,) = asyncio.run(application._format(outputs, [(32, 32)]))
+    assert small["prediction"].startswith("data:image/png;base64,")
+    assert asyncio.run(application._format(outputs, [(2000, 1000)])) == ["mask"]
     function, *arguments = run.call_args.args
-    (response,) = pickle.loads(pickle.dumps(function))(*arguments)
-    assert response["prediction"].startswith("data:image/png;base64,")
+    (large,) = pickle.loads(pickle.dumps(function))(*arguments)
+    assert large["shares"] == small["shares"]
 
 
 def test_requests_are_gathered_into_batches() -> None:
