@@ -59,8 +59,6 @@ def _initialize(prepare: Preparation | None, columns: Sequence[Column], limits: 
             files = split_files(content_type, body, several, limits.max_rows)
             return decode_images(files, several, prepare, limits)
     else:
-        import pandas  # noqa: F401  # now, and not with the first request
-
         decode_rows = RowDecoder(columns, limits)
 
         def decode(content_type: str, body: bytes, several: bool) -> Decoded:

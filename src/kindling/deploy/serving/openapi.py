@@ -21,6 +21,7 @@ PREDICT_ERRORS = {
     503: "waited too long",
 }
 ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+JSON = {"application/json": {"schema": {"type": "object"}}}
 SECURITY = {"bearer": {"type": "http", "scheme": "bearer"}}
 
 
@@ -36,6 +37,8 @@ def describe(model: Model, locked: bool) -> dict[str, Any]:
             operation["responses"][str(status)] = _error(reason)
     for methods in api["paths"].values():
         for operation in methods.values():
+            for response in operation["responses"].values():
+                response.setdefault("content", JSON)
             operation["responses"]["421"] = _error("unknown host")
             if locked:
                 operation["responses"]["401"] = _error("missing or wrong key")

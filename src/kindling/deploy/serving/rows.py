@@ -56,15 +56,14 @@ class RowDecoder:
     """Decodes JSON as the model takes it, `(rows, columns)`."""
 
     def __init__(self, columns: Sequence[Column], limits: Limits) -> None:
+        from src.kindling.data.tables import encode  # with pandas, which images do not need
+
+        self.tables: Any = encode
         self.columns, self.limits = columns, limits
         self.names = {column.name for column in columns}
         self.model = row_model(columns)
 
     def __call__(self, body: bytes, several: bool) -> Decoded:
-        import pandas as pd
-
-        from src.kindling.data.tables.encode import encode_frame, unseen_in
-
         try:
             given = from_json(body.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
         except ValueError as error:
@@ -73,21 +72,19 @@ class RowDecoder:
         if several and not isinstance(given, list):
             raise HTTPException(422, "/predict/batch takes a list of rows")
         rows = given if isinstance(given, list) else [given]
-        unknown = self._check_names(rows)
-        checked = [self._check_cells(row, number) for number, row in enumerate(rows, 1)]
-        frame = pd.DataFrame(
-            {name: pd.Series([row[name] for row in checked]) for name in self.names}
-        )
         try:
+            unknown = self._check_names(rows)
+            checked = [self._check_cells(row, number) for number, row in enumerate(rows, 1)]
+            frame = self.tables.pd.DataFrame(checked)
             with np.errstate(all="ignore"):
-                x = encode_frame(frame, self.columns)
+                x = self.tables.encode_frame(frame, self.columns)
         except (InputError, OverflowError) as error:
             raise HTTPException(422, str(error)) from None
         notes: list[str] = []
         if unknown:
             listed = join_names(sorted(unknown))
             notes.append(f"columns that are not in the training data, ignored: {listed}")
-        for name, (_, example) in unseen_in(frame, x, self.columns).items():
+        for name, (_, example) in self.tables.unseen_in(frame, x, self.columns).items():
             notes.append(f"{name}: the training data did not have {example!r}")
         return Decoded(x, isinstance(given, list), notes)
 
@@ -108,20 +105,10 @@ class RowDecoder:
                 raise HTTPException(413, f"{reason} {limit}")
             extra = row.keys() - self.names
             if len(row) - len(extra) < len(self.names):
-                self._refuse_missing(row, number)
+                header = self.tables.pd.DataFrame(columns=list(row))
+                self.tables.encode_frame(header, self.columns)  # names the missing columns
             unknown |= extra
         return unknown
-
-    def _refuse_missing(self, row: dict[str, Any], number: int) -> None:
-        import pandas as pd
-
-        from src.kindling.data.tables.encode import encode_frame
-
-        try:
-            encode_frame(pd.DataFrame(columns=list(row)), self.columns)
-        except InputError as error:
-            reason = str(error).replace("the table", f"row {number}", 1)
-            raise HTTPException(422, f"{reason}; send null for a missing value") from None
 
     def _check_cells(self, row: dict[str, Any], number: int) -> dict[str, Any]:
         try:
