@@ -8,7 +8,6 @@ responds ends, another takes its place.
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields
 
 from src.kindling.config.command import Parser, run_command
@@ -52,11 +51,7 @@ def main(argv: list[str]) -> None:
         host, port = listener.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
         print(f"serving    {path}\npage       http://{name}:{port}/", flush=True)
-        if os.name == "nt":  # one process, without a supervisor
-            from src.kindling.deploy.serving.worker import respond
-
-            respond(path, listener, limits, access)
-        elif status := server.supervise(path, listener, limits, access):
+        if status := server.supervise(path, listener, limits, access):
             raise SystemExit(status)
 
 

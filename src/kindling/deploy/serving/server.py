@@ -118,6 +118,11 @@ def supervise(path: Path, listener: socket.socket, limits: Limits, access: Acces
     Returns:
         The exit status: 0, or when no worker became ready, the last one's, or 1.
     """
+    if os.name == "nt":  # one process, without a supervisor
+        from src.kindling.deploy.serving.worker import respond
+
+        respond(path, listener, limits, access)
+        return 0
     stop, wake = socket.socketpair()
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno())
