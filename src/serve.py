@@ -8,7 +8,6 @@ responds ends, another takes its place.
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields
 
 from src.kindling.config.command import Parser, run_command
@@ -20,6 +19,9 @@ ABOUT = "Serve a run's model: a page at /, POST /predict, /docs, /metrics."
 MODEL = "a folder in logs/, 'latest', '<config>/latest', or a file that src.export wrote"
 PORT = "default 8000; 0 takes a free one"
 HOST = "default 127.0.0.1, this machine only; any other needs a key"
+HOSTS = (
+    "comma-separated names by which clients reach the server; default: this machine's own, or any"
+)
 KEY = "environment variable with a key, required for all paths but /, /docs and /health"
 
 
@@ -29,6 +31,7 @@ def create_parser() -> Parser:
     parser.add_argument("--port", type=int, default=8000, metavar="N", help=PORT)
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=HOST)
     parser.add_argument("--api-key-env", metavar="NAME", help=KEY)
+    parser.add_argument("--allowed-hosts", default="", metavar="NAMES", help=HOSTS)
     for limit in fields(Limits):
         flag, unit = f"--{limit.name.replace('_', '-')}", limit.metadata["unit"]
         about = f"{limit.metadata['help']}; default {limit.default:,}"
@@ -42,16 +45,13 @@ def main(argv: list[str]) -> None:
     limits = Limits(**{limit.name: getattr(flags, limit.name) for limit in fields(Limits)})
     server.check_libraries()
     key = server.read_key(flags.api_key_env)
-    with server.listen(flags.host, flags.port, key) as listener:
+    listener, access = server.listen(flags.host, flags.port, key, flags.allowed_hosts)
+    with listener:
         path = server.find_model(flags.model)
         host, port = listener.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
         print(f"serving    {path}\npage       http://{name}:{port}/", flush=True)
-        if os.name == "nt":  # one process, without a supervisor
-            from src.kindling.deploy.serving.worker import respond
-
-            respond(path, listener, limits, key)
-        elif status := server.supervise(path, listener, limits, key):
+        if status := server.supervise(path, listener, limits, access):
             raise SystemExit(status)
 
 

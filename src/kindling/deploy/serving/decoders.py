@@ -7,6 +7,7 @@ lock for much of their time.
 from __future__ import annotations
 
 import asyncio
+import math
 import multiprocessing
 import os
 import signal
@@ -19,18 +20,29 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
+from types import ModuleType
+from typing import Any, TypeVar
 
 from PIL import Image
 from starlette.exceptions import HTTPException
 
 from src.kindling.data.images.prepare import Preparation
 from src.kindling.data.spec import Column
-from src.kindling.deploy.serving.decode import Decoded, Files, decode_images, decode_rows
+from src.kindling.deploy.serving.decode import Decoded, decode_images
+from src.kindling.deploy.serving.forms import split_files
 from src.kindling.deploy.serving.limits import Limits
+from src.kindling.deploy.serving.rows import RowDecoder
 
+resource: ModuleType | None
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+T = TypeVar("T")
 STUCK_AFTER = 1.0  # seconds; when all decoders take longer, the server is not ready
 SPAWN = multiprocessing.get_context("spawn")
-_decode: Callable[[Files, bool], Decoded]  # in a decoder process
+_decode: Callable[[str, bytes, bool], Decoded]  # in a decoder process
 
 
 def _initialize(prepare: Preparation | None, columns: Sequence[Column], limits: Limits) -> None:
@@ -42,11 +54,27 @@ def _initialize(prepare: Preparation | None, columns: Sequence[Column], limits: 
     warnings.simplefilter("ignore")  # Pillow's, about the clients' files
     if prepare is not None:
         Image.init()  # loads the readers of all formats
-        _decode = partial(decode_images, prepare=prepare, limits=limits)
-    else:
-        import pandas  # noqa: F401  # now, and not with the first request
 
-        _decode = partial(decode_rows, columns=columns, limits=limits)
+        def decode(content_type: str, body: bytes, several: bool) -> Decoded:
+            files = split_files(content_type, body, several, limits.max_rows)
+            return decode_images(files, several, prepare, limits)
+    else:
+        decode_rows = RowDecoder(columns, limits)
+
+        def decode(content_type: str, body: bytes, several: bool) -> Decoded:
+            return decode_rows(body, several)
+
+    _decode = decode
+    _limit("RLIMIT_DATA", limits.memory * 1e6)
+
+
+def _limit(name: str, value: float) -> None:
+    """Set a limit of this process, within what the system allows."""
+    if resource is not None:
+        kind = getattr(resource, name)
+        _, most = resource.getrlimit(kind)
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
+        resource.setrlimit(kind, (math.ceil(value), most))
 
 
 def _end_with_server() -> None:
@@ -56,8 +84,18 @@ def _end_with_server() -> None:
     os._exit(1)
 
 
-def _run_decode(files: Files, several: bool) -> Decoded:
-    return _decode(files, several)
+def _run_decode(content_type: str, body: bytes, several: bool) -> Decoded:
+    return _decode(content_type, body, several)
+
+
+def _run_limited(limits: Limits, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function; the system ends this process after as much processor time as allowed."""
+    _limit("RLIMIT_CPU", time.process_time() + limits.decode)
+    try:
+        return function(*arguments)
+    except MemoryError:
+        reason = f"decoding takes more than {limits.memory:,.0f} MB of memory"
+        raise HTTPException(413, f"{reason}; send less, or smaller files") from None
 
 
 class Decoder:
@@ -106,8 +144,12 @@ class Decoders:
         until = time.monotonic() - STUCK_AFTER
         return all(d.busy_since is not None and d.busy_since < until for d in self.decoders)
 
-    async def decode(self, files: Files, several: bool) -> Decoded:
-        """Decode one request, or raise HTTPException when it is invalid or takes too long."""
+    async def decode(self, content_type: str, body: bytes, several: bool) -> Decoded:
+        """Decode the body of one request."""
+        return await self.run(_run_decode, content_type, body, several)
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function in a decoder; HTTPException when it refuses, or takes too long."""
         if self.num_waiting >= self.limits.queue:
             reason = f"{self.num_waiting:,} requests already wait for a decoder"
             raise HTTPException(429, f"{reason}; try again later")
@@ -121,9 +163,10 @@ class Decoders:
         finally:
             self.num_waiting -= 1
         decoder.busy_since = time.monotonic()
+        call = partial(_run_limited, self.limits, function, *arguments)
         try:
             async with asyncio.timeout(self.limits.decode):
-                return await self._run(decoder, files, several)
+                return await self._run(decoder, call)
         except TimeoutError:
             await decoder.kill()
             reason = f"decoding took more than {self.limits.decode:g} s"
@@ -134,16 +177,16 @@ class Decoders:
         finally:
             self._release(decoder)
 
-    async def _run(self, decoder: Decoder, files: Files, several: bool) -> Decoded:
+    async def _run(self, decoder: Decoder, call: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
         try:
-            decoded = loop.run_in_executor(decoder.pool, _run_decode, files, several)
+            result = loop.run_in_executor(decoder.pool, call)
         except RuntimeError:  # its process ended after the last request
             log("ended; starting another")
             self.num_replaced += 1
             await decoder.start()
-            decoded = loop.run_in_executor(decoder.pool, _run_decode, files, several)
-        return await decoded
+            result = loop.run_in_executor(decoder.pool, call)
+        return await result
 
     def _release(self, decoder: Decoder) -> None:
         decoder.busy_since = None

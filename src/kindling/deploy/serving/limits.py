@@ -29,6 +29,7 @@ class Limits:
     )
     max_rows: int = _limit(256, "N", 10**6, "images or rows in one request (413)")
     decode: float = _limit(10.0, "SECONDS", 86_400, "time to decode one request (422)")
+    memory: float = _limit(2000.0, "MB", 10**7, "memory of each process that decodes (413)")
     queue: int = _limit(
         1024, "N", 10**6, "inputs that wait for the model, or requests for a decoder (429)"
     )

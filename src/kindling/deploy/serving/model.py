@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import io
-import json
-from base64 import b64encode
-from collections.abc import Mapping, Sequence
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnxruntime import InferenceSession, SessionOptions
+from PIL import Image
 
 from src.kindling.config.errors import InputError
 from src.kindling.data.images.prepare import Preparation
-from src.kindling.data.masks import indexed, unfit
-from src.kindling.data.spec import Spec
-from src.kindling.deploy.serving.decode import Array
+from src.kindling.data.masks import VOID
+from src.kindling.deploy.serving.decode import Array, peak_pixels
+from src.kindling.deploy.serving.metadata import Decision, Metadata, read_metadata
+from src.kindling.deploy.serving.responses import ResponseKind, Responses
 
-Response = dict[str, Any]
 # The kind of response, by the decision and the dimensions of the output.
-RESPONSE_KINDS = {
+RESPONSE_KINDS: dict[tuple[str, int], ResponseKind] = {
     ("argmax", 2): "class",
     ("threshold", 2): "labels",
     ("none", 2): "values",
     ("argmax", 4): "mask",
 }
+DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+}
+MAX_SIZE = 20_000_000  # values of an input, and pixels of a blank image in its preparation
 
 
 class Model:
@@ -37,88 +41,86 @@ class Model:
 
     def __init__(self, path: Path, threads: int) -> None:
         self.session = _open_session(path, threads)
-        texts = self.session.get_modelmeta().custom_metadata_map
-        self.name = texts.get("run", path.name)
-        if "spec" not in texts:
-            raise InputError(
-                f"{path}: cannot be served: it has no spec, as the export of a plain forward; call "
-                "it from a program with onnxruntime, or give the task outputs and its data a spec "
-                "(docs/add-a-task.md) and export again"
-            )
         try:
-            self._read_metadata(texts)
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"missing or unknown metadata ({type(error).__name__}: {error})"
-            remedy = "export the run again: python -m src.export RUN"
-            raise InputError(f"{path}: {reason}; {remedy}") from None
-        if self.prepare is None and self.spec.kind != "table":
-            reason = f"no image file has the input shape {self.shape}"
-            raise InputError(f"{path}: cannot be served: {reason}; call it from a program instead")
+            texts = self.session.get_modelmeta().custom_metadata_map
+            if "spec" not in texts:
+                raise InputError(
+                    f"{path}: cannot be served: it has no spec, as the export of a plain forward; "
+                    "call it from a program with onnxruntime, or give the task outputs and its "
+                    "data a spec (docs/add-a-task.md) and export again"
+                )
+            self._read(read_metadata(texts), path.name)
+        except ValueError as error:
+            reason, remedy = str(error)[:500], "export the run again: python -m src.export RUN"
+            raise InputError(f"{path}: cannot be served: {reason}; {remedy}") from None
 
-    def _read_metadata(self, texts: Mapping[str, str]) -> None:
-        self.spec = Spec.from_plain(json.loads(texts["spec"]))
-        self.input, self.output = json.loads(texts["input"]), json.loads(texts["output"])
-        self.dtype, self.shape = np.dtype(self.input["type"]), tuple(self.input["shape"][1:])
-        prepare = json.loads(texts["prepare"])
-        if prepare and "white" in prepare:  # an older version's
-            prepare["max_value"] = prepare.pop("white")
-        self.prepare = Preparation(**prepare) if prepare else None
-        decision = json.loads(texts.get("decision", "null"))
+    def _read(self, metadata: Metadata, name: str) -> None:
+        self.name, self.spec = metadata.run or name, metadata.spec
+        self._read_input()
+        prepare = metadata.prepare
+        self.prepare = Preparation(**prepare.model_dump()) if prepare else None
+        self._check_preparation()
+        self._read_decision(metadata.decision, self._compute_blank())
+
+    def _read_input(self) -> None:
+        """The input as the net itself declares it."""
+        inputs = self.session.get_inputs()
+        names = [f"{x.name} {x.type} {x.shape}" for x in inputs]
+        if len(inputs) != 1 or inputs[0].type not in DTYPES:
+            raise ValueError(
+                f"expected one input of uint8, float32 or float64, got {', '.join(names)}"
+            )
+        sizes = inputs[0].shape[1:]
+        if not all(isinstance(size, int) and 0 < size <= MAX_SIZE for size in sizes):
+            raise ValueError(f"expected sizes from 1 to {MAX_SIZE:,}, got {names[0]}")
+        if math.prod(sizes) > MAX_SIZE:
+            raise ValueError(f"more than {MAX_SIZE:,} values in one input: {names[0]}")
+        self.input_name, self.dtype, self.shape = inputs[0].name, DTYPES[inputs[0].type], (*sizes,)
+
+    def _compute_blank(self) -> Array:
+        """The output for one input of zeros, which also warms the session up."""
+        try:
+            outputs = self.predict(np.zeros((1, *self.shape), self.dtype))
+        except Exception as error:  # onnxruntime's own classes
+            raise ValueError(f"it computes nothing: {str(error).partition(chr(10))[0]}") from None
+        count = self.spec.num_outputs
+        if outputs.ndim < 2 or outputs.shape[:2] != (1, count):
+            raise ValueError(f"its output is {outputs.shape}, and spec.num_outputs {count}")
+        if len(set(self.spec.names)) != count:
+            raise ValueError(f"spec has {len(set(self.spec.names))} names for {count} outputs")
+        return outputs
+
+    def _read_decision(self, decision: Decision | None, outputs: Array) -> None:
         if decision is None:  # an older version's
-            decision = {"kind": "argmax" if self.spec.classes else "none"}
+            decision = Decision(kind="argmax" if self.spec.classes else "none")
             if self.spec.classes and len(self.spec.target_shape) == 1:
-                decision = {"kind": "threshold", "value": 0.5}
-        self.response_kind = RESPONSE_KINDS[decision["kind"], len(self.output["shape"])]
-        self.threshold = float(decision["value"]) if self.response_kind == "labels" else 0.0
+                decision = Decision(kind="threshold", value=0.5)
+        if (decision.kind, outputs.ndim) not in RESPONSE_KINDS:
+            shape = outputs.shape[1:]
+            raise ValueError(f"no decision {decision.kind!r} is known for outputs {shape}")
+        kind = RESPONSE_KINDS[decision.kind, outputs.ndim]
+        if kind == "mask" and len(self.spec.names) > VOID:
+            raise ValueError(f"a mask of more than {VOID} classes")
+        self.responses = Responses(self.spec, kind, decision.value or 0.0, self.prepare)
+
+    def _check_preparation(self) -> None:
+        """Compare the input with what a blank image, or a row, comes to."""
+        if self.prepare is None:
+            if self.spec.kind != "table":
+                raise ValueError(f"no image file has the input shape {self.shape}")
+            shape: tuple[int, ...] = (len(self.spec.columns),)
+        else:
+            blank = Image.new("L", (self.prepare.size, self.prepare.size))
+            if peak_pixels(blank.size, self.prepare) > MAX_SIZE:
+                raise ValueError(f"its steps make images of more than {MAX_SIZE:,} pixels")
+            shape = self.prepare(blank).shape
+        if shape != self.shape:
+            raise ValueError(f"images or rows have the shape {shape}, and the input {self.shape}")
 
     def predict(self, x: Array) -> Array:
         """Map raw inputs `(B, *shape)` to outputs `(B, num_outputs)`, or `(B, classes, H, W)`."""
-        outputs: Array = self.session.run(None, {"input": x})[0]
+        outputs: Array = self.session.run(None, {self.input_name: x})[0]
         return outputs
-
-    def format_responses(
-        self, outputs: Array, sizes: Sequence[Sequence[int]] = ()
-    ) -> list[Response]:
-        """The response for each input; `showResponse` of page.html displays it.
-
-        Args:
-            outputs: from `predict`.
-            sizes: width and height of each image as sent, which is the size of its mask.
-        """
-        if self.response_kind == "mask":
-            return [self._mask(row, size) for row, size in zip(outputs, sizes, strict=True)]
-        formats = {"class": self._class, "labels": self._labels, "values": self._values}
-        return [formats[self.response_kind](row) for row in outputs.astype(np.float64)]
-
-    def _class(self, row: Array) -> Response:
-        best, probabilities = self.spec.names[row.argmax()], self._name(row.round(7))
-        probability = probabilities[best]
-        return {"prediction": best, "probability": probability, "probabilities": probabilities}
-
-    def _labels(self, row: Array) -> Response:
-        labels = [self.spec.names[i] for i in np.flatnonzero(row > self.threshold)]
-        return {"prediction": labels, "probabilities": self._name(row.round(7))}
-
-    def _values(self, row: Array) -> Response:
-        digits = 15 if self.output["type"] == "float64" else 7
-        values = self._name(float(f"{value:.{digits}g}") for value in row)
-        prediction = values if len(values) > 1 else next(iter(values.values()))
-        return {"prediction": prediction, "target": self.spec.target}
-
-    def _name(self, values: Any) -> dict[str, float]:
-        return {name: float(value) for name, value in zip(self.spec.names, values, strict=True)}
-
-    def _mask(self, output: Array, size: Sequence[int]) -> Response:
-        """A PNG whose pixels are the class numbers, and the share of each class."""
-        best = output.argmax(axis=0).astype(np.uint8)
-        shares = np.bincount(best.ravel(), minlength=len(output)) / best.size
-        mask, file, (width, height) = indexed(best), io.BytesIO(), size
-        if self.prepare is not None and not self.prepare.steps:  # steps cannot be undone
-            mask = unfit(mask, (width, height), self.prepare.fit)
-        # The background and the cropped area are transparent where the mask overlays its image.
-        mask.save(file, "PNG", transparency=bytes([0] + 254 * [255] + [0]))
-        url = "data:image/png;base64," + b64encode(file.getvalue()).decode()
-        return {"prediction": url, "shares": self._name(shares.round(7))}
 
 
 def _open_session(path: Path, threads: int) -> InferenceSession:
@@ -127,7 +129,8 @@ def _open_session(path: Path, threads: int) -> InferenceSession:
     # Spinning would take the core of the other requests.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        # Without the fallback, which prints five lines and then fails alike.
+        return InferenceSession(path, options, ["CPUExecutionProvider"], enable_fallback=False)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"{path}: not readable as ONNX: {reason}; export the run again") from None

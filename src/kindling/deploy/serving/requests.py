@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from io import BytesIO
 
-from python_multipart.multipart import File, parse_form
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from src.kindling.deploy.serving.decode import Decoded, Files
+from src.kindling.deploy.serving.decode import Decoded
 from src.kindling.deploy.serving.decoders import Decoders
+from src.kindling.deploy.serving.forms import media_type
 from src.kindling.deploy.serving.limits import Limits
 from src.kindling.deploy.serving.model import Model
 
@@ -20,7 +18,6 @@ ROW_TYPES = ("application/json", "application/x-www-form-urlencoded", "")
 # More than the cores of a small machine: one decodes while another's result is on its way.
 IMAGE_DECODERS, ROW_DECODERS = 3, 1
 MAX_BODIES = 8  # largest bodies that are in memory at once
-logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # about clients' forms
 CLOSE = {"connection": "close"}  # because part of the request was not read
 
 
@@ -39,8 +36,9 @@ class RequestReader:
         try:
             async with asyncio.timeout(self.limits.patience):
                 await self._receive(request, body)
-            files = self._split_files(request, bytes(body), several)
-            decoded = await self.decoders.decode(files, several)
+            content_type = request.headers.get("content-type", "")
+            self._check_type(media_type(content_type), several)
+            decoded = await self.decoders.decode(content_type, bytes(body), several)
         except TimeoutError:
             reason = f"no complete body within {self.limits.patience:g} s"
             raise HTTPException(408, reason, CLOSE) from None
@@ -74,45 +72,14 @@ class RequestReader:
             reason = f"the body has {size:,} bytes or more; the maximum is {self.max_bytes:,}"
             raise HTTPException(413, reason, CLOSE)
 
-    def _split_files(self, request: Request, body: bytes, several: bool) -> Files:
-        """The names and contents of a request's files; rows are one."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    def _check_type(self, kind: str, several: bool) -> None:
         if self.model.prepare is None:
             if kind not in ROW_TYPES:
                 reason = f"this model takes rows as JSON (application/json), not {kind}"
                 raise HTTPException(415, reason)
-            return [("body", body)]
-        if kind in ("application/json", "text/plain", "text/html"):
+        elif kind in ("application/json", "text/plain", "text/html"):
             reason = f"this model takes images, not {kind}"
             raise HTTPException(415, f"{reason}; send the file's bytes, or a form with files")
-        if kind == "multipart/form-data":
-            files = self._parse_form(request.headers["content-type"], body)
-            if not files:
-                raise HTTPException(422, "the form has no file")
-            if not several and len(files) > 1:
-                reason = f"the form has {len(files)} files; send several to /predict/batch"
-                raise HTTPException(422, reason)
-            return files
-        if several:
+        elif several and kind != "multipart/form-data":
             reason = "/predict/batch takes images as files of a form (multipart/form-data)"
             raise HTTPException(415, reason)
-        return [("image", body)]
-
-    def _parse_form(self, content_type: str, body: bytes) -> Files:
-        files: list[tuple[str, bytes]] = []
-
-        def add(file: File) -> None:
-            if len(files) == self.limits.max_rows:
-                raise HTTPException(413, f"Too many files; the maximum is {len(files)}")
-            name = (file.file_name or b"image").decode("utf-8", "replace")
-            file.file_object.seek(0)
-            files.append((name, file.file_object.read()))
-            file.close()
-
-        try:
-            parse_form({"Content-Type": content_type.encode("latin-1")}, BytesIO(body), None, add)
-        except HTTPException:
-            raise
-        except Exception as error:
-            raise HTTPException(422, f"the form cannot be read: {error}") from None
-        return files

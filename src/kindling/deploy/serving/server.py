@@ -19,6 +19,7 @@ from typing import Any
 
 from src.kindling.config.command import run_command
 from src.kindling.config.errors import InputError
+from src.kindling.deploy.serving.access import Access, choose_hosts
 from src.kindling.deploy.serving.limits import Limits
 
 KILL_AFTER = 5  # seconds after SIGTERM
@@ -64,8 +65,11 @@ def find_model(name: str) -> Path:
     return path
 
 
-def listen(host: str, port: int, key: str | None) -> socket.socket:
-    """The socket that receives requests. Any address but this machine's own needs a key."""
+def listen(host: str, port: int, key: str | None, hosts: str) -> tuple[socket.socket, Access]:
+    """The socket that receives requests, and who may send them.
+
+    Any address but this machine's own needs a key.
+    """
     if not 0 <= port <= 65535:  # the system would take it modulo 65536
         raise InputError(f"--port: expected a number from 0 to 65535, got {port}")
     try:
@@ -77,8 +81,9 @@ def listen(host: str, port: int, key: str | None) -> socket.socket:
         remedy = "set a key in a variable and pass its name: --api-key-env KINDLING_KEY"
         raise InputError(f"--host {host}: other machines can reach this address; {remedy}")
     family, *_, address = addresses[0]
+    access = Access(key, choose_hosts(host, local, hosts))
     try:
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        return socket.create_server(address[:2], family=family, backlog=2048), access
     except OSError as error:
         remedy = "pass another port, or 0 for a free one"
         raise InputError(f"--port {port}: cannot listen: {error.strerror}; {remedy}") from None
@@ -105,7 +110,7 @@ def run_worker(*arguments: Any) -> None:
     run_command(lambda _: respond(*arguments))
 
 
-def supervise(path: Path, listener: socket.socket, limits: Limits, key: str | None) -> int:
+def supervise(path: Path, listener: socket.socket, limits: Limits, access: Access) -> int:
     """Run a worker, and replace it when it ends, until SIGTERM or SIGINT.
 
     The socket outlives workers: requests that wait are accepted by the next one.
@@ -113,6 +118,11 @@ def supervise(path: Path, listener: socket.socket, limits: Limits, key: str | No
     Returns:
         The exit status: 0, or when no worker became ready, the last one's, or 1.
     """
+    if os.name == "nt":  # one process, without a supervisor
+        from src.kindling.deploy.serving.worker import respond
+
+        respond(path, listener, limits, access)
+        return 0
     stop, wake = socket.socketpair()
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno())
@@ -124,7 +134,7 @@ def supervise(path: Path, listener: socket.socket, limits: Limits, key: str | No
     spawn, failures = multiprocessing.get_context("spawn"), 0
     while True:
         ready, theirs = spawn.Pipe(duplex=False)
-        worker = spawn.Process(target=run_worker, args=(path, listener, limits, key, theirs))
+        worker = spawn.Process(target=run_worker, args=(path, listener, limits, access, theirs))
         worker.start()
         if stop in wait([worker.sentinel, stop]):
             listener.close()

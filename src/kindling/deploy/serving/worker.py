@@ -16,6 +16,7 @@ from pathlib import Path
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from src.kindling.deploy.serving.access import Access
 from src.kindling.deploy.serving.app import CONNECTIONS, Application
 from src.kindling.deploy.serving.limits import Limits
 from src.kindling.deploy.serving.model import Model
@@ -122,13 +123,13 @@ def respond(
     path: Path,
     listener: socket.socket,
     limits: Limits,
-    key: str | None,
+    access: Access,
     ready: Connection | None = None,
 ) -> None:
     """Respond to requests about an ONNX file until a signal, or until the supervisor ends."""
     warnings.simplefilter("ignore")  # Pillow's, about the clients' files
     model = Model(path, limits.threads)
     BoundedProtocol.limits = limits
-    server = Server(Application(model, limits, key), ready)
+    server = Server(Application(model, limits, access), ready)
     CONNECTIONS.set_function(lambda: len(server.server_state.connections))
     server.run(sockets=[listener])

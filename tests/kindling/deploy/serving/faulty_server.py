@@ -1,6 +1,6 @@
 """`python -m src.serve` with a fault, which the environment names; spawned processes import it again.
 
-FAULT=hang: decoders hang on contents that begin with "slow", as on a crafted file.
+FAULT=hang: decoders hang on bodies that begin with "slow", as on a crafted file.
 FAULT=shaky: the first SHAKY_STARTS workers are killed before they are ready; SHAKY_FILE counts them.
 """
 
@@ -22,16 +22,16 @@ if os.environ["FAULT"] == "hang":
     from src.kindling.deploy.serving import decoders
 
     def hang(decode: Callable[..., Any]) -> Callable[..., Any]:
-        def hanging(files: Any, several: bool, **options: Any) -> Any:
-            while files[0][1].startswith(b"slow"):
+        def hanging(*arguments: Any) -> Any:
+            while any(isinstance(x, bytes) and x.startswith(b"slow") for x in arguments):
                 time.sleep(60)
-            return decode(files, several, **options)
+            return decode(*arguments)
 
         return hanging
 
     decoders.STUCK_AFTER = 0.3
-    decoders.decode_rows = hang(decoders.decode_rows)
-    decoders.decode_images = hang(decoders.decode_images)
+    decoders.RowDecoder.__call__ = hang(decoders.RowDecoder.__call__)
+    decoders.split_files = hang(decoders.split_files)
 
 if os.environ["FAULT"] == "shaky":
     server.DELAYS = (0.01, 0.02, 0.03, 0.04, 0.05)

@@ -27,7 +27,7 @@ from src.kindling.config.compose import ROOT
 from src.kindling.runs.run import Run
 
 Headers = dict[str, str]
-HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: "
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
 FAULTY = "tests.kindling.deploy.serving.faulty_server"
 PREDICT_PATHS = ("/predict", "/predict/batch")
 BATCH = PREDICT_PATHS[1]
@@ -130,9 +130,9 @@ def serve(model: Path, *flags: str, **options: Any) -> Iterator[Server]:
     try:
         yield server
     finally:
-        if server.process.poll() is None:
-            server.stop()
+        error = server.stop()[1] if server.process.poll() is None else ""
         assert server.process.returncode == 0
+        assert "Traceback" not in error
 
 
 def file_of(run: Run) -> Path:

@@ -49,14 +49,16 @@ def test_invalid_flags(digits: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert line.startswith(f"--port {port}: cannot listen: Address already in use")
 
 
-def write_plain_onnx(path: Path) -> None:
-    """A model without metadata, as exporters make them."""
+def write_plain_onnx(path: Path, **metadata: str) -> None:
+    """A model without metadata but those given, as exporters make them."""
     x = onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["batch", 3])
     y = onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, ["batch", 3])
     node = onnx.helper.make_node("Identity", ["input"], ["output"])
     graph = onnx.helper.make_graph([node], "plain", [x], [y])
     opset = onnx.helper.make_opsetid("", 17)
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, path)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,7 @@ def write_plain_onnx(path: Path) -> None:
     [
         (lambda path: path.write_bytes(b"not a model"), "not readable as ONNX: "),
         (lambda path: write_plain_onnx(path), "cannot be served: it has no spec, as the export of"),
+        (lambda path: write_plain_onnx(path, spec="{}"), "cannot be served: metadata spec: Value "),
     ],
 )
 def test_invalid_model_file(make: Callable[[Path], Any], reason: str, tmp_path: Path) -> None:
@@ -73,7 +76,7 @@ def test_invalid_model_file(make: Callable[[Path], Any], reason: str, tmp_path: 
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith(f"{path}: {reason}")
-    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.usefixtures("in_this_process")

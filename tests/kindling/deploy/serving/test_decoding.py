@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
+import signal
 import struct
 import threading
+import zlib
+from contextlib import nullcontext
 from typing import Any
+from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
 from starlette.exceptions import HTTPException
 
 from src.kindling.data.images.prepare import Preparation
+from src.kindling.deploy.serving.access import Access
+from src.kindling.deploy.serving.app import Application
 from src.kindling.deploy.serving.batches import Batches
-from src.kindling.deploy.serving.decode import decode_images, has_more_scans
-from src.kindling.deploy.serving.decoders import Decoders
+from src.kindling.deploy.serving.decode import decode_images, has_more_scans, peak_pixels
+from src.kindling.deploy.serving.decoders import SPAWN, Decoders, _run_limited
 from src.kindling.deploy.serving.limits import Limits
+from src.kindling.deploy.serving.model import Model
+from src.kindling.runs.run import Run
 from tests.kindling.deploy.serving.server_process import (
     black,
+    chunk,
     encode,
+    file_of,
     scans,
 )
 
@@ -52,6 +63,84 @@ def test_resized_pixels_are_bounded() -> None:
     assert "a.png: 65536 x 1 pixels would be resized to 268,435,456" in caught.value.detail
 
 
+def test_pixels_of_each_step_are_bounded() -> None:
+    pad = {"do": "pad", "border": [1000, 2000, 1000, 2000], "value": 0}
+    crop = {"do": "crop", "size": [50, 4000]}
+    small = {"do": "resize", "size": [10, 20], "longest": None, "how": "NEAREST"}
+    for steps, peak in (
+        ((), 64 * 64),
+        ((pad,), 2100 * 4200),
+        ((pad, small), 2100 * 4200),
+        ((crop,), 4000 * 200),
+        ((RESIZE,), 64 * 128),
+        ((small, RESIZE, pad), 2128 * 4064),
+    ):
+        assert peak_pixels((100, 200), prepare(64, steps)) == max(peak, 100 * 200)
+    assert peak_pixels((10, 10), prepare(64)) == 64 * 64
+    # Small files whose prepared images are large count with these.
+    many = [("a.png", encode())] * 3
+    with pytest.raises(HTTPException, match="3,000,000 pixels in one request"):
+        decode_images(
+            many, True, prepare(1000), Limits(max_total_pixels=2_000_000, max_pixels=10**6)
+        )
+
+
+def test_texts_of_a_png_are_bounded() -> None:
+    text = chunk(b"zTXt", b"key\0\0" + zlib.compress(b"a" * 1_000_000))
+    for count, refused in ((1, False), (2, True)):
+        content = encode()[:33] + count * text + encode()[33:]
+        with pytest.raises(HTTPException, match="text") if refused else nullcontext():
+            decode_images([("a.png", content)], False, prepare(8), Limits())
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def allocate(size: int) -> int:
+    return len(bytearray(size))
+
+
+def test_decoders_have_a_memory_limit() -> None:
+    async def request() -> tuple[Any, int]:
+        decoders = Decoders(1, prepare(8), (), Limits(memory=300))
+        await decoders.start()
+        try:
+            with pytest.raises(HTTPException) as caught:
+                await decoders.run(allocate, 400_000_000)
+            with pytest.raises(HTTPException) as image:
+                await decoders.decode("image/png", encode(np.zeros((4000, 4000), np.uint16)), False)
+            assert image.value.detail == caught.value.detail
+            return caught.value, await decoders.run(allocate, 1000)
+        finally:
+            await decoders.close()
+
+    error, size = asyncio.run(request())
+    assert (error.status_code, size) == (413, 1000)
+    assert error.detail == "decoding takes more than 300 MB of memory; send less, or smaller files"
+
+
+def test_processor_time_of_decoders_is_limited() -> None:
+    process = SPAWN.Process(target=_run_limited, args=(Limits(decode=0.01), spin))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGXCPU
+
+
+def test_large_masks_are_made_in_a_decoder(scenes: Run) -> None:
+    application = Application(Model(file_of(scenes), 1), Limits(), Access())
+    run = AsyncMock(return_value=["mask"])
+    application.reader.decoders.run = run  # type: ignore[method-assign]
+    outputs = np.zeros((1, 11, 32, 32), np.float32)
+    (small,) = asyncio.run(application._format(outputs, [(32, 32)]))
+    assert small["prediction"].startswith("data:image/png;base64,")
+    assert asyncio.run(application._format(outputs, [(2000, 1000)])) == ["mask"]
+    function, *arguments = run.call_args.args
+    (large,) = pickle.loads(pickle.dumps(function))(*arguments)
+    assert large["shares"] == small["shares"]
+
+
 def test_requests_are_gathered_into_batches() -> None:
     sizes: list[int] = []
     counts = (1, 2, 3, 4, 9, 1)
@@ -76,7 +165,7 @@ def test_requests_wait_for_a_decoder_within_limits() -> None:
     async def request() -> list[Any]:
         decoders = Decoders(0, None, (), Limits(queue=1, wait=0.1))
         return await asyncio.gather(
-            *[decoders.decode([], False) for _ in range(2)], return_exceptions=True
+            *[decoders.decode("", b"", False) for _ in range(2)], return_exceptions=True
         )
 
     first, second = asyncio.run(request())

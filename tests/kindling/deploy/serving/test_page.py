@@ -141,6 +141,21 @@ def test_page_predicts_a_drawing(browser: Any, images: Server, tmp_path: Path) -
         page.screenshot(path=tmp_path / "drawing.png")
 
 
+def test_page_and_docs_obey_their_content_policy(browser: Any, images: Server) -> None:
+    page = browser.new_page()
+    refused: list[str] = []
+    page.on("console", lambda message: refused.append(message.text))
+    page.goto(images.url)
+    page.locator("#file").set_input_files(
+        {"name": "a.png", "mimeType": "image/png", "buffer": encode()}
+    )
+    expect(page.locator("#bars li")).to_have_count(10)
+    page.goto(f"{images.url}docs")
+    expect(page.locator("section")).to_have_count(6)
+    page.close()
+    assert refused == []
+
+
 def test_page_has_a_form_for_the_columns(browser: Any, tables: Server, tmp_path: Path) -> None:
     with open_page(browser, tables, viewport=NARROW) as page:
         page.wait_for_selector("#row button")

@@ -86,16 +86,16 @@ def test_decision_from_metadata(digits: Run, scenes: Run, tmp_path: Path) -> Non
     path = tmp_path / "model.onnx"
     outputs = np.eye(10, dtype=np.float32)[[3]] * 0.5 + 0.05
     model = edit_metadata(file_of(digits), path, decision={"kind": "argmax"})
-    (response,) = model.format_responses(outputs)
+    (response,) = model.responses.format(outputs)
     assert (response["prediction"], response["probability"]) == ("3", 0.55)
     for value, labels in ((0.5, ["3"]), (0.6, [])):
         decision = {"kind": "threshold", "value": value}
         model = edit_metadata(file_of(digits), path, decision=decision)
-        (response,) = model.format_responses(outputs)
+        (response,) = model.responses.format(outputs)
         assert response["prediction"] == labels
         assert len(response["probabilities"]) == 10
     model = edit_metadata(file_of(digits), path, decision={"kind": "none"})
-    (response,) = model.format_responses(outputs)
+    (response,) = model.responses.format(outputs)
     assert response["prediction"]["3"] == 0.55
     for decision in ({"kind": "median"}, {"kind": "threshold"}, {}, "no JSON"):
         with pytest.raises(InputError, match=r"export the run again: python -m src\.export"):
@@ -111,15 +111,69 @@ def test_decision_of_old_files_by_target(digits: Run, tmp_path: Path) -> None:
     def respond(outputs: list[float], **changes: Any) -> Any:
         changed = json.dumps(spec | changes)
         model = edit_metadata(file_of(digits), path, decision=None, spec=changed)
-        (response,) = model.format_responses(np.array([outputs], dtype=np.float32))
+        (response,) = model.responses.format(np.array([outputs], dtype=np.float32))
         return response
 
-    three = {"num_outputs": 3, "classes": ["cat", "dog", "sea"], "class_counts": [1, 1, 1]}
-    response = respond([0.25, 0.5, 0.25], **three)
+    rest = [f"other {i}" for i in range(7)]
+    names = {"classes": ["cat", "dog", "sea", *rest]}
+    response = respond([0.25, 0.5, 0.25] + 7 * [0.0], **names)
     assert (response["prediction"], response["probability"]) == ("dog", 0.5)
-    response = respond([0.75, 0.625, 0.5], **three, target_shape=[3])
+    response = respond([0.75, 0.625, 0.5] + 7 * [0.0], **names, target_shape=[10])
     assert response["prediction"] == ["cat", "dog"]
-    assert response["probabilities"] == {"cat": 0.75, "dog": 0.625, "sea": 0.5}
-    place = {"num_outputs": 2, "classes": [], "class_counts": [], "target": "place"}
-    response = respond([1.5, -2.0], **place, targets=["x", "y"], target_shape=[2])
-    assert response == {"prediction": {"x": 1.5, "y": -2.0}, "target": "place"}
+    expected = {"cat": 0.75, "dog": 0.625, "sea": 0.5} | dict.fromkeys(rest, 0.0)
+    assert response["probabilities"] == expected
+    place = {"classes": [], "class_counts": [], "target": "place"}
+    response = respond([1.5, -2.0] + 8 * [0.0], **place, targets=["x", "y", "z", *rest])
+    assert response["prediction"] == {"x": 1.5, "y": -2.0, "z": 0.0} | dict.fromkeys(rest, 0.0)
+    assert response["target"] == "place"
+
+
+LARGE_RESIZE = {"do": "resize", "size": [9000], "longest": None, "how": "BILINEAR"}
+LARGE_PAD = {"do": "pad", "border": [9000] * 4, "value": 0}
+# The changed fields, or the whole text, and a part of the reason.
+DAMAGED: list[tuple[str, Any, str]] = [
+    ("spec", "{}", "spec: Value error, not a spec (KeyError: 'classes')"),
+    ("spec", "[" * 5000, "spec: Invalid JSON"),
+    ("spec", {"num_outputs": 10**30}, "its output is (1, 10), and spec.num_outputs 1000000"),
+    ("spec", {"num_outputs": "ten"}, "spec.num_outputs: Input should be a valid integer"),
+    ("spec", {"classes": ["0"]}, "spec has 1 names for 10 outputs"),
+    ("spec", {"classes": ["0"] * 10}, "spec has 1 names for 10 outputs"),
+    ("spec", {"classes": [[]] * 10}, "spec.classes.0: Input should be a valid string"),
+    ("spec", {"columns": [7]}, "spec: Value error, not a spec (AttributeError: "),
+    ("spec", {"kind": "sound"}, "spec.kind: Input should be 'image', 'table' or 'sequence'"),
+    ("prepare", " null", "no image file has the input shape (1, 8, 8)"),
+    ("prepare", {"size": 10**9}, "prepare.size: Input should be less than or equal to 10000"),
+    ("prepare", {"size": 9}, "shape (1, 9, 9), and the input (1, 8, 8)"),
+    ("prepare", {"channels": 4}, "prepare.channels: Input should be 1 or 3"),
+    ("prepare", {"steps": [{"do": "run"}]}, "prepare.steps.0: Input tag 'run'"),
+    ("prepare", {"steps": [{"do": "crop"}]}, "prepare.steps.0.crop.size: Field required"),
+    ("prepare", {"steps": [LARGE_RESIZE]}, "more than 20,000,000 pixels"),
+    ("prepare", {"steps": [LARGE_PAD] * 20}, "more than 20,000,000 pixels"),
+    ("decision", '{"kind": "threshold", "value": NaN}', "decision.value: Input should be a finite"),
+]
+
+
+@pytest.mark.parametrize(("key", "change", "reason"), DAMAGED)
+def test_damaged_metadata_is_one_line(
+    key: str, change: Any, reason: str, digits: Run, tmp_path: Path
+) -> None:
+    if isinstance(change, dict):
+        texts = Model(file_of(digits), 1).session.get_modelmeta().custom_metadata_map
+        change = json.loads(texts[key]) | change
+    path = tmp_path / "model.onnx"
+    with pytest.raises(InputError) as caught:
+        edit_metadata(file_of(digits), path, **{key: change})
+    (line,) = caught.value.lines
+    assert line.startswith(f"{path}: cannot be served: ")
+    assert reason in line
+    assert line.endswith("; export the run again: python -m src.export RUN")
+    assert len(line) < len(str(path)) + 400
+
+
+def test_columns_of_metadata_match_the_input(houses: Run, tmp_path: Path) -> None:
+    texts = Model(file_of(houses), 1).session.get_modelmeta().custom_metadata_map
+    spec = json.loads(texts["spec"])
+    with pytest.raises(InputError, match=r"shape \(3,\), and the input \(4,\)"):
+        edit_metadata(
+            file_of(houses), tmp_path / "model.onnx", spec=spec | {"columns": spec["columns"][1:]}
+        )

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import AsyncMock
 
 import pytest
+from starlette.datastructures import Headers as StarletteHeaders
 from starlette.exceptions import HTTPException
 
+from src.kindling.config.compose import ROOT
+from src.kindling.deploy.serving.access import Access, choose_hosts
 from src.kindling.deploy.serving.app import Application
 from src.kindling.deploy.serving.limits import Limits
 from src.kindling.deploy.serving.requests import CLOSE
@@ -47,14 +54,49 @@ def test_about_metrics_and_openapi(digits: Run, images: Server, tables: Server) 
     assert re.search(r"^kindling_connections 1\.0", metrics, re.M)
     api = tables.request("/openapi.json")[1]["paths"]
     assert list(api) == [*PREDICT_PATHS, "/about", "/health", "/ready", "/metrics"]
-    row = api["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    color = {"type": ["string", "null"], "enum": ["blue", "red", None]}
-    assert row["properties"]["color"] == color
+    schema = api["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    row, rows = schema["anyOf"]
+    assert row == rows["items"]
+    assert row["properties"]["color"]["examples"] == ["blue", "red"]
     assert row["required"] == ["size", "rooms", "color", "new"]
     for path in ("/", "/docs"):
         status, page = images.request(path)
         assert status == 200
         assert re.findall(r"https?://[^\s'\"]*", page) == []
+
+
+def test_file_without_a_name(images: Server) -> None:
+    body = ONE_FILE.replace(b'; filename="0.png"', b"")
+    assert images.request("/predict", body, FORM)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "examples"),
+    [
+        ("tables", 1),
+        pytest.param("tables", 300, marks=pytest.mark.long),
+        pytest.param("images", 300, marks=pytest.mark.long),
+    ],
+)
+def test_openapi_passes_schemathesis(
+    kind: str, examples: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    pytest.importorskip("schemathesis")
+    server: Server = request.getfixturevalue(kind)
+    hooks = "tests.kindling.deploy.serving.schemathesis_hooks"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}openapi.json"),
+            *("--checks", "all", "--phases", "examples,coverage,fuzzing"),
+            *("--max-examples", str(examples), "--seed", "1", "--no-color"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": hooks, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"Tested: +6\n", done.stdout)
 
 
 def test_api_key(locked: Server) -> None:
@@ -68,6 +110,50 @@ def test_api_key(locked: Server) -> None:
         assert locked.request(path, headers={"Authorization": ""})[0] == 200
 
 
+def test_bearer_in_any_case(locked: Server) -> None:
+    for scheme in ("bearer", "BEARER", "Bearer "):
+        headers = {"Authorization": f"{scheme} much secret"}
+        assert locked.request("/ready", headers=headers)[0] == 200
+
+
+def test_host_is_checked(images: Server) -> None:
+    for name in ("localhost", "LOCALHOST.", "127.0.0.1", "[::1]"):
+        assert images.request("/ready", headers={"Host": f"{name}:{images.port}"})[0] == 200
+    for name in ("rebound.example", "localhost.example", "10.0.0.1", "", "[", "localhost:80:80"):
+        status, response = images.request("/predict", encode(), {"Host": name})
+        assert status == 421
+        assert response["error"].endswith("start it with --allowed-hosts and this name")
+        assert images.request("/health", headers={"Host": name})[0] == 200
+    assert images.raw(b"GET /ready HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+
+
+def test_allowed_hosts() -> None:
+    for hosts, allowed, refused in (
+        (choose_hosts("127.0.0.1", True, ""), "localhost:80", "model.example"),
+        (choose_hosts("::1", True, ""), "[::1]", "[::2]:80"),
+        (choose_hosts("0.0.0.0", False, "a.example, B.example:80"), "b.EXAMPLE", "localhost"),
+    ):
+        access = Access(None, hosts)
+        assert access.has_host(StarletteHeaders({"host": allowed}))
+        assert not access.has_host(StarletteHeaders({"host": refused}))
+    anywhere = Access("key", choose_hosts("0.0.0.0", False, ""))
+    assert anywhere.has_host(StarletteHeaders({"host": "model.example"}))
+
+
+def test_security_headers(images: Server) -> None:
+    for path in ("/", "/docs", "/health", "/nowhere"):
+        response = images.raw(f"GET {path} HTTP/1.0\r\n\r\n".encode()).partition(b"\r\n\r\n")[0]
+        lines = response.decode().lower().splitlines()
+        assert "x-content-type-options: nosniff" in lines
+        assert "cross-origin-resource-policy: same-origin" in lines
+        if path in ("/", "/docs"):
+            assert {"x-frame-options: deny", "referrer-policy: no-referrer"} <= {*lines}
+            (policy,) = [line for line in lines if line.startswith("content-security-policy: ")]
+            assert "script-src 'sha256-" in policy
+            assert "default-src 'none'" in policy
+            assert "frame-ancestors 'none'" in policy
+
+
 @pytest.mark.parametrize(
     ("error", "status", "text", "header"),
     [
@@ -78,7 +164,7 @@ def test_api_key(locked: Server) -> None:
 )
 def test_errors_become_json(error: Exception, status: int, text: str, header: bytes) -> None:
     model: Any = SimpleNamespace(prepare=None, spec=SimpleNamespace(columns=()))
-    application = Application(model, Limits(), None)
+    application = Application(model, Limits(), Access())
     application.reader.read = AsyncMock(side_effect=error)  # type: ignore[method-assign]
     send = AsyncMock()
     scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
@@ -132,7 +218,9 @@ BAD_IMAGES = {
     "body": Bad(b"x" * 1_000_001, 413, "1,000,001 bytes or more; the maximum is 1,000,000"),
     "two files": Bad(TWO_FILES, 422, "the form has 2 files; send several to /predict/b", FORM),
     "no file": Bad(form()[0], 422, "the form has no file", FORM),
-    "text field": Bad(ONE_FILE.replace(b'; filename="0.png"', b""), 422, "the form ", FORM),
+    "text field": Bad(
+        ONE_FILE.replace(b'file"; filename="0.png"', b'note"'), 422, "the form has no file", FORM
+    ),
     "form without end": Bad(ONE_FILE[:60], 422, "the form ", FORM),
     "no boundary": Bad(ONE_FILE, 422, "the form cannot", content_type("multipart/form-data")),
     "damaged file": Bad(BAD_FILE, 422, "1.png: cannot be read", FORM, BATCH),
@@ -158,17 +246,19 @@ BAD_ROWS = {
     "Infinity": Bad(b'{"size": -Infinity}', 422, "and null for NaN or a missing value"),
     "float64 overflow": Bad(row(size=3).replace(b"3", b"1e999"), 422, "column 'size': inf (row 1)"),
     "float32 overflow": Bad(row(size=1e39), 422, "column 'size': 1e+39 (row 1)"),
-    "integer overflow": Bad(row(size=10**400), 422, "int too large"),
+    "integer overflow": Bad(row(size=10**400), 422, "column 'size': 1000"),
+    "boolean for a number": Bad(row(size=True), 422, "column 'size': True (row 1) is not a number"),
     "digits": Bad(b'{"size": ' + b"1" * 5000 + b"}", 422, "the body is not valid JSON"),
     "deep list": Bad(b"[" * 100_000, 422, "not valid JSON: recursion limit exceeded"),
     "deep object": Bad(b'{"a":' * 100_000, 422, "not valid JSON: recursion limit exceeded"),
     "unknown names": Bad(b'{"siez": 1, "romms": 2}', 422, "did you mean"),
     "text for a number": Bad(row(size="large"), 422, "column 'size': 'large' (row 1)"),
     "number for a boolean": Bad(row(new=2), 422, "column 'new': 2 (row 1)"),
-    "list for a value": Bad(row(size=[1]), 422, "column 'size' (row 1): expected a number, a text"),
+    "list for a value": Bad(row(size=[1]), 422, "column 'size': [1] (row 1) is not a number; "),
+    "object for a category": Bad(row(color={"a": 1}), 422, "column 'color': {'a': 1} (row 1) is "),
     "missing column": Bad(b'{"size": 1, "rooms": 2, "new": true}', 422, "color"),
     "wrong name": Bad(row().replace(b"rooms", b"room"), 422, "rooms; did you mean 'room'?"),
-    "unequal rows": Bad(json.dumps([ROW, {"size": 1}]).encode(), 422, "row 1 and row 2; send null"),
+    "unequal rows": Bad(json.dumps([ROW, {"size": 1}]).encode(), 422, "lacks 3 of the 4 columns"),
     "numbers": Bad(b"[1, 2]", 422, "expected a row as an object of columns and values"),
     "empty list": Bad(b"[]", 422, "expected a row as an object of columns and", {}, BATCH),
     "number": Bad(b"7", 422, "expected a row as an object of columns and values"),
@@ -181,7 +271,7 @@ BAD_ROWS = {
     ),
     "unknown columns": Bad(row(**{f"c{i}": 1 for i in range(101)}), 413, "row 1 has 105 columns; "),
     "many columns": Bad(row(**{f"c{i}": 1 for i in range(70_000)}), 413, "70,004 columns; "),
-    "columns by row": Bad(MIXED_ROWS, 422, "only one of row 1 and row 2; send null for a missing"),
+    "columns by row": Bad(MIXED_ROWS, 422, "lacks 4 of the 4 columns of the training"),
     "rows": Bad(json.dumps([ROW] * 21).encode(), 413, "21 rows in one request; the maximum is 20"),
     "body": Bad(b" " * 1_000_001, 413, "the maximum is 1,000,000"),
     "image": Bad(
