@@ -197,7 +197,7 @@ def lead(
 ) -> Path:
     """Let the data's relative paths lead into the folder of `small_files`."""
     root, believed = small_files
-    monkeypatch.setattr("src.kindling.data.data_module.ROOT", root)
+    monkeypatch.setattr("src.kindling.data.paths.ROOT", root)
     monkeypatch.setattr("src.kindling.data.images.image_data.DATA", root / "data")
     monkeypatch.setenv("HOME", str(root))
     for name, attributes in believed.items():

@@ -34,7 +34,7 @@ from tests.conftest import call, train
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Relative paths start here."""
-    monkeypatch.setattr("src.kindling.data.data_module.ROOT", tmp_path)
+    monkeypatch.setattr("src.kindling.data.paths.ROOT", tmp_path)
     return tmp_path
 
 
