@@ -53,9 +53,9 @@ def text(*columns: list[str], between: str = ",") -> str:
 
 
 def write(content: str | bytes, name: str = "houses.csv", encoding: str = "utf-8") -> str:
-    from src.kindling.data import data_module as base
+    from src.kindling.data import paths
 
-    (base.ROOT / name).write_bytes(
+    (paths.ROOT / name).write_bytes(
         content.encode(encoding) if isinstance(content, str) else content
     )
     return name
