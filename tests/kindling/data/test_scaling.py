@@ -164,9 +164,9 @@ def test_notes_on_lost_values(folder: Path) -> None:
 def test_served_timestamps_and_values_match_training(
     scaling: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from src.kindling.deploy.serving.decode import decode_rows
     from src.kindling.deploy.serving.limits import Limits
     from src.kindling.deploy.serving.model import Model
+    from src.kindling.deploy.serving.rows import RowDecoder
 
     frame = hard_table()
     frame["y"] = 1e8 + frame["y"]  # float32 would hold a single value
@@ -188,8 +188,8 @@ def test_served_timestamps_and_values_match_training(
     call("export", str(run.path))
     model = Model(run.path / "export/model.onnx", threads=1)
     content = json.dumps(rows.to_dict("records")).encode()
-    decoded = decode_rows([("rows", content)], True, model.spec.columns, Limits())
-    served = model.format_responses(model.predict(decoded.x.astype(model.dtype)))
+    decoded = RowDecoder(model.spec.columns, Limits())(content, several=True)
+    served = model.responses.format(model.predict(decoded.x.astype(model.dtype)))
     served_values = [response["prediction"] for response in served]
     assert np.allclose(served_values, predicted, rtol=0, atol=1e-5)
 
