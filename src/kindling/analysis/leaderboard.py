@@ -30,20 +30,15 @@ FOLD = "data.fold"
 
 @dataclass(frozen=True)
 class Row:
-    """One run, or the mean of several that differ only in seed or fold, with its deviation (n - 1).
-
-    Attributes:
-        state: `finished`, or why final metrics are missing: `running`, `failed`, `broken: …`.
-        facts: run.json.
-        numbers: metrics by canonical name, seconds and parameters; None for NaN.
-    """
+    """One run, or the mean of several that differ only in seed or fold."""
 
     paths: list[Path]
-    state: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    state: str  # `finished`, or why final metrics are missing: `running`, `failed`, `broken: …`
+    facts: dict[str, Any] = field(default_factory=dict)  # run.json
     config: dict[str, Any] = field(default_factory=dict)
+    # Metrics by canonical name, seconds and parameters; None for NaN.
     numbers: dict[str, float | None] = field(default_factory=dict)
-    std: dict[str, float] = field(default_factory=dict)
+    std: dict[str, float] = field(default_factory=dict)  # of a mean, by n - 1
 
     @property
     def name(self) -> str:
@@ -51,9 +46,8 @@ class Row:
         path, logs = self.paths[0], run_module.LOGS.resolve()
         if self.std and path.parents[2] == logs and len({p.parent for p in self.paths}) == 1:
             path = path.parent  # a study
-        name = (
-            path.relative_to(logs).as_posix() if path.is_relative_to(logs) else display_path(path)
-        )
+        inside = path.is_relative_to(logs)
+        name = path.relative_to(logs).as_posix() if inside else display_path(path)
         repeats = f" ({len(self.paths)} {'folds' if self.config.get(FOLD) else 'seeds'})"
         return name + repeats if self.std else name
 
@@ -115,8 +109,7 @@ class Leaderboard:
 def find(word: str) -> list[Path]:
     """Find the directories of a run, a folder of runs, a pattern such as `digits/*`, or `latest`.
 
-    Raises:
-        InputError: when there are none, with the nearest name.
+    Raises InputError with the nearest name when there are none.
     """
     path, logs = Path(word).expanduser(), run_module.LOGS.resolve()
     if path.name == "latest" or path.suffix == ".ckpt":
@@ -160,11 +153,7 @@ def read(path: Path) -> Row:
 
 
 def rank(runs: Sequence[Row], sort: str | None = None) -> list[Leaderboard]:
-    """Rank finished runs: together by the metric `sort`, or for each monitored metric and data.
-
-    Raises:
-        InputError: when no run has the metric `sort`.
-    """
+    """Rank finished runs: together by the metric `sort`, or for each monitored metric and data."""
     sort, groups = sort and canonical_name(sort), defaultdict[str, list[Row]](list)
     for run in sorted(runs, key=lambda run: (str(run.facts.get("started")), run.name)):
         if run.state == "finished":

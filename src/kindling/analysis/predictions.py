@@ -114,11 +114,7 @@ def transfer(task: LightningModule, data: LightningDataModule | None, batch: Any
 
 
 def predict_batch(task: LightningModule, batch: Any, number: int) -> dict[str, Tensor]:
-    """The columns of a task's `predict_step`.
-
-    Raises:
-        InputError: when they are not tensors `(B, …)` by name.
-    """
+    """The columns of a task's `predict_step`; raise InputError if they are no tensors by name."""
     step = task.predict_step
     takes_number = is_param_in_hook_signature(step, "batch_idx", min_args=2)
     found: Any = step(batch, number) if takes_number else step(batch)
@@ -165,11 +161,7 @@ def evaluating(task: LightningModule) -> Iterator[None]:
 
 
 def require_columns(task: LightningModule, what: str) -> None:
-    """Check that a task defines `predict_step`.
-
-    Raises:
-        InputError: when it does not.
-    """
+    """Raise InputError if a task does not define `predict_step`."""
     if not is_overridden("predict_step", task):
         name = type(task).__name__
         raise InputError(

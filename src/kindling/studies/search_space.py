@@ -1,8 +1,4 @@
-"""A search space: a file of configs/space/, read and drawn from.
-
-Each line is a config key and the values to try: a list of choices, or `low` and `high` with `log`
-or `step`; `when` lists choices of keys above it without which the key is not set.
-"""
+"""A search space: a file of configs/space/, read and drawn from; docs/tune.md describes it."""
 
 from __future__ import annotations
 

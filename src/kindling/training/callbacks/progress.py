@@ -75,10 +75,7 @@ class EpochLines(Callback):
 
 
 class Bar(EpochLines):
-    """Draws a bar of the whole training below the lines, at most ten times a second.
-
-    The rate and the remaining time include validation.
-    """
+    """Draws a bar of the whole training below the lines; its rate and time include validation."""
 
     def __init__(self, monitor: str | None) -> None:
         super().__init__(monitor)
