@@ -56,12 +56,7 @@ def mean_interval(
 
 
 def _interval(
-    value: float,
-    deviations: NDArray[Any],
-    share: bool,
-    skewed: bool,
-    samples: int,
-    inflation: float = 1.0,
+    value: float, deviations: Any, share: bool, skewed: bool, samples: int, inflation: float = 1.0
 ) -> Interval:
     """The interval of a sum of independent groups' `deviations` `(G,)` from `value`.
 
@@ -90,7 +85,7 @@ def _interval(
 
 def metric_intervals(
     run: TrainedRun, predictions: Predictions
-) -> tuple[dict[str, Interval], dict[str, float]]:
+) -> tuple[dict[str, Interval | None], dict[str, float]]:
     """Compute the 95 % interval of each test metric, and the same metrics of the baseline.
 
     By a jackknife over samples or groups; where the metric is the mean of the samples' scores, from
@@ -118,15 +113,13 @@ def metric_intervals(
     mean_score = math.nan if scores is None else float(scores.mean())
     codes = np.arange(len(outputs)) if groups is None else np.unique(groups, return_inverse=True)[1]
     G = int(codes.max(initial=-1)) + 1
-    intervals: dict[str, Interval] = {}
+    intervals: dict[str, Interval | None] = {}
     for key, metric in metrics.items() if G > 1 else ():
         for name, (value, deviations) in _jackknife(key, metric, outputs, targets, codes).items():
             share = is_share(name) or is_share(type(metric).__name__)
-            found: Interval | None = _interval(value, deviations, share, True, G)
+            intervals[name] = _interval(value, deviations, share, True, G)
             if name == predictions.scored and math.isclose(value, mean_score, rel_tol=1e-4):
-                found = mean_interval(scores, groups, share, skewed=True)
-            if found:
-                intervals[name] = found
+                intervals[name] = mean_interval(scores, groups, share, skewed=True)
     return intervals, baseline
 
 

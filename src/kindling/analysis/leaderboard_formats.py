@@ -39,10 +39,7 @@ def show(board: Leaderboard) -> None:
 
 
 def to_csv(runs: Sequence[Row], exact: bool = False) -> str:
-    """Write a row for each run, unfinished ones too: metrics and differing config keys.
-
-    Text that a spreadsheet would run gets a quote before it, unless `exact`.
-    """
+    """Write a row for each run, unfinished ones too; `exact` keeps text that may be a formula."""
     import pandas as pd
 
     runs = [run for run in runs if run.facts]

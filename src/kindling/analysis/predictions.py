@@ -33,17 +33,14 @@ def predict(
 ) -> Predictions:
     """Predict one split without a Trainer, on the task's device; the task is not changed.
 
-    Every sample comes once and without random transforms, also in the training split. Data with
-    groups add the column `group`; a `predict_step` can return it for other data.
+    Every sample comes once and without random transforms. Data with groups add the column `group`;
+    a `predict_step` can return it for other data. Raises InputError without a `predict_step`.
 
     Args:
         task: its `predict_step` returns named columns `(B, …)` for a batch.
         data: after `setup`; None if the task defines its loaders itself.
         stage: the split.
         limit: number of samples: evenly spaced from Kindling's data, else the first.
-
-    Raises:
-        InputError: when `predict_step` is missing or returns something else.
     """
     require_columns(task, "predict")
     parts: dict[str, list[Array]] = defaultdict(list)

@@ -92,9 +92,8 @@ def _results(
             name = f"{name} of predictions"
         test.setdefault(name, mean)
         scores, groups = predictions["score"], predictions.columns.get("group")
-        interval = mean_interval(scores, groups, is_share(predictions.scored), skewed=True)
-        if interval:
-            intervals[name] = interval
+        share = is_share(predictions.scored)
+        intervals[name] = mean_interval(scores, groups, share, skewed=True)
     rows = []
     for name, value in test.items():
         row = {"name": name, "test": value, "val": metrics.get(f"val/{name}")}

@@ -8,20 +8,16 @@ from statistics import fmean, stdev
 from typing import Any
 
 from src.kindling.analysis.leaderboard import (
-    DATA_KEYS,
-    FOLD,
+    MEASURED,
     Row,
-    average_repeats,
-    find,
     find_differing_keys,
     mode_of,
-    read,
+    read_seeds,
 )
 from src.kindling.analysis.significance import Difference, half_width, name_score, read_scores
 from src.kindling.config.errors import InputError, format_count, join_names
 from src.kindling.runs.metric_names import canonical_name, parse_name
 
-MEASURED = {"data.split", "data.split_seed", *DATA_KEYS}  # what a metric is of
 Scores = dict[Any, float]  # by seed
 
 
@@ -49,12 +45,11 @@ def format_seed_comparison(words: Sequence[str], metric: str | None) -> list[str
 
     Raises InputError when a word is not a set of seeds of one config, or they cannot be compared.
     """
-    rows = [_read_set(word) for word in words]
-    one = rows[0]
-    if differing := MEASURED & {*find_differing_keys([row.config for row in rows])}:
+    (one, runs), (other, others) = map(read_seeds, words)
+    if differing := {*MEASURED} & {*find_differing_keys([one.config, other.config])}:
         keys = join_names(sorted(differing))
         raise InputError(f"--seeds {' '.join(words)}: not of the same data ({keys} differ)")
-    runs, count = [read(path) for row in rows for path in row.paths], len(one.paths)
+    count, runs = len(runs), runs + others
     values: list[Any] = []
     margin, covered = 0.0, "not covered: other samples"
     if metric is None:
@@ -73,7 +68,7 @@ def format_seed_comparison(words: Sequence[str], metric: str | None) -> list[str
     found = compare_seeds(a, b, name, mode_of([one], name), margin)
     lines = [
         f"{label} = {row.name}: {name} {fmean(scores.values()):.4f} ± {stdev(scores.values()):.4f}"
-        for label, row, scores in zip("AB", rows, (a, b), strict=True)
+        for label, row, scores in (("A", one, a), ("B", other, b))
     ]
     return [*lines, str(found), *_format_wins(a, b, found), covered]
 
@@ -102,13 +97,3 @@ def _format_wins(a: Scores, b: Scores, found: Difference) -> list[str]:
     share = binomtest(wins, len(a)).proportion_ci(method="wilson")
     interval = f"95 % confidence interval {100 * share.low:.0f} to {100 * share.high:.0f} %"
     return [f"{leader} leads with {wins} of {len(a)} seeds ({interval})"]
-
-
-def _read_set(word: str) -> Row:
-    rows = average_repeats([run for run in map(read, find(word)) if run.state == "finished"])
-    if len(rows) != 1 or len(rows[0].paths) < 2 or rows[0].config.get(FOLD):
-        count = sum(len(row.paths) for row in rows)
-        found = f"{format_count(count, 'run')} of {format_count(len(rows), 'config')}"
-        expected = "expected finished runs of one config, with two or more seeds"
-        raise InputError(f"--seeds {word}: {expected}, got {found}; train with --seeds 0,1,2")
-    return rows[0]

@@ -63,16 +63,11 @@ def plan_folds(name: str, overrides: Sequence[str], flags: Any) -> Plan:
 
 def predict_fold(run: Run) -> None:
     """Save the predictions of a fold's best checkpoint for its held-out samples."""
-    import torch
-
     from src.kindling.analysis.predictions import predict
     from src.kindling.training.trained_run import TrainedRun
 
     trained = TrainedRun(run.path)
-    device = torch.accelerator.current_accelerator(check_available=True)
-    if device is None or get(trained.config.values, "trainer.accelerator") == "cpu":
-        device = torch.device("cpu")
-    predictions = predict(trained.task.to(device), trained.data(), "test")
+    predictions = predict(trained.task.to(trained.device), trained.data(), "test")
     predictions.save(run.path / "predictions" / "test.npz")
 
 

@@ -91,10 +91,8 @@ def plan_search(flags: Any) -> Plan:
     own = get(config.values, "task.loss._target_") or "torch."
     varied = "data.batch_size" in [p.key for p in space.parameters]
     if varied and parse_name(plan.monitor)[1] == "loss" and not own.startswith(KNOWN_LOSSES):
-        remedy = "monitor a metric, or give it sums and from_sums, as DiceLoss"
-        print(
-            f"task.loss: unless it is a mean over samples, it depends on the batch size; {remedy}"
-        )
+        problem = "unless it is a mean over samples, it depends on the batch size"
+        print(f"task.loss: {problem}; monitor a metric, or give it sums and from_sums, as DiceLoss")
     return plan
 
 

@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from src.kindling.analysis.leaderboard import DATA_KEYS
+from src.kindling.analysis.leaderboard import MEASURED
 from src.kindling.config import compose as config_module
 from src.kindling.config.compose import _read_yaml
 from src.kindling.config.errors import InputError, did_you_mean
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 # Keys that change what the metric measures; and keys that the study sets.
-OTHER = ("monitor", "mode", "data.split", "data.split_seed", "data", *DATA_KEYS)
+OTHER = ("monitor", "mode", "data", *MEASURED)
 DEVICES = ("trainer", "trainer.devices", "trainer.strategy", "trainer.num_nodes")
 OWN = ("data.fold", "num_threads", "name", "tags", *DEVICES)
 FIELDS = ("choices", "low", "high", "log", "step", "when")

@@ -41,12 +41,9 @@ def run_seeds(
 
 
 def confirm_best(plan: Plan, best: dict[str, Any], flags: argparse.Namespace) -> None:
-    """Train a search's best and default config with new seeds, and print their comparison.
+    """Compare a search's best trial and default config with new seeds.
 
     The runs are a study in the search's folder, which the same command continues.
-
-    Args:
-        best: name and changes of the search's best trial.
     """
     seed = plan.configure({}).values.get("seed") or 0
     members = {
