@@ -13,7 +13,7 @@ from src.kindling.config.command import Parser, run_command, split_words
 from src.kindling.studies.flags import add_flags
 from src.kindling.studies.folds import plan_folds, report_folds
 from src.kindling.studies.plan import TrialResult
-from src.kindling.studies.study import begin_study, finish_study, run_study
+from src.kindling.studies.study import finish_study, run_study
 
 USAGE = "[CONFIG] [key=value ...] [--flags]"
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> list[TrialResult]:
     add_flags(parser)
     flags = parser.read(argv)
     plan = plan_folds(*split_words(flags.words), flags)
-    results = run_study(plan, begin_study(plan), flags.workers, flags.retry)
+    results = run_study(plan, flags.workers, flags.retry)
     finish_study(plan, results, *report_folds(plan, results))
     return results
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 from src.kindling.config import compose as config_module
 from src.kindling.config.command import Parser, run_command
 from src.kindling.config.errors import InputError
-from src.kindling.studies.confirm import confirm_best
 from src.kindling.studies.flags import add_flags
 from src.kindling.studies.plan import TrialResult
 from src.kindling.studies.search import plan_search, report_search
-from src.kindling.studies.study import begin_study, finish_study, run_study
+from src.kindling.studies.seeds import confirm_best
+from src.kindling.studies.study import finish_study, run_study
 
 USAGE = "[CONFIG] [SPACE] [key=value ...] [--flags]"
 SAMPLERS = ("tpe", "random", "grid")
@@ -40,14 +40,13 @@ def main(argv: list[str]) -> list[TrialResult]:
     if flags.confirm is not None and flags.confirm < 2:
         raise InputError(f"--confirm {flags.confirm}: expected at least 2 seeds")
     plan = plan_search(flags)
-    queue = begin_study(plan)
-    results = run_study(plan, queue, flags.workers, flags.retry)
-    found, lines = report_search(plan, queue, results)
+    results = run_study(plan, flags.workers, flags.retry)
+    found, lines = report_search(plan, results)
     try:
         finish_study(plan, results, found, lines)
     finally:  # also when trials failed
         if flags.confirm and found["best"]:
-            confirm_best(plan, found["best"], flags.confirm, flags.workers, flags.retry)
+            confirm_best(plan, found["best"], flags)
     return results
 
 

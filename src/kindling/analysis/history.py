@@ -80,12 +80,7 @@ def plot_curves(run: Path, monitor: str, mode: Literal["min", "max"]) -> Figure:
 
 
 def compare_curves(runs: Mapping[str, Sequence[Path]], metrics: Iterable[str]) -> Figure | None:
-    """Plot metrics over the epochs in one color for each row, a line for each of its runs.
-
-    Args:
-        runs: the directories of each row, by its name.
-        metrics: canonical names; those that no run has are left out.
-    """
+    """Plot those metrics that were logged: a color for each row, a line for each of its runs."""
     from src.kindling.analysis import drawing
 
     tables = {
@@ -119,11 +114,7 @@ def _draw_line(
 def describe_overfitting(table: pd.DataFrame) -> str | None:
     """Say from which epoch on the validation loss rose while the training loss fell, if it did.
 
-    Both must be trends by Kendall's tau over at least six validations, and the rise must exceed
-    the noise.
-
-    Args:
-        table: of `read_metrics`.
+    Both must be trends by Kendall's tau over at least six validations; the rise exceeds the noise.
     """
     from scipy.stats import kendalltau
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from src.kindling.runs.metric_names import is_share
@@ -33,20 +34,14 @@ def mean_interval(
 ) -> Interval | None:
     """Compute the 95 % confidence interval of a mean; None if it cannot be computed.
 
-    With groups, it follows from the sums of the groups.
-
     Args:
         values: `(n,)`.
         groups: of each value, such as a patient, `(n,)`; default: each value is independent.
         share: whether the values are shares, in [0, 1].
-        overlap: added to 1/n in the variance: validation samples per training sample, where each
-            value is measured on one fold and the trainings share samples.
-        samples: from which the values were measured, for shares that are all 0 or all 1; default:
-            the number of groups.
+        overlap: added to 1/n in the variance: validation samples per training sample, for values
+            of folds (Nadeau and Bengio, Machine Learning 52, 2003).
+        samples: behind the values, for shares that are all 0 or all 1; default: number of groups.
         skewed: whether the values may be skewed, such as errors.
-
-    Source:
-        Nadeau and Bengio, "Inference for the Generalization Error", Machine Learning 52 (2003).
     """
     import numpy as np
 
@@ -56,37 +51,17 @@ def mean_interval(
     deviations = np.bincount(codes, weights=values - mean)
     if len(deviations) < 2 or not np.isfinite(values).all():
         return None
-    return _interval(
-        mean, deviations / n, samples or len(deviations), share, skewed, 1 + n * overlap
-    )
+    G = len(deviations)
+    return _interval(mean, deviations / n, share, skewed, samples or G, 1 + n * overlap)
 
 
 def _interval(
-    value: float,
-    deviations: NDArray[Any],
-    samples: int,
-    share: bool,
-    skewed: bool,
-    inflation: float = 1.0,
+    value: float, deviations: Any, share: bool, skewed: bool, samples: int, inflation: float = 1.0
 ) -> Interval:
-    """A t-interval, in Hall's form for skewed values, in Wilson's for shares.
+    """The interval of a sum of independent groups' `deviations` `(G,)` from `value`.
 
-    Wilson's stays within [0, 1]. Its sample size is the effective one, share * (1 - share) /
-    variance, which is n for independent values of 0 or 1.
-
-    Args:
-        value: an estimate.
-        deviations: the part of each independent group in it, less their mean, `(G,)`.
-        samples: the effective sample size of a share of 0 or 1 up to rounding: nothing varies.
-        share: whether the value is a share.
-        skewed: whether the deviations may be skewed, such as those of errors.
-        inflation: of the variance.
-
-    Source:
-        Hall, "On the Removal of Skewness by Transformation", JRSS B 54 (1992).
-        Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22
-        (1927); effective sample size: Franco et al., "Comparative Study of Confidence Intervals for
-        Proportions in Complex Sample Surveys", JSSAM 7 (2019).
+    A t-interval; in the form of Hall, JRSS B 54 (1992), for skewed values, and of Wilson, JASA 22
+    (1927), for shares, with the effective sample size of Franco et al., JSSAM 7 (2019).
     """
     import numpy as np
     from scipy.stats import t
@@ -110,12 +85,11 @@ def _interval(
 
 def metric_intervals(
     run: TrainedRun, predictions: Predictions
-) -> tuple[dict[str, Interval], dict[str, float]]:
+) -> tuple[dict[str, Interval | None], dict[str, float]]:
     """Compute the 95 % interval of each test metric, and the same metrics of the baseline.
 
-    By a jackknife over samples, or over groups if the predictions have a column `group`; where the
-    metric is the mean of the samples' scores, from these. The baseline knows only the training
-    targets (`outputs.baseline`). A task without `outputs` or `test_meter` has neither.
+    By a jackknife over samples or groups; where the metric is the mean of the samples' scores, from
+    these. A task without `outputs` or `test_meter` has neither.
     """
     import numpy as np
     import torch
@@ -139,29 +113,20 @@ def metric_intervals(
     mean_score = math.nan if scores is None else float(scores.mean())
     codes = np.arange(len(outputs)) if groups is None else np.unique(groups, return_inverse=True)[1]
     G = int(codes.max(initial=-1)) + 1
-    intervals: dict[str, Interval] = {}
+    intervals: dict[str, Interval | None] = {}
     for key, metric in metrics.items() if G > 1 else ():
         for name, (value, deviations) in _jackknife(key, metric, outputs, targets, codes).items():
             share = is_share(name) or is_share(type(metric).__name__)
-            found: Interval | None = _interval(value, deviations, G, share, skewed=True)
+            intervals[name] = _interval(value, deviations, share, True, G)
             if name == predictions.scored and math.isclose(value, mean_score, rel_tol=1e-4):
-                found = mean_interval(scores, groups, share, skewed=True)
-            if found:
-                intervals[name] = found
+                intervals[name] = mean_interval(scores, groups, share, skewed=True)
     return intervals, baseline
 
 
 def _jackknife(
     key: str, metric: Metric, outputs: Tensor, targets: Tensor, codes: NDArray[Any]
 ) -> dict[str, tuple[float, NDArray[Any]]]:
-    """A metric's values by name, and the deviation of each block of groups.
-
-    The error of the mean of n values is the sum of their deviations / n; without a block of m, the
-    mean is less by the block's sum of deviations / (n - m).
-
-    Args:
-        key: the metric's name, where it gives one value.
-        codes: the number of each sample's group, `(n,)`.
+    """A metric's values by name, or as `key`, and the deviation of each block of groups `codes`.
 
     Source: Efron and Stein, "The Jackknife Estimate of Variance", Annals of Statistics 9 (1981).
     """
@@ -175,6 +140,7 @@ def _jackknife(
     count = min(G, most)
     block_of = np.random.default_rng(0).permutation(G)[codes] % count
     blocks = [np.flatnonzero(block_of == block) for block in range(count)]
+    # Without m of n values, a mean is less by the sum of their deviations / (n - m).
     kept = np.array([1 - len(block) / n for block in blocks])
     whole, *others = [
         value if isinstance(value, dict) else {key: value}
@@ -192,11 +158,9 @@ def _jackknife(
 def _leave_out(
     metric: Metric, parts: list[Metric], outputs: Tensor, targets: Tensor, blocks: list[Any]
 ) -> Iterator[Any]:
-    """Yield a metric's value, and then its value without each block.
-
-    Where the states of the metric and its parts are sums or lists, each sample is read once.
-    """
+    """Yield a metric's value, then that without each block; sums and lists read samples once."""
     import numpy as np
+    import torch
     from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
     names = [(part, key) for part in parts for key in part.metric_state]
@@ -214,15 +178,10 @@ def _leave_out(
         others = [i for i in range(len(blocks)) if i != block]
         if states:
             for number, (part, key) in enumerate(names):
-                setattr(part, key, _merge([states[i][number] for i in others]))
+                kept = [states[i][number] for i in others]
+                is_list = isinstance(kept[0], list)
+                whole = list(chain(*kept)) if is_list else torch.stack(kept).sum(dim=0)
+                setattr(part, key, whole)
         else:
             read(np.concatenate([blocks[i] for i in others]))
         yield metric.compute()
-
-
-def _merge(states: list[Any]) -> Any:
-    import torch
-
-    if isinstance(states[0], list):
-        return [value for state in states for value in state]
-    return torch.stack(states).sum(dim=0)

@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from src.kindling.config.compose import ROOT
-from src.kindling.config.errors import InputError, did_you_mean
+from src.kindling.config.errors import InputError, did_you_mean, format_count
 from src.kindling.runs import run as run_module
 from src.kindling.runs.files import display_path, read_json
 from src.kindling.runs.metric_names import canonical_name, mode_by_name
@@ -24,26 +24,22 @@ RUN_FILES = {"run.json", "meta.json", "config.yaml"}  # a run has one of them, o
 LIMITS = ("trainer.limit_val_batches", "trainer.limit_test_batches")
 # Metrics of other data, or of a few batches of it, cannot be compared.
 DATA_KEYS = ("data._target_", "data.path", "data.root", "data.files", "data.target", *LIMITS)
+MEASURED = ("data.split", "data.split_seed", *DATA_KEYS)
 COSTS = ("seconds", "parameters")
 FOLD = "data.fold"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run, or the mean of several that differ only in seed or fold, with its deviation (n - 1).
-
-    Attributes:
-        state: `finished`, or why final metrics are missing: `running`, `failed`, `broken: …`.
-        facts: run.json.
-        numbers: metrics by canonical name, seconds and parameters; None for NaN.
-    """
+    """One run, or the mean of several that differ only in seed or fold."""
 
     paths: list[Path]
-    state: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    state: str  # `finished`, or why final metrics are missing: `running`, `failed`, `broken: …`
+    facts: dict[str, Any] = field(default_factory=dict)  # run.json
     config: dict[str, Any] = field(default_factory=dict)
+    # Metrics by canonical name, seconds and parameters; None for NaN.
     numbers: dict[str, float | None] = field(default_factory=dict)
-    std: dict[str, float] = field(default_factory=dict)
+    std: dict[str, float] = field(default_factory=dict)  # of a mean, by n - 1
 
     @property
     def name(self) -> str:
@@ -51,9 +47,8 @@ class Row:
         path, logs = self.paths[0], run_module.LOGS.resolve()
         if self.std and path.parents[2] == logs and len({p.parent for p in self.paths}) == 1:
             path = path.parent  # a study
-        name = (
-            path.relative_to(logs).as_posix() if path.is_relative_to(logs) else display_path(path)
-        )
+        inside = path.is_relative_to(logs)
+        name = path.relative_to(logs).as_posix() if inside else display_path(path)
         repeats = f" ({len(self.paths)} {'folds' if self.config.get(FOLD) else 'seeds'})"
         return name + repeats if self.std else name
 
@@ -115,8 +110,7 @@ class Leaderboard:
 def find(word: str) -> list[Path]:
     """Find the directories of a run, a folder of runs, a pattern such as `digits/*`, or `latest`.
 
-    Raises:
-        InputError: when there are none, with the nearest name.
+    Raises InputError with the nearest name when there are none.
     """
     path, logs = Path(word).expanduser(), run_module.LOGS.resolve()
     if path.name == "latest" or path.suffix == ".ckpt":
@@ -159,12 +153,20 @@ def read(path: Path) -> Row:
     return Row([path], "broken: run.json is damaged")
 
 
-def rank(runs: Sequence[Row], sort: str | None = None) -> list[Leaderboard]:
-    """Rank finished runs: together by the metric `sort`, or for each monitored metric and data.
+def read_seeds(word: str) -> tuple[Row, list[Row]]:
+    """Read a study, a folder or a pattern of runs with several seeds: their mean, and each run."""
+    runs = {run.paths[0]: run for run in map(read, find(word)) if run.state == "finished"}
+    rows = average_repeats([*runs.values()])
+    if len(rows) != 1 or len(rows[0].paths) < 2 or rows[0].config.get(FOLD):
+        count = sum(len(row.paths) for row in rows)
+        found = f"{format_count(count, 'run')} of {format_count(len(rows), 'config')}"
+        expected = "expected finished runs of one config, with two or more seeds"
+        raise InputError(f"--seeds {word}: {expected}, got {found}; train with --seeds 0,1,2")
+    return rows[0], [runs[path] for path in rows[0].paths]
 
-    Raises:
-        InputError: when no run has the metric `sort`.
-    """
+
+def rank(runs: Sequence[Row], sort: str | None = None) -> list[Leaderboard]:
+    """Rank finished runs: together by the metric `sort`, or for each monitored metric and data."""
     sort, groups = sort and canonical_name(sort), defaultdict[str, list[Row]](list)
     for run in sorted(runs, key=lambda run: (str(run.facts.get("started")), run.name)):
         if run.state == "finished":
@@ -190,8 +192,8 @@ def _rank_group(runs: list[Row], by: str) -> Leaderboard:
     different.sort(key=lambda key: key.endswith("_target_"))
     columns = ["run", *order[:1], *different, *order[1:2], *COSTS, *order[2:]]
     targets = dict.fromkeys(str(run.config.get("data._target_")) for run in runs)
-    shared = {*DATA_KEYS[1:]} - {*find_differing_keys([run.config for run in runs])}
-    values = {key: runs[0].config.get(key) for key in DATA_KEYS if key in shared}
+    differing = find_differing_keys([run.config for run in runs])
+    values = {key: runs[0].config.get(key) for key in DATA_KEYS[1:] if key not in differing}
     data = [target.rpartition(".")[2] for target in targets]
     data += [f"{key.rpartition('.')[2]}={v}" for key, v in values.items() if v is not None]
     direction = "highest" if highest else "lowest"

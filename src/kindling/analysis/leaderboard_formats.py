@@ -39,10 +39,7 @@ def show(board: Leaderboard) -> None:
 
 
 def to_csv(runs: Sequence[Row], exact: bool = False) -> str:
-    """Write a row for each run, unfinished ones too: metrics and differing config keys.
-
-    Text that a spreadsheet would run gets a quote before it, unless `exact`.
-    """
+    """Write a row for each run, unfinished ones too; `exact` keeps text that may be a formula."""
     import pandas as pd
 
     runs = [run for run in runs if run.facts]
@@ -65,15 +62,10 @@ def to_html(
 
     template = Path(__file__).with_name("leaderboard.html").read_text(encoding="utf-8")
     encoded = [(path.stem, b64encode(path.read_bytes()).decode()) for path in images]
-    drawn = [(board, _split_columns(board), _draw_curves(board)) for board in boards]
+    drawn = [(board, _draw_curves(board)) for board in boards]
     page = Environment(autoescape=True).from_string(template)
-    return page.render(title=title, lines=lines, images=encoded, boards=drawn, drawn=DRAWN)
-
-
-def _split_columns(board: Leaderboard) -> list[list[str]]:
-    """The columns of each table of the page; the run's is in all of them."""
-    run, *rest = board.columns
-    return [[run, *rest[start : start + WIDE]] for start in range(0, len(rest), WIDE)]
+    numbers = {"wide": WIDE, "drawn": DRAWN}
+    return page.render(title=title, lines=lines, images=encoded, boards=drawn, **numbers)
 
 
 def _draw_curves(board: Leaderboard) -> str:

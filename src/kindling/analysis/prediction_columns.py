@@ -96,11 +96,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path, data: LightningDataModule | None = None) -> Predictions:
-        """Read a file of `save`; pass the run's `data` for `inputs` and `name`.
-
-        Raises:
-            InputError: when the file is missing or damaged.
-        """
+        """Read a file of `save`; `data` gives `inputs` and `name`; raise InputError if damaged."""
         try:
             check_size(path, MOST_COMPRESSED)
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:

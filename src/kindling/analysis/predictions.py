@@ -33,17 +33,14 @@ def predict(
 ) -> Predictions:
     """Predict one split without a Trainer, on the task's device; the task is not changed.
 
-    Every sample comes once and without random transforms, also in the training split. Data with
-    groups add the column `group`; a `predict_step` can return it for other data.
+    Every sample comes once and without random transforms. Data with groups add the column `group`;
+    a `predict_step` can return it for other data. Raises InputError without a `predict_step`.
 
     Args:
         task: its `predict_step` returns named columns `(B, …)` for a batch.
         data: after `setup`; None if the task defines its loaders itself.
         stage: the split.
         limit: number of samples: evenly spaced from Kindling's data, else the first.
-
-    Raises:
-        InputError: when `predict_step` is missing or returns something else.
     """
     require_columns(task, "predict")
     parts: dict[str, list[Array]] = defaultdict(list)
@@ -114,11 +111,7 @@ def transfer(task: LightningModule, data: LightningDataModule | None, batch: Any
 
 
 def predict_batch(task: LightningModule, batch: Any, number: int) -> dict[str, Tensor]:
-    """The columns of a task's `predict_step`.
-
-    Raises:
-        InputError: when they are not tensors `(B, …)` by name.
-    """
+    """The columns of a task's `predict_step`; raise InputError if they are no tensors by name."""
     step = task.predict_step
     takes_number = is_param_in_hook_signature(step, "batch_idx", min_args=2)
     found: Any = step(batch, number) if takes_number else step(batch)
@@ -165,11 +158,7 @@ def evaluating(task: LightningModule) -> Iterator[None]:
 
 
 def require_columns(task: LightningModule, what: str) -> None:
-    """Check that a task defines `predict_step`.
-
-    Raises:
-        InputError: when it does not.
-    """
+    """Raise InputError if a task does not define `predict_step`."""
     if not is_overridden("predict_step", task):
         name = type(task).__name__
         raise InputError(

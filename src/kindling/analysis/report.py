@@ -38,10 +38,7 @@ HEAVY = 200_000  # bytes of a PNG above which photographs are embedded as JPEG
 
 
 def report(run: TrainedRun) -> Path:
-    """Write a run's page from the files in its directory, and return its path.
-
-    The net computes nothing.
-    """
+    """Write a run's page from the files in its directory, and return its path."""
     from jinja2 import Environment
 
     from src.kindling.analysis.history import describe_overfitting, read_metrics
@@ -50,12 +47,11 @@ def report(run: TrainedRun) -> Path:
     saved = run.path / "predictions" / "test.npz"
     predictions = Predictions.load(saved) if saved.exists() else None
     groups = predictions.columns.get("group") if predictions else None
-    logged = read_optional(run, "metrics.json")
-    metrics = {canonical_name(name): value for name, value in logged.items()}
+    metrics = {canonical_name(name): value for name, value in run.metrics.items()}
     results = _results(run, metrics, predictions)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = format_number
-    path, meta = run.path / "report.html", read_optional(run, "meta.json")
+    path, meta = run.path / "report.html", run.read("meta.json")
     curves = read_metrics(run.path)
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         name=f"{path.parent.parent.name}/{path.parent.name}",
@@ -63,7 +59,7 @@ def report(run: TrainedRun) -> Path:
         folder=record_path(run.path),
         results=results,
         best=_find_best(curves, meta),
-        limit=read_optional(run, "run.json").get("config", {}).get("trainer.max_epochs", "?"),
+        limit=run.read("run.json").get("config", {}).get("trainer.max_epochs", "?"),
         overfitting=describe_overfitting(curves),
         unsplit={k: v for k, v in metrics.items() if not k.startswith(("val/", "test/"))},
         notes=list_missing_classes(predictions),
@@ -96,9 +92,8 @@ def _results(
             name = f"{name} of predictions"
         test.setdefault(name, mean)
         scores, groups = predictions["score"], predictions.columns.get("group")
-        interval = mean_interval(scores, groups, is_share(predictions.scored), skewed=True)
-        if interval:
-            intervals[name] = interval
+        share = is_share(predictions.scored)
+        intervals[name] = mean_interval(scores, groups, share, skewed=True)
     rows = []
     for name, value in test.items():
         row = {"name": name, "test": value, "val": metrics.get(f"val/{name}")}
@@ -108,10 +103,7 @@ def _results(
 
 
 def _place_marks(row: dict[str, Any]) -> dict[str, float] | None:
-    """Positions of a metric, its interval and the baseline, in percent of the line's width.
-
-    The line is from 0 to 1 where all values are within, else from the lowest to the highest.
-    """
+    """Positions of a metric, its interval and the baseline, in percent of the line's width."""
     if not row["interval"] or row["test"] is None:
         return None
     marks = {"low": row["interval"][0], "high": row["interval"][1], "test": row["test"]}
@@ -197,12 +189,6 @@ def _data(run: TrainedRun) -> list[tuple[str, str]]:
     if missing := [column.name for column in spec.columns if column.missing]:
         rows.append(("missing values in", ", ".join(missing)))
     return rows + outputs_for(spec).describe(spec)
-
-
-def read_optional(run: TrainedRun, name: str) -> dict[str, Any]:
-    """Read one of a run's JSON files; empty where it is missing."""
-    path = run.path / name
-    return read_json(path) if path.exists() else {}
 
 
 def _find_best(curves: Any, meta: dict[str, Any]) -> dict[str, Any] | None:

@@ -8,20 +8,16 @@ from statistics import fmean, stdev
 from typing import Any
 
 from src.kindling.analysis.leaderboard import (
-    DATA_KEYS,
-    FOLD,
+    MEASURED,
     Row,
-    average_repeats,
-    find,
     find_differing_keys,
     mode_of,
-    read,
+    read_seeds,
 )
 from src.kindling.analysis.significance import Difference, half_width, name_score, read_scores
 from src.kindling.config.errors import InputError, format_count, join_names
 from src.kindling.runs.metric_names import canonical_name, parse_name
 
-MEASURED = {"data.split", "data.split_seed", *DATA_KEYS}  # what a metric is of
 Scores = dict[Any, float]  # by seed
 
 
@@ -30,40 +26,32 @@ def compare_seeds(
 ) -> Difference:
     """Compare the mean scores of two configs: paired, where the seeds are the same.
 
-    Args:
-        mode: `min` where lower is better.
-        margin: of the gain over test samples. Margins add up by their squares (Banerjee,
-            Sankhya 22, 1960), and the interval covers at least 95 %.
+    Margins, such as that over test samples, add up by their squares to an interval that covers at
+    least 95 % (Banerjee, Sankhya 22, 1960).
     """
-    sign, is_paired = -1 if mode == "min" else 1, a.keys() == b.keys()
+    is_paired = a.keys() == b.keys()
     parts = [[b[seed] - a[seed] for seed in a]] if is_paired else [[*a.values()], [*b.values()]]
-    gain = sign * (fmean(b.values()) - fmean(a.values()))
-    margin = math.hypot(margin, *(half_width(part) for part in parts))
+    gain = (fmean(b.values()) - fmean(a.values())) * (-1 if mode == "min" else 1)
+    margin = math.hypot(margin, *map(half_width, parts))
     seeds = f"over {len(a)} paired seeds" if is_paired else f"over {len(a)} and {len(b)} seeds"
-    return Difference(gain, gain - margin, gain + margin, f"in {metric}", seeds)
+    return Difference(gain, margin, f"in {metric}", seeds)
 
 
 def format_seed_comparison(words: Sequence[str], metric: str | None) -> list[str]:
     """Compare two sets of seeds, each a study, a folder or a pattern, and say so in lines.
 
-    By the score of the test samples, whose variance then counts too; if `metric` is given, or not
-    all runs have predictions of the same samples, by a final metric.
+    By the score of the test samples, and the variance over samples too (Bouthillier et al., MLSys
+    2021); if `metric` is given, or the test samples differ, by a final metric.
 
-    Raises:
-        InputError: when a word is not a set of seeds of one config, or they cannot be compared.
-
-    Source: Bouthillier et al., "Accounting for Variance in Machine Learning Benchmarks", MLSys
-    2021.
+    Raises InputError when a word is not a set of seeds of one config, or they cannot be compared.
     """
-    rows = [_read_set(word) for word in words]
-    one = rows[0]
-    if differing := MEASURED & {*find_differing_keys([row.config for row in rows])}:
+    (one, runs), (other, others) = map(read_seeds, words)
+    if differing := {*MEASURED} & {*find_differing_keys([one.config, other.config])}:
         keys = join_names(sorted(differing))
         raise InputError(f"--seeds {' '.join(words)}: not of the same data ({keys} differ)")
-    runs, count = [read(path) for row in rows for path in row.paths], len(one.paths)
-    name, covered = metric, "not covered: other samples"
+    count, runs = len(runs), runs + others
     values: list[Any] = []
-    margin = 0.0
+    margin, covered = 0.0, "not covered: other samples"
     if metric is None:
         try:
             values, name, margin, covered = _score_samples(runs, count)
@@ -77,20 +65,16 @@ def format_seed_comparison(words: Sequence[str], metric: str | None) -> list[str
         raise InputError(f"--seeds: not all runs have a finite {name}; pass --sort METRIC")
     by_seed = [(run.config["seed"], value) for run, value in zip(runs, values, strict=True)]
     a, b = dict(by_seed[:count]), dict(by_seed[count:])
-    found = compare_seeds(a, b, str(name), mode_of([one], str(name)), margin)
+    found = compare_seeds(a, b, name, mode_of([one], name), margin)
     lines = [
         f"{label} = {row.name}: {name} {fmean(scores.values()):.4f} ± {stdev(scores.values()):.4f}"
-        for label, row, scores in zip("AB", rows, (a, b), strict=True)
+        for label, row, scores in (("A", one, a), ("B", other, b))
     ]
     return [*lines, str(found), *_format_wins(a, b, found), covered]
 
 
 def _score_samples(runs: Sequence[Row], count: int) -> tuple[list[float], str, float, str]:
-    """The mean test scores of runs, the score's name, and the margin over the test samples.
-
-    The margin is that of the mean gain of the other runs over the first `count`; with it, in words,
-    what it covers. Raises InputError when predictions are missing.
-    """
+    """Mean scores and their name; the margin of the gain over the first `count`, and its note."""
     import numpy as np
 
     predictions = read_scores(runs)
@@ -103,7 +87,7 @@ def _score_samples(runs: Sequence[Row], count: int) -> tuple[list[float], str, f
 
 
 def _format_wins(a: Scores, b: Scores, found: Difference) -> list[str]:
-    """With how many seeds the leader leads, and Wilson's interval; nothing for other seeds."""
+    """Count the seeds with which the leader leads, with Wilson's interval, for paired seeds."""
     from scipy.stats import binomtest
 
     if a.keys() != b.keys():
@@ -113,14 +97,3 @@ def _format_wins(a: Scores, b: Scores, found: Difference) -> list[str]:
     share = binomtest(wins, len(a)).proportion_ci(method="wilson")
     interval = f"95 % confidence interval {100 * share.low:.0f} to {100 * share.high:.0f} %"
     return [f"{leader} leads with {wins} of {len(a)} seeds ({interval})"]
-
-
-def _read_set(word: str) -> Row:
-    """The row of a set of seeds."""
-    rows = average_repeats([run for run in map(read, find(word)) if run.state == "finished"])
-    if len(rows) != 1 or len(rows[0].paths) < 2 or rows[0].config.get(FOLD):
-        count = sum(len(row.paths) for row in rows)
-        found = f"{format_count(count, 'run')} of {format_count(len(rows), 'config')}"
-        expected = "expected finished runs of one config, with two or more seeds"
-        raise InputError(f"--seeds {word}: {expected}, got {found}; train with --seeds 0,1,2")
-    return rows[0]

@@ -22,48 +22,36 @@ METRIC_NAMES = {"mae": "mean absolute error", "iou": "mean IoU"}
 
 @dataclass(frozen=True)
 class Difference:
-    """The gain of B over A, with the 95 % confidence interval.
+    """The gain of B over A, and half of its 95 % confidence interval."""
 
-    Attributes:
-        gain, low, high: in the metric; in points, where scores are right or wrong.
-        basis: the test and its p value, or what the interval is over.
-        p: None where the interval is the only test.
-    """
-
-    gain: float
-    low: float
-    high: float
+    gain: float  # in the metric; in points, where scores are right or wrong
+    margin: float
     metric: str
-    basis: str
-    p: float | None = None
+    basis: str  # the test and its p value, or the number of seeds
+    p: float | None = None  # None where the interval is the only test
     samples: int = 0
 
     @property
     def significant(self) -> bool:
         """Whether the interval excludes 0, and the test agrees."""
-        return (self.low > 0 or self.high < 0) and (self.p is None or self.p < 0.05)
+        return abs(self.gain) > self.margin and (self.p is None or self.p < 0.05)
 
     def __str__(self) -> str:
-        leader, sign = ("A", -1) if self.gain < 0 else ("B", 1)
-        low, high = sorted((sign * self.low + 0.0, sign * self.high + 0.0))
+        leader, lead = "A" if self.gain < 0 else "B", abs(self.gain)
         digits = ".1f" if self.metric.startswith("points") else ".4g"
-        interval = f"95 % confidence interval {low:{digits}} to {high:{digits}}"
-        by = f"by {abs(self.gain):{digits}} {self.metric} ({interval}; {self.basis})"
+        ends = f"{lead - self.margin:{digits}} to {lead + self.margin:{digits}}"
+        by = f"by {lead:{digits}} {self.metric} (95 % confidence interval {ends}; {self.basis})"
         if self.significant:
             return f"{leader} is significantly better {by}"
-        lead = f"{leader} leads" if self.gain else "they differ"
-        return f"no significant difference between A and B: {lead} {by}"
+        how = f"{leader} leads" if lead else "they differ"
+        return f"no significant difference between A and B: {how} {by}"
 
 
 def compare_paired(one: Row, other: Row) -> Difference:
     """Compare two runs, A and B, sample by sample; samples of one group count as one observation.
 
-    The t-interval of the mean difference, and its t-test; for independent samples that are right or
-    wrong, McNemar's exact test. Both compare these two trainings; other seeds may reverse the
-    result.
-
-    Raises:
-        InputError: when predictions are missing, or are not of the same samples.
+    By the t-interval and t-test of the mean difference; for independent samples that are right or
+    wrong, by McNemar's exact test. Raises InputError without predictions of the same samples.
     """
     import numpy as np
     from scipy.stats import binomtest, t
@@ -85,8 +73,7 @@ def compare_paired(one: Row, other: Row) -> Difference:
     else:  # all gains are the same
         p = float(not gain)
     metric = f"{'points of' if is_right_or_wrong else 'in'} {name_score(a.scored)}"
-    basis = f"{test}: p = {p:.2g}"
-    return Difference(gain, gain - margin, gain + margin, metric, basis, p, n)
+    return Difference(gain, margin, metric, f"{test}: p = {p:.2g}", p, n)
 
 
 def half_width(values: Any, groups: Any = None) -> float:
@@ -118,17 +105,14 @@ def format_comparison(one: Row, other: Row) -> list[str]:
 
 
 def compare_with_best(board: Leaderboard) -> list[str]:
-    """Say in a line which single runs differ significantly from the best row, after Holm.
-
-    A best row that a test metric chose may be any of them: the tests of all pairs are corrected
-    for.
-    """
+    """Say in a line which single runs differ significantly from the best row, after Holm."""
     best, *others = board.rows
     found: dict[str, Difference] = {}
     for row in others:
         with suppress(InputError):
             if len(best.paths) == len(row.paths) == 1:
                 found[row.name] = compare_paired(best, row)
+    # A test metric may have chosen any of them as the best, so it makes a test of each pair.
     by_validation = board.columns[1].startswith("val/")
     count = len(found) if by_validation else math.comb(len(found) + 1, 2)
     adjusted = holm([one.p or 0.0 for one in found.values()], count)
@@ -146,10 +130,9 @@ def compare_with_best(board: Leaderboard) -> list[str]:
 
 
 def holm(p_values: Sequence[float], count: int) -> list[float]:
-    """Adjust p values of `count` tests, so that 5 % is the chance of any false positive.
+    """Adjust p values of `count` tests for the chance of any false positive.
 
-    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
-    Statistics 6 (1979).
+    Source: Holm, Scandinavian Journal of Statistics 6 (1979).
     """
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -161,8 +144,7 @@ def holm(p_values: Sequence[float], count: int) -> list[float]:
 def read_scores(runs: Sequence[Row]) -> list[Predictions]:
     """Read the test predictions of runs by sample number, each with a column `score`.
 
-    Raises:
-        InputError: when they are missing, or are not of the same samples.
+    Raises InputError when they are missing, or are not of the same samples.
     """
     import numpy as np
 

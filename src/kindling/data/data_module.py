@@ -30,7 +30,7 @@ from src.kindling.data.samples import STAGES, Samples, Stage
 from src.kindling.data.spec import Spec
 from src.kindling.data.split import check_classes, describe_classes, split_samples
 from src.kindling.data.statistics import Moments, describe_samples, find_imprecise, mean_and_std
-from src.kindling.runs.csv_text import to_csv, valid_utf8
+from src.kindling.runs.csv_text import to_csv
 
 DATA = ROOT / "data"
 
@@ -218,10 +218,12 @@ class DataModule(LightningDataModule):
         """Format the split as CSV: each sample's number, name and stage."""
         import pandas as pd
 
-        stages = [(i, stage) for stage in STAGES for i in self.indices[stage].tolist()]
-        rows = [(i, valid_utf8(self.samples.name(i)), stage) for i, stage in stages]
-        frame = pd.DataFrame(rows, columns=["index", "name", "split"])
-        return to_csv(frame)
+        rows = []
+        for stage in STAGES:
+            for i in self.indices[stage].tolist():
+                name = self.samples.name(i).encode("utf-8", "backslashreplace")  # others than UTF-8
+                rows.append((i, name.decode(), stage))
+        return to_csv(pd.DataFrame(rows, columns=["index", "name", "split"]))
 
     def loader(self, stage: Stage) -> Loader:
         """Return the batches of one stage. Only training shuffles."""

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from src.kindling.config.compose import change, get, record_path
+from src.kindling.config.compose import change, record_path
 from src.kindling.config.errors import InputError
 from src.kindling.deploy.predict_inputs import MAX_PIXELS, find, load_images, load_rows
 from src.kindling.deploy.prediction_writers import (
@@ -175,10 +175,8 @@ def _predict_batches(
     from src.kindling.data.preprocess import raw_device
 
     torch.set_num_threads(instantiate.values(run.config).num_threads or 1)
-    device: Any = torch.accelerator.current_accelerator(check_available=True)
-    if device is None or get(run.config.values, "trainer.accelerator") == "cpu":
-        device = "cpu"
-    task, raw = run.task.to(device), raw_device(run.preprocess, torch.device(device))
+    device = run.device
+    task, raw = run.task.to(device), raw_device(run.preprocess, device)
     preprocess = run.preprocess.to(raw)
     dtype = torch.int64 if spec.classes else torch.float32
     hidden = not sys.stdout.isatty()

@@ -21,11 +21,6 @@ def neutralize(cell: Any) -> Any:
     return f"'{cell}"
 
 
-def valid_utf8(name: str) -> str:
-    """The name of a file, with `\\udcff` and the like in the place of bytes that are no UTF-8."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
 def to_csv(frame: pd.DataFrame, exact: bool = False, header: bool = True) -> str:
     """A table as CSV, its column names and texts neutralized unless `exact`."""
     if not exact:

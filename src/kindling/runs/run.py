@@ -101,7 +101,7 @@ class Run:
     @cached_property
     def logger_id(self) -> str:
         """The run's ID for loggers: unique over configs, studies and time, and kept on resume."""
-        if meta := self._read("meta.json"):
+        if meta := self.read("meta.json"):
             return str(meta.get("logger_id") or self.path.name)  # of an earlier version: its name
         inside = self.path.is_relative_to(LOGS)
         name = "-".join(self.path.relative_to(LOGS).parts if inside else self.path.parts[-2:])
@@ -128,7 +128,7 @@ class Run:
             "hardware": hardware(),
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
         }
-        if again and (before := self._read("meta.json")):
+        if again and (before := self.read("meta.json")):
             meta = {**before, "resumed": [*before.get("resumed", []), meta]}
             facts = {**facts, "init": before.get("init")}
         elif diff:
@@ -142,7 +142,7 @@ class Run:
         """Write the final numbers, and how the run ended: `exit` among the facts."""
         if metrics:
             write_json(self.path / "metrics.json", metrics)
-        before = self._read("meta.json")
+        before = self.read("meta.json")
         meta = {key: value for key, value in before.items() if key not in ("by", "error")}
         meta["seconds"] = meta.get("seconds", 0) + seconds  # over all of a resumed run's parts
         self._write_meta(config, {**meta, **redacted(facts)}, metrics)
@@ -161,7 +161,8 @@ class Run:
         }
         write_json(self.path / "run.json", summary)
 
-    def _read(self, name: str) -> dict[str, Any]:
+    def read(self, name: str) -> dict[str, Any]:
+        """Read one of the run's JSON files; empty where it is missing."""
         path = self.path / name
         return read_json(path) if path.exists() else {}
 
@@ -211,7 +212,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """The final numbers, as training wrote them."""
-        return self._read("metrics.json")
+        return self.read("metrics.json")
 
 
 def folder_label(name: str) -> str:

@@ -21,14 +21,9 @@ SETTLED, DECADE = 10, 15
 
 
 def find(what: str, name: str, overrides: Sequence[str]) -> float:
-    """Find a learning rate or a batch size for a config by Lightning's Tuner; nothing is changed.
+    """Find a config's `lr` or `batch_size` by Lightning's Tuner; nothing is changed.
 
-    Args:
-        what: `lr` or `batch_size`.
-        name, overrides: the config.
-
-    Raises:
-        InputError: when the config has a mistake, or the loss never falls.
+    Raises InputError when the config has a mistake, or the loss never falls.
     """
     import torch
     from lightning.pytorch import seed_everything
@@ -71,17 +66,13 @@ def find(what: str, name: str, overrides: Sequence[str]) -> float:
             use_distributed_sampler=False,
         )
         tuner = Tuner(trainer)
-        return (
-            _find_lr(config, tuner, task, data) if what == "lr" else _find_size(tuner, task, data)
-        )
+        if what == "lr":
+            return _find_lr(config, tuner, task, data)
+        return _find_size(tuner, task, data)
 
 
 def _find_lr(config: Config, tuner: Any, task: Any, data: Any) -> float:
-    """Raise the learning rate over 100 steps, and suggest where the loss falls fastest.
-
-    Source:
-        Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017.
-    """
+    """Raise the rate over 100 steps, and suggest where the loss falls most (Smith, WACV 2017)."""
     from matplotlib.figure import Figure
 
     found = tuner.lr_find(task, datamodule=data, update_attr=False, min_lr=1e-6, max_lr=10)
@@ -118,12 +109,10 @@ def _find_size(tuner: Any, task: Any, data: Any) -> int:
 
 
 def steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
-    """The middle of the decade of rates over which the loss falls fastest; None if it never falls.
-
-    Lightning suggests the largest difference of two neighbors, which noise decides.
-    """
+    """The middle of the decade of rates in which the loss falls fastest; None if it never falls."""
     from scipy.signal import savgol_filter
 
+    # Noise decides Lightning's suggestion, the largest difference of two neighbors.
     known = [i for i in range(SETTLED, len(losses)) if math.isfinite(losses[i])]
     if len(known) < DECADE:
         return None

@@ -1,13 +1,13 @@
 """Cross-validate a config: a training that did not see a sample predicts it.
 
-Folds are stratified by class, keep groups together, or follow time, as the data defines. The best
-epoch is chosen on a validation split of the other folds. The config's test set stays unseen. A fold
-is an ordinary run with `data.fold=[0,5,0]`: fold, folds, repetition; its test split is the fold.
+A fold is an ordinary run with `data.fold=[0,5,0]`: fold, folds, repetition; its test split is the
+fold, and its best epoch is chosen on a validation split of the other folds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path
 from src.kindling.runs.metric_names import is_share, parse_name
 from src.kindling.runs.run import Run
-from src.kindling.studies.plan import Plan, TrialResult, member_overrides
+from src.kindling.studies.plan import Plan, TrialResult, make_plan
 from src.kindling.studies.study import Summary, print_summary, summarize
 
 if TYPE_CHECKING:
@@ -51,17 +51,9 @@ def plan_folds(name: str, overrides: Sequence[str], flags: Any) -> Plan:
         for repeat in range(repeats)
         for fold in range(folds)
     }
-    plan = Plan(
-        config.name,
-        member_overrides(config, overrides, flags.workers),
-        flags.name or f"crossval-{folds}",
-        members,
-        {"folds": folds, "epoch": "chosen on an inner validation split"},
-        stages=("val", "test"),
-        storage=flags.storage,
-        after=predict_fold,
-        pictures=flags.pictures,
-    )
+    about = {"folds": folds, "epoch": "chosen on an inner validation split"}
+    plan = make_plan(config, overrides, flags, f"crossval-{folds}", members, about=about)
+    plan = replace(plan, stages=("val", "test"), after=predict_fold)
     try:
         return plan.with_monitor({"data.fold": [folds - 1, folds, repeats - 1]})
     except InputError as error:
@@ -71,16 +63,11 @@ def plan_folds(name: str, overrides: Sequence[str], flags: Any) -> Plan:
 
 def predict_fold(run: Run) -> None:
     """Save the predictions of a fold's best checkpoint for its held-out samples."""
-    import torch
-
     from src.kindling.analysis.predictions import predict
     from src.kindling.training.trained_run import TrainedRun
 
     trained = TrainedRun(run.path)
-    device = torch.accelerator.current_accelerator(check_available=True)
-    if device is None or get(trained.config.values, "trainer.accelerator") == "cpu":
-        device = torch.device("cpu")
-    predictions = predict(trained.task.to(device), trained.data(), "test")
+    predictions = predict(trained.task.to(trained.device), trained.data(), "test")
     predictions.save(run.path / "predictions" / "test.npz")
 
 
@@ -95,17 +82,6 @@ def gather_predictions(paths: Sequence[Path], folds: Sequence[list[int]]) -> Pre
         part.columns |= {"fold": np.full(len(part), fold), "repeat": np.full(len(part), repeat)}
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].columns}
     return Predictions(columns, parts[0].spec, "test", scored=parts[0].scored)
-
-
-def score_predictions(predictions: Predictions) -> dict[str, float]:
-    """The task's mean score over all samples, averaged over the repetitions."""
-    import numpy as np
-
-    if not predictions.scored:
-        return {}
-    repeat, scores = predictions["repeat"], predictions["score"]
-    means = [float(scores[repeat == number].mean()) for number in np.unique(repeat)]
-    return {predictions.scored: fmean(means)}
 
 
 def summarize_folds(plan: Plan, finished: Sequence[TrialResult]) -> Summary:
@@ -168,12 +144,13 @@ def report_folds(plan: Plan, results: Sequence[TrialResult]) -> tuple[dict[str, 
         print(f"all folds  not scored together: {', '.join(missing)} failed or on another machine")
         return extra, lines
     folds = [result.changes["data.fold"] for result in results]
-    predictions, path = (
-        gather_predictions([*paths.values()], folds),
-        plan.folder / "predictions.npz",
-    )
-    extra["out_of_fold"] = score_predictions(predictions)
+    predictions = gather_predictions([*paths.values()], folds)
+    path = plan.folder / "predictions.npz"
     predictions.save(path)
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in extra["out_of_fold"].items())
-    print(f"all folds  {scores}; predictions: {display_path(path)}")
+    extra["out_of_fold"], score = {}, ""
+    if name := predictions.scored:
+        repeat, scores = predictions["repeat"], predictions["score"]
+        mean = fmean(float(scores[repeat == number].mean()) for number in set(repeat.tolist()))
+        extra["out_of_fold"], score = {name: mean}, f"{name} {mean:.4f}"
+    print(f"all folds  {score}; predictions: {display_path(path)}")
     return extra, lines

@@ -1,8 +1,4 @@
-"""The queue of a study in Optuna's storage: a file, or a PostgreSQL server.
-
-A search needs it, since Optuna draws the parameters from earlier trials. Seeds and folds use it for
-machines without a shared disk.
-"""
+"""The queue of a search, or of machines without a shared disk: a file or PostgreSQL of Optuna."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import BaseFileLock
 
@@ -22,13 +18,12 @@ from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path
 from src.kindling.runs.redact import redact
 from src.kindling.studies.plan import Plan, TrialResult
-from src.kindling.studies.trial_queue import PATIENCE, Claim, TrialQueue
+from src.kindling.studies.trial_queue import PATIENCE, Claim, T, TrialQueue
 
 HEARTBEAT = 10  # seconds between two heartbeats
 GRACE = 60  # seconds without a heartbeat until a worker on another machine counts as dead
 LOCKED = 10  # seconds until a locked study.db is an error; Optuna tries to add a trial five times
 FACTS = ("changes", "metrics", "seconds", "run", "error")  # of a result
-T = TypeVar("T")
 
 
 def load_optuna() -> Any:
@@ -48,8 +43,7 @@ def load_optuna() -> Any:
 class OptunaQueue(TrialQueue):
     """Records are attributes of Optuna's study, and each member of a search is a trial.
 
-    A worker in this folder is alive while its file lock is held, one on another machine while it
-    sends heartbeats. Where the storage is unreachable, each step is repeated until `stopped`.
+    A worker on another machine, which has other file locks, is alive while it sends heartbeats.
     """
 
     study: Any = None
@@ -60,7 +54,6 @@ class OptunaQueue(TrialQueue):
         super().__init__(plan)
         self.optuna, self.stopped = load_optuna(), stopped
         self.beats: dict[str, tuple[Any, float]] = {}  # a worker's last one, and when it was seen
-        # The driver that is used.
         server = (plan.storage or "").replace("postgresql://", "postgresql+psycopg://", 1)
         self.url = server or f"sqlite:///{plan.folder / 'study.db'}"
 

@@ -79,7 +79,7 @@ class Plan:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What every command of one study has in common, as JSON reads it."""
+        """The values that all commands of one study have in common, as JSON reads them."""
         config = flatten(redacted(self.configure({}).values))
         values = {key: value for key, value in config.items() if key not in FREE}
         monitor = {"monitor": self.monitor, "mode": self.mode}
@@ -94,10 +94,7 @@ class Plan:
         return config.replaced(rest, origin="study")
 
     def with_monitor(self, changes: dict[str, Any]) -> Plan:
-        """Return this plan with the monitor and mode of a member's task.
-
-        Builds the member's data and task, and raises InputError when they cannot be built.
-        """
+        """Build a member's data and task, and return this plan with the task's monitor and mode."""
         from src.kindling.config import instantiate
         from src.kindling.training.build import build_data, build_task
         from src.kindling.training.monitor import choose_monitor
@@ -121,14 +118,16 @@ class Plan:
         return replace(self, monitor=monitor.name, mode=monitor.mode)
 
 
-def member_overrides(config: Config, overrides: Sequence[str], workers: int) -> tuple[str, ...]:
-    """Complete the overrides of a study: one device and one thread for each member.
+def make_plan(
+    config: Config, overrides: Sequence[str], flags: Any, study: str, members: Any, **options: Any
+) -> Plan:
+    """Make a study's plan from its command's flags; raise InputError for too many workers.
 
-    Results then do not depend on the number of workers. The devices of a distributed member stay
-    as its config sets them. Raises InputError for too many workers.
+    Results do not depend on their number: by default, a member has one device and one thread.
     """
     processes, threads = distributed(config.values), config.values.get("num_threads")
-    usable, problem = cores.usable_cores(), "" if workers > 0 else "expected at least 1"
+    workers, usable = flags.workers, cores.usable_cores()
+    problem = "" if workers > 0 else "expected at least 1"
     if workers > 1 and processes:
         key, value = next(iter(processes.items()))
         problem = f"expected 1, since each member takes several processes ({key}={value})"
@@ -139,4 +138,5 @@ def member_overrides(config: Config, overrides: Sequence[str], workers: int) -> 
     if problem:
         raise InputError(f"--workers {workers}: {problem}")
     added = ([] if threads else ["num_threads=1"]) + ([] if processes else ["trainer.devices=1"])
-    return (*overrides, *added)
+    options |= {"storage": flags.storage, "pictures": flags.pictures}
+    return Plan(config.name, (*overrides, *added), flags.name or study, members, **options)

@@ -8,7 +8,7 @@ import warnings
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -18,13 +18,10 @@ from src.kindling.runs.files import display_path, write
 from src.kindling.runs.metric_names import parse_name
 from src.kindling.runs.redact import redacted
 from src.kindling.studies.optuna_queue import OptunaQueue, load_optuna
-from src.kindling.studies.plan import Plan, TrialResult, member_overrides
+from src.kindling.studies.plan import Plan, TrialResult, make_plan
 from src.kindling.studies.search_space import Space, read_space
-from src.kindling.studies.trial_queue import TrialQueue
+from src.kindling.studies.study import count_states
 from src.kindling.training.distributed import distributed
-
-if TYPE_CHECKING:
-    import optuna
 
 OF_LOSS = ("task.loss.", "task.class_weights.")  # they change a monitored loss
 KNOWN_LOSSES = ("torch.", "src.kindling.nn.")  # whose value for a split does not depend on batches
@@ -73,17 +70,16 @@ def plan_search(flags: Any) -> Plan:
         key, value = next(iter(processes.items()))
         problem = f"cannot stop trials of several processes ({key}={value})"
         raise InputError(f"--pruner {flags.pruner}: {problem}; leave it out")
-    plan = Plan(
-        config.name,
-        member_overrides(config, overrides, flags.workers),
-        flags.name or f"tune-{space_name}",
+    plan = make_plan(
+        config,
+        overrides,
+        flags,
+        f"tune-{space_name}",
         {member: {} for member in grid},
-        {"space": space.to_plain(), "sampler": flags.sampler},
-        storage=flags.storage,
+        about={"space": space.to_plain(), "sampler": flags.sampler},
         suggest=space.suggest,
         sampler=functools.partial(make_sampler, flags.sampler, seed, grid),
         pruner=make_pruner(flags.pruner, epochs),
-        pictures=flags.pictures,
     )
     samples = check_space(space, plan)
     plan = plan.with_monitor(samples[0])
@@ -95,10 +91,8 @@ def plan_search(flags: Any) -> Plan:
     own = get(config.values, "task.loss._target_") or "torch."
     varied = "data.batch_size" in [p.key for p in space.parameters]
     if varied and parse_name(plan.monitor)[1] == "loss" and not own.startswith(KNOWN_LOSSES):
-        remedy = "monitor a metric, or give it sums and from_sums, as DiceLoss"
-        print(
-            f"task.loss: unless it is a mean over samples, it depends on the batch size; {remedy}"
-        )
+        problem = "unless it is a mean over samples, it depends on the batch size"
+        print(f"task.loss: {problem}; monitor a metric, or give it sums and from_sums, as DiceLoss")
     return plan
 
 
@@ -145,18 +139,15 @@ def _mistakes(plan: Plan, values: dict[str, Any]) -> list[str]:
     return []
 
 
-def report_search(
-    plan: Plan, queue: TrialQueue, results: list[TrialResult]
-) -> tuple[dict[str, Any], list[str]]:
+def report_search(plan: Plan, results: list[TrialResult]) -> tuple[dict[str, Any], list[str]]:
     """Print the best trial, write its config and plots; return what study.json and report show."""
-    states = [result.state for result in results]
-    counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
-    print("\n" + ", ".join(counts))
+    print(f"\n{count_states(results)}")
     finished = [one for one in results if one.state == "finished" and one.value is not None]
     if not finished:
         return {"best": None}, []
     best = (min if plan.mode == "min" else max)(finished, key=lambda result: result.value or 0.0)
-    assert isinstance(queue, OptunaQueue)
+    queue = OptunaQueue(plan)
+    queue.connect()
     importances: dict[str, float] = {}
     with suppress(ValueError, RuntimeError), warnings.catch_warnings(action="ignore"):
         importances = dict(load_optuna().importance.get_param_importances(queue.study))
@@ -193,7 +184,7 @@ def best_config(plan: Plan, best: TrialResult) -> str:
     return "".join(f"# {line}".rstrip() + "\n" for line in head) + text
 
 
-def plot_search(study: optuna.Study, folder: Path, plan: Plan) -> list[str]:
+def plot_search(study: Any, folder: Path, plan: Plan) -> list[str]:
     """Write Optuna's plots of a search and return their names; without those of too few trials."""
     import matplotlib
     import numpy as np

@@ -1,8 +1,4 @@
-"""A search space: a file of configs/space/, read and drawn from.
-
-Each line is a config key and the values to try: a list of choices, or `low` and `high` with `log`
-or `step`; `when` lists choices of keys above it without which the key is not set.
-"""
+"""A search space: a file of configs/space/, read and drawn from; docs/tune.md describes it."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from src.kindling.analysis.leaderboard import DATA_KEYS
+from src.kindling.analysis.leaderboard import MEASURED
 from src.kindling.config import compose as config_module
 from src.kindling.config.compose import _read_yaml
 from src.kindling.config.errors import InputError, did_you_mean
@@ -22,7 +18,7 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 # Keys that change what the metric measures; and keys that the study sets.
-OTHER = ("monitor", "mode", "data.split", "data.split_seed", "data", *DATA_KEYS)
+OTHER = ("monitor", "mode", "data", *MEASURED)
 DEVICES = ("trainer", "trainer.devices", "trainer.strategy", "trainer.num_nodes")
 OWN = ("data.fold", "num_threads", "name", "tags", *DEVICES)
 FIELDS = ("choices", "low", "high", "log", "step", "when")

@@ -1,20 +1,18 @@
-"""Train a config once with each seed, and report mean and standard deviation."""
+"""Train a config with several seeds, or compare a search's best config with the default one."""
 
 from __future__ import annotations
 
 import argparse
+import glob
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
+from src.kindling.analysis.seed_significance import format_seed_comparison
 from src.kindling.config.compose import compose
 from src.kindling.config.errors import InputError
-from src.kindling.studies.plan import Plan, TrialResult, member_overrides
-from src.kindling.studies.study import (
-    begin_study,
-    finish_study,
-    print_summary,
-    run_study,
-    summarize,
-)
+from src.kindling.studies.plan import Plan, TrialResult, make_plan
+from src.kindling.studies.study import finish_study, print_summary, run_study, summarize
 
 
 def run_seeds(
@@ -31,18 +29,38 @@ def run_seeds(
         seed, origin = config.values["seed"], config.origin("seed")
         raise InputError(f"seed={seed}: --seeds sets it; leave it out ({origin})")
     instantiate.check(config)
-    plan = Plan(
-        config.name,
-        member_overrides(config, overrides, flags.workers),
-        flags.name or "seeds",
-        {f"seed{seed}": {"seed": seed} for seed in numbers},
-        stages=("val", "test"),
-        storage=flags.storage,
-        pictures=flags.pictures,
-    ).with_monitor({})
-    results = run_study(plan, begin_study(plan), flags.workers, flags.retry)
+    members = {f"seed{seed}": {"seed": seed} for seed in numbers}
+    plan = make_plan(config, overrides, flags, "seeds", members, stages=("val", "test"))
+    plan = plan.with_monitor({})
+    results = run_study(plan, flags.workers, flags.retry)
     summary = summarize(results)
     finished = sum(result.state == "finished" for result in results)
     lines = print_summary(summary, f"mean ± std of {finished} seeds")
     finish_study(plan, results, {"summary": summary}, lines)
     return results
+
+
+def confirm_best(plan: Plan, best: dict[str, Any], flags: argparse.Namespace) -> None:
+    """Compare a search's best trial and default config with new seeds.
+
+    The runs are a study in the search's folder, which the same command continues.
+    """
+    seed = plan.configure({}).values.get("seed") or 0
+    members = {
+        f"{name}_seed{number}": {**changes, "seed": number}
+        for number in range(seed + 1, seed + 1 + flags.confirm)
+        for name, changes in (("default", {}), ("best", best["changes"]))
+    }
+    about, part = {"best": best["changes"]}, f"confirm-{best['name']}"
+    plan = replace(plan, members=members, about=about, part=part)
+    plan = replace(plan, suggest=None, sampler=None, pruner=None)
+    print()
+    results = run_study(plan, flags.workers, flags.retry)
+    folder = glob.escape(str(plan.folder))
+    try:
+        words = [f"{folder}/{name}_seed*" for name in ("default", "best")]
+        lines = format_seed_comparison(words, plan.monitor)
+    except InputError as error:  # runs that failed, or are on other machines
+        lines = [f"not compared: {line}" for line in error.lines]
+    print("", *lines, "", sep="\n")
+    finish_study(plan, results, {}, lines)

@@ -1,8 +1,4 @@
-"""Run a study: many runs of one config, over hyperparameters, folds or seeds.
-
-The same command begins a study, continues it, and joins it. Members are ordinary runs in
-`logs/<config>/<study>/<member>/`.
-"""
+"""Run a study: many runs of one config, in `logs/<config>/<study>/<member>/`."""
 
 from __future__ import annotations
 
@@ -55,14 +51,12 @@ def begin_study(plan: Plan) -> TrialQueue:
     return queue
 
 
-def run_study(
-    plan: Plan, queue: TrialQueue, workers: int = 1, retry: bool = False
-) -> list[TrialResult]:
-    """Train the members that are left in this or several processes; return the results of all.
+def run_study(plan: Plan, workers: int = 1, retry: bool = False) -> list[TrialResult]:
+    """Train the members that are left, with `retry` the failed ones too; return all results.
 
-    With `retry`, failed members are trained again. Raises InputError when every worker was killed,
-    and Interrupted when a signal stopped it.
+    Raises InputError when every worker was killed, and Interrupted when a signal stopped it.
     """
+    queue = begin_study(plan)
     if retry:
         queue.retry_failed()
     left = sum(result.state not in ENDED for result in queue.results())
@@ -84,10 +78,7 @@ def run_study(
 def finish_study(
     plan: Plan, results: Sequence[TrialResult], extra: Mapping[str, Any], lines: Sequence[str]
 ) -> None:
-    """Write study.json with `extra`, and report.html with `lines`; print their paths.
-
-    Raises SystemExit with status 1 when a member failed.
-    """
+    """Write study.json with `extra`, report.html with `lines`; exit with 1 if a member failed."""
     from src.kindling.analysis.leaderboard import rank, read
     from src.kindling.analysis.leaderboard_formats import to_html
 
@@ -97,10 +88,8 @@ def finish_study(
     write_json(plan.folder / "study.json", {**facts, **extra, "members": members})
     folders = [plan.folder / result.name for result in results if result.state == "finished"]
     runs = [read(path) for path in folders if path.exists()]  # others are on other machines
-    counts = Counter(result.state for result in results)
-    members_line = ", ".join(f"{number} {state}" for state, number in counts.items())
     command = redact(shlex.join(["python", *plan.command[1:]]))
-    lines = [*lines, f"Members: {members_line}.", f"Command: {command}"]
+    lines = [*lines, f"Members: {count_states(results)}.", f"Command: {command}"]
     plots, report = sorted((plan.folder / "plots").glob("*.png")), plan.folder / "report.html"
     write(report, to_html(rank(runs), lines, plan.name, plots))
     print(f"report     {display_path(report)}")
@@ -111,13 +100,15 @@ def finish_study(
         raise SystemExit(1)
 
 
-def summarize(results: Sequence[TrialResult]) -> Summary:
-    """Mean and standard deviation of each metric over the finished members.
+def count_states(results: Sequence[TrialResult]) -> str:
+    """`8 finished, 1 failed`."""
+    counts = Counter(result.state for result in results)
+    return ", ".join(f"{number} {state}" for state, number in counts.items())
 
-    A metric that is NaN (null in JSON) in one of them is left out, and printed.
-    """
-    runs: list[Mapping[str, float | None]]
-    runs = [result.metrics for result in results if result.state == "finished"]
+
+def summarize(results: Sequence[TrialResult]) -> Summary:
+    """Mean and standard deviation of each metric that is a number in all finished members."""
+    runs: list[dict[str, Any]] = [one.metrics for one in results if one.state == "finished"]
     summary: Summary = {}
     for name in runs[0] if len(runs) > 1 else ():
         column = [run.get(name) for run in runs]

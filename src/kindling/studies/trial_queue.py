@@ -1,13 +1,11 @@
-"""Take the next member of a study: from directories on a shared disk, or from Optuna's storage.
-
-Several processes, on any number of machines, work on one study. Each takes one member after the
-other. A member whose worker was killed is taken again and resumes from its checkpoint.
-"""
+"""The queue from which processes, also on several machines, take the members of a study."""
 
 from __future__ import annotations
 
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +16,6 @@ from filelock import BaseFileLock, FileLock, Timeout
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path, read_json, require_folder, write_json
 from src.kindling.studies.plan import ENDED, Plan, TrialResult
-from src.kindling.studies.waiting import announce
 
 KILLS = 3  # a member is given up when its worker was killed so often
 GIVEN_UP = f"its worker was killed {KILLS} times; it may need more memory than there is"
@@ -36,10 +33,29 @@ class Claim:
     ended: threading.Event = field(default_factory=threading.Event)
 
 
+@contextmanager
+def announce(what: str, first: float = 60.0) -> Iterator[None]:
+    """Print `what` as long as it is entered: after `first` seconds, then 2, 4, … times as long."""
+    ended, output = threading.Event(), sys.stdout  # a training has another sys.stdout
+
+    def repeat() -> None:
+        started, pause = time.monotonic(), first
+        while not ended.wait(pause):
+            seconds = time.monotonic() - started
+            print(f"waiting    {what} ({seconds:.0f} s)", file=output, flush=True)
+            pause *= 2
+
+    threading.Thread(target=repeat, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
 class TrialQueue:
     """Members are directories: a file lock claims one, and its trial.json is its record.
 
-    The lock of a killed worker is free, on the same machine and on others that share the disk.
+    The lock of a killed worker is free: its member is taken again, and resumes.
     """
 
     def __init__(self, plan: Plan) -> None:

@@ -20,14 +20,13 @@ from typing import Any
 from src.kindling.config.command import run_command
 from src.kindling.config.compose import record_path
 from src.kindling.config.errors import InputError, join_names
-from src.kindling.runs.files import display_path, read_json
+from src.kindling.runs.files import display_path
 from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.studies.optuna_queue import make_queue
 from src.kindling.studies.plan import ENDED, Plan, TrialResult
-from src.kindling.studies.trial_queue import KILLS, Claim
-from src.kindling.studies.waiting import announce
+from src.kindling.studies.trial_queue import KILLS, Claim, announce
 from src.kindling.training.distributed import distributed
 
 POLL = 0.5  # seconds between two looks at other processes
@@ -41,10 +40,7 @@ class Worker:
         self.queue = make_queue(plan, stopped=lambda: self.signals.received is not None)
 
     def work(self) -> None:
-        """Train what is left, and wait for the members of other workers: one may be killed.
-
-        Raises Interrupted when a signal stopped it; the current member was saved.
-        """
+        """Train what is left, and wait for the members of other workers: one may be killed."""
         with self.signals:
             self.signals.watched = True  # outside of a training, a signal waits for the queue
             while self.signals.received is None:
@@ -101,7 +97,7 @@ class Worker:
         instantiate.check(config)
         if self.signals.received is not None:  # since the member was taken
             self.signals.stop()
-        meta = read_json(run.path / "meta.json") if (run.path / "meta.json").exists() else {}
+        meta = run.read("meta.json")
         score, pruned = None, False
         if meta.get("exit") == "finished":  # its worker was killed after the training
             pruned = bool(claim.trial) and self.queue.retry(claim.trial.should_prune)
@@ -192,10 +188,9 @@ class Worker:
 
 
 def work_in_processes(plan: Plan, workers: int) -> None:
-    """Run workers in several processes, each with its share of the cores and GPUs.
+    """Run workers in processes with a share of the cores and GPUs; replace those that are killed.
 
-    A worker that is killed is replaced. Raises InputError when all were killed or failed, and
-    Interrupted when a signal stopped them.
+    Raises InputError when all were killed or failed, and Interrupted when a signal stopped them.
     """
     import torch
 

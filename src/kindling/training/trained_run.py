@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from src.kindling.config import instantiate
+from src.kindling.config.compose import get
 from src.kindling.config.errors import InputError
 from src.kindling.data.preprocess import build_preprocess
 from src.kindling.data.spec import Spec
@@ -102,6 +103,13 @@ class TrainedRun(Run):
         with torch.inference_mode():
             raw = self.task(self.preprocess(x))
             return {"prediction": raw} if outputs is None else dict(outputs.columns(raw))
+
+    @property
+    def device(self) -> torch.device:
+        """The machine's accelerator; the CPU without one, or if the run was trained on it."""
+        found = torch.accelerator.current_accelerator(check_available=True)
+        on_cpu = get(self.config.values, "trainer.accelerator") == "cpu"
+        return torch.device("cpu") if found is None or on_cpu else found
 
     def data(self) -> LightningDataModule | None:
         """The run's data; None if the task defines its loaders itself."""

@@ -21,14 +21,8 @@ from tests.kindling.analysis.test_leaderboard import classes, compared, make, pr
 def test_identical_predictions_do_not_differ(logs: Path) -> None:
     right = np.arange(200) % 10 > 0
     found = compare_paired(*(classes(make(logs, f"digits/{i}", {}), right) for i in "AB"))
-    assert (found.gain, found.low, found.high, found.p, found.samples, found.significant) == (
-        0,
-        0,
-        0,
-        1,
-        200,
-        False,
-    )
+    assert (found.gain, found.margin, found.p, found.samples) == (0, 0, 1, 200)
+    assert not found.significant
     assert str(found) == (
         "no significant difference between A and B: they differ by 0.0 points of "
         "accuracy (95 % confidence interval 0.0 to 0.0; "
@@ -43,11 +37,11 @@ def test_mcnemar_of_clear_difference(logs: Path) -> None:
     assert found.gain == 20
     assert found.p == pytest.approx(2 * 0.5**40)
     # The normal approximation of a share of 0.2 of 200: 20 ± 1.96 * 2.83 points.
-    assert (found.low, found.high) == pytest.approx((14.46, 25.54), abs=0.1)
+    assert found.margin == pytest.approx(5.54, abs=0.1)
     assert found == compare_paired(worse, better)
     assert str(found) == (
         "B is significantly better by 20.0 points of accuracy "
-        f"(95 % confidence interval {found.low:.1f} to {found.high:.1f}; "
+        f"(95 % confidence interval {20 - found.margin:.1f} to {20 + found.margin:.1f}; "
         "McNemar: p = 1.8e-12)"
     )
     back = compare_paired(better, worse)
@@ -66,7 +60,7 @@ def test_mcnemars_test_is_exact(logs: Path) -> None:
         classes(make(logs, "digits/C", {}), sample >= 5),
         classes(make(logs, "digits/D", {}), sample >= 0),
     )
-    assert few.low > 0  # the interval alone would call it real
+    assert few.gain > few.margin  # the interval alone would call it real
     assert (few.p, few.significant) == (2 / 2**5, False)
     assert str(few).startswith(
         "no significant difference between A and B: B leads by 5.0 points of "
@@ -94,14 +88,12 @@ def test_values_are_told_apart_by_their_errors(logs: Path) -> None:
     found = compare_paired(one, other)
     gains = 0.5 - 0.1 * noise.mean(axis=1)
     assert found.gain == pytest.approx(gains.mean())
-    assert (found.low, found.high) == pytest.approx(
-        (gains.mean() - 1.96 * gains.std() / 20, gains.mean() + 1.96 * gains.std() / 20), abs=0.001
-    )
+    assert found.margin == pytest.approx(1.96 * gains.std() / 20, abs=0.001)
     assert found.p == pytest.approx(ttest_1samp(gains, 0).pvalue)
     assert str(found) == (
         f"B is significantly better by {found.gain:.4g} in mean absolute error "
-        f"(95 % confidence interval {found.low:.4g} to "
-        f"{found.high:.4g}; t-test: p = 0)"
+        f"(95 % confidence interval {found.gain - found.margin:.4g} to "
+        f"{found.gain + found.margin:.4g}; t-test: p = 0)"
     )
 
 
@@ -117,7 +109,7 @@ def test_values_that_only_vary_cannot_be_told_apart(logs: Path) -> None:
         for i, values in enumerate(noise)
     ]
     found = compare_paired(*rows)
-    assert found.low < 0 < found.high
+    assert abs(found.gain) < found.margin
     assert not found.significant
     empty = [
         predictions(row.paths[0], index=np.zeros(0), target=np.zeros(0), prediction=np.zeros(0))
@@ -178,7 +170,8 @@ def test_t_test_over_equal_groups_is_that_of_group_means(tmp_path: Path) -> None
     found, expected = compare_paired(*rows), ttest_1samp(100 * gains.mean(axis=1), 0)
     interval = expected.confidence_interval()
     assert found.p == pytest.approx(expected.pvalue)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    ends = found.gain - found.margin, found.gain + found.margin
+    assert ends == pytest.approx((interval.low, interval.high))
     assert str(found).endswith(f"; t-test over 12 groups: p = {expected.pvalue:.2g})")
 
 

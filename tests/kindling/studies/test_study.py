@@ -35,8 +35,7 @@ from src.kindling.studies import worker as worker_module
 from src.kindling.studies.optuna_queue import OptunaQueue, make_queue
 from src.kindling.studies.plan import Plan, TrialResult
 from src.kindling.studies.study import begin_study, run_study, summarize
-from src.kindling.studies.trial_queue import Claim, TrialQueue
-from src.kindling.studies.waiting import announce
+from src.kindling.studies.trial_queue import Claim, TrialQueue, announce
 from src.kindling.studies.worker import Worker
 from src.kindling.training.trained_run import load_run
 from src.tasks.classification import Classification
@@ -62,7 +61,7 @@ def planned(*members: str, kind: str = "directories", **options: Any) -> Plan:
 
 
 def run(plan: Plan) -> list[TrialResult]:
-    return run_study(plan, begin_study(plan))
+    return run_study(plan)
 
 
 def states(plan: Plan) -> list[str]:

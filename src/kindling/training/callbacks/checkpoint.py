@@ -37,14 +37,6 @@ class Checkpoint(lightning.Checkpoint):
 
     last.ckpt is saved between epochs, every few minutes after a step, and when a signal stops the
     training; the file before it is kept as previous.ckpt. The files hold tensors and plain values.
-
-    Args:
-        folder, config, spec: of the run; data from elsewhere have no spec.
-        monitor, mode: the monitored value and its direction; None saves no best.ckpt.
-        minutes: between saves within an epoch.
-        attributes: the values of `${data.…}` in the config.
-        interrupts: received signals.
-        resume_state: of a resumed training.
     """
 
     def __init__(
@@ -52,10 +44,10 @@ class Checkpoint(lightning.Checkpoint):
         folder: Path,
         config: Config,
         spec: Spec | None,
-        monitor: str | None,
+        monitor: str | None,  # None saves no best.ckpt
         mode: str,
-        minutes: float = 10.0,
-        attributes: dict[str, Any] | None = None,
+        minutes: float = 10.0,  # between saves within an epoch
+        attributes: dict[str, Any] | None = None,  # the values of `${data.…}` in the config
         interrupts: Interrupts | None = None,
         resume_state: ResumeState | None = None,
     ) -> None:

@@ -22,11 +22,7 @@ REMEDY = (
 
 
 class NonFiniteGuard(Callback):
-    """Checks the loss and the gradients before each optimizer step, and skips a NaN/Inf step.
-
-    Args:
-        skip: how many NaN/Inf steps may be skipped; one more ends the training.
-    """
+    """Checks loss and gradients before each optimizer step, skips up to `skip` NaN/Inf steps."""
 
     def __init__(self, skip: int = 0) -> None:
         self.skip, self.skipped = skip, 0

@@ -75,10 +75,7 @@ class EpochLines(Callback):
 
 
 class Bar(EpochLines):
-    """Draws a bar of the whole training below the lines, at most ten times a second.
-
-    The rate and the remaining time include validation.
-    """
+    """Draws a bar of the whole training below the lines; its rate and time include validation."""
 
     def __init__(self, monitor: str | None) -> None:
         super().__init__(monitor)
@@ -88,8 +85,7 @@ class Bar(EpochLines):
         self.evaluated = 0  # batches of the current evaluation
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        epoch = _format_epoch(trainer.current_epoch, trainer)
-        self._start(epoch, completed=_count_batches(trainer))
+        self._start(_format_epoch(trainer.current_epoch, trainer), _count_batches(trainer))
         super().on_train_start(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
