@@ -39,11 +39,7 @@ WORDS = {
 
 
 def validate(value: Any, annotation: Any) -> Any:
-    """The value, converted to what the annotation asks for.
-
-    Raises:
-        ValueError: with what is expected, when the annotation does not allow the value.
-    """
+    """The value, converted to the annotation, or ValueError with the expectation."""
     if any(member in (Any, object) for member in _members(annotation)):
         return value
     try:

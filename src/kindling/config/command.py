@@ -26,14 +26,7 @@ CLOSED_PIPE = 141
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with errors that name the nearest flag, and words and flags in any order.
-
-    Args:
-        verb: the command's name.
-        usage: what follows the name.
-        about: one sentence.
-        with_configs: whether the help lists the experiments and the groups.
-    """
+    """argparse, with errors that name the nearest flag, and words and flags in any order."""
 
     def __init__(self, verb: str, usage: str, about: str, with_configs: bool = False) -> None:
         super().__init__(
@@ -43,7 +36,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        self.with_configs = with_configs
+        self.with_configs = with_configs  # the help lists experiments and groups
 
     def add_run(self) -> None:
         """Add the word RUN, and the flag that trusts its config."""
@@ -56,11 +49,7 @@ class Parser(argparse.ArgumentParser):
         return super().format_help()
 
     def read(self, argv: list[str]) -> argparse.Namespace:
-        """The parsed words and flags.
-
-        Raises:
-            InputError: for an unknown or incomplete flag.
-        """
+        """The parsed words and flags."""
         parsed, unknown = self.parse_known_intermixed_args(argv)
         if unknown:  # words after an unknown flag are its values
             words = [word for word in unknown if word.startswith("-")] or unknown
@@ -114,12 +103,7 @@ def run_command(main: Callable[[list[str]], Any]) -> NoReturn:
 
 
 def _end_quickly(status: int) -> NoReturn:
-    """End the process without unloading torch and Lightning.
-
-    The interpreter takes 1.7 s for it, after everything is written; and after a traceback, which
-    keeps their objects alive, triton lists them in dozens of lines. What is registered for the end
-    (workers, other loggers) still runs.
-    """
+    """End the process without unloading torch and Lightning, which takes 1.7 s."""
     atexit.unregister(_end_quickly)
     workers = [child for child in multiprocessing.active_children() if child.daemon]
     # They would outlive the SIGTERM that they get next, see runs/signals.py.
@@ -174,15 +158,10 @@ def _configs_help() -> str:
 
     experiments = [f"  {name:<16} {first_comment(CONFIGS / f'{name}.yaml')}" for name in configs()]
     options = [f"  {group + '=':<16} {' | '.join(files)}" for group, files in groups().items()]
-    return "\n".join(
-        [
-            "configs:",
-            *experiments,
-            "",
-            "parts to swap (configs/<group>/<option>.yaml):",
-            *options,
-            "",
-            "Any argument of a part can be set: net.dropout=0.1, task.optimizer.lr=3e-4,",
-            "net._target_=src.nets.mlp.MLP, trainer.max_epochs=5, seed=1, name=first, tags=[a,b].",
-        ]
-    )
+    lines = ["configs:", *experiments, ""]
+    lines += ["parts to swap (configs/<group>/<option>.yaml):", *options, ""]
+    lines += ["Any argument of a part can be set: net.dropout=0.1, task.optimizer.lr=3e-4,"]
+    lines += [
+        "net._target_=src.nets.mlp.MLP, trainer.max_epochs=5, seed=1, name=first, tags=[a,b]."
+    ]
+    return "\n".join(lines)

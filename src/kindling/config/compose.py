@@ -63,11 +63,7 @@ def compose(name: str = "digits", words: Sequence[str] = ()) -> Config:
 
 
 def change(config: Config, words: Sequence[str]) -> Config:
-    """A run's config with `key=value` overrides on top; its groups cannot be swapped.
-
-    Raises:
-        InputError: with one line for each mistake.
-    """
+    """A run's config with `key=value` overrides on top; its groups cannot be swapped."""
     errors: list[str] = []
     changes = dict(_read_overrides(words, errors))
     for key, value in changes.items():

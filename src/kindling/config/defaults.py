@@ -12,11 +12,7 @@ PLAIN = (int, float, str, list, tuple)
 
 
 def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config's values, each component's plain defaults filled in.
-
-    Args:
-        values: of a config that `instantiate.check` has accepted.
-    """
+    """The values of a checked config, each component's plain defaults filled in."""
     trainer = {"_target_": KINDS["trainer"], **(values.get("trainer") or {})}
     sections = {**values, "trainer": trainer}
     return {key: _fill(value, GIVEN.get(key, ())) for key, value in sections.items()}

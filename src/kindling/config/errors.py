@@ -15,8 +15,6 @@ NOT_USERS = (
     str(Path(__file__).parents[1]),
     *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
 )
-
-
 TRUST = "if you trust its author, pass --trust, which lets it run any code here"
 # The variables of the environment that configs have read.
 from_environment: set[str] = set()

@@ -54,10 +54,7 @@ EXTRAS = ("wandb", "mlflow")  # of the loggers, by their keys
 
 
 def values(config: Config) -> Values:
-    """The config's plain values, their defaults filled in.
-
-    The default of `num_threads` is the number of cores, at most 8; with a GPU, it is 1.
-    """
+    """The plain values with their defaults: `num_threads` at most 8 cores, and 1 with a GPU."""
     import torch
 
     resolved = resolve(config)
@@ -99,11 +96,7 @@ def check(config: Config, sections: Sequence[str] | None = None, trained: bool =
 
 
 def check_training(config: Config) -> None:
-    """Check what only a training refuses; a run that was trained with it can still be evaluated.
-
-    Raises:
-        InputError: when classes are balanced twice, which makes the rare ones outweigh the others.
-    """
+    """Refuse classes that are balanced twice; a run that was trained so can still be evaluated."""
     keys = ("data.sampler", "task.class_weights")
     if all(get(config.values, key) == "balanced" for key in keys):
         raise InputError(
@@ -136,14 +129,11 @@ def build(config: Config, key: str, data: Any = None, **given: Any) -> Any:
 
 @dataclass
 class _Walk:
-    """A walk over components and their arguments, which checks them, and builds them if asked to.
-
-    `fail` takes the key and the text of each mistake; `trained`: weights come from a checkpoint.
-    """
+    """A walk over components and their arguments, which checks them, and may build them."""
 
     config: Config
-    fail: Callable[[str, str], Any]
-    trained: bool = True
+    fail: Callable[[str, str], Any]  # takes the key and the text of each mistake
+    trained: bool = True  # weights come from a checkpoint
     build: bool = False
 
     def component(
@@ -160,7 +150,10 @@ class _Walk:
             return self.fail(key, f"expected {expected} '_target_', got {found}")
         classes, makes_partial, positional = expected_part(annotation)
         try:
-            target = find(node["_target_"], *_allowed(key, classes), self.config.trusted)
+            nested: tuple[str, ...] = OF_TRAINER if key.startswith("trainer.") else NESTED
+            if _is_section(key):
+                classes, nested = (load(KINDS[key.partition(".")[0]]),), ()
+            target = find(node["_target_"], classes, nested, self.config.trusted)
         except ValueError as error:
             return self.fail(f"{key}._target_", str(error))
         accepted = parameters(target)
@@ -275,14 +268,6 @@ def _remedy(key: str, name: str) -> str:
     if name in PASSED_LATER and not _is_section(key):
         return f"add {key}._partial_=true, which leaves it to the caller"
     return "add a section net" if (key, name) == ("task", "net") else f"add {key}.{name}=…"
-
-
-def _allowed(key: str, expected: tuple[type, ...]) -> tuple[tuple[type, ...], tuple[str, ...]]:
-    """The classes that a component's place takes, and for an argument the libraries' kinds."""
-    section = key.partition(".")[0]
-    if _is_section(key):
-        return (load(KINDS[section]),), ()
-    return expected, OF_TRAINER if section == "trainer" else NESTED
 
 
 def _is_section(key: str) -> bool:

@@ -118,11 +118,7 @@ class _Resolver:
 
 
 def _attribute(root: str, path: str, spec: Any, data: Any) -> Any:
-    """An attribute of the data; a mark where the data is not known.
-
-    Raises:
-        LookupError: with the reason, when there is none.
-    """
+    """An attribute of the data, `LATER` without the data, or LookupError with the reason."""
     steps = path.split(".") if root == "data" else ["spec", *path.split(".")]
     found, owner = data, "the data"
     if data is None and steps[0] == "spec" and spec is not None:

@@ -60,11 +60,7 @@ def find(
 
 
 def locate(path: Any) -> Any:
-    """The class or function that a dotted path names, of whatever kind.
-
-    Raises:
-        ValueError: with the reason, when there is none, or when a config may not name it.
-    """
+    """The class or function of a dotted path, or ValueError where a config may not name it."""
     allowed = ("src", *LIBRARIES, *allowed_by_user())
     packages = f"the allowed packages ({', '.join(allowed)})"
     outside = f"outside {packages}; add its package or its full path to {ALLOW}"
@@ -94,11 +90,7 @@ def locate(path: Any) -> Any:
 
 
 def load(path: str) -> Any:
-    """What a dotted path names, in any package; `locate` is for paths that a user gives.
-
-    Raises:
-        ValueError: with the step at which the path leads nowhere.
-    """
+    """The object of a dotted path in any package; `locate` is for paths that a user gives."""
     name, *steps = path.split(".")
     found = _import(name)
     for step in steps:
@@ -123,11 +115,7 @@ def _import(name: str) -> types.ModuleType:
 
 @functools.cache
 def allowed_by_user() -> tuple[str, ...]:
-    """The packages and full paths that pyproject.toml adds.
-
-    Raises:
-        InputError: when the file cannot be read, or the list is not one of texts.
-    """
+    """The packages and full paths that pyproject.toml adds."""
     key = "pyproject.toml: tool.kindling.targets"
     try:
         content = tomllib.loads(PYPROJECT.read_text(encoding="utf-8")) if PYPROJECT.exists() else {}

@@ -48,19 +48,12 @@ VALUES = tuple(setting.name for setting in dataclasses.fields(Values))
 
 @dataclass(frozen=True)
 class Config:
-    """One experiment.
+    """One experiment."""
 
-    Attributes:
-        name: the experiment's file name without `.yaml`; its runs are in `logs/<name>/`.
-        values: plain nested dicts and lists, references such as `${oc.env:HOME}` unresolved.
-        origins: for each dotted key, the file that set it, or "command line".
-        trusted: whether it may run code; not that of a run from elsewhere (`runs.run.is_own`).
-    """
-
-    name: str
-    values: dict[str, Any]
-    origins: dict[str, str] = field(default_factory=dict)
-    trusted: bool = True
+    name: str  # of the file without `.yaml`; the runs are in `logs/<name>/`
+    values: dict[str, Any]  # nested dicts and lists, references such as `${oc.env:HOME}` unresolved
+    origins: dict[str, str] = field(default_factory=dict)  # by dotted key: a file, or COMMAND_LINE
+    trusted: bool = True  # it may run code; not that of a run from elsewhere (`runs.run.is_own`)
 
     def origin(self, key: str) -> str:
         """Where a dotted key (or the nearest section around it) was set."""

@@ -19,14 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.kindling.config.errors import InputError
-from src.kindling.deploy.export_files import (
-    FILES,
-    NEEDED,
-    WRITERS,
-    compare_int8,
-    prove,
-    quantize,
-)
+from src.kindling.deploy.export_files import FILES, NEEDED, WRITERS, compare_int8, prove, quantize
 from src.kindling.runs.files import write_json
 
 if TYPE_CHECKING:

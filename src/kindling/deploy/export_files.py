@@ -122,11 +122,7 @@ def load_file(form: str, path: str) -> Callable[[Any], Any]:
 
 
 def prove(form: str, path: Path, model: Exportable) -> dict[str, Any]:
-    """Run a file in a fresh process and compare its outputs with those of the run.
-
-    Raises:
-        InputError: when the file cannot be loaded, or its outputs differ; int8 is only measured.
-    """
+    """Run a file in a fresh process, and refuse outputs that differ; int8 is only measured."""
     import torch
 
     outputs = model.outputs
@@ -161,11 +157,7 @@ def prove(form: str, path: Path, model: Exportable) -> dict[str, Any]:
 
 
 def _largest_difference(measured: Any, model: Exportable) -> float:
-    """The largest difference of outputs `(batch sizes, N, …)` from the run's, by their scale.
-
-    Probabilities have no scale. Values have the target's standard deviation, and the outputs of a
-    plain `forward` their own where it exceeds 1.
-    """
+    """The largest difference of outputs `(batch sizes, N, …)` from the run's, by their scale."""
     expected = model.expected.numpy().astype(np.float64)
     if measured.shape[1:] != expected.shape:
         return float("inf")

@@ -50,21 +50,13 @@ class ExportModule(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Exportable:
-    """A module to export, with the samples that its files are compared on.
+    """A module to export, with the samples that its files are compared on."""
 
-    Attributes:
-        module: from an input `(B, …)` to an output `(B, …)`.
-        x: the samples, `(N, …)`.
-        expected: the run's output for them, `(N, …)`.
-        facts: the file's metadata; the input's first axis is `batch` where any size is taken.
-        outputs: of the task; None where only `forward` is exported.
-    """
-
-    module: nn.Module
-    x: Tensor
-    expected: Tensor
-    facts: dict[str, Any]
-    outputs: Outputs | None
+    module: nn.Module  # from an input `(B, …)` to an output `(B, …)`
+    x: Tensor  # the samples, `(N, …)`
+    expected: Tensor  # the run's output for them, `(N, …)`
+    facts: dict[str, Any]  # metadata; the input's first axis is `batch` where any size is taken
+    outputs: Outputs | None  # of the task; None where only `forward` is exported
 
     @property
     def is_dynamic(self) -> bool:
@@ -82,11 +74,7 @@ class Exportable:
 
 
 def build_models(run: TrainedRun, data: LightningDataModule | None, form: str) -> list[Exportable]:
-    """The run's model; of a plain `forward` also one with a fixed batch size, as a fallback.
-
-    Raises:
-        InputError: without a `forward` that takes and returns one tensor, or without an input.
-    """
+    """The run's model; of a plain `forward` also one with a fixed batch size, as a fallback."""
     outputs: Outputs | None = getattr(run.task, "outputs", None)
     if isinstance(data, DataModule) and outputs is not None:
         x = read_samples(data, "test" if len(data.indices["test"]) else "val", SAMPLES)
@@ -190,11 +178,7 @@ def read_samples(data: DataModule, stage: Stage, count: int) -> Tensor:
 
 
 def describe_preparation(data: DataModule, form: str) -> dict[str, Any] | None:
-    """Describe how an image file becomes raw input; None where the model takes no images.
-
-    Raises:
-        InputError: for ONNX, when this needs torch, or gives another input than the run's own code.
-    """
+    """Describe how an image file becomes raw input without torch; None without images."""
     if data.spec.kind != "image" or form != "onnx":
         return None
     channels, height, width = data.spec.source_shape

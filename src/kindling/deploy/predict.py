@@ -18,11 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from src.kindling.config.compose import change, record_path
 from src.kindling.config.errors import InputError
 from src.kindling.deploy.predict_inputs import MAX_PIXELS, find, load_images, load_rows
-from src.kindling.deploy.prediction_writers import (
-    PredictionWriter,
-    render_gallery,
-    staging_folder,
-)
+from src.kindling.deploy.prediction_writers import PredictionWriter, render_gallery, staging_folder
 from src.kindling.deploy.prediction_writers import format_preview as format_preview
 from src.kindling.runs.files import write
 
@@ -122,18 +118,11 @@ def _build_data(run: TrainedRun) -> Any:
 
 
 def split_inputs(run: TrainedRun, words: Sequence[str]) -> list[str]:
-    """Apply `data.key=value` words to the run's config, and return the others.
-
-    Raises:
-        InputError: when the config refuses a word, or there is no input.
-    """
+    """Apply `data.key=value` words to the run's config, and return the others, the inputs."""
     from src.kindling.config import instantiate
 
-    changes = [
-        word
-        for word in words
-        if word.startswith("data.") and "=" in word and not os.path.exists(word)
-    ]
+    keys = [word for word in words if word.startswith("data.") and "=" in word]
+    changes = [word for word in keys if not os.path.exists(word)]
     run.config = change(run.config, changes)
     if not (inputs := [word for word in words if word not in changes]):
         raise InputError("no INPUT: name files, folders or globs, or - for standard input")

@@ -26,11 +26,7 @@ MAX_PIXELS = 100_000_000  # of an image, where the run's data sets no limit
 
 
 def find(inputs: Sequence[str], images: bool, scratch: str) -> list[str]:
-    """The images or tables that the words name; `scratch` is a folder for standard input.
-
-    Raises:
-        InputError: with a line for each word that names nothing, or the wrong kind of file.
-    """
+    """The images or tables that the words name; `scratch` is a folder for standard input."""
     from src.kindling.data.images.decode import EXTENSIONS, UNSUPPORTED
     from src.kindling.data.images.find_images import walk_once
 
@@ -126,11 +122,7 @@ def load_images(paths: Sequence[str], data: Any, spec: Spec, size: int) -> Any:
 def load_rows(
     paths: Sequence[str], data: Any, spec: Spec, size: int, notes: list[str]
 ) -> Iterator[Part]:
-    """The tables' rows in batches.
-
-    Args:
-        notes: receives the columns left out and the categories not seen in training.
-    """
+    """The tables' rows in batches; `notes` receives columns left out and unseen categories."""
     import pandas as pd
     import torch
 

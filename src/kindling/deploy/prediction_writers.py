@@ -44,10 +44,6 @@ class PredictionWriter:
         path: the file.
         resize_mode: how images became square, which masks undo; None: they keep the net's size.
         exact: leave texts in CSV as they are, also those that a spreadsheet would run.
-
-    Attributes:
-        rows, unreadable: the number of rows, and of those with an error.
-        first: the first rows.
     """
 
     def __init__(self, path: Path, resize_mode: str | None, exact: bool = False) -> None:
@@ -55,16 +51,11 @@ class PredictionWriter:
         self.masks = path.with_name(f"{path.stem}_masks")
         self.mask_names: set[str] = set()
         self.parquet: Any = None
-        self.first: Any = None
-        self.rows = self.unreadable = 0
+        self.first: Any = None  # the first rows
+        self.rows = self.unreadable = 0  # the number of rows, and of those with an error
 
     def write(self, names: dict[str, Any], table: dict[str, Any]) -> None:
-        """Write some rows.
-
-        Args:
-            names: their path or row, and for images the errors.
-            table: columns from the task's `to_frame`; masks `(n, H, W)` become file names.
-        """
+        """Write rows: their path or row, for images the errors, and columns of `to_frame`."""
         import pandas as pd
 
         errors = names.pop("error", None)
@@ -138,12 +129,7 @@ def format_preview(frame: pd.DataFrame, probabilities: bool) -> str:
 def render_gallery(
     title: str, frame: pd.DataFrame, paths: Sequence[str], max_pixels: int, folder: Path
 ) -> str:
-    """A self-contained HTML page: images as they are in their files, each with its prediction.
-
-    Args:
-        frame: the first rows of the table; masks are named relative to `folder`.
-        paths: the images.
-    """
+    """A self-contained HTML page: images as they are in their files, each with its prediction."""
     from jinja2 import Environment
     from PIL import Image
 

@@ -69,13 +69,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         reason = f" ({unsupported})" if unsupported else ""
         line = f"untrusted: it holds more than tensors and plain values{reason}; it was not loaded"
         raise InputError(f"{name}: {line}") from None
-    except zipfile.BadZipFile:
-        size = path.stat().st_size
-        cut = f"its {size:,} bytes are cut off, or another kind of file"
-        reason = cut if size else "it is empty"
-        raise InputError(f"{name}: not a readable checkpoint: {reason}") from None
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
+        if isinstance(error, zipfile.BadZipFile):
+            size = path.stat().st_size
+            cut = f"its {size:,} bytes are cut off, or another kind of file"
+            reason = cut if size else "it is empty"
         raise InputError(f"{name}: not a readable checkpoint: {reason}") from None
     own = content["kindling"]
     own["config"] = rename_old(own["config"])
@@ -87,10 +86,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_size(path: Path, ratio: int = 1) -> None:
-    """Raise a ValueError where an archive would unpack to more than `ratio` times its own size.
-
-    That of torch is 1: it compresses nothing.
-    """
+    """Raise a ValueError where an archive would unpack to more than `ratio` times its own size."""
     if not zipfile.is_zipfile(path):  # the reader finds out
         return
     size = path.stat().st_size
@@ -105,11 +101,7 @@ def check_size(path: Path, ratio: int = 1) -> None:
 
 
 def check_content(content: Any, size: int) -> None:
-    """Check what others read, in a file of `size` bytes: weights by name, a config of plain values.
-
-    Raises:
-        ValueError: naming what is wrong; also for a config that is too large or too deeply nested.
-    """
+    """Raise a ValueError unless a file of `size` bytes holds weights and a small, plain config."""
     if not isinstance(content, dict) or "kindling" not in content:
         raise ValueError("written by another program: it holds no config and no spec")
     state, own = content.get("state_dict"), content["kindling"]
@@ -139,10 +131,7 @@ def check_content(content: Any, size: int) -> None:
 def newest(files: Sequence[Path]) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
     """Return the first readable file, its content, and a line for each that is not readable.
 
-    Both are None where there is no file.
-
-    Raises:
-        InputError: when there are files, and none is whole.
+    Both are None where there is no file; InputError when there are files, and none is whole.
     """
     lines: list[str] = []
     for path in files:

@@ -81,11 +81,9 @@ def git_state() -> tuple[str | None, bool | None, str]:
 
 
 def source_files(config: str) -> dict[str, str]:
-    """SHA-256 of what a run is made of beside the commit, by name.
+    """SHA-256 of imported files and options that the commit lacks, and of the config's own file.
 
-    These are the imported files that the commit does not have, the untracked options of configs/,
-    and the config's own file. A file of the repository is named by its path, one of another package
-    by its module.
+    A file of the repository is named by its path, one of another package by its module.
     """
     try:
         committed = {*git("ls-tree", "-r", "-z", "--name-only", "HEAD").split("\0")}
@@ -115,10 +113,7 @@ def _list_untracked(*arguments: str) -> list[str]:
 
 
 def _untracked_patch() -> str:
-    """The untracked files of src/ and configs/, and imported ones of other folders, as additions.
-
-    Some are only named: large, ignored, or too many.
-    """
+    """Untracked files as additions; some are only named: large, ignored, or too many."""
     imported = [name for name in _imported() if name.endswith(".py")]
     names = _list_untracked("src", "configs", *imported)
     patch = ""

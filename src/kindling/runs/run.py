@@ -28,6 +28,7 @@ from src.kindling.runs.provenance import git_state, hardware, packages, source_f
 from src.kindling.runs.redact import redact, redacted
 
 LOGS = ROOT / "logs"
+UNREADABLE = (OSError, ValueError, yaml.YAMLError, AttributeError, LookupError, TypeError)
 ELSEWHERE = "let logs/ be a link to a folder that you may write"
 
 
@@ -58,13 +59,9 @@ class Run:
 
     @classmethod
     def claim(cls, name: str, label: str = "") -> Run:
-        """Make the directory of a new run of a config: `logs/<name>/<time>`, nobody else's.
+        """Make the directory `logs/<name>/<time>_<label>` of a new run of a config.
 
         Processes that a distributed training starts on the same machine receive rank 0's directory.
-
-        Args:
-            name: the config's.
-            label: the end of the directory's name.
         """
         rank_zero_run = os.environ.get("KINDLING_RUN")
         if rank_zero_run and int(os.environ.get("LOCAL_RANK", "0")) > 0:
@@ -174,11 +171,7 @@ class Run:
 
     @cached_property
     def checkpoint(self) -> dict[str, Any]:
-        """The checkpoint's content: tensors and plain values, loaded to the CPU.
-
-        Raises:
-            InputError: when the file is missing, damaged, holds code, or is not one of Kindling's.
-        """
+        """The checkpoint's content; see `read_checkpoint`."""
         return read_checkpoint(self.checkpoint_file)
 
     @cached_property
@@ -192,17 +185,10 @@ class Run:
             try:
                 values = yaml.safe_load(path.read_text(encoding="utf-8"))
                 name = values.pop("config")
-            except (
-                OSError,
-                ValueError,
-                yaml.YAMLError,
-                AttributeError,
-                LookupError,
-                TypeError,
-            ) as e:
+            except UNREADABLE as error:
                 best = display_path(self.checkpoints / "best.ckpt")
                 raise InputError(
-                    f"{display_path(path)}: not a run's config: {' '.join(str(e).split())}; "
+                    f"{display_path(path)}: not a run's config: {' '.join(str(error).split())}; "
                     f"the checkpoint holds it too: name {best} instead"
                 ) from None
         values = rename_old(values)

@@ -11,17 +11,13 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class Access:
-    """The key that clients send, unless it is None, and the host names, unless there are none.
-
-    A page of another site can give its own name the address 127.0.0.1, and then read what a server
-    on this machine responds (DNS rebinding); but its requests still carry that name.
-    """
+    """The key that clients send, unless it is None, and the host names, unless there are none."""
 
     key: str | None = None
     hosts: Sequence[str] = ()
 
     def has_host(self, headers: Mapping[str, str]) -> bool:
-        """Whether a host name is one of the server's; HTTP/1.0 needs none, and browsers send it."""
+        """Whether the host name is the server's, against DNS rebinding; HTTP/1.0 sends none."""
         host = headers.get("host")
         return not self.hosts or host is None or _without_port(host) in self.hosts
 
@@ -29,7 +25,7 @@ class Access:
         if self.key is None:
             return True
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        # As bytes: texts have to be ASCII, and a client's need not be.
+        # As bytes, since a client's text may be other than ASCII.
         same = hmac.compare_digest(given.strip().encode(), self.key.encode())
         return scheme.lower() == "bearer" and same
 

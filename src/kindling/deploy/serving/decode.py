@@ -38,15 +38,16 @@ class Decoded(NamedTuple):
 
 
 def decode_images(files: Files, several: bool, prepare: Preparation, limits: Limits) -> Decoded:
-    """Decode images as the model takes them, `(n, C, H, W)`.
-
-    All headers are read, and the sizes checked, before the first pixel is decoded.
-    """
+    """Decode images `(n, C, H, W)`; all headers are checked before the first pixel is decoded."""
     images, total = [], 0
     for name, content in files:
         image = _open(name, content)
         peak = peak_pixels(image.size, prepare)
-        _check_size(name, image, peak, limits)
+        if peak > limits.max_pixels:
+            size = f"{image.width} x {image.height} pixels"
+            if image.width * image.height < peak:
+                size = f"{size} would be resized to {peak:,}"
+            raise HTTPException(413, f"{name}: {size}; the maximum is {limits.max_pixels:,}")
         if image.format in ("JPEG", "MPO") and has_more_scans(content, MAX_SCANS):
             reason = f"the JPEG has more than {MAX_SCANS} scans; save it as a baseline JPEG"
             raise HTTPException(422, f"{name}: {reason}")
@@ -58,7 +59,7 @@ def decode_images(files: Files, several: bool, prepare: Preparation, limits: Lim
         raise HTTPException(413, f"{reason}; send fewer images at once")
     arrays, sizes = [], []
     for name, image in images:
-        size = image.size
+        width, height = image.size
         try:
             arrays.append(prepare(image))
             rotated = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
@@ -67,7 +68,7 @@ def decode_images(files: Files, several: bool, prepare: Preparation, limits: Lim
             raise
         except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error …
             raise HTTPException(422, f"{name}: cannot be read: {error}") from None
-        sizes.append(size[::-1] if rotated else size)
+        sizes.append((height, width) if rotated else (width, height))
     shapes = {x.shape for x in arrays}
     if len(shapes) > 1:
         reason = f"different shapes after preparation: {shapes}; send one shape per request"
@@ -77,9 +78,9 @@ def decode_images(files: Files, several: bool, prepare: Preparation, limits: Lim
 
 def _open(name: str, content: bytes) -> Image.Image:
     """Open an image and read only its header."""
-    status, reason = 422, "cannot be read: the file header is damaged"
     if not content:
-        raise HTTPException(status, f"{name}: is empty")
+        raise HTTPException(422, f"{name}: is empty")
+    status, reason = 422, "cannot be read: the file header is damaged"
     try:
         return Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
@@ -90,19 +91,8 @@ def _open(name: str, content: bytes) -> Image.Image:
     raise HTTPException(status, f"{name}: {reason}")
 
 
-def _check_size(name: str, image: Image.Image, peak: int, limits: Limits) -> None:
-    if peak > limits.max_pixels:
-        size = f"{image.width} x {image.height} pixels"
-        if image.width * image.height < peak:
-            size = f"{size} would be resized to {peak:,}"
-        raise HTTPException(413, f"{name}: {size}; the maximum is {limits.max_pixels:,}")
-
-
 def peak_pixels(size: Sequence[int], prepare: Preparation) -> int:
-    """The most pixels that an image of this width and height has at any step of its preparation.
-
-    Resizing the shorter side makes a long and narrow image huge.
-    """
+    """The most pixels that an image of this width and height has in its preparation."""
     width, height = size
     peak = width * height
     if not prepare.whole:
@@ -127,10 +117,7 @@ def peak_pixels(size: Sequence[int], prepare: Preparation) -> int:
 
 
 def has_more_scans(content: bytes, maximum: int) -> bool:
-    """Whether a JPEG has more scans than `maximum`, by one pass over its segments.
-
-    A start of scan in a segment's payload (a thumbnail) or after the image's end does not count.
-    """
+    """Whether a JPEG has more scans than `maximum`, without those of a thumbnail in a segment."""
     position, scans, components = 2, 0, b""
     while (found := MARKER.search(content, position)) and found[1] != END_OF_IMAGE:
         start = found.end()

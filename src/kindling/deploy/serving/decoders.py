@@ -20,7 +20,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
-from types import ModuleType
 from typing import Any, TypeVar
 
 from PIL import Image
@@ -32,12 +31,6 @@ from src.kindling.deploy.serving.decode import Decoded, decode_images
 from src.kindling.deploy.serving.forms import split_files
 from src.kindling.deploy.serving.limits import Limits
 from src.kindling.deploy.serving.rows import RowDecoder
-
-resource: ModuleType | None
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 T = TypeVar("T")
 STUCK_AFTER = 1.0  # seconds; when all decoders take longer, the server is not ready
@@ -54,23 +47,24 @@ def _initialize(prepare: Preparation | None, columns: Sequence[Column], limits: 
     warnings.simplefilter("ignore")  # Pillow's, about the clients' files
     if prepare is not None:
         Image.init()  # loads the readers of all formats
-
-        def decode(content_type: str, body: bytes, several: bool) -> Decoded:
-            files = split_files(content_type, body, several, limits.max_rows)
-            return decode_images(files, several, prepare, limits)
+        _decode = partial(_decode_images, prepare, limits)
     else:
-        decode_rows = RowDecoder(columns, limits)
-
-        def decode(content_type: str, body: bytes, several: bool) -> Decoded:
-            return decode_rows(body, several)
-
-    _decode = decode
+        _decode = RowDecoder(columns, limits)
     _limit("RLIMIT_DATA", limits.memory * 1e6)
 
 
+def _decode_images(
+    prepare: Preparation, limits: Limits, content_type: str, body: bytes, several: bool
+) -> Decoded:
+    files = split_files(content_type, body, several, limits.max_rows)
+    return decode_images(files, several, prepare, limits)
+
+
 def _limit(name: str, value: float) -> None:
-    """Set a limit of this process, within what the system allows."""
-    if resource is not None:
+    """Set a limit of this process, within what the system allows; Windows has none."""
+    if os.name == "posix":
+        import resource
+
         kind = getattr(resource, name)
         _, most = resource.getrlimit(kind)
         value = value if most == resource.RLIM_INFINITY else min(value, most)
@@ -88,14 +82,10 @@ def _run_decode(content_type: str, body: bytes, several: bool) -> Decoded:
     return _decode(content_type, body, several)
 
 
-def _run_limited(limits: Limits, function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function; the system ends this process after as much processor time as allowed."""
-    _limit("RLIMIT_CPU", time.process_time() + limits.decode)
-    try:
-        return function(*arguments)
-    except MemoryError:
-        reason = f"decoding takes more than {limits.memory:,.0f} MB of memory"
-        raise HTTPException(413, f"{reason}; send less, or smaller files") from None
+def _run_limited(seconds: float, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function; the system ends this process after so much processor time."""
+    _limit("RLIMIT_CPU", time.process_time() + seconds)
+    return function(*arguments)
 
 
 class Decoder:
@@ -140,7 +130,7 @@ class Decoders:
         await asyncio.gather(*[decoder.kill() for decoder in self.decoders])
 
     def all_stuck(self) -> bool:
-        """Whether each has worked on one request, or on its start, for longer than most take."""
+        """Whether each has worked on one request, or on its start, for long."""
         until = time.monotonic() - STUCK_AFTER
         return all(d.busy_since is not None and d.busy_since < until for d in self.decoders)
 
@@ -163,7 +153,7 @@ class Decoders:
         finally:
             self.num_waiting -= 1
         decoder.busy_since = time.monotonic()
-        call = partial(_run_limited, self.limits, function, *arguments)
+        call = partial(_run_limited, self.limits.decode, function, *arguments)
         try:
             async with asyncio.timeout(self.limits.decode):
                 return await self._run(decoder, call)
@@ -172,6 +162,9 @@ class Decoders:
             reason = f"decoding took more than {self.limits.decode:g} s"
             log(f"killed: {reason}")
             raise HTTPException(422, f"{reason}; send less, or simpler files") from None
+        except MemoryError:
+            reason = f"decoding takes more than {self.limits.memory:,.0f} MB of memory"
+            raise HTTPException(413, f"{reason}; send less, or smaller files") from None
         except BrokenProcessPool:
             raise HTTPException(422, "cannot be decoded: the decoder's process ended") from None
         finally:

@@ -20,7 +20,7 @@ def media_type(content_type: str) -> str:
 
 
 def split_files(content_type: str, body: bytes, several: bool, max_files: int) -> Files:
-    """The names and contents of a form's files; any other body is one image."""
+    """The names and contents of a form's files, or of the body, which is one image."""
     if media_type(content_type) != "multipart/form-data":
         return [("image", body)]
     files = _parse_form(content_type, body, max_files)

@@ -14,11 +14,7 @@ def _limit(default: float, unit: str, maximum: float, help: str) -> Any:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a server: whole numbers from 1, and seconds and megabytes above 0.
-
-    Raises:
-        InputError: with a line for each value out of range.
-    """
+    """Limits of a server; InputError with a line for each value that is not above 0."""
 
     threads: int = _limit(1, "N", 1024, "cores for one batch: more help a large net, not a small")
     batch: int = _limit(64, "N", 10**6, "inputs in one batch of the model")

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AliasChoices,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     Json,
     ValidationError,
@@ -25,34 +25,30 @@ Border = Annotated[int, Field(ge=0, le=10_000)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Resize(_Model):
+class Resize(BaseModel, extra="forbid"):
     do: Literal["resize"]
     size: Annotated[list[Side], Field(min_length=1, max_length=2)]
     longest: Side | None
     how: Literal["NEAREST", "BILINEAR", "BICUBIC"]
 
 
-class Crop(_Model):
+class Crop(BaseModel, extra="forbid"):
     do: Literal["crop"]
     size: tuple[Side, Side]
 
 
-class Pad(_Model):
+class Pad(BaseModel, extra="forbid"):
     do: Literal["pad"]
     border: tuple[Border, Border, Border, Border]
     value: Finite
 
 
-class ToGray(_Model):
+class ToGray(BaseModel, extra="forbid"):
     do: Literal["grey"]
     channels: Literal[1, 3]
 
 
-class ToFloat(_Model):
+class ToFloat(BaseModel, extra="forbid"):
     do: Literal["floating"]
     scale: bool
 
@@ -60,14 +56,15 @@ class ToFloat(_Model):
 Step = Annotated[Resize | Crop | Pad | ToGray | ToFloat, Field(discriminator="do")]
 
 
-class Prepare(_Model):
+class Prepare(BaseModel, extra="forbid"):
     """The arguments of a Preparation."""
 
     channels: Literal[1, 3]
     size: Side
     fit: ResizeMode
     whole: bool
-    max_value: Annotated[Finite, Field(gt=0)]
+    # An older version's file names it `white`.
+    max_value: Finite = Field(gt=0, validation_alias=AliasChoices("max_value", "white"))
     steps: Annotated[list[Step], Field(max_length=20)] = []
 
 
@@ -90,27 +87,17 @@ def _upgrade_spec(values: Any) -> Any:
         raise ValueError(f"not a spec ({type(error).__name__}: {error})") from None
 
 
-def _upgrade_prepare(values: Any) -> Any:
-    if isinstance(values, dict) and "white" in values:
-        values = {"max_value" if key == "white" else key: v for key, v in values.items()}
-    return values
-
-
 class Metadata(BaseModel):
     """What the server uses of a file's metadata; JSON in all but `run`."""
 
     run: Text = ""
     spec: Json[Annotated[Spec, BeforeValidator(_upgrade_spec)]]
-    prepare: Json[Annotated[Prepare | None, BeforeValidator(_upgrade_prepare)]] = None
+    prepare: Json[Prepare | None] = None
     decision: Json[Decision | None] = None
 
 
 def read_metadata(texts: Mapping[str, str]) -> Metadata:
-    """Parse a file's metadata.
-
-    Raises:
-        ValueError: with one line about the first problem.
-    """
+    """Parse a file's metadata, or raise a ValueError with one line about the first problem."""
     try:
         return Metadata.model_validate(texts)
     except ValidationError as error:

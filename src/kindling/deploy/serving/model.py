@@ -14,7 +14,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.images.prepare import Preparation
 from src.kindling.data.masks import VOID
 from src.kindling.deploy.serving.decode import Array, peak_pixels
-from src.kindling.deploy.serving.metadata import Decision, Metadata, read_metadata
+from src.kindling.deploy.serving.metadata import Decision, read_metadata
 from src.kindling.deploy.serving.responses import ResponseKind, Responses
 
 # The kind of response, by the decision and the dimensions of the output.
@@ -33,11 +33,7 @@ MAX_SIZE = 20_000_000  # values of an input, and pixels of a blank image in its 
 
 
 class Model:
-    """A file that `python -m src.export` wrote; `threads` compute one batch.
-
-    Raises:
-        InputError: when it is not such a file.
-    """
+    """A file that `python -m src.export` wrote, or InputError; `threads` compute one batch."""
 
     def __init__(self, path: Path, threads: int) -> None:
         self.session = _open_session(path, threads)
@@ -49,18 +45,16 @@ class Model:
                     "call it from a program with onnxruntime, or give the task outputs and its "
                     "data a spec (docs/add-a-task.md) and export again"
                 )
-            self._read(read_metadata(texts), path.name)
+            metadata = read_metadata(texts)
+            self.name, self.spec = metadata.run or path.name, metadata.spec
+            self._read_input()
+            prepare = metadata.prepare
+            self.prepare = Preparation(**prepare.model_dump()) if prepare else None
+            self._check_preparation()
+            self._read_decision(metadata.decision)
         except ValueError as error:
             reason, remedy = str(error)[:500], "export the run again: python -m src.export RUN"
             raise InputError(f"{path}: cannot be served: {reason}; {remedy}") from None
-
-    def _read(self, metadata: Metadata, name: str) -> None:
-        self.name, self.spec = metadata.run or name, metadata.spec
-        self._read_input()
-        prepare = metadata.prepare
-        self.prepare = Preparation(**prepare.model_dump()) if prepare else None
-        self._check_preparation()
-        self._read_decision(metadata.decision, self._compute_blank())
 
     def _read_input(self) -> None:
         """The input as the net itself declares it."""
@@ -77,28 +71,29 @@ class Model:
             raise ValueError(f"more than {MAX_SIZE:,} values in one input: {names[0]}")
         self.input_name, self.dtype, self.shape = inputs[0].name, DTYPES[inputs[0].type], (*sizes,)
 
-    def _compute_blank(self) -> Array:
-        """The output for one input of zeros, which also warms the session up."""
+    def _compute_output_shape(self) -> tuple[int, ...]:
+        """The shape of the output for one input of zeros, which also warms the session up."""
         try:
-            outputs = self.predict(np.zeros((1, *self.shape), self.dtype))
+            shape: tuple[int, ...] = self.predict(np.zeros((1, *self.shape), self.dtype)).shape
         except Exception as error:  # onnxruntime's own classes
             raise ValueError(f"it computes nothing: {str(error).partition(chr(10))[0]}") from None
         count = self.spec.num_outputs
-        if outputs.ndim < 2 or outputs.shape[:2] != (1, count):
-            raise ValueError(f"its output is {outputs.shape}, and spec.num_outputs {count}")
-        if len(set(self.spec.names)) != count:
-            raise ValueError(f"spec has {len(set(self.spec.names))} names for {count} outputs")
-        return outputs
+        if len(shape) < 2 or shape[:2] != (1, count):
+            raise ValueError(f"its output is {shape}, and spec.num_outputs {count}")
+        names = len(set(self.spec.names))
+        if names != count:
+            raise ValueError(f"spec has {names} names for {count} outputs")
+        return shape
 
-    def _read_decision(self, decision: Decision | None, outputs: Array) -> None:
+    def _read_decision(self, decision: Decision | None) -> None:
+        shape = self._compute_output_shape()
         if decision is None:  # an older version's
             decision = Decision(kind="argmax" if self.spec.classes else "none")
             if self.spec.classes and len(self.spec.target_shape) == 1:
                 decision = Decision(kind="threshold", value=0.5)
-        if (decision.kind, outputs.ndim) not in RESPONSE_KINDS:
-            shape = outputs.shape[1:]
-            raise ValueError(f"no decision {decision.kind!r} is known for outputs {shape}")
-        kind = RESPONSE_KINDS[decision.kind, outputs.ndim]
+        kind = RESPONSE_KINDS.get((decision.kind, len(shape)))
+        if kind is None:
+            raise ValueError(f"no decision {decision.kind!r} is known for outputs {shape[1:]}")
         if kind == "mask" and len(self.spec.names) > VOID:
             raise ValueError(f"a mask of more than {VOID} classes")
         self.responses = Responses(self.spec, kind, decision.value or 0.0, self.prepare)

@@ -21,27 +21,15 @@ ResponseKind = Literal["class", "labels", "values", "mask"]
 
 @dataclass(frozen=True)
 class Responses:
-    """How outputs become responses; large ones are made in a decoder process.
-
-    Attributes:
-        spec: names the outputs.
-        kind: of each response.
-        threshold: above which a label is predicted.
-        prepare: of images, which a mask undoes.
-    """
+    """How outputs become responses; large ones are made in a decoder process."""
 
     spec: Spec
     kind: ResponseKind
-    threshold: float
-    prepare: Preparation | None
+    threshold: float  # above which a label is predicted
+    prepare: Preparation | None  # of images, which a mask undoes
 
     def format(self, outputs: Array, sizes: Sequence[Sequence[int]] = ()) -> list[Response]:
-        """The response for each input; `showResponse` of page.html displays it.
-
-        Args:
-            outputs: of the model.
-            sizes: width and height of each image as sent, which is the size of its mask.
-        """
+        """The response for each input; a mask has the size of its image as sent."""
         if self.kind == "mask":
             return [self._mask(row, size) for row, size in zip(outputs, sizes, strict=True)]
         formats = {"class": self._class, "labels": self._labels, "values": self._values}

@@ -63,7 +63,7 @@ class RowDecoder:
         self.names = {column.name for column in columns}
         self.model = row_model(columns)
 
-    def __call__(self, body: bytes, several: bool) -> Decoded:
+    def __call__(self, content_type: str, body: bytes, several: bool) -> Decoded:
         try:
             given = from_json(body.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
         except ValueError as error:

@@ -66,10 +66,7 @@ def find_model(name: str) -> Path:
 
 
 def listen(host: str, port: int, key: str | None, hosts: str) -> tuple[socket.socket, Access]:
-    """The socket that receives requests, and who may send them.
-
-    Any address but this machine's own needs a key.
-    """
+    """The socket that receives requests, and who may send them: with a key, other machines."""
     if not 0 <= port <= 65535:  # the system would take it modulo 65536
         raise InputError(f"--port: expected a number from 0 to 65535, got {port}")
     try:
@@ -111,13 +108,7 @@ def run_worker(*arguments: Any) -> None:
 
 
 def supervise(path: Path, listener: socket.socket, limits: Limits, access: Access) -> int:
-    """Run a worker, and replace it when it ends, until SIGTERM or SIGINT.
-
-    The socket outlives workers: requests that wait are accepted by the next one.
-
-    Returns:
-        The exit status: 0, or when no worker became ready, the last one's, or 1.
-    """
+    """Run workers on one socket, one after the other, until a signal; return the exit status."""
     if os.name == "nt":  # one process, without a supervisor
         from src.kindling.deploy.serving.worker import respond
 

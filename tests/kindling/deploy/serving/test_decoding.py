@@ -122,7 +122,7 @@ def test_decoders_have_a_memory_limit() -> None:
 
 
 def test_processor_time_of_decoders_is_limited() -> None:
-    process = SPAWN.Process(target=_run_limited, args=(Limits(decode=0.01), spin))
+    process = SPAWN.Process(target=_run_limited, args=(0.01, spin))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGXCPU
