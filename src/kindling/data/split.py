@@ -161,17 +161,17 @@ def _pick(samples: Samples, free: Any, count: int, seed: int) -> Any:
 
 def _whole_groups(groups: Any, y: Any, count: int, left: int, seed: int, problem: str) -> Any:
     """Select samples, `(N,)` bool: whole groups of about `count` samples, stratified by `y`."""
-    import pandas as pd
-
     # scikit-learn's StratifiedGroupKFold makes equal folds; GroupShuffleSplit is not stratified.
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) <= max(left, 1):
         problem += " needs a group for each split, and there are too few"
         raise InputError(f"{problem}; split without groups, or add some")
-    counts = pd.crosstab(group, np.zeros(len(groups)) if y is None else y)
-    table = np.column_stack([counts, sizes])  # samples of each class, and of all, in each group
+    stratum = np.unique(np.zeros(len(groups)) if y is None else y, return_inverse=True)[1]
+    table = np.zeros((len(sizes), stratum.max() + 1))
+    np.add.at(table, (group, stratum), 1)
+    table = np.column_stack([table, sizes])  # samples of each class, and of all, in each group
     staying, taken = (table > 0).sum(axis=0), np.zeros(len(sizes), dtype=bool)
-    table = table / table.sum(axis=0)
+    table /= table.sum(axis=0)
     smallest = np.where(table > 0, table, 1).min(axis=0)
     missing = np.maximum(count / len(groups), smallest)
     # Three times, each group is added or removed if that brings the shares of the classes closer
