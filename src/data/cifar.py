@@ -45,10 +45,9 @@ class CIFAR10(DataModule):
             if not os.access(path, os.R_OK):
                 raise InputError(f"{path}: not readable; put it there, or let it be downloaded")
             if not check_integrity(path, md5):
-                raise InputError(
-                    f"{path}: its MD5 checksum is not {md5}: it is incomplete, or another file; "
-                    "delete it to have it downloaded again, or put the right one there"
-                )
+                problem = f"its MD5 checksum is not {md5}: it is incomplete, or another file"
+                remedy = "delete it to have it downloaded again, or put the right one there"
+                raise InputError(f"{path}: {problem}; {remedy}")
         with warnings.catch_warnings():
             # The old pickles give numpy 0 for False, and numpy 2.4.0 to 2.4.4 warn.
             warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed as")
@@ -63,10 +62,8 @@ class CIFAR10(DataModule):
 
     def _checksums(self) -> dict[str, str]:
         """The MD5 checksum of each file."""
-        meta = self.source.meta
-        return dict(
-            [*self.source.train_list, *self.source.test_list, (meta["filename"], meta["md5"])]
-        )
+        files, meta = [*self.source.train_list, *self.source.test_list], self.source.meta
+        return dict([*files, (meta["filename"], meta["md5"])])
 
 
 class CIFAR100(CIFAR10):

@@ -53,9 +53,8 @@ class Digits(DataModule):
         if self.canvas == 8:
             return images
         canvas = images.new_zeros(len(images), 1, self.canvas, self.canvas)
-        places = torch.randint(
-            self.canvas - 7, (len(images), 2), generator=torch.Generator().manual_seed(0)
-        )
+        generator = torch.Generator().manual_seed(0)
+        places = torch.randint(self.canvas - 7, (len(images), 2), generator=generator)
         for i, (row, column) in enumerate(places.tolist()):
             canvas[i, :, row : row + 8, column : column + 8] = images[i]
         return canvas

@@ -36,15 +36,10 @@ class MNIST(DataModule):
         self.folder = data_path(data_dir) / self.source.__name__ / "raw"
 
     def download(self) -> None:
-        archives = [
-            Archive(
-                name,
-                md5,
-                urls=tuple(mirror + name for mirror in self.source.mirrors),
-                files=(name.removesuffix(".gz"),),
-            )
-            for name, md5 in self.source.resources
-        ]
+        archives = []
+        for name, md5 in self.source.resources:
+            urls = tuple(mirror + name for mirror in self.source.mirrors)
+            archives.append(Archive(name, md5, urls, files=(name.removesuffix(".gz"),)))
         fetch(self.folder, archives)
 
     def load(self) -> Samples:

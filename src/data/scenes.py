@@ -49,10 +49,8 @@ class Scenes(DataModule):
             problem = f"got {list(digits)}, but a place is that of one digit"
             raise InputError(f"data.digits: {problem}; set data.digits=[1,1]")
         if not 0 < zoom[0] <= zoom[1] or round(8 * zoom[1]) > size:
-            raise InputError(
-                "data.zoom: expected a smallest and a largest above 0, at which 8 pixels fit into "
-                f"{size}, got {list(zoom)}"
-            )
+            expected = "expected a smallest and a largest above 0, at which 8 pixels fit into"
+            raise InputError(f"data.zoom: {expected} {size}, got {list(zoom)}")
         self.predict, self.size, self.digits, self.scenes = predict, size, digits, scenes
         self.zoom, self.noise = zoom, noise
 
@@ -67,10 +65,9 @@ class Scenes(DataModule):
         for pool, count in zip(np.split(order, ends), self.scenes, strict=True):
             images, classes = digits.images[pool], digits.target[pool]
             scenes += [self._compose(rng, images, classes) for _ in range(count)]
-        images, masks, labels, places = (
-            torch.from_numpy(np.stack(x)) for x in zip(*scenes, strict=True)
-        )
-        stages = torch.repeat_interleave(torch.arange(3), torch.tensor(self.scenes))
+        stacked = (torch.from_numpy(np.stack(x)) for x in zip(*scenes, strict=True))
+        images, masks, labels, places = stacked
+        numbers = torch.split(torch.arange(len(scenes)), list(self.scenes))
         names = tuple(map(str, range(10)))
         targets: dict[str, dict[str, Any]] = {
             "mask": {"y": masks, "classes": ("background", *names), "target": "digits"},
@@ -79,9 +76,7 @@ class Scenes(DataModule):
         }
         return Samples(
             x=images.unsqueeze(1),
-            official={
-                stage: torch.nonzero(stages == i).flatten() for i, stage in enumerate(STAGES)
-            },
+            official=dict(zip(STAGES, numbers, strict=True)),
             max_value=16.0,
             **targets[self.predict],
         )

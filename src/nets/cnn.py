@@ -36,10 +36,8 @@ class CNN(nn.Module):
     ) -> None:
         super().__init__()
         if len(in_shape) != 3:
-            raise InputError(
-                "net: CNN needs images (channels, height, width), "
-                f"and the data is {in_shape}; try net=mlp"
-            )
+            problem = "CNN needs images (channels, height, width)"
+            raise InputError(f"net: {problem}, and the data is {in_shape}; try net=mlp")
         if min(channels, default=1) < 1:
             raise ValueError(f"expected at least 1 channel in each block, got {list(channels)}")
         depth, height, width = in_shape
@@ -55,9 +53,8 @@ class CNN(nn.Module):
                 height, width = height // 2, width // 2
             depth = next_depth
         if global_pool is not None:
-            layers.append(
-                nn.AdaptiveMaxPool2d(1) if global_pool == "max" else nn.AdaptiveAvgPool2d(1)
-            )
+            pool = nn.AdaptiveMaxPool2d if global_pool == "max" else nn.AdaptiveAvgPool2d
+            layers.append(pool(1))
             height = width = 1
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout))
         self.head = nn.Linear(depth * height * width, num_outputs)

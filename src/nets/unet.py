@@ -34,22 +34,18 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(in_shape) != 3:
-            raise InputError(
-                f"net: UNet needs images (channels, height, width), and the data is {in_shape}"
-            )
+            problem = "UNet needs images (channels, height, width)"
+            raise InputError(f"net: {problem}, and the data is {in_shape}")
         if not channels or min(channels) < 1:
-            raise ValueError(
-                f"expected at least one block, and at least 1 channel in each, got {list(channels)}"
-            )
+            expected = "expected at least one block, and at least 1 channel in each"
+            raise ValueError(f"{expected}, got {list(channels)}")
         depths = [in_shape[0], *channels]
         self.down = nn.ModuleList(
             block(above, below) for above, below in zip(depths, channels, strict=False)
         )
         self.pool = nn.MaxPool2d(2)
         self.dropout = nn.Dropout2d(dropout)
-        steps = list(
-            zip(channels[:0:-1], channels[-2::-1], strict=True)
-        )  # from the coarsest to the finest
+        steps = [*zip(channels[:0:-1], channels[-2::-1], strict=True)]  # the coarsest first
         self.grow = nn.ModuleList(
             nn.ConvTranspose2d(below, above, 2, stride=2) for below, above in steps
         )

@@ -62,9 +62,7 @@ class Classification(LightningModule):
             self.notes.append(f"positive class: {name}, which precision, recall and f1 are of")
         self.optimizer, self.scheduler = optimizer, scheduler
         self.decay_bias_and_norm = decay_bias_and_norm
-        accuracy: dict[str, Metric] = {
-            "accuracy": MulticlassAccuracy(spec.num_outputs, average="micro")
-        }
+        accuracy = {"accuracy": MulticlassAccuracy(spec.num_outputs, average="micro")}
         self.train_meter = Meter("train", accuracy, self.outputs.predict_proba)
         self.val_meter = self._meter("val", metrics)
         self.test_meter = self._meter("test", metrics)
@@ -90,9 +88,9 @@ class Classification(LightningModule):
     def _step(self, batch: Batch, meter: Meter) -> Tensor:
         x, y = batch
         logits = self(x)
-        loss: Tensor = self.loss(logits, y)
+        loss = meter.compute_loss(self.loss, logits, y)
         # MixUp and CutMix make shares of the classes, (B, num_outputs).
-        meter.update(loss, logits, y if y.ndim == 1 else y.argmax(dim=1), (self.loss, logits, y))
+        meter.update(loss, logits, y if y.ndim == 1 else y.argmax(dim=1))
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

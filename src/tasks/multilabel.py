@@ -56,9 +56,7 @@ class Multilabel(LightningModule):
         self.notes = [weigh_labels(self.loss, spec)] if class_weights else []
         self.optimizer, self.scheduler = optimizer, scheduler
         self.decay_bias_and_norm = decay_bias_and_norm
-        accuracy: dict[str, Metric] = {
-            "accuracy": MultilabelAccuracy(spec.num_outputs, average="micro")
-        }
+        accuracy = {"accuracy": MultilabelAccuracy(spec.num_outputs, average="micro")}
         self.train_meter = Meter("train", accuracy, self.outputs.predict_proba)
         self.val_meter = self._meter("val", metrics)
         self.test_meter = self._meter("test", metrics)
@@ -84,10 +82,9 @@ class Multilabel(LightningModule):
     def _step(self, batch: Batch, meter: Meter) -> Tensor:
         x, y = batch
         logits = self(x)
-        loss: Tensor = self.loss(logits, y.float())
+        loss = meter.compute_loss(self.loss, logits, y.float())
         # MixUp and CutMix make shares of the labels.
-        labels = (y > 0.5).long() if y.is_floating_point() else y
-        meter.update(loss, logits, labels, (self.loss, logits, y.float()))
+        meter.update(loss, logits, (y > 0.5).long() if y.is_floating_point() else y)
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

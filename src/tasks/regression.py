@@ -57,10 +57,8 @@ class Regression(LightningModule):
         self.loss = loss or nn.MSELoss()
         self.optimizer, self.scheduler = optimizer, scheduler
         self.decay_bias_and_norm = decay_bias_and_norm
-        val: dict[str, Metric] = {"scores": RegressionScores(spec.names, spec.target_mean)}
-        test: dict[str, Metric] = {
-            "scores": RegressionScores(spec.names, spec.target_mean, baseline=True)
-        }
+        val = {"scores": RegressionScores(spec.names, spec.target_mean)}
+        test = {"scores": RegressionScores(spec.names, spec.target_mean, baseline=True)}
         self.train_meter = Meter("train", {"mae": MeanAbsoluteError()})
         self.val_meter = Meter("val", with_extra(val, metrics))
         self.test_meter = Meter("test", with_extra(test, metrics))
@@ -82,9 +80,8 @@ class Regression(LightningModule):
         x, y = batch
         standardized = self.net(x)
         target = self.scale(y).to(standardized.dtype)
-        loss: Tensor = self.loss(standardized, target)
-        outputs = self.scale.inverse(standardized)
-        meter.update(loss, outputs, y, (self.loss, standardized, target))
+        loss = meter.compute_loss(self.loss, standardized, target)
+        meter.update(loss, self.scale.inverse(standardized), y)
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

@@ -73,8 +73,8 @@ class Segmentation(LightningModule):
     def _step(self, batch: Batch, meter: Meter) -> Tensor:
         x, y = batch
         logits = self(x)
-        loss: Tensor = self.loss(logits, y)
-        meter.update(loss, self.outputs.decode(logits), y, (self.loss, logits, y))
+        loss = meter.compute_loss(self.loss, logits, y)
+        meter.update(loss, self.outputs.decode(logits), y)
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

@@ -19,7 +19,6 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.loader import make_loader
 from src.kindling.data.order import BatchOrder
-from src.kindling.data.preprocess import raw_device
 from src.kindling.data.samples import Stage
 
 __all__ = ["Array", "Predictions"]
@@ -92,8 +91,7 @@ def _batches(
         numbers = order.numbers(0, number)
         if unreadable is not None:
             numbers = numbers[~unreadable[numbers]]
-        raw = raw_device(data.prepare.preprocess, task.device)
-        x, y = data.prepare(x.to(raw), y.to(task.device))
+        x, y = data.prepare(x, y.to(task.device))
         yield (x.to(task.dtype) if x.is_floating_point() else x, y), numbers
 
 

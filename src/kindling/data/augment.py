@@ -209,7 +209,6 @@ class RandomErasing(BatchTransform):
         self.p, self.scale, self.ratio = p, scale, ratio
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Images `(B, C, H, W)`; targets stay as they are."""
         B, _, H, W = x.shape
         image = torch.tensor([H, W], device=x.device)
         fits, box, offset = F.draw_boxes(B, image, self.scale, self.ratio, smallest=0)
@@ -241,7 +240,6 @@ class ColorJitter(BatchTransform):
         self.standardize = Standardize(spec.mean, spec.std, dims=3)
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Images `(B, C, H, W)`; targets stay as they are."""
         strengths = x.new_tensor(self.strengths)[:, None]
         low, high = (1 - strengths).clamp(min=0), 1 + strengths
         factors = low + (high - low) * torch.rand(3, len(x), device=x.device)
@@ -265,7 +263,6 @@ class MixUp(BatchTransform):
         self.alpha = alpha
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs `(B, …)` and targets `(B, …)`."""
         share = F.draw_beta(self.alpha, len(x), x.device)
         other = torch.randperm(len(x), device=x.device)
         return F.blend(x, other, share), F.blend(y, other, share)
@@ -284,7 +281,6 @@ class CutMix(MixUp):
         super().__init__(alpha)
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Images `(B, C, H, W)` and targets `(B, …)`."""
         B, _, H, W = x.shape
         image = torch.tensor([H, W], device=x.device)
         # As torchvision draws it: whole pixels to both sides of a pixel's corner.

@@ -25,7 +25,7 @@ from src.kindling.data.folds import FOLD_RESULT, fold_samples
 from src.kindling.data.loader import Loader, make_loader
 from src.kindling.data.order import BatchOrder, derive_seed, seed_generators
 from src.kindling.data.preparation import BatchPreparation
-from src.kindling.data.preprocess import InputStats, raw_device
+from src.kindling.data.preprocess import InputStats
 from src.kindling.data.samples import STAGES, Samples, Stage
 from src.kindling.data.spec import Spec
 from src.kindling.data.split import check_classes, describe_classes, split_samples
@@ -155,8 +155,8 @@ class DataModule(LightningDataModule):
         self.num_workers = self.choose_workers(not in_memory or any(self.transforms.values()))
         if self.balanced:
             if samples.target_type != "class":
-                what = {"mask": "masks"}.get(samples.target_type, samples.target_type)
-                raise InputError(f"data.sampler: 'balanced' needs classes, and the data has {what}")
+                kind = samples.target_type.replace("mask", "masks")
+                raise InputError(f"data.sampler: 'balanced' needs classes, and the data has {kind}")
             self.notes.append("sampler: balanced, each class equally often in training")
         self.samples = samples
 
@@ -173,16 +173,12 @@ class DataModule(LightningDataModule):
             return
         x, _ = self._read_one("train", self.indices["train"])
         if (shape := tuple(x.shape[1:])) != self.spec.raw_shape:
-            raise InputError(
-                f"data.train_transforms give {shape} and test samples are {self.spec.raw_shape}; "
-                "make data.eval_transforms (or data.size) end in the same shape"
-            )
+            problem = f"give {shape} and test samples are {self.spec.raw_shape}"
+            remedy = "make data.eval_transforms (or data.size) end in the same shape"
+            raise InputError(f"data.train_transforms {problem}; {remedy}")
 
     def choose_workers(self, one_by_one: bool) -> int:
-        """Limit the workers to the cores that threads leave: their number changes results.
-
-        `auto` starts some if samples are read or transformed one by one.
-        """
+        """Limit the workers to the cores that threads leave: their number changes results."""
         cores = usable_cores()
         most = max(1, cores // self.num_threads)
         if self.asked_workers == "auto":
@@ -270,13 +266,13 @@ class DataModule(LightningDataModule):
         if trainer.training and self.prepare.augment:
             number = trainer.fit_loop.epoch_loop.batch_progress.current.ready
             place = trainer.current_epoch, number, trainer.global_rank
-            seed_generators(derive_seed(self.seed, *place), x.device)
+            seed_generators(derive_seed(self.seed, *place), y.device)
         x, y = self.prepare(x, y, augment=trainer.training)
         return trainer.precision_plugin.convert_input(x), y
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        """Move a batch; a table's inputs wait for their standardization where MPS lacks float64."""
-        if raw_device(self.prepare.preprocess, device) != device and not isinstance(batch, Tensor):
+        """Move a batch; `prepare` moves the rows of a table, whose float64 MPS lacks."""
+        if self.spec.columns and not isinstance(batch, Tensor):
             return batch[0], batch[1].to(device)
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 

@@ -59,9 +59,7 @@ class BatchDataset(Dataset[tuple[Tensor, Tensor]]):
 def _stack(samples: list[Tensor]) -> Tensor:
     shapes = dict.fromkeys(str(tuple(sample.shape)) for sample in samples)
     if len(shapes) > 1:
-        raise InputError(
-            f"data transforms give samples of different shapes: {join_names(list(shapes))}; end "
-            "them with one that sets the size, such as torchvision.transforms.v2.Resize with "
-            "size=[64,64]"
-        )
+        problem = f"data transforms give samples of different shapes: {join_names(list(shapes))}"
+        example = "torchvision.transforms.v2.Resize with size=[64,64]"
+        raise InputError(f"{problem}; end them with one that sets the size, such as {example}")
     return torch.stack(samples)

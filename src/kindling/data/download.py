@@ -71,10 +71,8 @@ def fetch(folder: Path, archives: Sequence[Archive]) -> None:
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        raise InputError(
-            f"{folder}: the data cannot be written there: {_reason(error)}; "
-            "set data.data_dir=… to another folder"
-        ) from error
+        problem = f"the data cannot be written there: {_reason(error)}"
+        raise InputError(f"{folder}: {problem}; set data.data_dir=… to another folder") from error
 
 
 def _missing(folder: Path, archives: Sequence[Archive]) -> list[Archive]:
@@ -87,10 +85,9 @@ def _fetch_first(folder: Path, work: Path, missing: Sequence[Archive]) -> None:
     if not packed.is_file():
         packed = _download(folder, work, missing)
     elif (found := _md5(packed)) != archive.md5:
-        raise InputError(
-            f"{packed}: its MD5 checksum is {found}, not {archive.md5}: it is incomplete, or "
-            "another file; delete it to download it, or put the right one there"
-        )
+        problem = f"its MD5 checksum is {found}, not {archive.md5}: it is incomplete, or"
+        remedy = "delete it to download it, or put the right one there"
+        raise InputError(f"{packed}: {problem} another file; {remedy}")
     remedy = f"put the right file into {folder}"
     try:
         _extract(packed, archive, work)
@@ -129,10 +126,8 @@ def _download(folder: Path, work: Path, missing: Sequence[Archive]) -> Path:
         if _md5(packed) == archive.md5:
             return packed
         size = packed.stat().st_size  # a connection that ends too early is no error to urllib
-        failures.append(
-            f"{url}: the {size:,} bytes received are incomplete, or another file "
-            f"(their MD5 checksum is not {archive.md5})"
-        )
+        problem = f"the {size:,} bytes received are incomplete, or another file"
+        failures.append(f"{url}: {problem} (their MD5 checksum is not {archive.md5})")
     names = ", ".join(other.name for other in missing)
     raise InputError(f"{'; '.join(failures)}; try again, or put {names} into {folder} by hand")
 

@@ -15,11 +15,7 @@ from src.kindling.data.split import Indices
 
 
 def find_duplicates(samples: Samples, indices: Indices, then: str, notes: list[str]) -> None:
-    """Find identical samples in different splits; note them, drop them, or refuse them.
-
-    Raises:
-        InputError: when there are some and `then` is `error`.
-    """
+    """Find identical samples in different splits; note them, drop them, or refuse them."""
     if then == "ignore":
         return
     order = torch.cat([indices[stage] for stage in STAGES]).numpy()
@@ -74,10 +70,7 @@ def _find_contradictions(
 
 
 def content_keys(samples: Samples) -> Any:
-    """A 64-bit key of each sample's content, `(N,)`; equal content has equal keys.
-
-    Sources of files give their own keys (`content_keys`).
-    """
+    """A 64-bit key of each sample's content, `(N,)`; equal content has equal keys."""
     if hasattr(samples.x, "content_keys"):
         return samples.x.content_keys()
     keys = []

@@ -24,11 +24,7 @@ def fold_samples(
     split `indices` and with its share. The ordinary test split is left out.
 
     Folds are stratified by class or labels, or of whole groups, or chronological: older moments
-    train for a fold, and the oldest are in no fold. `fold` is the fold's number, the number of
-    folds, and the repetition, each with other folds.
-
-    Raises:
-        InputError: when there cannot be so many folds.
+    train for a fold, and the oldest are in no fold. `fold` is as in `DataModule`.
     """
     pool = np.sort(np.concatenate([indices["train"], indices["val"]]))
     rest, held = _hold_out(samples, pool, fold, seed + fold[2])
@@ -47,7 +43,7 @@ def _hold_out(
     """Split sample numbers `(N,)` into those outside the fold, the oldest first, and the fold."""
     from sklearn import model_selection as sk
 
-    number, folds, repeat = fold
+    number, folds, repeat = fold  # each repetition has other folds
     if not (folds >= 2 and 0 <= number < folds and repeat >= 0):
         expected = "a fold's number from 0, at least 2 folds, and a repetition from 0"
         raise InputError(f"data.fold: expected {expected}, got {list(fold)}")

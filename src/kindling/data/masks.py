@@ -37,15 +37,9 @@ def indexed(mask: Any) -> Image.Image:
 
 
 def unfit(mask: Image.Image, size: tuple[int, int], resize_mode: str) -> Image.Image:
-    """Undo `make_square` of decode.py: an indexed square mask at the size of its image.
-
-    Args:
-        mask: as the net gave it.
-        size: the image's width and height.
-        resize_mode: `crop` (what was cropped away becomes VOID), `squash` or `pad`.
-    """
+    """Undo `make_square` of decode.py: an indexed mask at its image's width and height."""
     (width, height), nearest = size, Image.Resampling.NEAREST
-    if resize_mode == "crop":
+    if resize_mode == "crop":  # the rest becomes VOID
         side = min(size)
         whole = indexed(np.full((height, width), VOID))
         corner = round((width - side) / 2), round((height - side) / 2)

@@ -15,35 +15,22 @@ from src.kindling.data.spec import Spec
 
 
 class BatchPreparation:
-    """Standardizes raw batches and, in training, augments them.
+    """Standardizes raw batches and, in training, augments them by batch transforms, in order."""
 
-    Args:
-        augment: the batch transforms, in order.
-
-    Attributes:
-        preprocess: raw inputs to standardized ones; there after `fit`.
-    """
-
-    preprocess: nn.Module
+    preprocess: nn.Module  # raw inputs to standardized ones; there after `fit`
 
     def __init__(self, augment: Sequence[BatchTransform]) -> None:
         self.augment = compose(augment)
         self.mixing = [type(one).__name__ for one in augment if one.mixes]
 
     def fit(self, spec: Spec, stats: InputStats | None = None) -> None:
-        """Prepare inputs as a pretrained net expects; None standardizes by the training split.
-
-        Raises:
-            InputError: when a transform would blend masks.
-        """
+        """Prepare inputs as a pretrained net expects; None standardizes by the training split."""
         if self.mixing and spec.target_type == "mask":
-            raise InputError(
-                f"data.train_transforms: {self.mixing[0]} blends targets, and the classes of a "
-                "mask cannot be blended; remove it"
-            )
+            problem = "blends targets, and the classes of a mask cannot be blended; remove it"
+            raise InputError(f"data.train_transforms: {self.mixing[0]} {problem}")
         self.spec = spec
         self.preprocess = build_preprocess(spec, stats)
-        self.device = torch.device("cpu")
+        self.device = self.raw_device = torch.device("cpu")
         for transform in self.augment:
             transform.fit(stats.of(spec) if stats else spec)
 
@@ -51,7 +38,7 @@ class BatchPreparation:
         """Standardize raw inputs `(B, *raw_shape)` and, in training, augment them.
 
         Args:
-            x, y: as the loaders give them.
+            x, y: as the loaders give them; x is moved to the device of y.
             augment: apply the batch transforms. If one of them mixes samples, class numbers
                 become shares of the classes `(B, classes)`.
 
@@ -59,10 +46,10 @@ class BatchPreparation:
             Floats `(B, *in_shape)`, and targets; ignored pixels of a mask are -100.
         """
         if y.device != self.device:
-            self.preprocess.to(raw_device(self.preprocess, y.device))
+            self.device, self.raw_device = y.device, raw_device(self.preprocess, y.device)
+            self.preprocess.to(self.raw_device)
             nn.ModuleList(self.augment).to(y.device)
-            self.device = y.device
-        x = self.preprocess(x).to(y.device)
+        x = self.preprocess(x.to(self.raw_device)).to(y.device)
         if augment and self.mixing:
             y = nn.functional.one_hot(y, self.spec.num_outputs) if y.ndim == 1 else y
             y = y if y.is_floating_point() else y.float()

@@ -37,12 +37,7 @@ class InputStats:
 
 
 def build_preprocess(spec: Spec, stats: InputStats | None = None) -> nn.Module:
-    """The module that turns a raw batch of these data into what the net takes.
-
-    Args:
-        spec: of the data.
-        stats: what a pretrained net was trained with; else images are standardized by `spec`.
-    """
+    """The module from a raw batch of these data to the net's input, a pretrained one's by stats."""
     if stats is not None:
         spec = stats.of(spec)
         return nn.Sequential(Resize(stats.size), Standardize(spec.mean, spec.std, dims=3))

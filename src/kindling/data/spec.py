@@ -54,9 +54,7 @@ class Spec:
     columns: tuple[Column, ...] = ()  # the features of a table; empty for images
     target: str = ""  # what is predicted (a column's name, say), with its unit where one is known
     targets: tuple[str, ...] = ()  # the values' names, where there are several
-    target_shape: tuple[
-        int, ...
-    ] = ()  # () for a class, (K,) for labels or values, (H, W) for masks
+    target_shape: tuple[int, ...] = ()  # () of a class, (K,) of labels or values, (H, W) of masks
     mean: tuple[float, ...] = (0.0,)  # of each channel of raw images
     std: tuple[float, ...] = (1.0,)
     target_mean: tuple[float, ...] = ()  # of each target value; of labels, their share

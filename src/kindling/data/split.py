@@ -59,9 +59,8 @@ def _check_sizes(indices: Indices, total: int, problem: str) -> None:
     names: dict[Stage, str] = {"train": "training", "val": "validation"}
     for stage, name in names.items():
         if len(indices[stage]) == 0:
-            remedy = "add samples, at least one for each split"
-            if total > 3:
-                remedy = f"add samples, or set counts: data.split=[{total - 2},1,1]"
+            counts = f"or set counts: data.split=[{total - 2},1,1]"
+            remedy = f"add samples, {counts if total > 3 else 'at least one for each split'}"
             raise InputError(f"{problem} leaves no {name} samples out of {total:,}; {remedy}")
 
 
@@ -71,10 +70,9 @@ def _check_groups(samples: Samples, groups: Tensor, indices: Indices) -> None:
         first, second = groups[indices[one]], groups[indices[other]]
         for group in first[torch.isin(first, second)][:1]:
             a, b = indices[one][first == group][0], indices[other][second == group][0]
-            raise InputError(
-                f"data.group_column: {samples.name(int(a))} ({one}) and {samples.name(int(b))} "
-                f"({other}) are of one group; correct the given splits, or remove it"
-            )
+            pair = f"{samples.name(int(a))} ({one}) and {samples.name(int(b))} ({other})"
+            remedy = "correct the given splits, or remove it"
+            raise InputError(f"data.group_column: {pair} are of one group; {remedy}")
 
 
 def cut_samples(
@@ -162,17 +160,13 @@ def _pick(samples: Samples, free: Any, count: int, seed: int) -> Any:
 
 
 def _whole_groups(groups: Any, y: Any, count: int, left: int, seed: int, problem: str) -> Any:
-    """Select samples, `(N,)` bool: whole groups of about `count` samples, stratified by `y`.
-
-    In random order, three times, each group is added or removed if that brings the shares of the
-    classes closer to the wanted one. `left` groups of each class stay, or as many as there are.
-    scikit-learn's StratifiedGroupKFold makes equal folds, and GroupShuffleSplit is not stratified.
-    """
+    """Select samples, `(N,)` bool: whole groups of about `count` samples, stratified by `y`."""
+    # scikit-learn's StratifiedGroupKFold makes equal folds; GroupShuffleSplit is not stratified.
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) <= max(left, 1):
         problem += " needs a group for each split, and there are too few"
         raise InputError(f"{problem}; split without groups, or add some")
-    stratum = np.zeros(len(groups), int) if y is None else np.unique(y, return_inverse=True)[1]
+    stratum = np.unique(np.zeros(len(groups)) if y is None else y, return_inverse=True)[1]
     table = np.zeros((len(sizes), stratum.max() + 1))
     np.add.at(table, (group, stratum), 1)
     table = np.column_stack([table, sizes])  # samples of each class, and of all, in each group
@@ -180,6 +174,8 @@ def _whole_groups(groups: Any, y: Any, count: int, left: int, seed: int, problem
     table /= table.sum(axis=0)
     smallest = np.where(table > 0, table, 1).min(axis=0)
     missing = np.maximum(count / len(groups), smallest)
+    # Three times, each group is added or removed if that brings the shares of the classes closer
+    # to the wanted one. `left` groups of each class stay, or as many as there are.
     for number in np.tile(np.random.default_rng(seed).permutation(len(sizes)), 3):
         change = -table[number] if taken[number] else table[number]
         closer = change @ (change - 2 * missing) < -1e-9  # a smaller sum of squares
@@ -220,17 +216,12 @@ def class_counts(samples: Samples, index: Any) -> dict[str, int]:
 
 def describe_classes(samples: Samples) -> str:
     """`classes: ants (189), bees (208)`, at most ten."""
-    counts = class_counts(samples, slice(None))
-    named = [f"{name} ({count:,})" for name, count in counts.items()]
-    return f"classes: {join_names(named, most=10)}"
+    counts = class_counts(samples, slice(None)).items()
+    return f"classes: {join_names([f'{name} ({count:,})' for name, count in counts], most=10)}"
 
 
 def check_classes(samples: Samples, indices: Indices, notes: list[str]) -> None:
-    """Refuse classes that training cannot learn, and note those that cannot be measured.
-
-    Raises:
-        InputError: with one class only, or when training lacks a class of validation or test.
-    """
+    """Refuse classes that training cannot learn, and note those that cannot be measured."""
     if samples.target_type not in ("class", "labels"):
         return
     if samples.target_type == "class" and len(samples.classes) < 2:

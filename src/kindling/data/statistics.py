@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,8 +25,7 @@ def describe_samples(
     moments: Moments,
 ) -> Spec:
     """Make the spec of samples without categories; shapes are of one sample in a batch."""
-    kinds: tuple[Literal["table", "sequence", "image"], ...] = ("table", "sequence", "image")
-    kind = kinds[min(len(in_shape), 3) - 1]
+    kind: Any = ("table", "sequence", "image")[min(len(in_shape), 3) - 1]
     mean, std = moments
     columns: tuple[Column, ...] = ()
     if kind == "table":

@@ -54,10 +54,8 @@ def benchmark(
     torch.set_num_threads(instantiate.values(config).num_threads or 1)
     data = build_data(config)
     if not isinstance(data, DataModule):
-        raise InputError(
-            "data: src.benchmark needs a data module with a spec; "
-            "subclass src.kindling.data.DataModule"
-        )
+        remedy = "subclass src.kindling.data.DataModule"
+        raise InputError(f"data: src.benchmark needs a data module with a spec; {remedy}")
     device = instantiate.build(config, "trainer", logger=False).strategy.root_device
     x, y = next(iter(data.train_dataloader()))
     batch = x.to(device), y.to(device)
@@ -84,12 +82,9 @@ def repeat_rounds(
     until: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[T]:
-    """Measure again and again, until `until` at the latest.
+    """Measure for some seconds, again and again, until `until` (by the clock) at the latest.
 
-    Args:
-        measure: takes its seconds, which a slow step may exceed.
-        rounds: beside the first, which warms up; it is kept if there is no time for another.
-        until: when to end, by the clock.
+    The first round warms up; it is kept if there is no time for another.
     """
     began = clock()
     first, results = measure(min(WARM_UP, until - began)), list[T]()
@@ -194,9 +189,8 @@ def _raw(config: Config, data: DataModule, seconds: float) -> float:
 
     standardize = getattr(task, "scale", None)
     as_floats = isinstance(criterion, nn.BCEWithLogitsLoss)
-    loader: DataLoader[Any] = DataLoader(
-        SingleSamples(), batch_size=data.batch_size, shuffle=True, num_workers=data.num_workers
-    )
+    options: dict[str, Any] = {"batch_size": data.batch_size, "num_workers": data.num_workers}
+    loader: DataLoader[Any] = DataLoader(SingleSamples(), shuffle=True, **options)
 
     def step(x: Tensor, y: Tensor) -> None:
         if standardize:
@@ -210,16 +204,12 @@ def _raw(config: Config, data: DataModule, seconds: float) -> float:
     return _repeat_epochs(lambda: loader, step, seconds)
 
 
-def _textbook_transform(data: DataModule) -> Callable[[Tensor], Tensor]:
+def _textbook_transform(data: DataModule) -> Any:
     if data.spec.kind == "table":
-        encode: Callable[[Tensor], Tensor] = data.prepare.preprocess
-        return lambda row: encode(row[None])[0]
+        return lambda row: data.prepare.preprocess(row[None])[0]
     steps = [transforms.ToPILImage(), *(data.transforms["train"] or []), transforms.ToTensor()]
     mean, std = ([value / 255 for value in values] for values in (data.spec.mean, data.spec.std))
-    composed: Callable[[Tensor], Tensor] = transforms.Compose(
-        [*steps, transforms.Normalize(mean, std)]
-    )
-    return composed
+    return transforms.Compose([*steps, transforms.Normalize(mean, std)])
 
 
 def _build_task(config: Config, data: DataModule, device: torch.device) -> tuple[Any, Any]:
@@ -228,10 +218,9 @@ def _build_task(config: Config, data: DataModule, device: torch.device) -> tuple
     task: Any = build_task(config, data, load_weights=False).to(device).train()
     kinds: dict[str, Any] = {"net": nn.Module, "loss": nn.Module, "optimizer": Callable}
     if missing := [key for key in kinds if not isinstance(getattr(task, key, None), kinds[key])]:
-        raise InputError(
-            "task: src.benchmark needs the attributes net, loss and optimizer; add "
-            f"{' and '.join(missing)} to {type(task).__name__}, as in src/tasks/classification.py"
-        )
+        problem = "src.benchmark needs the attributes net, loss and optimizer"
+        remedy = f"add {' and '.join(missing)} to {type(task).__name__}"
+        raise InputError(f"task: {problem}; {remedy}, as in src/tasks/classification.py")
     trained = [parameter for parameter in task.parameters() if parameter.requires_grad]
     return task, fused(task.optimizer, device)(trained)
 
@@ -242,9 +231,7 @@ def _repeat(step: Callable[[], object], size: int, seconds: float) -> float:
 
 
 def _repeat_epochs(
-    load: Callable[[], Iterable[Any]],
-    step: Callable[[Tensor, Tensor], None] | None,
-    seconds: float,
+    load: Callable[[], Iterable[Any]], step: Callable[[Tensor, Tensor], None] | None, seconds: float
 ) -> float:
     count, started = 0, time.perf_counter()
     while True:

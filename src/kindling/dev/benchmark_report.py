@@ -93,19 +93,16 @@ def _peak_memory() -> float | None:
 def advise(data: DataModule, report: dict[str, Any]) -> Iterator[str]:
     rates, times, unit = report["rates"], report["milliseconds"], report["unit"]
     if rates["loader"] < rates["model_only"]:
-        slow = (
-            f"the data loader gives {rates['loader']:,.0f} {unit}, "
-            f"the model takes {rates['model_only']:,.0f}"
-        )
+        slow = f"the data loader gives {rates['loader']:,.0f} {unit}"
+        slow += f", the model takes {rates['model_only']:,.0f}"
         if data.transforms["train"] is not None:
             yield f"{slow}: use the batch transforms of src/kindling/data/augment.py"
         elif hasattr(data.samples.x, "paths") and getattr(data, "cache", None) == "none":
             yield f"{slow}: set data.cache=memmap"
         else:
             yield f"{slow}: set num_threads=1, which leaves cores for more workers"
-    if sum(times.get(name, 0.0) for name in (LOOP, "callbacks", "logging")) > sum(
-        times[name] for name in MODEL
-    ):
+    loop = sum(times.get(name, 0.0) for name in (LOOP, "callbacks", "logging"))
+    if loop > sum(times[name] for name in MODEL):
         yield "the loop takes longer than the net: set a larger data.batch_size, for fewer steps"
     if report["rounds"] == 1:
         yield "measured once, so the uncertainty is unknown: set a larger --rounds or --seconds"
@@ -120,9 +117,8 @@ def print_report(report: dict[str, Any]) -> None:
     rates = Table("", report["unit"], "", "of model only", box=None, pad_edge=False)
     for name, share in report["of_model_only_throughput"].items():
         rates.add_row(LABELS[name], *_format(report, "rates", name, ",.0f"), f"{share:.2f}")
-    parts = Table(
-        f"a batch (epochs of {report['batches_per_epoch']})", "ms", "", box=None, pad_edge=False
-    )
+    heading = f"a batch (epochs of {report['batches_per_epoch']})"
+    parts = Table(heading, "ms", "", box=None, pad_edge=False)
     for name in report["milliseconds"]:
         parts.add_row(name, *_format(report, "milliseconds", name, ".2f"))
     parts.add_row("all parts: the whole step", f"{sum(report['milliseconds'].values()):.2f}")

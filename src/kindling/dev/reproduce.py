@@ -44,9 +44,8 @@ def reproduce(run: TrainedRun) -> tuple[Result, list[str]]:
     meta = read_json(path) if path.exists() else {}
     if meta.get("exit") != "finished":
         state, name = meta.get("exit", "no meta.json"), display_path(run.path)
-        raise InputError(
-            f"{name}: not finished ({state}); resume it: python -m src.train --resume {name}"
-        )
+        remedy = f"resume it: python -m src.train --resume {name}"
+        raise InputError(f"{name}: not finished ({state}); {remedy}")
     if not run.metrics:
         file = display_path(run.path / "metrics.json")
         raise InputError(f"{file}: no such file; choose a run that has metrics to compare with")

@@ -20,12 +20,9 @@ from src.kindling.config.compose import ROOT, configs, groups
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.runs.files import display_path
 
+HEADER = "# A copy of {}: describe it here in a line.\n"
 FOLDERS = {"task": "tasks", "net": "nets", "data": "data"}
-DEFAULTS = {
-    "task": "classification",
-    "net": "cnn",
-    "data": "digits",
-}  # the templates without --like
+DEFAULTS = {"task": "classification", "net": "cnn", "data": "digits"}  # without --like
 EDITS = {  # what to edit in a class and its functions
     "class": "its docstring and arguments",
     "__init__": "its parts: a task's `outputs` and `loss`, a net's `head` for fine-tuning",
@@ -67,18 +64,12 @@ def find_templates(kind: str) -> dict[str, Template]:
 
 
 def copy_template(kind: str, name: str, like: str | None = None) -> dict[Path, str]:
-    """Write a module, its YAML and its test; return the three files and their texts.
-
-    Raises:
-        InputError: when the name cannot be used, or there is no such template.
-    """
+    """Write a module, its YAML and its test; return the three files and their texts."""
     templates = find_templates(kind)
     like = like or DEFAULTS[kind]
     if like not in templates:
-        hint = did_you_mean(like, templates)
-        raise InputError(
-            f"--like {like}: no {kind} to copy{hint} (there are: {', '.join(templates)})"
-        )
+        known = f"{did_you_mean(like, templates)} (there are: {', '.join(templates)})"
+        raise InputError(f"--like {like}: no {kind} to copy{known}")
     old = templates[like]
     _check_name(kind, name)
     source = ROOT / "src" / FOLDERS[kind] / f"{old.module}.py"
@@ -86,22 +77,17 @@ def copy_template(kind: str, name: str, like: str | None = None) -> dict[Path, s
     cls = class_name(kind, name)
     nodes = list(ast.walk(ast.parse(text)))
     if cls in {getattr(node, field, None) for node in nodes for field in ("id", "name", "asname")}:
-        raise InputError(
-            f"{name}: {display_path(source)} uses the class name '{cls}'; choose another name"
-        )
+        problem = f"{display_path(source)} uses the class name '{cls}'"
+        raise InputError(f"{name}: {problem}; choose another name")
     test = test_file(kind, old.module).read_text(encoding="utf-8")
     if kind == "task":
         experiment = find_experiment(kind, old)
         test = test.replace(f'"{experiment}"', f'"{name}"')
-        config, values = (
-            _experiment_file(name),
-            _copy_experiment(name, old, _experiment_file(experiment)),
-        )
+        config = _experiment_file(name)
+        values = _copy_experiment(name, old, _experiment_file(experiment))
     else:
         config = ROOT / "configs" / kind / f"{name}.yaml"
-        values = (
-            f"# A copy of {old.name}: describe it here in a line.\n{_without_header(old.config)}"
-        )
+        values = HEADER.format(old.name) + _without_header(old.config)
     texts = {source.with_stem(name): text, config: values, test_file(kind, name): test}
     files = {path: _rename(text, kind, old, name) for path, text in texts.items()}
     write_all(files)
@@ -121,50 +107,30 @@ def find_experiment(kind: str, template: Template) -> str:
     if template.config.parent == ROOT / "configs":
         return template.name
     line = f"\n  - {kind}: {template.name}\n"
-    uses = [
-        name for name in configs() if line in _experiment_file(name).read_text(encoding="utf-8")
-    ]
+    uses = [name for name in configs() if line in _experiment_file(name).read_text("utf-8")]
     return "digits" if "digits" in uses or not uses else uses[0]
 
 
 def list_edits(kind: str, files: dict[Path, str]) -> list[tuple[str, str]]:
     """The lines to edit, in order, as `file:line`, and what to write there."""
-    (module, text), (config, _), (test, test_text) = files.items()
+    module, config, test = map(display_path, files)
+    text, _, test_text = files.values()
     lines: dict[str, int] = {}
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ClassDef) and node.name == class_name(kind, module.stem):
-            lines["class"] = node.lineno
-            lines |= {
-                part.name: part.lineno for part in node.body if isinstance(part, ast.FunctionDef)
-            }
+        if isinstance(node, ast.ClassDef) and node.name == class_name(kind, Path(module).stem):
+            methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+            lines |= {"class": node.lineno, **{part.name: part.lineno for part in methods}}
         elif isinstance(node, ast.FunctionDef):
             lines.setdefault(node.name, node.lineno)
-    first = next(
-        number
-        for number, line in enumerate(test_text.splitlines(), 1)
-        if line.startswith("def test_")
-    )
-    return [
-        (f"{display_path(module)}:1", "the file's purpose, in a line"),
-        *(
-            (f"{display_path(module)}:{lines[part]}", what)
-            for part, what in EDITS.items()
-            if part in lines
-        ),
-        (
-            f"{display_path(config)}:1",
-            "its description, in a line; then the arguments that differ from their defaults",
-        ),
-        (f"{display_path(test)}:{first}", "its tests"),
-    ]
+    edits = [(f"{module}:1", "the file's purpose, in a line")]
+    edits += [(f"{module}:{lines[part]}", what) for part, what in EDITS.items() if part in lines]
+    description = "its description, in a line; then the arguments that differ from their defaults"
+    first_test = test_text[: test_text.index("\ndef test_")].count("\n") + 2
+    return [*edits, (f"{config}:1", description), (f"{test}:{first_test}", "its tests")]
 
 
 def write_all(files: dict[Path, str]) -> None:
-    """Write new files, all of them or none; an existing file is never overwritten.
-
-    Raises:
-        InputError: when a file exists already, or cannot be written.
-    """
+    """Write new files, all of them or none; an existing file is never overwritten."""
     written: list[Path] = []
     path = ROOT
     try:
@@ -196,34 +162,26 @@ def _rename(text: str, kind: str, old: Template, name: str) -> str:
     text = re.sub(rf"{after_path}|{alone}|(?<=\"){old.cls}\b(?!\")", class_name(kind, name), text)
     text = re.sub(rf"\b{kind}={old.name}\b", f"{kind}={name}", text)
     part = re.compile(rf"(?<=_)({old.name}|{old.module})(?=_|$)")
-    return re.sub(
-        r"(?<=^def )test_\w+", lambda test: part.sub(name, test[0]), text, flags=re.MULTILINE
-    )
+    return re.sub(r"(?m)(?<=^def )test_\w+", lambda test: part.sub(name, test[0]), text)
 
 
 def _check_name(kind: str, name: str) -> None:
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
         better = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
         hint = f"; try '{better}'" if re.fullmatch("[a-z][a-z0-9_]*", better) else ""
-        raise InputError(
-            f"{name}: expected a lowercase letter, then lowercase letters, digits and _{hint}"
-        )
+        expected = "expected a lowercase letter, then lowercase letters, digits and _"
+        raise InputError(f"{name}: {expected}{hint}")
     if keyword.iskeyword(name):
         raise InputError(f"{name}: is a Python keyword; choose another name")
-    source = ROOT / "src"
-    places = (
-        source / FOLDERS[kind] / f"{name}.py",
-        source / FOLDERS[kind] / name,
-        test_file(kind, name),
-    )
+    source, folder = ROOT / "src", ROOT / "src" / FOLDERS[kind]
+    places = [folder / f"{name}.py", folder / name, test_file(kind, name)]
     taken = [display_path(path) for path in places if path.exists()]
     if name in groups()[kind] or (kind == "task" and name in configs()):
         taken.append("configs/")
     if taken:
         raise InputError(f"{name}: the name is taken ({taken[0]}); choose another")
-    hidden = [
-        display_path(path) for path in (source / f"{name}.py", source / name) if path.exists()
-    ]
+    places = [source / f"{name}.py", source / name]
+    hidden = [display_path(path) for path in places if path.exists()]
     if not hidden and (name in sys.stdlib_module_names or find_spec(name)):
         hidden = ["one of Python's or an installed one"]
     if hidden:
@@ -236,8 +194,7 @@ def _copy_experiment(name: str, old: Template, experiment: Path) -> str:
     if old.config != experiment:
         body = body.replace(f"  - task: {old.name}\n", "") + "task:\n"
         body += "".join(f"  {line}\n" for line in _without_header(old.config).splitlines())
-    header = f"# A copy of {old.name}: describe it here in a line.\n#\n"
-    return f"{header}#   python -m src.train {name}   not measured yet\n{body}"
+    return f"{HEADER.format(old.name)}#\n#   python -m src.train {name}   not measured yet\n{body}"
 
 
 def _without_header(path: Path) -> str:

@@ -19,25 +19,16 @@ from src.kindling.nn.head import find_head
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read tensors by name from safetensors, a `torch.save` file, or another run's checkpoint.
-
-    Raises:
-        InputError: when there is no such file, or it cannot be read, or holds code.
-    """
+    """Read tensors by name from safetensors, a `torch.save` file, or another run's checkpoint."""
     from src.kindling.runs.checkpoint_file import check_size, read_checkpoint
 
     problem = f"net.weights: {path}"
     if not path.is_file():
-        raise InputError(
-            f"{problem}: no such file; 'hub' downloads them, and 'none' begins at random"
-        )
+        remedy = "'hub' downloads them, and 'none' begins at random"
+        raise InputError(f"{problem}: no such file; {remedy}")
     if path.suffix == ".ckpt":
-        states = read_checkpoint(path)["state_dict"]
-        return {
-            name.removeprefix("net.body."): value
-            for name, value in states.items()
-            if name.startswith("net.body.")
-        }
+        states, body = read_checkpoint(path)["state_dict"], "net.body."
+        return {name[len(body) :]: states[name] for name in states if name.startswith(body)}
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -46,25 +37,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         check_size(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError:
-        raise InputError(
-            f"{problem}: safetensors is not installed: pip install -e '.[timm]'"
-        ) from None
+        remedy = "pip install -e '.[timm]'"
+        raise InputError(f"{problem}: safetensors is not installed: {remedy}") from None
     except Exception as error:
         if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
-            raise InputError(
-                f"{problem}: untrusted: it holds more than tensors and plain values; "
-                "it was not loaded"
-            ) from None
+            reason = "untrusted: it holds more than tensors and plain values; it was not loaded"
+            raise InputError(f"{problem}: {reason}") from None
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(
-            f"{problem}: cannot be read: {reason}; .safetensors, .pth and a run's .ckpt can"
-        ) from error
+        reason += "; .safetensors, .pth and a run's .ckpt can"
+        raise InputError(f"{problem}: cannot be read: {reason}") from error
     for key in ("state_dict", "model", "model_state_dict"):  # how others wrap them
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(
-        isinstance(value, Tensor) for value in content.values()
-    ):
+    values = content.values() if isinstance(content, dict) else [content]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in values):
         raise InputError(f"{problem}: holds no tensors by name; save a net's state_dict()")
     return {name.removeprefix("module."): value for name, value in content.items()}
 
@@ -99,26 +85,20 @@ def find_backbone(name: str) -> _Torchvision | _Timm:
     try:
         import timm
     except ImportError:
-        raise ValueError(
-            f"name: torchvision has no '{name}'{did_you_mean(name, known)}; "
-            "timm's nets need its extra: pip install -e '.[timm]'"
-        ) from None
+        problem = f"torchvision has no '{name}'{did_you_mean(name, known)}"
+        remedy = "timm's nets need its extra: pip install -e '.[timm]'"
+        raise ValueError(f"name: {problem}; {remedy}") from None
     short = name.removeprefix("timm/")
     architecture, _, tag = short.partition(".")
     if not timm.is_model(architecture):
-        names = (
-            [f"timm/{other}" for other in timm.list_models()]
-            if name != short
-            else timm.list_models()
-        )
-        raise ValueError(
-            f"name: neither torchvision nor timm has '{name}'{did_you_mean(name, {*known, *names})}"
-        )
+        prefix = "timm/" if name != short else ""
+        names = {*known, *(prefix + other for other in timm.list_models())}
+        hint = did_you_mean(name, names)
+        raise ValueError(f"name: neither torchvision nor timm has '{name}'{hint}")
     if tag and short not in (tags := timm.list_pretrained(f"{architecture}.*")):
-        raise ValueError(
-            f"name: timm has no weights '{tag}' of {architecture}{did_you_mean(short, tags)} "
-            f"(it has: {', '.join(other.partition('.')[2] for other in tags) or 'none'})"
-        )
+        has = ", ".join(other.partition(".")[2] for other in tags) or "none"
+        hint = f"{did_you_mean(short, tags)} (it has: {has})"
+        raise ValueError(f"name: timm has no weights '{tag}' of {architecture}{hint}")
     return _Timm(short)
 
 
@@ -135,14 +115,11 @@ class _Torchvision:
         """The net without its head, and the number of features that it gives."""
         from torchvision import models
 
-        fixed = {"image_size": size} if size and self.name.startswith("vit_") else {}
+        options = {"image_size": size} if size and self.name.startswith("vit_") else {}
         # These two have a second head for training; their weights want them to transform the input.
-        odd = (
-            {"aux_logits": False, "init_weights": False, "transform_input": True}
-            if self.name in ("googlenet", "inception_v3")
-            else {}
-        )
-        body = models.get_model(self.name, weights=None, **fixed, **odd)
+        if self.name in ("googlenet", "inception_v3"):
+            options = {"aux_logits": False, "init_weights": False, "transform_input": True}
+        body = models.get_model(self.name, weights=None, **options)
         head = find_head(body)
         layer: Any = body.get_submodule(head)
         body.set_submodule(head, nn.Identity())
@@ -175,9 +152,8 @@ class _Timm:
         self.url = str(self.of.url or "")
         if self.of.hf_hub_id:
             self.url = f"https://huggingface.co/{self.of.hf_hub_id}/resolve/main/{self.there}"
-        self.file = (
-            f"{'.'.join(filter(None, (self.of.architecture, self.of.tag)))}{Path(self.url).suffix}"
-        )
+        names = filter(None, (self.of.architecture, self.of.tag))
+        self.file = ".".join(names) + Path(self.url).suffix
 
     def build(self, size: int | None) -> tuple[nn.Module, int]:
         import timm

@@ -8,18 +8,12 @@ from src.kindling.config.errors import InputError
 
 
 def find_head(net: nn.Module) -> str:
-    """Find the head's dotted name: `head` if the net has one, else the last layer with parameters.
-
-    Raises:
-        InputError: when no layer has parameters.
-    """
+    """Find the head's dotted name: `head`, or else the last layer with parameters."""
     if isinstance(getattr(net, "head", None), nn.Module):
         return "head"
     layers: list[str] = [
-        name
-        for name, layer in net.named_modules()
-        if name and any(True for _ in layer.parameters(recurse=False))
+        name for name, layer in net.named_modules() if [*layer.parameters(recurse=False)]
     ]
-    if not layers:
+    if not any(layers):
         raise InputError(f"net: {type(net).__name__} has no layer with parameters")
     return layers[-1]

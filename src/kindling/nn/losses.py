@@ -80,12 +80,9 @@ class CrossEntropyDiceLoss(nn.Module):
 
 
 def loss_sums(value: Tensor, loss: nn.Module, outputs: Tensor, targets: Tensor) -> LossSums | None:
-    """What the loss of a whole split follows from; None where it is the mean over the samples.
+    """The sums that give the loss of a split; None where it is the mean over the samples.
 
     A loss of your own that is no mean over samples has methods `sums` and `from_sums`, as DiceLoss.
-
-    Args:
-        value: of the loss for a batch's outputs and targets.
     """
     own: Any = loss
     if hasattr(own, "sums"):
@@ -109,11 +106,7 @@ def _weighted_sums(
 
 
 def weigh_classes(loss: nn.Module, spec: Spec) -> str:
-    """Weigh each class by the inverse of its share of the training split; return a note.
-
-    Raises:
-        InputError: when the loss takes no weights.
-    """
+    """Weigh each class by the inverse of its share of the training split; return a note."""
     _require(loss, (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss))
     counts = torch.tensor(spec.class_counts, dtype=torch.float32)
     loss.weight = counts.sum() / (len(counts) * counts)
@@ -121,13 +114,7 @@ def weigh_classes(loss: nn.Module, spec: Spec) -> str:
 
 
 def weigh_labels(loss: nn.Module, spec: Spec) -> str:
-    """Weigh each label by the ratio of training samples without it to those with it.
-
-    Returns a note.
-
-    Raises:
-        InputError: when the loss takes no weights.
-    """
+    """Weigh each label by its ratio of training samples without it to with it; return a note."""
     _require(loss, (nn.BCEWithLogitsLoss,))
     share = torch.tensor(spec.target_mean).clamp(min=1e-6)
     loss.pos_weight = (1 - share) / share
@@ -136,10 +123,8 @@ def weigh_labels(loss: nn.Module, spec: Spec) -> str:
 
 def _require(loss: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
     if not isinstance(loss, kinds):
-        problem = f"{type(loss).__name__} takes no weights"
-        raise InputError(
-            f"task.class_weights: {problem}; set task.loss to torch.nn.{kinds[0].__name__}"
-        )
+        problem, remedy = type(loss).__name__, f"set task.loss to torch.nn.{kinds[0].__name__}"
+        raise InputError(f"task.class_weights: {problem} takes no weights; {remedy}")
 
 
 def _list_weights(spec: Spec, weights: Tensor) -> str:

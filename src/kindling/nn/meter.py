@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ class Meter(nn.Module):
     def __init__(
         self,
         stage: str,
-        metrics: dict[str, Metric],
+        metrics: Mapping[str, Metric],
         activation: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -50,31 +50,24 @@ class Meter(nn.Module):
         """Move the metrics' sums without converting them; half precision would miscount."""
 
         def move(value: Tensor) -> Tensor:
-            device = fn(torch.empty(0, device=value.device)).device
-            kept = device.type == "mps" and value.dtype is torch.float64  # MPS has no float64
-            return value if kept else value.to(device)
+            return on_device(value, fn(torch.empty(0, device=value.device)).device)
 
         super()._apply(move, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def update(
-        self,
-        loss: Tensor,
-        outputs: Tensor,
-        targets: Tensor,
-        call: tuple[nn.Module, Tensor, Tensor] | None = None,
-    ) -> None:
-        """Add a batch.
+    def compute_loss(self, loss: nn.Module, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Compute the loss of a batch, `()`, before `update`.
 
-        Args:
-            loss: its mean loss `()`.
-            outputs, targets: for the metrics, each `(B, …)`.
-            call: the loss with its outputs and targets. In validation and test, the epoch's loss
-                is then that of all samples together, also where it is no mean over samples.
+        In validation and test, the epoch's loss is then exact, also if it is no mean over samples.
         """
-        if call and self.stage != "train" and (found := loss_sums(loss, *call)):
-            self.sums.update(found[0].detach().unsqueeze(0))
-            self.from_sums = found[1]
+        value: Tensor = loss(outputs, targets)
+        if self.stage != "train" and (found := loss_sums(value, loss, outputs, targets)):
+            sums, self.from_sums = found
+            self.sums.update(sums.detach().unsqueeze(0))
+        return value
+
+    def update(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch's mean loss `()`, and outputs and targets for the metrics, each `(B, …)`."""
         self.buffer.append((loss.detach(), outputs.detach(), targets))
         self.buffer_numbers += outputs.numel()
         if self.buffer_numbers >= BUFFER_SIZE:
@@ -98,11 +91,10 @@ class Meter(nn.Module):
     def state(self) -> dict[str, Any]:
         """Return the state within the epoch as CPU tensors and plain values."""
         losses, outputs, targets = zip(*self.buffer, strict=True) if self.buffer else ((), (), ())
+        buffers = [torch.stack(losses), torch.cat(outputs), torch.cat(targets)] if losses else []
         return {
             "sizes": [len(target) for target in targets],
-            "held": [torch.stack(losses).cpu(), torch.cat(outputs).cpu(), torch.cat(targets).cpu()]
-            if losses
-            else [],
+            "held": moved(buffers, "cpu"),
             "metrics": {
                 name: {"updates": part._update_count, "state": moved(part.metric_state, "cpu")}
                 for name, part in self.named_modules()
@@ -114,11 +106,10 @@ class Meter(nn.Module):
         """Restore the state of `state`."""
         self.buffer, self.buffer_numbers = [], 0
         if state["held"]:
-            losses, outputs, targets = moved(state["held"], device)
-            parts = zip(
-                losses, outputs.split(state["sizes"]), targets.split(state["sizes"]), strict=True
-            )
-            self.buffer, self.buffer_numbers = list(parts), outputs.numel()
+            losses, *buffers = moved(state["held"], device)
+            parts = (buffer.split(state["sizes"]) for buffer in buffers)
+            self.buffer = list(zip(losses, *parts, strict=True))
+            self.buffer_numbers = buffers[0].numel()
         for name, part in self.named_modules():
             if isinstance(part, Metric) and name in state["metrics"]:
                 for key, value in moved(state["metrics"][name]["state"], device).items():
@@ -183,10 +174,7 @@ class MeanOverClasses(Metric):
     target: list[Tensor]
 
     def __init__(
-        self,
-        metric: Callable[..., Tensor],
-        classes: Sequence[str],
-        negatives: bool,
+        self, metric: Callable[..., Tensor], classes: Sequence[str], negatives: bool
     ) -> None:
         super().__init__()
         self.metric, self.classes, self.negatives = metric, classes, negatives
@@ -229,12 +217,15 @@ def plain_names(names: Sequence[str]) -> list[str]:
 
 
 def moved(state: Any, device: torch.device | str) -> Any:
-    """Copy nested values to a device; float64 stays on the CPU for MPS."""
+    """Copy nested values to a device."""
     if isinstance(state, dict):
         return {key: moved(value, device) for key, value in state.items()}
     if isinstance(state, list):
         return [moved(value, device) for value in state]
-    if not isinstance(state, Tensor):
-        return state
-    without = torch.device(device).type == "mps" and state.dtype is torch.float64
-    return state.detach().to("cpu" if without else device).clone()
+    return on_device(state.detach(), device).clone() if isinstance(state, Tensor) else state
+
+
+def on_device(value: Tensor, device: torch.device | str) -> Tensor:
+    """Move a tensor; float64 stays on the CPU for MPS, which lacks it."""
+    lacking = torch.device(device).type == "mps" and value.dtype is torch.float64
+    return value if lacking else value.to(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,17 +23,12 @@ from src.kindling.config.errors import InputError, join_names
 from src.kindling.nn.meter import Each, MeanOverClasses, plain_names
 
 
-def with_extra(own: dict[str, Metric], extra: dict[str, Metric] | None) -> dict[str, Metric]:
-    """A task's own metrics and those of its config.
-
-    Raises:
-        InputError: when a name is taken.
-    """
+def with_extra(own: Mapping[str, Metric], extra: Mapping[str, Metric] | None) -> dict[str, Metric]:
+    """A task's own metrics and those of its config, under other names."""
     names = {name for key, metric in own.items() for name in (key, *getattr(metric, "names", ()))}
     if taken := sorted(names & set(extra or {})):
-        raise InputError(
-            f"task.metrics.{taken[0]}: the name is taken by a metric of the task; choose another"
-        )
+        problem = "the name is taken by a metric of the task"
+        raise InputError(f"task.metrics.{taken[0]}: {problem}; choose another")
     return {**own, **(extra or {})}
 
 
@@ -112,12 +107,7 @@ class F1(MulticlassF1Score):
 
 
 def describe_predicted(names: Sequence[str], occurring: Tensor, predicted: Tensor) -> str:
-    """Name the classes that are never predicted, and those that are predicted but never occur.
-
-    Args:
-        names: of the classes.
-        occurring, predicted: how often, `(K,)`.
-    """
+    """Name classes that are never predicted, or predicted but never occur, by counts `(K,)`."""
     counts = list(zip(names, occurring.tolist(), predicted.tolist(), strict=True))
     never = [name for name, true, found in counts if true and not found]
     absent = [name for name, true, found in counts if found and not true]
@@ -154,13 +144,11 @@ class RegressionScores(Metric):
         endings = ["", *(f"_{value}" for value in self.values)]
         self.names = [f"{name}{ending}" for name in ("mae", "rmse", "r2") for ending in endings]
         self.names += ["mean_predictor_mae", "mean_predictor_rmse"] if baseline else []
-        zeros = torch.zeros(len(names), dtype=torch.float64)
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("absolute", zeros.clone(), dist_reduce_fx="sum")
-        self.add_state("squared", zeros.clone(), dist_reduce_fx="sum")
-        self.add_state("deviation", zeros.clone(), dist_reduce_fx="sum")
-        self.add_state("deviation_absolute", zeros.clone(), dist_reduce_fx="sum")
-        self.add_state("deviation_squared", zeros.clone(), dist_reduce_fx="sum")
+        sums = "absolute", "squared", "deviation", "deviation_absolute", "deviation_squared"
+        for name in sums:
+            zeros = torch.zeros(len(names), dtype=torch.float64)
+            self.add_state(name, zeros, dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         device = self.count.device  # on MPS, which has no float64, it is the CPU
@@ -210,17 +198,10 @@ class Overlap(Metric):
         super().__init__()
         self.classes, self.of = len(names), plain_names(names) if each else []
         self.titles, self.note = names, ""
-        self.names = [
-            "iou",
-            "dice",
-            "pixel_accuracy",
-            *(f"{name}_{of}" for name in ("iou", "dice") for of in self.of),
-        ]
-        self.add_state(
-            "confusion",
-            torch.zeros(self.classes, self.classes, dtype=torch.int64),
-            dist_reduce_fx="sum",
-        )
+        self.names = ["iou", "dice", "pixel_accuracy"]
+        self.names += [f"{name}_{of}" for name in ("iou", "dice") for of in self.of]
+        zeros = torch.zeros(self.classes, self.classes, dtype=torch.int64)
+        self.add_state("confusion", zeros, dist_reduce_fx="sum")
 
     def update(self, masks: Tensor, targets: Tensor) -> None:
         self.confusion += confusions(masks, targets, self.classes).sum(dim=0)
@@ -231,19 +212,15 @@ class Overlap(Metric):
         values = {name: found[name].nanmean() for name in ("iou", "dice")}
         values["pixel_accuracy"] = self.confusion.diagonal().sum() / self.confusion.sum()
         for name in ("iou", "dice"):
-            values |= {
-                f"{name}_{of}": value for of, value in zip(self.of, found[name], strict=False)
-            }
+            for of, value in zip(self.of, found[name], strict=False):
+                values[f"{name}_{of}"] = value
         return values
 
 
 def confusions(masks: Tensor, targets: Tensor, classes: int) -> Tensor:
-    """For each image how many pixels of each true class (rows) were taken for which, `(B, K, K)`.
+    """Pixels of each image by true (rows) and predicted class, `(B, K, K)`, of masks `(B, H, W)`.
 
-    Args:
-        masks: predicted, `(B, H, W)`.
-        targets: true; pixels beyond the classes, such as VOID, do not count.
-        classes: K.
+    Targets beyond the classes, such as VOID, do not count.
     """
     B, masks, targets = len(targets), masks.flatten(1).long(), targets.flatten(1).long()
     pairs = targets * classes + masks + classes**2 * torch.arange(B, device=masks.device)[:, None]

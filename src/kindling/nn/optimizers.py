@@ -78,9 +78,8 @@ def _build_schedule(
         defaults["total_steps"] = task.trainer.estimated_stepping_batches
     if "threshold_mode" in accepted:  # a plateau's; a cyclic schedule's mode is something else
         defaults["mode"] = getattr(task.trainer.checkpoint_callback, "mode", "min")
-    options = {
-        key: value for key, value in defaults.items() if key in accepted and key not in given
-    }
+    omitted = defaults.keys() & accepted.keys() - given.keys()
+    options = {key: defaults[key] for key in omitted}
     if set(scales) != {1.0}:
         for name in ("max_lr", "base_lr"):  # OneCycle and cyclic schedules set the rates themselves
             if isinstance(given.get(name), int | float):
@@ -94,14 +93,12 @@ def _build_schedule(
 def _groups(task: LightningModule, decay_bias_and_norm: bool) -> list[Any]:
     """Group the trained parameters by learning rate (`task.lr_scales`) and weight decay."""
     scales: dict[str, float] = getattr(task, "lr_scales", {})
-    trained = [
-        (name, parameter) for name, parameter in task.named_parameters() if parameter.requires_grad
-    ]
+    trained = {name: value for name, value in task.named_parameters() if value.requires_grad}
     if decay_bias_and_norm and not scales:
-        return [parameter for _, parameter in trained]
+        return [*trained.values()]
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for decays in (True, False):
-        for name, parameter in trained:
+        for name, parameter in trained.items():
             if decays != (decay_bias_and_norm or parameter.ndim > 1):
                 continue
             scale = scales.get(name, 1.0)
@@ -117,11 +114,8 @@ def fused(
 ) -> Callable[[Any], Optimizer]:
     """Use the optimizer's fused kernel if it has one; it saves a quarter of a small net's step."""
     given = {"fused", "foreach", "differentiable"} & set(getattr(optimizer, "keywords", {}))
-    if (
-        device.type in ("cpu", "cuda")
-        and "fused" in inspect.signature(optimizer).parameters
-        and not given
-    ):
+    has_fused = "fused" in inspect.signature(optimizer).parameters
+    if device.type in ("cpu", "cuda") and has_fused and not given:
         return functools.partial(optimizer, fused=True)  # type: ignore[call-arg]
     return optimizer
 
@@ -138,6 +132,4 @@ def _epochs(task: LightningModule) -> int:
 
 
 def _name(partial: Callable[..., Any]) -> str:
-    return getattr(
-        partial.func if isinstance(partial, functools.partial) else partial, "__name__", ""
-    )
+    return getattr(getattr(partial, "func", partial), "__name__", "")

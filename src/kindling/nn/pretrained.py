@@ -55,10 +55,8 @@ class Pretrained(nn.Module):
     ) -> None:
         super().__init__()
         if len(in_shape) != 3 or in_shape[0] not in (1, 3):
-            raise InputError(
-                f"net: {name} needs images of 1 or 3 channels, and the data is {in_shape}; "
-                "try net=mlp"
-            )
+            problem = f"{name} needs images of 1 or 3 channels, and the data is {in_shape}"
+            raise InputError(f"net: {problem}; try net=mlp")
         if size is not None and size < 1:
             raise ValueError(f"size: expected at least 1, got {size}")
         self.weights, self.match, self.notes = weights, match, list[str]()
@@ -89,36 +87,27 @@ class Pretrained(nn.Module):
 
     def _download(self) -> dict[str, Tensor]:
         if not self.source.url:
-            raise InputError(
-                f"net.weights: there are none for '{self.source.name}'{self.source.tagged()}; "
-                "net.weights=none begins at random"
-            )
+            problem = f"there are none for '{self.source.name}'{self.source.tagged()}"
+            raise InputError(f"net.weights: {problem}; net.weights=none begins at random")
         patience = socket.getdefaulttimeout()
         socket.setdefaulttimeout(SILENCE)
         try:
             return self.source.download()
         except Exception as error:
             cause = getattr(error, "reason", error)  # urllib's
-            reason = (
-                getattr(cause, "strerror", None)
-                or str(cause).partition("\n")[0]
-                or type(error).__name__
-            )
-            raise InputError(
-                f"net.weights: {self.source.url} could not be downloaded ({reason}); bring it as "
-                f"{KEPT}/{self.source.file}, or name a file: net.weights=PATH"
-            ) from error
+            reason = getattr(cause, "strerror", None) or str(cause).partition("\n")[0]
+            reason = reason or type(error).__name__
+            problem = f"{self.source.url} could not be downloaded ({reason})"
+            remedy = f"bring it as {KEPT}/{self.source.file}, or name a file: net.weights=PATH"
+            raise InputError(f"net.weights: {problem}; {remedy}") from error
         finally:
             socket.setdefaulttimeout(patience)
 
     def _take(self, theirs: dict[str, Tensor], where: str) -> None:
         ours = self.body.state_dict()
         theirs = self.source.adapted(self.body, theirs)
-        fits = [
-            name
-            for name, value in theirs.items()
-            if name in ours and ours[name].shape == value.shape
-        ]
+        shared = [name for name in theirs if name in ours]
+        fits = [name for name in shared if ours[name].shape == theirs[name].shape]
         lacking = [name for name in ours if name not in fits]
         renaming = match_by_order(ours, theirs) if lacking else {}
         if lacking and not (renaming and self.match == "order"):
@@ -134,9 +123,8 @@ class Pretrained(nn.Module):
         self.body.load_state_dict({name: theirs[source] for name, source in sources.items()})
         taken = {*sources.values()}
         left = list(dict.fromkeys(name.rpartition(".")[0] for name in theirs if name not in taken))
-        self.notes = [
-            f"weights: {len(sources)} tensors of {self.source.name} from {where}; "
-            f"the head is new{' (not taken: ' + ', '.join(left) + ')' if left else ''}"
-        ]
+        rest = f" (not taken: {', '.join(left)})" if left else ""
+        taken_from = f"{len(sources)} tensors of {self.source.name} from {where}"
+        self.notes = [f"weights: {taken_from}; the head is new{rest}"]
         if renaming:
             self.notes.append(f"weights: by order: {describe_renaming(renaming)}")

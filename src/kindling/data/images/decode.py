@@ -49,10 +49,8 @@ def decode(path: str, channels: int, max_pixels: int, size: int | None = None) -
         if os.path.getsize(path) == 0:
             problem = "the file is empty"
     else:
-        raise InputError(
-            f"{path}: {width} x {height} pixels exceed data.max_pixels={max_pixels:,}; "
-            "raise it for real images, or remove the file"
-        )
+        problem = f"{width} x {height} pixels exceed data.max_pixels={max_pixels:,}"
+        raise InputError(f"{path}: {problem}; raise it for real images, or remove the file")
     raise InputError(f"{path}: {problem}; repair or remove it, or set data.on_error=skip")
 
 

@@ -99,11 +99,7 @@ def are_split_folders(root: Path, names: Iterable[str]) -> bool:
 
 
 def index_folder(root: Path, names: Sequence[str], left_out: LeftOut) -> Mapping[str, list[str]]:
-    """The images in class folders: `path` relative to the root, `label` and `split` (or "").
-
-    Args:
-        names: the root's images; `left_out` receives those that are in no class folder.
-    """
+    """The `path` (relative to the root), `label` and `split` (or "") of images in class folders."""
     staged = are_split_folders(root, [folder.name for folder in root.glob("[!.]*/")])
     depth = 2 if staged else 1
     rows = sorted(name.split(os.sep, depth) for name in names if name.count(os.sep) >= depth)
@@ -132,13 +128,10 @@ def index_folder(root: Path, names: Sequence[str], left_out: LeftOut) -> Mapping
 
 
 def official_splits(names: Iterable[str]) -> dict[Stage, Tensor]:
-    """Sample numbers of the splits that folders or a list define, from the samples' split names.
-
-    Without validation or test, these are cut from the training samples.
-    """
+    """Sample numbers of the splits that folders or a list define, from the samples' split names."""
     stages = np.array([SPLITS.get(name.lower(), "") for name in names])
     found = {stage: torch.from_numpy(np.flatnonzero(stages == stage)) for stage in STAGES}
     found = {stage: index for stage, index in found.items() if len(index)}
-    if len(found) < len(STAGES):
+    if len(found) < len(STAGES):  # the others are cut from the training samples
         found.pop("train", None)
     return found

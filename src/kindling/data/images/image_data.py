@@ -113,9 +113,8 @@ class ImageFiles:
             if len(bad) > self.error_limit * len(self.paths):
                 problem = f"{len(bad):,} of {len(self.paths):,} images cannot be read, more than"
                 limit = f"data.error_limit={self.error_limit:g} allows"
-                raise InputError(
-                    f"{problem} {limit}: {join_names(bad)}; repair them, or raise the limit"
-                ) from None
+                remedy = "repair them, or raise the limit"
+                raise InputError(f"{problem} {limit}: {join_names(bad)}; {remedy}") from None
             return torch.zeros(self.channels, self.size, self.size, dtype=torch.uint8)
         image = image if own_size else make_square(image, self.size, self.resize_mode)
         return pil_to_tensor(image)  # type: ignore[no-any-return]
@@ -124,17 +123,14 @@ class ImageFiles:
         return [self.paths.path(i) for i in torch.nonzero(self.unreadable).flatten().tolist()]
 
     def content_keys(self) -> Any:
-        """A key of each file's content `(N,)` uint64; cached, since a large folder takes minutes.
-
-        Files of one size are compared by their first 4,096 bytes, and by the rest where these are
-        equal.
-        """
+        """A key of each file's content `(N,)` uint64; cached, as a large folder takes minutes."""
 
         def compute() -> Any:
             paths = [self.paths.path(i) for i in range(len(self))]
             sizes = np.array([os.path.getsize(p) if os.path.exists(p) else -1 for p in paths])
             # A missing file equals no other.
             keys = np.where(sizes < 0, (1 << 62) + np.arange(len(paths)), sizes).astype(np.uint64)
+            # Files of one size by their first 4,096 bytes, and by the rest where these are equal.
             for length, smallest in ((4096, 0), (-1, 4097)):
                 _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
                 for i in np.flatnonzero((counts[group] > 1) & (sizes >= smallest)).tolist():
@@ -148,10 +144,7 @@ class ImageFiles:
 
 
 def inspect_headers(paths: Paths) -> tuple[int, int]:
-    """Channels and size that suit the files: 1 if a sample is gray, else 3; the sides' median.
-
-    The size is a multiple of 8 from 8 to 224.
-    """
+    """Channels (1 if a sample is gray, else 3) and size (the sides' median) of the files."""
     sides: list[int] = []
     modes = set()
     for i in np.linspace(0, len(paths) - 1, min(len(paths), HEADERS)).astype(int).tolist():
@@ -265,10 +258,9 @@ def _write_pack(images: ImageFiles, path: Path, bytes_per_image: int) -> None:
     needed = (len(images) - done) * bytes_per_image
     free = shutil.disk_usage(path.parent).free
     if needed > free:
-        raise InputError(
-            f"{path.parent}: packing the images needs {needed / 2**30:.1f} GiB more, and "
-            f"{free / 2**30:.1f} are free; make room, lower data.size, or set data.cache=none"
-        )
+        problem = f"packing the images needs {needed / 2**30:.1f} GiB more, and"
+        remedy = "make room, lower data.size, or set data.cache=none"
+        raise InputError(f"{path.parent}: {problem} {free / 2**30:.1f} are free; {remedy}")
     resumed = f"; {done:,} are packed already" if done else ""
     print(f"packing {len(images):,} images for data.cache=memmap, once{resumed}")
     size = max(1, min(256, CHUNK_BYTES // bytes_per_image))

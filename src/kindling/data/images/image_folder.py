@@ -150,10 +150,8 @@ class ImageFolder(ImageModule):
 
     def _read_target(self, rows: pd.DataFrame) -> tuple[Tensor, tuple[str, ...]]:
         """Class numbers, labels or values, and names of classes or labels."""
-        columns = [rows[name] for name in self.targets]
-        y, classes, notes = build_target(
-            self.file, columns, self.kind, self.labels, self.merge_labels, fewest=1
-        )
+        columns, options = [rows[name] for name in self.targets], (self.labels, self.merge_labels)
+        y, classes, notes = build_target(self.file, columns, self.kind, *options, fewest=1)
         plain = not self.listed and "look like" not in notes[0]  # class folders need no note
         self.notes += notes[plain:]
         return y, classes

@@ -24,12 +24,7 @@ def read_list(
     text: Collection[str],
     notes: list[str],
 ) -> pd.DataFrame:
-    """Read a list's `path` (relative to root), `split` (or "") and other columns.
-
-    Args:
-        columns: names from the list's header, by the key that gives them.
-        text: those to read as text.
-    """
+    """Read a list's `path` (relative to root), `split` (or "") and columns, some as text."""
     header = file.read_header()
     _check_header(file, header, columns)
     path = _find_paths(file, header, notes)

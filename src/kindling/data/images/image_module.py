@@ -116,13 +116,11 @@ class ImageModule(DataModule):
         if batch * seconds < SLOW:
             return 0.0
         width, height = median_low(sizes)
-        epoch = format_seconds(len(train) * seconds)
-        print(
-            f"images: {width:,} x {height:,} pixels take {seconds:.2g} s each to read, about "
-            f"{format_seconds(batch * seconds)} for a batch of {batch:,}, {epoch} for an epoch of "
-            f"{len(train):,} in one process; {self.faster_reading}",
-            flush=True,
-        )
+        each = f"{width:,} x {height:,} pixels take {seconds:.2g} s each to read"
+        batches = f"{format_seconds(batch * seconds)} for a batch of {batch:,}"
+        epoch = f"{format_seconds(len(train) * seconds)} for an epoch of {len(train):,}"
+        advice = f"in one process; {self.faster_reading}"
+        print(f"images: {each}, about {batches}, {epoch} {advice}", flush=True)
         return seconds
 
 

@@ -126,10 +126,8 @@ class MaskFolder(ImageModule):
             wrong.append(f"{masks.path(i)} ({join_names(unknown, most=3)})")
         if wrong:
             known = f"the {len(names)} classes ({join_names(numbers)}; 255 is ignored)"
-            raise InputError(
-                f"masks with other values than {known}: {join_names(wrong, most=3)}; "
-                f"correct them, or name all classes ({source})"
-            )
+            problem = f"masks with other values than {known}: {join_names(wrong, most=3)}"
+            raise InputError(f"{problem}; correct them, or name all classes ({source})")
         return tuple(names), values
 
 
@@ -143,17 +141,14 @@ def match(root: Path, left_out: LeftOut) -> tuple[Paths, Paths]:
     pairs = [("images", images, "masks", masks), ("masks", masks, "images", images)]
     for name, files, other, others in pairs:
         if unmatched := [files[stem] for stem in sorted(files.keys() - others)]:
-            lines.append(
-                f"{root / name}: {len(unmatched):,} of {len(files):,} files have none of the same "
-                f"name in {other}: {join_names(unmatched)}; add them, or remove these"
-            )
+            problem = f"{len(unmatched):,} of {len(files):,} files have none of the same name"
+            problem += f" in {other}: {join_names(unmatched)}"
+            lines.append(f"{root / name}: {problem}; add them, or remove these")
     if lines:
         raise InputError(lines)
     stems = sorted(images)
-    return (
-        Paths(root / "images", [images[stem] for stem in stems]),
-        Paths(root / "masks", [masks[stem] for stem in stems]),
-    )
+    image_paths = Paths(root / "images", [images[stem] for stem in stems])
+    return image_paths, Paths(root / "masks", [masks[stem] for stem in stems])
 
 
 def _files_by_stem(

@@ -115,11 +115,7 @@ RESAMPLING = {"nearest-exact": "NEAREST", "bilinear": "BILINEAR", "bicubic": "BI
 
 
 def steps_of(transforms: Iterable[Any]) -> list[Step]:
-    """torchvision's transforms as steps.
-
-    Raises:
-        InputError: with a line for each that cannot be done without torch.
-    """
+    """torchvision's transforms as steps; refuses those that cannot be done without torch."""
     steps: list[Step] = []
     lines: list[str] = []
     for i, transform in enumerate(transforms):
@@ -130,10 +126,11 @@ def steps_of(transforms: Iterable[Any]) -> list[Step]:
                 raise NotImplementedError("is not torchvision's")
             steps += _steps_of_transform(transform)
         except NotImplementedError as error:
-            lines.append(
-                f"data.eval_transforms[{i}]: {name} {error}; the server has no torch: use Resize, "
-                "CenterCrop, Pad, Grayscale or ToDtype, or export with --format pt2"
+            remedy = (
+                "use Resize, CenterCrop, Pad, Grayscale or ToDtype, or export with --format pt2"
             )
+            problem = f"{name} {error}; the server has no torch"
+            lines.append(f"data.eval_transforms[{i}]: {problem}: {remedy}")
     if lines:
         raise InputError(lines)
     return steps

@@ -43,11 +43,7 @@ PROBLEMS = {
         "fix the file, declare missing values ({marks}), read as text ({text}), or drop ({drop})",
         "fix the file, or use all values as classes: data.kind=classification",
     ),
-    "commas": (
-        "numbers with commas",
-        "add data.decimal=comma, or remove the commas",
-        "add data.decimal=comma, or remove the commas",
-    ),
+    "commas": ("numbers with commas", *["add data.decimal=comma, or remove the commas"] * 2),
     "grouped": (
         "numbers with marks between thousands",
         "remove the marks (4 090,50 is 4090,50), read as text ({text}), or drop ({drop})",

@@ -55,11 +55,7 @@ class TableFile:
         return NAMED_SEPARATORS.get(separator, separator)
 
     def read_header(self) -> list[str]:
-        """The names of all columns; a column without a name has the name ''.
-
-        Raises:
-            InputError: when there is no such file, or no usable header.
-        """
+        """The names of all columns; a column without a name has the name ''."""
         _check_path(self.path, self.key)
         with self._translate_errors():
             if self.is_parquet:
@@ -82,10 +78,7 @@ class TableFile:
 
         Args:
             columns: names from the header.
-            text: those of them to read as text, whatever they contain: `007` stays `007`.
-
-        Raises:
-            InputError: when the file cannot be read or has no rows.
+            text: those of them to read as text: `007` stays `007`.
         """
         parts = list(self.read_frames(columns, text, rows=1 << 31))
         if not parts or parts[0].empty:

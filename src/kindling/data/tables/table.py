@@ -101,10 +101,8 @@ class Table(DataModule):
         if self.labels:
             text.update(self.targets)
         frame = self.file.read([*features, *others], text)
-        targets = [frame[name] for name in self.targets]
-        y, classes, notes = build_target(
-            self.file, targets, self.kind, self.labels, self.merge_labels
-        )
+        targets, options = [frame[name] for name in self.targets], (self.labels, self.merge_labels)
+        y, classes, notes = build_target(self.file, targets, self.kind, *options)
         self.notes += notes
         columns = {name: frame[name] for name in features}
         check_features(self.file, columns, self.drop, self.categories)
@@ -114,10 +112,8 @@ class Table(DataModule):
             found = {str(value).strip().lower() for value in frame[name].unique()[:10]}
             if len(found) > 1 and found <= SPLITS.keys():
                 drop = format_override("data.drop", [*self.drop, name])
-                problem = (
-                    f"{name}: holds names of splits, which a table does not take from a column"
-                )
-                self.notes.append(f"{problem}, and is a feature; drop it: {drop}")
+                problem = "holds names of splits, which a table does not take from a column"
+                self.notes.append(f"{name}: {problem}, and is a feature; drop it: {drop}")
         self.kinds = {name: kind_of(frame[name]) for name in features}
         self.texts = {name: frame[name] for name in features if self.kinds[name] == "category"}
         x = np.empty((len(frame), len(features)))

@@ -93,17 +93,16 @@ def _single(
         y = as_values(torch.tensor(values, dtype=torch.float64).unsqueeze(1))
         return y, (), f"{note}: regression"
     names = as_text(pd.Series(different.astype(bool) if found == "boolean" else different)).tolist()
-    rare = [
-        f"{names[i]} ({counts[i]}, row {first[i] + 1})" for i in np.flatnonzero(counts < fewest)
-    ]
-    if rare:
+    few_rows = np.flatnonzero(counts < fewest)
+    if rare := [f"{names[i]} ({counts[i]}, row {first[i] + 1})" for i in few_rows]:
         problem = f"the target '{column.name}' has classes with fewer than 3 rows, one per split"
         number = ", or predict a number: data.kind=regression" if found == "number" else ""
         remedy = f"add rows, remove these{number}"
         raise InputError(f"{file.path}: {problem}: {join_names(rare)}; {remedy}")
-    note = f"{note} that look like numbers" if like_numbers else note
-    remedy = "; data.kind=regression predicts numbers" if like_numbers else ""
-    return torch.from_numpy(codes), tuple(names), f"{note}: classification{remedy}"
+    decision = ": classification"
+    if like_numbers:
+        decision = " that look like numbers: classification; data.kind=regression predicts numbers"
+    return torch.from_numpy(codes), tuple(names), note + decision
 
 
 def _several(
