@@ -52,8 +52,8 @@ def plan_folds(name: str, overrides: Sequence[str], flags: Any) -> Plan:
         for fold in range(folds)
     }
     about = {"folds": folds, "epoch": "chosen on an inner validation split"}
-    plan = make_plan(config, overrides, flags, f"crossval-{folds}", members, about=about)
-    plan = replace(plan, stages=("val", "test"), after=predict_fold)
+    plan = make_plan(config, overrides, flags, f"crossval-{folds}", members)
+    plan = replace(plan, about=about, stages=("val", "test"), after=predict_fold)
     try:
         return plan.with_monitor({"data.fold": [folds - 1, folds, repeats - 1]})
     except InputError as error:

@@ -119,7 +119,7 @@ class Plan:
 
 
 def make_plan(
-    config: Config, overrides: Sequence[str], flags: Any, study: str, members: Any, **options: Any
+    config: Config, overrides: Sequence[str], flags: Any, study: str, members: dict[str, Any]
 ) -> Plan:
     """Make a study's plan from its command's flags; raise InputError for too many workers.
 
@@ -138,5 +138,5 @@ def make_plan(
     if problem:
         raise InputError(f"--workers {workers}: {problem}")
     added = ([] if threads else ["num_threads=1"]) + ([] if processes else ["trainer.devices=1"])
-    options |= {"storage": flags.storage, "pictures": flags.pictures}
-    return Plan(config.name, (*overrides, *added), flags.name or study, members, **options)
+    plan = Plan(config.name, (*overrides, *added), flags.name or study, members)
+    return replace(plan, storage=flags.storage, pictures=flags.pictures)

@@ -7,6 +7,7 @@ import shlex
 import warnings
 import zlib
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,9 @@ def plan_search(flags: Any) -> Plan:
         key, value = next(iter(processes.items()))
         problem = f"cannot stop trials of several processes ({key}={value})"
         raise InputError(f"--pruner {flags.pruner}: {problem}; leave it out")
-    plan = make_plan(
-        config,
-        overrides,
-        flags,
-        f"tune-{space_name}",
-        {member: {} for member in grid},
+    members: dict[str, Any] = {member: {} for member in grid}
+    plan = replace(
+        make_plan(config, overrides, flags, f"tune-{space_name}", members),
         about={"space": space.to_plain(), "sampler": flags.sampler},
         suggest=space.suggest,
         sampler=functools.partial(make_sampler, flags.sampler, seed, grid),

@@ -30,8 +30,8 @@ def run_seeds(
         raise InputError(f"seed={seed}: --seeds sets it; leave it out ({origin})")
     instantiate.check(config)
     members = {f"seed{seed}": {"seed": seed} for seed in numbers}
-    plan = make_plan(config, overrides, flags, "seeds", members, stages=("val", "test"))
-    plan = plan.with_monitor({})
+    plan = make_plan(config, overrides, flags, "seeds", members)
+    plan = replace(plan, stages=("val", "test")).with_monitor({})
     results = run_study(plan, flags.workers, flags.retry)
     summary = summarize(results)
     finished = sum(result.state == "finished" for result in results)
