@@ -13,7 +13,8 @@ from pathlib import Path
 
 from src.kindling.config.command import EXACT, Parser, run_command
 from src.kindling.config.errors import escape_control
-from src.kindling.deploy.predict import Predicted, format_preview, predict, split_inputs
+from src.kindling.deploy.predict import Predicted, predict, split_inputs
+from src.kindling.deploy.prediction_writers import format_preview
 from src.kindling.runs.files import display_path
 
 USAGE = "RUN INPUT ... [data.key=value ...] [--out FILE] [--gallery FILE.html] [--top K] [--trust]"

@@ -119,12 +119,8 @@ def build(config: Config, key: str, data: Any = None, **given: Any) -> Any:
     Raises:
         InputError: for the first mistake, and where a library's constructor refuses the values.
     """
-
-    def fail(key: str, text: str) -> None:
-        raise InputError(f"{key}: {text} ({config.origin(key)})")
-
     node = get(resolve(config, given.get("spec"), data=data), key)
-    return _Walk(config, fail, build=True).component(node, key, given)
+    return _Walk(config, config.fail, build=True).component(node, key, given)
 
 
 @dataclass

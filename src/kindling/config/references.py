@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from src.kindling.config.errors import TRUST, InputError, did_you_mean, from_environment
+from src.kindling.config.errors import TRUST, did_you_mean, from_environment
 from src.kindling.config.values import Config, Values, get, map_text
 
 # `${data.vocab_size}`, `${data.spec.num_outputs}` or, shorter, `${spec.num_outputs}`.
@@ -57,7 +57,7 @@ def resolve(
     Raises:
         InputError: without a `report`, for the first reference that cannot be resolved.
     """
-    resolver = _Resolver(config, spec, report, data)
+    resolver = _Resolver(config, spec, report or config.fail, data)
     resolver.inserted = map_text(config.values, resolver.insert)
     return dict(map_text(resolver.inserted, resolver.follow))
 
@@ -66,7 +66,7 @@ def resolve(
 class _Resolver:
     config: Config
     spec: Any
-    report: Callable[[str, str], object] | None
+    report: Callable[[str, str], object]
     data: Any
     inserted: dict[str, Any] = field(default_factory=dict)
 
@@ -78,10 +78,7 @@ class _Resolver:
 
     def fail(self, steps: Steps, text: object) -> Unresolved:
         key = ".".join(map(str, steps))
-        line = f"{get(self.config.values, key)}: {text}"
-        if self.report is None:
-            raise InputError(f"{key}: {line} ({self.config.origin(key)})")
-        self.report(key, line)
+        self.report(key, f"{get(self.config.values, key)}: {text}")
         return Unresolved()
 
     def insert(self, text: str, steps: Steps) -> Any:

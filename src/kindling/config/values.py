@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from annotated_types import Interval
 from omegaconf import OmegaConf
@@ -63,6 +63,9 @@ class Config:
                 return self.origins.get(key, inside[-1])
             key = key.rpartition(".")[0]
         return f"configs/{self.name}.yaml"
+
+    def fail(self, key: str, text: str) -> NoReturn:
+        raise InputError(f"{key}: {text} ({self.origin(key)})")
 
     def replaced(self, changes: Mapping[str, Any], origin: str = COMMAND_LINE) -> Config:
         """A copy with the given dotted keys set. A new `_target_` replaces its whole section."""

@@ -19,7 +19,6 @@ from src.kindling.config.compose import change, record_path
 from src.kindling.config.errors import InputError
 from src.kindling.deploy.predict_inputs import MAX_PIXELS, find, load_images, load_rows
 from src.kindling.deploy.prediction_writers import PredictionWriter, render_gallery, staging_folder
-from src.kindling.deploy.prediction_writers import format_preview as format_preview
 from src.kindling.runs.files import write
 
 if TYPE_CHECKING:
@@ -113,8 +112,7 @@ def _build_data(run: TrainedRun) -> Any:
 
     given = instantiate.values(run.config)
     seed_everything(given.seed, verbose=False)
-    options = {"seed": given.seed, "num_threads": given.num_threads}
-    return instantiate.build(run.config, "data", **options)
+    return instantiate.build(run.config, "data", seed=given.seed, num_threads=given.num_threads)
 
 
 def split_inputs(run: TrainedRun, words: Sequence[str]) -> list[str]:

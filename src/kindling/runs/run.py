@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from src.kindling.config.aliases import rename_old
+from src.kindling.config.command import RUN
 from src.kindling.config.compose import PARTS, ROOT, VALUES, Config, flatten, record_path
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.config.references import resolve
@@ -248,7 +249,4 @@ def find_run(name: str | Path, trust: bool = False) -> Run:
         raise InputError(f"{name}: no run yet{of}; there are runs of: {known}")
     names += sorted({f"{name.partition('/')[0]}/latest" for name in names})
     hint = did_you_mean(str(name).removeprefix("logs/"), [*names, "latest"] if names else [])
-    raise InputError(
-        f"{name}: no such run{hint} "
-        "(a run is a folder in logs/, a .ckpt file, 'latest' or '<config>/latest')"
-    )
+    raise InputError(f"{name}: no such run{hint} (a run is {RUN})")

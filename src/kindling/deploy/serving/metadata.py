@@ -19,7 +19,6 @@ from pydantic import (
 from src.kindling.data.images.decode import ResizeMode
 from src.kindling.data.spec import Spec
 
-Text = Annotated[str, Field(max_length=1000)]
 Side = Annotated[int, Field(ge=1, le=10_000)]  # pixels
 Border = Annotated[int, Field(ge=0, le=10_000)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -90,7 +89,7 @@ def _upgrade_spec(values: Any) -> Any:
 class Metadata(BaseModel):
     """What the server uses of a file's metadata; JSON in all but `run`."""
 
-    run: Text = ""
+    run: str = Field("", max_length=1000)
     spec: Json[Annotated[Spec, BeforeValidator(_upgrade_spec)]]
     prepare: Json[Prepare | None] = None
     decision: Json[Decision | None] = None

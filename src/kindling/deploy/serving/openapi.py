@@ -58,9 +58,8 @@ def _describe_input(model: Model, several: bool) -> dict[str, Any]:
         return {"application/json": {"schema": schema}}
     types = [f"image/{name.lower()}" for name in FORMATS]
     file = {"type": "string", "format": "binary"}
-    name, value = (
-        ("files", {"type": "array", "items": file, "minItems": 1}) if several else ("file", file)
-    )
+    name = "files" if several else "file"
+    value = {"type": "array", "items": file, "minItems": 1} if several else file
     form = {
         "schema": {"type": "object", "properties": {name: value}, "required": [name]},
         "encoding": {name: {"contentType": ", ".join(types)}},

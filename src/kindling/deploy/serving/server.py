@@ -24,17 +24,11 @@ from src.kindling.deploy.serving.limits import Limits
 
 KILL_AFTER = 5  # seconds after SIGTERM
 DELAYS = (0.25, 0.5, 1.0, 2.0, 4.0)  # seconds before a restart after a worker that was never ready
-LIBRARIES = {
-    "starlette": "starlette",
-    "uvicorn": "uvicorn",
-    "onnxruntime": "onnxruntime",
-    "python_multipart": "python-multipart",
-    "prometheus_client": "prometheus-client",
-}
+LIBRARIES = ("onnxruntime", "prometheus-client", "python-multipart", "starlette", "uvicorn")
 
 
 def check_libraries() -> None:
-    if missing := sorted(name for module, name in LIBRARIES.items() if find_spec(module) is None):
+    if missing := [name for name in LIBRARIES if find_spec(name.replace("-", "_")) is None]:
         names = ", ".join(missing)
         raise InputError(f"serve needs {names}; install the extra: pip install -e '.[serve]'")
 

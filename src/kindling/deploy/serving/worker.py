@@ -1,4 +1,4 @@
-"""The process that responds to requests. supervisor.py starts it, and replaces it when it ends."""
+"""The process that responds to requests. server.py starts it, and replaces it when it ends."""
 
 from __future__ import annotations
 

@@ -128,6 +128,14 @@ def test_decision_of_old_files_by_target(digits: Run, tmp_path: Path) -> None:
     assert response["target"] == "place"
 
 
+def test_old_name_of_the_largest_value(digits: Run, tmp_path: Path) -> None:
+    model = Model(file_of(digits), 1)
+    prepare = json.loads(model.session.get_modelmeta().custom_metadata_map["prepare"])
+    prepare["white"] = prepare.pop("max_value")
+    old = edit_metadata(file_of(digits), tmp_path / "model.onnx", prepare=prepare)
+    assert old.prepare == model.prepare
+
+
 LARGE_RESIZE = {"do": "resize", "size": [9000], "longest": None, "how": "BILINEAR"}
 LARGE_PAD = {"do": "pad", "border": [9000] * 4, "value": 0}
 # The changed fields, or the whole text, and a part of the reason.
