@@ -20,7 +20,7 @@ def main(argv: list[str]) -> dict[str, float]:
         "--split", choices=("val", "test"), help="only this split; both when left out"
     )
     flags = parser.read(argv)
-    from src.kindling.training.trained_run import load_run
+    from src.kindling.training.trained_run import load_run, one_line
 
     run = load_run(flags.run, flags.trust)
 
@@ -28,8 +28,9 @@ def main(argv: list[str]) -> dict[str, float]:
     from src.kindling.training.evaluate import evaluate
     from src.kindling.training.launch import print_metrics
 
-    instantiate.check(run.config, trained=True)
-    metrics = evaluate(run, (flags.split,) if flags.split else ("val", "test"))
+    with one_line(run):
+        instantiate.check(run.config, trained=True)
+        metrics = evaluate(run, (flags.split,) if flags.split else ("val", "test"))
     print_metrics(metrics)
     trained = {name: value for name, value in run.metrics.items() if name in metrics}
     now = {name: None if math.isnan(value) else value for name, value in metrics.items()}  # as JSON

@@ -26,11 +26,12 @@ def main(argv: list[str]) -> dict[str, dict[str, Any]]:
     parser.add_argument("--int8", action="store_true", help="also write an 8-bit ONNX file")
     flags = parser.read(argv)
     from src.kindling.config import instantiate
-    from src.kindling.training.trained_run import load_run
+    from src.kindling.training.trained_run import load_run, one_line
 
     run = load_run(flags.run, flags.trust)
-    instantiate.check(run.config, trained=True)
-    reports = export(run, flags.format, flags.int8)
+    with one_line(run):
+        instantiate.check(run.config, trained=True)
+        reports = export(run, flags.format, flags.int8)
     if flags.format == "torchscript":
         print("torchscript is deprecated in PyTorch; use --format pt2")
     for report in reports.values():

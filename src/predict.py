@@ -34,12 +34,14 @@ def main(argv: list[str]) -> Predicted:
     add("--top", type=int, metavar="K", help=TOP)
     add("--exact", action="store_true", help=EXACT)
     flags = parser.read(argv)
-    from src.kindling.training.trained_run import load_run
+    from src.kindling.training.trained_run import load_run, one_line
 
     run = load_run(flags.run, flags.trust)
-    inputs = split_inputs(run, flags.words)
-    started = time.perf_counter()
-    found = predict(run, inputs, flags.out, flags.gallery, flags.batch_size, flags.top, flags.exact)
+    options = (flags.out, flags.gallery, flags.batch_size, flags.top, flags.exact)
+    with one_line(run):
+        inputs = split_inputs(run, flags.words)
+        started = time.perf_counter()
+        found = predict(run, inputs, *options)
     seconds = time.perf_counter() - started
     print(format_preview(found.first, probabilities=bool(flags.top)))
     speed = f"{found.rows / seconds:,.0f} rows/s"

@@ -21,10 +21,11 @@ def main(argv: list[str]) -> Path:
     parser.add_run()
     flags = parser.read(argv)
 
-    from src.kindling.training.trained_run import load_run
+    from src.kindling.training.trained_run import load_run, one_line
 
     run = load_run(flags.run, flags.trust)
-    path = report(run)
+    with one_line(run):
+        path = report(run)
     print(f"report     {display_path(path)} ({os.path.getsize(path) / 2**20:.1f} MiB)")
     return path
 

@@ -27,10 +27,11 @@ def main(argv: list[str]) -> Result:
     flags = parser.read(argv)
 
     from src.kindling.dev.reproduce import reproduce
-    from src.kindling.training.trained_run import load_run
+    from src.kindling.training.trained_run import load_run, one_line
 
     run = load_run(flags.run, flags.trust)
-    result, differing = reproduce(run)
+    with one_line(run):
+        result, differing = reproduce(run)
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
         return result  # the first process prints
     files = [(path / "metrics.json").read_bytes() for path in (run.path, result.run.path)]

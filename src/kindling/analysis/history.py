@@ -25,7 +25,7 @@ def read_metrics(run: Path) -> pd.DataFrame:
     if not path.exists():  # an earlier version wrote all steps to metrics.csv
         path = run / "metrics.csv"
     try:
-        table = pd.read_csv(path, on_bad_lines="skip", encoding_errors="replace")
+        table = pd.read_csv(path, index_col=False, on_bad_lines="skip", encoding_errors="replace")
     except (FileNotFoundError, pd.errors.EmptyDataError, pd.errors.ParserError):
         return pd.DataFrame()
     table = table.apply(pd.to_numeric, errors="coerce").rename(columns=canonical_name)
@@ -33,13 +33,13 @@ def read_metrics(run: Path) -> pd.DataFrame:
     if not {"epoch", "step"} <= set(table):
         return pd.DataFrame()
     table = table.dropna(subset=["epoch", "step"])
-    if len(table):
-        if table["epoch"].min() == 0:  # of an earlier version, which counted from 0
-            table["epoch"] += 1
-        ends = table.groupby("epoch")["step"].max()
-        at = np.interp(table["step"], [-1, *ends], [ends.index[0] - 1, *ends.index])
-        table = table.assign(at=at)
-    return table
+    if not len(table):
+        return pd.DataFrame()
+    if table["epoch"].min() == 0:  # of an earlier version, which counted from 0
+        table["epoch"] += 1
+    ends = table.groupby("epoch")["step"].max()
+    at = np.interp(table["step"], [-1, *ends], [ends.index[0] - 1, *ends.index])
+    return table.assign(at=at)
 
 
 def plot_curves(run: Path, monitor: str, mode: Literal["min", "max"]) -> Figure:

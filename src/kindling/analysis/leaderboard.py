@@ -16,9 +16,9 @@ from typing import Any
 from src.kindling.config.compose import ROOT
 from src.kindling.config.errors import InputError, did_you_mean, format_count
 from src.kindling.runs import run as run_module
-from src.kindling.runs.files import display_path, read_json
+from src.kindling.runs.files import display_path, read_json, refuse_links
 from src.kindling.runs.metric_names import canonical_name, mode_by_name
-from src.kindling.runs.run import find_run, folder_label
+from src.kindling.runs.run import find_run, folder_label, is_own
 
 RUN_FILES = {"run.json", "meta.json", "config.yaml"}  # a run has one of them, or is empty
 LIMITS = ("trainer.limit_val_batches", "trainer.limit_test_batches")
@@ -140,11 +140,20 @@ def _walk(folder: Path) -> Iterator[Path]:
 def read(path: Path) -> Row:
     """Read a run from its run.json; the state of a broken one names the problem."""
     try:
+        if not is_own(path):
+            refuse_links(path)
+    except InputError as error:
+        return Row([path], f"broken: {error.lines[0]}")
+    try:
         facts = read_json(path / "run.json")
         metrics = {canonical_name(name): value for name, value in facts["metrics"].items()}
-        numbers = {**metrics, **{name: facts[name] for name in COSTS}}
-        are_numbers = all(isinstance(value, float | int | None) for value in numbers.values())
-        if isinstance(facts["config"], dict) and are_numbers:
+        given = {**metrics, **{name: facts[name] for name in COSTS}}
+        # Statistics of NaN, infinite or huge values fail.
+        numbers = {
+            name: None if value is None or not abs(value) < 1e150 else value
+            for name, value in given.items()
+        }
+        if isinstance(facts["config"], dict):
             return Row([path], str(facts["status"]), facts, facts["config"], numbers)
     except FileNotFoundError:
         return Row([path], "broken: no run.json" if any(path.iterdir()) else "broken: it is empty")
@@ -216,7 +225,7 @@ def average_repeats(runs: list[Row]) -> list[Row]:
     alike = defaultdict[str, dict[str, list[Row]]](lambda: defaultdict(list))
     for run in runs:
         fold, seed = run.config.get(FOLD), run.config.get("seed")
-        config = {**run.config, "seed": None, FOLD: fold and fold[1:2]}
+        config = {**run.config, "seed": None, FOLD: fold[1:2] if isinstance(fold, list) else fold}
         folder = run.paths[0].parent
         study = str(folder) if (folder / "study.json").exists() else ""
         same = json.dumps([run.facts.get("config_name"), study, config], sort_keys=True)

@@ -12,7 +12,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -102,10 +102,20 @@ class Predictions:
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 columns = {name: file[name] for name in ("index", *file.files)}
             about = json.loads(str(columns.pop("about.json", "{}")))
+            spec = Spec.from_plain(about["spec"]) if about.get("spec") else None
+            stage, scored = str(about.get("stage", "test")), str(about.get("scored", ""))
+            _check_columns(columns)
         except FileNotFoundError:
             raise InputError(f"{display_path(path)}: no such predictions") from None
         except Exception as error:  # numpy documents no list of errors for damaged archives
             raise InputError(f"{display_path(path)}: not readable: {error}; remove it") from None
-        spec = Spec.from_plain(about["spec"]) if about.get("spec") else None
         samples = getattr(data, "samples", None)
-        return cls(columns, spec, about.get("stage", "test"), samples, about.get("scored", ""))
+        return cls(columns, spec, cast("Stage", stage), samples, scored)
+
+
+def _check_columns(columns: dict[str, Array]) -> None:
+    """Raise a ValueError unless all are numbers with a row for each of `index`."""
+    index = columns["index"]
+    for name, values in columns.items():
+        if values.dtype.kind not in "biufc" or values.shape[:1] != index.shape:
+            raise ValueError(f"{name} is {values.dtype} {values.shape}, index {index.shape}")

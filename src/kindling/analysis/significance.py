@@ -170,9 +170,15 @@ def _read_predictions(run: Row) -> Predictions:
     if not path.exists():
         raise InputError(f"{run.name}: predictions/test.npz is missing")
     found = Predictions.load(path)
-    if "score" not in found.columns:  # a run of an earlier version
-        found.scored = "accuracy" if "probability" in found.columns else "mae"
-        error = np.abs(found["prediction"] - found["target"])
-        scores = error == 0 if found.scored == "accuracy" else error
-        found.columns["score"] = scores.mean(axis=tuple(range(1, scores.ndim)))
+    try:
+        if "score" not in found.columns:  # a run of an earlier version
+            found.scored = "accuracy" if "probability" in found.columns else "mae"
+            error = np.abs(found["prediction"] - found["target"])
+            scores = error == 0 if found.scored == "accuracy" else error
+            found.columns["score"] = scores.mean(axis=tuple(range(1, scores.ndim)))
+        is_flat = found["score"].ndim == found.columns.get("group", found["index"]).ndim == 1
+    except (KeyError, TypeError, ValueError):
+        is_flat = False
+    if not is_flat or "target" not in found.columns:
+        raise InputError(f"{run.name}: predictions/test.npz has no score for each sample")
     return found.take(np.argsort(found["index"]))

@@ -57,12 +57,12 @@ class Config:
 
     def origin(self, key: str) -> str:
         """Where a dotted key (or the nearest section around it) was set."""
-        while key:
+        while key and key not in self.origins:
             inside = [origin for k, origin in self.origins.items() if f"{k}.".startswith(f"{key}.")]
             if inside:
-                return self.origins.get(key, inside[-1])
+                return inside[-1]
             key = key.rpartition(".")[0]
-        return f"configs/{self.name}.yaml"
+        return self.origins.get(key, f"configs/{self.name}.yaml")
 
     def fail(self, key: str, text: str) -> NoReturn:
         raise InputError(f"{key}: {text} ({self.origin(key)})")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
 
 TargetType = Literal["class", "labels", "values", "mask"]
 
@@ -47,7 +49,9 @@ class Spec:
     """
 
     in_shape: tuple[int, ...]  # what the net receives of a sample: (C, H, W), (T, F) or (features,)
-    num_outputs: int  # of classes, labels, or target values
+    num_outputs: Annotated[
+        int, Interval(ge=1, le=1_000_000)
+    ]  # of classes, labels, or target values
     kind: Literal["image", "table", "sequence"]
     classes: tuple[str, ...] = ()  # names of classes or labels; empty for values
     class_counts: tuple[int, ...] = ()  # samples of each class or label; for masks pixels
@@ -82,12 +86,29 @@ class Spec:
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> Spec:
-        """Make a spec from the plain values of `dataclasses.asdict`, also an older version's."""
-        plain = _as_arguments(values, "white", "max_value")
-        if not plain["classes"]:  # a checkpoint from before there were others
-            plain.setdefault("target_shape", (plain["num_outputs"],))
-        columns = [_as_arguments(column, "levels", "categories") for column in plain["columns"]]
-        return cls(**{**plain, "columns": tuple(Column(**column) for column in columns)})
+        """Make a spec from the plain values of `dataclasses.asdict`, also an older version's.
+
+        Raises:
+            ValueError: when a file holds something else.
+        """
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            plain = _as_arguments(values, "white", "max_value")
+            if not plain["classes"]:  # a checkpoint from before there were others
+                plain.setdefault("target_shape", (plain["num_outputs"],))
+            columns = [_as_arguments(column, "levels", "categories") for column in plain["columns"]]
+            read = cls(**{**plain, "columns": tuple(Column(**column) for column in columns)})
+            spec = TypeAdapter(cls).validate_python(asdict(read))
+            counts = {len(spec.names), len(spec.class_counts or spec.names), spec.num_outputs}
+            if len(counts) > 1 or not spec.target_type:
+                raise ValueError(f"num_outputs: {spec.num_outputs}, and {len(spec.names)} names")
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        except (AttributeError, LookupError, TypeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from None
+        return spec
 
 
 def _as_arguments(plain: dict[str, Any], old: str, new: str) -> dict[str, Any]:

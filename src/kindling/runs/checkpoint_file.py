@@ -11,10 +11,9 @@ from typing import Any
 
 from src.kindling.config.aliases import rename_old
 from src.kindling.config.errors import InputError
-from src.kindling.runs.files import display_path
+from src.kindling.runs.files import check_plain, display_path
 
-# A config has some hundred values in a handful of levels.
-MOST_VALUES, MOST_LEVELS = 100_000, 50
+MOST_VALUES = 100_000  # of a config, which has some hundred
 SMALL = 2**28  # bytes that any file may unpack to
 
 # One more whenever what a checkpoint holds changes.
@@ -114,18 +113,7 @@ def check_content(content: Any, size: int) -> None:
     for key, kind in {"name": str, "config": dict, "spec": dict}.items():
         if not isinstance(own, dict) or not isinstance(own.get(key), kind):
             raise ValueError(f"kindling.{key}: expected a {kind.__name__}")
-    seen, left = 0, [(own["config"], 0)]
-    while left:
-        value, depth = left.pop()
-        seen += 1
-        if seen > MOST_VALUES or depth > MOST_LEVELS:
-            raise ValueError("kindling.config: too large, or nested too deeply")
-        if isinstance(value, dict | list | tuple):
-            items = [*value, *value.values()] if isinstance(value, dict) else value
-            left += [(item, depth + 1) for item in items]
-        elif not isinstance(value, str | int | float | None):
-            kind_name = type(value).__name__
-            raise ValueError(f"kindling.config: holds a {kind_name}, which is no plain value")
+        check_plain(own[key], f"kindling.{key}", MOST_VALUES if key == "config" else 1_000_000)
 
 
 def newest(files: Sequence[Path]) -> tuple[Path | None, dict[str, Any] | None, list[str]]:

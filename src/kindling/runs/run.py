@@ -23,14 +23,30 @@ from src.kindling.config.command import RUN
 from src.kindling.config.compose import PARTS, ROOT, VALUES, Config, flatten, record_path
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.config.references import resolve
-from src.kindling.runs.checkpoint_file import read_checkpoint
-from src.kindling.runs.files import display_path, read_json, write, write_json
+from src.kindling.runs.checkpoint_file import MOST_VALUES, read_checkpoint
+from src.kindling.runs.files import (
+    check_plain,
+    display_path,
+    read_json,
+    refuse_links,
+    write,
+    write_json,
+)
 from src.kindling.runs.provenance import git_state, hardware, packages, source_files
 from src.kindling.runs.redact import redact, redacted
 
 LOGS = ROOT / "logs"
-UNREADABLE = (OSError, ValueError, yaml.YAMLError, AttributeError, LookupError, TypeError)
+UNREADABLE = (
+    *(OSError, ValueError, yaml.YAMLError, RecursionError),
+    *(AttributeError, LookupError, TypeError),  # it is no mapping, or has no config
+)
 ELSEWHERE = "let logs/ be a link to a folder that you may write"
+LARGEST = 2**20  # bytes of a config.yaml
+
+
+class _Loader(yaml.SafeLoader):
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge nothing: `<<` may repeat a mapping exponentially many times, and is refused."""
 
 
 class Run:
@@ -46,6 +62,8 @@ class Run:
         self.path = path
         self.chosen_checkpoint = checkpoint
         self.trusted = trusted or is_own(path)
+        if not self.trusted and (path / "config.yaml").exists():
+            refuse_links(path)
 
     def __repr__(self) -> str:
         return f"Run({display_path(self.path)})"
@@ -184,8 +202,11 @@ class Run:
             name, values = content["name"], content["config"]
         else:
             try:
-                values = yaml.safe_load(path.read_text(encoding="utf-8"))
-                name = values.pop("config")
+                if path.stat().st_size > LARGEST:
+                    raise ValueError(f"larger than {LARGEST:,} bytes")
+                values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+                check_plain(values, "content", MOST_VALUES)
+                name = str(values.pop("config"))
             except UNREADABLE as error:
                 best = display_path(self.checkpoints / "best.ckpt")
                 raise InputError(

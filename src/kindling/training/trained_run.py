@@ -7,6 +7,8 @@ run.predict(x)                                         # raw input in, predictio
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from src.kindling.config import instantiate
 from src.kindling.config.compose import get
-from src.kindling.config.errors import InputError
+from src.kindling.config.errors import TRUST, InputError
 from src.kindling.data.preprocess import build_preprocess
 from src.kindling.data.spec import Spec
 from src.kindling.runs.files import display_path
@@ -43,9 +45,9 @@ class TrainedRun(Run):
         plain = self.checkpoint["kindling"]["spec"]
         try:
             return Spec.from_plain(plain) if plain else None
-        except (AttributeError, KeyError, TypeError) as error:
+        except ValueError as error:
             name = display_path(self.checkpoint_file)
-            raise InputError(f"{name}: its spec cannot be read: {error!r}") from None
+            raise InputError(f"{name}: its spec cannot be read: {error}") from None
 
     def require_spec(self, what: str) -> Spec:
         """The spec, or an InputError that `what` needs one."""
@@ -114,6 +116,19 @@ class TrainedRun(Run):
     def data(self) -> LightningDataModule | None:
         """The run's data; None if the task defines its loaders itself."""
         return build_data(self.config)
+
+
+@contextmanager
+def one_line(run: Run) -> Iterator[None]:
+    """Turn an error over a run from elsewhere into a line: its files may hold anything."""
+    try:
+        yield
+    except Exception as error:
+        if run.trusted or isinstance(error, InputError):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        line = f"written elsewhere, and cannot be used: {type(error).__name__}: {reason}"
+        raise InputError(f"{display_path(run.path)}: {line}; {TRUST}") from error
 
 
 def load_run(name: str | Path, trust: bool = False) -> TrainedRun:

@@ -80,10 +80,7 @@ class Decision(BaseModel):
 
 def _upgrade_spec(values: Any) -> Any:
     """The fields of an older version's spec under their present names."""
-    try:
-        return asdict(Spec.from_plain(values))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"not a spec ({type(error).__name__}: {error})") from None
+    return asdict(Spec.from_plain(values))
 
 
 class Metadata(BaseModel):
