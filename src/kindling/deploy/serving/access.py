@@ -25,8 +25,7 @@ class Access:
         if self.key is None:
             return True
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        # As bytes, since a client's text may be other than ASCII.
-        same = hmac.compare_digest(given.strip().encode(), self.key.encode())
+        same = hmac.compare_digest(given.strip().encode(), self.key.encode())  # text must be ASCII
         return scheme.lower() == "bearer" and same
 
 

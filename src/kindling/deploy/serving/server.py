@@ -29,8 +29,8 @@ LIBRARIES = ("onnxruntime", "prometheus-client", "python-multipart", "starlette"
 
 def check_libraries() -> None:
     if missing := [name for name in LIBRARIES if find_spec(name.replace("-", "_")) is None]:
-        names = ", ".join(missing)
-        raise InputError(f"serve needs {names}; install the extra: pip install -e '.[serve]'")
+        remedy = "install the extra: pip install -e '.[serve]'"
+        raise InputError(f"serve needs {', '.join(missing)}; {remedy}")
 
 
 def find_model(name: str) -> Path:
@@ -60,7 +60,7 @@ def find_model(name: str) -> Path:
 
 
 def listen(host: str, port: int, key: str | None, hosts: str) -> tuple[socket.socket, Access]:
-    """The socket that receives requests, and who may send them: with a key, other machines."""
+    """The socket, and who may send requests to it; other machines need a key."""
     if not 0 <= port <= 65535:  # the system would take it modulo 65536
         raise InputError(f"--port: expected a number from 0 to 65535, got {port}")
     try:
