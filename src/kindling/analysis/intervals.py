@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from src.kindling.runs.metric_names import is_share
+from src.kindling.runs.metric_names import find_limits, is_share
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +41,7 @@ def mean_interval(
         share: whether the values are shares, in [0, 1].
         overlap: added to 1/n in the variance: validation samples per training sample, where each
             value is measured on one fold and the trainings share samples.
-        samples: from which the values were measured, for shares that are all 0 or all 1; default:
+        samples: from which the values were measured, for shares that are all the same; default:
             the number of groups.
         skewed: whether the values may be skewed, such as errors.
 
@@ -77,7 +77,8 @@ def _interval(
     Args:
         value: an estimate.
         deviations: the part of each independent group in it, less their mean, `(G,)`.
-        samples: the effective sample size of a share of 0 or 1 up to rounding: nothing varies.
+        samples: the effective sample size of a share where nothing varies: it is 0, 1, or the same
+            in each group.
         share: whether the value is a share.
         skewed: whether the deviations may be skewed, such as those of errors.
         inflation: of the variance.
@@ -96,7 +97,8 @@ def _interval(
     variance = inflation * G / (G - 1) * float(squares)
     if share and -1e-6 < value < 1 + 1e-6:  # rounded to float32
         unit = value * (1 - value)  # the variance of one value of 0 or 1
-        shrinkage = quantile**2 * (variance / unit if unit > 1e-6 else inflation / samples)
+        varies = unit > 1e-6 and variance > 1e-10 * unit  # by more than rounding
+        shrinkage = quantile**2 * (variance / unit if varies else inflation / samples)
         center = (value + shrinkage / 2) / (1 + shrinkage)
         margin = math.sqrt(shrinkage * unit + shrinkage**2 / 4) / (1 + shrinkage)
         return max(center - margin, 0.0), min(center + margin, 1.0)
@@ -106,6 +108,12 @@ def _interval(
         ends = 3 / skewness * (np.cbrt(1 + skewness * (ends - skewness / 6)) - 1)
     low, high = value - math.sqrt(variance) * ends
     return float(low), float(high)
+
+
+def within_limits(name: str, interval: Interval) -> Interval:
+    """An interval without values that the metric of this name cannot have, such as R² above 1."""
+    least, most = find_limits(name)
+    return max(interval[0], least), min(interval[1], most)
 
 
 def metric_intervals(
@@ -147,7 +155,7 @@ def metric_intervals(
             if name == predictions.scored and math.isclose(value, mean_score, rel_tol=1e-4):
                 found = mean_interval(scores, groups, share, skewed=True)
             if found:
-                intervals[name] = found
+                intervals[name] = within_limits(name, found)
     return intervals, baseline
 
 

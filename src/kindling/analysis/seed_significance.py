@@ -17,7 +17,13 @@ from src.kindling.analysis.leaderboard import (
     mode_of,
     read,
 )
-from src.kindling.analysis.significance import Difference, half_width, name_score, read_scores
+from src.kindling.analysis.significance import (
+    ROUNDING,
+    Difference,
+    half_width,
+    name_score,
+    read_scores,
+)
 from src.kindling.config.errors import InputError, format_count, join_names
 from src.kindling.runs.metric_names import canonical_name, parse_name
 
@@ -38,9 +44,16 @@ def compare_seeds(
     sign, is_paired = -1 if mode == "min" else 1, a.keys() == b.keys()
     parts = [[b[seed] - a[seed] for seed in a]] if is_paired else [[*a.values()], [*b.values()]]
     gain = sign * (fmean(b.values()) - fmean(a.values()))
-    margin = math.hypot(margin, *(half_width(part) for part in parts))
+    margin_of_seeds = math.hypot(*(half_width(part) for part in parts))
     seeds = f"over {len(a)} paired seeds" if is_paired else f"over {len(a)} and {len(b)} seeds"
-    return Difference(gain, gain - margin, gain + margin, f"in {metric}", seeds)
+    p, rounding = None, ROUNDING * max(map(abs, [*a.values(), *b.values()]))
+    varies = margin > rounding or any(max(part) - min(part) > rounding for part in parts)
+    if gain and not varies:  # only the order of the seeds counts
+        p = min(1.0, 2 / (2 ** len(a) if is_paired else math.comb(len(a) + len(b), len(a))))
+        test = "sign test" if is_paired else "permutation test"
+        seeds += f" with the same difference; {test}: p = {p:.2g}"
+    margin = math.hypot(margin, margin_of_seeds)
+    return Difference(gain, gain - margin, gain + margin, f"in {metric}", seeds, p)
 
 
 def format_seed_comparison(words: Sequence[str], metric: str | None) -> list[str]:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from src.kindling.analysis.intervals import mean_interval
 from src.kindling.analysis.leaderboard import Leaderboard, Row
 from src.kindling.config.errors import InputError, format_count, join_names
-from src.kindling.runs.metric_names import mode_by_name
+from src.kindling.runs.metric_names import is_share, mode_by_name
 
 if TYPE_CHECKING:
     from src.kindling.analysis.prediction_columns import Predictions
 
+ROUNDING = 1e-6  # of scores; gains that vary by less are the same
 METRIC_NAMES = {"mae": "mean absolute error", "iou": "mean IoU"}
 
 
@@ -58,9 +59,9 @@ class Difference:
 def compare_paired(one: Row, other: Row) -> Difference:
     """Compare two runs, A and B, sample by sample; samples of one group count as one observation.
 
-    The t-interval of the mean difference, and its t-test; for independent samples that are right or
-    wrong, McNemar's exact test. Both compare these two trainings; other seeds may reverse the
-    result.
+    The t-interval of the mean difference, and its t-test, or a sign test where all differences are
+    the same; for independent samples that are right or wrong, McNemar's exact test. They compare
+    these two trainings; other seeds may reverse the result.
 
     Raises:
         InputError: when predictions are missing, or are not of the same samples.
@@ -76,17 +77,23 @@ def compare_paired(one: Row, other: Row) -> Difference:
     gain, groups = float(gains.mean()), b.columns.get("group", a.columns.get("group"))
     count = n if groups is None else len(np.unique(groups))
     margin = half_width(gains, groups)
+    quantile, largest = t.ppf(0.975, count - 1), np.abs([a["score"], b["score"]]).max()
+    deviation = margin / quantile * math.sqrt(count)
+    largest *= 100 if is_right_or_wrong else 1
     test = "t-test" if groups is None else f"t-test over {format_count(count, 'group')}"
     if is_right_or_wrong and groups is None:
         won, lost = int((gains > 0).sum()), int((gains < 0).sum())
         test, p = "McNemar", float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
-    elif margin:
-        p = 2 * float(t.sf(abs(gain) / margin * t.ppf(0.975, count - 1), count - 1))
-    else:  # all gains are the same
-        p = float(not gain)
+    elif deviation > ROUNDING * largest:
+        p = 2 * float(t.sf(abs(gain) / margin * quantile, count - 1))
+    else:  # all gains are the same, and show only which run leads
+        test, p = test.replace("t-test", "sign test"), min(1.0, 2 * 0.5**count) if gain else 1.0
     metric = f"{'points of' if is_right_or_wrong else 'in'} {name_score(a.scored)}"
     basis = f"{test}: p = {p:.2g}"
-    return Difference(gain, gain - margin, gain + margin, metric, basis, p, n)
+    most = 100 if is_right_or_wrong else 1 if is_share(a.scored) else math.inf
+    return Difference(
+        gain, max(gain - margin, -most), min(gain + margin, most), metric, basis, p, n
+    )
 
 
 def half_width(values: Any, groups: Any = None) -> float:

@@ -182,6 +182,35 @@ def test_t_test_over_equal_groups_is_that_of_group_means(tmp_path: Path) -> None
     assert str(found).endswith(f"; t-test over 12 groups: p = {expected.pvalue:.2g})")
 
 
+@pytest.mark.parametrize(("groups", "p"), [(2, 0.5), (5, 0.0625), (6, 0.03125)])
+def test_equal_gains_of_groups_have_a_sign_test(tmp_path: Path, groups: int, p: float) -> None:
+    rows = []
+    for name, score in (("A", [0.1, 0.7, 0.3]), ("B", [0.4, 1.0, 0.6])):
+        count = 3 * groups
+        columns = {"index": np.arange(count), "target": np.ones(count)}
+        columns |= {"score": np.tile(np.float32(score), groups), "group": np.arange(count) // 3}
+        path = tmp_path / name / "predictions" / "test.npz"
+        Predictions(columns, None, "test", scored="mae").save(path)
+        rows.append(Row([tmp_path / name], "finished"))
+    found = compare_paired(*rows)
+    assert (found.p, found.significant) == (p, p < 0.05)
+    assert str(found).endswith(f"; sign test over {groups} groups: p = {p:.2g})")
+
+
+def test_interval_of_two_groups_stays_within_100_points(logs: Path) -> None:
+    rows = []
+    for name, right in (("A", [0, 0, 0, 1]), ("B", [1, 1, 0, 0])):
+        path = make(logs, f"digits/{name}", {}) / "predictions" / "test.npz"
+        columns = {"index": np.arange(4), "target": np.ones(4), "score": np.array(right) * 1.0}
+        Predictions(
+            columns | {"group": np.array([0, 0, 1, 1])}, None, "test", None, "accuracy"
+        ).save(path)
+        rows.append(Row([path.parents[1]], "finished"))
+    found = compare_paired(*rows)
+    assert (found.low, found.gain, found.high) == (-100, 25, 100)
+    assert found.p == pytest.approx(ttest_1samp([1.0, -0.5], 0).pvalue)
+
+
 def test_runs_on_a_table_with_groups_are_compared_over_groups(
     logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
