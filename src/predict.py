@@ -38,14 +38,13 @@ def main(argv: list[str]) -> Predicted:
 
     run = load_run(flags.run, flags.trust)
     options = (flags.out, flags.gallery, flags.batch_size, flags.top, flags.exact)
+    started = time.perf_counter()
     with one_line(run):
-        inputs = split_inputs(run, flags.words)
-        started = time.perf_counter()
-        found = predict(run, inputs, *options)
+        found = predict(run, split_inputs(run, flags.words), *options)
     seconds = time.perf_counter() - started
     print(format_preview(found.first, probabilities=bool(flags.top)))
-    speed = f"{found.rows / seconds:,.0f} rows/s"
-    print(f"\npredicted  {found.rows:,} rows in {seconds:.1f} s ({speed})")
+    speed = found.rows / seconds
+    print(f"\npredicted  {found.rows:,} rows in {seconds:.1f} s ({speed:,.0f} rows/s)")
     for note in found.notes:
         print(f"note       {escape_control(note)}")
     print(f"saved      {display_path(found.path)}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from src.kindling.runs.metric_names import is_share
+from src.kindling.runs.metric_names import find_limits, is_share
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +40,7 @@ def mean_interval(
         share: whether the values are shares, in [0, 1].
         overlap: added to 1/n in the variance: validation samples per training sample, for values
             of folds (Nadeau and Bengio, Machine Learning 52, 2003).
-        samples: behind the values, for shares that are all 0 or all 1; default: number of groups.
+        samples: behind the values, for shares that are all the same; default: number of groups.
         skewed: whether the values may be skewed, such as errors.
     """
     import numpy as np
@@ -71,7 +71,8 @@ def _interval(
     variance = inflation * G / (G - 1) * float(squares)
     if share and -1e-6 < value < 1 + 1e-6:  # rounded to float32
         unit = value * (1 - value)  # the variance of one value of 0 or 1
-        shrinkage = quantile**2 * (variance / unit if unit > 1e-6 else inflation / samples)
+        varies = unit > 1e-6 and variance > 1e-10 * unit  # by more than rounding
+        shrinkage = quantile**2 * (variance / unit if varies else inflation / samples)
         center = (value + shrinkage / 2) / (1 + shrinkage)
         margin = math.sqrt(shrinkage * unit + shrinkage**2 / 4) / (1 + shrinkage)
         return max(center - margin, 0.0), min(center + margin, 1.0)
@@ -81,6 +82,12 @@ def _interval(
         ends = 3 / skewness * (np.cbrt(1 + skewness * (ends - skewness / 6)) - 1)
     low, high = value - math.sqrt(variance) * ends
     return float(low), float(high)
+
+
+def within_limits(name: str, interval: Interval) -> Interval:
+    """An interval without values that the metric of this name cannot have, such as R² above 1."""
+    least, most = find_limits(name)
+    return max(interval[0], least), min(interval[1], most)
 
 
 def metric_intervals(
@@ -117,9 +124,10 @@ def metric_intervals(
     for key, metric in metrics.items() if G > 1 else ():
         for name, (value, deviations) in _jackknife(key, metric, outputs, targets, codes).items():
             share = is_share(name) or is_share(type(metric).__name__)
-            intervals[name] = _interval(value, deviations, share, True, G)
+            found: Interval | None = _interval(value, deviations, share, True, G)
             if name == predictions.scored and math.isclose(value, mean_score, rel_tol=1e-4):
-                intervals[name] = mean_interval(scores, groups, share, skewed=True)
+                found = mean_interval(scores, groups, share, skewed=True)
+            intervals[name] = found and within_limits(name, found)
     return intervals, baseline
 
 

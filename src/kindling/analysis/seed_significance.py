@@ -14,7 +14,13 @@ from src.kindling.analysis.leaderboard import (
     mode_of,
     read_seeds,
 )
-from src.kindling.analysis.significance import Difference, half_width, name_score, read_scores
+from src.kindling.analysis.significance import (
+    ROUNDING,
+    Difference,
+    half_width,
+    name_score,
+    read_scores,
+)
 from src.kindling.config.errors import InputError, format_count, join_names
 from src.kindling.runs.metric_names import canonical_name, parse_name
 
@@ -34,7 +40,12 @@ def compare_seeds(
     gain = (fmean(b.values()) - fmean(a.values())) * (-1 if mode == "min" else 1)
     margin = math.hypot(margin, *map(half_width, parts))
     seeds = f"over {len(a)} paired seeds" if is_paired else f"over {len(a)} and {len(b)} seeds"
-    return Difference(gain, margin, f"in {metric}", seeds)
+    p = None
+    if gain and margin <= ROUNDING * abs(gain):  # only which config leads is known
+        p = 2 / (2 ** len(a) if is_paired else math.comb(len(a) + len(b), len(a)))
+        test = "sign test" if is_paired else "permutation test"
+        seeds += f" with the same difference; {test}: p = {p:.2g}"
+    return Difference(gain, margin, f"in {metric}", seeds, p)
 
 
 def format_seed_comparison(words: Sequence[str], metric: str | None) -> list[str]:

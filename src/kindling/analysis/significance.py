@@ -17,6 +17,7 @@ from src.kindling.runs.metric_names import mode_by_name
 if TYPE_CHECKING:
     from src.kindling.analysis.prediction_columns import Predictions
 
+ROUNDING = 1e-3  # of a gain; gains that vary by less are the same
 METRIC_NAMES = {"mae": "mean absolute error", "iou": "mean IoU"}
 
 
@@ -50,8 +51,9 @@ class Difference:
 def compare_paired(one: Row, other: Row) -> Difference:
     """Compare two runs, A and B, sample by sample; samples of one group count as one observation.
 
-    By the t-interval and t-test of the mean difference; for independent samples that are right or
-    wrong, by McNemar's exact test. Raises InputError without predictions of the same samples.
+    By the t-interval and t-test of the mean difference, or a sign test where all are the same; for
+    independent samples that are right or wrong, by McNemar's exact test. Raises InputError without
+    predictions of the same samples.
     """
     import numpy as np
     from scipy.stats import binomtest, t
@@ -68,10 +70,10 @@ def compare_paired(one: Row, other: Row) -> Difference:
     if is_right_or_wrong and groups is None:
         won, lost = int((gains > 0).sum()), int((gains < 0).sum())
         test, p = "McNemar", float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
-    elif margin:
+    elif margin > ROUNDING * abs(gain):
         p = 2 * float(t.sf(abs(gain) / margin * t.ppf(0.975, count - 1), count - 1))
-    else:  # all gains are the same
-        p = float(not gain)
+    else:  # all gains are the same, and show only which run leads
+        test, p = test.replace("t-test", "sign test"), 2 * 0.5**count if gain else 1.0
     metric = f"{'points of' if is_right_or_wrong else 'in'} {name_score(a.scored)}"
     return Difference(gain, margin, metric, f"{test}: p = {p:.2g}", p, n)
 

@@ -96,11 +96,7 @@ def cut_samples(
     if samples.target_type == "labels" and len(np.unique(y)) > min(count, len(free) - count):
         y = None
     if samples.target_type == "class":
-        sizes = class_counts(samples, free)
-        if few := [f"{name} ({size})" for name, size in sizes.items() if 0 < size <= left]:
-            need = f"needs {left + 1} samples of each class, one for each split"
-            remedy = "add samples or remove the class"
-            raise InputError(f"{problem} {need}; fewer have: {join_names(few)}; {remedy}")
+        _check_class_sizes(samples, free, count, left, problem)
     try:
         stay, cut = train_test_split(free, test_size=count, random_state=seed, stratify=y)
     except ValueError as error:
@@ -111,6 +107,20 @@ def cut_samples(
             _exchange(y, number, cut, stay, 1)
             _exchange(y, number, stay, cut, left)
     return stay, cut
+
+
+def _check_class_sizes(samples: Samples, free: Any, count: int, left: int, problem: str) -> None:
+    """Refuse to cut `count` off where a class or a split has too few samples for one of each."""
+    sizes = class_counts(samples, free)
+    if few := [f"{name} ({size})" for name, size in sizes.items() if 0 < size <= left]:
+        need = f"needs {left + 1} samples of each class, one for each split"
+        remedy = "add samples or remove the class"
+        raise InputError(f"{problem} {need}; fewer have: {join_names(few)}; {remedy}")
+    classes, least = sum(size > 0 for size in sizes.values()), min(count, len(free) - count)
+    if least < classes:
+        found = f"leaves {least:,} of {len(free):,} samples to a split, and it needs one of each"
+        remedy = f"add samples, or set counts of {classes:,} or more for each split"
+        raise InputError(f"{problem} {found} of the {classes:,} classes; {remedy}")
 
 
 def _exchange(y: Any, number: int, taker: Any, giver: Any, need: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Literal
 
@@ -64,9 +65,18 @@ def is_share(name: str) -> bool:
 
     torchmetrics' `plot_lower_bound` is no help: it is 0 for Cohen's kappa, which goes to -1.
     """
-    others = {"neg", "negative", *LOWER_IS_BETTER.split()}
+    others = {"neg", "negative", "r2", *LOWER_IS_BETTER.split()}
     words = {*_split(name)}
     return bool(words & {*SHARES.split()}) and not words & others
+
+
+def find_limits(name: str) -> tuple[float, float]:
+    """Return the least and the largest value of an error or of R²; infinite for other metrics."""
+    words = {*_split(name)}
+    is_error, is_r2 = bool(words & {"mae", "mse", "rmse"}), "r2" in words
+    if is_error == is_r2 or words & {"neg", "negative", "log"}:  # neither, or a target's name
+        return -math.inf, math.inf
+    return (-math.inf, 1.0) if is_r2 else (0.0, math.inf)
 
 
 def _split(name: str) -> list[str]:

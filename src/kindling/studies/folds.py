@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from src.kindling.analysis.intervals import mean_interval
+from src.kindling.analysis.intervals import mean_interval, within_limits
 from src.kindling.config.compose import compose, get
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path
@@ -101,7 +101,7 @@ def summarize_folds(plan: Plan, finished: Sequence[TrialResult]) -> Summary:
         values = [result.metrics[name] for result in finished]
         interval = mean_interval(values, None, is_share(name), fmean(ratios), samples or None)
         if interval:
-            row["low"], row["high"] = interval
+            row["low"], row["high"] = within_limits(name, interval)
     return summary
 
 

@@ -90,6 +90,27 @@ def test_accuracy_interval_is_wilsons(right: int, n: int) -> None:
     assert (low, high) == pytest.approx((usual.low, usual.high), abs=0.4 / n)
 
 
+def test_equal_groups_have_the_interval_of_so_many_samples() -> None:
+    target = np.zeros(80, int)
+    found = np.arange(80) % 4 == 0  # wrong, in each of 20 groups once
+    probability = np.eye(2)[found.astype(int)]
+    low, high = classify(["accuracy"], probability, target, group=np.arange(80) // 4)["accuracy"]
+    level = 2 * norm.cdf(t.ppf(0.975, 19)) - 1
+    exact = binomtest(15, 20).proportion_ci(confidence_level=level, method="wilson")
+    assert (low, high) == pytest.approx((exact.low, exact.high), abs=1e-6)
+
+
+def test_errors_and_r2_stay_within_their_limits() -> None:
+    random = np.random.default_rng(4)
+    lows, highs = [], []
+    for _ in range(20):
+        target = random.normal(size=9)
+        found = regress(target + random.standard_t(1, size=9), target)
+        lows += [found["mae"][0], found["rmse"][0]]
+        highs.append(found["r2"][1])
+    assert (min(lows), max(highs)) == (0.0, 1.0)
+
+
 def test_auroc_interval_has_delongs_error() -> None:
     probability, target = draw_classes(np.random.default_rng(0), 90, 0.85)
     positive, negative = probability[target == 1, 1], probability[target == 0, 1]

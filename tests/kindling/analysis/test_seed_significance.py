@@ -51,6 +51,19 @@ def test_interval_of_other_seeds_is_at_least_welchs() -> None:
     assert found.basis == "over 4 and 3 seeds"
 
 
+def test_seeds_that_differ_equally_have_a_sign_test() -> None:
+    a = {seed: float(np.float32(1 - (seed + 2) / 270)) for seed in range(6)}
+    b = {seed: float(np.float32(1 - (seed + 1) / 270)) for seed in range(6)}
+    for count, p in ((2, 0.5), (5, 0.0625), (6, 0.03125)):
+        some = [{seed: scores[seed] for seed in range(count)} for scores in (a, b)]
+        found = compare_seeds(*some, "accuracy", "max")
+        assert (found.p, found.significant) == (p, count == 6)
+        assert f"over {count} paired seeds with the same difference; sign test" in str(found)
+    found = compare_seeds({0: 0.9, 1: 0.9}, {2: 0.95, 3: 0.95}, "accuracy", "max")
+    assert (found.p, found.significant) == (pytest.approx(1 / 3), False)
+    assert not compare_seeds({0: 0.9, 1: 0.8}, {0: 0.9, 1: 0.8}, "accuracy", "max").significant
+
+
 def test_studies_with_equal_seeds_are_rows_of_their_own(
     logs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -175,6 +175,21 @@ def test_t_test_over_equal_groups_is_that_of_group_means(tmp_path: Path) -> None
     assert str(found).endswith(f"; t-test over 12 groups: p = {expected.pvalue:.2g})")
 
 
+@pytest.mark.parametrize(("groups", "p"), [(2, 0.5), (5, 0.0625), (6, 0.03125)])
+def test_equal_gains_of_groups_have_a_sign_test(tmp_path: Path, groups: int, p: float) -> None:
+    rows = []
+    for name, score in (("A", [0.1, 0.7, 0.3]), ("B", [0.4, 1.0, 0.6])):
+        count = 3 * groups
+        columns = {"index": np.arange(count), "target": np.ones(count)}
+        columns |= {"score": np.tile(np.float32(score), groups), "group": np.arange(count) // 3}
+        path = tmp_path / name / "predictions" / "test.npz"
+        Predictions(columns, None, "test", scored="mae").save(path)
+        rows.append(Row([tmp_path / name], "finished"))
+    found = compare_paired(*rows)
+    assert (found.p, found.significant) == (p, p < 0.05)
+    assert str(found).endswith(f"; sign test over {groups} groups: p = {p:.2g})")
+
+
 def test_runs_on_a_table_with_groups_are_compared_over_groups(
     logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -343,8 +358,12 @@ def test_real_predictions_differ_as_their_metrics_do(logs: Path) -> None:
             "digits/A and digits/B: different targets for the same sample numbers: the data differ",
         ),
         (
-            {"index": np.zeros((0,))},
+            {name: np.zeros((0,)) for name in ("index", "target", "prediction", "probability")},
             "digits/A and digits/B: not tested on the same samples (10 and 0, 0 in common)",
+        ),
+        (
+            {"index": np.zeros((0,))},
+            "{path}: not readable: target is int64 (10,), index (0,); remove it",
         ),
         ({"index": None}, "{path}: not readable: 'index is not a file in the archive'; remove it"),
     ],

@@ -117,6 +117,18 @@ def test_class_of_three_is_in_each_split(split: tuple[float, float, float]) -> N
     assert sizes == pytest.approx([123 * share for share in shares], abs=1)
 
 
+def test_split_smaller_than_the_classes_is_refused() -> None:
+    y = np.arange(9) % 3
+    with pytest.raises(InputError) as error:
+        split_samples(made(y), SPLIT, 0)
+    assert str(error.value) == (
+        "data.split: [0.7, 0.15, 0.15] leaves 1 of 9 samples to a split, and it needs one of each "
+        "of the 3 classes; add samples, or set counts of 3 or more for each split"
+    )
+    found = split_samples(made(y), (3, 3, 3), 0)
+    assert (class_shares(made(y), found) > 0).all()
+
+
 def test_class_of_two_is_refused() -> None:
     samples = made(np.repeat([0, 1, 2], [60, 60, 2]))
     with pytest.raises(InputError) as caught:

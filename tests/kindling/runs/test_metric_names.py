@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from src.kindling.runs.metric_names import canonical_name
+from src.kindling.runs.metric_names import canonical_name, find_limits, is_share
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,12 @@ from src.kindling.runs.metric_names import canonical_name
 )
 def test_canonical_name(logged: str, canonical: str) -> None:
     assert canonical_name(logged) == canonical
+
+
+def test_limits_of_errors_and_r2() -> None:
+    assert find_limits("val/mae_height") == (0, math.inf)
+    assert find_limits("test_MeanSquaredError_rmse") == (0, math.inf)
+    assert find_limits("r2") == find_limits("test/r2_height") == (-math.inf, 1)
+    for name in ("loss", "accuracy", "neg_mae", "mae_r2"):
+        assert find_limits(name) == (-math.inf, math.inf)
+    assert not is_share("r2_accuracy")  # R² of a column of that name

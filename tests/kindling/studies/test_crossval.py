@@ -267,6 +267,12 @@ def test_folds_without_a_mistake_have_the_interval_of_their_samples(tmp_path: Pa
     assert row["low"] < 1
 
 
+def test_equal_folds_have_an_interval() -> None:
+    low, high = folds_interval([0.95] * 5, 0.25, share=True, samples=100)
+    assert low < 0.9 < 0.98 < high < 1
+    assert (low, high) == pytest.approx(folds_interval([0.95] * 5, 0.25, True, 100))
+
+
 def test_corrected_interval_has_its_coverage() -> None:
     # Means of the class are estimated on folds that share a training set's noise, as models of overlapping sets do.
     random, held = np.random.default_rng(0), {"corrected": 0, "usual": 0}
