@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.kindling.analysis.intervals import BLOCKS, mean_interval, metric_intervals
-from src.kindling.config.compose import Config, compose, flatten, record_path
+from src.kindling.config.compose import Config, compose, flatten, get, record_path
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.runs.files import read_json, write
 from src.kindling.runs.metric_names import canonical_name, is_share, parse_name
@@ -70,6 +70,7 @@ def report(run: TrainedRun) -> Path:
         samples=len(predictions) if predictions else 0,
         groups=len(set(groups.tolist())) if groups is not None else 0,
         blocks=BLOCKS,
+        test_limit=get(run.config.values, "trainer.limit_test_batches"),
         diff=(run.path / "diff.patch").exists(),
     )
     write(path, page)

@@ -22,6 +22,7 @@ from src.kindling.analysis.significance import (
     read_scores,
 )
 from src.kindling.config.errors import InputError, format_count, join_names
+from src.kindling.runs.files import read_json
 from src.kindling.runs.metric_names import canonical_name, parse_name
 
 Scores = dict[Any, float]  # by seed
@@ -69,6 +70,7 @@ def format_seed_comparison(words: Sequence[str], metric: str | None) -> list[str
         except InputError as error:
             covered += f" ({error.lines[0]})"
     if not values:
+        _require_same_split(words, rows)
         tested = f"test/{parse_name(one.monitor)[1]}"
         name = canonical_name(metric or (tested if tested in one.numbers else one.monitor))
         values = [run.numbers.get(name) for run in runs]
@@ -95,6 +97,17 @@ def _score_samples(runs: Sequence[Row], count: int) -> tuple[list[float], str, f
     margin = half_width(scores[count:].mean(axis=0) - scores[:count].mean(axis=0), groups)
     name = name_score(predictions[0].scored)
     return scores.mean(axis=1).tolist(), name, margin, f"covered: other seeds and samples ({size})"
+
+
+def _require_same_split(words: Sequence[str], rows: Sequence[Row]) -> None:
+    """Refuse metrics of other samples: predictions, which name their samples, are not compared."""
+    files = [row.paths[0] / "meta.json" for row in rows]
+    hashes = {read_json(file).get("split_hash") for file in files if file.exists()} - {None}
+    if len(hashes) > 1:
+        keys = find_differing_keys([row.config for row in rows])
+        causes = [key for key in keys if key.startswith("data.")] or ["the samples"]
+        problem = f"not of the same splits ({join_names(causes)} differ)"
+        raise InputError(f"--seeds {' '.join(words)}: {problem}; train both on the same splits")
 
 
 def _format_wins(a: Scores, b: Scores, found: Difference) -> list[str]:

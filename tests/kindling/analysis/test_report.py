@@ -97,6 +97,18 @@ def test_page_has_result_plots_config_and_commands(digits: Run) -> None:
     assert re.search(r"The best val/loss, [\d.]+, is of epoch [12] of 2", page)
 
 
+def test_page_says_when_its_metrics_are_of_fewer_samples(digits: Run, tmp_path: Path) -> None:
+    sentence = "<b>With trainer.limit_test_batches=2, the test metrics may be of fewer samples than"
+    assert sentence in " ".join((digits.path / "report.html").read_text().split())
+    copy = shutil.copytree(digits.path, tmp_path / "digits" / "copy")
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(
+        config.replace("limit_test_batches: 2", "limit_test_batches: null")
+    )
+    page = report(TrainedRun(copy)).read_text()
+    assert "fewer" not in page.partition("Intervals:")[2].partition("</p>")[0]
+
+
 def test_intervals_and_baseline() -> None:
     run = train("digits").run
     predictions = Predictions.load(run.path / "predictions" / "test.npz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from statistics import fmean
 
@@ -125,6 +126,27 @@ def test_test_samples_are_part_of_the_variance(
     margin = np.hypot(margins[0], t.ppf(0.975, 9) * sem(groups))
     assert f"{gain - margin:.4g} to {gain + margin:.4g}; over 3 paired seeds)" in lines[2]
     assert lines[4] == "covered: other seeds and samples (50 test samples in 10 groups)"
+
+
+def test_metrics_of_other_splits_are_refused(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, digest in (("before", "a1"), ("by_group", "b2")):
+        study(logs, name, 8, [0.9, 0.91])
+        for path in (logs / "digits" / name).glob("seed*"):
+            (path / "meta.json").write_text(json.dumps({"split_hash": digest}))
+            facts = json.loads((path / "run.json").read_text())
+            facts["config"]["data.group_column"] = digest
+            (path / "run.json").write_text(json.dumps(facts))
+    (line,) = mistakes("compare", "--seeds", "digits/before", "digits/by_group")
+    assert line == (
+        "--seeds digits/before digits/by_group: not of the same splits (data.group_column differ); "
+        "train both on the same splits"
+    )
+    for path in (logs / "digits").glob("*/seed*"):
+        (path / "meta.json").write_text('{"split_hash": "a1"}')
+    compared("--seeds", "digits/before", "digits/by_group")
+    assert "no significant difference" in capsys.readouterr().out
 
 
 def test_mistakes_in_sets_of_seeds(logs: Path) -> None:
