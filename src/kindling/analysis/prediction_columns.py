@@ -101,7 +101,8 @@ class Predictions:
             check_size(path, MOST_COMPRESSED)
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 columns = {name: file[name] for name in ("index", *file.files)}
-            about = json.loads(str(columns.pop("about.json", "{}")))
+            text = columns.pop("about.json", np.array("{}")).astype("=U")
+            about = json.loads(text.tobytes().decode("utf-32"))  # str() would take any code
             spec = Spec.from_plain(about["spec"]) if about.get("spec") else None
             stage, scored = str(about.get("stage", "test")), str(about.get("scored", ""))
             _check_columns(columns)

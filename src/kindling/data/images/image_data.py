@@ -238,23 +238,34 @@ def pack(images: ImageFiles) -> Tensor:
     key = images.paths.fingerprint(images.channels, images.size, images.resize_mode)
     path = cache_path("cache", f"{key}.uint8")
     shape = (len(images), images.channels, images.size, images.size)
+    progress = path.with_suffix(".json")
     with FileLock(path.with_suffix(".lock")):
-        if not path.exists() or path.stat().st_size != np.prod(shape):  # or a damaged one
+        is_whole = path.exists() and path.stat().st_size == np.prod(shape)
+        if not is_whole or _read_progress(progress)[0] != len(images):
             _write_pack(images, path, bytes_per_image=int(np.prod(shape[1:])))
-    images.unreadable[read_json(path.with_suffix(".json"))["unreadable"]] = True
+    images.unreadable[_read_progress(progress)[1]] = True
     # Copy-on-write: every reader shares the pages, and nothing can change the file.
     return torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c", shape=shape))
+
+
+def _read_progress(path: Path) -> tuple[int, list[int]]:
+    """How many images are packed, and the unreadable ones; none where the file is damaged."""
+    with suppress(OSError, InputError, KeyError, TypeError):
+        saved = read_json(path)
+        if {*saved["unreadable"]} <= {*range(saved["done"])}:
+            return saved["done"], saved["unreadable"]
+    return 0, []
 
 
 def _write_pack(images: ImageFiles, path: Path, bytes_per_image: int) -> None:
     from rich.progress import track
 
     unfinished, progress = path.with_suffix(".part"), path.with_suffix(".json")
-    done = 0
-    if unfinished.exists() and progress.exists():
-        saved = read_json(progress)
-        done = saved["done"]
-        images.unreadable[saved["unreadable"]] = True
+    packed = unfinished.stat().st_size // bytes_per_image if unfinished.exists() else 0
+    done, unreadable = _read_progress(progress)
+    if done > min(packed, len(images)):
+        done, unreadable = 0, []
+    images.unreadable[unreadable] = True
     needed = (len(images) - done) * bytes_per_image
     free = shutil.disk_usage(path.parent).free
     if needed > free:
@@ -264,7 +275,7 @@ def _write_pack(images: ImageFiles, path: Path, bytes_per_image: int) -> None:
     resumed = f"; {done:,} are packed already" if done else ""
     print(f"packing {len(images):,} images for data.cache=memmap, once{resumed}")
     size = max(1, min(256, CHUNK_BYTES // bytes_per_image))
-    chunks = torch.split(torch.arange(done, len(images)), size)
+    chunks = [torch.arange(len(images))[i : i + size] for i in range(done, len(images), size)]
     dataset: Any = images  # which gives a batch for an index tensor
     loader = make_loader(dataset, chunks, usable_cores())
     with unfinished.open("r+b" if done else "wb") as file:
