@@ -70,7 +70,7 @@ def format_seed_comparison(words: Sequence[str], metric: str | None) -> list[str
         except InputError as error:
             covered += f" ({error.lines[0]})"
     if not values:
-        _require_same_split(words, rows)
+        _require_same_split(words, [one, other])
         tested = f"test/{parse_name(one.monitor)[1]}"
         name = canonical_name(metric or (tested if tested in one.numbers else one.monitor))
         values = [run.numbers.get(name) for run in runs]
