@@ -73,6 +73,8 @@ LOSSES: dict[str, tuple[Callable[[nn.Module], tuple[Any, Tensor, Tensor]], nn.Mo
     "weighted": (classes, nn.CrossEntropyLoss(weight=WEIGHT)),
     "weighted_smoothed": (classes, nn.CrossEntropyLoss(weight=WEIGHT, label_smoothing=0.1)),
     "ignoring": (classes, nn.CrossEntropyLoss(ignore_index=1)),
+    "summed": (classes, nn.CrossEntropyLoss(weight=WEIGHT, reduction="sum")),
+    "summed_values": (values, nn.MSELoss(reduction="sum")),
     "nll": (classes, nn.NLLLoss(weight=WEIGHT)),
     "margin": (classes, nn.MultiMarginLoss(weight=WEIGHT)),
     "bce": (labels, nn.BCEWithLogitsLoss()),

@@ -111,10 +111,10 @@ def _require_same_split(words: Sequence[str], rows: Sequence[Row]) -> None:
 
 
 def _format_wins(a: Scores, b: Scores, found: Difference) -> list[str]:
-    """Count the seeds with which the leader leads, with Wilson's interval, for paired seeds."""
+    """How many seeds the leader leads, and Wilson's interval; nothing without pairs or leader."""
     from scipy.stats import binomtest
 
-    if a.keys() != b.keys():
+    if a.keys() != b.keys() or not found.gain:
         return []
     leader, lead = "A" if found.gain < 0 else "B", fmean(b.values()) - fmean(a.values())
     wins = sum((b[seed] - a[seed]) * lead > 0 for seed in a)

@@ -124,7 +124,9 @@ def compare_with_best(board: Leaderboard) -> list[str]:
         verdict = "significantly better" if one.gain > 0 else "significantly worse"
         names[verdict if is_significant else "not significantly different"].append(name)
     if untested := [row.name for row in others if row.name not in found]:
-        names["not tested (of several seeds: pass --seeds A B; or no predictions)"] = untested
+        names["not tested (of several seeds: pass --seeds A B; else compare A B says why)"] = (
+            untested
+        )
     verdicts = "; ".join(f"{verdict}: {join_names(some, 20)}" for verdict, some in names.items())
     tests = f"p < 0.05 after Holm's correction for {format_count(count, 'test')}"
     tests = f" ({tests})" if found else ""

@@ -87,6 +87,8 @@ def loss_sums(value: Tensor, loss: nn.Module, outputs: Tensor, targets: Tensor) 
     own: Any = loss
     if hasattr(own, "sums"):
         return own.sums(outputs, targets), own.from_sums
+    if own.__dict__.get("reduction") == "sum":
+        return value.float().reshape(1), torch.sum
     if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) or loss.reduction != "mean":
         return None
     plain = loss.weight is None and targets.ndim == 1 and loss.ignore_index < 0

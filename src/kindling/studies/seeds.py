@@ -35,6 +35,8 @@ def run_seeds(
     results = run_study(plan, flags.workers, flags.retry)
     summary = summarize(results)
     finished = sum(result.state == "finished" for result in results)
+    if finished == 1:
+        print("one seed finished: no mean ± std; its metrics are in its run's metrics.json")
     lines = print_summary(summary, f"mean ± std of {finished} seeds")
     finish_study(plan, results, {"summary": summary}, lines)
     return results

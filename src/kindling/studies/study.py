@@ -10,7 +10,7 @@ from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
 
-from src.kindling.config.errors import InputError, join_names
+from src.kindling.config.errors import InputError, format_count, join_names
 from src.kindling.runs.files import display_path, write, write_json
 from src.kindling.runs.redact import redact, redacted
 from src.kindling.runs.run import ELSEWHERE
@@ -60,7 +60,7 @@ def run_study(plan: Plan, workers: int = 1, retry: bool = False) -> list[TrialRe
     if retry:
         queue.retry_failed()
     left = sum(result.state not in ENDED for result in queue.results())
-    counts = f"{len(plan.members)} members, {left} to run, {workers} at a time"
+    counts = f"{format_count(len(plan.members), 'member')}, {left} to run, {workers} at a time"
     print(f"{plan.name}: {counts}", flush=True)
     try:
         if left and workers == 1:

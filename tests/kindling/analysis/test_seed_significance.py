@@ -146,7 +146,9 @@ def test_metrics_of_other_splits_are_refused(
     for path in (logs / "digits").glob("*/seed*"):
         (path / "meta.json").write_text('{"split_hash": "a1"}')
     compared("--seeds", "digits/before", "digits/by_group")
-    assert "no significant difference" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert lines[0].startswith("no significant difference between A and B: they differ by 0 in")
+    assert lines[1].startswith("not covered")  # without leader, no line on who leads
 
 
 def test_mistakes_in_sets_of_seeds(logs: Path) -> None:

@@ -250,8 +250,8 @@ def test_several_runs_are_compared_with_the_best(
     compared("digits")
     assert capsys.readouterr().out.splitlines()[-1] == (
         "against digits/0 on the test split: not significantly different: digits/1, digits/2; "
-        "significantly worse: digits/3; not tested (of several seeds: pass --seeds A B; or no "
-        "predictions): digits/untested (p < 0.05 after Holm's correction for 3 tests)"
+        "significantly worse: digits/3; not tested (of several seeds: pass --seeds A B; else "
+        "compare A B says why): digits/untested (p < 0.05 after Holm's correction for 3 tests)"
     )
     compared()
     assert "Holm" not in capsys.readouterr().out

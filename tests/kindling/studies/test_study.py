@@ -117,6 +117,13 @@ def seeds(finished: tuple[Path, str], logs: Path) -> Path:
     return logs / "digits/seeds"
 
 
+def test_one_seed_has_no_deviation(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("train", *SEEDS[:-1], "0", "--name", "one")
+    output = capsys.readouterr().out
+    assert "digits/one: 1 member, 1 to run" in output
+    assert "one seed finished: no mean ± std; its metrics are in its run's metrics.json" in output
+
+
 def test_seeds_give_the_numbers_of_ordinary_runs(
     finished: tuple[Path, str], seeds: Path, logs: Path
 ) -> None:
