@@ -26,8 +26,10 @@ Steps = tuple[Any, ...]
 
 
 def _read_environment(name: str, *default: Any, _root_: Any) -> str | None:
-    """`${oc.env:NAME,default}` as in OmegaConf, for a config that the user trusts."""
+    """`${oc.env:NAME,default}` as in OmegaConf; for a config from elsewhere only the default."""
     if _root_._get_flag(STRANGERS):
+        if default:
+            return None if default[0] is None else str(default[0])
         raise PermissionError(f"a config written elsewhere reads no environment; {TRUST}")
     from_environment.add(name)
     return oc.env(name, *default)

@@ -112,7 +112,6 @@ def test_config_from_elsewhere_builds_nets_of_timm_and_torchvision(
     "reference",
     [
         "${oc.env:PLANTED}",
-        "${oc.env:PLANTED,default}",
         "${oc.decode:${oc.env:PLANTED}}",
         "${oc.create:{a: '${oc.env:PLANTED}'}}",
         "${oc.${tags.0}:PLANTED}",
@@ -133,6 +132,15 @@ def test_config_from_elsewhere_reads_no_environment(
             line.startswith(f"seed: {reference}: ") and f"{problem}; {TRUST}" in line
             for line in lines
         )
+
+
+def test_config_from_elsewhere_has_the_default_of_the_environment(
+    run_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANTED", "7")
+    run = load_run(elsewhere(run_path, tmp_path, {"seed": "${oc.decode:${oc.env:PLANTED,3}}"}))
+    instantiate.check(run.config, trained=True)
+    assert instantiate.values(run.config).seed == 3
 
 
 def test_trusted_config_reads_the_environment(

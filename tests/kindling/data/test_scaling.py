@@ -188,7 +188,7 @@ def test_served_timestamps_and_values_match_training(
     call("export", str(run.path))
     model = Model(run.path / "export/model.onnx", threads=1)
     content = json.dumps(rows.to_dict("records")).encode()
-    decoded = RowDecoder(model.spec.columns, Limits())(content, several=True)
+    decoded = RowDecoder(model.spec.columns, Limits())("", content, several=True)
     served = model.responses.format(model.predict(decoded.x.astype(model.dtype)))
     served_values = [response["prediction"] for response in served]
     assert np.allclose(served_values, predicted, rtol=0, atol=1e-5)

@@ -99,5 +99,5 @@ def read_metadata(texts: Mapping[str, str]) -> Metadata:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(map(str, first["loc"]))
-        reason = " ".join(first["msg"].split())
+        reason = " ".join(first["msg"].removeprefix("Value error, ").split())
         raise ValueError(f"metadata {key[:100]}: {reason[:200]}") from None
