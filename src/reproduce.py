@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from src.kindling.config.command import Parser, run_command
+from src.kindling.config.errors import escape_control
 from src.kindling.runs.files import display_path
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def _print_metrics(then: dict[str, float], now: dict[str, float]) -> None:
 
     table = Table("metric", "then", "now", box=None, pad_edge=False, header_style="bold")
     for name in dict.fromkeys([*then, *now]):
-        table.add_row(name, repr(then.get(name)), repr(now.get(name)))
-    Console(highlight=False).print(table)
+        table.add_row(escape_control(name), repr(then.get(name)), repr(now.get(name)))
+    Console(highlight=False, markup=False).print(table)
 
 
 if __name__ == "__main__":

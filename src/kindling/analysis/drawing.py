@@ -14,6 +14,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from src.kindling.config.errors import escape_control
+
 BLUE, ORANGE, GREY = "tab:blue", "tab:orange", "0.6"
 # A figure's gid says how the report shows it: as text, or as photographs.
 TEXT, PHOTOS = "text", "photos"
@@ -39,7 +41,7 @@ def encode_svg(figure: Figure) -> str:
 
 def shorten_label(name: str, most: int = 20) -> str:
     """Put a name on one line, cut it in its middle, and escape matplotlib's math mode."""
-    name = " ".join(name.split())
+    name = escape_control(" ".join(name.split()))
     if len(name) > most:
         name = f"{name[: most // 2]}…{name[most // 2 - most + 1 :]}"
     return name.replace("$", r"\$")

@@ -11,6 +11,8 @@ import pandas as pd
 
 from src.kindling.runs.metric_names import canonical_name, parse_name
 
+MOST_COLUMNS = 1000  # of a file from elsewhere, 200,000 take a minute
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -25,9 +27,10 @@ def read_metrics(run: Path) -> pd.DataFrame:
     if not path.exists():  # an earlier version wrote all steps to metrics.csv
         path = run / "metrics.csv"
     try:
-        table = pd.read_csv(path, index_col=False, on_bad_lines="skip", encoding_errors="replace")
+        table = pd.read_csv(path, on_bad_lines="skip", encoding_errors="replace")
     except (FileNotFoundError, pd.errors.EmptyDataError, pd.errors.ParserError):
         return pd.DataFrame()
+    table = table.reset_index(drop=True).iloc[:, :MOST_COLUMNS]  # a long line makes an index
     table = table.apply(pd.to_numeric, errors="coerce").rename(columns=canonical_name)
     table = table.loc[:, ~table.columns.duplicated()].replace([np.inf, -np.inf], np.nan)
     if not {"epoch", "step"} <= set(table):

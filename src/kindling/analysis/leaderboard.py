@@ -141,7 +141,7 @@ def read(path: Path) -> Row:
     """Read a run from its run.json; the state of a broken one names the problem."""
     try:
         if not is_own(path):
-            refuse_links(path)
+            refuse_links(path.resolve())
     except InputError as error:
         return Row([path], f"broken: {error.lines[0]}")
     try:

@@ -116,7 +116,7 @@ class Predictions:
 
 def _check_columns(columns: dict[str, Array]) -> None:
     """Raise a ValueError unless all are numbers with a row for each of `index`."""
-    index = columns["index"]
+    index = np.atleast_1d(columns["index"])
     for name, values in columns.items():
         if values.dtype.kind not in "biufc" or values.shape[:1] != index.shape:
             raise ValueError(f"{name} is {values.dtype} {values.shape}, index {index.shape}")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from src.kindling.analysis.intervals import BLOCKS, mean_interval, metric_intervals
 from src.kindling.config.compose import Config, compose, flatten, get, record_path
 from src.kindling.config.errors import InputError, join_names
-from src.kindling.runs.files import read_json, write
+from src.kindling.runs.files import display_path, read_json, write
 from src.kindling.runs.metric_names import canonical_name, is_share, parse_name
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ ORDER = (
     *("calibration", "mistakes", "worst", "uncertain", "examples", "weights", "gradients"),
     "layers",
 )
+LARGEST = 100_000_000  # pixels of a plot
 HEAVY = 200_000  # bytes of a PNG above which photographs are embedded as JPEG
 
 
@@ -131,7 +132,9 @@ def _plots(run: TrainedRun) -> Iterator[dict[str, Any]]:
 
     for path in sorted((run.path / "plots").glob("*.png"), key=place):
         content, file_type = path.read_bytes(), "png"
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.width * image.height > LARGEST:
+                raise InputError(f"{display_path(path)}: more than {LARGEST:,} pixels; remove it")
             kind = str(image.info.get("Kind", ""))
             if kind == PHOTOS and len(content) > HEAVY:
                 file, file_type = io.BytesIO(), "jpeg"

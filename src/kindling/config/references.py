@@ -21,6 +21,7 @@ OF_DATA = re.compile(r"\$\{(data|spec)\.(\w+(?:\.\w+)*)\}")
 OF_DATA_IN = ("net", "task")
 ELSEWHERE = "attributes of the data are only known in the sections net and task"
 LATER = "\0later"
+MOST_REFERENCES = 15  # of a config written elsewhere: 40 could make a text of 2**40 letters
 STRANGERS = "written elsewhere"  # a flag of OmegaConf's trees
 Steps = tuple[Any, ...]
 
@@ -59,6 +60,9 @@ def resolve(
     Raises:
         InputError: without a `report`, for the first reference that cannot be resolved.
     """
+    count = OF_DATA.sub("", str(config.values)).count("${")
+    if count > MOST_REFERENCES and not config.trusted:
+        raise InputError(f"config: {count} references, more than {MOST_REFERENCES}; {TRUST}")
     resolver = _Resolver(config, spec, report or config.fail, data)
     resolver.inserted = map_text(config.values, resolver.insert)
     return dict(map_text(resolver.inserted, resolver.follow))

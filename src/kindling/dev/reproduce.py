@@ -9,7 +9,7 @@ from typing import Any
 from src.kindling.analysis.plots import Plots
 from src.kindling.config import instantiate
 from src.kindling.config.compose import Config
-from src.kindling.config.errors import InputError, join_names
+from src.kindling.config.errors import InputError, escape_control, join_names
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Stage
 from src.kindling.runs.checkpoint_file import read_checkpoint
@@ -53,7 +53,7 @@ def reproduce(run: TrainedRun) -> tuple[Result, list[str]]:
     instantiate.check(run.config)
     if meta.get("resumed"):
         print(f"resumed    {len(meta['resumed'])} times; now trained without interruption")
-    differing = list(find_differences(run, meta))
+    differing = [escape_control(line) for line in find_differences(run, meta)]
     unknown = find_unrecorded_files(meta)
     for line in differing:
         print(f"differs    {line}")

@@ -94,11 +94,10 @@ def refuse_links(folder: Path) -> None:
 
     A report would show what it leads to, and a command could write there.
     """
-    inside = folder.resolve()
-    for path in folder.rglob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder):
             problem = "a link out of a run from elsewhere"
-        elif not path.is_file() and not path.is_dir():
+        elif path.exists() and not path.is_file() and not path.is_dir():
             problem = "neither a file nor a folder"
         else:
             continue

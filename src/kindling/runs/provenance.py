@@ -145,10 +145,17 @@ def _imported() -> Iterator[str]:
 
 
 def _hash(name: str) -> str:
-    """The hash of a file by its name in `source_files`; empty where there is none."""
+    """The hash of a file by its name in `source_files`; empty where there is none.
+
+    Of other names, which a run from elsewhere may list, none is imported or read.
+    """
+    path = Path(os.path.normpath(ROOT / name))
     try:
-        spec = None if "/" in name or name.endswith(".py") else find_spec(name)
-        path = Path(spec.origin) if spec and spec.origin else ROOT / name
+        if name.partition(".")[0] in {own.partition(".")[0] for own in allowed_by_user()}:
+            spec = find_spec(name)
+            path = Path(spec.origin) if spec and spec.origin else path
+        elif not path.is_relative_to(ROOT):
+            return ""
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, ImportError, ValueError):
         return ""

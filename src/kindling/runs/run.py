@@ -21,7 +21,7 @@ import yaml
 from src.kindling.config.aliases import rename_old
 from src.kindling.config.command import RUN
 from src.kindling.config.compose import PARTS, ROOT, VALUES, Config, flatten, record_path
-from src.kindling.config.errors import InputError, did_you_mean
+from src.kindling.config.errors import InputError, did_you_mean, escape_control
 from src.kindling.config.references import resolve
 from src.kindling.runs.checkpoint_file import MOST_VALUES, read_checkpoint
 from src.kindling.runs.files import (
@@ -62,8 +62,9 @@ class Run:
         self.path = path
         self.chosen_checkpoint = checkpoint
         self.trusted = trusted or is_own(path)
-        if not self.trusted and (path / "config.yaml").exists():
-            refuse_links(path)
+        if not self.trusted:
+            folder = path.resolve()
+            refuse_links(folder if (path / "config.yaml").exists() else folder / "export")
 
     def __repr__(self) -> str:
         return f"Run({display_path(self.path)})"
@@ -213,7 +214,7 @@ class Run:
                     f"{display_path(path)}: not a run's config: {' '.join(str(error).split())}; "
                     f"the checkpoint holds it too: name {best} instead"
                 ) from None
-        values = rename_old(values)
+        name, values = escape_control(name), rename_old(values)
         origins = dict.fromkeys(flatten(values), display_path(path))
         return Config(name, values, origins, self.trusted)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import resource
@@ -49,14 +50,14 @@ def edited(draw: Any, values: Any) -> Any:
                 break
         else:
             if inner is values:
-                return draw(st.sampled_from(ODD))
+                return copy.deepcopy(draw(st.sampled_from(ODD)))
         change = draw(st.sampled_from(["replace", "replace", "replace", "remove", "add"]))
         if change == "remove":
             del outer[key]
         elif change == "add" and isinstance(outer, dict):
             outer[draw(st.sampled_from(["", "a.b", "x\n\x1b[2J", "=1+1"]))] = inner
         else:
-            outer[key] = draw(st.sampled_from(ODD))
+            outer[key] = copy.deepcopy(draw(st.sampled_from(ODD)))
     return values
 
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import EpsImagePlugin, ExifTags, Image, ImageOps
 
 from src.kindling.config.errors import InputError
 
@@ -23,6 +23,7 @@ EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff
 EXTENSIONS -= UNSUPPORTED.keys()
 ResizeMode = Literal["crop", "squash", "pad"]
 
+EpsImagePlugin.gs_binary = False  # PostScript, under whatever name, would start Ghostscript
 Image.MAX_IMAGE_PIXELS = None  # `decode` checks the header itself and names the file
 if find_spec("pillow_heif"):
     import_module("pillow_heif").register_heif_opener()
