@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from src.kindling.config.errors import TRUST, did_you_mean, from_environment
+from src.kindling.config.errors import TRUST, InputError, did_you_mean, from_environment
 from src.kindling.config.values import Config, Values, get, map_text
 
 # `${data.vocab_size}`, `${data.spec.num_outputs}` or, shorter, `${spec.num_outputs}`.
