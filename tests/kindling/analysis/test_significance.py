@@ -350,7 +350,7 @@ def test_real_predictions_differ_as_their_metrics_do(logs: Path) -> None:
             "digits/A and digits/B: different targets for the same sample numbers: the data differ",
         ),
         (
-            {"index": np.zeros((0,))},
+            dict.fromkeys(("index", "target", "prediction", "probability"), np.zeros(0)),
             "digits/A and digits/B: not tested on the same samples (10 and 0, 0 in common)",
         ),
         ({"index": None}, "{path}: not readable: 'index is not a file in the archive'; remove it"),
