@@ -36,10 +36,6 @@ from src.kindling.runs.provenance import git_state, hardware, packages, source_f
 from src.kindling.runs.redact import redact, redacted
 
 LOGS = ROOT / "logs"
-UNREADABLE = (
-    *(OSError, ValueError, yaml.YAMLError, RecursionError),
-    *(AttributeError, LookupError, TypeError),  # it is no mapping, or has no config
-)
 ELSEWHERE = "let logs/ be a link to a folder that you may write"
 LARGEST = 2**20  # bytes of a config.yaml
 
@@ -208,7 +204,7 @@ class Run:
                 values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
                 check_plain(values, "content", MOST_VALUES)
                 name = str(values.pop("config"))
-            except UNREADABLE as error:
+            except Exception as error:  # PyYAML documents no list of errors for odd values
                 best = display_path(self.checkpoints / "best.ckpt")
                 raise InputError(
                     f"{display_path(path)}: not a run's config: {' '.join(str(error).split())}; "
