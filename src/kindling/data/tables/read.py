@@ -23,6 +23,8 @@ NAMED_SEPARATORS = {"tab": "\t", "\\t": "\t", "space": r"\s+"}
 # Cells in one part: enough for speed, and little memory in comparison with a large table.
 CELLS = 1 << 18
 # What pandas and pyarrow raise for a file; the first that fits, with the reason.
+# NotImplementedError: of pyarrow, for kinds of columns that it cannot read.
+UNREADABLE = (OSError, EOFError, ValueError, NotImplementedError)
 ERRORS: dict[type[Exception], str] = {
     pd.errors.EmptyDataError: "the file is empty; add a line of column names, and rows",
     pd.errors.ParserWarning: "row 1 has more cells than the header; fix the header, or the rows",
@@ -169,7 +171,7 @@ class TableFile:
             if "encoding" not in str(error):
                 raise
             raise InputError(f"data.encoding: {error}; try utf-8, cp1252 or utf-16") from None
-        except (OSError, EOFError, ValueError, pd.errors.ParserWarning) as error:
+        except (*UNREADABLE, pd.errors.ParserWarning) as error:
             reason = str(error).strip().partition("\n")[0]
             reason = reason.removeprefix("Error tokenizing data. C error: ")
             message = next(text for kind, text in ERRORS.items() if isinstance(error, kind))

@@ -182,7 +182,7 @@ class Application:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     async def openapi(self, _: Request) -> Response:
-        return JSONResponse(describe(self.model, self.access.key is not None))
+        return JSONResponse(describe(self.model, self.access.key is not None, self.limits.max_rows))
 
     async def page(self, request: Request) -> Response:
         page = Path(__file__).with_name(PAGES[request.scope["path"]]).read_text("utf-8")

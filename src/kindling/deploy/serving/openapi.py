@@ -25,13 +25,13 @@ JSON = {"application/json": {"schema": {"type": "object"}}}
 SECURITY = {"bearer": {"type": "http", "scheme": "bearer"}}
 
 
-def describe(model: Model, locked: bool) -> dict[str, Any]:
+def describe(model: Model, locked: bool, max_rows: int) -> dict[str, Any]:
     """The OpenAPI document; clients send a key if the server is locked."""
     api: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
     api["info"]["title"] = f"Kindling: {model.name}"
     for path in PREDICT_PATHS:
         operation = api["paths"][path]["post"]
-        content = _describe_input(model, path.endswith("batch"))
+        content = _describe_input(model, path.endswith("batch"), max_rows)
         operation["requestBody"] = {"required": True, "content": content}
         for status, reason in PREDICT_ERRORS.items():
             operation["responses"][str(status)] = _error(reason)
@@ -51,10 +51,10 @@ def _error(description: str) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": ERROR}}}
 
 
-def _describe_input(model: Model, several: bool) -> dict[str, Any]:
+def _describe_input(model: Model, several: bool, max_rows: int) -> dict[str, Any]:
     """The body of a request."""
     if model.prepare is None:
-        schema = describe_rows(model.spec.columns, several)
+        schema = describe_rows(model.spec.columns, several, max_rows)
         return {"application/json": {"schema": schema}}
     types = [f"image/{name.lower()}" for name in FORMATS]
     file = {"type": "string", "format": "binary"}

@@ -45,10 +45,10 @@ def row_model(columns: Sequence[Column]) -> TypeAdapter[dict[str, Any]]:
     return TypeAdapter(TypedDict("Row", fields))  # type: ignore[operator]
 
 
-def describe_rows(columns: Sequence[Column], several: bool) -> dict[str, Any]:
-    """The JSON schema of a body."""
+def describe_rows(columns: Sequence[Column], several: bool, maximum: int) -> dict[str, Any]:
+    """The JSON schema of a body of at most so many rows."""
     row = row_model(columns).json_schema()
-    rows = {"type": "array", "items": row, "minItems": 1}
+    rows = {"type": "array", "items": row, "minItems": 1, "maxItems": maximum}
     return rows if several else {"anyOf": [row, rows]}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import HypothesisWarning
 
 from src.kindling.config.errors import InputError
 
@@ -27,7 +29,9 @@ def run_cases(count: int, check: Callable[[Any], None], strategy: st.SearchStrat
         phases=PHASES,
         suppress_health_check=list(HealthCheck),
     )
-    quiet(given(strategy)(lambda case: check(case)))()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HypothesisWarning)  # of the size of what has failed
+        quiet(given(strategy)(lambda case: check(case)))()
 
 
 @st.composite
