@@ -41,7 +41,7 @@ PHASES = {
         10,
     ),
     "between epochs": (
-        "src.kindling.training.repeatable:Seeding.on_train_epoch_end",
+        "src.kindling.training.seeding:Seeding.on_train_epoch_end",
         1,
         "between epochs",
         20,

@@ -70,9 +70,9 @@ def did_you_mean(given: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
-def format_count(number: int, thing: str) -> str:
-    """`1 epoch`, `2 epochs`."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+def format_count(number: int, thing: str, things: str | None = None) -> str:
+    """`1 epoch`, `2 epochs`, or another plural."""
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
 
 
 def join_names(names: Sequence[str], most: int = 5) -> str:

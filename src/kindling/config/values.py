@@ -27,6 +27,8 @@ class Values:
         compile, channels_last: None uses them on a GPU, and for convolutional nets.
         checkpoint_minutes: between the checkpoints within an epoch.
         max_nonfinite_steps: batches with a NaN/Inf loss or gradient that are skipped.
+        max_fast_forward: batches of a stream without `state_dict` that are read again to resume
+            within an epoch; beyond them the epoch starts again. None sets no limit.
         monitor, mode: the metric that picks the best checkpoint, and whether less or more of it is
             better; None uses `val/loss`, or the only metric of validation.
     """
@@ -39,6 +41,7 @@ class Values:
     channels_last: bool | None = None
     checkpoint_minutes: float = 10.0
     max_nonfinite_steps: int = 0
+    max_fast_forward: Annotated[int, Interval(ge=0)] | None = None
     monitor: str | None = None
     mode: Literal["min", "max"] | None = None
 

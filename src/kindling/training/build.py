@@ -19,7 +19,7 @@ from src.kindling.data.data_module import DataModule
 from src.kindling.data.preprocess import InputStats
 from src.kindling.data.spec import Spec
 from src.kindling.training.misfit import explain
-from src.kindling.training.repeatable import seed_hooks, seeded
+from src.kindling.training.seeding import seed_hooks, seeded
 
 # Compiling takes about a minute, and a step of a small net 10 ms: it pays off above these steps.
 WORTH_COMPILING = 20_000

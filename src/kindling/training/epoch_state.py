@@ -6,6 +6,7 @@ It is the place within the epoch, the monitored values, the running averages of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -13,20 +14,37 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torchmetrics import Metric
 
+from src.kindling.config.errors import format_count
 from src.kindling.nn.meter import Meter, moved
 from src.kindling.training import lightning_internals as internals
-from src.kindling.training.resume import FORM
+from src.kindling.training.attributes import Attributes
+from src.kindling.training.resume import FORM, ResumeState
 
 # Where a training can be saved and resumed exactly.
 Place = Literal["between epochs", "after a step", "before validation"]
 
 
-def collect(trainer: Trainer, module: LightningModule, place: Place) -> dict[str, Any]:
-    """Return the resume state as CPU tensors and plain values; all ranks call it together."""
+def collect(
+    trainer: Trainer,
+    module: LightningModule,
+    place: Place,
+    loader_states: Callable[[int], list[dict[str, Any]]],
+    attributes: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the resume state as CPU tensors and plain values; all ranks call it together.
+
+    Args:
+        place: between epochs, no batch of the epoch was trained on.
+        loader_states: returns what the loaders need after so many batches of the epoch.
+        attributes: those that have changed.
+    """
     epochs: Any = trainer.fit_loop.epoch_progress.current
     batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    batch = 0 if place == "between epochs" else batches.ready
     meters, metrics = _metrics(module)
     collected = {
+        "loaders": loader_states(batch),
+        "attributes": attributes,
         "logged": internals.logged_state(trainer),
         "metrics": {
             name: {"state": moved(metric.metric_state, "cpu"), "updates": metric._update_count}
@@ -37,31 +55,46 @@ def collect(trainer: Trainer, module: LightningModule, place: Place) -> dict[str
         "form": FORM,
         "place": place,
         "epoch": epochs.processed,
-        "batch": 0 if place == "between epochs" else batches.ready,
+        "batch": batch,
         "step": trainer.global_step,
         "metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
         "collected": _gather(trainer, collected),
+        "gradients": _gradients(module),
         "meters": _gather(trainer, {name: meter.state() for name, meter in meters.items()}),
     }
 
 
-def restore(trainer: Trainer, module: LightningModule, resume: dict[str, Any]) -> None:
-    """Restore what `collect` returned, before the first batch."""
+def restore(
+    trainer: Trainer,
+    module: LightningModule,
+    resume: dict[str, Any],
+    attributes: Attributes,
+    restarted: bool,
+) -> None:
+    """Restore what `collect` returned, before the first batch.
+
+    Args:
+        restarted: the epoch starts again, so that its running averages are left out.
+    """
     trainer.callback_metrics.update(resume["metrics"])
-    within_epoch = resume["place"] != "between epochs"
+    within_epoch = resume["place"] != "between epochs" and not restarted
     rank, (meters, metrics) = trainer.global_rank, _metrics(module)
     if rank < len(resume["meters"]):  # there may be more ranks than when it was saved
-        for name, meter in meters.items():
+        for name, meter in meters.items() if not restarted else ():
             meter.restore(resume["meters"][rank][name], module.device)
-        if "collected" in resume:  # absent in checkpoints of earlier versions
-            collected = resume["collected"][rank]
-            for name in metrics.keys() & collected["metrics"].keys():
-                saved = collected["metrics"][name]
-                counts = {"_update_count": saved["updates"], "_computed": None}
-                for key, value in {**moved(saved["state"], module.device), **counts}.items():
-                    setattr(metrics[name], key, value)
-            if within_epoch:
-                internals.restore_logged(trainer, collected["logged"], metrics, module.device)
+        # Some parts are absent in checkpoints of earlier versions.
+        collected = resume.get("collected", [{}] * (rank + 1))[rank]
+        logged, saved = collected.get("logged", {}), dict(collected.get("metrics", {}))
+        for value in logged.values() if restarted else ():
+            saved.pop(value["metric_attribute"], None)
+        _restore_metrics(metrics, saved, module.device)
+        attributes.restore(collected.get("attributes", {}))
+        if within_epoch:
+            internals.restore_logged(trainer, logged, metrics, module.device)
+    parameters = dict(module.named_parameters())
+    for name, gradient in resume.get("gradients", {}).items() if not restarted else ():
+        parameters[name].grad = gradient.to(parameters[name].device)
+    internals.align_reloads(trainer)
     if not within_epoch:
         internals.end_restart(trainer)
         return
@@ -71,11 +104,32 @@ def restore(trainer: Trainer, module: LightningModule, resume: dict[str, Any]) -
             callback.on_train_epoch_start(trainer, module)
 
 
+def _restore_metrics(
+    metrics: dict[str, Metric], saved: dict[str, Any], device: torch.device
+) -> None:
+    for name in metrics.keys() & saved.keys():
+        vars(metrics[name]).update(
+            moved(saved[name]["state"], device),
+            _update_count=saved[name]["updates"],
+            _computed=None,
+        )
+
+
+def _gradients(module: LightningModule) -> dict[str, torch.Tensor]:
+    """The gradients that manual optimization accumulates over batches, by parameter."""
+    if module.automatic_optimization:  # saved only where there are none
+        return {}
+    gradients = {name: parameter.grad for name, parameter in module.named_parameters()}
+    return {name: grad.detach().cpu() for name, grad in gradients.items() if grad is not None}
+
+
 def set_loop_progress(loops: dict[str, Any], place: Place) -> None:
     """Set the counters of Lightning's loops to what it expects for resuming at a place.
 
     Between epochs they depend on the hook that saved; before a validation it would count as done.
     """
+    # The states of loaders that Lightning has read ahead of what was trained on.
+    loops["state_dict"].pop("combined_loader", None)
     if place == "between epochs":
         for counter in loops["epoch_progress"].values():
             counter.update(dict.fromkeys(counter, counter["processed"]))
@@ -88,6 +142,29 @@ def set_loop_progress(loops: dict[str, Any], place: Place) -> None:
         started = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
         validation = loops["epoch_loop.val_loop.batch_progress"]
         validation.update(total=dict(started), current=dict(started), is_last_batch=False)
+
+
+def restart_epoch(trainer: Trainer) -> None:
+    """Begin the epoch of a resumed training again, while Lightning loads its data."""
+    loops: dict[str, Any] = trainer.fit_loop.state_dict()
+    set_loop_progress(loops, "between epochs")
+    trainer.fit_loop.load_state_dict(loops)
+    internals.end_restart(trainer)
+
+
+def position_for(state: ResumeState, world_size: int) -> tuple[int, int]:
+    """Return the epoch and batch to resume with, where Kindling's data share the samples.
+
+    With another number of processes, the interrupted epoch starts again.
+    """
+    (epoch, batch), before = state.position, len(state.content["kindling"]["resume"]["meters"])
+    if batch and before != world_size:
+        state.position, state.restarted = (epoch, 0), True
+        set_loop_progress(state.content["loops"]["fit_loop"], "between epochs")
+        processes = format_count(before, "process", "processes")
+        problem = f"{processes} shared the samples before, {world_size} do now"
+        state.notes.append(f"WARNING    data: {problem}; epoch {epoch + 1} starts again")
+    return state.position
 
 
 def _metrics(module: LightningModule) -> tuple[dict[str, Meter], dict[str, Metric]]:

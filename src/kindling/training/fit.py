@@ -25,14 +25,15 @@ from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.build import build_data, build_task, choose_speed, fill_defaults
 from src.kindling.training.callbacks.checkpoint import Checkpoint
 from src.kindling.training.callbacks.outcomes import stop_reason
+from src.kindling.training.epoch_state import position_for
 from src.kindling.training.error_hints import advise
 from src.kindling.training.layer_trace import LayerTrace
 from src.kindling.training.monitor import choose_monitor
 from src.kindling.training.rehearsal import check_disk, rehearse
-from src.kindling.training.repeatable import make_repeatable, seed_hooks
 from src.kindling.training.resume import ResumeState
 from src.kindling.training.run_lock import lock_run
 from src.kindling.training.run_loggers import MetricsFiles, TensorBoard
+from src.kindling.training.seeding import seed_hooks
 from src.kindling.training.trained_run import TrainedRun
 from src.kindling.training.trainer import build_trainer, finish_wandb, measure
 from src.kindling.training.transfer import Match, take_weights
@@ -140,8 +141,6 @@ class Training:
         self.config = config = choose_speed(config, self.data)
         if state:
             state.check_data(self.data)
-            if isinstance(self.data, DataModule):
-                self.data.position = state.position
         seed_everything(values.seed, verbose=False)
         self.task = build_task(config, self.data, load_weights=state is None)
         if state:
@@ -156,7 +155,8 @@ class Training:
         self.trainer = trainer = build_trainer(
             config, run, self.task, self.data, self.monitor, interrupts, state, trace.layers
         )
-        make_repeatable(trainer, values.seed, state.position if state else (0, 0))
+        if state and isinstance(self.data, DataModule):
+            self.data.position = position_for(state, trainer.world_size)
         self.callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self.callbacks += callbacks
         if plots:

@@ -6,11 +6,13 @@ minor version that pyproject.toml admits: before it is raised, compare each with
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torchmetrics import Metric
 
 from src.kindling.nn.meter import moved
@@ -54,6 +56,49 @@ def end_restart(trainer: Trainer) -> None:
     fit_loop = trainer.fit_loop
     for loop in (fit_loop, fit_loop.epoch_loop, fit_loop.epoch_loop.val_loop):
         loop._restarting = False
+
+
+@contextmanager
+def at_reload_epoch(owner: Any) -> Iterator[int]:
+    """Show the epoch in which an uninterrupted training would have loaded the current data.
+
+    A resumed training loads its data in a later epoch, which `train_dataloader` could read from
+    `trainer.current_epoch`.
+
+    Args:
+        owner: a module or a data module; one that is not being fitted is at epoch 0.
+    """
+    try:
+        trainer = owner.trainer
+    except RuntimeError:  # a module without one
+        trainer = None
+    if trainer is None or trainer.state.fn != TrainerFn.FITTING:
+        yield 0
+        return
+    progress = trainer.fit_loop.epoch_progress.current
+    now, progress.processed = progress.processed, _reload_epoch(trainer)
+    try:
+        yield progress.processed
+    finally:
+        progress.processed = now
+
+
+def align_reloads(trainer: Trainer) -> None:
+    """Reload the data of a resumed training in the epochs of an uninterrupted one."""
+    fit_loop = trainer.fit_loop
+    fit_loop._last_train_dl_reload_epoch = _reload_epoch(trainer)
+    fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch = _reload_epoch(trainer)
+
+
+def _reload_epoch(trainer: Trainer) -> int:
+    every: int = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+    return trainer.current_epoch // every * every if every else 0
+
+
+def training_loaders(trainer: Trainer) -> list[Any]:
+    """The loaders that the training reads, in Lightning's order."""
+    combined = trainer.fit_loop._combined_loader
+    return [] if combined is None else combined.flattened
 
 
 def cycles_loaders(trainer: Trainer) -> bool:

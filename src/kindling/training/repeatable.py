@@ -1,118 +1,43 @@
-"""Seed a training's random numbers from (seed, epoch, batch), whichever loader and hook draws them.
+"""Make any loader repeat, check that it does, and continue a resumed epoch where it was.
 
 A map-style DataLoader keeps its class, its samplers, its collate function and its workers. Its
 batch sampler and its data set are wrapped, so that a resumed epoch skips index lists without
-reading a sample. Any other loader is read forward to where the training resumes.
+reading a sample. Any other loader continues from its saved `state_dict`, or is read again up to the
+batch with which training resumes.
 """
 
 from __future__ import annotations
 
+import copy
+import random
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import RunningStage
-from lightning.pytorch.utilities.model_helpers import is_overridden
-from lightning.pytorch.utilities.seed import isolate_rng
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
-from src.kindling.data.data_module import DataModule
-from src.kindling.data.loader import Loader
-from src.kindling.data.order import derive_seed, seed_generators
-from src.kindling.training.lightning_internals import cycles_loaders
+from src.kindling.data.order import seed_generators
+from src.kindling.training.position import Position, bytes_of, excerpt_of, length_of
+from src.kindling.training.seeding import CPU, seeded
 
-CPU = torch.device("cpu")
-LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
+END = object()
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw from this seed inside, and leave the CPU's generators as they were."""
-    with isolate_rng(include_cuda=False):
-        seed_generators(seed, CPU)
-        yield
+class OrderError(Exception):
+    """A loader does not give the batches that it gave before the interruption."""
 
 
-def seed_hooks(owner: Any, seed: int) -> None:
-    """Repeat what a data module or a module draws in its data hooks.
+class Source(Protocol):
+    """What a loader asks of the training that reads it: see `Loaders`."""
 
-    `random_split` in `setup` then gives the same split in a training and in its evaluation.
-    """
-    for name in ("prepare_data", "setup", *LOADERS):
-        if hasattr(owner, name) and is_overridden(name, owner):
-            setattr(owner, name, seeded(seed)(getattr(owner, name)))
-
-
-class Seeding(Callback):
-    """Seeds torch, numpy and Python from (seed, epoch, batch, rank) before each batch.
-
-    The draws of a batch depend on no other batch, data module or logger.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    # Called before the module's own setup: what that draws is then the same in src.evaluate.
-    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        self._seed(module, -5, trainer.global_rank)
-
-    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, number: int) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, DataModule) and data.prepare.augment:
-            return  # seeded for this batch before it was augmented
-        self._seed(module, trainer.current_epoch, number, trainer.global_rank)
-
-    # Not from the batch before it: a training resumed at a validation has not run that batch.
-    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.state.fn == "fit":
-            place = trainer.current_epoch, -2, trainer.global_step, trainer.global_rank
-            self._seed(module, *place)
-        else:  # the best checkpoint is measured, perhaps by src.evaluate
-            self._seed(module, -3, trainer.global_rank)
-
-    def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._seed(module, -4, trainer.global_rank)
-
-    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._seed(module, trainer.current_epoch, -1, trainer.global_rank)
-
-    def _seed(self, module: LightningModule, *place: int) -> None:
-        seed_generators(derive_seed(self.seed, *place), module.device)
-
-
-@dataclass
-class Position:
-    """Which epoch a loader is in, and the first batch to read in it."""
-
-    trainer: Trainer | None  # None for validation and test, which draw the same in each epoch
     seed: int
-    resumed: tuple[int, int]  # the epoch and the batch with which a resumed training starts
 
-    epoch: int = -1  # the one that is read
-    cycle: int = 0  # how often it has been read from the start: a shorter one of several loaders
-
-    def start(self, length: int | None) -> int:
-        """Begin to read the loader, of so many batches, and return the first batch to read."""
-        epoch = self.trainer.current_epoch if self.trainer else 0
-        if epoch == self.epoch and self.trainer:
-            self.cycle += 1
-            return 0
-        self.epoch, self.cycle = epoch, 0
-        first = self.resumed[1] if self.trainer and epoch == self.resumed[0] else 0
-        if first and length and self.trainer and cycles_loaders(self.trainer):
-            self.cycle, first = divmod(first, length)
-        return first
-
-    def seed_of_order(self) -> int:
-        cycle = (-self.cycle,) if self.cycle else ()
-        return derive_seed(self.seed, self.epoch, *cycle)
-
-    def seed_of_batch(self, number: int) -> int:
-        return derive_seed(self.seed, self.epoch, number)
+    @property
+    def cycles(self) -> bool: ...
+    def place(self) -> tuple[int, int]: ...
+    def report(self, number: int, total: int) -> None: ...
 
 
 class Batch(NamedTuple):
@@ -125,43 +50,103 @@ class Batch(NamedTuple):
 class _Wrapper:
     """Has all other attributes of the object that it wraps."""
 
-    def __init__(self, wrapped: Any, position: Position | None = None) -> None:
-        self.wrapped, self.position = wrapped, position
+    def __init__(self, wrapped: Any) -> None:
+        self.wrapped = wrapped
 
     def __len__(self) -> int:
         return len(self.wrapped)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in ("wrapped", "position"):  # while it is unpickled
+        if name.startswith("__") or name == "wrapped":  # while it is unpickled
             raise AttributeError(name)
         return getattr(self.wrapped, name)
 
 
-class RepeatableSampler(_Wrapper):
-    """A sampler's index lists of an epoch, each with a seed."""
+class Repeated(_Wrapper):
+    """Gives the batches of an epoch again, from any batch."""
 
-    position: Position
+    def __init__(self, wrapped: Any, source: Source) -> None:
+        super().__init__(wrapped)
+        self.source, self.position = source, Position(source.seed)
+        self.ahead: Iterator[Any] | None = None  # of a resumed epoch, checked
+        self.stateful: Any = None  # what saves and restores where it is: the loader or its data set
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.ahead is not None:
+            ahead, self.ahead = self.ahead, None
+            return ahead
+        epoch, batches = self.source.place()
+        again = batches and epoch == self.position.epoch
+        self.position.begin(epoch, self.position.cycle + 1 if again else 0)
+        return self.read(0)
+
+    def resume(self, epoch: int, batch: int, saved: dict[str, Any]) -> None:
+        """Continue within an epoch, and check that its earlier batches were the same.
+
+        Raises:
+            OrderError: they were others.
+        """
+        length, cycle = length_of(self.wrapped), 0
+        if length and self.source.cycles:
+            cycle, batch = divmod(batch, length)
+        self.position.begin(epoch, cycle)
+        self.ahead = self.read(batch)
+        if batch and self.position.digest != saved["digest"]:
+            raise OrderError(f"{self.name} gives other batches than before the interruption")
+
+    def rewind(self) -> None:
+        """Read the resumed epoch from its start after all."""
+        self.ahead, self.position.epoch = None, -1
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Continue between epochs."""
+
+    def read(self, first: int) -> Iterator[Any]:
+        """Begin a cycle of the loader, and return its batches from this one on."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        return type(self.wrapped).__name__
+
+    def state(self, batch: int) -> dict[str, Any]:
+        """What resuming needs when so many batches of the epoch were trained on; 0 at its end."""
+        return {"digest": self.position.digest_before(batch)}
+
+
+class RepeatableSampler(Repeated):
+    """A sampler's index lists of an epoch, each with a seed."""
 
     @property
     def sampler(self) -> Any:
         """The wrapped one, whose `set_epoch` Lightning calls."""
         return self.wrapped
 
-    def __iter__(self) -> Iterator[Batch]:
+    @property
+    def name(self) -> str:
+        return type(_samplers(self.wrapped)[-1]).__name__
+
+    def read(self, first: int) -> Iterator[Batch]:
+        position = self.position
+        length, seed = length_of(self.wrapped), position.seed_of_order()
+        for sampler in _samplers(self.wrapped):
+            _seed_own_generators(sampler, seed)
+            if hasattr(sampler, "set_epoch"):  # Lightning does it after the first lists are drawn
+                sampler.set_epoch(position.epoch)
         lists: Any = self.wrapped
-        length = _length(lists)
-        first = self.position.start(length)
-        seed = self.position.seed_of_order()
-        for part in (self.wrapped, getattr(self.wrapped, "sampler", None)):
-            if isinstance(generator := getattr(part, "generator", None), torch.Generator):
-                generator.manual_seed(seed)
         if length is not None:  # all at once, so that no other draw comes between
             with seeded(seed):
                 lists = list(lists)
-        before = self.position.cycle * (length or 0)
-        for number, indices in enumerate(lists):
-            if number >= first:
-                yield Batch(self.position.seed_of_batch(before + number), indices)
+        before = position.cycle * (length or 0)
+        batches = self._batches(iter(lists), before)
+        for _ in range(first):
+            next(batches, None)
+        return batches
+
+    def _batches(self, lists: Iterator[Any], before: int) -> Iterator[Batch]:
+        for number, indices in enumerate(lists, start=before):
+            self.position.add(number, bytes_of(indices), indices)
+            yield Batch(self.position.seed_of_batch(number), indices)
 
 
 class RepeatableDataset(_Wrapper):
@@ -180,61 +165,104 @@ class RepeatableDataset(_Wrapper):
         return self.wrapped[batch.indices]
 
 
-class RepeatableIterable(_Wrapper):
-    """Any other loader: seeded before each batch, and read forward to the first batch."""
+class RepeatableStream(Repeated):
+    """Any other loader: seeded before each batch, and resumed by its state or by reading again."""
 
-    position: Position
+    def __init__(self, wrapped: Any, source: Any) -> None:
+        super().__init__(wrapped, source)
+        self.stateful = _stateful_part(wrapped)
+        self.initial = copy.deepcopy(self.stateful.state_dict()) if self.stateful else None
+        self.states: deque[tuple[int, Any]] = deque(maxlen=4)  # after the newest batches
+        self.at_end = False  # it continues from the state at an epoch's end
 
-    def __iter__(self) -> Iterator[Any]:
-        first = self.position.start(_length(self.wrapped))
+    def resume(self, epoch: int, batch: int, saved: dict[str, Any]) -> None:
+        if self.stateful is None:
+            super().resume(epoch, batch, saved)
+            return
+        self.stateful.load_state_dict(saved["state"])
+        self.position.begin(epoch, 0)
+        seed_generators(self.position.seed_of_order(), CPU)
+        self.ahead = self._batches(iter(self.wrapped), batch)
+
+    def rewind(self) -> None:
+        super().rewind()
+        if self.stateful:
+            self.stateful.load_state_dict(self.initial)
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        if self.stateful:
+            self.stateful.load_state_dict(saved["state"])
+            self.at_end = True
+
+    def read(self, first: int) -> Iterator[Any]:
         seed_generators(self.position.seed_of_order(), CPU)  # its workers' seeds
-        batches = iter(self.wrapped)
-        for number in count():
+        before = self.position.cycle * (length_of(self.wrapped) or 0)
+        batches = self._batches(iter(self.wrapped), before)
+        for number in range(first):
+            self.source.report(number, first)
+            next(batches, None)
+        return batches
+
+    def _batches(self, batches: Iterator[Any], number: int) -> Iterator[Any]:
+        while True:
             seed_generators(self.position.seed_of_batch(number), CPU)
-            try:
-                batch = next(batches)
-            except StopIteration:
+            batch = next(batches, END)
+            if batch is END and self.at_end and number == 0:  # its state was that of an end
+                self.stateful.load_state_dict(self.initial)
+                batch = next(batches := iter(self.wrapped), END)
+            self.at_end = False
+            if batch is END:
                 return
-            if number >= first:
-                yield batch
+            if self.stateful:
+                self.states.append((number, copy.deepcopy(self.stateful.state_dict())))
+            else:
+                self.position.add(number, excerpt_of(batch))
+            yield batch
+            number += 1
+
+    def state(self, batch: int) -> dict[str, Any]:
+        if not self.stateful:
+            return super().state(batch)
+        read_ahead = [state for number, state in self.states if number == batch - 1]
+        return {"state": copy.deepcopy(read_ahead[0] if read_ahead else self.stateful.state_dict())}
 
 
-def _length(batches: Any) -> int | None:
-    try:
-        return len(batches)
-    except (TypeError, NotImplementedError):  # a stream, or a sampler that does not know
-        return None
+def _samplers(sampler: Any) -> list[Any]:
+    """A sampler, and those that it takes its indices from: the innermost is the last."""
+    inner = [
+        value
+        for name, value in getattr(sampler, "__dict__", {}).items()
+        if name in ("sampler", "_sampler", "batch_sampler")
+        or isinstance(value, Sampler)
+        or (name == "dataset" and hasattr(value, "_sampler"))  # DistributedSamplerWrapper's
+    ]
+    return [sampler, *(part for value in inner for part in _samplers(value))]
 
 
-def make_repeatable(trainer: Trainer, seed: int, resumed: tuple[int, int] = (0, 0)) -> None:
-    """Have a Trainer's loaders repeat, after Lightning has shared them between processes.
-
-    Args:
-        trainer: its strategy is changed.
-        seed: of the experiment.
-        resumed: the epoch and the batch with which a training resumes.
-    """
-    process = trainer.strategy.process_dataloader
-
-    def process_dataloader(dataloader: object) -> object:
-        training = trainer.state.stage == RunningStage.TRAINING
-        position = Position(trainer if training else None, seed, resumed)
-        return _repeatable(process(dataloader), position)
-
-    trainer.strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]
+def _seed_own_generators(owner: Any, seed: int) -> None:
+    for value in getattr(owner, "__dict__", {}).values():
+        if isinstance(value, torch.Generator):
+            value.manual_seed(seed)
+        elif isinstance(value, random.Random | np.random.RandomState):
+            value.seed(seed % 2**32)
+        elif isinstance(value, np.random.Generator):
+            value.bit_generator.state = type(value.bit_generator)(seed).state
 
 
-def _repeatable(loader: Any, position: Position) -> Any:
-    """The same loader, repeatable; a map-style DataLoader is changed in place."""
-    if isinstance(loader, Loader | RepeatableIterable):  # Kindling's own repeat by themselves
+def _stateful_part(loader: Any) -> Any:
+    """The loader or its data set, if it can save and restore where it is; else None."""
+    if is_stateful(loader):
         return loader
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        return RepeatableIterable(loader, position)
-    name = "sampler" if loader.batch_sampler is None else "batch_sampler"
-    if isinstance(loader.dataset, RepeatableDataset):  # its author returns the same one again
-        getattr(loader, name).position = position
-        return loader
-    # Past DataLoader.__setattr__, which refuses: no iterator has been made yet.
-    vars(loader)[name] = RepeatableSampler(getattr(loader, name), position)
-    vars(loader)["dataset"] = RepeatableDataset(loader.dataset)
-    return loader
+    dataset = getattr(loader, "dataset", None)
+    in_workers = getattr(loader, "num_workers", 0) > 0  # which read copies of it
+    return dataset if is_stateful(dataset) and not in_workers else None
+
+
+def is_stateful(part: Any) -> bool:
+    return hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+
+
+def is_stream(loader: Any) -> bool:
+    """Whether a loader has no index lists."""
+    map_style = isinstance(loader, DataLoader)
+    return not map_style or isinstance(loader.dataset, IterableDataset)

@@ -27,7 +27,7 @@ FORM = 2
 LENGTH = ("trainer.max_epochs", "trainer.max_steps")
 ENDS = (*LENGTH, "trainer.max_time")
 LOGGING = ("name", "tags", "logger", "trainer.log_every_n_steps")
-FREE = (*ENDS, *LOGGING, "checkpoint_minutes", "data.num_workers")
+FREE = (*ENDS, *LOGGING, "checkpoint_minutes", "max_fast_forward", "data.num_workers")
 # Keys whose default is chosen for the machine.
 MACHINE = ("num_threads", "compile", "channels_last", "trainer.precision")
 # The parts of a checkpoint that another optimizer or scheduler cannot load.
@@ -136,6 +136,7 @@ class ResumeState:
         notes: lines to print when the training starts.
         override: accept differences, now or at the last resume, which may have ended unsaved.
         changed: whether the config differs from the checkpoint's.
+        restarted: whether the epoch in which training was interrupted starts again.
     """
 
     path: Path
@@ -145,6 +146,7 @@ class ResumeState:
     notes: list[str]
     override: bool
     changed: bool
+    restarted: bool = False
 
     @classmethod
     def load(cls, run: Run, config: Config, override: bool) -> ResumeState | None:

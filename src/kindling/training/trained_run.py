@@ -26,7 +26,7 @@ from src.kindling.data.spec import Spec
 from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run, find_run
 from src.kindling.training.build import build_data, build_task
-from src.kindling.training.repeatable import seed_hooks, seeded
+from src.kindling.training.seeding import seed_hooks, seeded
 
 
 class TrainedRun(Run):

@@ -28,10 +28,11 @@ from src.kindling.training.callbacks.outcomes import Outcomes
 from src.kindling.training.callbacks.progress import progress
 from src.kindling.training.checkpoint_io import AtomicIO
 from src.kindling.training.layer_trace import Layer
+from src.kindling.training.loaders import Loaders
 from src.kindling.training.monitor import Monitor, mode_of_callback
-from src.kindling.training.repeatable import Seeding, make_repeatable
 from src.kindling.training.resume import ResumeState
 from src.kindling.training.run_loggers import Curves, MetricsFiles, TensorBoard, guarded
+from src.kindling.training.seeding import Seeding
 from src.kindling.training.stages import has_stage
 
 MUTED = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize")
@@ -50,6 +51,7 @@ def build_trainer(
     """The config's Trainer for a training, with the run's checkpoints and loggers."""
     values = instantiate.values(config)
     spec = getattr(data, "spec", None)
+    loaders = Loaders(values.seed, resume_state, values.max_fast_forward)
     checkpoint = Checkpoint(
         run.checkpoints,
         config,
@@ -57,6 +59,7 @@ def build_trainer(
         attributes=attributes_of(config, data),
         monitor=monitor.name,
         mode=monitor.mode,
+        loaders=loaders,
         minutes=values.checkpoint_minutes,
         interrupts=interrupts,
         resume_state=resume_state,
@@ -66,20 +69,22 @@ def build_trainer(
         if part:
             key, mode = f"callbacks.{name}", mode_of_callback(name, part, monitor, task)
             callbacks.append(instantiate.build(config, key, monitor=monitor.name, mode=mode))
-    guard = NonFiniteGuard(values.max_nonfinite_steps)
+    guard = NonFiniteGuard(values.max_nonfinite_steps, loaders)
     callbacks += [Seeding(values.seed), guard, Curves(), checkpoint, Outcomes()]
     callbacks += progress(monitor.name, layers or {})
     if config.values.get("finetune"):
         callbacks.append(instantiate.build(config, "finetune"))
     loggers = _build_loggers(config, run, resume_state.step if resume_state else 0)
-    return _trainer(config, data, callbacks, loggers, default_root_dir=run.path)
+    trainer = _trainer(config, data, callbacks, loggers, default_root_dir=run.path)
+    loaders.attach(trainer)
+    return trainer
 
 
 def build_evaluator(config: Config, data: LightningDataModule | None, logger: Logger) -> Trainer:
     """Return the config's Trainer for measuring, without checkpoints; seeded."""
     seed = instantiate.values(config).seed
     trainer = _trainer(config, data, [Seeding(seed)], logger, enable_checkpointing=False)
-    make_repeatable(trainer, seed)
+    Loaders(seed).attach(trainer)
     return trainer
 
 

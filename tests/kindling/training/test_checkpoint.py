@@ -14,13 +14,20 @@ from torch import Tensor
 from src.kindling.data.spec import Spec
 from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.callbacks.checkpoint import Checkpoint
+from src.kindling.training.loaders import Loaders
 from tests.conftest import checked
 
 
 def test_signal_during_agreement_counts_next_time(tmp_path: Path) -> None:
     interrupts = Interrupts()
     checkpoint = Checkpoint(
-        tmp_path, checked(), Spec((1, 8, 8), 10, "image"), "val/loss", "min", interrupts=interrupts
+        tmp_path,
+        checked(),
+        Spec((1, 8, 8), 10, "image"),
+        "val/loss",
+        "min",
+        Loaders(0),
+        interrupts=interrupts,
     )
 
     def reduce(number: Tensor, reduce_op: str) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from src.kindling.config.errors import TrainingError
 from src.kindling.training.callbacks.checkpoint import Checkpoint
 from src.kindling.training.callbacks.nonfinite_guard import NonFiniteGuard
+from src.kindling.training.loaders import Loaders
 from src.kindling.training.run_loggers import TensorBoard
 from src.kindling.training.trained_run import load_run
 from src.tasks.classification import Classification
@@ -100,7 +101,7 @@ def test_skipped_batch_leaves_batch_norm_unchanged(monkeypatch: pytest.MonkeyPat
 
 
 def test_guard_state_key_is_kept_for_old_checkpoints() -> None:
-    assert NonFiniteGuard().state_key == "Guard"
+    assert NonFiniteGuard(0, Loaders(0)).state_key == "Guard"
 
 
 def test_nan_metric_saves_no_best_and_failing_logger_is_printed_once(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ from src.kindling.runs.redact import redacted
 from src.kindling.runs.signals import Interrupts
 from src.kindling.training import epoch_state
 from src.kindling.training import lightning_internals as internals
+from src.kindling.training.attributes import Attributes
+from src.kindling.training.loaders import Loaders
 from src.kindling.training.resume import ResumeState, apply_config, drop_optimizer_state
 
 HYPERPARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
@@ -29,6 +32,7 @@ HYPERPARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 HEADER = ("epoch", "global_step", "pytorch-lightning_version", "kindling")
 NAMES = ("hparams_name", "datamodule_hparams_name")
 TYPES = ("hparams_type", "datamodule_hparams_type")  # classes, of OmegaConf's configs only
+HOOKS = ("on_train_start", "on_train_batch_end")  # of the module, to which something is added
 OF_BEST = (*HEADER, "state_dict", *HYPERPARAMETERS, *NAMES, *TYPES)
 
 
@@ -46,6 +50,7 @@ class Checkpoint(lightning.Checkpoint):
         spec: Spec | None,
         monitor: str | None,  # None saves no best.ckpt
         mode: str,
+        loaders: Loaders,
         minutes: float = 10.0,  # between saves within an epoch
         attributes: dict[str, Any] | None = None,  # the values of `${data.…}` in the config
         interrupts: Interrupts | None = None,
@@ -60,9 +65,11 @@ class Checkpoint(lightning.Checkpoint):
             "attributes": attributes or {},
         }
         self.monitor, self.mode, self.minutes = monitor, mode, minutes
+        self.loaders = loaders
         self.interrupts, self.resume_state = interrupts or Interrupts(), resume_state
         self.best_score: Tensor | None = None
         self.saved_at, self.saved_step = time.monotonic(), -1
+        self.attributes: Attributes | None = None  # of the module, from the start of the training
         self.saved_last = False  # whether this process took part in saving last.ckpt
         # With weight averaging: the weights that are trained, not their average.
         self.trained_weights: dict[str, Tensor] | None = None
@@ -79,11 +86,16 @@ class Checkpoint(lightning.Checkpoint):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._install_signals()
-        self._save_after_batches(trainer, module)
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
+        # The module's own hooks may reset what is restored, or change the weights.
+        _add_to_hook(module, "on_train_start", lambda: self._restore(trainer, module))
+        _add_to_hook(module, "on_train_batch_end", lambda: self._save_if_due(trainer))
+
+    def _restore(self, trainer: Trainer, module: LightningModule) -> None:
+        self.attributes = Attributes(trainer, module)
         if state := self.resume_state:
-            saved = state.content["kindling"]
-            epoch_state.restore(trainer, module, saved["resume"])
+            saved, attributes = state.content["kindling"], self.attributes
+            epoch_state.restore(trainer, module, saved["resume"], attributes, state.restarted)
             if state.changed:
                 before = get(saved["config"], "task.optimizer")
                 keep_lr = before == get(self.content["config"], "task.optimizer")
@@ -94,16 +106,6 @@ class Checkpoint(lightning.Checkpoint):
         if trainer.global_step > self.saved_step:
             self._save(trainer, "between epochs")
         self._stop_on_signal(trainer)
-
-    def _save_after_batches(self, trainer: Trainer, module: LightningModule) -> None:
-        """Save after the module's own `on_train_batch_end`, which may change weights."""
-        hook = module.on_train_batch_end
-
-        def then_save(*arguments: Any) -> None:
-            hook(*arguments)
-            self._save_if_due(trainer)
-
-        module.on_train_batch_end = then_save  # type: ignore[assignment, method-assign]
 
     def _save_if_due(self, trainer: Trainer) -> None:
         late = time.monotonic() - self.saved_at > 60 * self.minutes
@@ -162,7 +164,8 @@ class Checkpoint(lightning.Checkpoint):
             self.trained_weights = {name: value.clone() for name, value in state.items()}
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        vars(module).pop("on_train_batch_end", None)
+        for hook in HOOKS:
+            vars(module).pop(hook, None)
         self._save(trainer, "between epochs")
         self._stop_on_signal(trainer)
 
@@ -226,12 +229,26 @@ class Checkpoint(lightning.Checkpoint):
         between = self.saving == "between epochs"
         if between and self.trained_weights and "current_model_state" in checkpoint:
             checkpoint["current_model_state"] = self.trained_weights
-        checkpoint["kindling"]["resume"] = epoch_state.collect(trainer, module, self.saving)
+        changed = self.attributes.changed() if self.attributes else {}
+        checkpoint["kindling"]["resume"] = epoch_state.collect(
+            trainer, module, self.saving, self.loaders.states, changed
+        )
         epoch_state.set_loop_progress(checkpoint["loops"]["fit_loop"], self.saving)
 
     def on_load_checkpoint(self, _: Any, module: Any, checkpoint: dict[str, Any]) -> None:
         if self.resume_state and self.resume_state.changed:
             drop_optimizer_state(checkpoint, self.content["config"])
+
+
+def _add_to_hook(module: LightningModule, name: str, then: Callable[[], None]) -> None:
+    """Call a function after a hook of the module."""
+    hook = getattr(module, name)
+
+    def hook_then(*arguments: Any) -> None:
+        hook(*arguments)
+        then()
+
+    setattr(module, name, hook_then)
 
 
 def _any_rank(trainer: Trainer, flag: bool) -> bool:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from src.kindling.config.errors import TrainingError, join_names
 from src.kindling.data.data_module import DataModule
 from src.kindling.training.lightning_internals import skips_backward
+from src.kindling.training.loaders import Loaders
 
 REMEDY = (
     "  set a smaller task.optimizer.lr or trainer.gradient_clip_val=1; inspect the samples; "
@@ -24,8 +25,9 @@ REMEDY = (
 class NonFiniteGuard(Callback):
     """Checks loss and gradients before each optimizer step, skips up to `skip` NaN/Inf steps."""
 
-    def __init__(self, skip: int = 0) -> None:
-        self.skip, self.skipped = skip, 0
+    def __init__(self, skip: int, loaders: Loaders) -> None:
+        self.skip, self.skipped, self.loaders = skip, 0, loaders
+        self.hooks: list[Any] = []
         # Of the current step: epoch and number of each accumulated batch, the sum of the losses.
         self.batches: list[tuple[int, int]] = []
         self.loss: Tensor | None = None
@@ -49,7 +51,24 @@ class NonFiniteGuard(Callback):
         if self.skip and not self.batches:
             buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
             self.buffers = [(buffer, buffer.clone()) for buffer in buffers]
+        if not module.automatic_optimization:  # its optimizers step when they like
+            self.batches, self.loss = [], None
         self.batches.append((trainer.current_epoch, number))
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Check the steps of optimizers that manual optimization calls without Lightning too."""
+        if module.automatic_optimization:
+            return
+
+        def check(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not args and "closure" not in kwargs:  # Lightning's have one, and its own hook
+                self.on_before_optimizer_step(trainer, module, optimizer)
+
+        self.hooks = [one.register_step_pre_hook(check) for one in trainer.optimizers]
+
+    def on_train_end(self, *_: Any) -> None:
+        for hook in self.hooks:
+            hook.remove()
 
     def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
         loss = loss.detach().sum()
@@ -67,7 +86,9 @@ class NonFiniteGuard(Callback):
         if sums and not scaled and not math.isfinite(torch.stack(sums).sum().item()):
             groups = optimizer.param_groups  # none, if `configure_optimizers` returns None
             self._skip(module, groups[0]["lr"] if groups else 0.0, parameters)
-        self.batches, self.loss = [], None
+        if module.automatic_optimization:
+            self.batches = []
+        self.loss = None
 
     def _skip(self, module: LightningModule, lr: float, parameters: list[Tensor]) -> None:
         """Skip the step, or end the training if it is one too many."""
@@ -99,8 +120,14 @@ class NonFiniteGuard(Callback):
             f"gradient norm {gradient_norm:.3g}",
             f"  NaN/Inf gradients: {join_names(bad) or 'none'}",
         ]
-        data = module.trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, DataModule):
-            samples = [i for at in self.batches for i in data.sample_numbers("train", *at).tolist()]
+        if samples := self._sample_numbers(module.trainer):
             lines.append(f"  samples of the batch: {join_names(samples, most=10)}")
         return [*lines, REMEDY]
+
+    def _sample_numbers(self, trainer: Trainer) -> list[Any]:
+        """The samples of the step's batches; none where they have no numbers."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, DataModule):
+            return [i for at in self.batches for i in data.sample_numbers("train", *at).tolist()]
+        by_batch = [self.loaders.sample_numbers(batch) for _, batch in self.batches]
+        return [number for numbers in by_batch for number in numbers]

@@ -1,0 +1,173 @@
+"""Have a Trainer's loaders repeat, and continue a resumed training where it was in each of them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import RunningStage
+from torch.utils.data import DataLoader
+
+from src.kindling.config.errors import format_count
+from src.kindling.data.loader import Loader
+from src.kindling.training import lightning_internals as internals
+from src.kindling.training.epoch_state import restart_epoch
+from src.kindling.training.repeatable import (
+    OrderError,
+    RepeatableDataset,
+    RepeatableSampler,
+    RepeatableStream,
+    Repeated,
+    is_stateful,
+    is_stream,
+)
+from src.kindling.training.resume import ResumeState
+
+REPORT_SECONDS = 10  # between the lines of a stream that is read again
+
+
+class Loaders:
+    """The loaders of a Trainer, after Lightning has shared them between processes.
+
+    Args:
+        seed: of the experiment.
+        state: of a resumed training.
+        max_fast_forward: a stream without `state_dict` is read again up to so many batches; beyond
+            them, a resumed epoch starts again. None sets no limit.
+    """
+
+    def __init__(
+        self, seed: int, state: ResumeState | None = None, max_fast_forward: int | None = None
+    ) -> None:
+        self.seed, self.state, self.max_fast_forward = seed, state, max_fast_forward
+        self.resumed: list[Repeated] = []  # those that continue within the epoch
+        self.reported = 0.0
+
+    def attach(self, trainer: Trainer) -> None:
+        """Wrap the loaders that the Trainer is going to load; its strategy is changed."""
+        self.trainer = trainer
+        process = trainer.strategy.process_dataloader
+
+        def process_dataloader(dataloader: object) -> object:
+            loader, repeated = self._repeat(process(dataloader))
+            if repeated is not None and self.state and trainer.state.stage == RunningStage.TRAINING:
+                self._resume(repeated, self.state)
+            return loader
+
+        trainer.strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]
+
+    def _repeat(self, loader: Any) -> tuple[Any, Repeated | None]:
+        """The same loader, repeatable; a map-style DataLoader is changed in place."""
+        if isinstance(loader, Loader) and not is_stateful(loader):  # it repeats by itself
+            return loader, None
+        if isinstance(loader, RepeatableStream) or is_stream(loader):
+            wrapped = loader.wrapped if isinstance(loader, RepeatableStream) else loader
+            stream = RepeatableStream(wrapped, self)
+            return stream, stream
+        name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+        sampler = getattr(loader, name)
+        if isinstance(sampler, RepeatableSampler):  # its author returns the same one again
+            sampler.source = self
+            return loader, sampler
+        # Past DataLoader.__setattr__, which refuses: no iterator has been made yet.
+        vars(loader)[name] = sampler = RepeatableSampler(sampler, self)
+        vars(loader)["dataset"] = RepeatableDataset(loader.dataset)
+        return loader, sampler
+
+    def place(self) -> tuple[int, int]:
+        """The epoch, and how many of its batches were trained on; validation is the same in all."""
+        if self.trainer.state.stage != RunningStage.TRAINING:
+            return 0, 0
+        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return self.trainer.current_epoch, batches.ready
+
+    @property
+    def cycles(self) -> bool:
+        """Whether a shorter one of several training loaders is read again within an epoch."""
+        return internals.cycles_loaders(self.trainer)
+
+    def _resume(self, loader: Repeated, state: ResumeState) -> None:
+        """Continue a loader where it was, or start the epoch again with all of them."""
+        epoch, batch = state.position
+        if self.trainer.current_epoch > epoch:
+            return
+        by_loader, problem = self._saved(state), ""
+        saved = by_loader[len(self.resumed)] if len(self.resumed) < len(by_loader) else None
+        self.resumed.append(loader)
+        try:
+            if saved is None and (batch or loader.stateful is not None):
+                raise OrderError(self._missing_state(loader, state))
+            if saved is not None and batch and not state.restarted:
+                self._check_limit(loader, batch)
+                loader.resume(epoch, batch, saved)
+            elif saved is not None:
+                loader.restore(saved)
+        except OrderError as error:
+            problem = str(error)
+        if not self.trainer.strategy.reduce_boolean_decision(not problem, all=True):
+            if self.trainer.is_global_zero:
+                problem = problem or f"another process has other batches of {loader.name}"
+                print(f"WARNING    data: {problem}; epoch {epoch + 1} starts again")
+            state.restarted = True
+            restart_epoch(self.trainer)
+            for one in self.resumed:
+                one.rewind()
+
+    def _saved(self, state: ResumeState) -> list[dict[str, Any]]:
+        """What this process saved of its loaders; absent in checkpoints of earlier versions."""
+        by_rank = state.content["kindling"]["resume"].get("collected", [])
+        if len(by_rank) != self.trainer.world_size:
+            return []
+        saved: list[dict[str, Any]] = by_rank[self.trainer.global_rank].get("loaders", [])
+        return saved
+
+    def _missing_state(self, loader: Repeated, state: ResumeState) -> str:
+        before = len(state.content["kindling"]["resume"]["meters"])
+        if before == self.trainer.world_size:
+            return f"the checkpoint does not hold the place in {loader.name}"
+        processes = format_count(before, "process", "processes")
+        return f"{processes} shared {loader.name} before, {self.trainer.world_size} do now"
+
+    def _check_limit(self, loader: Repeated, batch: int) -> None:
+        limit = self.max_fast_forward
+        if isinstance(loader, RepeatableStream) and loader.stateful is None:
+            if limit is not None and batch > limit:
+                place = f"batch {batch + 1:,} is beyond max_fast_forward={limit:,}"
+                raise OrderError(f"{loader.name} has no state_dict, and {place}")
+            if self.trainer.is_global_zero:
+                print(
+                    f"resumed: {loader.name} has no state_dict; reading {batch:,} batches again "
+                    "(max_fast_forward limits their number)"
+                )
+
+    def report(self, number: int, total: int) -> None:
+        """Print from time to time how many batches of a stream were read again."""
+        now = time.monotonic()
+        if now - self.reported > REPORT_SECONDS and self.trainer.is_global_zero:
+            if number:
+                print(f"resumed: {number:,} of {total:,} batches read", flush=True)
+            self.reported = now
+
+    def states(self, batch: int) -> list[dict[str, Any]]:
+        """What resuming needs of each training loader after so many batches of the epoch."""
+        found = [repeated_of(loader) for loader in internals.training_loaders(self.trainer)]
+        return [loader.state(batch) for loader in found if loader is not None]
+
+    def sample_numbers(self, batch: int) -> list[int]:
+        """The sample numbers of a recent training batch; empty unless one loader has such."""
+        loaders = [repeated_of(loader) for loader in internals.training_loaders(self.trainer)]
+        if len(loaders) != 1 or loaders[0] is None:
+            return []
+        return loaders[0].position.sample_numbers(batch)
+
+
+def repeated_of(loader: Any) -> Repeated | None:
+    """The wrapper of a loader; None for Kindling's own."""
+    if isinstance(loader, RepeatableStream):
+        return loader
+    if isinstance(loader, DataLoader):
+        for sampler in (loader.batch_sampler, loader.sampler):
+            if isinstance(sampler, RepeatableSampler):
+                return sampler
+    return None
