@@ -10,13 +10,14 @@ import hashlib
 import random
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from src.kindling.config.targets import allowed_by_user
 
@@ -24,6 +25,7 @@ ATOMS = (type(None), bool, int, float, complex, str, bytes)
 CONTAINERS: dict[str, Any] = {
     kind.__name__: kind for kind in (list, tuple, set, frozenset, deque, dict, OrderedDict)
 }
+ELSEWHERE = (nn.Module, nn.Parameter, Dataset, DataLoader)  # saved by Lightning, or only read
 MOST_BYTES = 256 * 2**20  # of one attribute
 
 
@@ -32,56 +34,59 @@ class NotPlain(Exception):
 
 
 class Attributes:
-    """The attributes that have changed since the training started.
+    """The attributes of some objects that have changed since this was made.
 
-    They are those of the module, of its parts and of callbacks without a `state_dict`, where the
-    class is the user's.
+    Args:
+        owners: the objects by name; only those whose class is the user's are looked at.
+        most_bytes: larger attributes are left out.
     """
 
-    def __init__(self, trainer: Trainer, module: LightningModule) -> None:
+    def __init__(self, owners: Mapping[str, Any], most_bytes: int = MOST_BYTES) -> None:
         self.packages = tuple(f"{name}." for name in ("src", "__main__", *allowed_by_user()))
-        self.owners = dict(self._find_owners(trainer, module))
+        self.owners = {name: one for name, one in owners.items() if self._is_users(type(one))}
+        self.most_bytes = most_bytes
         self.before = {key: _digest(value) for key, value in self._encode_all().items()}
 
-    def changed(self) -> dict[str, Any]:
-        """Return those that differ as tensors and plain values, by `owner.name`."""
-        now = self._encode_all()
-        return {key: now[key] for key in now if _digest(now[key]) != self.before.get(key)}
+    @classmethod
+    def of_training(cls, trainer: Trainer, module: LightningModule) -> Attributes:
+        """Those of the module, of its parts and of callbacks without a `state_dict`."""
+        owners = {f"module.{name}": part for name, part in module.named_modules()}
+        for number, callback in enumerate(trainer.callbacks):  # type: ignore[attr-defined]
+            if type(callback).state_dict is Callback.state_dict:
+                owners[f"callback.{number}"] = callback
+        return cls(owners)
 
-    def restore(self, saved: dict[str, Any]) -> None:
+    def changed(self) -> dict[str, dict[str, Any]]:
+        """Return those that differ as tensors and plain values, by owner and name."""
+        found: dict[str, dict[str, Any]] = {}
+        for (owner, name), value in self._encode_all().items():
+            if _digest(value) != self.before.get((owner, name)):
+                found.setdefault(owner, {})[name] = value
+        return found
+
+    def restore(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
         """Set what `changed` returned, in the object that is there where it can be filled."""
-        for key, value in saved.items():
-            owner_name, _, name = key.rpartition(".")
-            owner = self.owners.get(owner_name)
-            if owner is None:
-                continue
+        for owner_name in saved.keys() & self.owners.keys():
+            owner = self.owners[owner_name]
             classes = vars(sys.modules[type(owner).__module__])
-            try:
-                vars(owner)[name] = _decode(value, vars(owner).get(name), classes)
-            except (KeyError, TypeError) as error:
-                problem = f"{type(owner).__name__}.{name} could not be restored"
-                print(f"WARNING    task: {problem} ({type(error).__name__}: {error})")
+            for name, value in saved[owner_name].items():
+                try:
+                    vars(owner)[name] = _decode(value, vars(owner).get(name), classes)
+                except (KeyError, TypeError) as error:
+                    problem = f"{type(owner).__name__}.{name} could not be restored"
+                    print(f"WARNING    task: {problem} ({type(error).__name__}: {error})")
 
     def _is_users(self, kind: type) -> bool:
         package = f"{kind.__module__}."
         return package.startswith(self.packages) and not package.startswith("src.kindling.")
 
-    def _find_owners(self, trainer: Trainer, module: LightningModule) -> Iterator[tuple[str, Any]]:
-        for name, part in module.named_modules():
-            if self._is_users(type(part)):
-                yield f"module.{name}".rstrip("."), part
-        for number, callback in enumerate(trainer.callbacks):  # type: ignore[attr-defined]
-            stateless = type(callback).state_dict is Callback.state_dict
-            if stateless and self._is_users(type(callback)):
-                yield f"callback.{number}", callback
-
-    def _encode_all(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def _encode_all(self) -> dict[tuple[str, str], Any]:
+        found: dict[tuple[str, str], Any] = {}
         for owner_name, owner in self.owners.items():
             for name in sorted(vars(owner).keys() - _given(owner)):
                 try:
-                    encoder = _Encoder(self._is_users)
-                    found[f"{owner_name}.{name}"] = encoder.encode(vars(owner)[name])
+                    encoder = _Encoder(self._is_users, self.most_bytes)
+                    found[owner_name, name] = encoder.encode(vars(owner)[name])
                 except NotPlain:
                     continue
         return found
@@ -98,17 +103,17 @@ def _given(owner: Any) -> set[str]:
 class _Encoder:
     """Turns one value into tensors and plain values that `_decode` reads."""
 
-    def __init__(self, is_users: Callable[[type], bool]) -> None:
-        self.is_users, self.left = is_users, MOST_BYTES
+    def __init__(self, is_users: Callable[[type], bool], most_bytes: int) -> None:
+        self.is_users, self.left = is_users, most_bytes
         self.within: set[int] = set()  # the objects around the current one
 
     def encode(self, value: Any) -> Any:
         self.left -= getattr(value, "nbytes", 0) or sys.getsizeof(value, 8)
-        if self.left < 0 or id(value) in self.within:
+        if self.left < 0 or id(value) in self.within or isinstance(value, ELSEWHERE):
             raise NotPlain
         if isinstance(value, ATOMS):
             return value
-        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
             return {"kind": "tensor", "value": value.detach().cpu().clone()}
         if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
             return {"kind": "array", "value": torch.from_numpy(value.copy())}
@@ -128,7 +133,7 @@ class _Encoder:
         if kind is CONTAINERS.get(kind.__name__) or hasattr(value, "_fields"):
             items = [self.encode(item) for item in value]
             return {"kind": kind.__name__, "items": items, "size": getattr(value, "maxlen", None)}
-        if self.is_users(kind) and hasattr(value, "__dict__") and not isinstance(value, nn.Module):
+        if self.is_users(kind) and hasattr(value, "__dict__"):
             fields = {name: self.encode(field) for name, field in vars(value).items()}
             return {"kind": kind.__name__, "fields": fields}
         raise NotPlain
@@ -206,7 +211,7 @@ def _digest(plain: Any) -> str:
         value = stack.pop()
         if isinstance(value, Tensor):
             digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
         elif isinstance(value, dict):
             stack += [part for pair in value.items() for part in pair]
         elif isinstance(value, list):

@@ -76,11 +76,11 @@ def at_reload_epoch(owner: Any) -> Iterator[int]:
         yield 0
         return
     progress = trainer.fit_loop.epoch_progress.current
-    now, progress.processed = progress.processed, _reload_epoch(trainer)
+    now, progress.completed = progress.completed, _reload_epoch(trainer)
     try:
-        yield progress.processed
+        yield progress.completed
     finally:
-        progress.processed = now
+        progress.completed = now
 
 
 def align_reloads(trainer: Trainer) -> None:
@@ -99,12 +99,6 @@ def training_loaders(trainer: Trainer) -> list[Any]:
     """The loaders that the training reads, in Lightning's order."""
     combined = trainer.fit_loop._combined_loader
     return [] if combined is None else combined.flattened
-
-
-def cycles_loaders(trainer: Trainer) -> bool:
-    """Whether the shorter ones of several training loaders are read again within an epoch."""
-    combined = trainer.fit_loop._combined_loader
-    return combined is not None and combined._mode == "max_size_cycle"
 
 
 def logged_state(trainer: Trainer) -> dict[str, Any]:

@@ -82,11 +82,6 @@ class Loaders:
         batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         return self.trainer.current_epoch, batches.ready
 
-    @property
-    def cycles(self) -> bool:
-        """Whether a shorter one of several training loaders is read again within an epoch."""
-        return internals.cycles_loaders(self.trainer)
-
     def _resume(self, loader: Repeated, state: ResumeState) -> None:
         """Continue a loader where it was, or start the epoch again with all of them."""
         epoch, batch = state.position
@@ -100,7 +95,7 @@ class Loaders:
                 raise OrderError(self._missing_state(loader, state))
             if saved is not None and batch and not state.restarted:
                 self._check_limit(loader, batch)
-                loader.resume(epoch, batch, saved)
+                loader.resume(epoch, saved)
             elif saved is not None:
                 loader.restore(saved)
         except OrderError as error:

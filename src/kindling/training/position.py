@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -17,51 +17,70 @@ from src.kindling.data.order import derive_seed
 REMEMBERED = 1024
 
 
-@dataclass
-class Position:
-    """Where a loader is in an epoch.
+class Given(NamedTuple):
+    """A batch that a loader has given.
 
     Attributes:
-        epoch: the one that is read; -1 before the first.
-        cycle: how often it was read in this epoch from the start: a shorter one of several loaders.
-        digest: a rolling hash of the cycle's index lists (of a stream: of its batches).
-        recent: number, digest and index list of the newest batches.
+        number: within the epoch.
+        cycle: how often the loader was read in this epoch before, as a shorter one of several.
+        before: the batches of those cycles.
+        digest: a rolling hash of the cycle's index lists up to this one (of a stream: of batches).
+        indices: its index list; None of a stream.
     """
 
+    number: int
+    cycle: int
+    before: int
+    digest: str
+    indices: Any
+
+
+@dataclass
+class Position:
+    """Where a loader is in an epoch: the next batch, and the newest that it has given."""
+
     seed: int
-    epoch: int = -1
+    epoch: int = -1  # -1 before the first
     cycle: int = 0
+    before: int = 0
+    number: int = 0
     digest: str = ""
-    recent: deque[tuple[int, str, Any]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    given: deque[Given] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+
+    def begin(self, epoch: int, cycle: int, before: int) -> None:
+        """Begin to read the loader from its start."""
+        if epoch != self.epoch:
+            self.given.clear()
+        self.epoch, self.cycle, self.digest = epoch, cycle, ""
+        self.before = self.number = before
 
     def seed_of_order(self) -> int:
         cycle = (-self.cycle,) if self.cycle else ()
         return derive_seed(self.seed, self.epoch, *cycle)
 
-    def seed_of_batch(self, number: int) -> int:
-        return derive_seed(self.seed, self.epoch, number)
+    def seed_of_batch(self) -> int:
+        return derive_seed(self.seed, self.epoch, self.number)
 
-    def begin(self, epoch: int, cycle: int) -> None:
-        """Begin to read the loader from its start."""
-        if epoch != self.epoch:
-            self.recent.clear()
-        self.epoch, self.cycle, self.digest = epoch, cycle, ""
-
-    def add(self, number: int, content: bytes, indices: Any = None) -> None:
-        """Note the next batch of the epoch."""
+    def add(self, content: bytes, indices: Any = None) -> None:
+        """Note that the next batch is given."""
         self.digest = hashlib.blake2b(self.digest.encode() + content, digest_size=16).hexdigest()
-        self.recent.append((number, self.digest, indices))
+        self.given.append(Given(self.number, self.cycle, self.before, self.digest, indices))
+        self.number += 1
+
+    def state(self, batch: int) -> dict[str, Any]:
+        """Where the loader was when so many batches of the epoch were trained on."""
+        last = next((one for one in reversed(self.given) if one.number < batch), None)
+        if last is None:
+            return {"cycle": 0, "before": 0, "count": 0, "digest": ""}
+        count = last.number + 1 - last.before
+        return {"cycle": last.cycle, "before": last.before, "count": count, "digest": last.digest}
 
     def sample_numbers(self, batch: int) -> list[int]:
         """The index list of a recent batch; empty if it is not a list of numbers."""
-        found: Any = next((indices for number, _, indices in self.recent if number == batch), None)
+        found: Any = next((one.indices for one in self.given if one.number == batch), None)
         if isinstance(found, list) and all(isinstance(index, int) for index in found):
             return found
         return []
-
-    def digest_before(self, batch: int) -> str:
-        """The digest when so many batches of the epoch were trained on."""
-        return next((digest for number, digest, _ in reversed(self.recent) if number < batch), "")
 
 
 def length_of(batches: Any) -> int | None:

@@ -19,10 +19,12 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from src.kindling.data.order import seed_generators
+from src.kindling.training.attributes import Attributes
 from src.kindling.training.position import Position, bytes_of, excerpt_of, length_of
 from src.kindling.training.seeding import CPU, seeded
 
 END = object()
+MOST_BYTES_OF_SAMPLERS = 2**20
 
 
 class OrderError(Exception):
@@ -34,8 +36,6 @@ class Source(Protocol):
 
     seed: int
 
-    @property
-    def cycles(self) -> bool: ...
     def place(self) -> tuple[int, int]: ...
     def report(self, number: int, total: int) -> None: ...
 
@@ -73,26 +73,29 @@ class Repeated(_Wrapper):
 
     def __iter__(self) -> Iterator[Any]:
         if self.ahead is not None:
-            ahead, self.ahead = self.ahead, None
-            return ahead
-        epoch, batches = self.source.place()
-        again = batches and epoch == self.position.epoch
-        self.position.begin(epoch, self.position.cycle + 1 if again else 0)
+            return self.ahead
+        (epoch, batches), position = self.source.place(), self.position
+        # Lightning and torch may begin to read a loader twice before they take a batch.
+        if batches and epoch == position.epoch and position.number > position.before:
+            position.begin(epoch, position.cycle + 1, position.number)
+        else:
+            position.begin(epoch, 0, 0)
         return self.read(0)
 
-    def resume(self, epoch: int, batch: int, saved: dict[str, Any]) -> None:
+    def resume(self, epoch: int, saved: dict[str, Any]) -> None:
         """Continue within an epoch, and check that its earlier batches were the same.
 
         Raises:
             OrderError: they were others.
         """
-        length, cycle = length_of(self.wrapped), 0
-        if length and self.source.cycles:
-            cycle, batch = divmod(batch, length)
-        self.position.begin(epoch, cycle)
-        self.ahead = self.read(batch)
-        if batch and self.position.digest != saved["digest"]:
+        self.position.begin(epoch, saved["cycle"], saved["before"])
+        self.ahead = self._read_ahead(self.read(saved["count"]))
+        if self.position.digest != saved["digest"]:
             raise OrderError(f"{self.name} gives other batches than before the interruption")
+
+    def _read_ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
+        self.ahead = None
+        yield from batches
 
     def rewind(self) -> None:
         """Read the resumed epoch from its start after all."""
@@ -107,15 +110,33 @@ class Repeated(_Wrapper):
 
     @property
     def name(self) -> str:
-        return type(self.wrapped).__name__
+        """What the user calls it in messages."""
+        return type(getattr(self.wrapped, "dataset", self.wrapped)).__name__
 
     def state(self, batch: int) -> dict[str, Any]:
         """What resuming needs when so many batches of the epoch were trained on; 0 at its end."""
-        return {"digest": self.position.digest_before(batch)}
+        return self.position.state(batch)
 
 
 class RepeatableSampler(Repeated):
     """A sampler's index lists of an epoch, each with a seed."""
+
+    def __init__(self, wrapped: Any, source: Source) -> None:
+        super().__init__(wrapped, source)
+        samplers = {str(number): one for number, one in enumerate(_samplers(wrapped))}
+        self.attributes = Attributes(samplers, MOST_BYTES_OF_SAMPLERS)
+        self.changed: dict[str, Any] = {}  # before the current order was drawn
+
+    def resume(self, epoch: int, saved: dict[str, Any]) -> None:
+        self.restore(saved)
+        super().resume(epoch, saved)
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.attributes.restore(saved["sampler"])
+
+    def state(self, batch: int) -> dict[str, Any]:
+        changed = self.changed if batch else self.attributes.changed()
+        return {**super().state(batch), "sampler": changed}
 
     @property
     def sampler(self) -> Any:
@@ -127,26 +148,29 @@ class RepeatableSampler(Repeated):
         return type(_samplers(self.wrapped)[-1]).__name__
 
     def read(self, first: int) -> Iterator[Batch]:
-        position = self.position
-        length, seed = length_of(self.wrapped), position.seed_of_order()
+        self.changed, seed = self.attributes.changed(), self.position.seed_of_order()
         for sampler in _samplers(self.wrapped):
             _seed_own_generators(sampler, seed)
             if hasattr(sampler, "set_epoch"):  # Lightning does it after the first lists are drawn
-                sampler.set_epoch(position.epoch)
+                sampler.set_epoch(self.position.epoch)
         lists: Any = self.wrapped
-        if length is not None:  # all at once, so that no other draw comes between
+        if length_of(lists) is not None:
             with seeded(seed):
                 lists = list(lists)
-        before = position.cycle * (length or 0)
-        batches = self._batches(iter(lists), before)
+        batches = self._batches(iter(lists))
         for _ in range(first):
             next(batches, None)
         return batches
 
-    def _batches(self, lists: Iterator[Any], before: int) -> Iterator[Batch]:
-        for number, indices in enumerate(lists, start=before):
-            self.position.add(number, bytes_of(indices), indices)
-            yield Batch(self.position.seed_of_batch(number), indices)
+    def _batches(self, lists: Iterator[Any]) -> Iterator[Batch]:
+        while True:
+            seed = self.position.seed_of_batch()
+            with seeded(seed):  # what a sampler without a length draws on the way
+                indices = next(lists, END)
+            if indices is END:
+                return
+            self.position.add(bytes_of(indices), indices)
+            yield Batch(seed, indices)
 
 
 class RepeatableDataset(_Wrapper):
@@ -172,17 +196,17 @@ class RepeatableStream(Repeated):
         super().__init__(wrapped, source)
         self.stateful = _stateful_part(wrapped)
         self.initial = copy.deepcopy(self.stateful.state_dict()) if self.stateful else None
-        self.states: deque[tuple[int, Any]] = deque(maxlen=4)  # after the newest batches
+        self.states: deque[Any] = deque(maxlen=4)  # after the newest batches
         self.at_end = False  # it continues from the state at an epoch's end
 
-    def resume(self, epoch: int, batch: int, saved: dict[str, Any]) -> None:
+    def resume(self, epoch: int, saved: dict[str, Any]) -> None:
         if self.stateful is None:
-            super().resume(epoch, batch, saved)
+            super().resume(epoch, saved)
             return
         self.stateful.load_state_dict(saved["state"])
-        self.position.begin(epoch, 0)
-        seed_generators(self.position.seed_of_order(), CPU)
-        self.ahead = self._batches(iter(self.wrapped), batch)
+        self.position.begin(epoch, saved["cycle"], saved["before"])
+        self.position.number += saved["count"]
+        self.ahead = self._read_ahead(self.read(0))
 
     def rewind(self) -> None:
         super().rewind()
@@ -196,35 +220,35 @@ class RepeatableStream(Repeated):
 
     def read(self, first: int) -> Iterator[Any]:
         seed_generators(self.position.seed_of_order(), CPU)  # its workers' seeds
-        before = self.position.cycle * (length_of(self.wrapped) or 0)
-        batches = self._batches(iter(self.wrapped), before)
+        batches = self._batches(iter(self.wrapped))
         for number in range(first):
             self.source.report(number, first)
             next(batches, None)
         return batches
 
-    def _batches(self, batches: Iterator[Any], number: int) -> Iterator[Any]:
+    def _batches(self, batches: Iterator[Any]) -> Iterator[Any]:
         while True:
-            seed_generators(self.position.seed_of_batch(number), CPU)
+            seed_generators(self.position.seed_of_batch(), CPU)
             batch = next(batches, END)
-            if batch is END and self.at_end and number == 0:  # its state was that of an end
+            if batch is END and self.at_end:  # it was restored to the end of an epoch
                 self.stateful.load_state_dict(self.initial)
-                batch = next(batches := iter(self.wrapped), END)
+                batches = iter(self.wrapped)
+                batch = next(batches, END)
             self.at_end = False
             if batch is END:
                 return
+            self.position.add(b"" if self.stateful else excerpt_of(batch))
             if self.stateful:
-                self.states.append((number, copy.deepcopy(self.stateful.state_dict())))
-            else:
-                self.position.add(number, excerpt_of(batch))
+                self.states.append(copy.deepcopy(self.stateful.state_dict()))
             yield batch
-            number += 1
 
     def state(self, batch: int) -> dict[str, Any]:
+        place = super().state(batch)
         if not self.stateful:
-            return super().state(batch)
-        read_ahead = [state for number, state in self.states if number == batch - 1]
-        return {"state": copy.deepcopy(read_ahead[0] if read_ahead else self.stateful.state_dict())}
+            return place
+        ahead = self.position.number - batch if batch else 0
+        now = self.stateful.state_dict() if ahead <= 0 else self.states[-1 - ahead]
+        return {**place, "state": copy.deepcopy(now)}
 
 
 def _samplers(sampler: Any) -> list[Any]:

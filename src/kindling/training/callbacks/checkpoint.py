@@ -92,7 +92,7 @@ class Checkpoint(lightning.Checkpoint):
         _add_to_hook(module, "on_train_batch_end", lambda: self._save_if_due(trainer))
 
     def _restore(self, trainer: Trainer, module: LightningModule) -> None:
-        self.attributes = Attributes(trainer, module)
+        self.attributes = Attributes.of_training(trainer, module)
         if state := self.resume_state:
             saved, attributes = state.content["kindling"], self.attributes
             epoch_state.restore(trainer, module, saved["resume"], attributes, state.restarted)

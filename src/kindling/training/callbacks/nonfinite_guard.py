@@ -61,7 +61,7 @@ class NonFiniteGuard(Callback):
             return
 
         def check(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not args and "closure" not in kwargs:  # Lightning's have one, and its own hook
+            if len(args) == 1 and not kwargs:  # Lightning passes a closure, and has its own hook
                 self.on_before_optimizer_step(trainer, module, optimizer)
 
         self.hooks = [one.register_step_pre_hook(check) for one in trainer.optimizers]

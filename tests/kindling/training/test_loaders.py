@@ -1,0 +1,229 @@
+"""A resumed epoch goes on with the batches that it had left, whichever loader gives them."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.kindling.config import instantiate
+from src.kindling.config.compose import compose
+from src.kindling.config.errors import TrainingError
+from src.kindling.runs.run import Run
+from src.kindling.training.fit import fit
+from src.kindling.training.run_loggers import Curves
+from tests.kindling.training import loader_kinds
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers
+HERE = "tests.kindling.training.loader_kinds"
+WORDS = ("num_threads=1", "checkpoint_minutes=0", "trainer.accelerator=cpu", "trainer.max_epochs=3")
+ORDERS = (
+    *("shuffled", "weighted", "subset", "own generator", "torch generator", "counting"),
+    *("batch sampler", "nested samplers", "no batches", "stateful loader"),
+    *("min_size", "max_size", "max_size_cycle", "dict", "stream", "stateful stream"),
+)
+Killer = Any
+
+
+class Killed(BaseException):
+    """Ends a training on the spot, as a kill does."""
+
+
+@pytest.fixture
+def kill(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Have a training end after so many more batches."""
+    (tmp_path / "plain.yaml").write_text(
+        f"task: {{_target_: {HERE}.Module}}\ndata: {{_target_: {HERE}.Data}}\n"
+    )
+    monkeypatch.setattr("src.kindling.config.compose.CONFIGS", tmp_path)
+    monkeypatch.setattr("src.kindling.config.targets.allowed_by_user", lambda: ("tests",))
+    monkeypatch.setattr("src.kindling.training.attributes.allowed_by_user", lambda: ("tests",))
+    left = [-1]
+    end = Curves.on_train_batch_end
+
+    def killed(self: Curves, *args: Any) -> None:
+        end(self, *args)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    monkeypatch.setattr(Curves, "on_train_batch_end", killed)
+    return lambda batches: left.__setitem__(0, batches)
+
+
+def started(*words: str) -> tuple[Any, Run]:
+    config = compose("plain", [*WORDS, *words])
+    instantiate.check(config)
+    return config, Run.claim("plain")
+
+
+def whole(*words: str) -> tuple[dict[str, Any], str, list[list[float]]]:
+    loader_kinds.SEEN.clear()
+    config, run = started(*words)
+    fit(config, run)
+    return *ended(run), list(loader_kinds.SEEN)
+
+
+def ended(run: Run) -> tuple[dict[str, Any], str]:
+    content = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
+    state = {**content["state_dict"], "optimizers": str(content["optimizer_states"])}
+    return state, (run.path / "metrics.csv").read_text()
+
+
+def interrupted(kill: Killer, after: list[int], *words: str) -> tuple[Run, list[list[float]]]:
+    """Train, killed after so many batches each time; the batches that were trained on for good."""
+    config, run = started(*words)
+    seen: list[list[float]] = []
+    for number, batches in enumerate([*after, 1000]):
+        kill(batches)
+        loader_kinds.SEEN.clear()
+        try:
+            fit(config, run, resume=number > 0)
+        except Killed:
+            seen += loader_kinds.SEEN[:-1]  # the last one was not saved
+            continue
+        return run, seen + loader_kinds.SEEN
+    raise AssertionError("never ended")
+
+
+def assert_equal(resumed: tuple[dict[str, Any], str], expected: tuple[dict[str, Any], str]) -> None:
+    assert resumed[1] == expected[1]
+    for name, value in expected[0].items():
+        equal = (
+            torch.equal(value, resumed[0][name])
+            if torch.is_tensor(value)
+            else value == resumed[0][name]
+        )
+        assert equal, name
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+def test_resume_repeats_batches(kind: str, kill: Killer) -> None:
+    word = f"data.kind={kind}"
+    *expected, batches = whole(word)
+    run, seen = interrupted(kill, [3, 2, 4, 6], word)
+    assert seen == batches
+    assert_equal(ended(run), (expected[0], expected[1]))
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "persistent", "own generator", "no batches"])
+def test_resume_with_workers_repeats_draws(kind: str, kill: Killer) -> None:
+    *expected, batches = whole(f"data.kind={kind}")
+    run, seen = interrupted(kill, [3, 6], f"data.kind={kind}", "data.workers=2")
+    assert seen == batches
+    assert_equal(ended(run), (expected[0], expected[1]))
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_resume_reloads_data_in_the_same_epochs(every: int, kill: Killer) -> None:
+    words = (
+        "data.kind=reloaded",
+        f"trainer.reload_dataloaders_every_n_epochs={every}",
+        "trainer.max_epochs=5",
+    )
+    *expected, batches = whole(*words)
+    run, seen = interrupted(kill, [3, 4, 7, 5], *words)
+    assert seen == batches
+    assert len({tuple(batch) for batch in batches}) > 8
+    assert_equal(ended(run), (expected[0], expected[1]))
+
+
+def test_manual_optimization_resumes_accumulated_gradients(kill: Killer) -> None:
+    words = (f"task._target_={HERE}.Manual",)
+    *expected, batches = whole(*words)
+    run, seen = interrupted(kill, [2, 3, 1, 4], *words)
+    assert seen == batches
+    assert_equal(ended(run), (expected[0], expected[1]))
+
+
+def test_order_that_does_not_repeat_starts_the_epoch_again(
+    kill: Killer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, seen = interrupted(kill, [11], "data.kind=clock")
+    assert (
+        "WARNING    data: ClockSampler gives other batches than before the interruption; "
+        "epoch 2 starts again"
+    ) in capsys.readouterr().out
+    assert len(seen) == 10 + 16  # two batches of the second epoch were seen before
+    assert sorted(itertools.chain(*seen[10:18])) == list(range(48))
+    rows = (run.path / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3
+
+
+def test_all_loaders_start_the_epoch_again_with_the_one_that_differs(kill: Killer) -> None:
+    _, seen = interrupted(kill, [11], "data.kind='one repeats, one does not'")
+    again = [batch[:6] for batch in seen[10:18]]
+    assert sorted(itertools.chain(*again)) == list(range(48))
+
+
+def test_stream_is_read_again(kill: Killer, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted(kill, [11], "data.kind=stream")
+    line = "resumed: Stream has no state_dict; reading 2 batches again (max_fast_forward limits"
+    assert line in capsys.readouterr().out
+
+
+def test_stream_beyond_the_limit_starts_again(
+    kill: Killer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, seen = interrupted(kill, [12], "data.kind=stream", "max_fast_forward=2")
+    problem = "Stream has no state_dict, and batch 4 is beyond max_fast_forward=2; epoch 2 starts"
+    assert problem in capsys.readouterr().out
+    assert [batch[0] for batch in seen[11:19]] == [6.0 * i for i in range(8)]
+
+
+def test_stream_that_does_not_repeat_starts_again(
+    kill: Killer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted(kill, [11], "data.kind='clock stream'")
+    assert "ClockStream gives other batches than before the interr" in capsys.readouterr().out
+
+
+def test_stateful_stream_continues_without_reading(kill: Killer) -> None:
+    config, run = started("data.kind='stateful stream'")
+    kill(6)
+    with pytest.raises(Killed):
+        fit(config, run)
+    loader_kinds.READ.clear()
+    kill(2)
+    with pytest.raises(Killed):
+        fit(config, run, resume=True)
+    # Five batches were saved; a rehearsal reads the first.
+    assert loader_kinds.READ[6:18] == list(range(30, 42))
+
+
+def test_skipped_batches_are_not_read(kill: Killer) -> None:
+    config, run = started()
+    kill(6)
+    with pytest.raises(Killed):
+        fit(config, run)
+    loader_kinds.READ.clear()
+    loader_kinds.SEEN.clear()
+    kill(1)
+    with pytest.raises(Killed):
+        fit(config, run, resume=True)
+    assert [float(index) for index in loader_kinds.READ[-6:]] == loader_kinds.SEEN[-1]
+    assert len(loader_kinds.READ) == 12  # one of them of the rehearsal
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_manual_optimization_guards_each_optimizer(plain: bool, kill: Killer) -> None:
+    loader_kinds.SEEN.clear()
+    words = (f"task._target_={HERE}.Manual", "task.spoiled=4", f"task.plain_optimizer={plain}")
+    config, run = started(*words)
+    with pytest.raises(TrainingError) as caught:
+        fit(config, run)
+    lines = caught.value.lines
+    assert "(epoch 1, batch 5): the loss is nan; training stopped before" in lines[0]
+    assert "second.weight" in lines[2]
+    indices = ", ".join(str(int(value)) for value in loader_kinds.SEEN[-1])
+    assert lines[3] == f"  samples of the batch: {indices}"
+
+
+def test_guard_names_no_samples_of_a_stream(kill: Killer) -> None:
+    config, run = started(f"task._target_={HERE}.Manual", "task.spoiled=4", "data.kind=stream")
+    with pytest.raises(TrainingError) as caught:
+        fit(config, run)
+    assert not any("samples" in line for line in caught.value.lines[:-1])
