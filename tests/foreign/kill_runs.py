@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -27,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import sklearn.datasets
 import torch
 
 from src.kindling.analysis import plots
@@ -35,7 +37,7 @@ from src.kindling.training.run_loggers import Curves
 from src.train import main
 from tests.foreign.drive import foreign
 
-__all__ = ["fit", "plots"]  # imported before the first fork
+__all__ = ["fit", "plots", "sklearn"]  # imported before the first fork
 LIMIT = 90  # seconds for one child
 COMPARED = ("state_dict", "optimizer_states", "lr_schedulers")
 WORDS = ("num_threads=1", "--no-pictures")
@@ -198,6 +200,12 @@ def differences(whole: dict[str, str], other: dict[str, str]) -> list[str]:
     return found
 
 
+def threads() -> int:
+    """The threads of this process, also those that Python has not started; 1 where unknown."""
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.exists() else 1
+
+
 class Driver:
     """Answers requests; the trainings that are never killed are made once."""
 
@@ -243,7 +251,7 @@ class Driver:
             "kills": kills,
             "differences": differences(whole, found),
             "output": (folder / "output.txt").read_text(),
-            "threads": len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1,
+            "threads": threads(),
         }
 
 
@@ -253,6 +261,8 @@ def _output(folder: Path) -> str:
 
 if __name__ == "__main__":
     multiprocessing.set_start_method("fork")  # of the loaders' workers
+    gc.collect()
+    gc.freeze()  # no child collects what was imported
     driver = Driver(Path(sys.argv[1]))
     for line in sys.stdin:
         request = json.loads(line)
@@ -262,3 +272,4 @@ if __name__ == "__main__":
         except Exception as error:
             reply = {"error": str(error)}
         print(json.dumps(reply), flush=True)
+    os._exit(0)  # some libraries complain of what they leave
