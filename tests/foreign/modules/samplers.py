@@ -6,12 +6,14 @@ import time
 import lightning as L
 import numpy as np
 import torch
+import torch.distributed as dist
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
+    DistributedSampler,
     RandomSampler,
     Sampler,
     SubsetRandomSampler,
@@ -123,6 +125,7 @@ class SampledDigits(L.LightningDataModule):
             "weighted": lambda: WeightedRandomSampler(1.0 + data.labels, size),
             "own_generator": lambda: OwnGeneratorSampler(size),
             "numpy_rng": lambda: NumpyRngSampler(size),
+            "distributed": lambda: DistributedSampler(data) if dist.is_initialized() else None,
             "clock": lambda: ClockSampler(size),
         }[self.sampler]()
         return DataLoader(data, self.batch_size, sampler=sampler, **workers)
