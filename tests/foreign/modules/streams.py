@@ -65,12 +65,13 @@ class ResumableLoader:
         return -(-len(self.tensors[0]) // self.batch_size)
 
     def __iter__(self):
+        if self.batch == len(self):
+            self.epoch, self.batch = self.epoch + 1, 0
         generator = torch.Generator().manual_seed(self.epoch)
         order = torch.randperm(len(self.tensors[0]), generator=generator)
         for indices in order.split(self.batch_size)[self.batch :]:
             self.batch += 1
             yield [tensor[indices] for tensor in self.tensors]
-        self.epoch, self.batch = self.epoch + 1, 0
 
     def state_dict(self):
         return {"epoch": self.epoch, "batch": self.batch}
