@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,6 @@ from src.kindling.config.compose import ROOT
 from tests.foreign.kill_runs import differences, ending
 
 pytestmark = pytest.mark.long
-TIMEOUT = 120
 WORDS = ("samplers", "num_threads=1", "--no-pictures", "checkpoint_minutes=0")
 ONE_NODE = ("trainer.strategy=ddp", "trainer.devices=2")
 TWO_NODES = ("trainer.strategy=ddp", "trainer.devices=1", "trainer.num_nodes=2")
@@ -40,7 +37,10 @@ def launchers(nodes: int) -> Iterator[list[str]]:
 
 
 def drive(nodes: int, logs: Path, *words: str) -> tuple[list[int], str]:
-    """Train, and return the status of each machine, and what they printed."""
+    """Train, and return the status of each machine, and what they printed.
+
+    Processes that hang end themselves, see `tests.foreign.drive`.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
@@ -50,16 +50,10 @@ def drive(nodes: int, logs: Path, *words: str) -> tuple[list[int], str]:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
         for launcher in launchers(nodes)
     ]
-    try:
-        outputs = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
-    finally:
-        for process in processes:
-            with suppress(ProcessLookupError):  # it has ended
-                os.killpg(process.pid, signal.SIGTERM)  # which torchrun passes on
+    outputs = [process.communicate()[0] for process in processes]
     return [process.returncode for process in processes], "\n".join(outputs)
 
 

@@ -3,7 +3,7 @@
     python -m tests.foreign.drive LOGS [--kill STEP[@RANK]] VERB ARGUMENTS
 
 `--kill` ends the process with SIGKILL after so many optimizer steps, each of which is saved; of several
-processes all, or that of the rank.
+processes all, or that of the rank. A process that hangs ends itself.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 
 from tests.foreign.cases import CONFIGS
+
+LIMIT = 120  # seconds
 
 
 @contextmanager
@@ -46,6 +48,8 @@ if __name__ == "__main__":
 
     from src.kindling.config.command import run_command
 
+    if hasattr(signal, "alarm"):
+        signal.alarm(LIMIT)
     arguments = sys.argv[1:]
     folder = Path(arguments.pop(0))
     with foreign(folder) as patching:
