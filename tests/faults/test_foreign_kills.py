@@ -81,7 +81,7 @@ WORKERS = {
 SHORT = (
     ("samplers", 2, 0),
     ("samplers", 2, 1),
-    ("combined_modes", 0, 0),
+    ("samplers", 2, 2),
     ("manual_accumulation", 0, 0),
     ("manual_accumulation", 0, 2),
     ("attributes", 0, 0),

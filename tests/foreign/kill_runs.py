@@ -143,8 +143,10 @@ def _become_child(task: Callable[[], Any], folder: Path, answer: Path) -> None:
         os._exit(status)
 
 
-def train(run: KillRun, logs: Path, at: tuple[str, int] | None) -> dict[str, int]:
-    """Begin or resume the run, and return how often it came by each place."""
+def train(
+    run: KillRun, logs: Path, at: tuple[str, int] | None
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Begin or resume the run; return how often it came by each place, and its ending."""
     places = Places(at)
     places.install()
     with foreign(logs):
@@ -153,7 +155,7 @@ def train(run: KillRun, logs: Path, at: tuple[str, int] | None) -> dict[str, int
             main(["--resume", str(begun[0]), *WORDS[1:]])
         else:
             main([run.name, *WORDS, *run.words, f"checkpoint_minutes={run.minutes}"])
-    return dict(places.counts)
+    return dict(places.counts), ending(logs)
 
 
 def ending(logs: Path) -> dict[str, str]:
@@ -224,11 +226,10 @@ class Driver:
         key = run.name, run.words
         if key not in self.whole:
             folder = self._folder()
-            status, counts = in_child(partial(train, run, folder / "logs", None), folder)
+            status, result = in_child(partial(train, run, folder / "logs", None), folder)
             if status:
                 raise RuntimeError(f"never killed: status {status}: {_output(folder)}")
-            _, found = in_child(partial(ending, folder / "logs"), folder)
-            self.whole[key] = counts, found
+            self.whole[key] = result
         return self.whole[key]
 
     def answer(self, run: KillRun) -> dict[str, Any]:
@@ -240,16 +241,15 @@ class Driver:
             if left:
                 place = draw.choice(sorted(counts))
                 at = place, draw.randint(1, max(1, counts[place] // (2 if kills else 1)))
-            status, _ = in_child(partial(train, run, folder / "logs", at), folder)
+            status, result = in_child(partial(train, run, folder / "logs", at), folder)
             if status == 0:
                 break
             if status != -signal.SIGKILL:
                 return {"error": f"status {status} after {kills}: {_output(folder)}"}
             kills.append(f"{at[0]} {at[1]}" if at else "not by us")
-        _, found = in_child(partial(ending, folder / "logs"), folder)
         return {
             "kills": kills,
-            "differences": differences(whole, found),
+            "differences": differences(whole, result[1]),
             "output": (folder / "output.txt").read_text(),
             "threads": threads(),
         }
