@@ -154,4 +154,36 @@ CASES = (
         export="forward",
     ),
     Case("weighted_sampler", "val_f1", "max", logged=("loss", "val_f1"), has_test=False),
+    Case(
+        "attributes",
+        "val_loss",
+        logged=("training_epoch_mean", "val_loss"),
+        has_test=False,
+    ),
+    Case(
+        "combined_modes", "val_loss", logged=("loss_step", "loss_epoch", "val_loss"), has_test=False
+    ),
+    Case(
+        "live_environment",
+        logged=("loss",),
+        has_validation=False,
+        has_test=False,
+        exact_resume=False,
+        **NO_DATA,
+    ),
+    Case(
+        "manual_accumulation",
+        "val_loss",
+        logged=("loss_step", "loss_epoch", "val_loss"),
+        has_test=False,
+    ),
+    Case("own_callback", "val_acc", "max", logged=("train_acc", "val_acc"), has_test=False),
+    Case("reloading", "val_loss", logged=("train_loss", "val_loss"), has_test=False, **NO_DATA),
+    Case(
+        "samplers",
+        "val_loss",
+        logged=("train_loss_step", "train_loss_epoch", "train_acc", "train_f1", "val_loss"),
+        has_test=False,
+    ),
+    Case("streams", "val/mse", logged=("train/mse", "val/mse"), has_test=False),
 )

@@ -33,8 +33,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 WORDS = ("num_threads=1",)
 BY_NAME = {case.name: case for case in CASES}
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-# Killed and resumed in `make test`: the others by `make test-long`.
-RESUMED = ("streaming",)
 # Exported in `make test`; the first is verified in a fresh process.
 EXPORTED = ("docs_autoencoder", "char_lm", "dataclass_batch", "lstm_forecaster")
 # Trained on a terminal in `make test`: a module without forward, without validation, with several
@@ -161,44 +159,6 @@ def test_foreign_forward_is_exported(name: str, monkeypatch: pytest.MonkeyPatch)
     assert isinstance(found, dict)
     assert found["pt2"]["difference"] <= 1e-5
     assert found["pt2"]["output"]["name"] == "output"
-
-
-def ended(run: Run) -> tuple[dict[str, torch.Tensor], str]:
-    """The last weights, and metrics.csv."""
-    content = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
-    table = run.path / "metrics.csv"
-    return content["state_dict"], table.read_text() if table.exists() else ""
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        case.name if case.name in RESUMED else pytest.param(case.name, marks=pytest.mark.long)
-        for case in CASES
-    ],
-)
-def test_killed_foreign_training_resumes_exactly(name: str, runs: Path, tmp_path: Path) -> None:
-    case = BY_NAME[name]
-    whole = train_case(name, "checkpoint_minutes=0").run
-    command = [sys.executable, "-m", "tests.foreign.drive", str(tmp_path)]
-    words = [name, *WORDS, "checkpoint_minutes=0", "--no-pictures"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    first = subprocess.run(
-        [*command, "--kill", "3", "train", *words],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert first.returncode == -9, first.stderr
-    (path,) = (tmp_path / name).iterdir()
-    call("train", "--resume", str(path), "--no-pictures")
-    if case.exact_resume:
-        weights, table = ended(whole)
-        resumed, resumed_table = ended(Run(path))
-        assert weights.keys() == resumed.keys()
-        assert all(torch.equal(value, resumed[key]) for key, value in weights.items())
-        assert table == resumed_table
 
 
 def test_foreign_training_under_ddp(tmp_path: Path) -> None:
