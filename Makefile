@@ -14,7 +14,9 @@ UV      = $(or $(shell command -v uv 2>/dev/null),$(BIN)/uv)
 # Bytecode is compiled now: without it, each start takes three times as long.
 INSTALL = VIRTUAL_ENV=$(abspath $(VENV)) $(UV) pip install --compile-bytecode
 # A process of the tests that crashes ends them: pytest-xdist 3.8 puts another in its place, and then waits for ever.
-PYTEST  = $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart=0
+# No other plugin is loaded, since each process would rewrite its modules; those of the tests are kept as bytecode.
+PYTEST  = PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -p xdist.plugin \
+	-n auto --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 .PHONY: train test test-long lint lock clean
 

@@ -36,6 +36,7 @@ from src.kindling.runs.run import Run
 from src.kindling.training.fit import Result, fit
 from src.kindling.training.trained_run import load_run
 from tests.file_server import Server
+from tests.forked import run_forked
 
 # A few batches of two epochs: enough for every part to be used, and quick.
 LITTLE = (
@@ -229,6 +230,16 @@ def command(repository: Path) -> Callable[..., subprocess.CompletedProcess[str]]
             text=True,
             env={**os.environ, **(env or {})},
         )
+
+    return run
+
+
+@pytest.fixture
+def forked_command(repository: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As `command`, for commands that import torch: the process is a fork that has done so already."""
+
+    def run(*argv: str, cwd: Path = repository) -> subprocess.CompletedProcess[str]:
+        return run_forked(*argv, cwd=cwd)
 
     return run
 

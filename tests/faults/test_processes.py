@@ -19,6 +19,7 @@ import torch
 
 from src.kindling.runs.run import Run
 from tests.faults.test_exact import ending
+from tests.forked import ForkedProcess, run_forked
 
 WORDS = (
     "digits",
@@ -30,6 +31,8 @@ WORDS = (
     "trainer.val_check_interval=0.5",
     "trainer.log_every_n_steps=3",
 )
+
+Process = ForkedProcess | subprocess.Popen[str]
 
 
 def longer(*cases: Any, short: int = 1) -> list[Any]:
@@ -43,22 +46,12 @@ def longer(*cases: Any, short: int = 1) -> list[Any]:
     ]
 
 
-def start(
-    repository: Path, *words: str, env: dict[str, str] | None = None
-) -> subprocess.Popen[str]:
+def start(repository: Path, *words: str, env: dict[str, str] | None = None) -> ForkedProcess:
     """`python -m src.train …` in a copy of the repository, a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-u", "-m", "src.train", "--no-pictures", *words],
-        cwd=repository,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        env={**os.environ, "OMP_WAIT_POLICY": "passive", **(env or {})},
-    )
+    return ForkedProcess("-m", "src.train", "--no-pictures", *words, cwd=repository, env=env)
 
 
-def until(process: subprocess.Popen[str], found: Callable[[str], bool]) -> list[str]:
+def until(process: Process, found: Callable[[str], bool]) -> list[str]:
     """The lines of a process up to the first that is looked for."""
     lines: list[str] = []
     assert process.stdout is not None
@@ -69,7 +62,7 @@ def until(process: subprocess.Popen[str], found: Callable[[str], bool]) -> list[
     raise AssertionError("".join(lines))
 
 
-def killed(process: subprocess.Popen[str]) -> None:
+def killed(process: Process) -> None:
     """End a process and all that it started, at once."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -164,14 +157,7 @@ def test_killed_on_last_batch_of_epoch(
     again = ("--resume", "latest")
     # An epoch has 20 batches: its last one; seven of the next; the rest of that and all of another; to the end.
     for batches, words, status in ((20, begin, -9), (7, again, -9), (40, again, -9), (0, again, 0)):
-        command = [sys.executable, "killed.py", str(batches), "--no-pictures", *words]
-        ended = subprocess.run(
-            command,
-            cwd=repository,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(repository)},
-        )
+        ended = run_forked("killed.py", str(batches), "--no-pictures", *words, cwd=repository)
         assert ended.returncode == status, ended.stdout + ended.stderr
     assert ending(the_run(repository)) == whole_endings[0]
 
@@ -270,20 +256,17 @@ while True:
 
 
 @pytest.mark.parametrize("attempt", longer(*range(40)))
-def test_killed_while_saving_leaves_whole_file(attempt: int, tmp_path: Path) -> None:
+def test_killed_while_saving_leaves_whole_file(
+    attempt: int, repository: Path, tmp_path: Path
+) -> None:
     from src.kindling.runs.checkpoint_file import read_checkpoint
 
     path, other = (
         tmp_path / "last.ckpt",
         Path("/dev/shm") if Path("/dev/shm").is_dir() else tmp_path,
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", SAVING, str(path)],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "TMPDIR": str(other)},
-    )
+    (repository / "saving.py").write_text(SAVING)
+    process = ForkedProcess("saving.py", str(path), cwd=repository, env={"TMPDIR": str(other)})
     until(process, lambda line: line.startswith("2"))
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(random.Random(attempt).uniform(0, 0.1))
@@ -292,7 +275,7 @@ def test_killed_while_saving_leaves_whole_file(attempt: int, tmp_path: Path) -> 
     assert bool((content["state_dict"]["weight"] == content["number"]).all())
 
 
-def ranks(process: subprocess.Popen[str]) -> list[int]:
+def ranks(process: Process) -> list[int]:
     """The processes of a distributed training, its first one first."""
     found = subprocess.run(
         ["pgrep", "-g", str(process.pid)], capture_output=True, text=True

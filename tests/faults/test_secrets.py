@@ -28,7 +28,7 @@ class Planted(Callback):
 @pytest.mark.pictures
 def test_token_is_in_no_file(
     repository: Path,
-    command: Callable[..., subprocess.CompletedProcess[str]],
+    forked_command: Callable[..., subprocess.CompletedProcess[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def git(*words: str) -> None:
@@ -56,14 +56,14 @@ def test_token_is_in_no_file(
         f"{key}.headers={{Authorization: Bearer {TOKEN}}}",
         "logger={csv: {_target_: lightning.pytorch.loggers.CSVLogger}}",
     )
-    ended = command("-m", "src.train", *words)
+    ended = forked_command("-m", "src.train", *words)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     again = (
         f"{key}.api_key={TOKEN}",
         f"{key}.url=https://me:{TOKEN}@host/x",
         f"{key}.headers={{Authorization: Bearer {TOKEN}}}",
     )
-    ended = command(
+    ended = forked_command(
         "-m",
         "src.train",
         "--resume",

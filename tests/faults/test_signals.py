@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 import torch
 
 from tests.faults.test_processes import WORDS, longer, start, the_run, until
+from tests.forked import ForkedProcess
 
 # By phase: a method, how often it is called before the moment (once each in the trial before the first step), the place
 # that is saved, and its step; no place where nothing was trained yet, and no step where there is no run yet.
@@ -70,29 +69,12 @@ run_command(main)
 
 def announcing(
     repository: Path, phase: str, *words: str, script: str = ANNOUNCING
-) -> subprocess.Popen[str]:
+) -> ForkedProcess:
     """A training that is in that phase now."""
     (repository / "announcing.py").write_text(script)
     place, count, *_ = PHASES[phase]
-    command = [
-        sys.executable,
-        "-u",
-        "announcing.py",
-        place,
-        str(count),
-        "--no-pictures",
-        *WORDS,
-        *words,
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=repository,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(repository)},
-    )
+    words = ("announcing.py", place, str(count), "--no-pictures", *WORDS, *words)
+    process = ForkedProcess(*words, cwd=repository)
     until(process, lambda line: line.startswith("now"))
     return process
 

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from src.kindling.config.errors import escape_control
@@ -27,7 +28,7 @@ def encode_png(figure: Figure) -> bytes:
     texts = {"Kind": figure.get_gid(), "Description": str(figure.get_label()) or None}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as boxes
-        figure.savefig(file, format="png", metadata=texts)
+        FigureCanvasAgg(figure).print_png(file, metadata=texts)  # savefig draws twice
     return file.getvalue()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import timeit
+import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -34,6 +34,7 @@ FILES = {
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # by the format `onnx`
 # The largest allowed difference: of probabilities, or as a share of the values' standard deviation.
 TOLERANCE = 1e-5
+TIMING_SECONDS = 0.05  # for each batch size; one call at least
 
 
 def _write_onnx(model: Exportable, path: Path) -> None:
@@ -184,10 +185,18 @@ def measure(form: str, path: str, *batch_sizes: str) -> None:
     for size in map(int, batch_sizes):
         batches = [model(x[start : start + size]) for start in range(0, len(x), size)]
         outputs.append(np.concatenate(batches))
-        runs, seconds = timeit.Timer(partial(model, x[:size])).autorange()
-        milliseconds.append(1000 * seconds / runs)
+        milliseconds.append(_time_call(partial(model, x[:size])))
     file = Path(path).with_name("measured.npz")
     np.savez(file, outputs=np.stack(outputs), milliseconds=milliseconds)
+
+
+def _time_call(call: Callable[[], object]) -> float:
+    """Measure the mean milliseconds of a call, over TIMING_SECONDS."""
+    calls, start = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - start) < TIMING_SECONDS:
+        call()
+        calls += 1
+    return 1000 * seconds / calls
 
 
 def compare_int8(data: DataModule, outputs: Any, path: Path, small: Path) -> dict[str, Any]:

@@ -505,12 +505,14 @@ def test_invalid_flags(houses: Run, tmp_path: Path) -> None:
 
 
 def test_unreadable_file_exit_status(
-    command: Callable[..., subprocess.CompletedProcess[str]],
+    forked_command: Callable[..., subprocess.CompletedProcess[str]],
     cards: Run,
     tmp_path: Path,
     repository: Path,
 ) -> None:
     (tmp_path / "text.png").write_text("no picture")
-    done = command("-m", "src.predict", str(cards.path), str(tmp_path / "text.png"), cwd=repository)
+    done = forked_command(
+        "-m", "src.predict", str(cards.path), str(tmp_path / "text.png"), cwd=repository
+    )
     assert (done.returncode, done.stderr) == (3, "")
     assert done.stdout.splitlines()[-1] == "unreadable 1; see the column 'error'"

@@ -63,10 +63,10 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_new_task_net_and_data_train(with_tests: Path, command: Command) -> None:
+def test_new_task_net_and_data_train(with_tests: Path, forked_command: Command) -> None:
     before = content(with_tests)
     for kind, name in (("task", "ranking"), ("net", "resnet20"), ("data", "birds")):
-        done = command("-m", "src.new", kind, name)
+        done = forked_command("-m", "src.new", kind, name)
         assert (done.returncode, done.stderr) == (0, "")
         lines = done.stdout.splitlines()
         assert (
@@ -96,7 +96,7 @@ def test_new_task_net_and_data_train(with_tests: Path, command: Command) -> None
     # One process, since each start takes seconds: the copies' own tests, and a training of all three.
     (with_tests / "tests/test_together.py").write_text(TOGETHER)
     tests = ("tests/nets/test_resnet20.py", "tests/data/test_birds.py", "tests/test_together.py")
-    done = command("-m", "pytest", *tests)
+    done = forked_command("-m", "pytest", *tests)
     assert done.returncode == 0, done.stdout
 
 
@@ -104,10 +104,12 @@ def test_new_task_net_and_data_train(with_tests: Path, command: Command) -> None
 @pytest.mark.parametrize(
     ("kind", "like"), [(kind, like) for kind in FOLDERS for like in find_templates(kind)]
 )
-def test_copy_of_each_template(kind: str, like: str, with_tests: Path, command: Command) -> None:
-    done = command("-m", "src.new", kind, "another_one", "--like", like)
+def test_copy_of_each_template(
+    kind: str, like: str, with_tests: Path, forked_command: Command
+) -> None:
+    done = forked_command("-m", "src.new", kind, "another_one", "--like", like)
     assert done.returncode == 0, done.stderr
-    done = command("-m", "pytest", f"tests/{FOLDERS[kind]}/test_another_one.py")
+    done = forked_command("-m", "pytest", f"tests/{FOLDERS[kind]}/test_another_one.py")
     assert done.returncode == 0, done.stdout
 
 

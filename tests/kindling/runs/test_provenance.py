@@ -265,7 +265,7 @@ def test_changed_files_are_listed(root: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_reproduce_lists_edited_untracked_net(
-    repository: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+    repository: Path, forked_command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     (repository / ".gitignore").write_text("/logs/*\n__pycache__/\n")
     git(repository, "init")
@@ -277,7 +277,7 @@ def test_reproduce_lists_edited_untracked_net(
     option = option.replace("src.nets.cnn.CNN", "src.nets.mine.Mine")
     (repository / "configs" / "net" / "mine.yaml").write_text(option)
     words = ("net=mine", "trainer.max_epochs=1", "--no-test")
-    ended = command("-m", "src.train", "digits", *LITTLE, *words, "--no-pictures")
+    ended = forked_command("-m", "src.train", "digits", *LITTLE, *words, "--no-pictures")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     (folder,) = (repository / "logs" / "digits").iterdir()
     run = load_run(folder)
@@ -293,7 +293,7 @@ def test_reproduce_lists_edited_untracked_net(
     assert "tr0ub4dor-planted" not in patch
     assert '+password = "***"' in patch
     mine.write_text(mine.read_text() + "# edited\n")
-    ended = command("-m", "src.reproduce", str(run.path))
+    ended = forked_command("-m", "src.reproduce", str(run.path))
     lines = ended.stdout.splitlines()
     assert lines[0] == "differs    src/nets/mine.py: changed since", ended.stdout + ended.stderr
     assert "as then" not in ended.stdout
