@@ -28,7 +28,8 @@ def encode_png(figure: Figure) -> bytes:
     texts = {"Kind": figure.get_gid(), "Description": str(figure.get_label()) or None}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as boxes
-        FigureCanvasAgg(figure).print_png(file, metadata=texts)  # savefig draws twice
+        canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
+        canvas.print_png(file, metadata=texts)  # savefig draws twice
     return file.getvalue()
 
 

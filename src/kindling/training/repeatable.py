@@ -153,22 +153,27 @@ class RepeatableSampler(Repeated):
             _seed_own_generators(sampler, seed)
             if hasattr(sampler, "set_epoch"):  # Lightning does it after the first lists are drawn
                 sampler.set_epoch(self.position.epoch)
-        lists: Any = self.wrapped
-        if length_of(lists) is not None:
+        if length_of(self.wrapped) is None:  # perhaps endless
+            lists = self._draw_one_by_one(iter(self.wrapped))
+        else:
             with seeded(seed):
-                lists = list(lists)
-        batches = self._batches(iter(lists))
+                lists = iter(list(self.wrapped))
+        batches = self._batches(lists)
         for _ in range(first):
             next(batches, None)
         return batches
 
-    def _batches(self, lists: Iterator[Any]) -> Iterator[Batch]:
-        while True:
-            seed = self.position.seed_of_batch()
-            with seeded(seed):  # what a sampler without a length draws on the way
+    def _draw_one_by_one(self, lists: Iterator[Any]) -> Iterator[Any]:
+        indices = None
+        while indices is not END:
+            with seeded(self.position.seed_of_batch()):
                 indices = next(lists, END)
-            if indices is END:
-                return
+            if indices is not END:
+                yield indices
+
+    def _batches(self, lists: Iterator[Any]) -> Iterator[Batch]:
+        for indices in lists:
+            seed = self.position.seed_of_batch()
             self.position.add(bytes_of(indices), indices)
             yield Batch(seed, indices)
 
