@@ -15,8 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
 from src.kindling.config.targets import allowed_by_user
@@ -25,7 +29,10 @@ ATOMS = (type(None), bool, int, float, complex, str, bytes)
 CONTAINERS: dict[str, Any] = {
     kind.__name__: kind for kind in (list, tuple, set, frozenset, deque, dict, OrderedDict)
 }
-ELSEWHERE = (nn.Module, nn.Parameter, Dataset, DataLoader)  # saved by Lightning, or only read
+LOST = "cannot be saved"
+# Saved by Lightning, or only read.
+ELSEWHERE: tuple[type, ...] = (nn.Module, nn.Parameter, Optimizer, LightningOptimizer, LRScheduler)
+ELSEWHERE += (Trainer, Logger, LightningDataModule, Dataset, DataLoader)
 MOST_BYTES = 256 * 2**20  # of one attribute
 
 
@@ -72,9 +79,12 @@ class Attributes:
             for name, value in saved[owner_name].items():
                 try:
                     vars(owner)[name] = _decode(value, vars(owner).get(name), classes)
-                except (KeyError, TypeError) as error:
-                    problem = f"{type(owner).__name__}.{name} could not be restored"
-                    print(f"WARNING    task: {problem} ({type(error).__name__}: {error})")
+                except (KeyError, TypeError, NotPlain) as error:
+                    print(
+                        f"WARNING    task: {type(owner).__name__}.{name} changed in training and "
+                        f"cannot be restored ({error}); it starts as new, so that the resumed "
+                        "training is not exact; save it in on_save_checkpoint"
+                    )
 
     def _is_users(self, kind: type) -> bool:
         package = f"{kind.__module__}."
@@ -84,11 +94,14 @@ class Attributes:
         found: dict[tuple[str, str], Any] = {}
         for owner_name, owner in self.owners.items():
             for name in sorted(vars(owner).keys() - _given(owner)):
+                value = vars(owner)[name]
+                if isinstance(value, ELSEWHERE) or callable(value):
+                    continue
                 try:
                     encoder = _Encoder(self._is_users, self.most_bytes)
-                    found[owner_name, name] = encoder.encode(vars(owner)[name])
-                except NotPlain:
-                    continue
+                    found[owner_name, name] = encoder.encode(value)
+                except NotPlain:  # told on resume, if it was plain at the start or is new
+                    found[owner_name, name] = {"kind": LOST, "class": type(value).__name__}
         return found
 
 
@@ -151,6 +164,8 @@ def _decode(plain: Any, current: Any, classes: dict[str, Any]) -> Any:
     if not isinstance(plain, dict):
         return plain
     kind = plain["kind"]
+    if kind == LOST:
+        raise NotPlain(plain["class"])
     if kind == "tensor":
         return plain["value"].to(getattr(current, "device", "cpu"))
     if kind == "array":

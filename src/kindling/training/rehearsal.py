@@ -33,6 +33,7 @@ from src.kindling.runs.run import Run
 from src.kindling.training.layer_trace import LayerTrace
 from src.kindling.training.misfit import explain, watch_output
 from src.kindling.training.monitor import LoggedMetrics
+from src.kindling.training.repeatable import is_stream, stateful_part
 from src.kindling.training.stages import has_stage
 
 COPIED = 1 << 30  # bytes of the largest task that is copied
@@ -230,6 +231,13 @@ def _trainer(config: Config, folder: str, callbacks: list[Callback], count: int 
 
 def _first_batch(loader: Any, count: int | None) -> Any:
     """The first batch of a loader, read in this process; cut to `count` samples if possible."""
+    stateful = stateful_part(loader) if is_stream(loader) else None
+    if stateful is not None:  # the training begins where it is now
+        state = copy.deepcopy(stateful.state_dict())
+        try:
+            return list(islice(loader, 1))
+        finally:
+            stateful.load_state_dict(state)
     if not isinstance(loader, DataLoader):
         return loader
     alone = copy.copy(loader)

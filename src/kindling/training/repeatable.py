@@ -199,7 +199,7 @@ class RepeatableStream(Repeated):
 
     def __init__(self, wrapped: Any, source: Any) -> None:
         super().__init__(wrapped, source)
-        self.stateful = _stateful_part(wrapped)
+        self.stateful = stateful_part(wrapped)
         self.initial = copy.deepcopy(self.stateful.state_dict()) if self.stateful else None
         self.states: deque[Any] = deque(maxlen=4)  # after the newest batches
         self.at_end = False  # it continues from the state at an epoch's end
@@ -278,7 +278,7 @@ def _seed_own_generators(owner: Any, seed: int) -> None:
             value.bit_generator.state = type(value.bit_generator)(seed).state
 
 
-def _stateful_part(loader: Any) -> Any:
+def stateful_part(loader: Any) -> Any:
     """The loader or its data set, if it can save and restore where it is; else None."""
     if is_stateful(loader):
         return loader

@@ -183,6 +183,10 @@ class ResumeState:
         place = f"epoch {epoch + 1}, batch {batch + 1}" if batch else f"the end of epoch {epoch}"
         notes = [f"WARNING    {line}" for line in problems]
         notes.append(f"resumed: {display_path(path)}, {place} ({step:,} steps)")
+        interval = get(config.values, "trainer.val_check_interval")
+        if isinstance(interval, str | dict):
+            problem = "depends on the clock, so that validation may run after other batches"
+            notes.append(f"WARNING    trainer.val_check_interval: {interval} {problem}")
         check_length(run, config, finished, epoch, step)
         return cls(path, content, (epoch, batch), step, notes, override, changed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections import deque, namedtuple
@@ -164,8 +165,11 @@ class Data(lightning.LightningDataModule):
     def __init__(self, kind: str = "shuffled", workers: int = 0) -> None:
         super().__init__()
         self.kind, self.workers = kind, workers
+        self.kept = loader_of("stateful stream", 0)
 
     def train_dataloader(self) -> Any:
+        if self.kind == "kept stream":
+            return self.kept
         if self.kind in ("min_size", "max_size", "max_size_cycle"):
             short = DataLoader(Points(), sampler=SubsetRandomSampler(range(18)), batch_size=6)
             return CombinedLoader({"a": loader_of("shuffled", 0), "b": short}, self.kind)
@@ -226,6 +230,18 @@ class Module(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+class Simulated(Module):
+    """Trains on what a generator yields, whose place cannot be saved."""
+
+    simulation: Iterator[int] | None = None
+
+    def training_step(self, batch: Any, number: int) -> Tensor:
+        if self.simulation is None:
+            self.simulation = (value for value in itertools.count())
+        next(self.simulation)
+        return super().training_step(batch, number)
 
 
 class Manual(Module):

@@ -228,3 +228,42 @@ def test_guard_names_no_samples_of_a_stream(kill: Killer) -> None:
     with pytest.raises(TrainingError) as caught:
         fit(config, run)
     assert not any("samples" in line for line in caught.value.lines[:-1])
+
+
+def test_rehearsal_leaves_stateful_stream_where_it_was(kill: Killer) -> None:
+    batches = whole("data.kind='kept stream'")[2]
+    assert batches[0] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_attribute_that_cannot_be_saved_is_named(
+    kill: Killer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted(kill, [4], f"task._target_={HERE}.Simulated")
+    line = "WARNING    task: Simulated.simulation changed in training and cannot be restored (gener"
+    assert line in capsys.readouterr().out
+
+
+def test_validation_by_the_clock_is_not_exact(
+    kill: Killer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted(kill, [4], "trainer.val_check_interval='00:01:00:00'")
+    assert "WARNING    trainer.val_check_interval: 00:01:00:00 depends" in capsys.readouterr().out
+
+
+def test_another_number_of_processes_starts_the_epoch_again(
+    kill: Killer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, run = started()
+    kill(11)
+    with pytest.raises(Killed):
+        fit(config, run)
+    last = run.checkpoints / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    resume = content["kindling"]["resume"]
+    resume["meters"], resume["collected"] = resume["meters"] * 2, resume["collected"] * 2
+    torch.save(content, last)
+    loader_kinds.SEEN.clear()
+    fit(config, run, resume=True)
+    problem = "2 processes shared RandomSampler before, 1 do now; epoch 2 starts again"
+    assert problem in capsys.readouterr().out
+    assert len(loader_kinds.SEEN) == 16
