@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.functional import pil_to_tensor
 
 from src.kindling.config import InputError
 from src.kindling.data import (
@@ -18,6 +20,7 @@ from src.kindling.data import (
     Spec,
     Stage,
     build_preprocess,
+    convert,
     describe_shards,
     make_shard_loader,
     split_shards,
@@ -35,8 +38,7 @@ class Shards(LightningDataModule):
         kind: `auto` predicts values for numbers with a fraction, classes for all others.
         batch_size: rows in a batch.
         buffer_size: rows in memory, undecoded, among which those for training are shuffled.
-        num_workers: processes that read and decode; lowered to 1, 2, 4 or 8. The batches are the
-            same for any number.
+        num_workers: processes that read and decode; the batches are the same for any number.
         split: shares of the shards for training, validation and test, where these have no folder.
         channels: 1 reads images as gray, 3 as RGB.
         seed: of the order and of the transforms' draws; filled in from the config.
@@ -63,25 +65,16 @@ class Shards(LightningDataModule):
         self.folder, self.split, self.kind = folder, split, kind
         self.batch_size, self.buffer_size = batch_size, buffer_size
         self.num_workers, self.seed = num_workers, seed
-        augment, prepare = (
-            nn.Sequential(*train_transforms or ()),
-            nn.Sequential(*eval_transforms or ()),
-        )
-        self.decode: dict[Stage, Decode] = {
-            "train": Decode(input, target, channels, augment),
-            "val": Decode(input, target, channels, prepare),
-            "test": Decode(input, target, channels, prepare),
-        }
+        self.eval_transforms = eval_transforms  # for src.predict
+        self.decode = Decode(input, target, channels, nn.Sequential(*eval_transforms or ()))
+        self.augment = nn.Sequential(*train_transforms or ())
         self.notes: list[str] = []  # printed before training
 
     def setup(self, stage: str | None = None) -> None:
         if hasattr(self, "shards"):
             return
         shards, split = split_shards(self.folder, self.split)
-        known = self.decode["test"]
-        self._spec, found = describe_shards(self.folder, shards, known, self.kind)
-        for decode in self.decode.values():
-            decode.classes, decode.shape = known.classes, known.shape
+        self._spec, found = describe_shards(self.folder, shards, self.decode, self.kind)
         self.preprocess = build_preprocess(self._spec)
         self.shards, self.notes = shards, [*split, *found]
 
@@ -95,11 +88,12 @@ class Shards(LightningDataModule):
         """The batches of a stage: a torch DataLoader that resumes after any batch."""
         if stage not in self.shards:
             return []
-        trainer, decode = self.trainer, self.decode[stage]
-        share = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        seed, decode = None, self.decode
+        if stage == "train":  # only training shuffles and augments
+            seed, decode = self.seed, replace(self.decode, transform=self.augment)
+        shards, columns = self.shards[stage], [decode.input, decode.target]
         sizes = self.batch_size, self.buffer_size, self.num_workers
-        seed = self.seed if stage == "train" else None  # only training shuffles
-        return make_shard_loader(self.shards[stage], decode.columns, decode, *sizes, seed, *share)
+        return make_shard_loader(shards, columns, decode, *sizes, seed, self.trainer)
 
     def train_dataloader(self) -> Any:
         return self.loader("train")
@@ -120,49 +114,38 @@ class Shards(LightningDataModule):
 
 @dataclass
 class Decode:
-    """Makes a batch `(x, y)` of undecoded rows, when it is due; the arguments are of `Shards`."""
+    """Makes a batch `(x, y)` of undecoded rows, when it is due."""
 
     input: str
     target: str
     channels: int
     transform: nn.Sequential
-    classes: dict[Any, int] = field(default_factory=dict)  # the number of each value
-    shape: tuple[int, ...] = ()  # of one input, where it is known
-
-    @property
-    def columns(self) -> list[str]:
-        return [self.input, self.target]
+    classes: dict[Any, int] = field(default_factory=dict)  # the class number of each value
+    shape: tuple[int, ...] = ()  # of an input, where it is known
 
     def __call__(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        return self.read_inputs(rows), self.read_targets(rows)
-
-    def read_inputs(self, rows: Rows) -> Tensor:
-        """Images `(B, C, H, W)` uint8 or numbers `(B, …)`, after the transforms."""
-        samples = []
-        for key, value in zip(rows[KEY], rows[self.input], strict=True):
-            x = value if isinstance(value, np.ndarray) else self._decode_image(key, value)
-            samples.append(self.transform(torch.as_tensor(x)))
-            shape = self.shape or samples[0].shape
-            if samples[-1].shape != shape:
-                problem = f"is {tuple(samples[-1].shape)}, and others are {tuple(shape)}"
+        x = list(map(self._read_input, rows[KEY], rows[self.input]))
+        for key, sample in zip(rows[KEY], x, strict=True):
+            if sample.shape != (expected := self.shape or x[0].shape):
+                problem = f"its input is {tuple(sample.shape)}, and others are {tuple(expected)}"
                 remedy = "end data.train_transforms and data.eval_transforms with a Resize"
-                raise InputError(f"{key}: its input {problem}; {remedy}")
-        x = torch.stack(samples)
-        return x.float() if x.is_floating_point() else x
-
-    def _decode_image(self, key: str, content: bytes) -> Tensor:
-        mode = ImageReadMode.GRAY if self.channels == 1 else ImageReadMode.RGB
-        try:
-            encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            image: Tensor = decode_image(encoded, mode, apply_exif_orientation=True)
-        except (RuntimeError, ValueError, TypeError) as error:
-            problem = f"cannot be decoded as an image: {error}".partition("\n")[0]
-            raise InputError(f"{key}: {problem}; replace it, or set data.input") from None
-        return image
-
-    def read_targets(self, rows: Rows) -> Tensor:
-        """Class numbers `(B,)`, or values `(B, K)`."""
-        column = rows[self.target]
+                raise InputError(f"{key}: {problem}; {remedy}")
         if self.classes:
-            return torch.tensor([self.classes[value] for value in list(column)])
-        return torch.as_tensor(np.asarray(column, dtype=np.float32)).reshape(len(column), -1)
+            y = torch.tensor([self.classes[value] for value in rows[self.target]])
+        else:
+            y = torch.tensor(np.asarray(rows[self.target]), dtype=torch.float32)
+        return torch.stack(x), y if self.classes or y.ndim > 1 else y[:, None]
+
+    def _read_input(self, key: str, value: Any) -> Tensor:
+        """An image `(C, H, W)` uint8, or numbers, after the transforms."""
+        if isinstance(value, np.ndarray):
+            x = torch.from_numpy(value)
+        else:
+            try:
+                with Image.open(BytesIO(value)) as image:
+                    x = pil_to_tensor(convert(image, self.channels))
+            except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError …
+                problem = f"cannot be read as an image: {error}; replace it, or set data.input"
+                raise InputError(f"{key}: {problem}") from None
+        transformed: Tensor = self.transform(x.float() if x.is_floating_point() else x)
+        return transformed

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from src.kindling.data.data_module import DataModule as DataModule
     from src.kindling.data.download import Archive as Archive
     from src.kindling.data.download import fetch as fetch
+    from src.kindling.data.images.decode import convert as convert
     from src.kindling.data.images.image_folder import ImageFolder as ImageFolder
     from src.kindling.data.images.mask_folder import MaskFolder as MaskFolder
     from src.kindling.data.paths import data_path as data_path
@@ -36,6 +37,7 @@ __getattr__ = lazy_exports(
         "data_module": ["DataModule"],
         "paths": ["data_path"],
         "download": ["Archive", "fetch"],
+        "images.decode": ["convert"],
         "images.image_folder": ["ImageFolder"],
         "images.mask_folder": ["MaskFolder"],
         "preprocess": ["InputStats", "Standardize", "build_preprocess"],

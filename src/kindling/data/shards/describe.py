@@ -88,7 +88,7 @@ def describe_shards(
     Args:
         folder: a `classes.txt` in it holds the names of the classes, one a line.
         shards: of each stage.
-        decode: has the columns `input` and `target`, `read_inputs` and `read_targets`.
+        decode: makes a batch `(x, y)` of rows, of their columns `input` and `target`.
         kind: `auto` takes numbers with a fraction and lists for values, all others for classes.
 
     Returns:
@@ -106,7 +106,7 @@ def describe_shards(
         decode.classes = {value: number for number, value in enumerate(counts)}
         shown = [f"{name} ({n:,})" for name, n in zip(names, counts.values(), strict=True)]
         notes.append(f"classes: {join_names(shown, most=10)}")
-    x, y = decode.read_inputs(rows), decode.read_targets(rows)
+    x, y = decode(rows)
     decode.shape = tuple(x.shape[1:])
     columns = tuple(f"{decode.input} {i + 1}" for i in range(x.shape[1]))  # of a table
     moments = mean_and_std(x.transpose(1, 2) if x.ndim == 3 else x, torch.arange(len(x)))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import Dataset
 
@@ -79,9 +80,8 @@ class ShardLoader(Loader):
 
     sampler: ShardSampler
     dataset: ShardBatches
-    notes: tuple[str, ...] = ()  # for the user: rows that are left out, fewer workers
     resumed: tuple[int, int] | None = None  # the epoch and the batch with which to continue
-    yielded = (0, 0)  # the epoch, and the number of batches that it has yielded
+    yielded = (-1, 0)  # the epoch, and the number of its batches that were yielded
 
     def __iter__(self) -> Any:
         epoch, first = self.resumed or (-1, 0)
@@ -99,7 +99,8 @@ class ShardLoader(Loader):
     def state_dict(self) -> dict[str, Any]:
         """The place after the last yielded batch, in plain values."""
         epoch, batch = self.resumed or self.yielded
-        return {"epoch": epoch, "batch": batch, "order": self.dataset.order.digest}
+        batch = batch if epoch == self.sampler.epoch else 0
+        return {"epoch": self.sampler.epoch, "batch": batch, "order": self.dataset.order.digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the batch of a `state_dict` in its epoch, without reading those before it.
@@ -108,10 +109,9 @@ class ShardLoader(Loader):
             InputError: when shards or settings have changed, so that the order is another.
         """
         if state["order"] != self.dataset.order.digest:
-            changed = (
-                "the shards, seed, batch size, buffer size or number of processes have changed"
-            )
-            raise InputError(f"data: {changed} since the checkpoint; restore them, or train anew")
+            changed = "shards, seed, batch size, buffer size or number of processes have changed"
+            remedy = "restore them, or train from the start"
+            raise InputError(f"data: {changed} since the checkpoint was saved; {remedy}")
         self.sampler.set_epoch(state["epoch"])
         self.resumed = state["epoch"], state["batch"]
 
@@ -124,25 +124,26 @@ def make_shard_loader(
     buffer_size: int,
     workers: int = 0,
     seed: int | None = None,
-    rank: int = 0,
-    world_size: int = 1,
-    pin_memory: bool = False,
+    trainer: Trainer | None = None,
 ) -> ShardLoader:
-    """Make the loader of one process; see `ShardOrder` and `ShardBatches` for its arguments.
+    """Make the loader of a process, which tells how many of `trainer`'s it is.
 
     It uses the most workers, at most those asked for, among which the lanes can be divided: each
-    then reads lanes of its own. The batches are the same for any number.
+    then reads lanes of its own. The batches are the same for any number. See `ShardOrder` and
+    `ShardBatches` for the other arguments.
     """
     rows, names = [block.rows for block in shards.blocks], [path.name for path in shards.paths]
-    order = ShardOrder(rows, batch_size, buffer_size, seed, rank, world_size, names)
+    share = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+    order = ShardOrder(rows, batch_size, buffer_size, seed, *share, names)
     fitting = max(n for n in range(workers + 1) if n == 0 or order.lanes % n == 0)
     dataset, sampler = ShardBatches(shards, order, columns, decode), ShardSampler(order)
+    pin_memory = trainer is not None and trainer.strategy.root_device.type == "cuda"
     loader = make_loader(dataset, sampler, fitting, pin_memory=pin_memory, loader=ShardLoader)
     assert isinstance(loader, ShardLoader)
-    if fitting < workers:
-        divided = f"which divides the {order.lanes} blocks that are read at the same time"
-        loader.notes += (f"{format_count(fitting, 'worker')} instead of {workers}, {divided}",)
-    if order.dropped:
-        reason = f"so that {world_size} processes have equally many"
-        loader.notes += (f"{order.dropped} of {sum(rows):,} rows left out in each epoch, {reason}",)
+    if share[0] == 0 and fitting < workers:
+        divided = f"so that they divide the {order.lanes} lanes in which shards are read"
+        print(f"data: {format_count(fitting, 'worker')} instead of {workers}, {divided}")
+    if share[0] == 0 and order.dropped:
+        reason = f"so that {share[1]} processes train on equally many"
+        print(f"data: {order.dropped} of {sum(rows):,} rows left out in each epoch, {reason}")
     return loader

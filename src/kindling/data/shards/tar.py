@@ -74,6 +74,9 @@ def _walk(path: Path, begin: int) -> Iterator[Sample]:
                     yield key, place, members
                 key, place, members = match[1], member.offset, {}
             members[match[2].lower()] = member.offset_data, member.size
+        file.seek(tar.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("it is truncated")
         if members:
             yield key, place, members
 
