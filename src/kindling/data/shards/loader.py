@@ -83,16 +83,13 @@ class ShardLoader(Loader):
     resumed: tuple[int, int] | None = None  # the epoch and the batch with which to continue
     yielded = (-1, 0)  # the epoch, and the number of its batches that were yielded
 
-    def __iter__(self) -> Any:
-        epoch, first = self.resumed or (-1, 0)
-        self.resumed = None
-        sampler = self.sampler
+    def __iter__(self) -> Iterator[Any]:
+        # A generator: Lightning makes an iterator before it sets the epoch, and then reads it.
+        sampler, (epoch, first) = self.sampler, self.resumed or (-1, 0)
         sampler.start = first if epoch == sampler.epoch else 0
-        self.yielded = sampler.epoch, sampler.start
-        return self._count(super().__iter__(), sampler.epoch, sampler.start)
-
-    def _count(self, batches: Iterator[Any], epoch: int, first: int) -> Iterator[Any]:
-        for number, batch in enumerate(batches, first + 1):
+        self.resumed, epoch = None, sampler.epoch
+        self.yielded = epoch, sampler.start
+        for number, batch in enumerate(super().__iter__(), sampler.start + 1):
             self.yielded = epoch, number
             yield batch
 
