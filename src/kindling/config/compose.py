@@ -33,7 +33,7 @@ PARTS = ("data", "net", "task", "finetune", "trainer", "callbacks", "logger")
 # values (its number of epochs, say) stay, and only the new option's own file overrides them.
 SAME_CLASS = ("trainer",)
 # Paths: on the command line they start at the current folder, in a file at the repository.
-PATHS = ("data.root", "data.path", "data.files", "data.data_dir", "net.weights")
+PATHS = ("data.root", "data.path", "data.files", "data.folder", "data.data_dir", "net.weights")
 
 Layer = tuple[str, dict[str, Any]]  # a file's origin, and what it sets, within its section
 

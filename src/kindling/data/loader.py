@@ -39,10 +39,15 @@ class Loader(DataLoader[Any]):
 
 
 def make_loader(
-    dataset: Dataset[Any], order: Any, workers: int, timeout: float = 0, pin_memory: bool = False
+    dataset: Dataset[Any],
+    order: Any,
+    workers: int,
+    timeout: float = 0,
+    pin_memory: bool = False,
+    loader: type[Loader] = Loader,
 ) -> Loader:
     """Make the loader of a data set that reads whole batches, in an order of sample indices."""
-    return Loader(
+    return loader(
         dataset,
         sampler=order,
         batch_size=None,  # the sampler gives whole batches

@@ -109,10 +109,17 @@ def _build_data(run: TrainedRun) -> Any:
     from lightning.pytorch import seed_everything
 
     from src.kindling.config import instantiate
+    from src.kindling.data.data_module import DataModule
+    from src.kindling.data.images.image_module import ImageModule
 
     given = instantiate.values(run.config)
     seed_everything(given.seed, verbose=False)
-    return instantiate.build(run.config, "data", seed=given.seed, num_threads=given.num_threads)
+    data = instantiate.build(run.config, "data", seed=given.seed, num_threads=given.num_threads)
+    if isinstance(data, DataModule):
+        return data
+    images: Any = ImageModule  # other data with a spec: its files are read as those of a folder
+    transforms = getattr(data, "eval_transforms", None)
+    return images(batch_size=getattr(data, "batch_size", 64), eval_transforms=transforms)
 
 
 def split_inputs(run: TrainedRun, words: Sequence[str]) -> list[str]:

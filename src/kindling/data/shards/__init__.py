@@ -1,0 +1,1 @@
+"""Data larger than memory: Parquet and tar shards, read in an order that is a function."""

@@ -1,0 +1,137 @@
+"""Shards on disk: their blocks of rows, and the columns of a part of a block."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from src.kindling.config.errors import InputError, join_names
+from src.kindling.data.images.image_data import cache_path
+from src.kindling.runs.files import write
+
+KEY = "__key__"  # the column that names each row in messages: its file, and its row or member
+# By column: an array `(N, …)` of numbers, or a list of bytes or texts.
+Rows = dict[str, Any]
+
+
+class Block(NamedTuple):
+    """Rows that are read together, such as a row group."""
+
+    shard: int
+    place: int  # the number of the row group, or the byte at which the first member begins
+    first: int  # the number of the first row in its shard
+    rows: int
+
+
+class ShardFiles(ABC):
+    """Shards of one format, and the blocks in all of them.
+
+    Args:
+        paths: the shards, in the order of their rows.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        self.blocks = [
+            Block(shard, *block)
+            for shard, path in enumerate(paths)
+            for block in self.find_blocks(path)
+        ]
+
+    def __len__(self) -> int:
+        return sum(block.rows for block in self.blocks)
+
+    @abstractmethod
+    def find_blocks(self, path: Path) -> list[tuple[int, int, int]]:
+        """The place, the first row and the number of rows of each block of a shard."""
+
+    @abstractmethod
+    def read(self, block: Block, start: int, stop: int, columns: Sequence[str]) -> Rows:
+        """Read some columns of the rows from `start` to `stop` of a block, and the column `KEY`.
+
+        Raises:
+            InputError: naming the shard and the row or member that cannot be read.
+        """
+
+    def count_values(self, column: str) -> dict[Any, int]:
+        """How often each value of a column occurs, in the order of the values; cached under data/.
+
+        Reads no other column.
+        """
+        found: Counter[Any] = Counter()
+        for shard, path in enumerate(self.paths):
+            blocks = [block for block in self.blocks if block.shard == shard]
+
+            def count(blocks: list[Block] = blocks) -> list[Any]:
+                parts = (self.read(block, 0, block.rows, [column])[column] for block in blocks)
+                lists = (part if isinstance(part, list) else part.tolist() for part in parts)
+                return list(Counter(value for values in lists for value in values).items())
+
+            found.update(dict(map(tuple, remember(path, f"values of {column}", count))))
+        return {value: found[value] for value in sorted(found, key=lambda v: (str(type(v)), v))}
+
+    def sample(self, most: int, columns: Sequence[str]) -> Rows:
+        """Read rows that are spread over all shards: the first ones of up to 64 blocks."""
+        chosen = np.unique(np.linspace(0, len(self.blocks) - 1, 64).astype(int)).tolist()
+        each = -(-most // len(chosen))
+        parts = []
+        for i in chosen:
+            block = self.blocks[i]
+            parts.append(self.read(block, 0, min(block.rows, each), columns))
+        return join_rows(parts)
+
+    def cut(self, count: int) -> tuple[ShardFiles, ShardFiles]:
+        """Those that stay, and some others, at least one: by a hash of the shards' names.
+
+        A shard that is added or removed hardly changes where the others are.
+        """
+        order = sorted(self.paths, key=lambda path: hashlib.blake2b(path.name.encode()).digest())
+        cut, stay = order[: max(1, count)], order[max(1, count) :]
+        return type(self)(sorted(stay)), type(self)(sorted(cut))
+
+
+def remember(path: Path, what: str, compute: Callable[[], Any]) -> Any:
+    """Compute plain values about a file once, as long as it keeps its size and its time."""
+    status = path.stat()
+    name = f"{path.absolute()} {status.st_size} {status.st_mtime_ns} {what}"
+    cache = cache_path("shards", hashlib.blake2b(name.encode(), digest_size=12).hexdigest())
+    with suppress(OSError, ValueError):
+        return json.loads(cache.read_text("utf-8"))
+    found = compute()
+    with suppress(OSError):  # another process may be writing it
+        write(cache, json.dumps(found))
+    return found
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """The rows of all parts, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    joined: Rows = {}
+    for name, first in parts[0].items():
+        columns = [part[name] for part in parts]
+        if isinstance(first, list):
+            joined[name] = [value for column in columns for value in column]
+        elif len(shapes := {column.shape[1:] for column in columns}) > 1:
+            found = join_names(sorted(map(str, shapes)))
+            problem = f"column '{name}' has values of different shapes: {found}"
+            raise InputError(f"{parts[0][KEY][0]}: {problem}; make them one shape")
+        else:
+            joined[name] = np.concatenate(columns)
+    return joined
+
+
+def take_rows(rows: Rows, index: np.ndarray[Any, Any]) -> Rows:
+    """Some of the rows, by their numbers `(n,)`."""
+    return {
+        name: [column[i] for i in index.tolist()] if isinstance(column, list) else column[index]
+        for name, column in rows.items()
+    }
