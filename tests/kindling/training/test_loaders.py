@@ -13,6 +13,7 @@ from src.kindling.config import instantiate
 from src.kindling.config.compose import compose
 from src.kindling.config.errors import TrainingError
 from src.kindling.runs.run import Run
+from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.fit import fit
 from src.kindling.training.run_loggers import Curves
 from tests.kindling.training import loader_kinds
@@ -267,3 +268,32 @@ def test_another_number_of_processes_starts_the_epoch_again(
     problem = "2 processes shared RandomSampler before, 1 do now; epoch 2 starts again"
     assert problem in capsys.readouterr().out
     assert len(loader_kinds.SEEN) == 16
+
+
+@pytest.mark.parametrize("words", [(f"task._target_={HERE}.Manual",), ("data.kind=stream",)])
+def test_signal_is_saved_within_the_epoch(
+    words: tuple[str, ...], kill: Killer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, table, batches = whole(*words)
+    noted: list[Interrupts] = []
+    enter = Interrupts.__enter__
+    monkeypatch.setattr(Interrupts, "__enter__", lambda self: (noted.append(self), enter(self))[1])
+    start = Curves.on_train_batch_start
+    left = [12]
+
+    def interrupt(self: Curves, *args: Any) -> None:
+        start(self, *args)
+        left[0] -= 1
+        if left[0] == 0:
+            noted[-1].received = 15
+
+    monkeypatch.setattr(Curves, "on_train_batch_start", interrupt)
+    loader_kinds.SEEN.clear()
+    config, run = started("checkpoint_minutes=1000", *words)
+    with pytest.raises(Interrupted) as ended_by:
+        fit(config, run)
+    assert ended_by.value.code == 143
+    assert len(loader_kinds.SEEN) == 12
+    fit(config, run, resume=True)
+    assert batches == loader_kinds.SEEN
+    assert_equal(ended(run), (expected, table))
