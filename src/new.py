@@ -40,13 +40,11 @@ def main(argv: list[str]) -> dict[Path, str]:
     print(f"\nIt is a copy of {like} and runs unchanged. Edit, in this order:\n")
     for number, (place, what) in enumerate(list_edits(kind, files), 1):
         print(f"  {number:>2}  {place:<38}  {what}")
-    words = (
-        name
-        if kind == "task"
-        else f"{find_experiment(kind, find_templates(kind)[like])} {kind}={name}"
-    )
+    words = name
+    if kind != "task":
+        words = f"{find_experiment(kind, find_templates(kind)[like])} {kind}={name}"
     print(f"\ntrain      python -m src.train {words}")
-    test = display_path(test_file(kind, name))
+    test = display_path(test_file(FOLDERS[kind], name))
     print(f"test       python -m pytest {test}    (pip install -e '.[dev]' has pytest)")
     return files
 

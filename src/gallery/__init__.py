@@ -1,0 +1,1 @@
+"""Examples to copy: each file is one experiment, its data and its task together."""
