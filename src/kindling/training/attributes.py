@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
-from src.kindling.config.targets import allowed_by_user
+from src.kindling.config import targets
 
 ATOMS = (type(None), bool, int, float, complex, str, bytes)
 CONTAINERS: dict[str, Any] = {
@@ -49,7 +49,9 @@ class Attributes:
     """
 
     def __init__(self, owners: Mapping[str, Any], most_bytes: int = MOST_BYTES) -> None:
-        self.packages = tuple(f"{name}." for name in ("src", "__main__", *allowed_by_user()))
+        self.packages = tuple(
+            f"{name}." for name in ("src", "__main__", *targets.allowed_by_user())
+        )
         self.owners = {name: one for name, one in owners.items() if self._is_users(type(one))}
         self.most_bytes = most_bytes
         self.before = {key: _digest(value) for key, value in self._encode_all().items()}

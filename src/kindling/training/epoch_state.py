@@ -19,6 +19,7 @@ from src.kindling.nn.meter import Meter, moved
 from src.kindling.training import lightning_internals as internals
 from src.kindling.training.attributes import Attributes
 from src.kindling.training.resume import FORM, ResumeState
+from src.kindling.training.run_loggers import MetricsFiles, steps_done
 
 # Where a training can be saved and resumed exactly.
 Place = Literal["between epochs", "after a step", "before validation"]
@@ -57,9 +58,14 @@ def collect(
         "epoch": epochs.processed,
         "batch": batch,
         "step": trainer.global_step,
+        "logged_step": steps_done(trainer),
+        "rows": sum(
+            len(one.steps.rows) for one in trainer.loggers if isinstance(one, MetricsFiles)
+        ),
         "metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
         "collected": _gather(trainer, collected),
         "gradients": _gradients(module),
+        "validated": dict(internals.validated_batches(trainer)),
         "meters": _gather(trainer, {name: meter.state() for name, meter in meters.items()}),
     }
 
@@ -94,6 +100,7 @@ def restore(
     parameters = dict(module.named_parameters())
     for name, gradient in resume.get("gradients", {}).items() if not restarted else ():
         parameters[name].grad = gradient.to(parameters[name].device)
+    internals.validated_batches(trainer).update(resume.get("validated", {}))
     internals.align_reloads(trainer)
     if not within_epoch:
         internals.end_restart(trainer)
@@ -130,13 +137,16 @@ def set_loop_progress(loops: dict[str, Any], place: Place) -> None:
     """
     # The states of loaders that Lightning has read ahead of what was trained on.
     loops["state_dict"].pop("combined_loader", None)
+    batches = loops["epoch_loop.batch_progress"]
     if place == "between epochs":
         for counter in loops["epoch_progress"].values():
             counter.update(dict.fromkeys(counter, counter["processed"]))
-        batches = loops["epoch_loop.batch_progress"]
         batches["current"] = dict.fromkeys(batches["current"], 0)
         batches["total"] = dict.fromkeys(batches["total"], batches["total"]["completed"])
         batches["is_last_batch"] = False
+    elif place == "after a step":  # saved after the hook `on_train_batch_end`; resumed from it
+        for counter in (batches["total"], batches["current"]):
+            counter["completed"] -= 1
     elif place == "before validation":
         # A validation that has started, without a completed batch.
         started = {"ready": 1, "started": 1, "processed": 0, "completed": 0}

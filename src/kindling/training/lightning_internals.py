@@ -6,7 +6,7 @@ minor version that pyproject.toml admits: before it is raised, compare each with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -93,6 +93,26 @@ def align_reloads(trainer: Trainer) -> None:
 def _reload_epoch(trainer: Trainer) -> int:
     every: int = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
     return trainer.current_epoch // every * every if every else 0
+
+
+def after_each_batch(trainer: Trainer, then: Callable[[], None]) -> None:
+    """Call a function after each training batch, when its values are logged.
+
+    Lightning logs them after all hooks: one that saved a checkpoint would leave them out.
+    """
+    connector = trainer._logger_connector
+    log = connector.update_train_step_metrics
+
+    def log_and_call() -> None:
+        log()
+        then()
+
+    connector.update_train_step_metrics = log_and_call  # type: ignore[method-assign]
+
+
+def validated_batches(trainer: Trainer) -> dict[int, int]:
+    """The batches that each validation loader gave in all epochs: steps of what each one logs."""
+    return trainer.fit_loop.epoch_loop.val_loop._seen_batches_per_dataloader
 
 
 def training_loaders(trainer: Trainer) -> list[Any]:

@@ -75,9 +75,9 @@ class Repeated(_Wrapper):
         if self.ahead is not None:
             return self.ahead
         (epoch, batches), position = self.source.place(), self.position
-        # Lightning and torch may begin to read a loader twice before they take a batch.
-        if batches and epoch == position.epoch and position.number > position.before:
-            position.begin(epoch, position.cycle + 1, position.number)
+        if batches and epoch == position.epoch:  # again, unless it was only begun: torch does twice
+            cycle = position.cycle + (position.number > position.before)
+            position.begin(epoch, cycle, position.number)
         else:
             position.begin(epoch, 0, 0)
         return self.read(0)

@@ -133,6 +133,8 @@ class ResumeState:
     Attributes:
         position: the epoch and the batch with which the training resumes.
         step: the number of optimizer steps so far.
+        logged_step: the same as loggers count it.
+        rows: of steps.csv; None in checkpoints of earlier versions.
         notes: lines to print when the training starts.
         override: accept differences, now or at the last resume, which may have ended unsaved.
         changed: whether the config differs from the checkpoint's.
@@ -143,6 +145,8 @@ class ResumeState:
     content: dict[str, Any]
     position: tuple[int, int]
     step: int
+    logged_step: int
+    rows: int | None
     notes: list[str]
     override: bool
     changed: bool
@@ -188,7 +192,9 @@ class ResumeState:
             problem = "depends on the clock, so that validation may run after other batches"
             notes.append(f"WARNING    trainer.val_check_interval: {interval} {problem}")
         check_length(run, config, finished, epoch, step)
-        return cls(path, content, (epoch, batch), step, notes, override, changed)
+        logged_step, rows = resume.get("logged_step", step), resume.get("rows")
+        position = (epoch, batch)
+        return cls(path, content, position, step, logged_step, rows, notes, override, changed)
 
     def check_data(self, data: LightningDataModule | None) -> None:
         """Refuse data that differ from the run's."""

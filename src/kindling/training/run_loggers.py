@@ -119,20 +119,21 @@ class MetricsFiles(DummyLogger):
     Args:
         folder: of the run; files in it are continued.
         step: where the training starts or resumes; later rows are dropped, and written again.
+        rows: so many rows of steps.csv are kept, where the checkpoint tells their number.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, rows: int | None = None) -> None:
         super().__init__()
         self.trainer: Trainer | None = None  # set when a training begins
         steps, epochs = folder / "steps.csv", folder / "metrics.csv"
         # An earlier version wrote all steps to metrics.csv, and counted epochs from 0.
-        rows = _read(steps if steps.exists() else epochs)
-        first = 0 if rows and rows[0]["epoch"] == "0" else 1
-        rows = [row for row in rows if int(row["step"]) < step]
-        for row in rows:
+        found = _read(steps if steps.exists() else epochs)
+        first = 0 if found and found[0]["epoch"] == "0" else 1
+        kept = [row for row in found if int(row["step"]) < step] if rows is None else found[:rows]
+        for row in kept:
             row["epoch"] = str(int(row["epoch"]) + 1 - first)
-        self.steps = GrowingCSV(steps, "step", rows)
-        self.epochs = GrowingCSV(epochs, "epoch", map(_without_step_values, rows))
+        self.steps = GrowingCSV(steps, "step", kept)
+        self.epochs = GrowingCSV(epochs, "epoch", map(_without_step_values, kept))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -221,6 +222,13 @@ def evaluation_board(run: Path) -> Iterator[TensorBoard]:
             Path(board.log_dir).rmdir()
 
 
+def steps_done(trainer: Trainer) -> int:
+    """The steps as Lightning counts them for loggers: of manual optimization, the batches."""
+    if trainer.lightning_module.automatic_optimization:
+        return trainer.global_step
+    return trainer.fit_loop.epoch_loop.total_batch_idx + 1
+
+
 class Curves(Callback):
     """Logs the batch's loss and the learning rate every `trainer.log_every_n_steps` steps.
 
@@ -239,7 +247,7 @@ class Curves(Callback):
                 logger.trainer = trainer
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        self.logged = trainer.global_step  # the next batch of a resumed step logs nothing
+        self.logged = steps_done(trainer)  # the next batch of a resumed step logs nothing
         if trainer.num_training_batches < math.inf:
             steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
             every = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -251,7 +259,7 @@ class Curves(Callback):
             self.lr = group["lr"]
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:
-        step = trainer.global_step
+        step = steps_done(trainer)
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         due = every and (not step % every or step == 1 or trainer.is_last_batch)
         if step == self.logged or not due or not trainer.is_global_zero:

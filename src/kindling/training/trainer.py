@@ -74,7 +74,7 @@ def build_trainer(
     callbacks += progress(monitor.name, layers or {})
     if config.values.get("finetune"):
         callbacks.append(instantiate.build(config, "finetune"))
-    loggers = _build_loggers(config, run, resume_state.step if resume_state else 0)
+    loggers = _build_loggers(config, run, resume_state)
     trainer = _trainer(config, data, callbacks, loggers, default_root_dir=run.path)
     loaders.attach(trainer)
     return trainer
@@ -115,13 +115,14 @@ def _trainer(
     return trainer
 
 
-def _build_loggers(config: Config, run: Run, step: int) -> list[Logger]:
-    """TensorBoard, metrics.csv, and the config's loggers, for a training that starts at a step.
+def _build_loggers(config: Config, run: Run, state: ResumeState | None) -> list[Logger]:
+    """TensorBoard, metrics.csv, and the config's loggers, for a training that starts or resumes.
 
     TensorBoard is the first: it is `self.logger` of the task, for its `experiment`.
     """
+    step, rows = (state.logged_step, state.rows) if state else (0, None)
     board = TensorBoard(run.path, name="", version="", default_hp_metric=False, purge_step=step)
-    loggers: list[Logger] = [board, MetricsFiles(run.path, step)]
+    loggers: list[Logger] = [board, MetricsFiles(run.path, step, rows)]
     given = {"save_dir": run.path, "name": config.name}
     given |= {"version": run.logger_id, "run_name": run.logger_id}
     for name, part in (config.values.get("logger") or {}).items():

@@ -97,7 +97,7 @@ class ClockStream(IterableDataset[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         start = time.time_ns() % 1_000_003
         for index in range(SAMPLES):
-            yield torch.tensor([float(start + index) % 48, 0.0])
+            yield torch.tensor([float(index), float(start) / 1e6])
 
 
 class StatefulStream(Stream):

@@ -41,7 +41,6 @@ def kill(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     )
     monkeypatch.setattr("src.kindling.config.compose.CONFIGS", tmp_path)
     monkeypatch.setattr("src.kindling.config.targets.allowed_by_user", lambda: ("tests",))
-    monkeypatch.setattr("src.kindling.training.attributes.allowed_by_user", lambda: ("tests",))
     left = [-1]
     end = Curves.on_train_batch_end
 

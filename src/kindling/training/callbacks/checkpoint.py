@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +31,6 @@ HYPERPARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 HEADER = ("epoch", "global_step", "pytorch-lightning_version", "kindling")
 NAMES = ("hparams_name", "datamodule_hparams_name")
 TYPES = ("hparams_type", "datamodule_hparams_type")  # classes, of OmegaConf's configs only
-HOOKS = ("on_train_start", "on_train_batch_end")  # of the module, to which something is added
 OF_BEST = (*HEADER, "state_dict", *HYPERPARAMETERS, *NAMES, *TYPES)
 
 
@@ -87,9 +85,15 @@ class Checkpoint(lightning.Checkpoint):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._install_signals()
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
-        # The module's own hooks may reset what is restored, or change the weights.
-        _add_to_hook(module, "on_train_start", lambda: self._restore(trainer, module))
-        _add_to_hook(module, "on_train_batch_end", lambda: self._save_if_due(trainer))
+        # The module's own hook may reset what is restored.
+        internals.after_each_batch(trainer, lambda: self._save_if_due(trainer))
+        hook = module.on_train_start
+
+        def then_restore() -> None:
+            hook()
+            self._restore(trainer, module)
+
+        module.on_train_start = then_restore  # type: ignore[method-assign]
 
     def _restore(self, trainer: Trainer, module: LightningModule) -> None:
         self.attributes = Attributes.of_training(trainer, module)
@@ -164,8 +168,7 @@ class Checkpoint(lightning.Checkpoint):
             self.trained_weights = {name: value.clone() for name, value in state.items()}
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        for hook in HOOKS:
-            vars(module).pop(hook, None)
+        vars(module).pop("on_train_start", None)
         self._save(trainer, "between epochs")
         self._stop_on_signal(trainer)
 
@@ -238,17 +241,6 @@ class Checkpoint(lightning.Checkpoint):
     def on_load_checkpoint(self, _: Any, module: Any, checkpoint: dict[str, Any]) -> None:
         if self.resume_state and self.resume_state.changed:
             drop_optimizer_state(checkpoint, self.content["config"])
-
-
-def _add_to_hook(module: LightningModule, name: str, then: Callable[[], None]) -> None:
-    """Call a function after a hook of the module."""
-    hook = getattr(module, name)
-
-    def hook_then(*arguments: Any) -> None:
-        hook(*arguments)
-        then()
-
-    setattr(module, name, hook_then)
 
 
 def _any_rank(trainer: Trainer, flag: bool) -> bool:
