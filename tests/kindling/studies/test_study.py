@@ -724,10 +724,6 @@ def test_two_workers_one_killed_give_the_same_numbers(
 ) -> None:
     words = (*SEEDS, "trainer.max_epochs=12", "--workers", "2")
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "src.train", *words])
-    # Processes that fork from one that has imported torch get all that spawned ones get.
-    forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(["tests.preloaded"])
-    monkeypatch.setattr(worker_module.multiprocessing, "get_context", lambda _: forkserver)
 
     def kill_one() -> None:
         while not list((logs / "digits/seeds").glob("*/metrics.csv")):
