@@ -51,11 +51,14 @@ FEW_SCENES = "data.scenes=[96,32,32]"  # two thousand take two seconds to compos
 
 
 @pytest.fixture(autouse=True, scope="module")
-def heap() -> Iterator[None]:
-    """What the imports left is not walked again by each training's collection, which takes 0.3 s."""
+def heap() -> None:
+    """What the imports left is not walked again by each module and each training, which takes 0.3 s."""
     gc.collect()
     gc.freeze()
-    yield
+
+
+def pytest_sessionfinish() -> None:
+    """Without it, the end of the process lists what triton did not free."""
     gc.unfreeze()
 
 
