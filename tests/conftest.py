@@ -161,7 +161,7 @@ def small_files(
     from sklearn.datasets import load_diabetes, load_digits
     from torchvision import datasets
 
-    from tests import make_cifar, make_masks, make_mnist
+    from tests import make_cifar, make_masks, make_mnist, make_shards
 
     root = tmp_path_factory.mktemp("small")
     for name in ("MNIST", "FashionMNIST"):
@@ -174,6 +174,7 @@ def small_files(
             folder / f"{i}.png"
         )
     make_masks.write(root / "scans", 120)
+    make_shards.write_digits(root / "shards", "parquet", 300)
     diabetes = load_diabetes(scaled=False)
     rows = [
         ",".join(map(str, [*values, target]))

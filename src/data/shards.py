@@ -147,5 +147,4 @@ class Decode:
             except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError …
                 problem = f"cannot be read as an image: {error}; replace it, or set data.input"
                 raise InputError(f"{key}: {problem}") from None
-        transformed: Tensor = self.transform(x.float() if x.is_floating_point() else x)
-        return transformed
+        return self.transform(x.float() if x.is_floating_point() else x)  # type: ignore[no-any-return]

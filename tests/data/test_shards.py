@@ -113,6 +113,22 @@ def test_numbers_and_values(tmp_path: Path, shape: tuple[int, ...]) -> None:
     assert 0.7 < float(x.std()) < 1.3
 
 
+def test_held_out_shards_do_not_change_training(tmp_path: Path) -> None:
+    write_digits(tmp_path / "set", "parquet", 300)
+    results = []
+    for _ in range(2):
+        results.append(train("shards", *words(tmp_path / "set")))
+        data = open_data(tmp_path / "set")
+        for path in data.shards["val"].paths + data.shards["test"].paths:
+            images = [encode(np.full((8, 8), i % 16)) for i in range(50)]
+            write_parquet(path, {"image": images, "label": [i % 10 for i in range(50)]})
+    before, after = results
+    assert after.run.spec == before.run.spec
+    states = [torch.load(result.run.checkpoints / "last.ckpt")["state_dict"] for result in results]
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    assert after.metrics != before.metrics
+
+
 def test_whole_numbers_as_values(folder: Path) -> None:
     data = open_data(folder / "tar", input="png", target="json.label", kind="regression")
     assert data.spec.target_type == "values"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import random
 import re
 from collections.abc import Callable
@@ -184,6 +185,12 @@ def test_resume_refuses_other_shards(digits: Path) -> None:
     for other in (load(digits / "tar"), load(digits / "parquet", seed=1)):
         with pytest.raises(InputError, match="^data: shards, seed, .* have changed since"):
             other.load_state_dict(state)
+
+
+def test_data_set_reaches_a_spawned_worker(digits: Path) -> None:
+    loader = load(digits / "tar")
+    copied = pickle.loads(pickle.dumps(loader.dataset))
+    assert torch.equal(copied[0, 7], loader.dataset[0, 7])
 
 
 class Counting(ShardBatches):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -83,7 +83,7 @@ class ShardLoader(Loader):
     resumed: tuple[int, int] | None = None  # the epoch and the batch with which to continue
     yielded = (-1, 0)  # the epoch, and the number of its batches that were yielded
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Any:
         # A generator: Lightning makes an iterator before it sets the epoch, and then reads it.
         sampler, (epoch, first) = self.sampler, self.resumed or (-1, 0)
         sampler.start = first if epoch == sampler.epoch else 0
