@@ -107,6 +107,8 @@ def test_order_depends_on_seed_and_epoch() -> None:
 
     assert first(0, 0) == first(0, 0)
     assert len({tuple(first(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+    alone = ShardOrder([40], 40, 100, 0)  # rows are shuffled anew, even if blocks cannot be
+    assert rows_of(alone, 0)[0] != rows_of(alone, 1)[0]
     assert len({block for block, _ in first(0, 5)}) == 1  # the first window of lane 0 is small
     later = rows_of(ShardOrder([50] * 200, 32, 2000, 0), 0)[100]
     assert len({block for block, _ in later}) > 2
