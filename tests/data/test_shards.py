@@ -157,12 +157,7 @@ def test_number_of_workers_does_not_change_a_training(folder: Path) -> None:
     assert metrics[0] == metrics[1]
 
 
-STATEFUL = pytest.mark.xfail(reason="the engine does not resume stateful loaders yet", strict=True)
-
-
-@pytest.mark.parametrize(
-    "stop", [pytest.param(3, marks=STATEFUL), 13, pytest.param(14, marks=STATEFUL)]
-)
+@pytest.mark.parametrize("stop", [3, 13, 14])
 def test_killed_training_resumes_exactly(
     stop: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

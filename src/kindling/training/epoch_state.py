@@ -17,7 +17,6 @@ from torchmetrics import Metric
 from src.kindling.config.errors import format_count
 from src.kindling.nn.meter import Meter, moved
 from src.kindling.training import lightning_internals as internals
-from src.kindling.training.attributes import Attributes
 from src.kindling.training.resume import FORM, ResumeState
 from src.kindling.training.run_loggers import MetricsFiles, steps_done
 
@@ -29,23 +28,20 @@ def collect(
     trainer: Trainer,
     module: LightningModule,
     place: Place,
-    loader_states: Callable[[int], list[dict[str, Any]]],
-    attributes: dict[str, Any],
+    collect_loaders: Callable[[int], dict[str, Any]],
 ) -> dict[str, Any]:
     """Return the resume state as CPU tensors and plain values; all ranks call it together.
 
     Args:
         place: between epochs, no batch of the epoch was trained on.
-        loader_states: returns what the loaders need after so many batches of the epoch.
-        attributes: those that have changed.
+        collect_loaders: returns what the loaders need after so many batches of the epoch.
     """
     epochs: Any = trainer.fit_loop.epoch_progress.current
     batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     batch = 0 if place == "between epochs" else batches.ready
     meters, metrics = _metrics(module)
     collected = {
-        "loaders": loader_states(batch),
-        "attributes": attributes,
+        **collect_loaders(batch),
         "logged": internals.logged_state(trainer),
         "metrics": {
             name: {"state": moved(metric.metric_state, "cpu"), "updates": metric._update_count}
@@ -74,7 +70,6 @@ def restore(
     trainer: Trainer,
     module: LightningModule,
     resume: dict[str, Any],
-    attributes: Attributes,
     restarted: bool,
 ) -> None:
     """Restore what `collect` returned, before the first batch.
@@ -85,18 +80,16 @@ def restore(
     trainer.callback_metrics.update(resume["metrics"])
     within_epoch = resume["place"] != "between epochs" and not restarted
     rank, (meters, metrics) = trainer.global_rank, _metrics(module)
-    if rank < len(resume["meters"]):  # there may be more ranks than when it was saved
-        for name, meter in meters.items() if not restarted else ():
+    collected = collected_by(resume, rank)
+    logged, saved = collected.get("logged", {}), dict(collected.get("metrics", {}))
+    for value in logged.values() if restarted else ():
+        saved.pop(value["metric_attribute"], None)
+    _restore_metrics(metrics, saved, module.device)
+    if within_epoch:
+        internals.restore_logged(trainer, logged, metrics, module.device)
+    if not restarted and rank < len(resume["meters"]):
+        for name, meter in meters.items():
             meter.restore(resume["meters"][rank][name], module.device)
-        # Some parts are absent in checkpoints of earlier versions.
-        collected = resume.get("collected", [{}] * (rank + 1))[rank]
-        logged, saved = collected.get("logged", {}), dict(collected.get("metrics", {}))
-        for value in logged.values() if restarted else ():
-            saved.pop(value["metric_attribute"], None)
-        _restore_metrics(metrics, saved, module.device)
-        attributes.restore(collected.get("attributes", {}))
-        if within_epoch:
-            internals.restore_logged(trainer, logged, metrics, module.device)
     parameters = dict(module.named_parameters())
     for name, gradient in resume.get("gradients", {}).items() if not restarted else ():
         parameters[name].grad = gradient.to(parameters[name].device)
@@ -109,6 +102,12 @@ def restore(
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, StochasticWeightAveraging):
             callback.on_train_epoch_start(trainer, module)
+
+
+def collected_by(resume: dict[str, Any], rank: int) -> dict[str, Any]:
+    """What a rank collected; nothing if there were fewer ranks, or in checkpoints of long ago."""
+    by_rank: list[dict[str, Any]] = resume.get("collected", [])
+    return by_rank[rank] if rank < len(by_rank) else {}
 
 
 def _restore_metrics(
@@ -154,8 +153,13 @@ def set_loop_progress(loops: dict[str, Any], place: Place) -> None:
         validation.update(total=dict(started), current=dict(started), is_last_batch=False)
 
 
-def restart_epoch(trainer: Trainer) -> None:
-    """Begin the epoch of a resumed training again, while Lightning loads its data."""
+def restart_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Begin the epoch of a resumed training again, while Lightning loads its data.
+
+    Args:
+        checkpoint: which Lightning restores later, if `configure_optimizers` asked for the data.
+    """
+    set_loop_progress(checkpoint["loops"]["fit_loop"], "between epochs")
     loops: dict[str, Any] = trainer.fit_loop.state_dict()
     set_loop_progress(loops, "between epochs")
     trainer.fit_loop.load_state_dict(loops)
@@ -170,7 +174,6 @@ def position_for(state: ResumeState, world_size: int) -> tuple[int, int]:
     (epoch, batch), before = state.position, len(state.content["kindling"]["resume"]["meters"])
     if batch and before != world_size:
         state.position, state.restarted = (epoch, 0), True
-        set_loop_progress(state.content["loops"]["fit_loop"], "between epochs")
         processes = format_count(before, "process", "processes")
         problem = f"{processes} shared the samples before, {world_size} do now"
         state.notes.append(f"WARNING    data: {problem}; epoch {epoch + 1} starts again")

@@ -30,14 +30,15 @@ def is_accumulating(trainer: Trainer) -> bool:
 def is_resumable(trainer: Trainer) -> bool:
     """Whether a checkpoint saved after the current batch resumes exactly.
 
-    It does not hold accumulated gradients. On an epoch's last batch, or where a validation is due,
-    Lightning would leave out what follows.
+    It does not hold accumulated gradients. On an epoch's or a training's last batch, or where a
+    validation is due, Lightning would leave out what follows.
     """
     loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
     assert fetcher is not None
     return not (
         is_accumulating(trainer)
-        or loop._num_ready_batches_reached()
+        or trainer.should_stop
+        or loop._is_training_done
         or loop._should_check_val_fx(fetcher)
     )
 

@@ -12,15 +12,15 @@ from torch.utils.data import DataLoader
 from src.kindling.config.errors import format_count
 from src.kindling.data.loader import Loader
 from src.kindling.training import lightning_internals as internals
-from src.kindling.training.epoch_state import restart_epoch
+from src.kindling.training.attributes import Attributes
+from src.kindling.training.epoch_state import collected_by, restart_epoch
+from src.kindling.training.loader_parts import is_stateful, is_stream
 from src.kindling.training.repeatable import (
     OrderError,
     RepeatableDataset,
     RepeatableSampler,
     RepeatableStream,
     Repeated,
-    is_stateful,
-    is_stream,
 )
 from src.kindling.training.resume import ResumeState
 
@@ -43,6 +43,10 @@ class Loaders:
         self.seed, self.state, self.max_fast_forward = seed, state, max_fast_forward
         self.resumed: list[Repeated] = []  # those that continue within the epoch
         self.reported = 0.0
+        self.attributes = Attributes({})  # of the module and its parts, once data are loaded
+        self.at_start: dict[str, Any] | None = None  # as a stream without state found them
+        self.checkpoint: dict[str, Any] = {}  # that Lightning resumes from
+        self.started = False
 
     def attach(self, trainer: Trainer) -> None:
         """Wrap the loaders that the Trainer is going to load; its strategy is changed."""
@@ -51,11 +55,31 @@ class Loaders:
 
         def process_dataloader(dataloader: object) -> object:
             loader, repeated = self._repeat(process(dataloader))
-            if repeated is not None and self.state and trainer.state.stage == RunningStage.TRAINING:
-                self._resume(repeated, self.state)
+            if trainer.state.stage == RunningStage.TRAINING:
+                self._start()
+                if repeated is not None and self.state:
+                    self._resume(repeated, self.state)
             return loader
 
         trainer.strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]
+
+    def _start(self) -> None:
+        """Note the module's attributes, and restore them before a stream is read."""
+        if self.started:
+            return
+        self.started = True
+        self.attributes = Attributes.of_training(self.trainer, self.trainer.lightning_module)
+        if self.state:
+            saved = self._saved(self.state)
+            self.at_start = at_start = saved.get("at_start")
+            self.attributes.restore(saved.get("attributes", {}) if at_start is None else at_start)
+
+    def resumed_attributes(self) -> dict[str, Any]:
+        """Those with which training resumes, now that its first batches may have been read."""
+        if self.state and self.state.position[1] and not self.state.restarted:
+            attributes: dict[str, Any] = self._saved(self.state).get("attributes", {})
+            return attributes
+        return self.attributes.changed()
 
     def _repeat(self, loader: Any) -> tuple[Any, Repeated | None]:
         """The same loader, repeatable; a map-style DataLoader is changed in place."""
@@ -79,6 +103,8 @@ class Loaders:
         """The epoch, and how many of its batches were trained on; validation is the same in all."""
         if self.trainer.state.stage != RunningStage.TRAINING:
             return 0, 0
+        if self.state and not self.trainer.fit_loop.epoch_progress.current.ready:
+            return self.state.position[0], 0  # before Lightning has restored it
         batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         return self.trainer.current_epoch, batches.ready
 
@@ -87,14 +113,14 @@ class Loaders:
         epoch, batch = state.position
         if self.trainer.current_epoch > epoch:
             return
-        by_loader, problem = self._saved(state), ""
+        by_loader, problem = self._saved(state).get("loaders", []), ""
         saved = by_loader[len(self.resumed)] if len(self.resumed) < len(by_loader) else None
         self.resumed.append(loader)
         try:
-            if saved is None and (batch or loader.stateful is not None):
+            if saved is None and (batch or loader.has_state):
                 raise OrderError(self._missing_state(loader, state))
             if saved is not None and batch and not state.restarted:
-                self._check_limit(loader, batch)
+                self._announce(loader, batch)
                 loader.resume(epoch, saved)
             elif saved is not None:
                 loader.restore(saved)
@@ -105,17 +131,16 @@ class Loaders:
                 problem = problem or f"another process has other batches of {loader.name}"
                 print(f"WARNING    data: {problem}; epoch {epoch + 1} starts again")
             state.restarted = True
-            restart_epoch(self.trainer)
+            restart_epoch(self.trainer, self.checkpoint)
             for one in self.resumed:
                 one.rewind()
 
-    def _saved(self, state: ResumeState) -> list[dict[str, Any]]:
-        """What this process saved of its loaders; absent in checkpoints of earlier versions."""
-        by_rank = state.content["kindling"]["resume"].get("collected", [])
-        if len(by_rank) != self.trainer.world_size:
-            return []
-        saved: list[dict[str, Any]] = by_rank[self.trainer.global_rank].get("loaders", [])
-        return saved
+    def _saved(self, state: ResumeState) -> dict[str, Any]:
+        """What this process saved; nothing with another number of processes."""
+        resume = state.content["kindling"]["resume"]
+        if len(resume["meters"]) != self.trainer.world_size:
+            return {}
+        return collected_by(resume, self.trainer.global_rank)
 
     def _missing_state(self, loader: Repeated, state: ResumeState) -> str:
         before = len(state.content["kindling"]["resume"]["meters"])
@@ -124,17 +149,25 @@ class Loaders:
         processes = format_count(before, "process", "processes")
         return f"{processes} shared {loader.name} before, {self.trainer.world_size} do now"
 
-    def _check_limit(self, loader: Repeated, batch: int) -> None:
+    def _announce(self, loader: Repeated, batch: int) -> None:
+        """Print how a stream resumes; an OrderError refuses to read more than the limit."""
         limit = self.max_fast_forward
-        if isinstance(loader, RepeatableStream) and loader.stateful is None:
+        if not isinstance(loader, RepeatableStream):
+            return
+        line = f"{loader.name} continues from its state_dict, which cannot be checked"
+        if not loader.has_state:
             if limit is not None and batch > limit:
                 place = f"batch {batch + 1:,} is beyond max_fast_forward={limit:,}"
                 raise OrderError(f"{loader.name} has no state_dict, and {place}")
-            if self.trainer.is_global_zero:
-                print(
-                    f"resumed: {loader.name} has no state_dict; reading {batch:,} batches again "
-                    "(max_fast_forward limits their number)"
-                )
+            again = f"reading {batch:,} batches again (max_fast_forward limits their number)"
+            line = f"{loader.name} has no state_dict; {again}"
+        if self.trainer.is_global_zero:
+            print(f"resumed: {line}")
+
+    def begin_stream(self) -> None:
+        """Note the module's attributes, with which a resumed epoch is read again."""
+        if self.trainer.state.stage == RunningStage.TRAINING:
+            self.at_start = self.attributes.changed()
 
     def report(self, number: int, total: int) -> None:
         """Print from time to time how many batches of a stream were read again."""
@@ -144,10 +177,14 @@ class Loaders:
                 print(f"resumed: {number:,} of {total:,} batches read", flush=True)
             self.reported = now
 
-    def states(self, batch: int) -> list[dict[str, Any]]:
-        """What resuming needs of each training loader after so many batches of the epoch."""
+    def collect(self, batch: int) -> dict[str, Any]:
+        """What resuming needs of the loaders after so many batches of the epoch; 0 at its end."""
         found = [repeated_of(loader) for loader in internals.training_loaders(self.trainer)]
-        return [loader.state(batch) for loader in found if loader is not None]
+        return {
+            "loaders": [loader.state(batch) for loader in found if loader is not None],
+            "attributes": self.attributes.changed(),
+            "at_start": self.at_start if batch else None,
+        }
 
     def sample_numbers(self, batch: int) -> list[int]:
         """The sample numbers of a recent training batch; empty unless one loader has such."""

@@ -83,14 +83,6 @@ class Position:
         return []
 
 
-def length_of(batches: Any) -> int | None:
-    """The number of batches; None of a stream, or of a sampler that does not know."""
-    try:
-        return len(batches)
-    except (TypeError, NotImplementedError):
-        return None
-
-
 def bytes_of(indices: Any) -> bytes:
     """An index list as bytes that are equal in each process."""
     try:

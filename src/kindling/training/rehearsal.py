@@ -31,9 +31,9 @@ from src.kindling.data.data_module import DataModule
 from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run
 from src.kindling.training.layer_trace import LayerTrace
+from src.kindling.training.loader_parts import is_stream, stateful_part
 from src.kindling.training.misfit import explain, watch_output
 from src.kindling.training.monitor import LoggedMetrics
-from src.kindling.training.repeatable import is_stream, stateful_part
 from src.kindling.training.stages import has_stage
 
 COPIED = 1 << 30  # bytes of the largest task that is copied
@@ -41,12 +41,13 @@ COPIED = 1 << 30  # bytes of the largest task that is copied
 # agree by chance. What fails with a few is tried with a whole batch.
 FEW = 13
 # Some nets run on a GPU only; such an error of the copy on a CPU is not one of the training.
-OF_DEVICE = re.compile(r"cuda|nvidia|triton|not implemented for", re.IGNORECASE)
+OF_DEVICE = re.compile(r"cuda|nvidia|triton|not implemented for|process group", re.IGNORECASE)
 # Errors of Lightning that name the remedy, but are of no class of their own.
 REFUSED = {
     "Training with multiple optimizers is only supported": "task",
     "You provided multiple `": "task",  # loaders, and a step without `dataloader_idx`
     "An invalid dataloader was returned": "data",
+    "does not support the `CombinedLoader": "data",
 }
 # What Lightning adds to the name of a logged metric.
 ADDED = re.compile(r"(_step|_epoch)?(/dataloader_idx_\d+)?$")

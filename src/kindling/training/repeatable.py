@@ -9,18 +9,19 @@ batch with which training resumes.
 from __future__ import annotations
 
 import copy
-import random
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-import torch
-from torch.utils.data import DataLoader, IterableDataset, Sampler
-
 from src.kindling.data.order import seed_generators
 from src.kindling.training.attributes import Attributes
-from src.kindling.training.position import Position, bytes_of, excerpt_of, length_of
+from src.kindling.training.loader_parts import (
+    length_of,
+    samplers_of,
+    seed_own_generators,
+    stateful_part,
+)
+from src.kindling.training.position import Position, bytes_of, excerpt_of
 from src.kindling.training.seeding import CPU, seeded
 
 END = object()
@@ -37,6 +38,7 @@ class Source(Protocol):
     seed: int
 
     def place(self) -> tuple[int, int]: ...
+    def begin_stream(self) -> None: ...
     def report(self, number: int, total: int) -> None: ...
 
 
@@ -69,7 +71,8 @@ class Repeated(_Wrapper):
         super().__init__(wrapped)
         self.source, self.position = source, Position(source.seed)
         self.ahead: Iterator[Any] | None = None  # of a resumed epoch, checked
-        self.stateful: Any = None  # what saves and restores where it is: the loader or its data set
+        self.stateful: Any = None  # what saves and restores its place: the loader or its data set
+        self.has_state = False
 
     def __iter__(self) -> Iterator[Any]:
         if self.ahead is not None:
@@ -123,7 +126,7 @@ class RepeatableSampler(Repeated):
 
     def __init__(self, wrapped: Any, source: Source) -> None:
         super().__init__(wrapped, source)
-        samplers = {str(number): one for number, one in enumerate(_samplers(wrapped))}
+        samplers = {str(number): one for number, one in enumerate(samplers_of(wrapped))}
         self.attributes = Attributes(samplers, MOST_BYTES_OF_SAMPLERS)
         self.changed: dict[str, Any] = {}  # before the current order was drawn
 
@@ -145,12 +148,12 @@ class RepeatableSampler(Repeated):
 
     @property
     def name(self) -> str:
-        return type(_samplers(self.wrapped)[-1]).__name__
+        return type(samplers_of(self.wrapped)[-1]).__name__
 
     def read(self, first: int) -> Iterator[Batch]:
         self.changed, seed = self.attributes.changed(), self.position.seed_of_order()
-        for sampler in _samplers(self.wrapped):
-            _seed_own_generators(sampler, seed)
+        for sampler in samplers_of(self.wrapped):
+            seed_own_generators(sampler, seed)
             if hasattr(sampler, "set_epoch"):  # Lightning does it after the first lists are drawn
                 sampler.set_epoch(self.position.epoch)
         if length_of(self.wrapped) is None:  # perhaps endless
@@ -200,12 +203,18 @@ class RepeatableStream(Repeated):
     def __init__(self, wrapped: Any, source: Any) -> None:
         super().__init__(wrapped, source)
         self.stateful = stateful_part(wrapped)
-        self.initial = copy.deepcopy(self.stateful.state_dict()) if self.stateful else None
+        self.has_state = self.stateful is not None
+        self.initial = copy.deepcopy(self.stateful.state_dict()) if self.has_state else None
         self.states: deque[Any] = deque(maxlen=4)  # after the newest batches
         self.at_end = False  # it continues from the state at an epoch's end
 
+    def __iter__(self) -> Iterator[Any]:
+        if not self.has_state and self.ahead is None:
+            self.source.begin_stream()
+        return super().__iter__()
+
     def resume(self, epoch: int, saved: dict[str, Any]) -> None:
-        if self.stateful is None:
+        if not self.has_state:
             super().resume(epoch, saved)
             return
         self.stateful.load_state_dict(saved["state"])
@@ -215,11 +224,11 @@ class RepeatableStream(Repeated):
 
     def rewind(self) -> None:
         super().rewind()
-        if self.stateful:
+        if self.has_state:
             self.stateful.load_state_dict(self.initial)
 
     def restore(self, saved: dict[str, Any]) -> None:
-        if self.stateful:
+        if self.has_state:
             self.stateful.load_state_dict(saved["state"])
             self.at_end = True
 
@@ -242,56 +251,15 @@ class RepeatableStream(Repeated):
             self.at_end = False
             if batch is END:
                 return
-            self.position.add(b"" if self.stateful else excerpt_of(batch))
-            if self.stateful:
+            self.position.add(b"" if self.has_state else excerpt_of(batch))
+            if self.has_state:
                 self.states.append(copy.deepcopy(self.stateful.state_dict()))
             yield batch
 
     def state(self, batch: int) -> dict[str, Any]:
         place = super().state(batch)
-        if not self.stateful:
+        if not self.has_state:
             return place
         ahead = self.position.number - batch if batch else 0
         now = self.stateful.state_dict() if ahead <= 0 else self.states[-1 - ahead]
         return {**place, "state": copy.deepcopy(now)}
-
-
-def _samplers(sampler: Any) -> list[Any]:
-    """A sampler, and those that it takes its indices from: the innermost is the last."""
-    inner = [
-        value
-        for name, value in getattr(sampler, "__dict__", {}).items()
-        if name in ("sampler", "_sampler", "batch_sampler")
-        or isinstance(value, Sampler)
-        or (name == "dataset" and hasattr(value, "_sampler"))  # DistributedSamplerWrapper's
-    ]
-    return [sampler, *(part for value in inner for part in _samplers(value))]
-
-
-def _seed_own_generators(owner: Any, seed: int) -> None:
-    for value in getattr(owner, "__dict__", {}).values():
-        if isinstance(value, torch.Generator):
-            value.manual_seed(seed)
-        elif isinstance(value, random.Random | np.random.RandomState):
-            value.seed(seed % 2**32)
-        elif isinstance(value, np.random.Generator):
-            value.bit_generator.state = type(value.bit_generator)(seed).state
-
-
-def stateful_part(loader: Any) -> Any:
-    """The loader or its data set, if it can save and restore where it is; else None."""
-    if is_stateful(loader):
-        return loader
-    dataset = getattr(loader, "dataset", None)
-    in_workers = getattr(loader, "num_workers", 0) > 0  # which read copies of it
-    return dataset if is_stateful(dataset) and not in_workers else None
-
-
-def is_stateful(part: Any) -> bool:
-    return hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
-
-
-def is_stream(loader: Any) -> bool:
-    """Whether a loader has no index lists."""
-    map_style = isinstance(loader, DataLoader)
-    return not map_style or isinstance(loader.dataset, IterableDataset)

@@ -241,6 +241,12 @@ class Curves(Callback):
     def __init__(self) -> None:
         self.logged, self.lr = 0, 0.0
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"lr": self.lr}  # of the last step, where one has several batches
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.lr = state_dict["lr"]
+
     def setup(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFiles):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from src.kindling.config import instantiate
-from src.kindling.config.compose import compose
+from src.kindling.config.compose import ROOT, compose
 from src.kindling.config.errors import TrainingError
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
@@ -296,3 +296,25 @@ def test_signal_is_saved_within_the_epoch(
     fit(config, run, resume=True)
     assert batches == loader_kinds.SEEN
     assert_equal(ended(run), (expected, table))
+
+
+def test_another_number_of_processes_starts_the_epoch_of_own_data_again(
+    kill: Killer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.kindling.config.compose.CONFIGS", ROOT / "configs")
+    config = compose("digits", [*WORDS, "trainer.max_epochs=2", "trainer.limit_train_batches=4"])
+    run = Run.claim("digits")
+    kill(4)
+    with pytest.raises(Killed):
+        fit(config, run)
+    last = run.checkpoints / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    content["kindling"]["resume"]["meters"] *= 2
+    torch.save(content, last)
+    fit(config, run, resume=True)
+    problem = (
+        "WARNING    data: 2 processes shared the samples before, 1 do now; epoch 1 starts again"
+    )
+    assert problem in capsys.readouterr().out
+    content = torch.load(last, weights_only=True)
+    assert content["global_step"] == 3 + 2 * 4  # three steps were made before

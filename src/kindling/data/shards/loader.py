@@ -45,7 +45,7 @@ class ShardBatches(Dataset[Any]):
         return self.order.length
 
     def __getitem__(self, request: Request) -> Any:
-        epoch, batch = request
+        epoch, batch, _ = request
         lane = batch % self.order.lanes
         if epoch != self.epoch:
             self.epoch, self.buffer = epoch, {}

@@ -20,7 +20,8 @@ from torch.utils.data import DistributedSampler
 from src.kindling.data.order import derive_seed
 
 LANES = 8  # at most, on any machine: the order must not depend on its cores
-Request = tuple[int, int]  # an epoch and the number of a batch
+# An epoch, the number of a batch, and the digest of the order that it is in.
+Request = tuple[int, int, str]
 
 
 class Piece(NamedTuple):
@@ -183,7 +184,7 @@ class ShardSampler(DistributedSampler[Request]):
 
     def __iter__(self) -> Iterator[Request]:
         epoch = self.epoch
-        return ((epoch, batch) for batch in range(self.start, len(self)))
+        return ((epoch, batch, self.order.digest) for batch in range(self.start, len(self)))
 
     def __len__(self) -> int:
         return self.order.length

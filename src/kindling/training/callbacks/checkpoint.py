@@ -21,7 +21,6 @@ from src.kindling.runs.redact import redacted
 from src.kindling.runs.signals import Interrupts
 from src.kindling.training import epoch_state
 from src.kindling.training import lightning_internals as internals
-from src.kindling.training.attributes import Attributes
 from src.kindling.training.loaders import Loaders
 from src.kindling.training.resume import ResumeState, apply_config, drop_optimizer_state
 
@@ -67,7 +66,6 @@ class Checkpoint(lightning.Checkpoint):
         self.interrupts, self.resume_state = interrupts or Interrupts(), resume_state
         self.best_score: Tensor | None = None
         self.saved_at, self.saved_step = time.monotonic(), -1
-        self.attributes: Attributes | None = None  # of the module, from the start of the training
         self.saved_last = False  # whether this process took part in saving last.ckpt
         # With weight averaging: the weights that are trained, not their average.
         self.trained_weights: dict[str, Tensor] | None = None
@@ -87,19 +85,21 @@ class Checkpoint(lightning.Checkpoint):
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
         # The module's own hook may reset what is restored.
         internals.after_each_batch(trainer, lambda: self._save_if_due(trainer))
-        hook = module.on_train_start
+        hook, attributes = module.on_train_start, self.loaders.resumed_attributes()
 
         def then_restore() -> None:
             hook()
-            self._restore(trainer, module)
+            self._restore(trainer, module, attributes)
 
         module.on_train_start = then_restore  # type: ignore[method-assign]
 
-    def _restore(self, trainer: Trainer, module: LightningModule) -> None:
-        self.attributes = Attributes.of_training(trainer, module)
+    def _restore(
+        self, trainer: Trainer, module: LightningModule, attributes: dict[str, Any]
+    ) -> None:
         if state := self.resume_state:
-            saved, attributes = state.content["kindling"], self.attributes
-            epoch_state.restore(trainer, module, saved["resume"], attributes, state.restarted)
+            saved = state.content["kindling"]
+            epoch_state.restore(trainer, module, saved["resume"], state.restarted)
+            self.loaders.attributes.restore(attributes)
             if state.changed:
                 before = get(saved["config"], "task.optimizer")
                 keep_lr = before == get(self.content["config"], "task.optimizer")
@@ -148,7 +148,8 @@ class Checkpoint(lightning.Checkpoint):
         """Save the current weights as best.ckpt if their score is the best so far."""
         best = self.best_score
         better = best is None or (score < best if self.mode == "min" else score > best)
-        if better and torch.isfinite(score):
+        # Ranks log different values without `sync_dist`, and have to save together.
+        if trainer.strategy.broadcast(bool(better and torch.isfinite(score))):
             self.best_score = score.detach().clone().cpu()
             self._save(trainer, "best")
 
@@ -232,15 +233,17 @@ class Checkpoint(lightning.Checkpoint):
         between = self.saving == "between epochs"
         if between and self.trained_weights and "current_model_state" in checkpoint:
             checkpoint["current_model_state"] = self.trained_weights
-        changed = self.attributes.changed() if self.attributes else {}
         checkpoint["kindling"]["resume"] = epoch_state.collect(
-            trainer, module, self.saving, self.loaders.states, changed
+            trainer, module, self.saving, self.loaders.collect
         )
         epoch_state.set_loop_progress(checkpoint["loops"]["fit_loop"], self.saving)
 
     def on_load_checkpoint(self, _: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        self.loaders.checkpoint = checkpoint
         if self.resume_state and self.resume_state.changed:
             drop_optimizer_state(checkpoint, self.content["config"])
+        if self.resume_state and self.resume_state.restarted:
+            epoch_state.set_loop_progress(checkpoint["loops"]["fit_loop"], "between epochs")
 
 
 def _any_rank(trainer: Trainer, flag: bool) -> bool:
