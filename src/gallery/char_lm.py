@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from pydoc_data.topics import topics
 from typing import Any
@@ -178,7 +179,7 @@ class CharLM(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.log("val/perplexity", self.trainer.callback_metrics["val/loss"].exp())
         if isinstance(self.logger, TensorBoardLogger):
-            text = self.generate("The ", 300).replace("\n", "\n    ")
+            text = self.generate("A class ", 300).replace("\n", "\n    ")
             self.logger.experiment.add_text("sample", "    " + text, self.global_step)
 
     @torch.inference_mode()
@@ -198,16 +199,17 @@ class CharLM(LightningModule):
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
         """Plot how much each character of the split's start surprises, and a generated text."""
-        figure, style = Figure((7.2, 3.9)), {"family": "monospace", "fontsize": 7}
-        figure.text(0.01, 0.96, "Shade: how unexpected, up to 6 nats. Below: a generated text")
+        figure, style = Figure((7.2, 2.7)), {"family": "monospace", "fontsize": 7}
+        figure.text(0.01, 0.94, "Shade: how unexpected, up to 6 nats. Below: a generated text")
         ids, nll = predictions["target"][:6], predictions["nll"][:6]  # each (6, T)
         for (row, place), surprise in np.ndenumerate(nll):
-            at = 0.01 + 0.98 * place / self.context, 0.9 - 0.06 * row
+            at = 0.01 + 0.98 * place / self.context, 0.86 - 0.075 * row
             box = {"facecolor": (1, 0.4, 0, min(surprise / 6, 1)), "lw": 0, "pad": 1}
             character = VOCABULARY[ids[row, place]].replace("\n", "¶")
             figure.text(*at, character, style, bbox=box, parse_math=False)
-        text = self.generate("The ", 500)
-        figure.text(0.01, 0.53, text, style, va="top", parse_math=False)
+        text = self.generate("A class ", 600)
+        lines = textwrap.fill(" ".join(text.split()), 110)
+        figure.text(0.01, 0.4, lines, style, va="top", parse_math=False)
         figure.set_label(text)  # the report shows it as text too
         return {"surprise": figure}
 

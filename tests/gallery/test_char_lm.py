@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 
 import pytest
@@ -81,7 +82,14 @@ def test_generate_continues_the_prompt_repeatably() -> None:
 
 
 def test_char_lm_trains() -> None:
-    metrics = train("char_lm").metrics
+    result = train("char_lm")
+    metrics = result.metrics
     assert metrics["test/perplexity"] == pytest.approx(math.exp(metrics["test/loss"]), rel=1e-5)
     assert 1 < metrics["test/bigram_perplexity"] < 20
     assert metrics["val/perplexity"] < len(VOCABULARY)
+    with (result.run.path / "metrics.csv").open(newline="") as file:
+        epochs = list(csv.DictReader(file))
+    assert [float(row["val/perplexity"]) for row in epochs] == pytest.approx(
+        [math.exp(float(row["val/loss"])) for row in epochs], rel=1e-4
+    )
+    assert all(float(row["measured/tokens_per_second"]) > 0 for row in epochs)

@@ -113,8 +113,8 @@ def test_buckets_hold_each_sample_once_with_little_padding() -> None:
 
     whole = torch.randperm(1003).tolist()
     assert padding(batches) < 0.1 < 0.35 < padding([whole[i : i + 16] for i in range(0, 1003, 16)])
-    first = [np.mean([lengths[i] for i in batch]) for batch in batches]
-    assert abs(np.corrcoef(first, range(63))[0, 1]) < 0.5  # short and long in random order
+    means = [np.mean([lengths[i] for i in batch]) for batch in batches]
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.4  # short and long in random order
 
 
 def test_reviews_share_no_text_between_splits() -> None:

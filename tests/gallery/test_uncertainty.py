@@ -26,7 +26,7 @@ def test_nll_is_that_of_a_gaussian() -> None:
 def test_conformal_quantile_counts_the_new_sample() -> None:
     scores = torch.arange(1.0, 20.0).flip(0)  # 1 to 19
     assert conformal_quantile(scores, 0.9).item() == 18  # ceil(20 * 0.9)
-    assert conformal_quantile(scores, 0.5).item() == 10
+    assert conformal_quantile(scores[-10:], 0.8).item() == 9  # ceil(11 * 0.8)
     assert conformal_quantile(scores[:3], 0.9).item() == 19  # of too few, the largest
 
 
