@@ -209,7 +209,7 @@ def list_missing_classes(predictions: Predictions | None) -> list[str]:
     """A sentence with the classes or labels that no test sample has."""
     from src.kindling.analysis.outputs import outputs_for
 
-    if predictions is None or predictions.spec is None:
+    if predictions is None or predictions.spec is None or "target" not in predictions.columns:
         return []
     outputs = outputs_for(predictions.spec)
     missing, count = outputs.find_missing(predictions["target"]), len(outputs.names)

@@ -170,6 +170,15 @@ def test_marks_and_number_formats() -> None:
     ] == ["0.5000", "1.0000", "0.0488", "45.64", "1234", "98,765", "-0.0000", "0.000123", ""]
 
 
+def test_page_of_predictions_without_target(digits: Run, tmp_path: Path) -> None:
+    copy = TrainedRun(shutil.copytree(digits.path, tmp_path / "digits" / "copy"))
+    path = copy.path / "predictions" / "test.npz"
+    predictions = Predictions.load(path)
+    kept = {name: predictions[name] for name in ("index", "probability")}
+    Predictions(kept, predictions.spec, "test").save(path)
+    assert "Classes without a" not in report(copy).read_text()
+
+
 def test_page_bounds_metrics_without_mistakes(digits: Run, tmp_path: Path) -> None:
     copy = TrainedRun(shutil.copytree(digits.path, tmp_path / "digits" / "copy"))
     path = copy.path / "predictions" / "test.npz"
