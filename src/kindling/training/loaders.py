@@ -120,7 +120,6 @@ class Loaders:
             if saved is None and (batch or loader.has_state):
                 raise OrderError(self._missing_state(loader, state))
             if saved is not None and batch and not state.restarted:
-                self._announce(loader, batch)
                 loader.resume(epoch, saved)
             elif saved is not None:
                 loader.restore(saved)
@@ -149,20 +148,19 @@ class Loaders:
         processes = format_count(before, "process", "processes")
         return f"{processes} shared {loader.name} before, {self.trainer.world_size} do now"
 
-    def _announce(self, loader: Repeated, batch: int) -> None:
-        """Print how a stream resumes; an OrderError refuses to read more than the limit."""
-        limit = self.max_fast_forward
-        if not isinstance(loader, RepeatableStream):
-            return
-        line = f"{loader.name} continues from its state_dict, which cannot be checked"
-        if not loader.has_state:
-            if limit is not None and batch > limit:
-                place = f"batch {batch + 1:,} is beyond max_fast_forward={limit:,}"
-                raise OrderError(f"{loader.name} has no state_dict, and {place}")
-            again = f"reading {batch:,} batches again (max_fast_forward limits their number)"
-            line = f"{loader.name} has no state_dict; {again}"
+    def announce(self, line: str) -> None:
+        """Print how a stream resumes."""
         if self.trainer.is_global_zero:
-            print(f"resumed: {line}")
+            print(f"resumed: {line}", flush=True)
+
+    def announce_reading(self, reason: str, batches: int) -> None:
+        """Print that a stream is read again; an OrderError refuses more batches than the limit."""
+        limit = self.max_fast_forward
+        if limit is not None and batches > limit:
+            place = f"batch {batches + 1:,} is beyond max_fast_forward={limit:,}"
+            raise OrderError(f"{reason}, and {place}")
+        again = f"reading {batches:,} batches again (max_fast_forward limits their number)"
+        self.announce(f"{reason}; {again}")
 
     def begin_stream(self) -> None:
         """Note the module's attributes, with which a resumed epoch is read again."""

@@ -75,6 +75,10 @@ class Position:
         count = last.number + 1 - last.before
         return {"cycle": last.cycle, "before": last.before, "count": count, "digest": last.digest}
 
+    def digest_of(self, batch: int) -> str | None:
+        """The digest up to a batch that was given ahead; None if it was not."""
+        return next((one.digest for one in self.given if one.number == batch), None)
+
     def sample_numbers(self, batch: int) -> list[int]:
         """The index list of a recent batch; empty if it is not a list of numbers."""
         found: Any = next((one.indices for one in self.given if one.number == batch), None)

@@ -234,11 +234,13 @@ def _first_batch(loader: Any, count: int | None) -> Any:
     """The first batch of a loader, read in this process; cut to `count` samples if possible."""
     stateful = stateful_part(loader) if is_stream(loader) else None
     if stateful is not None:  # the training begins where it is now
-        state = copy.deepcopy(stateful.state_dict())
         try:
-            return list(islice(loader, 1))
-        finally:
+            return list(islice(copy.deepcopy(loader), 1))
+        except TypeError:  # it cannot be copied
+            state = copy.deepcopy(stateful.state_dict())
+            first = list(islice(loader, 1))
             stateful.load_state_dict(state)
+            return first
     if not isinstance(loader, DataLoader):
         return loader
     alone = copy.copy(loader)

@@ -9,6 +9,7 @@ batch with which training resumes.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
@@ -39,6 +40,8 @@ class Source(Protocol):
 
     def place(self) -> tuple[int, int]: ...
     def begin_stream(self) -> None: ...
+    def announce(self, line: str) -> None: ...
+    def announce_reading(self, reason: str, batches: int) -> None: ...
     def report(self, number: int, total: int) -> None: ...
 
 
@@ -208,19 +211,45 @@ class RepeatableStream(Repeated):
         self.states: deque[Any] = deque(maxlen=4)  # after the newest batches
         self.at_end = False  # it continues from the state at an epoch's end
 
+        # Hugging Face's begin each epoch with the state that was loaded last.
+        self.restarts = type(self.stateful).__module__.startswith("datasets.")
+
     def __iter__(self) -> Iterator[Any]:
-        if not self.has_state and self.ahead is None:
-            self.source.begin_stream()
+        if self.ahead is None:
+            if not self.has_state:
+                self.source.begin_stream()
+            elif self.restarts:
+                self.stateful.load_state_dict(self.initial)
         return super().__iter__()
 
     def resume(self, epoch: int, saved: dict[str, Any]) -> None:
-        if not self.has_state:
-            super().resume(epoch, saved)
-            return
+        reason = "has no state_dict"
+        if self.has_state:
+            if self._continue(epoch, saved):
+                return
+            reason = "does not continue where it was from its state_dict"
+            self.stateful.load_state_dict(self.initial)
+        self.source.announce_reading(f"{self.name} {reason}", saved["before"] + saved["count"])
+        super().resume(epoch, saved)
+
+    def _continue(self, epoch: int, saved: dict[str, Any]) -> bool:
+        """Continue from the saved state; False if the next batch is known, and another one comes.
+
+        A state may leave out a shuffle buffer.
+        """
         self.stateful.load_state_dict(saved["state"])
         self.position.begin(epoch, saved["cycle"], saved["before"])
         self.position.number += saved["count"]
-        self.ahead = self._read_ahead(self.read(0))
+        self.position.digest = saved["digest"]
+        batches = self.read(0)
+        if saved["next"] is None:
+            self.source.announce(f"{self.name} continues from its state_dict, which is not checked")
+        else:
+            batches = itertools.chain([next(batches, None)], batches)
+            if self.position.digest != saved["next"]:
+                return False
+        self.ahead = self._read_ahead(batches)
+        return True
 
     def rewind(self) -> None:
         super().rewind()
@@ -228,7 +257,7 @@ class RepeatableStream(Repeated):
             self.stateful.load_state_dict(self.initial)
 
     def restore(self, saved: dict[str, Any]) -> None:
-        if self.has_state:
+        if self.has_state and not self.restarts:
             self.stateful.load_state_dict(saved["state"])
             self.at_end = True
 
@@ -251,7 +280,7 @@ class RepeatableStream(Repeated):
             self.at_end = False
             if batch is END:
                 return
-            self.position.add(b"" if self.has_state else excerpt_of(batch))
+            self.position.add(excerpt_of(batch))
             if self.has_state:
                 self.states.append(copy.deepcopy(self.stateful.state_dict()))
             yield batch
@@ -262,4 +291,5 @@ class RepeatableStream(Repeated):
             return place
         ahead = self.position.number - batch if batch else 0
         now = self.stateful.state_dict() if ahead <= 0 else self.states[-1 - ahead]
-        return {**place, "state": copy.deepcopy(now)}
+        next_digest = self.position.digest_of(batch) if batch else None
+        return {**place, "state": copy.deepcopy(now), "next": next_digest}
