@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from src.kindling.config.errors import format_count
 from src.kindling.data.loader import Loader
+from src.kindling.data.order import derive_seed, seed_generators
 from src.kindling.training import lightning_internals as internals
 from src.kindling.training.attributes import Attributes
 from src.kindling.training.epoch_state import collected_by, restart_epoch
@@ -62,6 +63,19 @@ class Loaders:
             return loader
 
         trainer.strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]
+        convert = trainer.precision_plugin.convert_input
+
+        def convert_input(data: Any) -> Any:
+            if trainer.state.stage == RunningStage.TRAINING:
+                self._seed_transfer()
+            return convert(data)
+
+        trainer.precision_plugin.convert_input = convert_input  # type: ignore[method-assign]
+
+    def _seed_transfer(self) -> None:
+        """Seed what hooks such as `on_after_batch_transfer` draw for the next batch."""
+        place = (*self.place(), self.trainer.global_rank, -6)
+        seed_generators(derive_seed(self.seed, *place), self.trainer.strategy.root_device)
 
     def _start(self) -> None:
         """Note the module's attributes, and restore them before a stream is read."""

@@ -184,6 +184,13 @@ class Data(lightning.LightningDataModule):
         return loader_of(self.kind, self.workers)
 
 
+class NoisyData(Data):
+    """Augments whole batches, on the training device."""
+
+    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
+        return batch + torch.rand(batch.shape) / 10
+
+
 Seen = namedtuple("Seen", "step value")
 
 

@@ -318,3 +318,10 @@ def test_another_number_of_processes_starts_the_epoch_of_own_data_again(
     assert problem in capsys.readouterr().out
     content = torch.load(last, weights_only=True)
     assert content["global_step"] == 3 + 2 * 4  # three steps were made before
+
+
+def test_draws_of_batch_transfer_hooks_repeat(kill: Killer) -> None:
+    words = ("data.kind=shuffled", "data.workers=2", f"data._target_={HERE}.NoisyData")
+    expected, table, _ = whole(*words)
+    run, _ = interrupted(kill, [3, 4], *words)
+    assert_equal(ended(run), (expected, table))
