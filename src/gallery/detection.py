@@ -173,9 +173,8 @@ class Detection(LightningModule):
         self.map, self.baseline_map = CocoMap(), CocoMap()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses: dict[str, Tensor] = self.net(*batch)
-        named = {f"train/{name}": loss for name, loss in losses.items()}
-        self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(batch[0]))
+        losses: dict[str, Tensor] = {f"train/{k}": v for k, v in self.net(*batch).items()}
+        self.log_dict(losses, on_step=False, on_epoch=True, batch_size=len(batch[0]))
         return torch.stack([*losses.values()]).sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -196,10 +195,11 @@ class Detection(LightningModule):
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
         """Scenes with true boxes (white) and those found with a probability of at least 0.4."""
-        figure = Figure((5.8, 3.2), layout="constrained")
+        figure = Figure((5.4, 3.0), layout="constrained")
         for row, axis in enumerate(figure.subplots(2, 4).flat[: len(predictions)]):
-            axis.imshow(predictions["image"][row, 0], "gray", extent=(0, SIZE, SIZE, 0))
-            axis.set_axis_off()
+            image, extent = predictions["image"][row, 0], (0, SIZE, SIZE, 0)
+            axis.imshow(image, "gray", extent=extent, interpolation="nearest")
+            axis.axis("off")
             true, found = predictions["true"][row], predictions["found"][row]
             for boxes, color in ((true, "w"), (found[found[:, 5] > 0.4], "lime")):
                 for x1, y1, x2, y2, label, score in boxes:
