@@ -1,0 +1,220 @@
+"""Detection: which digits are in a scene, and where; data and nets as those of torchvision."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOS, FCOSHead
+from torchvision.ops import Conv2dNormActivation, box_iou
+
+from src.kindling.analysis import Predictions
+from src.kindling.nn import configure
+
+Boxes = dict[str, Tensor]  # `boxes` (K, 4): x1, y1, x2, y2 in pixels; `labels` and `scores` (K,)
+Batch = tuple[list[Tensor], list[Boxes]]
+SIZE = 48  # height and width of a scene
+
+
+class DigitScenes(LightningDataModule):
+    """Scenes `(1, 48, 48)` of scikit-learn's digits; no digit is in the scenes of two splits.
+
+    Args:
+        scenes: how many for training, validation and test.
+        digits: at most so many in a scene; digit d is class d + 1.
+        batch_size: scenes in a batch.
+    """
+
+    def __init__(
+        self, scenes: tuple[int, ...] = (1400, 200, 300), digits: int = 5, batch_size: int = 32
+    ) -> None:
+        super().__init__()
+        self.scenes, self.digits = scenes, digits
+        self.options: Any = {"batch_size": batch_size, "collate_fn": collate}
+
+    def setup(self, stage: str) -> None:
+        from sklearn.datasets import load_digits
+
+        images, classes = load_digits(return_X_y=True)
+        rng = np.random.default_rng(0)
+        pools = np.split(rng.permutation(len(classes)), [1257, 1527])  # 70, 15 and 15 %
+        glyphs = torch.from_numpy(images).float().view(-1, 1, 8, 8) / 16
+        resized = [F.interpolate(glyphs, (n, n), mode="bilinear").numpy() for n in range(9, 17)]
+        self.splits: list[Any] = [
+            [self._compose(rng, pool, resized, classes) for _ in range(count)]
+            for pool, count in zip(pools, self.scenes, strict=True)
+        ]
+
+    def _compose(self, rng: np.random.Generator, pool: Any, resized: Any, classes: Any) -> Any:
+        """Put digits of 9 to 16 pixels into cells of 3 x 3; a box encloses the digit's ink."""
+        scene, boxes, labels = rng.normal(0, 0.1, (1, SIZE, SIZE)), [], []
+        for cell in rng.permutation(9)[: rng.integers(1, self.digits + 1)]:
+            number, size = rng.choice(pool), rng.integers(8)
+            top, left = 16 * np.array(divmod(cell, 3)) + rng.integers(8 - size, size=2)
+            digit = resized[size][number, 0]
+            scene[0, top : top + len(digit), left : left + len(digit)] += digit
+            y, x = np.nonzero(digit > 0.25)
+            boxes.append([x.min() + left, y.min() + top, x.max() + left + 1, y.max() + top + 1])
+            labels.append(classes[number] + 1)
+        target = {"boxes": torch.tensor(boxes).float(), "labels": torch.tensor(labels)}
+        return torch.from_numpy(scene).float().clamp(0, 1), target
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.splits[0], shuffle=True, **self.options)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.splits[1], **self.options)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.splits[2], **self.options)
+
+
+def collate(samples: list[tuple[Tensor, Boxes]]) -> Batch:
+    """Targets differ in the number of their boxes, images may differ in size: lists of each."""
+    return [image for image, _ in samples], [target for _, target in samples]
+
+
+class SmallFCOS(FCOS):  # type: ignore[misc]
+    """torchvision's anchor-free net on a small backbone with cells of 4 x 4 pixels.
+
+    Source: Tian et al., FCOS: Fully Convolutional One-Stage Object Detection, ICCV 2019.
+    """
+
+    def __init__(self, num_classes: int = 11, width: int = 64) -> None:
+        channels, strides = (1, 16, 32, width, width), (2, 1, 2, 1)
+        layers = zip(channels[:-1], channels[1:], strides, strict=True)
+        backbone: Any = nn.Sequential(*(Conv2dNormActivation(i, o, 3, s) for i, o, s in layers))
+        backbone.out_channels = width
+        anchors = AnchorGenerator(sizes=((4,),), aspect_ratios=((1.0,),))  # the cells
+        head = FCOSHead(width, num_anchors=1, num_classes=num_classes, num_convs=1)
+        sizes: Any = {"min_size": SIZE, "max_size": SIZE, "image_mean": [0.0], "image_std": [1.0]}
+        super().__init__(backbone, num_classes, anchor_generator=anchors, head=head, **sizes)
+
+
+def find_bright_spots(image: Tensor) -> Boxes:
+    """The baseline: mean boxes of the most frequent class, a 3, at five maxima of brightness."""
+    blurred = F.avg_pool2d(image, kernel_size=9, stride=1, padding=4)[0]  # H, W
+    peaks = blurred * (blurred == F.max_pool2d(blurred[None], 9, 1, padding=4)[0])
+    scores, places = peaks.flatten().topk(5)
+    centers = torch.stack([places % peaks.shape[1], places // peaks.shape[1]], dim=1)
+    half = torch.tensor([4.3, 6.2], device=image.device)  # of the width and height in pixels
+    boxes = torch.cat([centers - half, centers + half], dim=1)
+    return {"boxes": boxes, "labels": torch.full_like(places, 4), "scores": scores}
+
+
+class CocoMap(Metric):
+    """COCO's mean average precision over classes and IoU thresholds 0.5, 0.55, …, 0.95."""
+
+    found: list[Tensor]
+    counts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("found", [], dist_reduce_fx="cat")  # score, label, hit at each threshold
+        self.add_state("counts", torch.zeros(91), dist_reduce_fx="sum")  # true boxes by class
+
+    def update(self, found: list[Boxes], targets: list[Boxes]) -> None:
+        """Match each image's boxes, at most 100, the surest first, with free true ones."""
+        thresholds = torch.arange(50, 100, 5, device=self.device) / 100
+        for one, target in zip(found, targets, strict=True):
+            order = one["scores"].argsort(descending=True, stable=True)[:100]
+            scores, labels = one["scores"][order], one["labels"][order]
+            iou = box_iou(one["boxes"][order], target["boxes"])  # found, true
+            iou *= labels[:, None] == target["labels"]
+            free, hits = iou.new_ones(10, iou.shape[1]), iou.new_zeros(len(order), 10)
+            for row in range(len(order) if iou.shape[1] else 0):
+                best, match = (iou[row] * free).max(dim=1)  # at each threshold
+                hits[row] = best >= thresholds
+                free[hits[row] > 0, match[hits[row] > 0]] = 0
+            self.found.append(torch.cat([scores[:, None], labels[:, None], hits], dim=1))
+            self.counts += target["labels"].bincount(minlength=91)
+
+    def compute(self) -> Tensor:
+        found, counts = dim_zero_cat(self.found).cpu().double(), self.counts.cpu()
+        found = found[found[:, 0].argsort(descending=True, stable=True)]
+        levels = torch.from_numpy(np.linspace(0, 1, 101)).repeat(10, 1)
+        values = []
+        for label in counts.nonzero()[:, 0]:
+            right = found[found[:, 1] == label, 2:].cumsum(dim=0).T.contiguous()  # 10, boxes
+            precision = right / torch.arange(1, right.shape[1] + 1)
+            # The best precision at this recall or a higher one, and 0 beyond the highest.
+            precision = F.pad(precision, (0, 1)).flip(1).cummax(dim=1).values.flip(1)
+            reached = torch.searchsorted(right / counts[label], levels)
+            values.append(precision.gather(1, reached).mean())
+        return torch.stack(values).mean().float()
+
+
+class Detection(LightningModule):
+    """Train any detection net that is called as torchvision's are.
+
+    Args:
+        net: `net(images, targets)` returns losses, and in evaluation `net(images)` returns boxes.
+        lr: the highest learning rate of a one-cycle schedule.
+    """
+
+    monitor, mode = "val/map", "max"
+
+    def __init__(self, net: nn.Module, lr: float = 5e-3) -> None:
+        super().__init__()
+        self.net, self.lr = net, lr
+        self.map, self.baseline_map = CocoMap(), CocoMap()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        losses: dict[str, Tensor] = {f"train/{k}": v for k, v in self.net(*batch).items()}
+        self.log_dict(losses, on_step=False, on_epoch=True, batch_size=len(batch[0]))
+        return torch.stack([*losses.values()]).sum()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.map.update(self.net(batch[0]), batch[1])
+        self.log("val/map", self.map, batch_size=len(batch[0]))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.map.update(self.net(batch[0]), batch[1])
+        self.baseline_map.update([find_bright_spots(image) for image in batch[0]], batch[1])
+        metrics = {"test/map": self.map, "test/baseline_map": self.baseline_map}
+        self.log_dict(metrics, batch_size=len(batch[0]))
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Columns: `image`, and 20 `found` and `true` boxes of each as `to_rows` has them."""
+        found = torch.stack([to_rows(one) for one in self.net(batch[0])])
+        true = torch.stack([to_rows(one) for one in batch[1]])
+        return {"image": torch.stack(batch[0]), "found": found, "true": true}
+
+    def plot(self, predictions: Predictions) -> dict[str, Figure]:
+        """Scenes with true boxes (white) and those found with a probability of at least 0.4."""
+        figure = Figure((5.4, 3.0), layout="constrained")
+        for row, axis in enumerate(figure.subplots(2, 4).flat[: len(predictions)]):
+            image, extent = predictions["image"][row, 0], (0, SIZE, SIZE, 0)
+            axis.imshow(image, "gray", extent=extent, interpolation="nearest")
+            axis.axis("off")
+            true, found = predictions["true"][row], predictions["found"][row]
+            for boxes, color in ((true, "w"), (found[found[:, 5] > 0.4], "lime")):
+                for x1, y1, x2, y2, label, score in boxes:
+                    axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, ec=color, fill=False))
+                    text = f"{label - 1:.0f}  {score:.2f}" if color == "lime" else ""
+                    axis.text(x1, y1 - 1, text, color=color, fontsize=7)
+        return {"boxes": figure}
+
+    def configure_optimizers(self) -> Any:
+        return configure(self, partial(AdamW, lr=self.lr), partial(OneCycleLR, max_lr=self.lr))
+
+
+def to_rows(found: Boxes, most: int = 20) -> Tensor:
+    """`(most, 6)`: x1, y1, x2, y2, label and score (1 for true boxes); zeros at the end."""
+    labels = found["labels"].float()
+    scores = found.get("scores", torch.ones_like(labels))
+    rows = torch.cat([found["boxes"], labels[:, None], scores[:, None]], dim=1)[:most]
+    return F.pad(rows, (0, 0, 0, most - len(rows)))

@@ -1,0 +1,123 @@
+"""Detection: boxes fit their digits, mAP is COCO's, and torchvision's nets are trained alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+from src.gallery.detection import CocoMap, Detection, DigitScenes, SmallFCOS, find_bright_spots
+
+ANCHORS: Any = {
+    "rpn_anchor_generator": AnchorGenerator(((12,),), ((1.0,),)),
+    "anchor_generator": AnchorGenerator(((12,),), ((1.0,),)),
+}
+
+
+@pytest.fixture(scope="module")
+def data() -> DigitScenes:
+    data = DigitScenes(scenes=(8, 4, 4), batch_size=4)
+    data.setup("fit")
+    return data
+
+
+def coco_map(found: list[Any], true: list[Any]) -> float:
+    """mAP of images, each given as rows of x1, y1, x2, y2, label (and score)."""
+    metric = CocoMap()
+    for boxes, truth in zip(found, true, strict=True):
+        one, target = torch.tensor(boxes).view(-1, 6), torch.tensor(truth).view(-1, 5)
+        labels = {"labels": one[:, 4].long(), "scores": one[:, 5]}
+        goal = {"boxes": target[:, :4], "labels": target[:, 4].long()}
+        metric.update([{"boxes": one[:, :4], **labels}], [goal])
+    return float(metric.compute())
+
+
+def test_boxes_enclose_digits(data: DigitScenes) -> None:
+    for image, target in data.splits[0]:
+        assert image.shape == (1, 48, 48)
+        assert 1 <= len(target["boxes"]) <= 5
+        assert set(target["labels"].tolist()) <= set(range(1, 11))
+        outside = torch.ones(48, 48)
+        for x1, y1, x2, y2 in target["boxes"].int().tolist():
+            assert image[0, y1:y2, x1:x2].mean() > 0.3
+            outside[y1:y2, x1:x2] = 0
+        assert image[0][outside > 0].mean() < 0.08  # noise, and a digit's faint edge
+
+
+A, B = [0.0, 0, 10, 10, 1], [20.0, 20, 30, 30, 2]
+
+
+@pytest.mark.parametrize(
+    ("found", "true", "expected"),
+    [
+        ([[[*A, 0.9], [*B, 0.8]]], [[A, B]], 1.0),
+        ([[[*A, 0.9]]], [[A, B]], 0.5),  # a class of two is never found
+        ([[[*A[:4], 2.0, 0.9]]], [[A]], 0.0),  # the wrong class
+        ([[[*A, 0.9], [*A, 0.8]]], [[A]], 1.0),  # the second one comes after full recall
+        ([[[0.0, 0, 10, 8, 1, 0.9]]], [[A]], 0.7),  # IoU 0.8: right at 7 of 10 thresholds
+        # Right, wrong, right: precision 1 up to recall 1/2 (51 of 101 levels), then 2/3.
+        ([[[*A, 0.9], [*B[:4], 1.0, 0.8]], [[*A, 0.7]]], [[A], [A]], (51 + 50 * 2 / 3) / 101),
+        ([[], [[*A, 0.7]]], [[A], []], 0.0),
+    ],
+)
+def test_coco_map(found: list[Any], true: list[Any], expected: float) -> None:
+    assert coco_map(found, true) == pytest.approx(expected, abs=1e-6)
+
+
+def test_bright_spot_is_found() -> None:
+    image = torch.zeros(1, 48, 48)
+    image[:, 20:30, 10:20] = 1
+    x1, y1, x2, y2 = find_bright_spots(image)["boxes"][0].tolist()
+    assert (x1 + x2) / 2 == pytest.approx(15, abs=1.1)
+    assert (y1 + y2) / 2 == pytest.approx(25, abs=1.1)
+
+
+def backbone() -> Any:
+    net: Any = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU())
+    net.out_channels = 8
+    return net
+
+
+@pytest.mark.parametrize("kind", ["SmallFCOS", "RetinaNet", "FasterRCNN"])
+def test_nets_of_torchvision_train_and_detect(kind: str, data: DigitScenes) -> None:
+    torch.manual_seed(0)
+    options: Any = {"min_size": 48, "max_size": 48}
+    if kind == "SmallFCOS":
+        net: nn.Module = SmallFCOS()
+    elif kind == "RetinaNet":
+        options["anchor_generator"] = ANCHORS["anchor_generator"]
+        net = RetinaNet(backbone(), 11, **options)
+    else:
+        options["rpn_anchor_generator"] = ANCHORS["rpn_anchor_generator"]
+        net = FasterRCNN(backbone(), 11, **options)
+    task, batch = Detection(net), next(iter(data.train_dataloader()))
+    task.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
+    loss: Tensor = task.training_step(batch, 0)
+    loss.backward()
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+    with torch.inference_mode():
+        columns = task.eval().predict_step(batch, 0)
+    assert columns["image"].shape == (4, 1, 48, 48)
+    assert columns["found"].shape == columns["true"].shape == (4, 20, 6)
+    for row, target in zip(columns["true"], batch[1], strict=True):
+        count = len(target["boxes"])
+        assert torch.equal(row[:count, :4], target["boxes"])
+        assert row[:, 5].tolist() == [1.0] * count + [0.0] * (20 - count)
+
+
+def test_loss_falls_on_one_batch(data: DigitScenes) -> None:
+    torch.manual_seed(0)
+    net, (images, targets) = SmallFCOS(width=32), next(iter(data.train_dataloader()))
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    losses = []
+    for _ in range(12):
+        loss = torch.stack([*net(images, targets).values()]).sum()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.8 * losses[0]
