@@ -18,7 +18,7 @@ INSTALL = VIRTUAL_ENV=$(abspath $(VENV)) $(UV) pip install --compile-bytecode
 PYTEST  = PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -p xdist.plugin \
 	-n auto --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
-.PHONY: train test test-long lint lock clean
+.PHONY: train test test-long lint lock gallery clean
 
 train: $(VENV)/installed$(STAMP)
 	$(BIN)/python -m src.train
@@ -39,6 +39,20 @@ lock: $(VENV)/python
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --extra dev \
 		-c requirements.lock pyproject.toml -o requirements-dev.lock
+
+# The images of docs/gallery.md: an experiment, and the plot of its run.
+GALLERY = \
+	char_lm:test_surprise text_classification:test_reviews forecasting:test_forecasts detection:test_boxes \
+	gan:test_samples diffusion:test_denoising vae:test_latent_space contrastive:test_features \
+	distillation:test_soft_targets multi_input:test_inputs uncertainty:test_intervals anomaly:test_most_anomalous \
+	q_learning:test_policy
+
+gallery: $(VENV)/installed$(STAMP)
+	$(BIN)/python -m src.train digits
+	@for pair in $(GALLERY); do \
+		name=$${pair%%:*}; $(BIN)/python -m src.train $$name || exit 1; \
+		cp "$$(ls -d logs/$$name/2* | tail -1)/plots/$${pair##*:}.png" docs/gallery/$$name.png || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV)

@@ -101,6 +101,14 @@ WORDS: dict[str, tuple[str, ...]] = {
     "shards": ("data.folder=~/shards", "data.num_workers=0"),
     "table": ("data.path=houses.csv", "data.target=price"),
     **dict.fromkeys(("segmentation", "multilabel", "localization"), (FEW_SCENES,)),
+    "detection": ("data.scenes=[96,32,32]",),
+    "anomaly": (
+        "data.samples=400",
+        "trainer.limit_val_batches=1.0",
+        "trainer.limit_test_batches=1.0",
+    ),
+    "multi_input": ("data.photos=[192,64,64]",),
+    "q_learning": ("task.batches=20",),
     "diffusion": ("task.steps=5", "task.channels=4"),
     "distillation": ("task.teacher=null", "trainer.check_val_every_n_epoch=1"),
     "text_classification": ("data.reviews=400",),
@@ -134,6 +142,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.pictures
+@pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__`")  # read without workers
 @pytest.mark.parametrize("name", GALLERY)
 def test_gallery_config_trains_resumes_evaluates_and_is_reported(
     name: str, monkeypatch: pytest.MonkeyPatch

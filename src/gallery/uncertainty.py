@@ -160,7 +160,7 @@ class MeanVariance(LightningModule):
         return loss
 
     def on_validation_epoch_end(self) -> None:
-        self.factor = conformal_quantile(self.val_scores.compute(), self.level)
+        self.factor.copy_(conformal_quantile(self.val_scores.compute(), self.level))
         self.val_scores.reset()
         self.log("val/factor", self.factor)
 
