@@ -60,9 +60,11 @@ class Attributes:
     def of_training(cls, trainer: Trainer, module: LightningModule) -> Attributes:
         """Those of the module, of its parts and of callbacks without a `state_dict`."""
         owners = {f"module.{name}": part for name, part in module.named_modules()}
-        for number, callback in enumerate(trainer.callbacks):  # type: ignore[attr-defined]
-            if type(callback).state_dict is Callback.state_dict:
-                owners[f"callback.{number}"] = callback
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            kind = type(callback)
+            number = sum(name.startswith(f"callback.{kind.__name__}.") for name in owners)
+            if kind.state_dict is Callback.state_dict:
+                owners[f"callback.{kind.__name__}.{number}"] = callback
         return cls(owners)
 
     def changed(self) -> dict[str, dict[str, Any]]:

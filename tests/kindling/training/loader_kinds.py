@@ -251,6 +251,17 @@ class Simulated(Module):
         return super().training_step(batch, number)
 
 
+class Counting(lightning.Callback):
+    """Counts in a plain attribute."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self.batches += 1
+        pl_module.log("counted", float(self.batches))
+
+
 class Manual(Module):
     """Two optimizers and schedulers; one accumulates the gradients of three batches."""
 

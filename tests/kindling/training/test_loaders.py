@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 
 from src.kindling.config import instantiate
 from src.kindling.config.compose import ROOT, compose
@@ -325,3 +326,36 @@ def test_draws_of_batch_transfer_hooks_repeat(kill: Killer) -> None:
     expected, table, _ = whole(*words)
     run, _ = interrupted(kill, [3, 4], *words)
     assert_equal(ended(run), (expected, table))
+
+
+def test_reading_a_stream_again_reports_progress(
+    kill: Killer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("src.kindling.training.loaders.REPORT_SECONDS", 0)
+    interrupted(kill, [14], "data.kind=stream")
+    assert "resumed: 1 of 5 batches read\nresumed: 2 of 5 batches read" in capsys.readouterr().out
+
+
+def test_plain_attributes_of_a_callback_resume(kill: Killer) -> None:
+    words = (f"callbacks.counting={{_target_: {HERE}.Counting}}",)
+    expected, table, _ = whole(*words)
+    run, _ = interrupted(kill, [3, 4], *words)
+    assert_equal(ended(run), (expected, table))
+    assert ",24.0" in table
+
+
+def test_loss_scaler_resumes(kill: Killer, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = instantiate.build
+
+    def build_scaled(config: Any, key: str, *arguments: Any, **given: Any) -> Any:
+        if key == "trainer":
+            scaler = torch.amp.GradScaler("cpu", init_scale=2.0, growth_interval=3)
+            given["plugins"] += [MixedPrecision("16-mixed", "cpu", scaler=scaler)]
+        return build(config, key, *arguments, **given)
+
+    monkeypatch.setattr(instantiate, "build", build_scaled)
+    expected, table, _ = whole()
+    run, _ = interrupted(kill, [5, 6])
+    assert_equal(ended(run), (expected, table))
+    content = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
+    assert content["MixedPrecision"]["scale"] == 2.0 * 2 ** (24 // 3)
