@@ -149,7 +149,7 @@ def test_all_mistakes_at_once(configs: Path) -> None:
         "b: no such config (configs/ has: a)",
         "data=twoo: no such option; did you mean 'two'? (configs/data/ has: one, two) (command line)",
         "tra: no such section; did you mean 'trainer'? (a config has: data, net, task, finetune, trainer, callbacks, logger, name, "
-        "tags, seed, num_threads, compile, channels_last, checkpoint_minutes, max_nonfinite_steps, monitor, mode) (command line)",
+        "tags, seed, num_threads, compile, channels_last, checkpoint_minutes, max_nonfinite_steps, max_fast_forward, monitor, mode) (command line)",
         "batch_size: no such section; set data.batch_size=3 (command line)",
     ]
 
@@ -169,7 +169,7 @@ def test_mistakes_in_files(configs: Path) -> None:
         "nets: no such group; did you mean 'net'? (configs/ has: data, net, trainer) (configs/a.yaml)",
         "configs/a.yaml: defaults: [1] is neither a file beside it nor 'group: option'",
         "dta: no such section; did you mean 'data'? (a config has: data, net, task, finetune, trainer, callbacks, logger, name, "
-        "tags, seed, num_threads, compile, channels_last, checkpoint_minutes, max_nonfinite_steps, monitor, mode) (configs/a.yaml)",
+        "tags, seed, num_threads, compile, channels_last, checkpoint_minutes, max_nonfinite_steps, max_fast_forward, monitor, mode) (configs/a.yaml)",
     ]
 
 

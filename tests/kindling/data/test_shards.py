@@ -192,7 +192,7 @@ def test_resume_refuses_other_shards(digits: Path) -> None:
 def test_data_set_reaches_a_spawned_worker(digits: Path) -> None:
     loader = load(digits / "tar")
     copied = pickle.loads(pickle.dumps(loader.dataset))
-    assert torch.equal(copied[0, 7], loader.dataset[0, 7])
+    assert torch.equal(copied[0, 7, ""], loader.dataset[0, 7, ""])
 
 
 class Counting(ShardBatches):
@@ -213,7 +213,7 @@ def test_buffer_is_bounded_and_rows_are_read_once(digits: Path, form: str) -> No
     dataset = load(digits / form).dataset
     counting = Counting(dataset.shards, dataset.order, dataset.columns, dataset.decode)
     for batch in range(len(counting)):
-        counting[0, batch]
+        counting[0, batch, ""]
     assert counting.read == 600
     assert 60 < counting.most <= 200
     assert counting.buffer == {}
@@ -223,7 +223,7 @@ def test_resuming_reads_one_window_of_each_lane(digits: Path) -> None:
     dataset = load(digits / "parquet").dataset
     counting = Counting(dataset.shards, dataset.order, dataset.columns, dataset.decode)
     for batch in range(20, 28):
-        counting[0, batch]
+        counting[0, batch, ""]
     assert counting.read <= 200 + 8 * 16
 
 
