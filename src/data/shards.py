@@ -54,7 +54,7 @@ class Shards(LightningDataModule):
         kind: Literal["auto", "classification", "regression"] = "auto",
         batch_size: int = 64,
         buffer_size: int = 8192,
-        num_workers: int = 2,
+        num_workers: int = 1,
         split: tuple[float, float, float] = (0.8, 0.1, 0.1),
         channels: Literal[1, 3] = 3,
         seed: int = 0,

@@ -44,16 +44,20 @@ def make_loader(
     workers: int,
     timeout: float = 0,
     pin_memory: bool = False,
+    persistent: bool = True,
     loader: type[Loader] = Loader,
 ) -> Loader:
-    """Make the loader of a data set that reads whole batches, in an order of sample indices."""
+    """Make the loader of a data set that reads whole batches, in an order of sample indices.
+
+    `persistent` workers wait for the next epoch with what they hold in memory.
+    """
     return loader(
         dataset,
         sampler=order,
         batch_size=None,  # the sampler gives whole batches
         collate_fn=as_it_is,
         num_workers=workers,
-        persistent_workers=workers > 0,
+        persistent_workers=persistent and workers > 0,
         worker_init_fn=in_worker,
         timeout=timeout if workers else 0,
         pin_memory=pin_memory,

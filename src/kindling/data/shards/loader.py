@@ -18,6 +18,8 @@ from src.kindling.data.order import derive_seed, seed_generators
 from src.kindling.data.shards.files import Rows, ShardFiles, join_rows, take_rows
 from src.kindling.data.shards.order import Request, ShardOrder, ShardSampler
 
+M_MMAP_THRESHOLD = -3  # of malloc.h
+
 
 class ShardBatches(Dataset[Any]):
     """Reads the batch of a request, an epoch and a number; any may be asked for, in any order.
@@ -74,6 +76,7 @@ class ShardBatches(Dataset[Any]):
                 for block, start, stop in window.pieces
             ]
             self.buffer[lane] = number, join_rows(parts)
+            release_memory()
         return self.buffer[lane][1]
 
 
@@ -93,8 +96,6 @@ class ShardLoader(Loader):
         self.yielded = epoch, sampler.start
         for number, batch in enumerate(super().__iter__(), sampler.start + 1):
             self.yielded = epoch, number
-            if number % 100 == 0:
-                release_memory()
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,9 +119,15 @@ class ShardLoader(Loader):
 
 
 def release_memory() -> None:
-    """Give freed memory back to the system: glibc keeps what large batches took."""
+    """Give freed memory back to the system, which glibc keeps.
+
+    Its heap also grows with each aligned tensor of some megabytes (seen in glibc 2.36), so that
+    these are mapped one by one from now on.
+    """
     with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, 4 * 2**20)
+        libc.malloc_trim(0)
 
 
 def make_shard_loader(
@@ -145,8 +152,10 @@ def make_shard_loader(
     fitting = max(n for n in range(workers + 1) if n == 0 or order.lanes % n == 0)
     dataset, sampler = ShardBatches(shards, order, columns, decode), ShardSampler(order)
     pin_memory = trainer is not None and trainer.strategy.root_device.type == "cuda"
-    loader = make_loader(dataset, sampler, fitting, pin_memory=pin_memory, loader=ShardLoader)
+    options: Any = {"pin_memory": pin_memory, "persistent": False, "loader": ShardLoader}
+    loader = make_loader(dataset, sampler, fitting, **options)
     assert isinstance(loader, ShardLoader)
+    release_memory()  # what finding classes and statistics took
     if share[0] == 0 and fitting < workers:
         divided = f"so that they divide the {order.lanes} lanes in which shards are read"
         print(f"data: {format_count(fitting, 'worker')} instead of {workers}, {divided}")

@@ -100,10 +100,13 @@ def _convert(array: Any) -> Any:
 
 def _open(path: Path) -> Any:
     try:
+        import pyarrow
         from pyarrow.parquet import ParquetFile
     except ImportError:
         remedy = "install it: pip install -e '.[parquet]'"
         raise InputError(f"{path}: reading Parquet needs pyarrow; {remedy}") from None
+    # Arrow's own pool keeps what is freed.
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     # A buffer of this size for each column, instead of the whole row group.
     return ParquetFile(path, pre_buffer=False, buffer_size=1 << 18)
 
