@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,9 +16,9 @@ from src.kindling.runs.run import Run
 from src.kindling.training import fit as train_module
 from src.kindling.training.evaluate import evaluate
 from src.kindling.training.fit import fit
-from src.kindling.training.run_loggers import Curves
 from src.kindling.training.trained_run import load_run
 from tests.conftest import FEW_SCENES, LITTLE, checked, train
+from tests.interruption import Killed, install_kill
 
 # The training loss of the first 20 steps of each default experiment: seed 0, one thread.
 GOLDEN: dict[str, list[float]] = {
@@ -137,10 +135,6 @@ def test_config_trains_and_evaluates_identically(name: str) -> None:
     assert evaluate(run) == result.metrics
 
 
-class Killed(BaseException):
-    """Ends a training on the spot."""
-
-
 @pytest.mark.pictures
 @pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__`")  # read without workers
 @pytest.mark.parametrize("name", GALLERY)
@@ -148,14 +142,8 @@ def test_gallery_config_trains_resumes_evaluates_and_is_reported(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = checked(name, *LITTLE, "checkpoint_minutes=0", *WORDS.get(name, ()))
-    run, end, left = Run.claim(name), Curves.on_train_batch_end, itertools.count(-4)
-
-    def stop(self: Curves, *args: Any) -> None:
-        end(self, *args)
-        if next(left) == 0:  # in the second epoch
-            raise Killed
-
-    monkeypatch.setattr(Curves, "on_train_batch_end", stop)
+    run = Run.claim(name)
+    install_kill(monkeypatch)(5)  # in the second epoch
     with pytest.raises(Killed):
         fit(config, run)
     result = fit(config, run, resume=True, plots=Plots(run))

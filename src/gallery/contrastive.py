@@ -164,7 +164,7 @@ class Contrastive(LightningModule):
 
 
 def draw_view(x: Tensor, strength: float, noise: float) -> Tensor:
-    """Distort each image of `(B, 1, 8, 8)` by a random affine map and noise of its own."""
+    """Distort each image of `(B, 1, 8, 8)` by a random affine map and random noise."""
     maps = torch.eye(2, 3, device=x.device).repeat(len(x), 1, 1)  # B, 2, 3: the identity
     maps = maps + strength * (2 * torch.rand_like(maps) - 1)
     positions = F.affine_grid(maps, list(x.shape), align_corners=False).to(x.dtype)

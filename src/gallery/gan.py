@@ -71,9 +71,9 @@ class Discriminator(nn.Sequential):
 class GAN(LightningModule):
     """Train a discriminator to tell generated from real images, and a generator to deceive it.
 
-    The losses say little of the images' quality. `real_or_fake` does: how often the nearest
-    neighbor of an image, among as many generated as held-out real ones, is of its own kind. It is
-    1 for images that have nothing in common with real ones, and 0.5 for others like them.
+    The losses do not measure the images' quality. `real_or_fake` does: the leave-one-out accuracy
+    of a nearest-neighbor classifier of as many generated as held-out real images. It is 1 for
+    images that are unlike the real ones, and 0.5 for images from the same distribution.
 
     Args:
         latent: number of noise values that an image is generated from.

@@ -17,9 +17,9 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.fit import fit
-from src.kindling.training.run_loggers import Curves
 from src.tasks.classification import Classification
 from tests.conftest import as_own_task, checked
+from tests.interruption import Killed, install_kill
 
 WORDS = (
     "trainer.max_epochs=3",
@@ -102,10 +102,6 @@ LONG = (
 )
 
 
-class Killed(BaseException):
-    """Ends a training on the spot, as a kill does: nothing is saved by it."""
-
-
 def ending(run: Run) -> dict[str, str]:
     """What a training left, as texts and hashes."""
     content = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
@@ -166,17 +162,7 @@ def uninterrupted(endings: Endings, *words: str) -> dict[str, str]:
 @pytest.fixture
 def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Has the training killed at the end of its n-th batch from now, before anything of it is saved."""
-    left = [-1]
-    end = Curves.on_train_batch_end
-
-    def killed(self: Curves, *args: Any) -> None:
-        end(self, *args)
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-
-    monkeypatch.setattr(Curves, "on_train_batch_end", killed)
-    return lambda batches: left.__setitem__(0, batches)
+    return install_kill(monkeypatch)
 
 
 def killed_and_resumed(

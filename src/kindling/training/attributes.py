@@ -104,7 +104,7 @@ class Attributes:
                 try:
                     encoder = _Encoder(self._is_users, self.most_bytes)
                     found[owner_name, name] = encoder.encode(value)
-                except NotPlain:  # told on resume, if it was plain at the start or is new
+                except NotPlain:  # printed on resume if it was plain at the start, or is new
                     found[owner_name, name] = {"kind": LOST, "class": type(value).__name__}
         return found
 

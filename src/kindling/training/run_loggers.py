@@ -119,7 +119,7 @@ class MetricsFiles(DummyLogger):
     Args:
         folder: of the run; files in it are continued.
         step: where the training starts or resumes; later rows are dropped, and written again.
-        rows: so many rows of steps.csv are kept, where the checkpoint tells their number.
+        rows: the number of rows of steps.csv to keep; None keeps those before `step`.
     """
 
     def __init__(self, folder: Path, step: int, rows: int | None = None) -> None:

@@ -17,6 +17,7 @@ from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.fit import fit
 from src.kindling.training.run_loggers import Curves
+from tests.interruption import Killed, install_kill
 from tests.kindling.training import loader_kinds
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers
@@ -30,10 +31,6 @@ ORDERS = (
 Killer = Any
 
 
-class Killed(BaseException):
-    """Ends a training on the spot, as a kill does."""
-
-
 @pytest.fixture
 def kill(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Have a training end after so many more batches."""
@@ -42,17 +39,7 @@ def kill(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     )
     monkeypatch.setattr("src.kindling.config.compose.CONFIGS", tmp_path)
     monkeypatch.setattr("src.kindling.config.targets.allowed_by_user", lambda: ("tests",))
-    left = [-1]
-    end = Curves.on_train_batch_end
-
-    def killed(self: Curves, *args: Any) -> None:
-        end(self, *args)
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-
-    monkeypatch.setattr(Curves, "on_train_batch_end", killed)
-    return lambda batches: left.__setitem__(0, batches)
+    return install_kill(monkeypatch)
 
 
 def started(*words: str) -> tuple[Any, Run]:

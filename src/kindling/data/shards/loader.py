@@ -140,10 +140,10 @@ def make_shard_loader(
     seed: int | None = None,
     trainer: Trainer | None = None,
 ) -> ShardLoader:
-    """Make the loader of a process, which tells how many of `trainer`'s it is.
+    """Make the loader of one process; `trainer` gives its rank and the number of processes.
 
     It uses the most workers, at most those asked for, among which the lanes can be divided: each
-    then reads lanes of its own. The batches are the same for any number. See `ShardOrder` and
+    then reads different lanes. The batches are the same for any number. See `ShardOrder` and
     `ShardBatches` for the other arguments.
     """
     rows, names = [block.rows for block in shards.blocks], [path.name for path in shards.paths]

@@ -19,7 +19,7 @@ UNREADABLE = (OSError, ValueError, NotImplementedError, KeyError)  # pyarrow's e
 class ParquetShards(ShardFiles):
     """Columns of numbers, of lists of one length, of texts, and of bytes (encoded images).
 
-    A struct with a field `bytes`, as Hugging Face's datasets save images, stands for that field.
+    Of a struct with a field `bytes`, as Hugging Face's datasets save images, that field is read.
     """
 
     def find_blocks(self, path: Path) -> list[tuple[int, int, int]]:
