@@ -170,9 +170,7 @@ class AnomalyDetection(LightningModule):
         axis.legend(frameon=False)
 
         images = Figure((9, 4.2), layout="constrained")
-        images.suptitle(
-            "The highest scores of the test images, and below each what the net makes of it"
-        )
+        images.suptitle("Test images with the highest scores; below each its reconstruction")
         axes = images.subplots(4, 10)
         for axis in axes.flat:
             axis.set_axis_off()

@@ -198,9 +198,9 @@ class CharLM(LightningModule):
         return {"target": batch[1], "nll": self._nll(batch)}
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
-        """Plot how much each character of the split's start surprises, and a generated text."""
+        """Plot the loss of each character at the split's start, and a generated text."""
         figure, style = Figure((7.2, 2.7)), {"family": "monospace", "fontsize": 7}
-        figure.text(0.01, 0.94, "Shade: how unexpected, up to 6 nats. Below: a generated text")
+        figure.text(0.01, 0.94, "Shade: loss, up to 6 nats. Below: a generated text")
         ids, nll = predictions["target"][:6], predictions["nll"][:6]  # each (6, T)
         for (row, place), surprise in np.ndenumerate(nll):
             at = 0.01 + 0.98 * place / self.context, 0.86 - 0.075 * row
