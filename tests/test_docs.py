@@ -1,4 +1,4 @@
-"""The pages in docs/: each is headed by its question, its commands run or compose, its links and paths lead somewhere."""
+"""The pages in docs/: their commands run or compose, their links and paths exist."""
 
 from __future__ import annotations
 
@@ -19,39 +19,43 @@ from tests.conftest import LITTLE, train
 from tests.test_readme import README
 from tests.written import YOURS, commands, composes, mentioned, missing
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
-TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+DOCS = ROOT / "docs"
+TEXTS = {
+    page.relative_to(DOCS).as_posix(): page.read_text(encoding="utf-8")
+    for page in sorted(DOCS.rglob("*.md"))
+}
+
+LINK = re.compile(r"\]\(([^)#\s]+)")
 
 # Blocks of Python that are parts of something, or take a quarter of an hour, and are read but not executed: page, and
 # what they begin with.
 PARTIAL: tuple[tuple[str, str], ...] = (
     (
-        "fine-tune.md",
+        "how-to/fine-tune.md",
         "from src.kindling.config import instantiate\nfrom src.kindling.config.compose import compose\n",
     ),
 )
 
 
 def test_pages_are_linked() -> None:
-    assert len(PAGES) > 7
-    assert [
-        name
-        for name in TEXTS
-        if f"({name})" not in "".join(TEXTS.values()) and f"docs/{name}" not in README
-    ] == []
+    assert len(TEXTS) > 7
+    linked = {(ROOT / link).resolve() for link in LINK.findall(README)}
+    for name, text in TEXTS.items():
+        linked |= {(DOCS / name).parent.joinpath(link).resolve() for link in LINK.findall(text)}
+    assert [name for name in TEXTS if DOCS / name not in linked] == []
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_page_length_and_heading(name: str) -> None:
-    lines = TEXTS[name].splitlines()
-    assert re.fullmatch(r"# .+\?", lines[0])
-    assert sum(line.startswith("# ") for line in _without_code(TEXTS[name]).splitlines()) == 1
-    assert 20 <= len(lines) <= 110
-    assert lines[-1].strip()
+def test_page_has_one_title(name: str) -> None:
+    lines = _without_code(TEXTS[name]).splitlines()
+    assert lines[0].startswith("# ")
+    assert sum(line.startswith("# ") for line in lines) == 1
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["add-a-net.md", "add-a-task.md", "add-data.md"])
+@pytest.mark.parametrize(
+    "name", ["how-to/add-a-net.md", "how-to/add-a-task.md", "how-to/add-data.md"]
+)
 def test_page_example_trains(
     name: str, repository: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -89,7 +93,7 @@ def test_commands_compose(name: str) -> None:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_links_and_paths_exist(name: str) -> None:
-    assert missing(TEXTS[name], ROOT / "docs") == []
+    assert missing(TEXTS[name], (DOCS / name).parent) == []
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -124,12 +128,14 @@ def test_tables_are_rectangular(name: str) -> None:
 
 
 def test_report_plots_are_explained() -> None:
-    explained = re.findall(r"^\| `(\w+)` \|", TEXTS["read-the-report.md"], flags=re.MULTILINE)
+    explained = re.findall(
+        r"^\| `(\w+)` \|", TEXTS["how-to/read-the-report.md"], flags=re.MULTILINE
+    )
     assert set(explained) >= set(report.ORDER)
 
 
 def test_report_page_matches_template() -> None:
-    page, template = TEXTS["read-the-report.md"], report.TEMPLATE.read_text(encoding="utf-8")
+    page, template = TEXTS["how-to/read-the-report.md"], report.TEMPLATE.read_text(encoding="utf-8")
     for heading in ("Data", "Config", "Commands", "Environment"):
         assert f"- **{heading}**" in page
         assert f"<h2>{heading}</h2>" in template
@@ -146,7 +152,7 @@ def test_report_page_matches_template() -> None:
 def test_architecture_nouns_match_contributing() -> None:
     nouns = re.findall(
         r"^\| (\w+) \| .* \|$",
-        TEXTS["architecture.md"].partition("## One diagram")[0],
+        TEXTS["explanation/architecture.md"].partition("## One diagram")[0],
         flags=re.MULTILINE,
     )
     told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -154,7 +160,9 @@ def test_architecture_nouns_match_contributing() -> None:
 
 
 def test_architecture_lists_packages_and_commands() -> None:
-    section = TEXTS["architecture.md"].partition("## What is in")[2].partition("\n## ")[0]
+    section = (
+        TEXTS["explanation/architecture.md"].partition("## What is in")[2].partition("\n## ")[0]
+    )
     table = "".join(line for line in section.splitlines() if line.startswith("| "))
     named = sorted(set(re.findall(r"`(\w+)`", table)))
     packages = [path.parent.name for path in (ROOT / "src" / "kindling").glob("*/__init__.py")]

@@ -29,9 +29,9 @@ from tests.kindling.deploy.conftest import measure_here
 
 @pytest.fixture
 def counts(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The example of docs/add-a-task.md as src/tasks/counts.py; its path."""
+    """The example of docs/how-to/add-a-task.md as src/tasks/counts.py; its path."""
     (code,) = re.findall(
-        r"```python\n(.*?)```", (ROOT / "docs" / "add-a-task.md").read_text(), re.DOTALL
+        r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "add-a-task.md").read_text(), re.DOTALL
     )
     module = types.ModuleType("src.tasks.counts")
     exec(compile(code, "counts.py", "exec"), module.__dict__)

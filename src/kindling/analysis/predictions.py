@@ -117,7 +117,7 @@ def predict_batch(task: LightningModule, batch: Any, number: int) -> dict[str, T
     if not found or not all(isinstance(value, Tensor) for value in values):
         raise InputError(
             f"task: predict_step of {type(task).__name__} returns a {type(found).__name__}; let it "
-            'return tensors by name: {"prediction": …, "target": …} (docs/add-a-task.md)'
+            'return tensors by name: {"prediction": …, "target": …} (docs/how-to/add-a-task.md)'
         )
     return {name: value for name, value in found.items() if name != "index"}
 
@@ -161,7 +161,7 @@ def require_columns(task: LightningModule, what: str) -> None:
         name = type(task).__name__
         raise InputError(
             f"task: {name} cannot {what}: add a predict_step that returns named columns, "
-            '{"prediction": …, "target": …} (docs/add-a-task.md)'
+            '{"prediction": …, "target": …} (docs/how-to/add-a-task.md)'
         )
 
 

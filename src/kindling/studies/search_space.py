@@ -1,4 +1,4 @@
-"""A search space: a file of configs/space/, read and drawn from; docs/tune.md describes it."""
+"""A search space: a file of configs/space/, read and sampled; see docs/how-to/tune.md."""
 
 from __future__ import annotations
 

@@ -325,7 +325,7 @@ LESS = {
 @pytest.mark.long
 @pytest.mark.parametrize("name", GRID)
 def test_coverage_of_the_grid(name: str) -> None:
-    """Print the table of docs/confidence-intervals.md."""
+    """Print the table of docs/explanation/confidence-intervals.md."""
     draw, truth = GRID[name]
     sizes = {30: 1000, 270: 1000, 5000: 300}
     if "accuracy" in truth:  # takes no time

@@ -169,6 +169,6 @@ def require_outputs(task: LightningModule, what: str) -> Outputs:
     if outputs is None:
         raise InputError(
             f"task: {type(task).__name__} cannot {what}: set self.outputs to Classes(…), "
-            "Labels(…), Values(…) or Masks(…) of src.kindling.analysis (docs/add-a-task.md)"
+            "Labels(…), Values(…) or Masks(…) of src.kindling.analysis (docs/how-to/add-a-task.md)"
         )
     return outputs

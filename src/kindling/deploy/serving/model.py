@@ -43,7 +43,7 @@ class Model:
                 raise InputError(
                     f"{path}: cannot be served: it has no spec, as the export of a plain forward; "
                     "call it from a program with onnxruntime, or give the task outputs and its "
-                    "data a spec (docs/add-a-task.md) and export again"
+                    "data a spec (docs/how-to/add-a-task.md) and export again"
                 )
             metadata = read_metadata(texts)
             self.name, self.spec = metadata.run or path.name, metadata.spec
