@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from src.kindling.training.trained_run import TrainedRun
 
 TEMPLATE = Path(__file__).with_name("report.html")
-# Plots in this order; others follow by their names.
+# Plots in this order; those of a task's `plot` follow the curves, by their names.
 ORDER = (
     *("curves", "before_and_after", "confusion", "errors", "overlap", "classes", "roc_and_pr"),
     *("calibration", "mistakes", "worst", "uncertain", "examples", "weights", "gradients"),
@@ -126,9 +126,9 @@ def _plots(run: TrainedRun) -> Iterator[dict[str, Any]]:
 
     from src.kindling.analysis.drawing import PHOTOS
 
-    def place(path: Path) -> tuple[int, str]:
+    def place(path: Path) -> tuple[float, str]:
         name = re.sub(r"^(test|val)_", "", path.stem)
-        return (ORDER.index(name) if name in ORDER else len(ORDER), path.stem)
+        return (ORDER.index(name) if name in ORDER else 0.5, path.stem)
 
     for path in sorted((run.path / "plots").glob("*.png"), key=place):
         content, file_type = path.read_bytes(), "png"
