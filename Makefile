@@ -34,11 +34,24 @@ lint: $(VENV)/installed-dev$(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The locks hold versions and hashes for every platform, and no address of an index.
+# The locks hold versions and hashes for every platform, and no address of an index. They keep the versions that they
+# hold; `make lock UPGRADE=--upgrade` takes the newest. uv reads none of them: for `uv run` and `uv sync`, the versions
+# are repeated at the end of pyproject.toml. All files are replaced at once, after the last has been resolved.
+LOCKING = $(VENV)/locking
+COMPILE = cd $(LOCKING) && $(abspath $(UV)) pip compile --quiet --universal --generate-hashes --no-header $(UPGRADE)
+
 lock: $(VENV)/python
-	$(UV) pip compile --quiet --universal --generate-hashes --no-header pyproject.toml -o requirements.lock
-	$(UV) pip compile --quiet --universal --generate-hashes --no-header --extra dev \
-		-c requirements.lock pyproject.toml -o requirements-dev.lock
+	@rm -rf $(LOCKING) && mkdir $(LOCKING) && cp requirements*.lock $(LOCKING)
+	@sed '/^# Written by `make lock`/,$$d' pyproject.toml > $(LOCKING)/pyproject.toml
+	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	@{ echo '# Written by `make lock`: `uv run` and `uv sync` install the versions of requirements-dev.lock.'; \
+		echo '[tool.uv]'; \
+		echo 'compile-bytecode = true'; \
+		echo 'constraint-dependencies = ['; \
+		sed -n 's/^\([a-z0-9][^#]*[^ ]\) *\\$$/    "\1",/p' $(LOCKING)/requirements-dev.lock; \
+		echo ']'; } >> $(LOCKING)/pyproject.toml
+	@mv $(LOCKING)/pyproject.toml $(LOCKING)/requirements*.lock .
 
 # The images of docs/gallery.md: an experiment, and the plot of its run.
 GALLERY = \
