@@ -60,7 +60,7 @@ GALLERY = \
 	distillation:test_soft_targets multi_input:test_inputs uncertainty:test_intervals anomaly:test_most_anomalous \
 	q_learning:test_policy
 
-gallery: $(VENV)/installed$(STAMP)
+gallery: $(VENV)/installed-dev$(STAMP)
 	$(BIN)/python -m src.train digits
 	@for pair in $(GALLERY); do \
 		name=$${pair%%:*}; $(BIN)/python -m src.train $$name || exit 1; \
