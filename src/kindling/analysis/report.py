@@ -86,16 +86,18 @@ def _results(
     names = dict.fromkeys(name for split, name in splits if split in ("val", "test"))
     test = {name: metrics.get(f"test/{name}") for name in names if name[:9] != "mean_pred"}
     intervals, baseline = metric_intervals(run, predictions) if predictions else ({}, {})
-    if predictions and not intervals and "score" in predictions.columns:
+    if predictions and not intervals:
+        columns, groups = predictions.columns, predictions.columns.get("group")
+        scores = {name: columns[name] for name in test if name in columns}
+        if predictions.scored:
+            scores[predictions.scored] = predictions["score"]
         # The interval of the samples' scores: that of the logged metric only if they agree.
-        name, mean = predictions.scored, float(predictions["score"].mean())
-        logged = test.get(name)
-        if logged is not None and not math.isclose(logged, mean, rel_tol=1e-4):
-            name = f"{name} of predictions"
-        test.setdefault(name, mean)
-        scores, groups = predictions["score"], predictions.columns.get("group")
-        share = is_share(predictions.scored)
-        intervals[name] = mean_interval(scores, groups, share, skewed=True)
+        for name, values in scores.items():
+            label, mean = name, float(values.mean())
+            if not math.isclose(test.get(name, mean), mean, rel_tol=1e-4):
+                label = f"{name} of predictions"
+            test.setdefault(label, mean)
+            intervals[label] = mean_interval(values, groups, is_share(name), skewed=True)
     rows = []
     for name, value in test.items():
         row = {"name": name, "test": value, "val": metrics.get(f"val/{name}")}
