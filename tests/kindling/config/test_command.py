@@ -43,8 +43,8 @@ def test_first_pass_without_torch(command: Command, repository: Path) -> None:
     assert not (repository / "logs").exists()
 
 
-def test_second_pass(command: Command, repository: Path) -> None:
-    done = command("-m", "src.train", "trainer.max_epoch=3", "task.optimizer.lr=fast")
+def test_second_pass(forked_command: Command, repository: Path) -> None:
+    done = forked_command("-m", "src.train", "trainer.max_epoch=3", "task.optimizer.lr=fast")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         "task.optimizer.lr: expected a number, got 'fast' (command line)",
