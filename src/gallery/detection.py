@@ -186,8 +186,8 @@ class Detection(LightningModule):
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
         """Scenes with true boxes (white) and those found with a probability of at least 0.4."""
-        figure = Figure((5.4, 3.0), layout="constrained")
-        for row, axis in enumerate(figure.subplots(2, 4).flat[: len(predictions)]):
+        figure = Figure((6.4, 4.3), layout="constrained")
+        for row, axis in enumerate(figure.subplots(2, 3).flat[: len(predictions)]):
             image, extent = predictions["image"][row, 0], (0, SIZE, SIZE, 0)
             axis.imshow(image, "gray", extent=extent, interpolation="nearest")
             axis.axis("off")
@@ -195,8 +195,8 @@ class Detection(LightningModule):
             for boxes, color in ((true, "w"), (found[found[:, 5] > 0.4], "lime")):
                 for x1, y1, x2, y2, label, score in boxes:
                     axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, ec=color, fill=False))
-                    text = f"{label - 1:.0f}  {score:.2f}" if color == "lime" else ""
-                    axis.text(x1, y1 - 1, text, color=color, fontsize=7)
+                    text = f"{label - 1:.0f}: {score:.2f}" if color == "lime" else ""
+                    axis.text(x1, y1 - 0.7, text, color=color, fontsize=8)
         return {"boxes": figure}
 
     def configure_optimizers(self) -> Any:
