@@ -50,11 +50,7 @@ class WindyGrids:
         self.returns: list[float] = []  # of each episode that has ended
 
     def step(self, actions: Tensor) -> Tensor:
-        """Move by actions `(N,)`.
-
-        Returns:
-            Experiences `(N, 4)`: state, action, next state, and 1 where that is the goal.
-        """
+        """Move by actions `(N,)`; return state, action, next state, and 1 at the goal: `(N, 4)`."""
         states, next_states = self.states, AFTER[self.states, actions]
         done = next_states == GOAL
         self.steps = self.steps + 1
@@ -119,6 +115,7 @@ class QLearning(LightningModule):
     """
 
     monitor, mode = "val/return", "max"
+    encoding: Tensor
 
     def __init__(
         self,
@@ -132,10 +129,10 @@ class QLearning(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        encoding = nn.Embedding.from_pretrained(ROW_AND_COLUMN)  # looks it up; not trained
         layers = [nn.Linear(ROWS + COLUMNS, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()]
-        self.net = nn.Sequential(encoding, *layers, nn.Linear(64, 4))
+        self.net = nn.Sequential(*layers, nn.Linear(64, 4))
         self.target_net = copy.deepcopy(self.net).requires_grad_(False)
+        self.register_buffer("encoding", ROW_AND_COLUMN, persistent=False)
         self.envs, self.epsilon = WindyGrids(walks), 1.0
         self.buffer = torch.zeros(
             0, 4, dtype=torch.long
@@ -143,7 +140,7 @@ class QLearning(LightningModule):
 
     def forward(self, states: Tensor) -> Tensor:
         """Values `(B, 4)` of the actions in states `(B,)`."""
-        values: Tensor = self.net(states)
+        values: Tensor = self.net(self.encoding[states])
         return values
 
     @torch.no_grad()
@@ -162,7 +159,7 @@ class QLearning(LightningModule):
             self.target_net.load_state_dict(self.net.state_dict())
         values = self(states).gather(1, actions[:, None])[:, 0]  # of the actions taken
         with torch.no_grad():
-            best = self.target_net(next_states).amax(dim=1)
+            best = self.target_net(self.encoding[next_states]).amax(dim=1)
             targets = self.hparams["gamma"] * best * (1 - done) - 1
         loss = F.smooth_l1_loss(values, targets)
         self.log("train/loss", loss, on_step=False, on_epoch=True)
