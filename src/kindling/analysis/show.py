@@ -45,26 +45,24 @@ class Stages(Callback):
         log = pl_module.log
 
         def note_and_log(name: str, *args: Any, **kwargs: Any) -> None:
-            names = self.metrics.setdefault(str(trainer.state.stage), [])
+            names = self.metrics.setdefault(_stage(trainer), [])
             if name not in names:
                 names.append(name)
             log(name, *args, **kwargs)
 
         pl_module.log = note_and_log  # type: ignore[method-assign]
 
-    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        self._note_batch(trainer, args[1])
-
-    def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        self._note_batch(trainer, args[1])
-
-    def on_test_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        self._note_batch(trainer, args[1])
-
-    def _note_batch(self, trainer: Trainer, batch: Any) -> None:
-        tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        tensors = [leaf for leaf in tree_leaves(args[1]) if isinstance(leaf, Tensor)]
         shapes = [f"{tuple(one.shape)} {str(one.dtype).removeprefix('torch.')}" for one in tensors]
-        self.batches[str(trainer.state.stage)] = shapes
+        self.batches[_stage(trainer)] = shapes
+
+    on_validation_batch_start = on_test_batch_start = on_train_batch_start
+
+
+def _stage(trainer: Trainer) -> str:
+    assert trainer.state.stage is not None
+    return str(trainer.state.stage.value)
 
 
 def show(name: str, overrides: Sequence[str], dry_run: bool = False) -> None:
