@@ -98,7 +98,8 @@ def predict(
             writer.write(names, outputs.to_frame(columns, top))
         writer.close()
         if gallery:
-            title = f"{spec.target or 'Predictions'} ({record_path(run.path)})"
+            target = f" of {spec.target}" if spec.target else ""
+            title = f"Predictions{target}: {record_path(run.path)}"
             most = getattr(data, "max_pixels", MAX_PIXELS)
             write(gallery, render_gallery(title, writer.first, paths, most, folder))
     return Predicted(out, writer.rows, writer.unreadable, writer.first, notes)

@@ -161,5 +161,5 @@ def _caption(row: dict[str, Any]) -> str:
         return ", ".join(f"{name} {share:.0%}" for name, share in ranked if share)
     predictions = [row[key] for key in row if key.startswith("prediction")]
     texts = [f"{value:.4g}" if isinstance(value, float) else value for value in predictions]
-    probability = f" {row['probability']:.0%}" if "probability" in row else ""
+    probability = f" ({row['probability']:.0%})" if "probability" in row else ""
     return ", ".join(texts) + probability

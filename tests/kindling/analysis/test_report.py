@@ -94,11 +94,11 @@ def test_page_has_result_plots_config_and_commands(digits: Run) -> None:
     }
     assert {key for key, _ in changed} == {"net.dropout", "name", "trainer.accelerator", *trained}
     assert f"python -m src.evaluate {digits.path}" in page
-    assert re.search(r"The best val/loss, [\d.]+, is of epoch [12] of 2", page)
+    assert re.search(r"Best val/loss: [\d.]+, after epoch [12] of 2;", page)
 
 
 def test_page_says_when_its_metrics_are_of_fewer_samples(digits: Run, tmp_path: Path) -> None:
-    sentence = "<b>With trainer.limit_test_batches=2, the test metrics may be of fewer samples than"
+    sentence = "<b>With trainer.limit_test_batches=2, the test metrics may cover fewer samples than"
     assert sentence in " ".join((digits.path / "report.html").read_text().split())
     copy = shutil.copytree(digits.path, tmp_path / "digits" / "copy")
     config = (copy / "config.yaml").read_text()
@@ -106,7 +106,7 @@ def test_page_says_when_its_metrics_are_of_fewer_samples(digits: Run, tmp_path: 
         config.replace("limit_test_batches: 2", "limit_test_batches: null")
     )
     page = report(TrainedRun(copy)).read_text()
-    assert "fewer" not in page.partition("Intervals:")[2].partition("</p>")[0]
+    assert "fewer" not in page.partition("95 % intervals:")[2].partition("</p>")[0]
 
 
 def test_intervals_and_baseline() -> None:
@@ -229,7 +229,7 @@ def test_page_of_regression_and_of_failed_run(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(RuntimeError):
         call("train", "digits", *LITTLE)
     failed = (load_run("latest").path / "report.html").read_text()
-    assert "It failed." in failed
+    assert "<p>Training: failed</p>" in failed
     assert "RuntimeError: planted &lt;b&gt;" in failed
     assert "No metrics were measured." in failed
 
@@ -255,6 +255,14 @@ def test_plots_follow_predictions(digits: Run, tmp_path: Path) -> None:
     assert not np.array_equal(render(figures["confusion"]), render(before["confusion"]))
     (copy.path / "plots" / "curves.png").unlink()
     assert "<figcaption>curves" not in report(copy).read_text()
+
+
+def test_plots_of_a_task_follow_the_curves(digits: Run, tmp_path: Path) -> None:
+    copy = TrainedRun(shutil.copytree(digits.path, tmp_path / "digits" / "copy"))
+    shutil.copy(copy.path / "plots" / "curves.png", copy.path / "plots" / "test_samples.png")
+    titles = re.findall("<figcaption>(.*?)</figcaption>", report(copy).read_text())
+    assert titles[:3] == ["curves", "test samples", "before and after"]
+    assert titles[-3:] == ["weights", "gradients", "layers"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

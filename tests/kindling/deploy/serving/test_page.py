@@ -109,11 +109,19 @@ def test_page_predicts_a_dropped_image(
         page.screenshot(path=tmp_path / f"image-{scheme}.png", full_page=True)
         page.evaluate(DROP, [1, 2, 3])
         expect(page.locator("#error")).to_contain_text("not an image; send one of PNG")
-        assert page.locator("#prediction").is_hidden()
-        assert page.locator("#bars").is_hidden()
+        assert_no_answer(page)
+        expect(page.locator("#image")).to_be_hidden()
         page.evaluate(DROP, list(file))
         expect(page.locator("#error")).to_be_empty()
         assert page.locator("#prediction").inner_text() == expected["prediction"]
+
+
+def assert_no_answer(page: Any) -> None:
+    """Nothing of an earlier response is left, neither visible nor in the document."""
+    assert page.locator("#answer").is_hidden()
+    assert page.locator("#answer").inner_text().strip() == ""
+    assert page.locator("#bars li").count() == 0
+    assert page.locator("#answer img[src]").count() == 0
 
 
 def test_page_predicts_a_drawing(browser: Any, images: Server, tmp_path: Path) -> None:
@@ -139,6 +147,13 @@ def test_page_predicts_a_drawing(browser: Any, images: Server, tmp_path: Path) -
             page.keyboard.press(key)
         expect(page.locator("#bars")).not_to_have_text(before)
         page.screenshot(path=tmp_path / "drawing.png")
+        page.evaluate(DROP, list(encode()))
+        expect(page.locator("#image")).to_be_visible()
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator("#image")).to_be_hidden()  # the answer is the drawing's
+        page.click("#clear")
+        assert_no_answer(page)
+        expect(page.locator("#nothing")).to_be_visible()
 
 
 def test_page_and_docs_obey_their_content_policy(browser: Any, images: Server) -> None:
@@ -175,13 +190,13 @@ def test_page_has_a_form_for_the_columns(browser: Any, tables: Server, tmp_path:
         page.fill("[name=size]", "large")
         page.press("[name=size]", "Enter")
         expect(page.locator("#error")).to_contain_text("column 'size': 'large' (row 1)")
-        assert page.locator("#prediction").is_hidden()
+        assert_no_answer(page)
         page.screenshot(path=tmp_path / "refused.png", full_page=True)
         page.context.set_offline(True)
         page.fill("[name=size]", "3")
         page.press("[name=size]", "Enter")
         expect(page.locator("#error")).to_have_text("The server does not respond.")
-        assert page.locator("#prediction").is_hidden()
+        assert_no_answer(page)
 
 
 def test_page_with_a_key_and_docs(browser: Any, locked: Server, tmp_path: Path) -> None:
@@ -230,7 +245,9 @@ def test_predict_mask_matches_run(scenes: Run, browser: Any) -> None:
         assert mask.size == (3 * expected.shape[1], 3 * expected.shape[0])
         with open_page(browser, server) as page:
             page.wait_for_selector("#drop")
-            assert page.text_content("#about") == f"Images to a mask of {len(classes)} classes"
+            assert page.text_content("#about") == (
+                f"Input: an image. Prediction: a mask of {len(classes)} classes."
+            )
             page.evaluate(DROP, list(large))
             page.wait_for_function("document.getElementById('mask').naturalWidth == 96")
             largest = max(shares, key=lambda name: shares[name])
@@ -238,6 +255,9 @@ def test_predict_mask_matches_run(scenes: Run, browser: Any) -> None:
             image, mask = page.locator("#masked-image"), page.locator("#mask")
             assert image.bounding_box() == mask.bounding_box()  # the mask overlays the image
             assert image.evaluate("image => image.naturalWidth") == 96
+            page.evaluate(DROP, [1, 2, 3])
+            expect(page.locator("#error")).to_contain_text("not an image")
+            assert_no_answer(page)
 
 
 def decode_mask(response: dict[str, Any]) -> Image.Image:
