@@ -142,8 +142,8 @@ def execute(notebook: Path) -> str:
             for folder in ("src", "configs", "notebooks", "docs"):
                 shutil.copytree(ROOT / folder, Path(copy, folder))
             content = nbformat.read(notebook, 4)
-            resources = {"metadata": {"path": str(Path(copy, "notebooks"))}}
-            client = NotebookClient(content, resources=resources)
+            place = {"metadata": {"path": str(Path(copy, "notebooks"))}}
+            client = NotebookClient(content, resources=place, extra_arguments=["--log-level=40"])
             client.execute(env={**os.environ, "PYTHONPATH": copy})
         executed.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(content, executed)
