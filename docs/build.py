@@ -50,16 +50,16 @@ def commands_page() -> str:
             text += f"\n## {name}\n\n{parser.description}\n\n    {parser.usage}\n\n"
             text += "| argument | meaning |\n|---|---|\n"
             for action in parser._actions:
-                if action.help != argparse.SUPPRESS:
+                if action.help != argparse.SUPPRESS and action.dest != "help":
                     text += f"| `{_argument(action)}` | {_cell(action.help % vars(action))} |\n"
     return text
 
 
 def _argument(action: argparse.Action) -> str:
     """Name an argument as a user types it: `--init RUN`."""
-    flag = action.option_strings[-1:]
     value = action.metavar or "|".join(map(str, action.choices or [action.dest.upper()]))
-    return " ".join(flag if action.nargs == 0 else [*flag, str(value)])
+    values = [value] if isinstance(value, str) else value
+    return " ".join([*action.option_strings[-1:], *(values if action.nargs != 0 else ())])
 
 
 def _cell(text: str) -> str:
@@ -134,8 +134,8 @@ def notebook_pages(notebook: Path) -> dict[str, str | bytes]:
 
 def execute(notebook: Path) -> str:
     """Execute a notebook in a copy of the repository, unless an earlier build did; its file."""
-    code = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("configs/**/*.yaml")])
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in [notebook, *code])).hexdigest()
+    used = [notebook, *sorted(ROOT.glob("src/**/*.py")), *sorted(ROOT.glob("configs/**/*.yaml"))]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in used)).hexdigest()
     executed = ROOT / ".cache" / "notebooks" / f"{notebook.stem}-{digest[:16]}.ipynb"
     if not executed.exists():
         with tempfile.TemporaryDirectory() as copy:

@@ -51,7 +51,7 @@ def test_commands_page_lists_flags(build: SimpleNamespace) -> None:
     assert list(sections) == COMMANDS
     for command in COMMANDS:
         listed = set(re.findall(r"^\| `(--[\w-]+)", sections[command], re.M))
-        hidden = known_flags(command) - listed - {"-h"}
+        hidden = known_flags(command) - listed - {"-h", "--help"}
         if command == "train":  # those of a study are listed for src.tune
             hidden -= known_flags("tune") | {"--member"}
         assert hidden == set(), command
