@@ -1,5 +1,6 @@
 # make train   makes .venv, installs what is locked, trains the default experiment and tests it
 # make test    the same with the test tools, and runs the whole test suite
+# make install makes .venv with the test tools, and runs nothing
 #
 # TORCH=cpu, TORCH=cu130, … picks another build of torch than the platform's default, and is remembered in .venv.
 # PYTHON=python3.12 picks the Python that .venv is made from.
@@ -18,7 +19,7 @@ INSTALL = VIRTUAL_ENV=$(abspath $(VENV)) $(UV) pip install --compile-bytecode
 PYTEST  = PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -p xdist.plugin \
 	-n auto --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
-.PHONY: train test test-long lint lock gallery clean
+.PHONY: train test test-long install lint lock gallery clean
 
 train: $(VENV)/installed$(STAMP)
 	$(BIN)/python -m src.train
@@ -29,16 +30,32 @@ test: $(VENV)/installed-dev$(STAMP)
 test-long: $(VENV)/installed-dev$(STAMP)
 	$(PYTEST) -m "long or not long"
 
+install: $(VENV)/installed-dev$(STAMP)
+
 lint: $(VENV)/installed-dev$(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The locks hold versions and hashes for every platform, and no address of an index.
+# The locks hold versions and hashes for every platform, and no address of an index. They keep the versions that they
+# hold; `make lock UPGRADE=--upgrade` takes the newest. uv reads none of them: for `uv run` and `uv sync`, the versions
+# are repeated at the end of pyproject.toml. All files are replaced at once, after the last has been resolved.
+LOCKING = $(VENV)/locking
+COMPILE = cd $(LOCKING) && $(abspath $(UV)) pip compile --quiet --universal --generate-hashes --no-header $(UPGRADE)
+
 lock: $(VENV)/python
-	$(UV) pip compile --quiet --universal --generate-hashes --no-header pyproject.toml -o requirements.lock
-	$(UV) pip compile --quiet --universal --generate-hashes --no-header --extra dev \
-		-c requirements.lock pyproject.toml -o requirements-dev.lock
+	@rm -rf $(LOCKING) && mkdir $(LOCKING) && cp requirements*.lock $(LOCKING)
+	@sed '/^# Written by `make lock`/,$$d' pyproject.toml > $(LOCKING)/pyproject.toml
+	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	@sed -n '/^serve = \[/,/^\]/s/^ *"\(.*\)",/\1/p' pyproject.toml > $(LOCKING)/serve.in
+	$(COMPILE) --python-version 3.11 -c requirements-dev.lock serve.in -o requirements-serve.lock
+	@{ echo '# Written by `make lock`: `uv run` and `uv sync` install the versions of requirements-dev.lock.'; \
+		echo '[tool.uv]'; \
+		echo 'constraint-dependencies = ['; \
+		sed -n 's/^\([a-z0-9][^#]*[^ ]\) *\\$$/    "\1",/p' $(LOCKING)/requirements-dev.lock; \
+		echo ']'; } >> $(LOCKING)/pyproject.toml
+	@mv $(LOCKING)/pyproject.toml $(LOCKING)/requirements*.lock .
 
 # The images of docs/gallery.md: an experiment, and the plot of its run.
 GALLERY = \
@@ -47,7 +64,7 @@ GALLERY = \
 	distillation:test_soft_targets multi_input:test_inputs uncertainty:test_intervals anomaly:test_most_anomalous \
 	q_learning:test_policy
 
-gallery: $(VENV)/installed$(STAMP)
+gallery: $(VENV)/installed-dev$(STAMP)
 	$(BIN)/python -m src.train digits
 	@for pair in $(GALLERY); do \
 		name=$${pair%%:*}; $(BIN)/python -m src.train $$name || exit 1; \

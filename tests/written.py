@@ -26,9 +26,8 @@ OWN = r"(?:src|configs|docs|notebooks|tests)/[\w./-]*\w"
 
 def commands(text: str) -> Iterator[str]:
     """The words after `-m src.`: `train digits seed=1`; of lines of code, without their comments."""
-    fenced = re.findall(
-        r"^```(?:bash|sh|console)?\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL
-    )
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    fenced = [block for language, block in blocks if language in ("", "bash", "sh", "console")]
     indented = re.findall(
         r"^    .*$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE
     )

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -194,8 +193,9 @@ class CharLM(LightningModule):
         return "".join(VOCABULARY[i] for i in ids.tolist())
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Columns: `target` `(B, T)`, and `nll` `(B, T)`, each character's surprise in nats."""
-        return {"target": batch[1], "nll": self._nll(batch)}
+        """Columns: `target` and `nll` `(B, T)`, surprise in nats; `loss` `(B,)`."""
+        nll = self._nll(batch)
+        return {"target": batch[1], "nll": nll, "loss": nll.mean(dim=1)}
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
         """Plot the loss of each character at the split's start, and a generated text."""
@@ -213,7 +213,7 @@ class CharLM(LightningModule):
         figure.set_label(text)  # the report shows it as text too
         return {"surprise": figure}
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), self.lr, weight_decay=0.1)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, steps, pct_start=0.1)

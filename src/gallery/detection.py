@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -10,16 +12,16 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
+from torchmetrics.detection import MeanAveragePrecision
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSHead
-from torchvision.ops import Conv2dNormActivation, box_iou
+from torchvision.ops import Conv2dNormActivation, roi_align
 
 from src.kindling.analysis import Predictions
 from src.kindling.nn import configure
@@ -104,57 +106,25 @@ class SmallFCOS(FCOS):  # type: ignore[misc]
         super().__init__(backbone, num_classes, anchor_generator=anchors, head=head, **sizes)
 
 
-def find_bright_spots(image: Tensor) -> Boxes:
-    """The baseline: mean boxes of the most frequent class, a 3, at five maxima of brightness."""
-    blurred = F.avg_pool2d(image, kernel_size=9, stride=1, padding=4)[0]  # H, W
-    peaks = blurred * (blurred == F.max_pool2d(blurred[None], 9, 1, padding=4)[0])
-    scores, places = peaks.flatten().topk(5)
-    centers = torch.stack([places % peaks.shape[1], places // peaks.shape[1]], dim=1)
-    half = torch.tensor([4.3, 6.2], device=image.device)  # of the width and height in pixels
-    boxes = torch.cat([centers - half, centers + half], dim=1)
-    return {"boxes": boxes, "labels": torch.full_like(places, 4), "scores": scores}
+def crop(image: Tensor, boxes: Tensor) -> Tensor:
+    """Pixels `(K, 64)` of boxes `(K, 4)`, each resized to 8 x 8."""
+    pixels: Tensor = roi_align(image[None], [boxes], output_size=8)  # K, 1, 8, 8
+    return pixels.flatten(1)
 
 
-class CocoMap(Metric):
-    """COCO's mean average precision over classes and IoU thresholds 0.5, 0.55, …, 0.95."""
+def find_components(image: Tensor, digits: Tensor, labels: Tensor) -> Boxes:
+    """The baseline: boxes of connected bright pixels, each with the label of the nearest digit.
 
-    found: list[Tensor]
-    counts: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("found", [], dist_reduce_fx="cat")  # score, label, hit at each threshold
-        self.add_state("counts", torch.zeros(91), dist_reduce_fx="sum")  # true boxes by class
-
-    def update(self, found: list[Boxes], targets: list[Boxes]) -> None:
-        """Match each image's boxes, at most 100, the surest first, with free true ones."""
-        thresholds = torch.arange(50, 100, 5, device=self.device) / 100
-        for one, target in zip(found, targets, strict=True):
-            order = one["scores"].argsort(descending=True, stable=True)[:100]
-            scores, labels = one["scores"][order], one["labels"][order]
-            iou = box_iou(one["boxes"][order], target["boxes"])  # found, true
-            iou *= labels[:, None] == target["labels"]
-            free, hits = iou.new_ones(10, iou.shape[1]), iou.new_zeros(len(order), 10)
-            for row in range(len(order) if iou.shape[1] else 0):
-                best, match = (iou[row] * free).max(dim=1)  # at each threshold
-                hits[row] = best >= thresholds
-                free[hits[row] > 0, match[hits[row] > 0]] = 0
-            self.found.append(torch.cat([scores[:, None], labels[:, None], hits], dim=1))
-            self.counts += target["labels"].bincount(minlength=91)
-
-    def compute(self) -> Tensor:
-        found, counts = dim_zero_cat(self.found).cpu().double(), self.counts.cpu()
-        found = found[found[:, 0].argsort(descending=True, stable=True)]
-        levels = torch.from_numpy(np.linspace(0, 1, 101)).repeat(10, 1)
-        values = []
-        for label in counts.nonzero()[:, 0]:
-            right = found[found[:, 1] == label, 2:].cumsum(dim=0).T.contiguous()  # 10, boxes
-            precision = right / torch.arange(1, right.shape[1] + 1)
-            # The best precision at this recall or a higher one, and 0 beyond the highest.
-            precision = F.pad(precision, (0, 1)).flip(1).cummax(dim=1).values.flip(1)
-            reached = torch.searchsorted(right / counts[label], levels)
-            values.append(precision.gather(1, reached).mean())
-        return torch.stack(values).mean().float()
+    Args:
+        image: `(1, H, W)`.
+        digits: crops `(N, 64)` of the training scenes.
+        labels: of the crops, `(N,)`.
+    """
+    parts = ndimage.label(image[0].cpu() > 0.4, structure=np.ones((3, 3)))[0]
+    slices = ndimage.find_objects(parts)  # y and x of each part
+    boxes = image.new_tensor([[x.start, y.start, x.stop, y.stop] for y, x in slices]).view(-1, 4)
+    distances, nearest = torch.cdist(crop(image, boxes), digits).min(dim=1)
+    return {"boxes": boxes, "labels": labels[nearest], "scores": -distances}
 
 
 class Detection(LightningModule):
@@ -170,7 +140,11 @@ class Detection(LightningModule):
     def __init__(self, net: nn.Module, lr: float = 5e-3) -> None:
         super().__init__()
         self.net, self.lr = net, lr
-        self.map, self.baseline_map = CocoMap(), CocoMap()
+        if not find_spec("faster_coco_eval"):
+            raise ImportError("faster-coco-eval is not installed: pip install -e '.[detection]'")
+        self.map = MeanAveragePrecision(backend="faster_coco_eval")
+        self.map.warn_on_many_detections = False  # COCO counts the best 100 of an image
+        self.baseline_map = copy.deepcopy(self.map)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses: dict[str, Tensor] = {f"train/{k}": v for k, v in self.net(*batch).items()}
@@ -179,13 +153,30 @@ class Detection(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.map.update(self.net(batch[0]), batch[1])
-        self.log("val/map", self.map, batch_size=len(batch[0]))
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_map("val/map", self.map)
+
+    def on_test_epoch_start(self) -> None:
+        data: DigitScenes = self.trainer.datamodule  # type: ignore[attr-defined]
+        crops = [crop(image, target["boxes"]) for image, target in data.splits[0]]
+        self.digits = torch.cat(crops).to(self.device)
+        self.labels = torch.cat([target["labels"] for _, target in data.splits[0]]).to(self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.map.update(self.net(batch[0]), batch[1])
-        self.baseline_map.update([find_bright_spots(image) for image in batch[0]], batch[1])
-        metrics = {"test/map": self.map, "test/baseline_map": self.baseline_map}
-        self.log_dict(metrics, batch_size=len(batch[0]))
+        found = [find_components(image, self.digits, self.labels) for image in batch[0]]
+        self.baseline_map.update(found, batch[1])
+
+    def on_test_epoch_end(self) -> None:
+        self.log_map("test/map", self.map)
+        self.log_map("test/baseline_map", self.baseline_map)
+
+    def log_map(self, name: str, metric: MeanAveragePrecision) -> None:
+        """Log the mean over IoU thresholds 0.5, 0.55, …, 0.95, and that at 0.5 and 0.75 alone."""
+        values = metric.compute()
+        self.log_dict({name + end: values[f"map{end}"] for end in ("", "_50", "_75")})
+        metric.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Columns: `image`, and 20 `found` and `true` boxes of each as `to_rows` has them."""

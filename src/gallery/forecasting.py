@@ -187,9 +187,11 @@ class Forecaster(LightningModule):
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Columns: `target`, `prediction` (the median), `low` and `high`, each `(B, H)`."""
-        low, median, high = self(batch[0]).unbind(dim=2)
-        return {"target": batch[1], "prediction": median, "low": low, "high": high}
+        """Columns: `target`, `prediction` (the median), `low`, `high` `(B, H)`; `mase` `(B,)`."""
+        x, y = batch
+        low, median, high = self(x).unbind(dim=2)
+        mase = (y - median).abs().mean(dim=1) / self.scale
+        return {"target": y, "prediction": median, "low": low, "high": high, "mase": mase}
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
         """Plot a week of forecasts, and how often the truth is below each quantile."""

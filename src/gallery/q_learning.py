@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import torch
 from lightning.pytorch import LightningModule
 from matplotlib.figure import Figure
@@ -18,25 +17,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from src.kindling.analysis import Predictions
 
 ROWS, COLUMNS = 7, 10  # a state is the number of a cell, 0 to 69
-START, GOAL = 30, 37  # in the fourth row
+START, GOAL = 30, 37  # in the fourth row; in training, a walk starts in any cell but the goal
 WIND = (0, 0, 0, 1, 1, 1, 2, 2, 1, 0)  # cells that a move from a column is blown up
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # up, right, down, left: rows and columns
 MOST_STEPS = 200  # of an episode
-
-
-class WindyGrid:
-    """A walk from the start to the goal, in which each step costs 1.
-
-    Source: Sutton and Barto, Reinforcement Learning, 2018, example 6.5.
-    """
-
-    def __init__(self) -> None:
-        self.state, self.steps = START, 0
-
-    def step(self, action: int) -> bool:
-        """Move, and return whether the goal is reached."""
-        self.state, self.steps = follow(self.state, action), self.steps + 1
-        return self.state == GOAL
 
 
 def follow(state: int, action: int) -> int:
@@ -47,12 +31,48 @@ def follow(state: int, action: int) -> int:
     return row * COLUMNS + min(max(column + right, 0), COLUMNS - 1)
 
 
-def iterate_values(gamma: float) -> Tensor:
-    """Return the optimal value of each state, `(70,)`, by value iteration."""
-    after = torch.tensor([[follow(s, a) for a in range(4)] for s in range(ROWS * COLUMNS)])
-    values = torch.zeros(ROWS * COLUMNS)
-    for _ in range(200):
-        values = (gamma * values[after] - 1).amax(dim=1)
+AFTER = torch.tensor([[follow(s, a) for a in range(4)] for s in range(ROWS * COLUMNS)])  # 70, 4
+STARTS = torch.tensor([state for state in range(ROWS * COLUMNS) if state != GOAL])
+
+
+class WindyGrids:
+    """Walks to the goal, side by side; each step costs 1, and an ended walk begins again.
+
+    Source: Sutton and Barto, Reinforcement Learning, 2018, example 6.5.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.states = STARTS[torch.randint(len(STARTS), (count,))]
+        self.steps = torch.zeros(count, dtype=torch.long)
+        self.returns: list[float] = []  # of each episode that has ended
+
+    def step(self, actions: Tensor) -> Tensor:
+        """Move by actions `(N,)`.
+
+        Returns:
+            Experiences `(N, 4)`: state, action, next state, and 1 where that is the goal.
+        """
+        states, next_states = self.states, AFTER[self.states, actions]
+        done = next_states == GOAL
+        self.steps = self.steps + 1
+        ended = done | (self.steps == MOST_STEPS)
+        self.returns += (-self.steps[ended].float()).tolist()
+        self.steps = self.steps * ~ended
+        starts = STARTS[torch.randint(len(STARTS), states.shape)]
+        self.states = torch.where(ended, starts, next_states)
+        return torch.stack([states, actions, next_states, done], dim=1)
+
+
+def evaluate_policy(policy: Callable[[Tensor], Tensor], gamma: float = 1.0) -> Tensor:
+    """Return the value of each state, `(70,)`: the discounted return of an episode from there.
+
+    Args:
+        policy: from the values of the actions `(70, 4)` to those of the states `(70,)`.
+        gamma: discount of the next state's value.
+    """
+    values = torch.zeros(len(AFTER))
+    for _ in range(MOST_STEPS):
+        values = policy(gamma * values[AFTER] - 1)
         values[GOAL] = 0
     return values
 
@@ -85,13 +105,13 @@ class Experiences(IterableDataset[Tensor]):
 class QLearning(LightningModule):
     """Learn the value of each action in each state, from its own experience.
 
-    Kindling saves the buffer, the environment, epsilon and the returns with a checkpoint, since
+    Kindling saves the buffer, the environments, epsilon and the returns with a checkpoint, since
     they are plain attributes: a resumed training plays on.
 
     Args:
         batches: per epoch.
         batch_size: experiences in a batch.
-        steps_per_batch: steps that are played before each batch.
+        walks: environments, in each of which a step is played before each batch.
         gamma: discount of the next state's value.
         epsilon_decay: factor of epsilon, the share of random actions, at each step, down to 0.05.
         sync_every: batches after which the target network becomes a copy of the network.
@@ -99,15 +119,14 @@ class QLearning(LightningModule):
     """
 
     monitor, mode = "val/return", "max"
-    optimal: Tensor
 
     def __init__(
         self,
-        batches: int = 500,
-        batch_size: int = 64,
-        steps_per_batch: int = 4,
+        batches: int = 250,
+        batch_size: int = 128,
+        walks: int = 16,
         gamma: float = 0.95,
-        epsilon_decay: float = 0.9995,
+        epsilon_decay: float = 0.999,
         sync_every: int = 100,
         lr: float = 2e-3,
     ) -> None:
@@ -116,10 +135,8 @@ class QLearning(LightningModule):
         layers = [nn.Linear(ROWS + COLUMNS, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()]
         self.net = nn.Sequential(*layers, nn.Linear(64, 4))
         self.target_net = copy.deepcopy(self.net).requires_grad_(False)
-        self.register_buffer("optimal", iterate_values(gamma))
-        self.env, self.epsilon = WindyGrid(), 1.0
-        self.buffer: deque[tuple[int, int, int, bool]] = deque(maxlen=5000)  # as `play` fills it
-        self.returns = [-float(MOST_STEPS)]  # of each episode
+        self.envs, self.epsilon = WindyGrids(walks), 1.0
+        self.buffer = torch.zeros(0, 4, dtype=torch.long)  # the last 5000, as `WindyGrids` has them
 
     def forward(self, states: Tensor) -> Tensor:
         """Values `(B, 4)` of the actions in states `(B,)`."""
@@ -127,24 +144,17 @@ class QLearning(LightningModule):
         return values
 
     @torch.no_grad()
-    def play(self) -> None:
-        """Take a step: a random one with probability epsilon, else the best."""
-        state, action = self.env.state, int(torch.randint(4, ()))
-        if torch.rand(()) >= self.epsilon:
-            action = int(self(torch.tensor([state], device=self.device)).argmax())
-        done = self.env.step(action)
-        self.buffer.append((state, action, self.env.state, done))
-        self.epsilon = max(0.05, self.epsilon * self.hparams["epsilon_decay"])
-        if done or self.env.steps == MOST_STEPS:
-            self.returns.append(-float(self.env.steps))
-            self.env = WindyGrid()
-
     def draw_batch(self) -> Tensor:
-        """Play, then draw experiences `(B, 4)` from the buffer."""
-        for _ in range(self.hparams["steps_per_batch"]):
-            self.play()
-        chosen = torch.randint(len(self.buffer), (self.hparams["batch_size"],)).tolist()
-        return torch.tensor([self.buffer[i] for i in chosen])
+        """Take a step in each environment, then draw experiences `(B, 4)` from the buffer.
+
+        A step is random with probability epsilon, else the best one.
+        """
+        best = self(self.envs.states.to(self.device)).argmax(dim=1).cpu()
+        random = torch.rand(len(best)) < self.epsilon
+        actions = torch.where(random, torch.randint(4, best.shape), best)
+        self.buffer = torch.cat([self.buffer, self.envs.step(actions)])[-5000:]
+        self.epsilon = max(0.05, self.epsilon * self.hparams["epsilon_decay"])
+        return self.buffer[torch.randint(len(self.buffer), (self.hparams["batch_size"],))]
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         states, actions, next_states, done = batch.unbind(dim=1)
@@ -156,26 +166,30 @@ class QLearning(LightningModule):
             targets = self.hparams["gamma"] * best * (1 - done) - 1
         loss = F.smooth_l1_loss(values, targets)
         self.log("train/loss", loss, on_step=False, on_epoch=True)
-        self.log("train/return", self.returns[-1], on_step=False, on_epoch=True)
         return loss
 
+    def evaluate(self, states: Tensor, stage: str) -> None:
+        """Log the return of the best actions, a mean over starts, and the error of the values."""
+        values, actions = self(states).cpu().max(dim=1)  # of all states
+        returns = evaluate_policy(lambda values: values.gather(1, actions[:, None])[:, 0])
+        optimal = evaluate_policy(lambda values: values.amax(dim=1), self.hparams["gamma"])
+        self.log(f"{stage}/return", returns[STARTS].mean())
+        self.log(f"{stage}/return_from_s", returns[START])
+        self.log(f"{stage}/value_error", (values - optimal)[STARTS].abs().mean())
+
     def validation_step(self, states: Tensor, batch_idx: int) -> None:
-        actions = self(states).argmax(dim=1).tolist()
-        self.log("val/return", play_out(lambda state: actions[state]))
-        error = (self(states).amax(dim=1) - self.optimal[states])[states != GOAL]
-        self.log("val/value_error", error.abs().mean())
+        self.evaluate(states, "val")
 
     def test_step(self, states: Tensor, batch_idx: int) -> None:
-        actions = self(states).argmax(dim=1).tolist()
-        self.log("test/return", play_out(lambda state: actions[state]))
-        random = np.random.default_rng(0)
-        returns = [play_out(lambda _: int(random.integers(4))) for _ in range(100)]
-        self.log("test/random_return", float(np.mean(returns)))
-        self.log("test/optimal_return", iterate_values(gamma=1.0)[START])
+        self.evaluate(states, "test")
+        random = evaluate_policy(lambda values: values.mean(dim=1))
+        self.log("test/random_return", random[STARTS].mean())
+        optimal = evaluate_policy(lambda values: values.amax(dim=1))
+        self.log("test/optimal_return", optimal[STARTS].mean())
 
     def predict_step(self, states: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """Columns: the value of each action `(B, 4)`, and the optimal value of the state `(B,)`."""
-        return {"state": states, "values": self(states), "optimal": self.optimal[states]}
+        """Columns: `state`, and `values` `(B, 4)` of the actions."""
+        return {"state": states, "values": self(states)}
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
         """The best action in each cell, on its value, and the return of each episode."""
@@ -189,15 +203,16 @@ class QLearning(LightningModule):
             row, column = divmod(state, COLUMNS)
             text = {START: "S", GOAL: "G"}.get(state, "↑→↓←"[action])
             left.text(column, row, text, ha="center", va="center", color="w")
-        right.plot(self.returns, ".", markersize=3)
-        right.set(xlabel="episode", ylabel="return in training")
+        right.plot(self.envs.returns, ".", markersize=1, alpha=0.3)
+        right.plot(pd.Series(self.envs.returns, dtype=float).rolling(100).mean())
+        right.set(xlabel="episode", ylabel="return in training, mean of 100")
         return {"policy": figure}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.net.parameters(), self.hparams["lr"])
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(Experiences(self, self.hparams["batches"]), batch_size=None)
+    def train_dataloader(self) -> Experiences:
+        return Experiences(self, self.hparams["batches"])  # batches: no DataLoader is needed
 
     def val_dataloader(self) -> DataLoader[Any]:
         states: Any = torch.arange(ROWS * COLUMNS)
@@ -210,11 +225,3 @@ def encode(states: Tensor) -> Tensor:
     """Numbers of states `(B,)` as one-hot rows and columns `(B, 17)`."""
     row, column = F.one_hot(states // COLUMNS, ROWS), F.one_hot(states % COLUMNS, COLUMNS)
     return torch.cat([row, column], dim=1).float()
-
-
-def play_out(choose: Callable[[int], int]) -> float:
-    """Return the return of an episode with a policy, from a state to an action."""
-    env, done = WindyGrid(), False
-    while not done and env.steps < MOST_STEPS:
-        done = env.step(choose(env.state))
-    return -float(env.steps)

@@ -165,11 +165,12 @@ class MeanVariance(LightningModule):
         self.log("val/factor", self.factor)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Columns `(B,)`: `target`, `prediction`, `std`, `low` and `high`."""
+        """Columns `(B,)`: `target`, `prediction`, `std`, `low` and `high`; `coverage`, `width`."""
         x, y = batch
         mean, std = self(x).unbind(dim=1)
         half = self.factor * std
         columns = {"prediction": mean, "std": std, "low": mean - half, "high": mean + half}
+        columns |= {"coverage": ((y - mean).abs() <= half).float(), "width": 2 * half}
         return {"target": y, **columns}
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:

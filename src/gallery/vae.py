@@ -109,10 +109,11 @@ class VAE(LightningModule):
             self.log(f"test/{name}_mse", pca_error(train, test, components))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Columns: `image` and `reconstruction` `(B, 1, 8, 8)`, `latent` `(B, L)`, `digit`."""
+        """Columns: `image`, `reconstruction` `(B, 1, 8, 8)`, `latent` `(B, L)`, `digit`, `mse`."""
         x, digit = batch
-        latent = self.encode(x)[0]
-        return {"image": x, "reconstruction": self(x), "latent": latent, "digit": digit}
+        columns = {"image": x, "reconstruction": self(x), "latent": self.encode(x)[0]}
+        mse = (columns["reconstruction"] - x).square().mean(dim=(1, 2, 3))
+        return {**columns, "digit": digit, "mse": mse}
 
     def configure_optimizers(self) -> Optimizer:
         return Adam(self.parameters(), self.lr)

@@ -15,7 +15,8 @@ import torch
 from src.kindling.runs.checkpoint_file import read_checkpoint
 from src.kindling.runs.run import Run
 from tests.conftest import call, train
-from tests.faults.test_processes import the_run, until
+from tests.faults.test_processes import Process, the_run, until
+from tests.forked import ForkedProcess
 
 # Eight whole batches: the last one of an epoch is not the same for one process and for two.
 WORDS = (
@@ -32,17 +33,10 @@ WORDS = (
 DDP = ("trainer=ddp", "data.batch_size=64", "--no-pictures")
 
 
-def begun(repository: Path, launcher: tuple[str, ...], *words: str) -> subprocess.Popen[str]:
-    """A distributed training in a copy of the repository."""
-    return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "src.train", *WORDS, *DDP, *words],
-        cwd=repository,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def begun(repository: Path, launcher: tuple[str, ...], *words: str) -> Process:
+    """A distributed training in a copy of the repository; the first process is a fork."""
+    command = (*launcher, "-m", "src.train", *WORDS, *DDP, *words)
+    return ForkedProcess(*command, cwd=repository, env={"OMP_NUM_THREADS": "1"})
 
 
 TORCHRUN = (

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,8 +22,9 @@ from src.kindling.training.trained_run import load_run
 from tests.conftest import call
 from tests.foreign.cases import CASES, Case
 from tests.foreign.drive import foreign
+from tests.forked import run_forked
 from tests.kindling.deploy.conftest import measure_here
-from tests.terminal import Screen, open_terminal, read_all
+from tests.terminal import standard_output
 
 # What other people's code warns of is theirs.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -162,18 +160,9 @@ def test_foreign_forward_is_exported(name: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_foreign_training_under_ddp(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.foreign.drive", str(tmp_path), "train"]
-    words = [
-        "docs_autoencoder",
-        *WORDS,
-        "trainer.strategy=ddp",
-        "trainer.devices=2",
-        "--no-pictures",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
+    words = ("docs_autoencoder", *WORDS, "trainer.strategy=ddp", "trainer.devices=2")
+    command = ("-m", "tests.foreign.drive", str(tmp_path), "train", *words, "--no-pictures")
+    done = run_forked(*command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "docs_autoencoder").iterdir()
     content = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
@@ -190,30 +179,12 @@ def test_foreign_training_under_ddp(tmp_path: Path) -> None:
     ids=["few", "all"],
 )
 def test_foreign_modules_train_on_a_terminal(
-    names: tuple[str, ...], columns: int, tmp_path: Path
+    names: tuple[str, ...], columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One process, whose output is a pseudo-terminal, trains the cases."""
-    code = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from tests.foreign.drive import foreign\n"
-        "from src.train import main\n"
-        "with foreign(Path(sys.argv[1])):\n"
-        "    for name in sys.argv[2:]:\n"
-        "        print('case', name, main([name, 'num_threads=1', '--no-pictures']) is not None, flush=True)\n"
-    )
-    reader, terminal = open_terminal(columns)
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path), *names],
-        cwd=ROOT,
-        stdout=terminal,
-        stderr=terminal,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns)},
-    )
-    os.close(terminal)
-    screen = Screen(columns, read_all(reader))
-    assert process.wait() == 0, screen.text[-3000:]
+    """This process, whose output is a pseudo-terminal, trains the cases."""
+    with standard_output(columns, monkeypatch) as screen:
+        for name in names:
+            print("case", name, call("train", name, *WORDS, "--no-pictures") is not None)
     parts = re.split(r"^case (\w+) True$", screen.text, flags=re.MULTILINE)
     assert parts[1::2] == list(names)
     for name, text in zip(names, parts[::2], strict=False):

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from src.gallery.detection import CocoMap, Detection, DigitScenes, SmallFCOS, find_bright_spots
+from src.gallery import detection
+from src.gallery.detection import Detection, DigitScenes, SmallFCOS, crop, find_components
+from src.kindling.config.errors import InputError
+from tests.conftest import train
 
 ANCHORS: Any = {
     "rpn_anchor_generator": AnchorGenerator(((12,),), ((1.0,),)),
@@ -23,17 +26,6 @@ def data() -> DigitScenes:
     data = DigitScenes(scenes=(8, 4, 4), batch_size=4)
     data.setup("fit")
     return data
-
-
-def coco_map(found: list[Any], true: list[Any]) -> float:
-    """mAP of images, each given as rows of x1, y1, x2, y2, label (and score)."""
-    metric = CocoMap()
-    for boxes, truth in zip(found, true, strict=True):
-        one, target = torch.tensor(boxes).view(-1, 6), torch.tensor(truth).view(-1, 5)
-        labels = {"labels": one[:, 4].long(), "scores": one[:, 5]}
-        goal = {"boxes": target[:, :4], "labels": target[:, 4].long()}
-        metric.update([{"boxes": one[:, :4], **labels}], [goal])
-    return float(metric.compute())
 
 
 def test_boxes_enclose_digits(data: DigitScenes) -> None:
@@ -64,16 +56,40 @@ A, B = [0.0, 0, 10, 10, 1], [20.0, 20, 30, 30, 2]
         ([[], [[*A, 0.7]]], [[A], []], 0.0),
     ],
 )
-def test_coco_map(found: list[Any], true: list[Any], expected: float) -> None:
-    assert coco_map(found, true) == pytest.approx(expected, abs=1e-6)
+def test_logged_map_is_that_of_coco(found: list[Any], true: list[Any], expected: float) -> None:
+    task, logged = Detection(nn.Identity()), dict[str, Tensor]()
+    task.log_dict = logged.update  # type: ignore[method-assign,assignment]
+    for boxes, truth in zip(found, true, strict=True):
+        one, target = torch.tensor(boxes).view(-1, 6), torch.tensor(truth).view(-1, 5)
+        labels = {"labels": one[:, 4].long(), "scores": one[:, 5]}
+        goal = {"boxes": target[:, :4], "labels": target[:, 4].long()}
+        task.validation_step(([{"boxes": one[:, :4], **labels}], [goal]), 0)  # type: ignore[list-item]
+    task.on_validation_epoch_end()
+    assert logged["val/map"].item() == pytest.approx(expected, abs=1e-6)
+    assert {*logged} == {"val/map", "val/map_50", "val/map_75"}
+    assert task.map.update_count == 0  # the next epoch begins anew
 
 
-def test_bright_spot_is_found() -> None:
+def test_missing_backend_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detection, "find_spec", lambda _: None)
+    with pytest.raises(
+        InputError, match=r"^task: Detection: .*pip install -e '\.\[detection\]' \("
+    ):
+        train("detection", "data.scenes=[4,4,4]")
+
+
+def test_components_are_named_as_the_nearest_digit(data: DigitScenes) -> None:
+    scenes = data.splits[0]
+    digits = torch.cat([crop(image, target["boxes"]) for image, target in scenes])
+    labels = torch.cat([target["labels"] for _, target in scenes])
     image = torch.zeros(1, 48, 48)
-    image[:, 20:30, 10:20] = 1
-    x1, y1, x2, y2 = find_bright_spots(image)["boxes"][0].tolist()
-    assert (x1 + x2) / 2 == pytest.approx(15, abs=1.1)
-    assert (y1 + y2) / 2 == pytest.approx(25, abs=1.1)
+    assert len(find_components(image, digits, labels)["boxes"]) == 0
+    left, top, right, bottom = scenes[0][1]["boxes"][0].int().tolist()
+    image[:, top:bottom, left:right] = scenes[0][0][:, top:bottom, left:right]
+    found = find_components(image, digits, labels)
+    best = found["scores"].argmax()
+    assert found["labels"][best] == labels[0]
+    assert found["boxes"][best].tolist() == pytest.approx([left, top, right, bottom], abs=2)
 
 
 def backbone() -> Any:
@@ -121,3 +137,12 @@ def test_loss_falls_on_one_batch(data: DigitScenes) -> None:
         loss.backward()
         optimizer.step()
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_net_of_torchvision_from_the_config() -> None:
+    net = "net._target_=torchvision.models.detection.ssdlite320_mobilenet_v3_large"
+    words = ("net.weights=null", "net.weights_backbone=null", "net.num_classes=11")
+    small = ("data.scenes=[4,2,2]", "data.batch_size=2", "trainer.max_epochs=1")
+    result = train("detection", net, *words, *small)
+    assert 0 <= result.metrics["test/map"] <= 1
+    assert result.metrics["train/classification"] > 0

@@ -5,17 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from src.gallery.q_learning import (
+    AFTER,
     GOAL,
     START,
+    STARTS,
     Experiences,
     QLearning,
-    WindyGrid,
+    WindyGrids,
     encode,
+    evaluate_policy,
     follow,
-    iterate_values,
-    play_out,
 )
 from src.kindling.analysis import Predictions
 
@@ -41,17 +43,36 @@ def test_wind_and_walls(state: int, action: int, expected: int) -> None:
     assert follow(state, action) == expected
 
 
+def best(values: Tensor) -> Tensor:
+    return values.amax(dim=1)
+
+
 def test_optimum_of_the_book() -> None:
-    assert iterate_values(gamma=1.0)[START] == -15  # Sutton and Barto, example 6.5
-    assert iterate_values(gamma=1.0)[GOAL] == 0
+    assert evaluate_policy(best)[START] == -15  # Sutton and Barto, example 6.5
+    assert evaluate_policy(best)[GOAL] == 0
     discounted = -(1 - 0.95**15) / (1 - 0.95)
-    assert iterate_values(gamma=0.95)[START].item() == pytest.approx(discounted, rel=1e-4)
+    assert evaluate_policy(best, gamma=0.95)[START].item() == pytest.approx(discounted, rel=1e-4)
 
 
-def test_optimal_values_lead_to_the_goal() -> None:
-    values = iterate_values(gamma=1.0)
-    assert play_out(lambda state: max(range(4), key=lambda a: values[follow(state, a)])) == -15
-    assert play_out(lambda _: 3) == -200  # stays at the wall
+def test_policies_are_evaluated_as_they_are_played() -> None:
+    assert evaluate_policy(lambda values: values[:, 3])[START] == -200  # stays at the wall
+    torch.manual_seed(0)
+    envs = WindyGrids(2000)
+    while len(envs.returns) < 4000:
+        envs.step(torch.randint(4, (2000,)))
+    expected = evaluate_policy(lambda values: values.mean(dim=1))[STARTS].mean().item()
+    assert np.mean(envs.returns) == pytest.approx(expected, abs=2)
+
+
+def test_logged_returns_are_those_of_the_best_actions() -> None:
+    task, logged = build(), dict[str, float]()
+    task.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[method-assign]
+    task.forward = lambda states: evaluate_policy(best)[AFTER]  # type: ignore[method-assign]
+    task.test_step(torch.arange(70), 0)
+    assert logged["test/return_from_s"] == -15
+    assert logged["test/return"] == logged["test/optimal_return"] > -9.5
+    assert logged["test/random_return"] < -180
+    assert logged["test/value_error"] > 0.1  # since these values are not discounted
 
 
 def test_states_are_encoded_as_row_and_column() -> None:
@@ -75,27 +96,42 @@ def test_loss_by_hand_and_target_network_is_frozen() -> None:
 
 
 def test_batches_are_played_experience_and_resume() -> None:
-    task = build(batch_size=8, steps_per_batch=3)
+    task = build(batch_size=8, walks=3)
     source = Experiences(task, batches=5)
     batches = list(source)
     assert len(batches) == len(source) == 5
-    assert len(task.buffer) == 15
-    assert {tuple(row) for batch in batches for row in batch.tolist()} <= set(task.buffer)
-    for state, action, next_state, done in task.buffer:
+    played = task.buffer.tolist()
+    assert len(played) == 15
+    assert all(row in played for batch in batches for row in batch.tolist())
+    for state, action, next_state, done in played:
         assert follow(state, action) == next_state
         assert done == (next_state == GOAL)
+    for first, second in zip(played, played[3:], strict=False):  # of one walk
+        assert first[3] or second[0] == first[2]
     source.load_state_dict({"number": 3})
     assert len(list(source)) == 2
     assert source.state_dict() == {"number": 5}
     assert len(list(source)) == 5  # the next epoch
 
 
-def test_an_episode_ends_after_its_most_steps() -> None:
-    task = build(epsilon_decay=1.0)
-    task.env.steps = 199
-    task.play()
-    assert task.returns[-1] == -200
-    assert (task.env.state, task.env.steps) == (WindyGrid().state, 0)
+def test_the_buffer_keeps_the_last_experiences() -> None:
+    task = build(walks=2000)
+    for number in range(3):
+        task.envs.states = torch.full((2000,), number)
+        task.draw_batch()
+    assert task.buffer[:, 0].bincount().tolist() == [1000, 2000, 2000]
+
+
+def test_an_episode_ends_after_its_most_steps_or_at_the_goal() -> None:
+    envs = WindyGrids(3)
+    envs.states = torch.tensor([START, START, 48])
+    envs.steps = torch.tensor([199, 5, 5])
+    experiences = envs.step(torch.tensor([3, 3, 3]))
+    assert experiences.tolist() == [[30, 3, 30, 0], [30, 3, 30, 0], [48, 3, 37, 1]]
+    assert envs.returns == [-200, -6]
+    assert envs.steps.tolist() == [0, 6, 0]
+    assert envs.states[1] == START
+    assert GOAL not in envs.states
 
 
 def test_columns_and_plot() -> None:
@@ -105,4 +141,4 @@ def test_columns_and_plot() -> None:
     assert columns["values"].shape == (70, 4)
     arrays = {name: column.numpy() for name, column in columns.items()}
     predictions = Predictions({"index": np.arange(70), **arrays}, None, "test")
-    assert set(task.plot(predictions)) == {"policy"}
+    assert set(task.plot(predictions)) == {"policy"}  # before any episode has ended

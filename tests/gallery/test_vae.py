@@ -71,6 +71,7 @@ def test_predict_step_columns() -> None:
         "reconstruction": (5, 1, 8, 8),
         "latent": (5, 3),
         "digit": (5,),
+        "mse": (5,),
     }
 
 

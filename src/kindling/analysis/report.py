@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from src.kindling.training.trained_run import TrainedRun
 
 TEMPLATE = Path(__file__).with_name("report.html")
-# Plots in this order; others follow by their names.
+# Plots in this order; those of a task's `plot` follow the curves, by their names.
 ORDER = (
     *("curves", "before_and_after", "confusion", "errors", "overlap", "classes", "roc_and_pr"),
     *("calibration", "mistakes", "worst", "uncertain", "examples", "weights", "gradients"),
@@ -86,16 +86,19 @@ def _results(
     names = dict.fromkeys(name for split, name in splits if split in ("val", "test"))
     test = {name: metrics.get(f"test/{name}") for name in names if name[:9] != "mean_pred"}
     intervals, baseline = metric_intervals(run, predictions) if predictions else ({}, {})
-    if predictions and not intervals and "score" in predictions.columns:
+    if predictions and not intervals:
+        columns, groups = predictions.columns, predictions.columns.get("group")
+        scores = {name: columns[name] for name in test if name in columns}
+        if predictions.scored:
+            scores[predictions.scored] = predictions["score"]
         # The interval of the samples' scores: that of the logged metric only if they agree.
-        name, mean = predictions.scored, float(predictions["score"].mean())
-        logged = test.get(name)
-        if logged is not None and not math.isclose(logged, mean, rel_tol=1e-4):
-            name = f"{name} of predictions"
-        test.setdefault(name, mean)
-        scores, groups = predictions["score"], predictions.columns.get("group")
-        share = is_share(predictions.scored)
-        intervals[name] = mean_interval(scores, groups, share, skewed=True)
+        for name, values in scores.items():
+            mean, logged = float(values.mean()), test.get(name)
+            agrees = logged is None or math.isclose(logged, mean, rel_tol=1e-4)
+            label = name if agrees else f"{name} of predictions"
+            if logged is None or not agrees:
+                test[label] = mean
+            intervals[label] = mean_interval(values, groups, is_share(name), skewed=True)
     rows = []
     for name, value in test.items():
         row = {"name": name, "test": value, "val": metrics.get(f"val/{name}")}
@@ -126,9 +129,9 @@ def _plots(run: TrainedRun) -> Iterator[dict[str, Any]]:
 
     from src.kindling.analysis.drawing import PHOTOS
 
-    def place(path: Path) -> tuple[int, str]:
+    def place(path: Path) -> tuple[float, str]:
         name = re.sub(r"^(test|val)_", "", path.stem)
-        return (ORDER.index(name) if name in ORDER else len(ORDER), path.stem)
+        return (ORDER.index(name) if name in ORDER else 0.5, path.stem)
 
     for path in sorted((run.path / "plots").glob("*.png"), key=place):
         content, file_type = path.read_bytes(), "png"

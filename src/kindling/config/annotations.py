@@ -18,11 +18,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic.json_schema import GenerateJsonSchema
 
 CONTAINERS = (list, tuple, dict, abc.Sequence, abc.Iterable, abc.Collection, abc.Mapping)
 # Types that pydantic does not read from JSON, or only lazily.
 SAME = {numbers.Number: float, abc.Iterable: list, abc.Collection: list}
 NOT_YAML = ("needs_python_object", "callable_type")
+PART = '{"type": "part"}'  # in a JSON schema, in the place of a node with a `_target_`
 # By pydantic's types of errors, where its message says less.
 WORDS = {
     "int_type": "a whole number",
@@ -52,6 +54,37 @@ def validate(value: Any, annotation: Any) -> Any:
         raise ValueError(_expectation(error, value, annotation)) from None
     except TypeError:
         raise ValueError("a plain value") from None
+
+
+def json_schema(annotation: Any, part: dict[str, Any]) -> dict[str, Any]:
+    """The values that `validate` accepts, as a JSON schema in draft-07.
+
+    Args:
+        annotation: the annotation; one that pydantic cannot read accepts anything.
+        part: the schema of a node with a `_target_`.
+    """
+    try:
+        schema = _adapter(annotation).json_schema(
+            schema_generator=_Draft7, ref_template="#/definitions/{model}"
+        )
+    except (PydanticUserError, TypeError):
+        return {}
+    found: dict[str, Any] = json.loads(json.dumps(schema).replace(PART, json.dumps(part)))
+    return found
+
+
+class _Draft7(GenerateJsonSchema):
+    def is_instance_schema(self, schema: Any) -> dict[str, Any]:
+        return {"type": "part"}
+
+    def callable_schema(self, schema: Any) -> dict[str, Any]:
+        return {"type": "part"}
+
+    def tuple_schema(self, schema: Any) -> dict[str, Any]:
+        found = super().tuple_schema(schema)
+        if "prefixItems" in found:  # of later drafts
+            found["items"] = found.pop("prefixItems")
+        return found
 
 
 def _expectation(error: ValidationError, value: Any, annotation: Any) -> str:

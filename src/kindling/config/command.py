@@ -23,6 +23,8 @@ EXACT = "in CSV, put no quote before text that a spreadsheet would run as a form
 TRUSTED = "let the config of a RUN from outside logs/ run any code and read the environment"
 # What a shell reports of a process that wrote to a closed pipe: 128 + SIGPIPE.
 CLOSED_PIPE = 141
+# What a usage line begins with: the console script says that it was the one (src/__main__.py).
+PROGRAM = os.environ.get("KINDLING_PROGRAM", "python -m src.")
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,8 +32,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, verb: str, usage: str, about: str, with_configs: bool = False) -> None:
         super().__init__(
-            prog=f"python -m src.{verb}",
-            usage=f"python -m src.{verb} {usage}",
+            prog=f"{PROGRAM}{verb}",
+            usage=f"{PROGRAM}{verb} {usage}",
             description=about,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,

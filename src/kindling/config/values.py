@@ -21,16 +21,20 @@ class Values:
     """The top-level keys that are plain values, with their types and defaults.
 
     Attributes:
-        name, tags: the user's own labels for the run.
-        seed: for every random draw.
-        num_threads: PyTorch's CPU threads; they change results and are therefore recorded.
-        compile, channels_last: None uses them on a GPU, and for convolutional nets.
-        checkpoint_minutes: between the checkpoints within an epoch.
+        name: a label for the run.
+        tags: labels for the run.
+        seed: of every random draw.
+        num_threads: PyTorch's CPU threads; they change results and are therefore recorded. None
+            uses the cores, at most 8, and 1 with a GPU.
+        compile: whether torch.compile compiles the net; None does for long trainings on a GPU.
+        channels_last: whether images have this memory format; None uses it for convolutional nets.
+        checkpoint_minutes: minutes between the checkpoints within an epoch.
         max_nonfinite_steps: batches with a NaN/Inf loss or gradient that are skipped.
         max_fast_forward: batches of a stream without `state_dict` that are read again to resume
             within an epoch; beyond them the epoch starts again. None sets no limit.
-        monitor, mode: the metric that picks the best checkpoint, and whether less or more of it is
-            better; None uses `val/loss`, or the only metric of validation.
+        monitor: the metric that picks the best checkpoint; None uses the task's, else `val/loss`,
+            else the only metric of validation.
+        mode: whether less or more of the monitored metric is better; None follows from the metric.
     """
 
     name: str | None = None

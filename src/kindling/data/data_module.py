@@ -242,11 +242,6 @@ class DataModule(LightningDataModule):
         share = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         return BatchOrder(indices, self.batch_size, self.seed if training else None, labels, *share)
 
-    def batch_bytes(self) -> int:
-        """Return the bytes of one training batch of raw values."""
-        x, y = self._read_one("test", self.indices["train"])  # draws nothing
-        return min(self.batch_size, len(self.indices["train"])) * (x.nbytes + y.nbytes)
-
     def sample_numbers(self, stage: Stage, epoch: int, batch: int) -> Tensor:
         """Return the sample numbers in this process's batch, `(B,)`."""
         numbers = self._order(stage).numbers(epoch, batch)

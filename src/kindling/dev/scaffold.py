@@ -84,7 +84,8 @@ def copy_template(kind: str, name: str, like: str | None = None) -> dict[Path, s
     test = test_file(old.folder, old.module).read_text(encoding="utf-8")
     if kind == "task":
         experiment = find_experiment(kind, old)
-        test = test.replace(f'"{experiment}"', f'"{name}"')
+        # As a call's argument: train("digits"). A column may have the same name.
+        test = test.replace(f'("{experiment}"', f'("{name}"')
         config = _experiment_file(name)
         values = _copy_experiment(name, old, _experiment_file(experiment))
     else:

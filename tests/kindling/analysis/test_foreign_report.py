@@ -88,6 +88,23 @@ def test_interval_of_score_joins_only_the_metric_it_measures(
         assert "Metrics without val or test in their names: top1 0.5000." in page
 
 
+def test_column_with_the_name_of_a_metric_gives_its_interval(
+    pair: list[TrainedRun], tmp_path: Path
+) -> None:
+    copy = TrainedRun(shutil.copytree(pair[1].path, tmp_path / NAME / "copy"))
+    path = copy.path / "predictions" / "test.npz"
+    predictions = Predictions.load(path)
+    column = np.linspace(0, 2 * copy.metrics["test_loss"], len(predictions))
+    predictions.columns |= {"loss": column, "unlogged": column}
+    predictions.save(path)
+    interval = mean_interval(column, skewed=True)
+    assert interval is not None
+    found = rows(report(copy).read_text())
+    assert found.keys() == {"loss", "mae"}
+    assert " to ".join(format_number(end) for end in interval) in found["loss"]
+    assert " to " in found["mae"]
+
+
 def test_foreign_runs_are_compared_paired(
     pair: list[TrainedRun], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -257,6 +257,14 @@ def test_plots_follow_predictions(digits: Run, tmp_path: Path) -> None:
     assert "<figcaption>curves" not in report(copy).read_text()
 
 
+def test_plots_of_a_task_follow_the_curves(digits: Run, tmp_path: Path) -> None:
+    copy = TrainedRun(shutil.copytree(digits.path, tmp_path / "digits" / "copy"))
+    shutil.copy(copy.path / "plots" / "curves.png", copy.path / "plots" / "test_samples.png")
+    titles = re.findall("<figcaption>(.*?)</figcaption>", report(copy).read_text())
+    assert titles[:3] == ["curves", "test samples", "before and after"]
+    assert titles[-3:] == ["weights", "gradients", "layers"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1300])
 def test_page_on_phone_and_in_dark_mode(digits: Run, browser: Any, width: int, scheme: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,8 +43,8 @@ def test_first_pass_without_torch(command: Command, repository: Path) -> None:
     assert not (repository / "logs").exists()
 
 
-def test_second_pass(command: Command, repository: Path) -> None:
-    done = command("-m", "src.train", "trainer.max_epoch=3", "task.optimizer.lr=fast")
+def test_second_pass(forked_command: Command, repository: Path) -> None:
+    done = forked_command("-m", "src.train", "trainer.max_epoch=3", "task.optimizer.lr=fast")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         "task.optimizer.lr: expected a number, got 'fast' (command line)",
@@ -214,3 +216,47 @@ def test_command_as_a_word(command: Command) -> None:
     ):
         done = command("-m", "src", *words)
         assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{line}\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="started differently there")
+def test_console_script_becomes_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, function = scripts["kindling"].partition(":")
+    script = getattr(importlib.import_module(module), function)
+
+    def start(program: str, command: list[str]) -> None:
+        raise SystemExit([program, *command])
+
+    monkeypatch.setattr(os, "execv", start)
+    monkeypatch.setenv("KINDLING_PROGRAM", "")  # which is set here
+    for words, expected in (
+        (["train", "digits", "a=b c"], ["src.train", "digits", "a=b c"]),
+        (["train"], ["src.train"]),
+        (["trian", "digits"], ["src", "trian", "digits"]),
+        (["../train"], ["src", "../train"]),
+        ([], ["src"]),
+    ):
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/kindling", *words])
+        with pytest.raises(SystemExit) as end:
+            script()
+        assert end.value.code == [sys.executable, sys.executable, "-m", *expected]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="installed differently there")
+def test_console_script(command: Command, repository: Path) -> None:
+    script = repository.parent / "kindling"  # what pip writes
+    script.write_text("import sys\nfrom src.__main__ import kindling\nsys.exit(kindling())\n")
+    env = {"PYTHONPATH": str(repository)}
+    listed = command(str(script), env=env)
+    assert "kindling train      Train an experiment: fit it" in listed.stdout
+    of_module = command("-m", "src").stdout.replace("python -m src.", "kindling ")
+    assert (listed.returncode, listed.stdout) == (0, of_module)
+    for words, status, output in (
+        (["train", "--help"], 0, "usage: kindling train [CONFIG] [key=value ...] [--flags]\n"),
+        (["trian"], 2, "trian: not expected after kindling; did you mean 'train'?\n"),
+        (["evaluate"], 2, "arguments are required: RUN (usage: kindling evaluate RUN [--split"),
+        (["look", "digit"], 2, "digit: no such config; did you mean 'digits'?"),
+    ):
+        done = command(str(script), *words, env=env, cwd=repository.parent)  # also elsewhere
+        assert done.returncode == status
+        assert output in done.stdout + done.stderr

@@ -724,6 +724,10 @@ def test_two_workers_one_killed_give_the_same_numbers(
 ) -> None:
     words = (*SEEDS, "trainer.max_epochs=12", "--workers", "2")
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "src.train", *words])
+    # Workers start as forks of a process that has imported torch: importing takes them seconds.
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["tests.preloaded"])
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: server)
 
     def kill_one() -> None:
         while not list((logs / "digits/seeds").glob("*/metrics.csv")):

@@ -6,8 +6,8 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,6 +109,19 @@ def remember(path: Path, what: str, compute: Callable[[], Any]) -> Any:
     with suppress(OSError):  # another process may be writing it
         write(cache, json.dumps(found))
     return found
+
+
+@contextmanager
+def translated(
+    path: Path, errors: tuple[type[Exception], ...], describe: Callable[[], str]
+) -> Iterator[None]:
+    """Turn errors of a library over a shard into a line; `describe` names format and place."""
+    try:
+        yield
+    except errors as error:
+        reason = " ".join(str(error).split())[:200]
+        problem = f"cannot be read as {describe()}: {reason}"
+        raise InputError(f"{path}: {problem}; replace the file") from None
 
 
 def join_rows(parts: Sequence[Rows]) -> Rows:

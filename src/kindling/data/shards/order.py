@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,6 +76,10 @@ class ShardOrder:
         self.length = full + (rest > 0 and not (training and rest == 1 and full > 0))
         most = min(LANES, len(rows), self.length)
         self.lanes = 1 << max(0, most.bit_length() - 1)  # a power of two: of any number of workers
+        sizes = [
+            sum(map(self.size, range(lane, self.length, self.lanes))) for lane in range(self.lanes)
+        ]
+        self.bounds = list(accumulate(sizes, initial=self.first))  # of the lanes, in rows
         self.share = max(buffer_size // self.lanes, batch_size)
         self.parts = [
             part for block, count in enumerate(rows) for part in self._split(block, count)
@@ -145,9 +149,7 @@ class ShardOrder:
 
     def _cut(self, epoch: int, lane: int) -> Iterator[Piece]:
         """The pieces of a lane, out of this process's share of the epoch's rows."""
-        counts = [self._count(i) for i in range(lane + 1)]
-        start = self.first + sum(counts[:lane])
-        stop = start + counts[lane]
+        start, stop = self.bounds[lane : lane + 2]
         order = self._permute(epoch)
         ends = np.cumsum(self.sizes[order])
         number = int(np.searchsorted(ends, start, side="right"))
@@ -156,13 +158,6 @@ class ShardOrder:
             place, end = last - int(ends[number]), min(stop, int(ends[number]))
             yield Piece(block, place + start, place + end)
             start, number = end, number + 1
-
-    def _count(self, lane: int) -> int:
-        """The rows of a lane."""
-        batches = len(range(lane, self.length, self.lanes))
-        has_last = self.length > 0 and (self.length - 1) % self.lanes == lane
-        more = self.size(self.length - 1) - self.batch_size if has_last else 0
-        return batches * self.batch_size + more
 
     def _permute(self, epoch: int) -> np.ndarray[Any, Any]:
         """The order of the parts, which all processes share."""

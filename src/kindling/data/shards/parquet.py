@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from src.kindling.config.errors import InputError, did_you_mean, join_names
-from src.kindling.data.shards.files import KEY, Block, Rows, ShardFiles, join_rows
+from src.kindling.data.shards.files import KEY, Block, Rows, ShardFiles, join_rows, translated
 
 STEP = 256  # rows that are decoded at once
 UNREADABLE = (OSError, ValueError, NotImplementedError, KeyError)  # pyarrow's errors are of these
@@ -23,14 +22,15 @@ class ParquetShards(ShardFiles):
     """
 
     def find_blocks(self, path: Path) -> list[tuple[int, int, int]]:
-        with _translated(path), _open(path) as file:
+        with translated(path, UNREADABLE, lambda: "Parquet"), _open(path) as file:
             rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         ends = np.cumsum([0, *rows]).tolist()
         return [(i, ends[i], count) for i, count in enumerate(rows) if count]
 
     def read(self, block: Block, start: int, stop: int, columns: Sequence[str]) -> Rows:
         path, place, parts = self.paths[block.shard], 0, []
-        with _translated(path, f" in row group {block.place}"), _open(path) as file:
+        group = translated(path, UNREADABLE, lambda: f"Parquet in row group {block.place}")
+        with group, _open(path) as file:
             names = self._find(path, file.schema_arrow, columns)
             options = {"row_groups": [block.place], "columns": names, "use_threads": False}
             for batch in file.iter_batches(STEP, **options):
@@ -109,14 +109,3 @@ def _open(path: Path) -> Any:
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     # A buffer of this size for each column, instead of the whole row group.
     return ParquetFile(path, pre_buffer=False, buffer_size=1 << 18)
-
-
-@contextmanager
-def _translated(path: Path, place: str = "") -> Iterator[None]:
-    """Turn what pyarrow raises over a file into a line."""
-    try:
-        yield
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split())[:200]
-        problem = f"cannot be read as Parquet{place}: {reason}"
-        raise InputError(f"{path}: {problem}; replace the file") from None

@@ -10,16 +10,16 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from src.kindling.config.errors import InputError, join_names
-from src.kindling.data.shards.files import KEY, Block, Rows, ShardFiles, remember
+from src.kindling.data.shards.files import KEY, Block, Rows, ShardFiles, remember, translated
 
 BLOCK_ROWS = 64
+UNREADABLE = (tarfile.TarError, OSError)
 NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")  # a row's key, and the member's column
 Sample = tuple[str, int, dict[str, tuple[int, int]]]  # key, begin, each member's place and size
 
@@ -62,7 +62,8 @@ class TarShards(ShardFiles):
 def _walk(path: Path, begin: int) -> Iterator[Sample]:
     """The samples of a shard, from the byte at which one begins, by their members' headers."""
     key, place, members = "", begin, dict[str, tuple[int, int]]()
-    with _translated(path, lambda: key), path.open("rb") as file:
+    described = translated(path, UNREADABLE, lambda: f"tar after {key}" if key else "tar")
+    with described, path.open("rb") as file:
         file.seek(begin)
         tar: Any = tarfile.TarFile(fileobj=file)
         while member := tar.next():
@@ -102,14 +103,3 @@ def _read_member(file: Any, row: str, members: dict[str, tuple[int, int]], name:
     except (ValueError, KeyError, TypeError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise InputError(f"{row}.{ending}: cannot be read ({problem}); correct it") from None
-
-
-@contextmanager
-def _translated(path: Path, key: Any) -> Iterator[None]:
-    """Turn what tarfile raises over a file into a line."""
-    try:
-        yield
-    except (tarfile.TarError, OSError) as error:
-        after = f" after {key()}" if key() else ""
-        problem = f"cannot be read as tar{after}: {error}"
-        raise InputError(f"{path}: {problem}; replace the file") from None
