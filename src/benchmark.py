@@ -24,10 +24,8 @@ def main(argv: list[str]) -> dict[str, Any]:
         "words", nargs="*", metavar="CONFIG, key=value", help="an experiment and values to change"
     )
     parser.add_argument("--against", choices=("raw",), help="measure the textbook loop too")
-    parser.add_argument("--rounds", type=int, default=5, help="measure everything so often (5)")
-    parser.add_argument(
-        "--seconds", type=float, default=60.0, help="end after so many seconds (60)"
-    )
+    parser.add_argument("--rounds", type=int, default=5, help="number of measurements (5)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time limit in seconds (60)")
     parser.add_argument("--json", metavar="FILE", help="write the report to this file too")
     flags = parser.read(argv)
     if flags.rounds < 1 or flags.seconds <= 0:

@@ -17,7 +17,7 @@ def main(argv: list[str]) -> dict[str, float]:
     )
     parser.add_run()
     parser.add_argument(
-        "--split", choices=("val", "test"), help="only this split; both when left out"
+        "--split", choices=("val", "test"), help="the split to measure (default: both)"
     )
     flags = parser.read(argv)
     from src.kindling.training.trained_run import load_run, one_line
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> dict[str, float]:
     for name in differing:
         print(f"differs    {name}: {metrics[name]!r} now, {trained[name]!r} at the end of training")
     if trained and not differing:
-        print("identical  to the last digit with what training ended with")
+        print("identical  to the metrics at the end of training, to the last digit")
     print(f"saved      {display_path(run.path / 'evaluation.json')}")
     return metrics
 

@@ -27,7 +27,11 @@ def main(argv: list[str]) -> Result | None:
     add = parser.add_argument
     add("words", nargs="*", metavar="CONFIG, key=value", help="a config, and changes to it")
     add("--init", metavar="RUN", help="start from the weights of another run")
-    add("--partial", action="store_true", help="with --init: accept less than half of a net")
+    add(
+        "--partial",
+        action="store_true",
+        help="with --init: accept weights for less than half of the net",
+    )
     add("--by-order", action="store_true", help="with --init: match other names by order")
     add("--resume", metavar="RUN", help="continue a run in its own directory")
     add("--override", action="store_true", help="with --resume: accept config and data changes")

@@ -43,7 +43,9 @@ class CIFAR10(DataModule):
         for name, md5 in self._checksums().items():
             path = self.folder / self.source.base_folder / name
             if not os.access(path, os.R_OK):
-                raise InputError(f"{path}: not readable; put it there, or let it be downloaded")
+                raise InputError(
+                    f"{path}: not readable; restore it, or delete it to download it again"
+                )
             if not check_integrity(path, md5):
                 problem = f"its MD5 checksum is not {md5}: it is incomplete, or another file"
                 remedy = "delete it to have it downloaded again, or put the right one there"

@@ -82,7 +82,7 @@ def read_idx(path: Path, read: Callable[[str], Tensor]) -> Tensor:
     try:
         return read(str(path))
     except OSError as error:
-        problem = f"{error.strerror}; put it there, or let it be downloaded"
+        problem = f"{error.strerror}; restore it, or delete it to download it again"
     except Exception as error:  # torchvision checks by assertions, look-ups and views
         problem = f"not a complete IDX file ({type(error).__name__}: {error}); {REMEDY}"
     raise InputError(f"{path}: {problem}")

@@ -46,7 +46,7 @@ class Scenes(DataModule):
             expected = "expected the fewest and the most in a scene, at least 1"
             raise InputError(f"data.digits: {expected}, got {list(digits)}")
         if predict == "place" and digits != (1, 1):
-            problem = f"got {list(digits)}, but a place is that of one digit"
+            problem = f"got {list(digits)}, but localization needs exactly one digit"
             raise InputError(f"data.digits: {problem}; set data.digits=[1,1]")
         if not 0 < zoom[0] <= zoom[1] or round(8 * zoom[1]) > size:
             expected = "expected a smallest and a largest above 0, at which 8 pixels fit into"

@@ -59,7 +59,7 @@ class Classification(LightningModule):
         self.notes = [weigh_classes(self.loss, spec)] if class_weights else []
         if spec.num_outputs == 2:
             name = self.outputs.names[1]
-            self.notes.append(f"positive class: {name}, which precision, recall and f1 are of")
+            self.notes.append(f"positive class of precision, recall and f1: {name}")
         self.optimizer, self.scheduler = optimizer, scheduler
         self.decay_bias_and_norm = decay_bias_and_norm
         accuracy = {"accuracy": MulticlassAccuracy(spec.num_outputs, average="micro")}

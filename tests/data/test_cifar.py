@@ -69,7 +69,7 @@ def test_wrong_file_is_not_unpickled(data: CIFAR10, tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             data.setup()
         assert caught.value.lines == [
-            f"{path}: not readable; put it there, or let it be downloaded"
+            f"{path}: not readable; restore it, or delete it to download it again"
         ]
         path.write_bytes(right)
     assert not (tmp_path / "evil").exists()

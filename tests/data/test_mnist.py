@@ -78,7 +78,12 @@ AGAIN = "; delete it to have it downloaded again, or put the right one there"
 @pytest.mark.parametrize(
     ("name", "how", "problem", "remedy"),
     [
-        (IMAGES, "gone", "No such file or directory", "; put it there, or let it be downloaded"),
+        (
+            IMAGES,
+            "gone",
+            "No such file or directory",
+            "; restore it, or delete it to download it again",
+        ),
         (IMAGES, "cut", "not a complete IDX file", AGAIN),
         (IMAGES, "longer", "not a complete IDX file", AGAIN),
         (IMAGES, "empty", "not a complete IDX file", AGAIN),

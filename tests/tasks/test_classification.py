@@ -62,8 +62,8 @@ def test_binary_scores_are_of_the_positive_class(case: str) -> None:
         assert values[f"test/{name}"] == pytest.approx(expected, nan_ok=True)
     if case == "never predicted":
         assert task.test_meter.notes == ["test/f1: never predicted: malignant"]
-    assert task.notes == ["positive class: malignant, which precision, recall and f1 are of"]
-    row = ("positive class", "malignant: precision, recall, F1, ROC are of it")
+    assert task.notes == ["positive class of precision, recall and f1: malignant"]
+    row = ("positive class", "malignant (for precision, recall, F1, ROC)")
     assert row in task.outputs.describe(dataclasses.replace(spec, class_counts=(60, 30)))
     curves = plot_roc_and_pr(y.numpy(), task(x).softmax(1).detach().numpy(), task.outputs.names)
     assert [text.get_text().split()[-1] for text in curves.axes[0].get_legend().get_texts()] == [

@@ -125,7 +125,7 @@ def find(word: str) -> list[Path]:
     if not configs:
         raise InputError(f"{display_path(logs)}: no runs yet; start one with python -m src.train")
     near = did_you_mean(word.removeprefix("logs/"), [*configs, *known])
-    raise InputError(f"{word}: no such runs{near} (there are runs of: {', '.join(configs)})")
+    raise InputError(f"{word}: no such runs{near} (configs with runs: {', '.join(configs)})")
 
 
 def _walk(folder: Path) -> Iterator[Path]:

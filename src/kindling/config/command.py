@@ -161,7 +161,7 @@ def _configs_help() -> str:
     experiments = [f"  {name:<16} {first_comment(CONFIGS / f'{name}.yaml')}" for name in configs()]
     options = [f"  {group + '=':<16} {' | '.join(files)}" for group, files in groups().items()]
     lines = ["configs:", *experiments, ""]
-    lines += ["parts to swap (configs/<group>/<option>.yaml):", *options, ""]
+    lines += ["groups and their options (configs/<group>/<option>.yaml):", *options, ""]
     lines += ["Any argument of a part can be set: net.dropout=0.1, task.optimizer.lr=3e-4,"]
     lines += [
         "net._target_=src.nets.mlp.MLP, trainer.max_epochs=5, seed=1, name=first, tags=[a,b]."

@@ -69,7 +69,9 @@ def change(config: Config, words: Sequence[str]) -> Config:
     for key, value in changes.items():
         if key in groups() and isinstance(value, str):
             option = f"{key}={value}"
-            errors.append(f"{option}: a run keeps its parts; begin a new one with {option}")
+            errors.append(
+                f"{option}: cannot change in an existing run; start a new run with {option}"
+            )
     return _apply(config, changes, errors)
 
 
@@ -229,7 +231,7 @@ def _read_layers(path: Path, skip: Iterable[str], errors: list[str], *within: Pa
         else:
             neighbor = path.with_name(f"{entry}.yaml")
             if not isinstance(entry, str) or "/" in entry or not neighbor.is_file():
-                problem = f"{entry!r} is neither a file beside it nor 'group: option'"
+                problem = f"{entry!r} is neither a file in the same folder nor 'group: option'"
                 errors.append(f"{origin}: defaults: {problem}")
             elif neighbor in (path, *within):
                 errors.append(f"{origin}: defaults: '{entry}' includes this file; remove one entry")

@@ -18,7 +18,7 @@ SCHEDULE = "set task.scheduler._target_=torch.optim.lr_scheduler.StepLR task.sch
 SIZE = "set data.size={value}"
 TEST = "--no-test leaves the test out, python -m src.evaluate RUN measures a run again"
 STOP = "lightning.pytorch.callbacks.EarlyStopping callbacks.stop.patience={value}"
-TRAIN = "leave it out: python -m src.train [CONFIG] trains"
+TRAIN = "remove it; train with python -m src.train [CONFIG]"
 WORKERS = "set data.num_workers={value}"
 # As other tools write them: adam, adamw, sgd.
 OPTIMIZERS = ["Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD"]

@@ -12,7 +12,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.samples import STAGES, Samples
 from src.kindling.data.split import Indices, class_counts, cut_samples, strata
 
-FOLD_RESULT = "test/… is of the held-out fold; a validation split of the others chooses the epoch"
+FOLD_RESULT = "test/… is measured on the held-out fold, with the best epoch on a validation split"
 
 
 def fold_samples(

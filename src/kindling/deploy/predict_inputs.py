@@ -159,5 +159,5 @@ def load_rows(
             raise InputError(lines) from None
     for name, (count, example) in unseen.items():
         notes.append(
-            f"{name}: {count:,} rows hold what the training did not have, such as {example!r}"
+            f"{name}: {count:,} rows with values that training did not have, such as {example!r}"
         )

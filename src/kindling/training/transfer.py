@@ -52,7 +52,7 @@ def take_weights(task: LightningModule, init: TrainedRun, match: Match = "name")
         problem = f"{len(sources)} of {len(wanted)} tensors fit this net ({amount})"
         raise InputError(f"--init {path}: {problem}; {remedy}")
     task.load_state_dict({name: theirs[source] for name, source in sources.items()}, strict=False)
-    print(f"init: took {len(sources)} tensors of the net from {path} ({amount})")
+    print(f"init: loaded {len(sources)} tensors of the net from {path} ({amount})")
     if renamed := describe_renaming(sources):
         print(f"init: by order: {renamed}")
     left = [name for name in own if name not in sources]
@@ -60,5 +60,5 @@ def take_weights(task: LightningModule, init: TrainedRun, match: Match = "name")
         there = f"{tuple(theirs[name].shape)} there" if name in theirs else "missing there"
         if name in fits:
             there = f"there of other classes: {join_names(learned)}"
-        print(f"init: not taken: {name} ({tuple(ours[name].shape)} here, {there})")
+        print(f"init: not loaded: {name} ({tuple(ours[name].shape)} here, {there})")
     return {"run": record_path(init.path), "match": match, "taken": sorted(sources), "left": left}

@@ -392,7 +392,7 @@ def test_nothing_found_is_told(logs: Path) -> None:
     assert mistakes("compare") == [f"{logs}: no runs yet; start one with python -m src.train"]
     make(logs, "digits/2026-01-02_03-04-05", {"val/loss": 0.1})
     make(logs, "mnist/2026-01-02_03-04-05", {"val/loss": 0.1})
-    known = "(there are runs of: digits, mnist)"
+    known = "(configs with runs: digits, mnist)"
     for word, near in (
         ("digts/*", "; did you mean 'digits'?"),
         ("q", ""),

@@ -167,7 +167,7 @@ def test_mistakes_in_files(configs: Path) -> None:
     assert lines("a") == [
         "data=tow: no such option; did you mean 'two'? (configs/data/ has: one, two) (configs/a.yaml)",
         "nets: no such group; did you mean 'net'? (configs/ has: data, net, trainer) (configs/a.yaml)",
-        "configs/a.yaml: defaults: [1] is neither a file beside it nor 'group: option'",
+        "configs/a.yaml: defaults: [1] is neither a file in the same folder nor 'group: option'",
         "dta: no such section; did you mean 'data'? (a config has: data, net, task, finetune, trainer, callbacks, logger, name, "
         "tags, seed, num_threads, compile, channels_last, checkpoint_minutes, max_nonfinite_steps, max_fast_forward, monitor, mode) (configs/a.yaml)",
     ]

@@ -98,7 +98,7 @@ from tests.conftest import checked, mistakes
                 "callbacks: expected named parts, each with its '_target_', got 'early_stopping' (command line)"
             ],
         ),
-        (["fit"], ["fit: not a config; leave it out: python -m src.train [CONFIG] trains"]),
+        (["fit"], ["fit: not a config; remove it; train with python -m src.train [CONFIG]"]),
         (
             ["fit", "--config", "configs/digits.yaml"],
             [

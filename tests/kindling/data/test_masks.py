@@ -59,7 +59,7 @@ def test_images_and_masks_share_a_shape(scans: Path) -> None:
         "images: 20 files with masks of 3 classes, 0 files left out; 3 x 24 x 24 (data.size and "
         "data.channels set them)"
     )
-    assert data.notes[1] == "classes, in how many masks: ground (20), disc (19), square (20)"
+    assert data.notes[1] == "classes (number of masks): ground (20), disc (19), square (20)"
 
 
 def test_all_truncated_images_at_once(scans: Path) -> None:
@@ -278,7 +278,7 @@ def test_scene_places() -> None:
 
 def test_wrong_scene_settings() -> None:
     assert mistakes("train", "localization", "data.digits=[1,4]") == [
-        "data.digits: got [1, 4], but a place is that of one digit; set data.digits=[1,1]"
+        "data.digits: got [1, 4], but localization needs exactly one digit; set data.digits=[1,1]"
     ]
     assert mistakes("train", "segmentation", "data.digits=[0,4]") == [
         "data.digits: expected the fewest and the most in a scene, at least 1, got [0, 4]"

@@ -258,7 +258,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no row": (
         lambda folder: write_parquet(folder / "a.parquet", {"x": []}),
-        "its shards hold no row; set data.folder to others",
+        "the shards have no rows; set data.folder to others",
     ),
 }
 

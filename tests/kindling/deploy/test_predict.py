@@ -352,7 +352,8 @@ def test_rows_match_the_task(
     output = capsys.readouterr().out
     assert "note       columns that are not in the training data, ignored: extra\n" in output
     assert (
-        "note       color: 25 rows hold what the training did not have, such as 'pink'\n" in output
+        "note       color: 25 rows with values that training did not have, such as 'pink'\n"
+        in output
     )
     predicted(tmp_path / "houses.csv")  # with its target and a column that the training left out
     assert "note " not in capsys.readouterr().out

@@ -295,7 +295,7 @@ def test_cross_validation_of_a_regression(logs: Path, capsys: pytest.CaptureFixt
     page = (folder / "report.html").read_text()
     assert '<img alt="folds" src="data:image/png;base64,' in page
     assert f"test/mae: {study['summary']['test/mae']['mean']:.4f} ± " in page
-    result = "test/… is of the held-out fold; a validation split of the others chooses the epoch"
+    result = "test/… is measured on the held-out fold, with the best epoch on a validation split"
     assert f"\nfolds      {result}\n" in output
     assert f"{result}." in page
     assert not [name for name in study["summary"] if not name.startswith("test/")]

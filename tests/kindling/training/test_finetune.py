@@ -43,7 +43,7 @@ def test_head_leaves_backbone_unchanged(before: Result, capsys: pytest.CaptureFi
     lines = capsys.readouterr().out.splitlines()
     assert "finetune: 5,125 of 24,037 parameters are trained; the backbone is frozen" in lines
     assert (
-        "init: not taken: net.head.weight ((5, 1024) here, there of other classes: 0, 1, 2, 3, 4)"
+        "init: not loaded: net.head.weight ((5, 1024) here, there of other classes: 0, 1, 2, 3, 4)"
         in lines
     )
     assert len(saved(after)["optimizer_states"][0]["state"]) == 2

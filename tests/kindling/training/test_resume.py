@@ -136,7 +136,7 @@ def test_resume_changes_are_refused_line_by_line(run: Run) -> None:
         f"mnist: {run.path} is a run of digits; leave out the name"
     ]
     assert mistakes("train", "--resume", "latest", "net=mlp") == [
-        "net=mlp: a run keeps its parts; begin a new one with net=mlp"
+        "net=mlp: cannot change in an existing run; start a new run with net=mlp"
     ]
     assert mistakes("train", "--resume", "latest", "tainer.max_epochs=3")[0].startswith(
         "tainer.max_epochs: no such section; did you mean 'trainer'?"

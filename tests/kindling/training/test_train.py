@@ -160,7 +160,7 @@ def test_another_runs_weights_are_taken_where_they_fit(capsys: pytest.CaptureFix
         "task.optimizer.lr=0",
         "data.split=[0.6,0.2,0.2]",
     )
-    assert f"init: took 14 tensors of the net from {first.path}" in capsys.readouterr().out
+    assert f"init: loaded 14 tensors of the net from {first.path}" in capsys.readouterr().out
     ours = load_run("latest")
     assert torch.equal(ours.task.net.head.weight, first.task.net.head.weight)
     assert ours.spec.mean != first.spec.mean  # the statistics are those of its own training split
@@ -172,8 +172,8 @@ def test_another_runs_weights_are_taken_where_they_fit(capsys: pytest.CaptureFix
     ]
     call(*narrow, "--partial")
     output = capsys.readouterr().out
-    assert f"init: took 8 tensors of the net from {first.path} (2 % of its parameters)" in output
-    assert "init: not taken: net.head.weight ((10, 768) here, (10, 1024) there)" in output
+    assert f"init: loaded 8 tensors of the net from {first.path} (2 % of its parameters)" in output
+    assert "init: not loaded: net.head.weight ((10, 768) here, (10, 1024) there)" in output
     meta = json.loads((load_run("latest").path / "meta.json").read_text())
     assert "net.head.weight" in meta["init"]["left"]
 

@@ -54,7 +54,7 @@ def test_init_below_half_of_the_parameters_needs_partial(
     assert torch.equal(task.net["a"].weight, old.net["a"].weight)
     assert facts["match"] == "partial"
     assert facts["left"] == ["net.b.weight", "net.b.bias"]
-    assert "init: took 4 tensors of the net from /runs/1 (45 % of its" in capsys.readouterr().out
+    assert "init: loaded 4 tensors of the net from /runs/1 (45 % of its" in capsys.readouterr().out
     facts = take_weights(Task("a", "b", "other"), init(old))  # 112 of 139 parameters
     assert len(facts["taken"]) == 4
 

@@ -66,9 +66,7 @@ class Classes(Outputs):
         balance = f"{ends} in training (ratio {high / max(low, 1):.2f})"
         rows = [*super().describe(spec), ("balance", balance)]
         if len(self.names) == 2:
-            rows.append(
-                ("positive class", f"{self.names[1]}: precision, recall, F1, ROC are of it")
-            )
+            rows.append(("positive class", f"{self.names[1]} (for precision, recall, F1, ROC)"))
         return rows
 
     def format(self, target: Tensor) -> str:

@@ -76,7 +76,7 @@ class MaskFolder(ImageModule):
         )
         counts = zip(classes, present[:, values].sum(axis=0), strict=True)
         named = [f"{name} ({count:,})" for name, count in counts]
-        self.notes.append(f"classes, in how many masks: {join_names(named, most=10)}")
+        self.notes.append(f"classes (number of masks): {join_names(named, most=10)}")
         names = [paths[i] for i in range(len(paths))]
         folders = [name.partition(os.sep)[0] for name in names]
         staged = are_split_folders(self.root / "images", folders)

@@ -42,7 +42,7 @@ def open_shards(folder: Path) -> ShardFiles:
         raise InputError(f"{folder}: {both}; put them into different folders")
     shards = ParquetShards(found) if found[0].suffix == ".parquet" else TarShards(found)
     if not len(shards):
-        raise InputError(f"{folder}: its shards hold no row; set data.folder to others")
+        raise InputError(f"{folder}: the shards have no rows; set data.folder to others")
     return shards
 
 

@@ -16,7 +16,7 @@ def _limit(default: float, unit: str, maximum: float, help: str) -> Any:
 class Limits:
     """Limits of a server; InputError with a line for each value that is not above 0."""
 
-    threads: int = _limit(1, "N", 1024, "cores for one batch: more help a large net, not a small")
+    threads: int = _limit(1, "N", 1024, "CPU threads for one batch; more speed up large nets only")
     batch: int = _limit(64, "N", 10**6, "inputs in one batch of the model")
     max_body: float = _limit(10.0, "MB", 10**4, "size of a request (else 413)")
     max_pixels: int = _limit(20 * 10**6, "N", 10**10, "pixels of an image, before decoding (413)")

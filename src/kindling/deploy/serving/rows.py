@@ -85,7 +85,7 @@ class RowDecoder:
             listed = join_names(sorted(unknown))
             notes.append(f"columns that are not in the training data, ignored: {listed}")
         for name, (_, example) in self.tables.unseen_in(frame, x, self.columns).items():
-            notes.append(f"{name}: the training data did not have {example!r}")
+            notes.append(f"{name}: {example!r} is not in the training data")
         return Decoded(x, isinstance(given, list), notes)
 
     def _check_names(self, rows: list[Any]) -> set[str]:
