@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft7Validator
+from jsonschema import Draft7Validator, ValidationError
 from omegaconf import OmegaConf
 
 from src.kindling.config.compose import CONFIGS, PARTS, ROOT, VALUES, groups
@@ -26,10 +27,15 @@ def validator(kind: str) -> Draft7Validator:
     return Draft7Validator(config_schema(kind))
 
 
+def messages(errors: Iterable[ValidationError]) -> Iterator[str]:
+    """The messages of errors, and of the alternatives that all failed."""
+    for error in errors:
+        yield error.message
+        yield from messages(error.context or ())
+
+
 def refusals(kind: str, text: str) -> str:
-    """All messages about a file, those of the alternatives of `anyOf` included."""
-    errors = [*validator(kind).iter_errors(to_plain(OmegaConf.create(text)))]
-    return "\n".join(str(error) for error in errors)
+    return "\n".join(messages(validator(kind).iter_errors(to_plain(OmegaConf.create(text)))))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
