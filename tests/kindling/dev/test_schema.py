@@ -130,7 +130,7 @@ def test_schema_describes_each_key() -> None:
     assert [*keys] == ["defaults", *VALUES, *PARTS]
     assert [key for key, about in keys.items() if not about.get("description")] == []
     assert keys["checkpoint_minutes"]["default"] == 10.0
-    assert keys["mode"]["description"].startswith("the metric that picks the best checkpoint")
+    assert keys["monitor"]["description"].startswith("the metric that picks the best checkpoint")
     net = schema["definitions"]["src.nets.cnn.CNN"]
     assert net["description"].startswith("Blocks of convolution")
     assert net["properties"]["channels"]["default"] == [32, 64]
@@ -157,6 +157,7 @@ def test_command_writes_the_schemas_that_the_editor_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(schema_module, "FOLDER", tmp_path / "schemas")
+    monkeypatch.setattr(schema_module, "config_schema", lambda name: validator(name).schema)
     call("schema")
     written = {path.name for path in (tmp_path / "schemas").iterdir()}
     settings = json.loads((ROOT / ".vscode" / "settings.json").read_text())
