@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from src.kindling.analysis.show import _annotate
 from src.kindling.config import compose as compose_module
 from src.kindling.config import instantiate
-from src.kindling.config.compose import CONFIGS, compose, flatten
+from src.kindling.config.compose import CONFIGS, ROOT, compose, flatten
 from src.kindling.config.defaults import with_defaults
 from src.kindling.training.build import fill_defaults
 from tests.conftest import as_own_task, call, folders, mistakes
@@ -95,6 +95,15 @@ def test_net_is_counted_and_has_shapes(capsys: pytest.CaptureFixture[str]) -> No
     assert "#   head: 10,250 parameters, 10,250 trainable" in lines
     assert any(line.split()[1:5] == ["net.head", "Linear", "10", "10250"] for line in lines)
     assert not any(line.startswith("# train: ") for line in lines)
+
+
+def test_page_shows_the_output(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "edit-configs.md").read_text().partition("## Completion")[0]
+    block = [line[4:] for line in page.splitlines() if line.startswith("    ")]
+    lines = [line for line in block if "…" not in line and "python -m" not in line]
+    printed = shown(capsys, "digits", "net.dropout=0.1", "--dry-run").splitlines()
+    assert len(lines) > 15
+    assert [line for line in lines if line not in printed] == []
 
 
 def test_dry_run_names_batches_and_metrics(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
