@@ -13,6 +13,8 @@ from jsonschema import Draft7Validator, ValidationError
 from omegaconf import OmegaConf
 
 from src.kindling.config.compose import CONFIGS, PARTS, ROOT, VALUES, groups
+from src.kindling.config.errors import InputError
+from src.kindling.config.targets import load
 from src.kindling.config.values import to_plain
 from src.kindling.dev import schema as schema_module
 from src.kindling.dev.known_targets import describe_arguments
@@ -168,3 +170,14 @@ def test_command_writes_the_schemas_that_the_editor_reads(
         assert [*ROOT.glob(pattern)] != []
     assert written == {"experiment.json", "space.json", *(f"{group}.json" for group in groups())}
     assert "experiment.json" in capsys.readouterr().out
+
+
+def test_module_that_cannot_be_imported_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*kinds: type) -> list[str]:
+        load("src.nets.none_here")
+        return []
+
+    monkeypatch.setattr(schema_module, "targets_of", fail)
+    with pytest.raises(InputError) as caught:
+        config_schema("finetune")
+    assert caught.value.lines == ["schemas: 'src.nets' has no 'none_here'"]
