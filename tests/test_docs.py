@@ -16,8 +16,7 @@ import yaml
 from src.kindling.analysis import report
 from src.kindling.config.compose import PARTS, ROOT, VALUES
 from tests.conftest import LITTLE, train
-from tests.test_readme import README
-from tests.written import YOURS, commands, composes, mentioned, missing
+from tests.written import IS_TEMPLATE, README, YOURS, commands, composes, mentioned, missing
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
@@ -32,6 +31,7 @@ PARTIAL: tuple[tuple[str, str], ...] = (
 )
 
 
+@pytest.mark.skipif(not IS_TEMPLATE, reason="the README is a project's own")
 def test_pages_are_linked() -> None:
     assert len(PAGES) > 7
     assert [
@@ -140,7 +140,7 @@ def test_report_page_matches_template() -> None:
         r"^\| `([\w./]+)` \|", page.partition("## Where are the numbers?")[2], flags=re.MULTILINE
     )
     assert len(files) == 5
-    assert [file for file in files if f"`{file}`" not in README] == []
+    assert not IS_TEMPLATE or [file for file in files if f"`{file}`" not in README] == []
 
 
 def test_architecture_nouns_match_contributing() -> None:
