@@ -162,5 +162,21 @@ def test_architecture_lists_packages_and_commands() -> None:
     assert named == sorted(packages + commands)
 
 
+def test_agents_file_names_what_exists() -> None:
+    text = (ROOT / "AGENTS.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 60
+    found = [*commands(text), *mentioned(text)]
+    assert len(found) > 4
+    for command in found:
+        composes(command)
+    assert missing(text, ROOT) == []
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"\bmake ([a-z-]+)", text):
+        assert f"\n{target}:" in makefile, target
+    named = re.findall(r"(?<=\s)(?:tests/[\w/]+\.py|[A-Z]+\.md)\b", text)
+    assert len(named) > 5
+    assert [file for file in named if not (ROOT / file).is_file()] == []
+
+
 def _without_code(text: str) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
