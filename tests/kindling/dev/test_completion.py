@@ -100,7 +100,7 @@ def test_commands_and_their_words() -> None:
     assert complete("python -m src.") == [f"src.{name}" for name in sorted(commands())]
     assert {*configs(), "net=", "net.", "seed=", "trainer="} <= {*complete("kindling train ")}
     assert not {*configs()} & {*complete("kindling train digits ")}
-    assert complete("kindling new ") == ["data", "net", "task"]
+    assert complete("kindling new ") == ["data", "net", "project", "task"]
     assert complete("kindling tune --sampler ") == ["grid", "random", "tpe"]
     assert complete("kindling export x --format ") == ["onnx", "pt2", "torchscript"]
     assert "nets" in complete("kindling tune digits n")

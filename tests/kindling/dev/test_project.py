@@ -15,6 +15,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.dev import scaffold
 from src.kindling.dev.project import make_project
 from src.kindling.dev.scaffold import copy_template
+from src.new import main
 from tests.written import IS_TEMPLATE
 
 pytestmark = [
@@ -175,3 +176,14 @@ print(values["task"]["_target_"], values["net"]["_target_"], values["data"]["_ta
         "src.data.leaf_data.LeafData",
     ]
     assert done.stdout.split() == targets, done.stderr
+
+
+def test_flags_of_the_other_kind() -> None:
+    for words, flag in (
+        (["project", "leaf", "--like", "cnn"], "like"),
+        (["net", "a", "--author", ADA], "author"),
+    ):
+        with pytest.raises(
+            InputError, match=f"^--{flag}: has no effect with {words[0]}; leave it out"
+        ):
+            main(words)
