@@ -1,6 +1,7 @@
 # make train   makes .venv, installs what is locked, trains the default experiment and tests it
 # make test    the same with the test tools, and runs the whole test suite
 # make install makes .venv with the test tools, and runs nothing
+# make docs    writes the documentation to site/: open site/index.html
 #
 # TORCH=cpu, TORCH=cu130, … picks another build of torch than the platform's default, and is remembered in .venv.
 # PYTHON=python3.12 picks the Python that .venv is made from.
@@ -19,7 +20,7 @@ INSTALL = VIRTUAL_ENV=$(abspath $(VENV)) $(UV) pip install --compile-bytecode
 PYTEST  = PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -p xdist.plugin \
 	-n auto --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
-.PHONY: train test test-long install lint lock gallery clean
+.PHONY: train test test-long install lint docs lock gallery clean
 
 train: $(VENV)/installed$(STAMP)
 	$(BIN)/python -m src.train
@@ -37,6 +38,11 @@ lint: $(VENV)/installed-dev$(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The variable silences an announcement about later versions of mkdocs.
+docs: $(VENV)/installed-docs$(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "open site/index.html"
+
 # The locks hold versions and hashes for every platform, and no address of an index. They keep the versions that they
 # hold; `make lock UPGRADE=--upgrade` takes the newest. uv reads none of them: for `uv run` and `uv sync`, the versions
 # are repeated at the end of pyproject.toml. All files are replaced at once, after the last has been resolved.
@@ -48,6 +54,7 @@ lock: $(VENV)/python
 	@sed '/^# Written by `make lock`/,$$d' pyproject.toml > $(LOCKING)/pyproject.toml
 	$(COMPILE) pyproject.toml -o requirements.lock
 	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(COMPILE) --extra docs -c requirements-dev.lock pyproject.toml -o requirements-docs.lock
 	@sed -n '/^serve = \[/,/^\]/s/^ *"\(.*\)",/\1/p' pyproject.toml > $(LOCKING)/serve.in
 	$(COMPILE) --python-version 3.11 -c requirements-dev.lock serve.in -o requirements-serve.lock
 	@{ echo '# Written by `make lock`: `uv run` and `uv sync` install the versions of requirements-dev.lock.'; \
@@ -107,3 +114,6 @@ $(VENV)/installed$(STAMP): $(VENV)/python requirements.lock pyproject.toml
 
 $(VENV)/installed-dev$(STAMP): $(VENV)/installed$(STAMP) requirements-dev.lock
 	$(call install,requirements-dev.lock)
+
+$(VENV)/installed-docs$(STAMP): $(VENV)/installed$(STAMP) requirements-docs.lock
+	$(call install,requirements-docs.lock)

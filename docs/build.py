@@ -9,20 +9,17 @@ import json
 import os
 import re
 import shutil
-import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import nbformat
+from nbclient import NotebookClient
 
-from src.kindling.config.command import Parser  # noqa: E402
-
-CACHE = ROOT / ".cache" / "notebooks"
-EXPORT = re.compile(r"^ *from [\w.]+ import (\w+) as \1$", re.MULTILINE)
-REFERENCE = {"$ref": "#/definitions/reference"}  # any value of a config may be `${seed}`
+from src.kindling.config.command import Parser
+from src.kindling.config.compose import ROOT
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -30,9 +27,8 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     pages = {"reference/commands.md": commands_page(), "reference/config.md": config_page()}
-    pages.update(api_pages())
-    for notebook in sorted(ROOT.glob("notebooks/*.ipynb")):
-        pages.update(notebook_pages(notebook))
+    for generated in (api_pages(), *map(notebook_pages, ROOT.glob("notebooks/*.ipynb"))):
+        pages |= generated
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
     return files
@@ -46,27 +42,24 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def commands_page() -> str:
     """Describe each command: its usage, and a table of its arguments."""
     text = "# Commands\n\n`python -m src.<command> --help` prints the same in the terminal.\n"
-    for name in sorted(path.stem for path in ROOT.glob("src/[!_]*.py")):
-        main = importlib.import_module(f"src.{name}").main
-        with patch.object(Parser, "read", autospec=True, side_effect=StopIteration) as read:
-            try:
-                main([])
-            except StopIteration:
-                parser = read.call_args.args[0]
-        text += f"\n## {name}\n\n{parser.description}\n\n    {parser.usage}\n\n"
-        text += "| argument | meaning |\n|---|---|\n"
-        for action in parser._actions:
-            if action.help != argparse.SUPPRESS:
-                text += f"| `{_argument(action)}` | {_cell(action.help % vars(action))} |\n"
+    with patch.object(Parser, "read", autospec=True, side_effect=EOFError) as read:
+        for name in sorted(path.stem for path in ROOT.glob("src/[!_]*.py")):
+            with suppress(EOFError):
+                importlib.import_module(f"src.{name}").main([])
+            parser = read.call_args.args[0]
+            text += f"\n## {name}\n\n{parser.description}\n\n    {parser.usage}\n\n"
+            text += "| argument | meaning |\n|---|---|\n"
+            for action in parser._actions:
+                if action.help != argparse.SUPPRESS and action.dest != "help":
+                    text += f"| `{_argument(action)}` | {_cell(action.help % vars(action))} |\n"
     return text
 
 
 def _argument(action: argparse.Action) -> str:
     """Name an argument as a user types it: `--init RUN`."""
     value = action.metavar or "|".join(map(str, action.choices or [action.dest.upper()]))
-    if not action.option_strings:
-        return str(value)
-    return action.option_strings[-1] + ("" if action.nargs == 0 else f" {value}")
+    values = [value] if isinstance(value, str) else value
+    return " ".join([*action.option_strings[-1:], *(values if action.nargs != 0 else ())])
 
 
 def _cell(text: str) -> str:
@@ -80,8 +73,7 @@ def config_page() -> str:
     from src.kindling.dev.schema import config_schema
 
     schema = config_schema()
-    text = "# Config keys\n\nThe keys of `configs/*.yaml`, then the arguments of each class: "
-    text += "`data.batch_size` sets `batch_size` of the class that `data._target_` names.\n"
+    text = "# Config keys\n\nKeys of `configs/*.yaml`, then arguments of the classes they name.\n"
     text += f"\n## Top-level keys\n\n{_keys_table(schema)}"
     for path, definition in sorted(schema["definitions"].items()):
         if path.startswith("src.") or path == "lightning.pytorch.Trainer":
@@ -102,8 +94,8 @@ def _keys_table(schema: dict[str, Any]) -> str:
 def _type(schema: dict[str, Any]) -> str:
     """Name the type of a value: `integer or null`."""
     if "anyOf" in schema:
-        options = [_type(option) for option in schema["anyOf"] if option != REFERENCE]
-        return " or ".join(dict.fromkeys(options))
+        options = dict.fromkeys(map(_type, schema["anyOf"]))
+        return " or ".join(option for option in options if option != "reference")
     if "$ref" in schema:
         return str(schema["$ref"]).rpartition("/")[2].replace("_or_", " or ")
     if "const" in schema or len(schema.get("enum", range(99))) < 20:
@@ -119,9 +111,9 @@ def api_pages() -> dict[str, str]:
     pages = {}
     for init in sorted(ROOT.glob("src/kindling/*/__init__.py")):
         package, text = f"src.kindling.{init.parent.name}", init.read_text(encoding="utf-8")
-        if names := sorted(EXPORT.findall(text)):
-            entries = "".join(f"\n::: {package}.{name}\n" for name in names)
+        if names := sorted(re.findall(r"^ *from .+ import (\w+) as \1$", text, re.M)):
             about = text.split('"""')[1]
+            entries = "".join(f"\n::: {package}.{name}\n" for name in names)
             pages[f"reference/api/{init.parent.name}.md"] = f"# {package}\n\n{about}\n{entries}"
     return pages
 
@@ -131,32 +123,28 @@ def notebook_pages(notebook: Path) -> dict[str, str | bytes]:
     from latex2mathml.converter import convert
     from nbconvert import MarkdownExporter
 
-    page, resources = MarkdownExporter().from_filename(execute(notebook))
+    folder = {"output_files_dir": notebook.stem}
+    page, resources = MarkdownExporter().from_filename(execute(notebook), folder)
     page = re.sub(r"(?<=\]\()\.\./docs/", "../", page)
     page = re.sub(r"`(\d\d_\w+)\.ipynb`", r"[\1](\1.md)", page)
     page = re.sub(r"(?<!\S)\$([^$\n]+)\$", lambda formula: convert(formula[1]), page)
-    outputs = {f"{notebook.stem}/{name}": image for name, image in resources["outputs"].items()}
-    page = re.sub(r"(?<=\]\()(?=output_\w+\.\w+\))", f"{notebook.stem}/", page)
-    pages = {f"{notebook.stem}.md": page, **outputs}
+    pages = {f"{notebook.stem}.md": page, **resources["outputs"]}
     return {f"tutorials/{name}": content for name, content in pages.items()}
 
 
 def execute(notebook: Path) -> str:
     """Execute a notebook in a copy of the repository, unless an earlier build did; its file."""
-    import nbformat
-    from nbclient import NotebookClient
-
-    sources = [notebook, *sorted(ROOT.glob("src/**/*.py")), *sorted(ROOT.glob("configs/**/*.yaml"))]
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    executed = CACHE / f"{notebook.stem}-{digest[:16]}.ipynb"
+    used = [notebook, *sorted(ROOT.glob("src/**/*.py")), *sorted(ROOT.glob("configs/**/*.yaml"))]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in used)).hexdigest()
+    executed = ROOT / ".cache" / "notebooks" / f"{notebook.stem}-{digest[:16]}.ipynb"
     if not executed.exists():
         with tempfile.TemporaryDirectory() as copy:
             for folder in ("src", "configs", "notebooks", "docs"):
                 shutil.copytree(ROOT / folder, Path(copy, folder))
             content = nbformat.read(notebook, 4)
-            resources = {"metadata": {"path": str(Path(copy, "notebooks"))}}
-            client = NotebookClient(content, timeout=600, resources=resources)
+            place = {"metadata": {"path": str(Path(copy, "notebooks"))}}
+            client = NotebookClient(content, resources=place, extra_arguments=["--log-level=40"])
             client.execute(env={**os.environ, "PYTHONPATH": copy})
-        CACHE.mkdir(parents=True, exist_ok=True)
+        executed.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(content, executed)
     return str(executed)

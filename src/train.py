@@ -2,6 +2,7 @@
 
 python -m src.train [CONFIG] [key=value ...] [--init RUN] [--resume RUN] [--no-test] …
 python -m src.train [CONFIG] [key=value ...] --seeds 0,1,2 [--workers 2] … | --find lr|batch_size
+python -m src.train [CONFIG] [key=value ...] --show | --dry-run
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from src.kindling import analysis
-from src.kindling.config.command import TRUSTED, Parser, run_command, split_words
-from src.kindling.studies.flags import add_flags, check_train_flags
+from src.kindling.config.command import TRUSTED, Parser, run_command
+from src.kindling.studies.flags import add_flags, run_instead
 from src.kindling.training.distributed import rank
 from src.kindling.training.launch import launch, print_result
 
@@ -40,18 +41,11 @@ def main(argv: list[str]) -> Result | None:
     add("--no-test", action="store_true", help="do not measure the test split")
     add("--find", choices=("lr", "batch_size"), metavar="WHAT", help="find an lr or batch_size")
     add("--seeds", metavar="0,1,2", help=SEEDS)
+    add("--show", action="store_true", help="print the config and the net; train nothing")
+    add("--dry-run", action="store_true", help="--show, and try one batch of each stage")
     add_flags(parser, visible=False)
     flags = parser.read(argv)
-    check_train_flags(flags)
-    if flags.seeds:
-        from src.kindling.studies.seeds import run_seeds
-
-        run_seeds(flags.seeds, *split_words(flags.words), flags)
-        return None
-    if flags.find:
-        from src.kindling.studies.find import find
-
-        find(flags.find, *split_words(flags.words))
+    if run_instead(flags):
         return None
     plots = None if flags.no_pictures else lambda run: analysis.Plots(run, graph=flags.graph)
     result = launch(flags, plots)

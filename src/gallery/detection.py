@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSHead
-from torchvision.ops import Conv2dNormActivation, roi_align
+from torchvision.ops import Conv2dNormActivation, nms, roi_align
 
 from src.kindling.analysis import Predictions
 from src.kindling.nn import configure
@@ -32,7 +32,9 @@ SIZE = 48  # height and width of a scene
 
 
 class DigitScenes(LightningDataModule):
-    """Scenes `(1, 48, 48)` of scikit-learn's digits; no digit is in the scenes of two splits.
+    """Scenes `(1, 48, 48)` of scikit-learn's digits, brighter and darker, in noise.
+
+    No digit is in the scenes of two splits.
 
     Args:
         scenes: how many for training, validation and test.
@@ -62,12 +64,14 @@ class DigitScenes(LightningDataModule):
 
     def _compose(self, rng: np.random.Generator, pool: Any, resized: Any, classes: Any) -> Any:
         """Put digits of 9 to 16 pixels into cells of 3 x 3; a box encloses the digit's ink."""
-        scene, boxes, labels = rng.normal(0, 0.1, (1, SIZE, SIZE)), [], []
+        scene, boxes, labels = rng.normal(0, 0.1, (1, SIZE, SIZE)), [], []  # noise
         for cell in rng.permutation(9)[: rng.integers(1, self.digits + 1)]:
             number, size = rng.choice(pool), rng.integers(8)
             top, left = 16 * np.array(divmod(cell, 3)) + rng.integers(8 - size, size=2)
             digit = resized[size][number, 0]
-            scene[0, top : top + len(digit), left : left + len(digit)] += digit
+            scene[0, top : top + len(digit), left : left + len(digit)] += digit * rng.uniform(
+                0.4, 1
+            )
             y, x = np.nonzero(digit > 0.25)
             boxes.append([x.min() + left, y.min() + top, x.max() + left + 1, y.max() + top + 1])
             labels.append(classes[number] + 1)
@@ -120,7 +124,7 @@ def find_components(image: Tensor, digits: Tensor, labels: Tensor) -> Boxes:
         digits: crops `(N, 64)` of the training scenes.
         labels: of the crops, `(N,)`.
     """
-    parts = ndimage.label(image[0].cpu() > 0.4, structure=np.ones((3, 3)))[0]
+    parts = ndimage.label(image[0].cpu() > 0.25, structure=np.ones((3, 3)))[0]
     slices = ndimage.find_objects(parts)  # y and x of each part
     boxes = image.new_tensor([[x.start, y.start, x.stop, y.stop] for y, x in slices]).view(-1, 4)
     distances, nearest = torch.cdist(crop(image, boxes), digits).min(dim=1)
@@ -185,18 +189,20 @@ class Detection(LightningModule):
         return {"image": torch.stack(batch[0]), "found": found, "true": true}
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
-        """Scenes with true boxes (white) and those found with a probability of at least 0.4."""
-        figure = Figure((5.4, 3.0), layout="constrained")
-        for row, axis in enumerate(figure.subplots(2, 4).flat[: len(predictions)]):
+        """Scenes with true boxes (white), and the surest ones that are found (green)."""
+        figure = Figure((6.4, 4.3), layout="constrained")
+        for row, axis in enumerate(figure.subplots(2, 3).flat[: len(predictions)]):
             image, extent = predictions["image"][row, 0], (0, SIZE, SIZE, 0)
             axis.imshow(image, "gray", extent=extent, interpolation="nearest")
             axis.axis("off")
-            true, found = predictions["true"][row], predictions["found"][row]
-            for boxes, color in ((true, "w"), (found[found[:, 5] > 0.4], "lime")):
+            found = torch.from_numpy(predictions["found"][row])
+            found = found[found[:, 5] > 0.4]
+            found = found[nms(found[:, :4], found[:, 5], iou_threshold=0.5)]  # also between classes
+            for boxes, color in ((predictions["true"][row], "w"), (found.numpy(), "lime")):
                 for x1, y1, x2, y2, label, score in boxes:
                     axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, ec=color, fill=False))
-                    text = f"{label - 1:.0f}  {score:.2f}" if color == "lime" else ""
-                    axis.text(x1, y1 - 1, text, color=color, fontsize=7)
+                    text = f"{label - 1:.0f}: {score:.2f}" if color == "lime" else ""
+                    axis.text(x1, y1 - 0.7, text, color=color, fontsize=8)
         return {"boxes": figure}
 
     def configure_optimizers(self) -> Any:

@@ -32,6 +32,9 @@ def follow(state: int, action: int) -> int:
 
 
 AFTER = torch.tensor([[follow(s, a) for a in range(4)] for s in range(ROWS * COLUMNS)])  # 70, 4
+ROW_AND_COLUMN = torch.cat(  # one-hot, of each state: 70, 17
+    [torch.eye(ROWS).repeat_interleave(COLUMNS, dim=0), torch.eye(COLUMNS).repeat(ROWS, 1)], dim=1
+)
 STARTS = torch.tensor([state for state in range(ROWS * COLUMNS) if state != GOAL])
 
 
@@ -47,11 +50,7 @@ class WindyGrids:
         self.returns: list[float] = []  # of each episode that has ended
 
     def step(self, actions: Tensor) -> Tensor:
-        """Move by actions `(N,)`.
-
-        Returns:
-            Experiences `(N, 4)`: state, action, next state, and 1 where that is the goal.
-        """
+        """Move by actions `(N,)`; return state, action, next state, and 1 at the goal: `(N, 4)`."""
         states, next_states = self.states, AFTER[self.states, actions]
         done = next_states == GOAL
         self.steps = self.steps + 1
@@ -78,15 +77,12 @@ def evaluate_policy(policy: Callable[[Tensor], Tensor], gamma: float = 1.0) -> T
 
 
 class Experiences(IterableDataset[Tensor]):
-    """Batches from the replay buffer; the agent plays before each.
-
-    Because of `__len__`, none is drawn ahead of the training; the state makes it resumable.
-    """
+    """Batches from the replay buffer; the agent plays before each. The state is for a resume."""
 
     def __init__(self, agent: QLearning, batches: int) -> None:
         self.agent, self.batches, self.number = agent, batches, 0
 
-    def __len__(self) -> int:
+    def __len__(self) -> int:  # without it, Lightning would draw a batch ahead of the training
         return self.batches
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -119,6 +115,7 @@ class QLearning(LightningModule):
     """
 
     monitor, mode = "val/return", "max"
+    encoding: Tensor
 
     def __init__(
         self,
@@ -135,24 +132,24 @@ class QLearning(LightningModule):
         layers = [nn.Linear(ROWS + COLUMNS, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()]
         self.net = nn.Sequential(*layers, nn.Linear(64, 4))
         self.target_net = copy.deepcopy(self.net).requires_grad_(False)
+        self.register_buffer("encoding", ROW_AND_COLUMN, persistent=False)
         self.envs, self.epsilon = WindyGrids(walks), 1.0
-        self.buffer = torch.zeros(0, 4, dtype=torch.long)  # the last 5000, as `WindyGrids` has them
+        self.buffer = torch.zeros(
+            0, 4, dtype=torch.long
+        )  # the last 10,000, as `WindyGrids` has them
 
     def forward(self, states: Tensor) -> Tensor:
         """Values `(B, 4)` of the actions in states `(B,)`."""
-        values: Tensor = self.net(encode(states))
+        values: Tensor = self.net(self.encoding[states])
         return values
 
     @torch.no_grad()
     def draw_batch(self) -> Tensor:
-        """Take a step in each environment, then draw experiences `(B, 4)` from the buffer.
-
-        A step is random with probability epsilon, else the best one.
-        """
+        """Take a step in each environment, then draw experiences `(B, 4)` from the buffer."""
         best = self(self.envs.states.to(self.device)).argmax(dim=1).cpu()
-        random = torch.rand(len(best)) < self.epsilon
+        random = torch.rand(len(best)) < self.epsilon  # with this probability
         actions = torch.where(random, torch.randint(4, best.shape), best)
-        self.buffer = torch.cat([self.buffer, self.envs.step(actions)])[-5000:]
+        self.buffer = torch.cat([self.buffer, self.envs.step(actions)])[-10_000:]
         self.epsilon = max(0.05, self.epsilon * self.hparams["epsilon_decay"])
         return self.buffer[torch.randint(len(self.buffer), (self.hparams["batch_size"],))]
 
@@ -162,7 +159,7 @@ class QLearning(LightningModule):
             self.target_net.load_state_dict(self.net.state_dict())
         values = self(states).gather(1, actions[:, None])[:, 0]  # of the actions taken
         with torch.no_grad():
-            best = self.target_net(encode(next_states)).amax(dim=1)
+            best = self.target_net(self.encoding[next_states]).amax(dim=1)
             targets = self.hparams["gamma"] * best * (1 - done) - 1
         loss = F.smooth_l1_loss(values, targets)
         self.log("train/loss", loss, on_step=False, on_epoch=True)
@@ -219,9 +216,3 @@ class QLearning(LightningModule):
         return DataLoader(states, batch_size=len(states))
 
     test_dataloader = val_dataloader
-
-
-def encode(states: Tensor) -> Tensor:
-    """Numbers of states `(B,)` as one-hot rows and columns `(B, 17)`."""
-    row, column = F.one_hot(states // COLUMNS, ROWS), F.one_hot(states % COLUMNS, COLUMNS)
-    return torch.cat([row, column], dim=1).float()

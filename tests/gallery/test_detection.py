@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.ssd import SSD
 
 from src.gallery import detection
 from src.gallery.detection import Detection, DigitScenes, SmallFCOS, crop, find_components
 from src.kindling.config.errors import InputError
+from src.kindling.training.trained_run import load_run
 from tests.conftest import train
 
 ANCHORS: Any = {
@@ -35,7 +37,7 @@ def test_boxes_enclose_digits(data: DigitScenes) -> None:
         assert set(target["labels"].tolist()) <= set(range(1, 11))
         outside = torch.ones(48, 48)
         for x1, y1, x2, y2 in target["boxes"].int().tolist():
-            assert image[0, y1:y2, x1:x2].mean() > 0.3
+            assert image[0, y1:y2, x1:x2].mean() > 0.12
             outside[y1:y2, x1:x2] = 0
         assert image[0][outside > 0].mean() < 0.08  # noise, and a digit's faint edge
 
@@ -50,7 +52,7 @@ A, B = [0.0, 0, 10, 10, 1], [20.0, 20, 30, 30, 2]
         ([[[*A, 0.9]]], [[A, B]], 0.5),  # a class of two is never found
         ([[[*A[:4], 2.0, 0.9]]], [[A]], 0.0),  # the wrong class
         ([[[*A, 0.9], [*A, 0.8]]], [[A]], 1.0),  # the second one comes after full recall
-        ([[[0.0, 0, 10, 8, 1, 0.9]]], [[A]], 0.7),  # IoU 0.8: right at 7 of 10 thresholds
+        ([[[0.0, 0, 10, 8.2, 1, 0.9]]], [[A]], 0.7),  # IoU 0.82: right at 7 of 10 thresholds
         # Right, wrong, right: precision 1 up to recall 1/2 (51 of 101 levels), then 2/3.
         ([[[*A, 0.9], [*B[:4], 1.0, 0.8]], [[*A, 0.7]]], [[A], [A]], (51 + 50 * 2 / 3) / 101),
         ([[], [[*A, 0.7]]], [[A], []], 0.0),
@@ -145,4 +147,4 @@ def test_net_of_torchvision_from_the_config() -> None:
     small = ("data.scenes=[4,2,2]", "data.batch_size=2", "trainer.max_epochs=1")
     result = train("detection", net, *words, *small)
     assert 0 <= result.metrics["test/map"] <= 1
-    assert result.metrics["train/classification"] > 0
+    assert isinstance(load_run(result.run.path).task.net, SSD)

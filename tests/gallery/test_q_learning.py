@@ -15,7 +15,6 @@ from src.gallery.q_learning import (
     Experiences,
     QLearning,
     WindyGrids,
-    encode,
     evaluate_policy,
     follow,
 )
@@ -76,7 +75,7 @@ def test_logged_returns_are_those_of_the_best_actions() -> None:
 
 
 def test_states_are_encoded_as_row_and_column() -> None:
-    rows = encode(torch.tensor([0, START, GOAL]))
+    rows = build().encoding[[0, START, GOAL]]
     assert rows.nonzero().tolist() == [[0, 0], [0, 7], [1, 3], [1, 7], [2, 3], [2, 14]]
 
 
@@ -84,7 +83,7 @@ def test_loss_by_hand_and_target_network_is_frozen() -> None:
     task = build(gamma=0.9)
     batch = torch.tensor([[30, 1, 31, 0], [48, 3, 37, 1]])  # the second one reaches the goal
     with torch.no_grad():
-        after = task.target_net(encode(torch.tensor([31]))).max().item()
+        after = task.target_net(task.encoding[[31]]).max().item()
         taken = [task(batch[:1, 0])[0, 1].item(), task(batch[1:, 0])[0, 3].item()]
     gaps = np.abs([taken[0] - (0.9 * after - 1), taken[1] + 1])
     expected = np.where(gaps < 1, gaps**2 / 2, gaps - 0.5).mean()
@@ -116,10 +115,10 @@ def test_batches_are_played_experience_and_resume() -> None:
 
 def test_the_buffer_keeps_the_last_experiences() -> None:
     task = build(walks=2000)
-    for number in range(3):
+    for number in range(6):
         task.envs.states = torch.full((2000,), number)
         task.draw_batch()
-    assert task.buffer[:, 0].bincount().tolist() == [1000, 2000, 2000]
+    assert task.buffer[:, 0].bincount().tolist() == [0, 2000, 2000, 2000, 2000, 2000]
 
 
 def test_an_episode_ends_after_its_most_steps_or_at_the_goal() -> None:

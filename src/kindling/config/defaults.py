@@ -29,4 +29,5 @@ def _fill(node: Any, given: Collection[str]) -> Any:
         return filled
     arguments = parameters(locate(node["_target_"])).values()
     plain = {p.name: p.default for p in arguments if isinstance(p.default, PLAIN)}
-    return {name: plain[name] for name in plain if name not in given} | filled
+    left_out = plain.keys() - filled.keys() - {*given}
+    return filled | {name: plain[name] for name in plain if name in left_out}

@@ -35,6 +35,7 @@ GIVEN = {
     "task": (*OF_SPEC, "net"),
     "callbacks": ("monitor", "mode"),
     "logger": ("save_dir", "name", "version", "run_name"),
+    "trainer": ("use_distributed_sampler",),
 }
 # The trainer's arguments that have a section of their own, or that the run decides.
 ELSEWHERE = {

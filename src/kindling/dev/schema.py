@@ -7,37 +7,25 @@ descriptions. The schemas are in draft-07, which all versions of VS Code's YAML 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import json
-import pkgutil
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from src.kindling.config.allowed import KINDS, ROOMS
+from src.kindling.config.allowed import KINDS
 from src.kindling.config.annotations import element, expected_part, json_schema
-from src.kindling.config.compose import CONFIGS, ROOT, compose, configs, groups
+from src.kindling.config.compose import ROOT, compose, configs, groups
 from src.kindling.config.errors import InputError
 from src.kindling.config.instantiate import DIRECTIVES, ELSEWHERE, NAMED, OPTIONAL
 from src.kindling.config.targets import accepts_any, load, locate, parameters, returned
 from src.kindling.config.values import Values
+from src.kindling.dev.known_targets import describe_arguments, known_targets
 from src.kindling.studies.search_space import FIELDS
 
 Schema = dict[str, Any]
 FOLDER = ROOT / ".vscode" / "schemas"
-# Modules whose classes are offered as a `_target_`, beside the user's and those in configs/.
-OFFERED = (
-    "torch.nn",
-    "torch.optim",
-    "torch.optim.lr_scheduler",
-    "torchvision.transforms.v2",
-    "lightning.pytorch.callbacks",
-    "lightning.pytorch.loggers",
-    "src.kindling.data.augment",
-    "src.kindling.nn.losses",
-)
 SECTIONS = {
     "data": "The data: a LightningDataModule. Left out, the task has loaders.",
     "net": "The net: a torch.nn.Module. Left out, the task builds one.",
@@ -51,8 +39,6 @@ DEFAULTS = "Where values come from first: an option of each group, or another fi
 # `${seed}` refers to another key; `???` has to be set on the command line.
 REFERENCE = {"$ref": "#/definitions/reference"}
 REFERENCE_TEXT = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
-ARGUMENTS = re.compile(r"^(?:Args|Arguments|Attributes):[ ]*\n((?:[ ]+.*\n|\n)+)", re.MULTILINE)
-ARGUMENT = re.compile(r"\**(\w+(?:, \w+)*)(?: *\(.*?\))? *: *(.*)")
 
 
 def write_schemas() -> list[Path]:
@@ -76,10 +62,16 @@ def config_schema(name: str = "experiment") -> Schema:
         A JSON schema. Its `properties` are the keys of the file. Its `definitions` describe each
         `_target_` by its dotted path: its `properties` are the arguments, with `description`,
         `default`, and `type` or `anyOf`; what has no default is filled in, or has to be set.
+
+    Raises:
+        InputError: when a class that a config names cannot be imported.
     """
     builder = _Builder()
     make = {"experiment": builder.experiment, "space": _describe_space}
-    schema = make[name]() if name in make else builder.option(name)
+    try:
+        schema = make[name]() if name in make else builder.option(name)
+    except ValueError as error:  # of a module that cannot be imported
+        raise InputError(f"schemas: {error}") from error
     draft = "http://json-schema.org/draft-07/schema#"
     return {"$schema": draft, "type": "object", **schema, "definitions": builder.definitions}
 
@@ -176,16 +168,15 @@ class _Builder:
         """The arguments of a target, and some further keys."""
         target = locate(path)
         about, section = describe_arguments(target), "trainer" if path == KINDS["trainer"] else ""
+        arguments = {
+            name: self.value(parameter.annotation, parameter.default, about.get(name))
+            for name, parameter in parameters(target).items()
+            if f"{section}.{name}" not in ELSEWHERE
+        }
         return {
             "type": "object",
             "description": inspect.cleandoc(target.__doc__ or "").partition("\n\n")[0],
-            "properties": {key: {} for key in DIRECTIVES}
-            | {**(own or {})}
-            | {
-                name: self.value(parameter.annotation, parameter.default, about.get(name))
-                for name, parameter in parameters(target).items()
-                if f"{section}.{name}" not in ELSEWHERE
-            },
+            "properties": {key: {} for key in DIRECTIVES} | {**(own or {})} | arguments,
             "additionalProperties": accepts_any(target),
         }
 
@@ -204,7 +195,7 @@ class _Builder:
 
     def targets_of(self, *kinds: type) -> list[str]:
         """The targets that make one of these classes."""
-        made = {path: returned(target) for path, target in _known_targets().items()}
+        made = {path: returned(target) for path, target in known_targets().items()}
         return [p for p, kind in made.items() if inspect.isclass(kind) and issubclass(kind, kinds)]
 
 
@@ -218,51 +209,3 @@ def _describe_space() -> Schema:
     fields = {key: {} for key in FIELDS} | about | {"choices": anything, "when": {"type": "object"}}
     one = {"type": "object", "properties": fields, "additionalProperties": False}
     return {"additionalProperties": {"anyOf": [anything, one]}}
-
-
-@functools.cache
-def _known_targets() -> dict[str, Any]:
-    """The classes and functions that are offered as a `_target_`, by their dotted paths."""
-    found = {}
-    for path in _known_paths():
-        try:
-            found[path] = locate(path)
-        except ValueError as error:
-            if not path.startswith(OFFERED):  # of the libraries, some are refused
-                raise InputError(f"_target_: {error}") from None
-    return found
-
-
-def _known_paths() -> Iterator[str]:
-    for file in sorted(CONFIGS.rglob("*.yaml")):
-        yield from re.findall(
-            r"^[^#\n]*\b_target_: *([\w.]+)", file.read_text("utf-8"), re.MULTILINE
-        )
-    modules = [*OFFERED]
-    for room in ROOMS:
-        folder = load(room).__path__
-        modules += [module.name for module in pkgutil.walk_packages(folder, f"{room}.")]
-    for module in modules:
-        for name, made in vars(load(module)).items():
-            own = inspect.isclass(made) and made.__module__.startswith(module)
-            if own and not name.startswith("_"):
-                yield f"{module}.{name}"
-
-
-def describe_arguments(target: Any) -> dict[str, str]:
-    """The descriptions in the `Args` of a target's docstrings, its bases' included, by name."""
-    owners = reversed(inspect.getmro(target)) if inspect.isclass(target) else [target]
-    found: dict[str, str] = {}
-    for owner in owners:
-        for documented in (owner, vars(owner).get("__init__")):
-            block = ARGUMENTS.search(
-                inspect.cleandoc((documented and documented.__doc__) or "") + "\n"
-            )
-            names: list[str] = []
-            for line in inspect.cleandoc("\n" + block[1] if block else "").splitlines():
-                entry = None if line.startswith(" ") else ARGUMENT.match(line)
-                names = entry[1].split(", ") if entry else names
-                text = entry[2] if entry else line.strip()
-                for name in names:
-                    found[name] = text if entry else f"{found[name]} {text}".strip()
-    return found

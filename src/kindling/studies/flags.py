@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from src.kindling.config.command import split_words
 from src.kindling.config.errors import InputError
+
+INSTEAD = ("seeds", "find", "show", "dry_run")  # of a training
 
 
 def add_flags(parser: argparse.ArgumentParser, visible: bool = True) -> None:
@@ -22,6 +25,25 @@ def add_flags(parser: argparse.ArgumentParser, visible: bool = True) -> None:
         parser.add_argument("--member", metavar="FOLDER", help=argparse.SUPPRESS)
 
 
+def run_instead(flags: argparse.Namespace) -> bool:
+    """Do what flags of `src.train` ask for instead of one training, and return whether one does."""
+    check_train_flags(flags)
+    words = split_words(flags.words)
+    if flags.seeds:
+        from src.kindling.studies.seeds import run_seeds
+
+        run_seeds(flags.seeds, *words, flags)
+    elif flags.find:
+        from src.kindling.studies.find import find
+
+        find(flags.find, *words)
+    elif flags.show or flags.dry_run:
+        from src.kindling.analysis.show import show
+
+        show(*words, dry_run=flags.dry_run)
+    return any(getattr(flags, flag) for flag in INSTEAD)
+
+
 def check_train_flags(flags: argparse.Namespace) -> None:
     """Refuse flags of `src.train` that do nothing together; raise InputError."""
     of_study = flags.workers != 1 or flags.storage or flags.name or flags.retry or flags.pictures
@@ -30,8 +52,9 @@ def check_train_flags(flags: argparse.Namespace) -> None:
         raise InputError(f"{names}: belong to --seeds (data.num_workers=2 prepares batches)")
     if flags.graph and flags.no_pictures:
         raise InputError("--graph: has no effect with --no-pictures; remove one of them")
-    alone = "seeds" if flags.seeds else "find" if flags.find else ""
-    for other in ("init", "resume", "override", "no_test", "graph", "find"):
-        if alone and other != alone and getattr(flags, other):
-            name = other.replace("_", "-")
+    chosen = [flag for flag in INSTEAD if getattr(flags, flag)]
+    others = ("init", "resume", "override", "no_test", "graph", *chosen[1:])
+    for other in others if chosen else ():
+        if getattr(flags, other):
+            name, alone = other.replace("_", "-"), chosen[0].replace("_", "-")
             raise InputError(f"--{name}: has no effect with --{alone}; remove one of them")

@@ -282,7 +282,7 @@ class Training:
         for note in final_notes() if final_notes else ():
             print(escape_control(note))
         for logger in trainer.loggers:
-            logger.finalize("success")
+            logger.finalize("success" if finished else "failed")
             if isinstance(logger, TensorBoard):
                 if self.metrics:
                     logger.log_result(self.config, self.metrics, trainer.global_step)

@@ -1,7 +1,8 @@
 """The private names of Lightning that Kindling depends on; no other file uses them.
 
-All were read in Lightning 2.6.6 (`_TrainingEpochLoop`, `_FitLoop`, `_ResultCollection`), the last
-minor version that pyproject.toml admits: before it is raised, compare each with Lightning's source.
+All were read in Lightning 2.6.6 (`_TrainingEpochLoop`, `_FitLoop`, `_ResultCollection`,
+`MLFlowLogger`), the last minor version that pyproject.toml admits: before it is raised, compare
+each with Lightning's source.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
 from torchmetrics import Metric
 
 from src.kindling.nn.meter import moved
@@ -168,3 +171,14 @@ def restore_logged(
         vars(result).update(state, _forward_cache=last, _update_count=saved["updates"])
     # Lightning would reset the averages at the first batch of this process.
     trainer._logger_connector._first_loop_iter = False
+
+
+@rank_zero_only
+def continue_mlflow_run(logger: MLFlowLogger, run_name: str) -> None:
+    """Have the logger continue the MLflow run of this name; by itself, it would begin another."""
+    client = logger._mlflow_client
+    experiment = client.get_experiment_by_name(logger._experiment_name)
+    if experiment is not None and logger._run_id is None:
+        named = f"attributes.run_name = '{run_name}'"
+        for run in client.search_runs([experiment.experiment_id], named):
+            logger._run_id = run.info.run_id

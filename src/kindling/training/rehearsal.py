@@ -10,6 +10,7 @@ import copy
 import re
 import shutil
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from io import StringIO
 from itertools import islice
@@ -59,11 +60,12 @@ def rehearse(
     data: LightningDataModule | None,
     task: LightningModule,
     trace: LayerTrace | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> LoggedMetrics | None:
     """Run a batch of each stage through a copy of the task.
 
     No weight, buffer, gradient, metric or random generator is changed. `trace` gets the layers, if
-    the task takes a few samples.
+    the task takes a few samples; further `callbacks` watch the copy.
 
     Returns:
         The metrics that validation logs; None if the task cannot be rehearsed: it is large, cannot
@@ -85,7 +87,7 @@ def rehearse(
     for count in (FEW, None):
         with isolate_rng(include_cuda=False), warnings.catch_warnings(action="ignore"):
             try:
-                return _try(config, data, task, count, trace)
+                return _try(config, data, task, count, trace, callbacks)
             except Exception as error:
                 errors.append(error)
                 trace = None  # it may have caused the error
@@ -146,6 +148,7 @@ def _try(
     task: LightningModule,
     count: int | None,
     trace: LayerTrace | None,
+    callbacks: Sequence[Callback],
 ) -> LoggedMetrics | None:
     try:
         twin = copy.deepcopy(task)
@@ -163,7 +166,8 @@ def _try(
     logged.watch(twin)
     counter = trace.counter if trace else nullcontext()
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()), counter:
-        trainer = _trainer(config, folder, [logged, *([trace] if trace else [])], count)
+        watching = [logged, *([trace] if trace else []), *callbacks]
+        trainer = _trainer(config, folder, watching, count)
         try:
             trainer.fit(twin, datamodule=few)
             if has_stage("test", few, twin):

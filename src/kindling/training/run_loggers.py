@@ -6,6 +6,7 @@ import csv
 import functools
 import io
 import math
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.optim import Optimizer
@@ -159,6 +160,16 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 def _without_step_values(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k != BATCH_LOSS and not k.endswith("_step")}
+
+
+@rank_zero_only
+def continue_csv(logger: CSVLogger, step: int) -> None:
+    """Keep the rows before `step`, where a training resumes: Lightning deletes the file."""
+    rows = [row for row in _read(Path(logger.log_dir, "metrics.csv")) if int(row["step"]) < step]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*directory .* exists and is not empty")
+        logger.experiment.metrics = rows
+    logger.save()
 
 
 class TensorBoard(TensorBoardLogger):

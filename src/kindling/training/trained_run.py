@@ -52,7 +52,7 @@ class TrainedRun(Run):
     def require_spec(self, what: str) -> Spec:
         """The spec, or an InputError that `what` needs one."""
         if self.spec is None:
-            remedy = "subclass src.kindling.data.DataModule"
+            remedy = "subclass src.kindling.data.DataModule, or call load_run(RUN).task in Python"
             raise InputError(f"data: {what} needs a data module with a spec; {remedy}")
         return self.spec
 

@@ -12,13 +12,14 @@ from unittest.mock import patch
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger
 
 from src.kindling.config import instantiate
 from src.kindling.config.compose import Config
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Stage
 from src.kindling.data.spec import Spec
+from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupts
 from src.kindling.training.build import attributes_of
@@ -28,10 +29,17 @@ from src.kindling.training.callbacks.outcomes import Outcomes
 from src.kindling.training.callbacks.progress import progress
 from src.kindling.training.checkpoint_io import AtomicIO
 from src.kindling.training.layer_trace import Layer
+from src.kindling.training.lightning_internals import continue_mlflow_run
 from src.kindling.training.loaders import Loaders
 from src.kindling.training.monitor import Monitor, mode_of_callback
 from src.kindling.training.resume import ResumeState
-from src.kindling.training.run_loggers import Curves, MetricsFiles, TensorBoard, guarded
+from src.kindling.training.run_loggers import (
+    Curves,
+    MetricsFiles,
+    TensorBoard,
+    continue_csv,
+    guarded,
+)
 from src.kindling.training.seeding import Seeding
 from src.kindling.training.stages import has_stage
 
@@ -128,7 +136,21 @@ def _build_loggers(config: Config, run: Run, state: ResumeState | None) -> list[
     for name, part in (config.values.get("logger") or {}).items():
         if part:
             loggers.append(instantiate.build(config, f"logger.{name}", **given))
+            if state:
+                _continue_logger(loggers[-1], run, step)
     return [guarded(logger, run.path) for logger in loggers]
+
+
+def _continue_logger(logger: Logger, run: Run, step: int) -> None:
+    """Have a logger continue its records of the run; others than these do so by their ID."""
+    try:
+        if isinstance(logger, CSVLogger):
+            continue_csv(logger, step)
+        elif isinstance(logger, MLFlowLogger):
+            continue_mlflow_run(logger, run.logger_id)
+    except Exception as error:  # of a file or a server
+        problem = f"{type(logger).__name__}: {type(error).__name__}: {error}"
+        print(f"{redact(problem)}; it begins a new record of the resumed run")
 
 
 def measure(

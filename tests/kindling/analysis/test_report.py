@@ -178,7 +178,9 @@ def test_page_of_predictions_without_target(digits: Run, tmp_path: Path) -> None
     predictions = Predictions.load(path)
     kept = {name: predictions[name] for name in ("index", "probability")}
     Predictions(kept, predictions.spec, "test").save(path)
-    assert "Classes without a" not in report(copy).read_text()
+    page = report(copy).read_text()
+    assert "Classes without a" not in page
+    assert "Intervals:" not in page
 
 
 def test_page_bounds_metrics_without_mistakes(digits: Run, tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ class NoForward(LightningModule):
     pass
 
 
+class TwoInputs(LightningModule):
+    def forward(self, image: Tensor, table: Tensor, scale: float = 1.0) -> Tensor:
+        return image + scale * table
+
+
 def run_of(task: LightningModule, path: Path) -> Any:
     return SimpleNamespace(task=task.eval(), path=path, data=lambda: None, build_task=lambda: task)
 
@@ -68,6 +73,7 @@ def test_forward_of_one_batch_size_is_exported_with_it(tmp_path: Path) -> None:
     ("task", "named"),
     [
         (NoForward(), "define forward"),
+        (TwoInputs(), "forward takes image, table; an export takes one tensor"),
         (Plain(batch={"x": torch.rand(5, 3)}), "set self.example_input_array"),
         (Plain(batch=torch.rand(5, 4)), "set self.example_input_array"),
         (Plain(lambda y: (y, y), torch.rand(5, 3)), "forward returns a tuple"),

@@ -240,3 +240,13 @@ def test_new_returns_written_files(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "def test_wide_trains" in test
     assert 'train("digits", "net=wide")' in test
     assert "mlp" not in test.lower()
+
+
+def test_columns_named_like_the_experiment_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(new_module, "write_all", lambda files: None)
+    (*_, anomaly), (*_, char_lm) = (
+        new_module.copy_template("task", "mine", name).values() for name in ("anomaly", "char_lm")
+    )
+    assert '"anomaly": (count,),' in anomaly
+    assert 'train("mine")' in char_lm
+    assert '"char_lm"' not in char_lm

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from src.kindling.config.compose import CONFIGS, PARTS, ROOT, VALUES, groups
 from src.kindling.config.values import to_plain
 from src.kindling.dev import schema as schema_module
-from src.kindling.dev.schema import config_schema, describe_arguments
+from src.kindling.dev.known_targets import describe_arguments
+from src.kindling.dev.schema import config_schema
 from tests.conftest import call
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))

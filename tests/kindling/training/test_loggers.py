@@ -20,11 +20,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import read_json, write_json
-from src.kindling.runs.run import Run
+from src.kindling.runs.run import Run, find_run
 from src.kindling.training.run_loggers import MetricsFiles, guarded
 from src.kindling.training.trainer import muted
 from src.tasks.classification import Classification
 from tests.conftest import LITTLE, call, train
+from tests.interruption import Killed, install_kill
 
 # Unlike the default, it does not depend on trainer.max_epochs, so that a run can be resumed.
 CONSTANT = "task.scheduler={_target_: torch.optim.lr_scheduler.ConstantLR}"
@@ -128,7 +129,6 @@ def test_id_is_valid_for_wandb(logs: Path) -> None:
     assert Run(path).logger_id != Run(path).logger_id
 
 
-@pytest.mark.filterwarnings("ignore:Experiment logs directory")  # it begins its file again
 def test_id_is_kept_on_resume(logs: Path) -> None:
     run = train("digits", *WITH_CSV, CONSTANT).run
     for epochs in (3, 4):
@@ -142,6 +142,43 @@ def test_id_is_kept_on_resume(logs: Path) -> None:
     write_json(run.path / "meta.json", meta)
     call("train", "--resume", str(run.path), "trainer.max_epochs=5")
     assert csv_ids(logs) == {f"digits/{run.path.name}": [run.path.name, new]}
+
+
+def killed_and_resumed(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[Run, Run]:
+    """A run of three epochs, and one that is killed in its second epoch and resumed."""
+    words = ("digits", "trainer.max_epochs=3", "trainer.log_every_n_steps=2", *words)
+    whole = train(*words).run
+    install_kill(monkeypatch)(5)
+    with pytest.raises(Killed):
+        train(*words)
+    resumed = find_run("latest")
+    call("train", "--resume", str(resumed.path))
+    return whole, resumed
+
+
+def test_csv_logger_keeps_rows_on_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, resumed = killed_and_resumed(
+        monkeypatch, "logger=csv", "logger.csv.flush_logs_every_n_steps=1"
+    )
+    (expected,), (found,) = (run.path.glob("digits/*/metrics.csv") for run in (whole, resumed))
+    assert found.read_text() == expected.read_text()
+
+
+def test_mlflow_run_is_continued_on_resume(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="pip install -e '.[mlflow]'")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    runs = killed_and_resumed(monkeypatch, "logger=mlflow", f"logger.mlflow.tracking_uri={uri}")
+    client = mlflow.MlflowClient(uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'kindling'")
+    found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert sorted(found) == sorted(run.logger_id for run in runs)
+    whole, resumed = (found[run.logger_id] for run in runs)
+    assert resumed.info.status == whole.info.status == "FINISHED"
+    assert resumed.data.metrics == pytest.approx(whole.data.metrics)
+    losses = client.get_metric_history(resumed.info.run_id, "val/loss")
+    assert [point.value for point in losses] == pytest.approx(
+        numbers(runs[0].path / "metrics.csv", "val/loss")
+    )
 
 
 def test_wandb_run_for_each_trial(logs: Path) -> None:

@@ -1,0 +1,177 @@
+"""Show what a config trains, without training: its values and their origins, its net's layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from src.kindling.analysis.layers import summarize_layers
+from src.kindling.config import instantiate
+from src.kindling.config.compose import Config, compose, flatten
+from src.kindling.config.defaults import with_defaults
+from src.kindling.config.errors import escape_control
+from src.kindling.runs.redact import redacted
+from src.kindling.training.build import build_data, build_task, choose_speed, fill_defaults
+from src.kindling.training.layer_trace import LayerTrace
+from src.kindling.training.monitor import choose_monitor
+from src.kindling.training.rehearsal import rehearse
+from src.kindling.training.warning_filters import quiet
+
+COLUMN = 48  # of the comments
+
+
+class Stages(Callback):
+    """Notes the batches and the metrics of each stage of a rehearsal.
+
+    Attributes:
+        batches: the shapes of a batch's tensors, by stage.
+        metrics: the names that are logged, by stage.
+    """
+
+    def __init__(self) -> None:
+        self.batches: dict[str, list[str]] = {}
+        self.metrics: dict[str, list[str]] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        log = pl_module.log
+
+        def note_and_log(name: str, *args: Any, **kwargs: Any) -> None:
+            names = self.metrics.setdefault(_stage(trainer), [])
+            if name not in names:
+                names.append(name)
+            log(name, *args, **kwargs)
+
+        pl_module.log = note_and_log  # type: ignore[method-assign]
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        tensors = [leaf for leaf in tree_leaves(args[1]) if isinstance(leaf, Tensor)]
+        shapes = [f"{tuple(one.shape)} {str(one.dtype).removeprefix('torch.')}" for one in tensors]
+        self.batches[_stage(trainer)] = shapes
+
+    on_validation_batch_start = on_test_batch_start = on_train_batch_start
+
+
+def _stage(trainer: Trainer) -> str:
+    assert trainer.state.stage is not None
+    return str(trainer.state.stage.value)
+
+
+def show(name: str, overrides: Sequence[str], dry_run: bool = False) -> None:
+    """Print a config as YAML; its net and, of a dry run, each stage follow as comments.
+
+    A batch of each stage runs through a copy of the task, which gives the shapes. No run is made.
+
+    Raises:
+        InputError: as a training does before its first step.
+    """
+    composed = compose(name, overrides)
+    instantiate.check(composed)
+    instantiate.check_training(composed)
+    quiet()
+    stages, trace, printed = Stages(), LayerTrace(), StringIO()
+    with redirect_stdout(printed):  # what is printed on the way must be a comment
+        filled = fill_defaults(composed)
+        values = instantiate.values(filled)
+        torch.set_num_threads(values.num_threads or 1)
+        data = build_data(filled)
+        config = choose_speed(filled, data)
+        seed_everything(values.seed, verbose=False)
+        task = build_task(config, data, load_weights=False)
+        logged = rehearse(config, data, task, trace, [stages])
+        monitor = choose_monitor(values, task, logged)
+    lines = ["", *printed.getvalue().splitlines(), *_describe_net(task, trace)]
+    if dry_run:
+        lines += ["", *_describe_stages(stages), f"monitor: {monitor.name or 'nothing'}"]
+        if logged is None:
+            lines.append("not rehearsed: the task is large, cannot be copied, or needs a GPU")
+    print("\n".join(format_values(composed, filled, config)))
+    print("\n".join(f"# {escape_control(line)}".rstrip() for line in lines))
+
+
+def format_values(composed: Config, filled: Config, config: Config) -> list[str]:
+    """Format a config as YAML, with a comment that has the origin of each value.
+
+    Args:
+        composed: the config as written.
+        filled: with the defaults of its plain values.
+        config: with the choices for this machine.
+    """
+    written = flatten(composed.values)
+    defaults = flatten(with_defaults(filled.values))
+
+    def origin(key: str, value: Any) -> str:
+        if key in written:
+            return composed.origin(key)
+        chosen = key == "num_threads" or defaults.get(key, value) != value
+        return "chosen for this machine" if chosen else "default"
+
+    return [*_annotate(redacted(with_defaults(config.values)), origin)]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes lists of plain values in a line, and quotes text that OmegaConf takes for a number."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> Any:
+        nested = any(isinstance(item, dict | list) for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=not nested)
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d.]*[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _annotate(values: Any, origin: Callable[[str, Any], str]) -> Iterator[str]:
+    """The lines of YAML, with a comment after each value that ends on its key's line."""
+    dumped = yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=10**6, allow_unicode=True)
+    flat, comments = flatten(values), dict[int, str]()
+    for key, end in _find_lines(yaml.compose(dumped)):
+        if key in flat:
+            comments[end] = origin(key, flat[key])
+    for number, line in enumerate(dumped.splitlines()):
+        yield f"{line:<{COLUMN}}  # {comments[number]}" if number in comments else line
+
+
+def _find_lines(node: Any, *steps: str) -> Iterator[tuple[str, int]]:
+    """Each dotted key below a node, with the number of the line that it ends on."""
+    if isinstance(node, yaml.MappingNode):
+        inner = [(key.value, value) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode) and not node.flow_style:
+        inner = [(str(i), value) for i, value in enumerate(node.value)]
+    else:
+        yield ".".join(steps), node.end_mark.line
+        return
+    for name, value in inner:
+        yield from _find_lines(value, *steps, name)
+
+
+def _describe_net(task: LightningModule, trace: LayerTrace) -> Iterator[str]:
+    """The parameters of the net and its parts, then its layers with the shapes of their outputs."""
+    net: nn.Module = getattr(task, "net", task)
+    yield f"{type(net).__name__}: {_count_parameters(net)}"
+    for name, part in net.named_children():
+        if any(True for _ in part.parameters()):
+            yield f"  {name}: {_count_parameters(part)}"
+    table = summarize_layers(task, trace.layers)
+    yield from ["", *table.to_string(index=False).splitlines()]
+
+
+def _count_parameters(module: nn.Module) -> str:
+    parameters = [*module.parameters()]
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return f"{sum(p.numel() for p in parameters):,} parameters, {trained:,} trainable"
+
+
+def _describe_stages(stages: Stages) -> Iterator[str]:
+    for stage, shapes in stages.batches.items():
+        logged = ", ".join(stages.metrics.get(stage, [])) or "nothing"
+        yield f"{stage}: passed; batch {', '.join(shapes) or 'without tensors'}; logged {logged}"

@@ -1,0 +1,85 @@
+"""The classes that a config can name, and the descriptions of their arguments."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from src.kindling.config.allowed import ROOMS
+from src.kindling.config.compose import CONFIGS
+from src.kindling.config.targets import load, locate
+
+# Modules whose classes are known, beside those in src/data, src/nets and src/tasks.
+LIBRARIES = (
+    "torch.nn",
+    "torch.optim",
+    "torch.optim.lr_scheduler",
+    "torchvision.transforms.v2",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers",
+    "src.kindling.data.augment",
+    "src.kindling.nn.losses",
+)
+TARGET = re.compile(r"^[^#\n]*\b_target_: *([\w.]+)", re.MULTILINE)
+ARGUMENTS = re.compile(r"^(?:Args|Arguments|Attributes):[ ]*\n((?:[ ]+.*\n|\n)+)", re.MULTILINE)
+ARGUMENT = re.compile(r"\**(\w+(?:, \w+)*)(?: *\(.*?\))? *: *(.*)")
+
+
+@functools.cache
+def known_targets() -> dict[str, Any]:
+    """Find the classes and functions that a config can name, by their dotted paths.
+
+    Raises:
+        ValueError: when a module in src/data, src/nets or src/tasks cannot be imported.
+    """
+    found = {}
+    for path in [*_written_targets(), *_public_classes()]:
+        with suppress(ValueError):  # refused in configs, or a mistake that its use reports
+            found[path] = locate(path)
+    return found
+
+
+def _written_targets() -> Iterator[str]:
+    """Each `_target_` in configs/."""
+    for file in sorted(CONFIGS.rglob("*.yaml")):
+        yield from TARGET.findall(file.read_text("utf-8"))
+
+
+def _public_classes() -> Iterator[str]:
+    modules = [*LIBRARIES]
+    for room in ROOMS:
+        folder = load(room).__path__
+        modules += [module.name for module in pkgutil.walk_packages(folder, f"{room}.")]
+    for module in modules:
+        for name, made in vars(load(module)).items():
+            own = inspect.isclass(made) and made.__module__.startswith(module)
+            if own and not name.startswith("_"):
+                yield f"{module}.{name}"
+
+
+def describe_arguments(target: Any) -> dict[str, str]:
+    """Read the descriptions of a target's arguments from its docstrings and those of its bases."""
+    owners = reversed(inspect.getmro(target)) if inspect.isclass(target) else [target]
+    found: dict[str, str] = {}
+    for owner in owners:
+        for documented in (owner, vars(owner).get("__init__")):
+            found |= _read_arguments(getattr(documented, "__doc__", None) or "")
+    return found
+
+
+def _read_arguments(doc: str) -> dict[str, str]:
+    """The entries of `Args` by name; `a, b: text` describes both."""
+    block = ARGUMENTS.search(inspect.cleandoc(doc) + "\n")
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in inspect.cleandoc("\n" + block[1] if block else "").splitlines():
+        entry = None if line.startswith(" ") else ARGUMENT.match(line)
+        names = entry[1].split(", ") if entry else names
+        for name in names:
+            found[name] = entry[2] if entry else f"{found[name]} {line.strip()}".strip()
+    return found
