@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import ast
 import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -53,11 +51,19 @@ def kindling() -> NoReturn:
     command = [sys.executable, "-m", *words]
     if os.name != "nt":
         os.execv(sys.executable, command)
+    import signal
+    import subprocess
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command gets it too, and saves first
     sys.exit(subprocess.call(command))
 
 
 if __name__ == "__main__":
-    from src.kindling.config.command import run_command
+    if sys.argv[1:2] == ["--complete"]:  # for the shell; imports little, to answer at once
+        from src.kindling.dev.completion import complete
 
-    run_command(show)
+        print("\n".join(complete(sys.argv[2])))
+    else:
+        from src.kindling.config.command import run_command
+
+        run_command(show)

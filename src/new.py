@@ -1,6 +1,7 @@
-"""Copy a task, net or data module that works, with its config and its test, under a new name.
+"""Copy a task, net or data module that works under a new name, or make the clone your project.
 
 python -m src.new task|net|data NAME [--like EXISTING]
+python -m src.new project NAME [--author "Name <email>"]
 """
 
 from __future__ import annotations
@@ -8,43 +9,49 @@ from __future__ import annotations
 from pathlib import Path
 
 from src.kindling.config.command import Parser, run_command
-from src.kindling.dev.scaffold import (
-    DEFAULTS,
-    FOLDERS,
-    copy_template,
-    find_experiment,
-    find_templates,
-    list_edits,
-    test_file,
-)
+from src.kindling.config.compose import ROOT
+from src.kindling.config.errors import InputError
+from src.kindling.dev import scaffold
+from src.kindling.dev.project import make_project
 from src.kindling.runs.files import display_path
 
-ABOUT = "Copy a task, a net or data that works, with its config and its test, under a new name."
+ABOUT = "Copy a module that works, with its config and its test, or make the clone your project."
+KINDS = ("task", "net", "data", "project")
 
 
 def main(argv: list[str]) -> dict[Path, str]:
-    parser = Parser("new", "task|net|data NAME [--like EXISTING]", ABOUT)
-    parser.add_argument(
-        "kind", metavar="task|net|data", choices=tuple(FOLDERS), help="what to copy"
-    )
-    parser.add_argument(
-        "name", metavar="NAME", help="of the new file, in lowercase letters: my_net"
-    )
-    defaults = ", ".join(f"{kind} {name}" for kind, name in DEFAULTS.items())
-    parser.add_argument("--like", metavar="EXISTING", help=f"the one to copy (default: {defaults})")
+    parser = Parser("new", f"{'|'.join(KINDS)} NAME [--like EXISTING] [--author AUTHOR]", ABOUT)
+    add = parser.add_argument
+    add("kind", metavar="|".join(KINDS), choices=KINDS, help="what to make")
+    add("name", metavar="NAME", help="in lowercase letters: my_net, leaf-disease")
+    defaults = ", ".join(f"{kind} {name}" for kind, name in scaffold.DEFAULTS.items())
+    add("--like", metavar="EXISTING", help=f"the one to copy (default: {defaults})")
+    add("--author", metavar="AUTHOR", help="of a project: 'Name <email>' (default: git's user)")
     flags = parser.read(argv)
-    kind, name, like = flags.kind, flags.name, flags.like or DEFAULTS[flags.kind]
-    files = copy_template(kind, name, like)
+    name, ignored = (
+        ("--like", flags.like) if flags.kind == "project" else ("--author", flags.author)
+    )
+    if ignored:
+        raise InputError(f"{name}: has no effect with {flags.kind}; leave it out")
+    if flags.kind == "project":
+        author = make_project(ROOT, flags.name, flags.author)
+        print(f"project    {flags.name} by {author}, one commit: git show --stat")
+        print("follow     docs/follow-the-template.md: how to merge later versions of the template")
+        return {}
+    kind, name, like = flags.kind, flags.name, flags.like or scaffold.DEFAULTS[flags.kind]
+    files = scaffold.copy_template(kind, name, like)
     for path in files:
         print(f"wrote      {display_path(path)}")
     print(f"\nIt is a copy of {like} and runs unchanged. Edit, in this order:\n")
-    for number, (place, what) in enumerate(list_edits(kind, files), 1):
+    for number, (place, what) in enumerate(scaffold.list_edits(kind, files), 1):
         print(f"  {number:>2}  {place:<38}  {what}")
     words = name
     if kind != "task":
-        words = f"{find_experiment(kind, find_templates(kind)[like])} {kind}={name}"
+        words = (
+            f"{scaffold.find_experiment(kind, scaffold.find_templates(kind)[like])} {kind}={name}"
+        )
     print(f"\ntrain      python -m src.train {words}")
-    test = display_path(test_file(FOLDERS[kind], name))
+    test = display_path(scaffold.test_file(scaffold.FOLDERS[kind], name))
     print(f"test       python -m pytest {test}    (pip install -e '.[dev]' has pytest)")
     return files
 

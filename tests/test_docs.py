@@ -16,8 +16,7 @@ import yaml
 from src.kindling.analysis import report
 from src.kindling.config.compose import PARTS, ROOT, VALUES
 from tests.conftest import LITTLE, train
-from tests.test_readme import README
-from tests.written import YOURS, commands, composes, mentioned, missing
+from tests.written import IS_TEMPLATE, README, YOURS, commands, composes, mentioned, missing
 
 DOCS = ROOT / "docs"
 TEXTS = {
@@ -37,6 +36,7 @@ PARTIAL: tuple[tuple[str, str], ...] = (
 )
 
 
+@pytest.mark.skipif(not IS_TEMPLATE, reason="the README is a project's own")
 def test_pages_are_linked() -> None:
     assert len(TEXTS) > 7
     linked = {(ROOT / link).resolve() for link in LINK.findall(README)}
@@ -170,6 +170,22 @@ def test_architecture_lists_packages_and_commands() -> None:
     packages = [path.parent.name for path in (ROOT / "src" / "kindling").glob("*/__init__.py")]
     commands = [path.stem for path in (ROOT / "src").glob("*.py") if not path.stem.startswith("__")]
     assert named == sorted(packages + commands)
+
+
+def test_agents_file_names_what_exists() -> None:
+    text = (ROOT / "AGENTS.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 60
+    found = [*commands(text), *mentioned(text)]
+    assert len(found) > 4
+    for command in found:
+        composes(command)
+    assert missing(text, ROOT) == []
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"\bmake ([a-z-]+)", text):
+        assert f"\n{target}:" in makefile, target
+    named = re.findall(r"(?<=\s)(?:tests/[\w/]+\.py|[A-Z]+\.md)\b", text)
+    assert len(named) > 5
+    assert [file for file in named if not (ROOT / file).is_file()] == []
 
 
 def _without_code(text: str) -> str:

@@ -7,11 +7,14 @@ import os
 import re
 import shutil
 import struct
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
 from src.kindling.config.compose import ROOT
@@ -121,6 +124,40 @@ def test_notebook_commands_and_paths(name: str, monkeypatch: pytest.MonkeyPatch)
     assert missing(text, ROOT / "notebooks") == []
     others = re.findall(r"`(\d\d_\w+\.ipynb)`", text)
     assert [other for other in others if not (ROOT / "notebooks" / other).exists()] == []
+
+
+class Shell:
+    """Records what a cell hands to IPython."""
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+
+    def system(self, command: str) -> None:
+        self.commands.append(command)
+
+    def run_line_magic(self, name: str, line: str) -> None:
+        self.commands.append(f"{name} {line}")
+
+
+@pytest.mark.parametrize("on_colab", [True, False])
+def test_first_cell_installs_on_colab_only(
+    on_colab: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = nbformat.read(ROOT / "notebooks" / "01_workflow.ipynb", 4).cells
+    code = next(cell.source for cell in cells if cell.cell_type == "code")
+    shell = Shell()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    if on_colab:
+        monkeypatch.setitem(sys.modules, "google.colab", sys)
+    # IPython leaves the braces to its shell.
+    exec(TransformerManager().transform_cell(code), {"get_ipython": lambda: shell})
+    expected = [
+        "git clone --quiet --depth 1 {REPOSITORY} kindling",
+        "pip install --quiet --editable kindling {torch_as_it_is}",
+        "cd -q kindling/notebooks",
+    ]
+    assert shell.commands == (expected if on_colab else [])
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -17,9 +17,11 @@ from PIL import Image
 from src.kindling.config.compose import CONFIGS, ROOT
 from src.kindling.config.errors import InputError
 from tests.conftest import LITTLE, call, train
-from tests.written import commands, composes
+from tests.written import IS_TEMPLATE, README, commands, composes
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+if not IS_TEMPLATE:
+    pytest.skip("the README is a project's own", allow_module_level=True)
+
 # The mistake that is shown; its lines are compared below.
 MISTAKE = re.search(r"^    \$ python -m src\.train (.*)\n((?:    .+\n)+)", README, re.MULTILINE)
 assert MISTAKE

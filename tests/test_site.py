@@ -93,7 +93,7 @@ def test_quickstart_output_and_run_files(
     page = (DOCS / "reference" / "run-directory.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `([^`]+)`", page.partition("## Read them")[0], re.M)
     (run,) = logs.glob("digits/*")
-    files = {path for path in run.rglob("*") if path.is_file()}
+    files = {path for path in run.rglob("[!.]*") if path.is_file()}
     found = {pattern: set(run.glob(pattern)) for pattern in listed}
     assert files - set().union(*found.values()) == set()
     # Changes are there where the repository has some; three steps save the last state once.

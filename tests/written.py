@@ -16,10 +16,13 @@ from src.kindling.config.command import Parser, split_words
 from src.kindling.config.compose import ROOT, compose
 from src.kindling.config.errors import InputError
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Else a project made from the template, whose README and changelog are its own.
+IS_TEMPLATE = '\nname = "kindling"\n' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 # What a reader is to write: it need not be there.
 YOURS = re.compile(r"\bmine\b|\bmy_\w+")
 # Flags without a value.
-LONE = ("--override", "--no-test", "--no-pictures", "--retry", "--int8")
+LONE = ("--override", "--no-test", "--no-pictures", "--retry", "--int8", "--show", "--dry-run")
 # Paths that begin so are the repository's own.
 OWN = r"(?:src|configs|docs|notebooks|tests)/[\w./-]*\w"
 
@@ -32,7 +35,8 @@ def commands(text: str) -> Iterator[str]:
         r"^    .*$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE
     )
     for line in "\n".join([*fenced, *indented]).splitlines():
-        if found := re.search(r"(?:python|torchrun .*) -m src\.(.*?)(?:\s+#.*)?$", line):
+        command = r"(?:(?:python|torchrun .*) -m src\.|^ *kindling )(.*?)(?:\s+#.*|\s+>.*)?$"
+        if found := re.search(command, line):
             # Within quotes, such as those of an ssh, it ends with them.
             yield found[1].partition('"')[0] if found[1].count('"') % 2 else found[1]
 

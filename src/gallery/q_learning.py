@@ -109,12 +109,12 @@ class QLearning(LightningModule):
         batch_size: experiences in a batch.
         walks: environments, in each of which a step is played before each batch.
         gamma: discount of the next state's value.
-        epsilon_decay: factor of epsilon, the share of random actions, at each step, down to 0.05.
+        epsilon_decay: factor of epsilon, the share of random actions, at each step, down to 0.2.
         sync_every: batches after which the target network becomes a copy of the network.
         lr: the learning rate of Adam.
     """
 
-    monitor, mode = "val/return", "max"
+    monitor, mode = "val/soft_return", "max"  # `return` is often the same in several epochs
     encoding: Tensor
 
     def __init__(
@@ -134,9 +134,7 @@ class QLearning(LightningModule):
         self.target_net = copy.deepcopy(self.net).requires_grad_(False)
         self.register_buffer("encoding", ROW_AND_COLUMN, persistent=False)
         self.envs, self.epsilon = WindyGrids(walks), 1.0
-        self.buffer = torch.zeros(
-            0, 4, dtype=torch.long
-        )  # the last 10,000, as `WindyGrids` has them
+        self.buffer = torch.zeros(0, 4, dtype=torch.long)  # the last 50,000 experiences
 
     def forward(self, states: Tensor) -> Tensor:
         """Values `(B, 4)` of the actions in states `(B,)`."""
@@ -149,8 +147,8 @@ class QLearning(LightningModule):
         best = self(self.envs.states.to(self.device)).argmax(dim=1).cpu()
         random = torch.rand(len(best)) < self.epsilon  # with this probability
         actions = torch.where(random, torch.randint(4, best.shape), best)
-        self.buffer = torch.cat([self.buffer, self.envs.step(actions)])[-10_000:]
-        self.epsilon = max(0.05, self.epsilon * self.hparams["epsilon_decay"])
+        self.buffer = torch.cat([self.buffer, self.envs.step(actions)])[-50_000:]
+        self.epsilon = max(0.2, self.epsilon * self.hparams["epsilon_decay"])
         return self.buffer[torch.randint(len(self.buffer), (self.hparams["batch_size"],))]
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
@@ -166,12 +164,16 @@ class QLearning(LightningModule):
         return loss
 
     def evaluate(self, states: Tensor, stage: str) -> None:
-        """Log the return of the best actions, a mean over starts, and the error of the values."""
-        values, actions = self(states).cpu().max(dim=1)  # of all states
+        """Log the return, a mean over starts, of the best actions and of those by softmax."""
+        action_values = self(states).cpu()  # of all states: 70, 4
+        values, actions = action_values.max(dim=1)
+        chances = (action_values / 0.1).softmax(dim=1)
         returns = evaluate_policy(lambda values: values.gather(1, actions[:, None])[:, 0])
         optimal = evaluate_policy(lambda values: values.amax(dim=1), self.hparams["gamma"])
         self.log(f"{stage}/return", returns[STARTS].mean())
         self.log(f"{stage}/return_from_s", returns[START])
+        returns = evaluate_policy(lambda values: (values * chances).sum(dim=1))
+        self.log(f"{stage}/soft_return", returns[STARTS].mean())
         self.log(f"{stage}/value_error", (values - optimal)[STARTS].abs().mean())
 
     def validation_step(self, states: Tensor, batch_idx: int) -> None:

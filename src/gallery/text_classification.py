@@ -155,6 +155,8 @@ class ReviewClassifier(LightningModule):
         self.gru = nn.GRU(width, width, batch_first=True, bidirectional=True)
         self.head = nn.Sequential(nn.Dropout(0.1), nn.Linear(2 * width, len(CLASSES)))
         self.baselines, self.lr = baselines, lr
+        # For an export as TorchScript: 21 and 22 words, and padding.
+        self.example_input_array = torch.ones(2, MOST_WORDS, dtype=torch.long).tril(20)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Word numbers `(B, T)` to logits `(B, 3)`; the mask `(B, T)` is True for words."""

@@ -70,6 +70,7 @@ def test_logged_returns_are_those_of_the_best_actions() -> None:
     task.test_step(torch.arange(70), 0)
     assert logged["test/return_from_s"] == -15
     assert logged["test/return"] == logged["test/optimal_return"] > -9.5
+    assert -15 < logged["test/soft_return"] < logged["test/return"]
     assert logged["test/random_return"] < -180
     assert logged["test/value_error"] > 0.1  # since these values are not discounted
 
@@ -114,11 +115,11 @@ def test_batches_are_played_experience_and_resume() -> None:
 
 
 def test_the_buffer_keeps_the_last_experiences() -> None:
-    task = build(walks=2000)
-    for number in range(6):
-        task.envs.states = torch.full((2000,), number)
+    task = build(walks=20_000)
+    for number in range(4):
+        task.envs.states = torch.full((20_000,), number)
         task.draw_batch()
-    assert task.buffer[:, 0].bincount().tolist() == [0, 2000, 2000, 2000, 2000, 2000]
+    assert task.buffer[:, 0].bincount().tolist() == [0, 10_000, 20_000, 20_000]
 
 
 def test_an_episode_ends_after_its_most_steps_or_at_the_goal() -> None:

@@ -1,4 +1,4 @@
-"""Show what a config trains, without training: its values and their origins, its net's layers."""
+"""Show a config without training: its values and their origins, its net's layers, its stages."""
 
 from __future__ import annotations
 

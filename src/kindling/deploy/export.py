@@ -94,8 +94,10 @@ def _write_and_prove(
                 quantize(files["onnx"], files["int8"], x)
         except Exception as error:
             name = type(getattr(run.task, "net", run.task)).__name__
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise InputError(f"{name} cannot be exported as {form}: {reason}") from error
+            cause = error.__cause__ or error  # of torch.export, behind advice of the ONNX exporter
+            reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
+            remedy = "" if form == "torchscript" else "; try --format torchscript"
+            raise InputError(f"{name} cannot be exported as {form}: {reason}{remedy}") from error
         for name, file in files.items():
             reports[name] = facts | prove(name, file, model)
         if int8:

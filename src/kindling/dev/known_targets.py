@@ -12,7 +12,7 @@ from typing import Any
 
 from src.kindling.config.allowed import ROOMS
 from src.kindling.config.compose import CONFIGS
-from src.kindling.config.targets import load, locate
+from src.kindling.config.targets import load, locate, returned
 
 # Modules whose classes are known, beside those in src/data, src/nets and src/tasks.
 LIBRARIES = (
@@ -31,16 +31,23 @@ ARGUMENT = re.compile(r"\**(\w+(?:, \w+)*)(?: *\(.*?\))? *: *(.*)")
 
 
 @functools.cache
-def known_targets() -> dict[str, Any]:
-    """Find the classes and functions that a config can name, by their dotted paths.
+def targets_of(*kinds: type) -> list[str]:
+    """Find the classes and functions that make one of some classes, by their dotted paths.
 
     Raises:
         ValueError: when a module in src/data, src/nets or src/tasks cannot be imported.
     """
+    return [path for path, made in _known_targets().items() if issubclass(made, kinds)]
+
+
+@functools.cache
+def _known_targets() -> dict[str, type]:
+    """What each target that a config can name makes."""
     found = {}
     for path in [*_written_targets(), *_public_classes()]:
         with suppress(ValueError):  # refused in configs, or a mistake that its use reports
-            found[path] = locate(path)
+            if inspect.isclass(made := returned(locate(path))):
+                found[path] = made
     return found
 
 
@@ -72,6 +79,7 @@ def describe_arguments(target: Any) -> dict[str, str]:
     return found
 
 
+@functools.cache
 def _read_arguments(doc: str) -> dict[str, str]:
     """The entries of `Args` by name; `a, b: text` describes both."""
     block = ARGUMENTS.search(inspect.cleandoc(doc) + "\n")

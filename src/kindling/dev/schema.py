@@ -19,10 +19,10 @@ from src.kindling.config.annotations import element, expected_part, json_schema
 from src.kindling.config.compose import ROOT, compose, configs, groups
 from src.kindling.config.errors import InputError
 from src.kindling.config.instantiate import DIRECTIVES, ELSEWHERE, NAMED, OPTIONAL
-from src.kindling.config.targets import accepts_any, load, locate, parameters, returned
+from src.kindling.config.targets import accepts_any, load, locate, parameters
 from src.kindling.config.values import Values
-from src.kindling.dev.known_targets import describe_arguments, known_targets
-from src.kindling.studies.search_space import FIELDS
+from src.kindling.dev.known_targets import describe_arguments, targets_of
+from src.kindling.studies.search_space import describe_space
 
 Schema = dict[str, Any]
 FOLDER = ROOT / ".vscode" / "schemas"
@@ -38,7 +38,6 @@ SECTIONS = {
 DEFAULTS = "Where values come from first: an option of each group, or another file beside this one."
 # `${seed}` refers to another key; `???` has to be set on the command line.
 REFERENCE = {"$ref": "#/definitions/reference"}
-REFERENCE_TEXT = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
 
 
 def write_schemas() -> list[Path]:
@@ -67,7 +66,7 @@ def config_schema(name: str = "experiment") -> Schema:
         InputError: when a class that a config names cannot be imported.
     """
     builder = _Builder()
-    make = {"experiment": builder.experiment, "space": _describe_space}
+    make = {"experiment": builder.experiment, "space": describe_space}
     try:
         schema = make[name]() if name in make else builder.option(name)
     except ValueError as error:  # of a module that cannot be imported
@@ -80,20 +79,17 @@ class _Builder:
     """Builds the schema of a kind of file, and the definitions that it refers to."""
 
     def __init__(self) -> None:
-        self.definitions: dict[str, Schema] = {"reference": REFERENCE_TEXT}
+        reference = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
+        self.definitions: dict[str, Schema] = {"reference": reference}
 
     def experiment(self) -> Schema:
         options = {group: {"enum": names} for group, names in groups().items()}
         option = {"type": "object", "properties": options, "additionalProperties": False}
         entries = {"anyOf": [option, {"enum": ["_self_", *configs()]}]}
         sections = {name: self.section(name) | {"description": SECTIONS[name]} for name in KINDS}
-        return {
-            "properties": _describe_defaults(entries) | self.values() | sections,
-            "additionalProperties": False,
-            "allOf": [
-                self.option_chosen(group, name) for group in groups() for name in groups()[group]
-            ],
-        }
+        keys = _describe_defaults(entries) | self.values() | sections
+        rules = [self.option_chosen(group, name) for group in groups() for name in groups()[group]]
+        return {"properties": keys, "additionalProperties": False, "allOf": rules}
 
     def option(self, group: str) -> Schema:
         """A file of a group, which begins with its `defaults`, or names its `_target_`."""
@@ -102,7 +98,7 @@ class _Builder:
             return self.section(group) | {"properties": own}
         if group == "trainer":
             return self.arguments(KINDS["trainer"], own)
-        return self.dispatch(self.targets_of(load(KINDS[group])), own)
+        return self.dispatch(targets_of(load(KINDS[group])), own)
 
     def section(self, name: str) -> Schema:
         """A section of an experiment; for `callbacks` and `logger`, named parts."""
@@ -133,15 +129,13 @@ class _Builder:
     def values(self) -> dict[str, Schema]:
         """The top-level keys that are plain values."""
         hints, about = get_type_hints(Values, include_extras=True), describe_arguments(Values)
-        return {
-            key: self.value(hints[key], value, about.get(key))
-            for key, value in dataclasses.asdict(Values()).items()
-        }
+        defaults = dataclasses.asdict(Values())
+        return {key: self.value(hints[key], defaults[key], about.get(key)) for key in defaults}
 
     def part(self, kinds: tuple[type, ...]) -> Schema:
         """Refer to the definition of a node whose `_target_` makes one of these classes."""
         name = "_or_".join(kind.__name__ for kind in kinds)
-        paths = self.targets_of(*kinds)
+        paths = targets_of(*kinds)
         if paths and name not in self.definitions:
             self.definitions[name] = {}  # classes of this kind may take others of it
             self.definitions[name] = self.dispatch(paths)
@@ -193,19 +187,6 @@ class _Builder:
                 schema["default"] = json.loads(text)
         return {"description": about, **schema} if about else schema
 
-    def targets_of(self, *kinds: type) -> list[str]:
-        """The targets that make one of these classes."""
-        made = {path: returned(target) for path, target in known_targets().items()}
-        return [p for p, kind in made.items() if inspect.isclass(kind) and issubclass(kind, kinds)]
-
 
 def _describe_defaults(entry: Schema) -> dict[str, Schema]:
     return {"defaults": {"type": "array", "items": entry, "description": DEFAULTS}}
-
-
-def _describe_space() -> Schema:
-    number, anything = {"type": "number"}, {"type": "array", "minItems": 1}
-    about = {"low": number, "high": number, "step": number, "log": {"type": "boolean"}}
-    fields = {key: {} for key in FIELDS} | about | {"choices": anything, "when": {"type": "object"}}
-    one = {"type": "object", "properties": fields, "additionalProperties": False}
-    return {"additionalProperties": {"anyOf": [anything, one]}}

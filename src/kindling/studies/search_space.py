@@ -135,6 +135,15 @@ def read_space(name: str) -> Space:
     return Space(file, tuple(parameters.values()))
 
 
+def describe_space() -> dict[str, Any]:
+    """Describe a file of configs/space/ by a JSON schema."""
+    number, choices = {"type": "number"}, {"type": "array", "minItems": 1}
+    known = {"choices": choices, "log": {"type": "boolean"}, "when": {"type": "object"}}
+    fields = {name: known.get(name, number) for name in FIELDS}
+    one = {"type": "object", "properties": fields, "additionalProperties": False}
+    return {"additionalProperties": {"anyOf": [choices, one]}}
+
+
 def _read_parameter(key: str, given: Any, above: dict[str, Parameter]) -> Parameter:
     """Read one line; raises ValueError with the problem."""
     given = {"choices": given} if isinstance(given, list) else given

@@ -73,6 +73,7 @@ def test_forward_of_one_batch_size_is_exported_with_it(tmp_path: Path) -> None:
     ("task", "named"),
     [
         (NoForward(), "define forward"),
+        (Plain(lambda y: y if y.sum() > 0 else -y, torch.rand(5, 3)), "try --format torchscript"),
         (TwoInputs(), "forward takes image, table; an export takes one tensor"),
         (Plain(batch={"x": torch.rand(5, 3)}), "set self.example_input_array"),
         (Plain(batch=torch.rand(5, 4)), "set self.example_input_array"),

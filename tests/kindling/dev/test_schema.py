@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft7Validator
+from jsonschema import Draft7Validator, ValidationError
 from omegaconf import OmegaConf
 
 from src.kindling.config.compose import CONFIGS, PARTS, ROOT, VALUES, groups
+from src.kindling.config.errors import InputError
+from src.kindling.config.targets import load
 from src.kindling.config.values import to_plain
 from src.kindling.dev import schema as schema_module
 from src.kindling.dev.known_targets import describe_arguments
@@ -26,10 +29,15 @@ def validator(kind: str) -> Draft7Validator:
     return Draft7Validator(config_schema(kind))
 
 
+def messages(errors: Iterable[ValidationError]) -> Iterator[str]:
+    """The messages of errors, and of the alternatives that all failed."""
+    for error in errors:
+        yield error.message
+        yield from messages(error.context or ())
+
+
 def refusals(kind: str, text: str) -> str:
-    """All messages about a file, those of the alternatives of `anyOf` included."""
-    errors = [*validator(kind).iter_errors(to_plain(OmegaConf.create(text)))]
-    return "\n".join(str(error) for error in errors)
+    return "\n".join(messages(validator(kind).iter_errors(to_plain(OmegaConf.create(text)))))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
@@ -124,7 +132,7 @@ def test_schema_describes_each_key() -> None:
     assert [*keys] == ["defaults", *VALUES, *PARTS]
     assert [key for key, about in keys.items() if not about.get("description")] == []
     assert keys["checkpoint_minutes"]["default"] == 10.0
-    assert keys["mode"]["description"].startswith("the metric that picks the best checkpoint")
+    assert keys["monitor"]["description"].startswith("the metric that picks the best checkpoint")
     net = schema["definitions"]["src.nets.cnn.CNN"]
     assert net["description"].startswith("Blocks of convolution")
     assert net["properties"]["channels"]["default"] == [32, 64]
@@ -151,6 +159,7 @@ def test_command_writes_the_schemas_that_the_editor_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(schema_module, "FOLDER", tmp_path / "schemas")
+    monkeypatch.setattr(schema_module, "config_schema", lambda name: validator(name).schema)
     call("schema")
     written = {path.name for path in (tmp_path / "schemas").iterdir()}
     settings = json.loads((ROOT / ".vscode" / "settings.json").read_text())
@@ -161,3 +170,14 @@ def test_command_writes_the_schemas_that_the_editor_reads(
         assert [*ROOT.glob(pattern)] != []
     assert written == {"experiment.json", "space.json", *(f"{group}.json" for group in groups())}
     assert "experiment.json" in capsys.readouterr().out
+
+
+def test_module_that_cannot_be_imported_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*kinds: type) -> list[str]:
+        load("src.nets.none_here")
+        return []
+
+    monkeypatch.setattr(schema_module, "targets_of", fail)
+    with pytest.raises(InputError) as caught:
+        config_schema("finetune")
+    assert caught.value.lines == ["schemas: 'src.nets' has no 'none_here'"]

@@ -164,6 +164,7 @@ def test_csv_logger_keeps_rows_on_resume(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.read_text() == expected.read_text()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_mlflow_run_is_continued_on_resume(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow", reason="pip install -e '.[mlflow]'")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
