@@ -145,7 +145,7 @@ class QLearning(LightningModule):
     def draw_batch(self) -> Tensor:
         """Take a step in each environment, then draw experiences `(B, 4)` from the buffer."""
         best = self(self.envs.states.to(self.device)).argmax(dim=1).cpu()
-        random = torch.rand(len(best)) < self.epsilon  # with this probability
+        random = (torch.rand(len(best)) < self.epsilon) | (self.envs.steps == 0)  # and at starts
         actions = torch.where(random, torch.randint(4, best.shape), best)
         self.buffer = torch.cat([self.buffer, self.envs.step(actions)])[-50_000:]
         self.epsilon = max(0.2, self.epsilon * self.hparams["epsilon_decay"])
