@@ -94,7 +94,8 @@ def _results(
         # The interval of the samples' scores: that of the logged metric only if they agree.
         for name, values in scores.items():
             label, mean = name, float(values.mean())
-            if not math.isclose(test.get(name, mean), mean, rel_tol=1e-4):
+            logged = test.get(name)
+            if logged is not None and not math.isclose(logged, mean, rel_tol=1e-4):
                 label = f"{name} of predictions"
             test.setdefault(label, mean)
             intervals[label] = mean_interval(values, groups, is_share(name), skewed=True)
