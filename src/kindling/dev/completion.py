@@ -54,9 +54,10 @@ def _complete_argument(verb: str, words: list[str], word: str) -> list[str]:
     flags, kinds = read_arguments(verb)
     if word.startswith("-"):
         return [*flags]
-    plain = [before for before in words if before[0] != "-" and "=" not in before]
+    pairs = zip(["", *words], words, strict=False)  # a flag's value is no word of its own
+    plain = [w for flag, w in pairs if w[0] != "-" and "=" not in w and not flags.get(flag)]
     kind = flags.get(words[-1] if words else "", "")
-    if not kind and kinds:  # a word of its own, not the value of a flag
+    if not kind and kinds:
         kind = kinds[min(len(plain), len(kinds) - 1)]
     if "RUN" in kind:
         return list_runs(word)

@@ -104,7 +104,8 @@ def test_commands_and_their_words() -> None:
     assert complete("kindling tune --sampler ") == ["grid", "random", "tpe"]
     assert complete("kindling export x --format ") == ["onnx", "pt2", "torchscript"]
     assert "nets" in complete("kindling tune digits n")
-    assert complete("kindling trian ") == complete("kindling train --seeds 0,1 digi x.y.z.") == []
+    assert complete("kindling train --seeds 0,1 digi") == ["digits"]
+    assert complete("kindling trian ") == complete("kindling train digits x.y.z.") == []
 
 
 @pytest.mark.parametrize("verb", commands())
