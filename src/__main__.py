@@ -1,12 +1,11 @@
-"""`python -m src` lists the commands.
-
-`kindling train …`, the console script, is `python -m src.train …`.
-"""
+"""`python -m src` lists the commands; the console script `kindling` starts them."""
 
 from __future__ import annotations
 
 import ast
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -39,31 +38,23 @@ def show(argv: list[str]) -> None:
 
 
 def kindling() -> NoReturn:
-    """Start a command by its short name: the process becomes that of `python -m src.<verb>`.
-
-    What starts the command again (torchrun, Lightning's DDP, a study's workers) and what a run
-    records of it are therefore the same for both.
-    """
-    verb = sys.argv[1] if len(sys.argv) > 1 else ""
-    is_command = verb.isidentifier() and (FOLDER / f"{verb}.py").is_file()
-    words = [f"src.{verb}", *sys.argv[2:]] if is_command else ["src", *sys.argv[1:]]
+    """Become the process of `python -m src.<verb>`: DDP's children and a run's record see that."""
+    verb, words = "".join(sys.argv[1:2]), sys.argv[2:]
+    if verb == "--complete":
+        module = "src.kindling.dev.completion"
+    elif verb.isidentifier() and (FOLDER / f"{verb}.py").is_file():
+        module = f"src.{verb}"
+    else:
+        module, words = "src", sys.argv[1:]
+    command = [sys.executable, "-m", module, *words]
     os.environ["KINDLING_PROGRAM"] = "kindling "  # for usage lines
-    command = [sys.executable, "-m", *words]
     if os.name != "nt":
         os.execv(sys.executable, command)
-    import signal
-    import subprocess
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command gets it too, and saves first
     sys.exit(subprocess.call(command))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--complete"]:  # for the shell; imports little, to answer at once
-        from src.kindling.dev.completion import complete
+    from src.kindling.config.command import run_command
 
-        print("\n".join(complete(sys.argv[2])))
-    else:
-        from src.kindling.config.command import run_command
-
-        run_command(show)
+    run_command(show)

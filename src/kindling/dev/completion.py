@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,7 @@ def _get(values: dict[str, Any], key: str) -> Any:
     for name in key.split("."):
         part = part.get(name) if isinstance(part, dict) else None
     return part
+
+
+if __name__ == "__main__":  # called by the shell's own part
+    print("\n".join(complete(sys.argv[1])))

@@ -114,7 +114,8 @@ def test_flags_are_those_of_the_command(verb: str) -> None:
 
 
 def test_runs_by_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    logs = tmp_path
+    logs = tmp_path / "own"
+    logs.mkdir()
     monkeypatch.setattr(completion, "LOGS", logs)
     assert complete("kindling evaluate ") == []
     for name in ("digits/2026-01-01_00-00-00", "digits/tune/trial_1", "mnist/2026-01-02_00-00-00"):
