@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +12,8 @@ FOLDER = Path(__file__).parent
 
 def commands() -> dict[str, str]:
     """Each command's name and the first line of its docstring, read without importing it."""
+    import ast  # here, since completion has to be fast
+
     found = {}
     for path in sorted(FOLDER.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -50,6 +49,9 @@ def kindling() -> NoReturn:
     os.environ["KINDLING_PROGRAM"] = "kindling "  # for usage lines
     if os.name != "nt":
         os.execv(sys.executable, command)
+    import signal
+    import subprocess
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command gets it too, and saves first
     sys.exit(subprocess.call(command))
 
