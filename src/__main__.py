@@ -7,15 +7,13 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-FOLDER = Path(__file__).parent
-
 
 def commands() -> dict[str, str]:
     """Each command's name and the first line of its docstring, read without importing it."""
     import ast  # here, since completion has to be fast
 
     found = {}
-    for path in sorted(FOLDER.glob("*.py")):
+    for path in sorted(Path(__file__).parent.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
             found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
@@ -41,7 +39,7 @@ def kindling() -> NoReturn:
     verb, words = "".join(sys.argv[1:2]), sys.argv[2:]
     if verb == "--complete":
         module = "src.kindling.dev.completion"
-    elif verb.isidentifier() and (FOLDER / f"{verb}.py").is_file():
+    elif verb.isidentifier() and Path(__file__).with_name(f"{verb}.py").is_file():
         module = f"src.{verb}"
     else:
         module, words = "src", sys.argv[1:]
