@@ -1,4 +1,4 @@
-# The server of one exported model (docs/deploy.md), without torch:
+# The server of one exported model (docs/how-to/deploy.md), without torch:
 #
 #     docker build --tag kindling-serve .
 #     docker run --publish 8000:8000 --env KINDLING_KEY --volume "$PWD/model.onnx:/model.onnx:ro" kindling-serve
