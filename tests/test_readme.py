@@ -14,7 +14,10 @@ from PIL import Image
 
 from src.kindling.config.compose import CONFIGS, ROOT
 from src.kindling.config.errors import InputError
-from tests.conftest import LITTLE, call, train
+from src.kindling.deploy import export_files
+from src.kindling.runs.run import Run
+from tests.conftest import LITTLE, call, copied, kept_runs, train
+from tests.kindling.deploy.conftest import measure_here
 from tests.written import commands, composes
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,15 +62,28 @@ def test_command_composes(command: str) -> None:
     composes(command)
 
 
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that the tests copy."""
+    with kept_runs(tmp_path_factory):
+        return train("digits").run
+
+
 @pytest.mark.parametrize("verb", RUN)
 def test_command_runs(
-    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    verb: str,
+    digits: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     argv = shlex.split(RUN[verb])[1:]
     monkeypatch.setattr("src.kindling.dev.scaffold.write_all", lambda files: None)
     monkeypatch.chdir(tmp_path)
+    # Fresh processes take seconds; tests/kindling/deploy/test_export.py starts them.
+    monkeypatch.setattr(export_files, "run_in_fresh_process", measure_here)
     if verb == "compare" or any("latest" in word for word in argv):
-        train("digits")
+        copied(digits)
     if verb == "predict":
         Path("new").mkdir()
         Image.new("L", (20, 20), 200).save("new/one.png")
@@ -82,8 +98,8 @@ def test_mistake_message() -> None:
     assert caught.value.lines == [line.strip() for line in MISTAKE[2].splitlines()]
 
 
-def test_python_blocks_run(capsys: pytest.CaptureFixture[str]) -> None:
-    train("digits")
+def test_python_blocks_run(digits: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    copied(digits)
     for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
         exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out.splitlines()[-1].startswith("tensor([")
