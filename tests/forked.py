@@ -37,14 +37,17 @@ class ForkedProcess:
     ) -> None:
         self.args = [sys.executable, *argv]
         self.answers, theirs = socket.socketpair()
+        source, into = os.pipe()
+        self.stdin = os.fdopen(into, "w", encoding="utf-8")
         self.stdout, out = _pipe()
         self.stderr, error = (None, out) if merge else _pipe()
         request = {"argv": argv, "cwd": str(cwd), "env": {**os.environ, **(env or {})}}
         content = json.dumps(request).encode()
         with theirs:
-            socket.send_fds(_helper(), [b"%8d" % len(content)], [theirs.fileno(), out, error])
+            numbers = [theirs.fileno(), source, out, error]
+            socket.send_fds(_helper(), [b"%8d" % len(content)], numbers)
         _helper().sendall(content)
-        for number in {out, error}:
+        for number in {source, out, error}:
             os.close(number)
         self.pid = int(self.answers.recv(16))
 
@@ -64,6 +67,7 @@ class ForkedProcess:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self.stdin.close()
         self.wait(timeout)
         with self.stdout as stdout:
             output = stdout.read()
@@ -123,7 +127,7 @@ def serve(requests: socket.socket) -> list[str]:
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        length, numbers, _, _ = socket.recv_fds(requests, 8, 3)
+        length, numbers, _, _ = socket.recv_fds(requests, 8, 4)
         if not length:
             os._exit(0)
         request = json.loads(requests.recv(int(length), socket.MSG_WAITALL))
@@ -139,19 +143,19 @@ def fork() -> int:
         return os.fork()
 
 
-def begin(request: dict[str, Any], answers: int, out: int, error: int) -> list[str]:
+def begin(request: dict[str, Any], answers: int, source: int, out: int, error: int) -> list[str]:
     """Fork once more, so that one process waits for the other's exit status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = fork()
     if child:
-        os.close(out), os.close(error)
+        os.close(source), os.close(out), os.close(error)
         os.write(answers, b"%d" % child)
         _, status = os.waitpid(child, 0)
         os.write(answers, b"%d" % os.waitstatus_to_exitcode(status))
         os._exit(0)
     os.setsid()
-    os.dup2(out, 1), os.dup2(error, 2)
-    for number in (answers, out, error):
+    os.dup2(source, 0), os.dup2(out, 1), os.dup2(error, 2)
+    for number in (answers, source, out, error):
         os.close(number)
     os.chdir(request["cwd"])
     os.environ.clear()

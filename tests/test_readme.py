@@ -15,7 +15,10 @@ from PIL import Image
 from src import tasks
 from src.kindling.config.compose import CONFIGS, ROOT
 from src.kindling.config.errors import InputError
-from tests.conftest import LITTLE, call, train
+from src.kindling.deploy import export_files
+from src.kindling.runs.run import Run
+from tests.conftest import LITTLE, call, copied, kept_runs, train
+from tests.kindling.deploy.conftest import measure_here
 from tests.written import IS_TEMPLATE, README, YOURS, commands, composes
 
 if not IS_TEMPLATE:
@@ -62,15 +65,28 @@ def test_command_composes(command: str) -> None:
     composes(command)
 
 
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that the tests copy."""
+    with kept_runs(tmp_path_factory):
+        return train("digits").run
+
+
 @pytest.mark.parametrize("verb", RUN)
 def test_command_runs(
-    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    verb: str,
+    digits: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     argv = shlex.split(RUN[verb])[1:]
     monkeypatch.setattr("src.kindling.dev.scaffold.write_all", lambda files: None)
     monkeypatch.chdir(tmp_path)
+    # Fresh processes take seconds; tests/kindling/deploy/test_export.py starts them.
+    monkeypatch.setattr(export_files, "run_in_fresh_process", measure_here)
     if verb == "compare" or any("latest" in word for word in argv):
-        train("digits")
+        copied(digits)
     if verb == "predict":
         Path("new").mkdir()
         Image.new("L", (20, 20), 200).save("new/one.png")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +10,7 @@ import pytest
 
 from src.kindling.config.compose import ROOT
 from tests.foreign.cases import CASES
+from tests.forked import ForkedProcess
 
 Answer = dict[str, Any]
 # A config and changes to it, by what is special about resuming it.
@@ -107,18 +105,11 @@ def kill_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
     # One thread: a fork has no others. Arrow's allocator starts one in the background.
     alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     alone |= {"JE_ARROW_MALLOC_CONF": "background_thread:false", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.foreign.kill_runs", str(tmp_path_factory.mktemp("kills"))],
-        cwd=ROOT,
-        env={**os.environ, **alone, "PYTHONWARNINGS": "ignore"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = ("-m", "tests.foreign.kill_runs", str(tmp_path_factory.mktemp("kills")))
+    alone["PYTHONWARNINGS"] = "ignore"
+    process = ForkedProcess(*command, cwd=ROOT, env=alone, merge=False)
 
     def ask(words: tuple[str, ...], seed: int, minutes: int) -> Answer:
-        assert process.stdin is not None
-        assert process.stdout is not None
         name, *changes = words
         request = {"name": name, "words": changes, "seed": seed, "minutes": minutes}
         print(json.dumps(request), file=process.stdin, flush=True)
