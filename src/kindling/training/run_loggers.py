@@ -165,7 +165,8 @@ def _without_step_values(row: Mapping[str, Any]) -> dict[str, Any]:
 @rank_zero_only
 def continue_csv(logger: CSVLogger, step: int) -> None:
     """Keep the rows before `step`, where a training resumes: Lightning deletes the file."""
-    rows = [row for row in _read(Path(logger.log_dir, "metrics.csv")) if int(row["step"]) < step]
+    found = _read(Path(logger.log_dir, "metrics.csv"))
+    rows: list[dict[str, Any]] = [row for row in found if int(row["step"]) < step]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*directory .* exists and is not empty")
         logger.experiment.metrics = rows
