@@ -1,23 +1,19 @@
-"""`python -m src` lists the commands.
-
-`kindling train …`, the console script, is `python -m src.train …`.
-"""
+"""`python -m src` lists the commands; the console script `kindling` starts them."""
 
 from __future__ import annotations
 
-import ast
 import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-FOLDER = Path(__file__).parent
-
 
 def commands() -> dict[str, str]:
     """Each command's name and the first line of its docstring, read without importing it."""
+    import ast  # here, since completion has to be fast
+
     found = {}
-    for path in sorted(FOLDER.glob("*.py")):
+    for path in sorted(Path(__file__).parent.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
             found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
@@ -39,16 +35,16 @@ def show(argv: list[str]) -> None:
 
 
 def kindling() -> NoReturn:
-    """Start a command by its short name: the process becomes that of `python -m src.<verb>`.
-
-    What starts the command again (torchrun, Lightning's DDP, a study's workers) and what a run
-    records of it are therefore the same for both.
-    """
-    verb = sys.argv[1] if len(sys.argv) > 1 else ""
-    is_command = verb.isidentifier() and (FOLDER / f"{verb}.py").is_file()
-    words = [f"src.{verb}", *sys.argv[2:]] if is_command else ["src", *sys.argv[1:]]
+    """Become the process of `python -m src.<verb>`: DDP's children and a run's record see that."""
+    verb, words = "".join(sys.argv[1:2]), sys.argv[2:]
+    if verb == "--complete":
+        module = "src.kindling.dev.completion"
+    elif verb.isidentifier() and Path(__file__).with_name(f"{verb}.py").is_file():
+        module = f"src.{verb}"
+    else:
+        module, words = "src", sys.argv[1:]
+    command = [sys.executable, "-m", module, *words]
     os.environ["KINDLING_PROGRAM"] = "kindling "  # for usage lines
-    command = [sys.executable, "-m", *words]
     if os.name != "nt":
         os.execv(sys.executable, command)
     import signal
@@ -59,11 +55,6 @@ def kindling() -> NoReturn:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--complete"]:  # for the shell; imports little, to answer at once
-        from src.kindling.dev.completion import complete
+    from src.kindling.config.command import run_command
 
-        print("\n".join(complete(sys.argv[2])))
-    else:
-        from src.kindling.config.command import run_command
-
-        run_command(show)
+    run_command(show)

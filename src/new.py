@@ -36,7 +36,7 @@ def main(argv: list[str]) -> dict[Path, str]:
     if flags.kind == "project":
         author = make_project(ROOT, flags.name, flags.author)
         print(f"project    {flags.name} by {author}, one commit: git show --stat")
-        print("follow     docs/how-to/follow-the-template.md: how to merge later versions of the template")
+        print("follow     docs/how-to/follow-the-template.md, to merge later versions")
         return {}
     kind, name, like = flags.kind, flags.name, flags.like or scaffold.DEFAULTS[flags.kind]
     files = scaffold.copy_template(kind, name, like)

@@ -101,8 +101,7 @@ class Experiences(IterableDataset[Tensor]):
 class QLearning(LightningModule):
     """Learn the value of each action in each state, from its own experience.
 
-    Kindling saves the buffer, the environments, epsilon and the returns with a checkpoint, since
-    they are plain attributes: a resumed training plays on.
+    Kindling's checkpoints hold the buffer, environments and epsilon: they are plain attributes.
 
     Args:
         batches: per epoch.
@@ -145,7 +144,7 @@ class QLearning(LightningModule):
     def draw_batch(self) -> Tensor:
         """Take a step in each environment, then draw experiences `(B, 4)` from the buffer."""
         best = self(self.envs.states.to(self.device)).argmax(dim=1).cpu()
-        random = torch.rand(len(best)) < self.epsilon  # with this probability
+        random = (torch.rand(len(best)) < self.epsilon) | (self.envs.steps == 0)  # and at starts
         actions = torch.where(random, torch.randint(4, best.shape), best)
         self.buffer = torch.cat([self.buffer, self.envs.step(actions)])[-50_000:]
         self.epsilon = max(0.2, self.epsilon * self.hparams["epsilon_decay"])
@@ -193,9 +192,10 @@ class QLearning(LightningModule):
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
         """The best action in each cell, on its value, and the return of each episode."""
         values = predictions["values"]
-        figure = Figure((9, 3.2), layout="constrained")
+        figure = Figure((8, 2.9), layout="constrained")
         left, right = figure.subplots(1, 2)
-        grid = left.imshow(values.max(axis=1).reshape(ROWS, COLUMNS), vmin=-14, vmax=0)
+        best = values.max(axis=1) * (predictions["state"] != GOAL)
+        grid = left.imshow(best.reshape(ROWS, COLUMNS), vmin=-11, vmax=0)
         figure.colorbar(grid, ax=left, label="value of the best action", shrink=0.8)
         left.set(xticks=range(COLUMNS), xticklabels=WIND, xlabel="wind", yticks=[])
         for state, action in enumerate(values.argmax(axis=1).tolist()):

@@ -93,11 +93,11 @@ def _results(
             scores[predictions.scored] = predictions["score"]
         # The interval of the samples' scores: that of the logged metric only if they agree.
         for name, values in scores.items():
-            mean, logged = float(values.mean()), test.get(name)
-            agrees = logged is None or math.isclose(logged, mean, rel_tol=1e-4)
-            label = name if agrees else f"{name} of predictions"
-            if logged is None or not agrees:
-                test[label] = mean
+            label, mean = name, float(values.mean())
+            logged = test.get(name)
+            if logged is not None and not math.isclose(logged, mean, rel_tol=1e-4):
+                label = f"{name} of predictions"
+            test.setdefault(label, mean)
             intervals[label] = mean_interval(values, groups, is_share(name), skewed=True)
     rows = []
     for name, value in test.items():

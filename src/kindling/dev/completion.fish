@@ -3,8 +3,9 @@
 function __kindling
     set -l line (commandline -cp)
     set -l program (commandline -op)[1]
-    string match -q '*kindling' -- $program; or set -a program -m src
-    set -g __kindling_candidates ($program --complete "$line" 2>/dev/null)
+    string match -q '*kindling' -- $program; and set -a program --complete
+    or set -a program -m src.kindling.dev.completion
+    set -g __kindling_candidates ($program "$line" 2>/dev/null)
     test -n "$__kindling_candidates"
 end
 complete -c kindling -n __kindling -f -a '$__kindling_candidates'

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,10 @@ def _complete_argument(verb: str, words: list[str], word: str) -> list[str]:
     flags, kinds = read_arguments(verb)
     if word.startswith("-"):
         return [*flags]
-    plain = [before for before in words if before[0] != "-" and "=" not in before]
+    pairs = zip(["", *words], words, strict=False)  # a flag's value is no word of its own
+    plain = [w for flag, w in pairs if w[0] != "-" and "=" not in w and not flags.get(flag)]
     kind = flags.get(words[-1] if words else "", "")
-    if not kind and kinds:  # a word of its own, not the value of a flag
+    if not kind and kinds:
         kind = kinds[min(len(plain), len(kinds) - 1)]
     if "RUN" in kind:
         return list_runs(word)
@@ -188,3 +190,7 @@ def _get(values: dict[str, Any], key: str) -> Any:
     for name in key.split("."):
         part = part.get(name) if isinstance(part, dict) else None
     return part
+
+
+if __name__ == "__main__":  # called by the shell's own part
+    print("\n".join(complete(sys.argv[1])))

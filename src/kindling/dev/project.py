@@ -1,7 +1,7 @@
 """Make a clone of the template a project, in one commit on top of the template's history.
 
-Later versions of the template are merged by plain git (docs/how-to/follow-the-template.md). For that, few
-lines of shared files change, and the files that are replaced keep the project's version in a merge.
+Later versions of the template are merged by plain git (docs/how-to/follow-the-template.md). For
+that, few lines of shared files change, and replaced files keep the project's version in a merge.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ OWN = ("README.md", "CHANGELOG.md")
 ATTRIBUTES = "# A merge keeps the project's version: git config merge.ours.driver true\n"
 README = """# {name}
 
-Experiments with PyTorch and Lightning, from [the template Kindling](docs/how-to/follow-the-template.md).
+Experiments with PyTorch and Lightning, from
+[the template Kindling](docs/how-to/follow-the-template.md).
 
     make train                         # create .venv, install, train the default experiment
     make test                          # run the test suite

@@ -234,6 +234,7 @@ def test_console_script_becomes_the_module(monkeypatch: pytest.MonkeyPatch) -> N
         (["train"], ["src.train"]),
         (["trian", "digits"], ["src", "trian", "digits"]),
         (["../train"], ["src", "../train"]),
+        (["--complete", "kindling tr"], ["src.kindling.dev.completion", "kindling tr"]),
         ([], ["src"]),
     ):
         monkeypatch.setattr(sys, "argv", ["/usr/bin/kindling", *words])

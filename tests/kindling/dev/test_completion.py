@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from src.__main__ import commands
+from src.completion import main
 from src.kindling.config.compose import ROOT, compose, configs, groups
 from src.kindling.config.instantiate import GIVEN
 from src.kindling.config.targets import locate, parameters
 from src.kindling.dev import completion
 from src.kindling.dev.completion import complete
 from src.kindling.dev.signatures import arguments
-from tests.conftest import call
 from tests.written import known_flags
 
 # Each prints the candidates for a line, as the shell's own function finds them.
@@ -104,7 +104,8 @@ def test_commands_and_their_words() -> None:
     assert complete("kindling tune --sampler ") == ["grid", "random", "tpe"]
     assert complete("kindling export x --format ") == ["onnx", "pt2", "torchscript"]
     assert "nets" in complete("kindling tune digits n")
-    assert complete("kindling trian ") == complete("kindling train --seeds 0,1 digi x.y.z.") == []
+    assert complete("kindling train --seeds 0,1 digi") == ["digits"]
+    assert complete("kindling trian ") == complete("kindling train digits x.y.z.") == []
 
 
 @pytest.mark.parametrize("verb", commands())
@@ -112,7 +113,9 @@ def test_flags_are_those_of_the_command(verb: str) -> None:
     assert complete(f"kindling {verb} --") == sorted(known_flags(verb) - {"-h", "--member"})
 
 
-def test_runs_by_their_folders(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_by_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = tmp_path / "own"
+    logs.mkdir()
     monkeypatch.setattr(completion, "LOGS", logs)
     assert complete("kindling evaluate ") == []
     for name in ("digits/2026-01-01_00-00-00", "digits/tune/trial_1", "mnist/2026-01-02_00-00-00"):
@@ -166,5 +169,5 @@ def test_keys_are_those_of_the_signatures(name: str) -> None:
 
 def test_printed_scripts(capsys: pytest.CaptureFixture[str]) -> None:
     for shell in SHELLS:
-        call("completion", shell)
+        main([shell])
         assert capsys.readouterr().out.rstrip() == completion.read_script(shell).rstrip()
