@@ -47,7 +47,7 @@ docs: $(VENV)/installed-docs$(STAMP)
 # hold; `make lock UPGRADE=--upgrade` takes the newest. uv reads none of them: for `uv run` and `uv sync`, the versions
 # are repeated at the end of pyproject.toml. All files are replaced at once, after the last has been resolved.
 LOCKING = $(VENV)/locking
-COMPILE = cd $(LOCKING) && $(abspath $(UV)) pip compile --quiet --universal --generate-hashes --no-header $(UPGRADE)
+COMPILE = cd $(LOCKING) && $(abspath $(UV)) pip compile --quiet --no-config --universal --generate-hashes --no-header $(UPGRADE)
 
 lock: $(VENV)/python
 	@rm -rf $(LOCKING) && mkdir $(LOCKING) && cp requirements*.lock $(LOCKING)
