@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from src.kindling.config.compose import ROOT
 from src.kindling.runs.run import Run
 from tests.faults.test_exact import ending
 from tests.forked import ForkedProcess, run_forked
@@ -200,26 +200,24 @@ def test_running_run_is_locked(repository: Path) -> None:
 
 
 CLAIM = """
-import os, sys, time
+import sys
 from pathlib import Path
 from src.kindling.runs import run
 run.LOGS = Path(sys.argv[1])
-os.environ.pop("KINDLING_RUN", None)
-time.sleep(max(0, float(sys.argv[2]) - time.time()))
+print("ready", flush=True)
+sys.stdin.read()
 print(run.Run.claim("digits").path)
 """
 
 
 def test_claims_at_once(tmp_path: Path) -> None:
-    at = str(time.time() + 3)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", CLAIM, str(tmp_path / "logs"), at],
-            text=True,
-            stdout=subprocess.PIPE,
-        )
-        for _ in range(16)
-    ]
+    (tmp_path / "claim.py").write_text(CLAIM)
+    options: Any = {"cwd": tmp_path, "env": {"PYTHONPATH": str(ROOT)}}
+    processes = [ForkedProcess("claim.py", str(tmp_path / "logs"), **options) for _ in range(16)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.close()
     paths = [process.communicate(timeout=60)[0] for process in processes]
     assert len(set(paths)) == 16
     assert all(process.returncode == 0 for process in processes)
