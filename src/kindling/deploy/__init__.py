@@ -1,1 +1,6 @@
 """Predict on new data, export and serve."""
+
+import os
+
+# The wheels of onnxruntime 1.31 for Linux report usage over the network and keep a device ID.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -99,3 +100,11 @@ def test_run_without_export_is_exported(
     assert serving_server.find_model(str(digits.path)) == file_of(digits)
     assert capsys.readouterr().out.startswith(f"export     {file_of(digits)}\n")
     assert file_of(digits).stat().st_size == pytest.approx(before, abs=200)
+
+
+def test_onnxruntime_keeps_no_device_id(tmp_path: Path) -> None:
+    imports = "import src.kindling.deploy.serving.model"
+    home = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    home.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", imports], cwd=ROOT, env=home, check=True)
+    assert list(tmp_path.iterdir()) == []
