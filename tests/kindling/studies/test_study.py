@@ -719,15 +719,16 @@ def until(done: Callable[[], object], process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.skipif(usable_cores() < 2, reason="two workers need two cores")
+@pytest.mark.parametrize("start", ["forkserver", pytest.param("spawn", marks=pytest.mark.long)])
 def test_two_workers_one_killed_give_the_same_numbers(
-    logs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    start: str, logs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = (*SEEDS, "trainer.max_epochs=12", "--workers", "2")
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "src.train", *words])
-    # Workers start as forks of a process that has imported torch: importing takes them seconds.
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["tests.preloaded"])
-    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: server)
+    if start == "forkserver":  # of a process that has imported torch, which takes seconds
+        server = multiprocessing.get_context("forkserver")
+        server.set_forkserver_preload(["tests.preloaded"])
+        monkeypatch.setattr(multiprocessing, "get_context", lambda kind: server)
 
     def kill_one() -> None:
         while not list((logs / "digits/seeds").glob("*/metrics.csv")):

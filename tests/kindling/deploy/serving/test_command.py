@@ -104,7 +104,9 @@ def test_run_without_export_is_exported(
 
 def test_onnxruntime_keeps_no_device_id(tmp_path: Path) -> None:
     imports = "import src.kindling.deploy.serving.model"
-    home = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
-    home.pop("ORT_DISABLE_TELEMETRY", None)
-    subprocess.run([sys.executable, "-c", imports], cwd=ROOT, env=home, check=True)
-    assert list(tmp_path.iterdir()) == []
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", imports], cwd=ROOT, env=environment, check=True)
+    assert list(home.iterdir()) == []
