@@ -96,7 +96,7 @@ def test_notebook_has_goal_and_next_steps(name: str) -> None:
     assert cells[0].source.startswith("# ")
     assert "ou will" in cells[0].source or "ou write" in cells[0].source
     assert "It takes less than" in cells[0].source
-    assert cells[-1].source.startswith("## Where to go on\n")
+    assert cells[-1].source.startswith("## Next\n")
     # One idea a cell; what is written into a file is a file's worth.
     long = [
         cell.id

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
+import multiprocessing
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -306,3 +308,9 @@ def test_mistake_in_a_worker_is_one_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: .*; replace the file$"):
         list(data.train_dataloader())
     assert json.dumps(data.train_dataloader().state_dict())
+
+
+def test_workers_end_after_a_training_that_leaves_its_epoch(folder: Path) -> None:
+    train("shards", *words(folder / "parquet", "data.num_workers=2"))  # three of its batches
+    gc.collect()
+    assert multiprocessing.active_children() == []

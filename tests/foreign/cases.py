@@ -143,7 +143,7 @@ CASES = (
         "text_classifier",
         "val_loss",
         logged=("train_loss", "val_loss", "val_acc"),
-        export="example_input_array",
+        export="one tensor",
     ),
     Case(
         "vae_ema",

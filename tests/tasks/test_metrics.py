@@ -348,7 +348,7 @@ def test_evaluate_with_nan_metric_is_identical(capsys: pytest.CaptureFixture[str
     run = train("digits", *few).run
     assert json.loads((run.path / "metrics.json").read_text())["test/auroc"] is None
     call("evaluate", str(run.path))
-    assert "identical  to the last digit" in capsys.readouterr().out
+    assert "identical  to the metrics at the end of training" in capsys.readouterr().out
 
 
 def test_intervals_resample_over_present_classes() -> None:

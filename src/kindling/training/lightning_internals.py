@@ -1,4 +1,4 @@
-"""The private names of Lightning that Kindling depends on; no other file uses them.
+"""The private names of Lightning and torch that Kindling depends on; no other file uses them.
 
 All were read in Lightning 2.6.6 (`_TrainingEpochLoop`, `_FitLoop`, `_ResultCollection`,
 `MLFlowLogger`), the last minor version that pyproject.toml admits: before it is raised, compare
@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
 from torchmetrics import Metric
 
 from src.kindling.nn.meter import moved
@@ -23,6 +24,15 @@ from src.kindling.nn.meter import moved
 # The arguments of a logged value that are attributes of its metadata under the same name.
 SHOWN_IN = ("prog_bar", "logger", "on_step", "on_epoch")
 LOG_ARGUMENTS = ("fx", "name", *SHOWN_IN, "enable_graph", "add_dataloader_idx", "metric_attribute")
+
+
+def report_ended_workers() -> None:
+    """Have torch say how a data worker ended, in all trainings of this process.
+
+    torch 2.11 to 2.15 sets its handler with the first worker, and once only; Lightning resets all
+    handlers that were set during a training.
+    """
+    _set_SIGCHLD_handler()
 
 
 def is_accumulating(trainer: Trainer) -> bool:

@@ -20,9 +20,9 @@ from src.kindling.training.repeatable import (
     OrderError,
     RepeatableDataset,
     RepeatableSampler,
-    RepeatableStream,
     Repeated,
 )
+from src.kindling.training.repeatable_stream import RepeatableStream
 from src.kindling.training.resume import ResumeState
 
 REPORT_SECONDS = 10  # between the lines of a stream that is read again
@@ -106,7 +106,7 @@ class Loaders:
         name = "sampler" if loader.batch_sampler is None else "batch_sampler"
         sampler = getattr(loader, name)
         if isinstance(sampler, RepeatableSampler):  # its author returns the same one again
-            sampler.source = self
+            sampler.follow(self)
             return loader, sampler
         # Past DataLoader.__setattr__, which refuses: no iterator has been made yet.
         vars(loader)[name] = sampler = RepeatableSampler(sampler, self)

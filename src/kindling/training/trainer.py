@@ -29,7 +29,7 @@ from src.kindling.training.callbacks.outcomes import Outcomes
 from src.kindling.training.callbacks.progress import progress
 from src.kindling.training.checkpoint_io import AtomicIO
 from src.kindling.training.layer_trace import Layer
-from src.kindling.training.lightning_internals import continue_mlflow_run
+from src.kindling.training.lightning_internals import continue_mlflow_run, report_ended_workers
 from src.kindling.training.loaders import Loaders
 from src.kindling.training.monitor import Monitor, mode_of_callback
 from src.kindling.training.resume import ResumeState
@@ -107,6 +107,7 @@ def _trainer(
     # small net's step: Lightning sets this to 1.
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    report_ended_workers()
     trainer: Trainer = instantiate.build(
         config,
         "trainer",

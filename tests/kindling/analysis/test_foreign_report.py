@@ -53,9 +53,9 @@ def test_report_of_foreign_run_has_metrics_plots_and_config(pair: list[TrainedRu
     for name in ("val_loss", "test_loss"):
         assert format_number(run.metrics[name]) in loss
     assert "<figcaption>curves</figcaption>" in page
-    assert "<td>task.hidden_size</td><td>16</td>" in page
+    assert "<td>task.<wbr>hidden_size</td><td>16</td>" in page
     assert "<h2>Data</h2>" not in page  # no spec
-    assert "The best val/loss" in page
+    assert "Best val/loss" in page
     assert re.search(r"lstm +LSTM +24 x 16 +1,344 +58,368", page)  # the layers
 
 
@@ -85,7 +85,7 @@ def test_interval_of_score_joins_only_the_metric_it_measures(
         page = report(copy).read_text()
         assert [name for name, cells in rows(page).items() if " to " in cells] == expected
         assert f"<b>{format_number(logged)}</b>" in rows(page)["mae"]
-        assert "Metrics without val or test in their names: top1 0.5000." in page
+        assert "Metrics without a split in their names: top1 0.5000." in page
 
 
 def test_column_with_the_name_of_a_metric_gives_its_interval(

@@ -98,7 +98,7 @@ def test_net_is_counted_and_has_shapes(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_page_shows_the_output(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (ROOT / "docs" / "edit-configs.md").read_text().partition("## Completion")[0]
+    page = (ROOT / "docs" / "how-to" / "edit-configs.md").read_text().partition("## Completion")[0]
     block = [line[4:] for line in page.splitlines() if line.startswith("    ")]
     lines = [line for line in block if "…" not in line and "python -m" not in line]
     printed = shown(capsys, "digits", "net.dropout=0.1", "--dry-run").splitlines()

@@ -78,7 +78,10 @@ def test_project_is_one_commit(clone: Path) -> None:
     project = tomllib.loads((clone / "pyproject.toml").read_text())["project"]
     assert project["name"] == "leaf-disease"
     assert project["authors"] == [{"name": "Ada Lovelace", "email": "ada@example.org"}]
-    assert "leaf-disease[parquet,export,serve,timm,tune]" in project["optional-dependencies"]["dev"]
+    assert (
+        "leaf-disease[parquet,export,serve,timm,detection,tune]"
+        in project["optional-dependencies"]["dev"]
+    )
     assert "  project: leaf-disease\n" in (clone / "configs/logger/wandb.yaml").read_text()
     assert "experiment_name: leaf-disease\n" in (clone / "configs/logger/mlflow.yaml").read_text()
     assert (clone / "README.md").read_text().startswith("# leaf-disease\n")

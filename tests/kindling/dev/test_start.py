@@ -45,7 +45,7 @@ def test_image_serves_without_root_and_checks_health() -> None:
     assert flags.api_key_env == "KINDLING_KEY"
     assert f"127.0.0.1:{flags.port}/health" in check[2]
     # The page shows the same commands as the file.
-    page = (ROOT / "docs" / "deploy.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "deploy.md").read_text()
     for line in re.findall(r"^#     (docker .*)$", DOCKERFILE, flags=re.MULTILINE):
         assert f"    {line}\n" in page
 
