@@ -116,7 +116,8 @@ def test_first_task_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_readme_is_short() -> None:
-    assert len(README.split()) <= 900
+    words = [word for word in README.split() if re.search(r"\w", word)]  # no bars of tables
+    assert len(words) <= 900
 
 
 def test_yaml_block_is_the_file() -> None:

@@ -49,6 +49,10 @@ HINTS = {
     r"EIO|Input/output error": "{file}: its disk failed (input/output error); use another{resume}",
     r"EACCES|EPERM": "{file}: this user may not open or write it; ls -ld shows who may",
     r"(?P<why>Early stopping conditioned on metric .*)": "callbacks: {why}",
+    r"has parameters that were not used in producing the loss": (
+        "trainer.strategy: a training step leaves parameters without a gradient; set "
+        "trainer.strategy=ddp_find_unused_parameters_true"
+    ),
     r"gloo/transport|NCCL|nccl|Dist(Backend|Network|Store)Error": (
         "another process ended; see its output for the cause{resume}"
     ),

@@ -266,6 +266,17 @@ def test_hint_for_lost_process(error: Exception, config: Config, run: Run) -> No
     )
 
 
+def test_hint_for_parameters_without_gradient(config: Config) -> None:
+    message = (  # of Lightning 2.6.6
+        "It looks like your LightningModule has parameters that were not used in producing the loss returned"
+        " by training_step. If this is intentional, you must enable the detection of unused parameters in DDP"
+    )
+    assert advise(RuntimeError(message), config) == (
+        "trainer.strategy: a training step leaves parameters without a gradient; set "
+        "trainer.strategy=ddp_find_unused_parameters_true"
+    )
+
+
 @pytest.mark.parametrize(
     "error",
     [
