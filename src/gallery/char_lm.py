@@ -37,18 +37,19 @@ def read_manual() -> str:
 
 
 class Windows(Dataset[Batch]):
-    """Windows of T characters, and the character that follows each of these."""
+    """Windows of T characters and those that follow; the last one is padded."""
 
     def __init__(self, ids: Tensor, T: int, shift: bool) -> None:
         self.ids, self.T, self.shift = ids, T, shift
 
     def __len__(self) -> int:
-        return (len(self.ids) - 1) // self.T - self.shift
+        return -(-(len(self.ids) - 1) // self.T) - self.shift  # rounded up
 
     def __getitem__(self, i: int) -> Batch:
         start = i * self.T + (int(torch.randint(self.T, ())) if self.shift else 0)
         chunk = self.ids[start : start + self.T + 1]
-        return chunk[:-1], chunk[1:]  # each (T,)
+        padding = 0, self.T + 1 - len(chunk)  # after the end; the loss ignores targets of -100
+        return F.pad(chunk[:-1], padding), F.pad(chunk[1:], padding, value=-100)  # each (T,)
 
 
 class ManualText(LightningDataModule):
@@ -59,10 +60,9 @@ class ManualText(LightningDataModule):
         batch_size: windows in a batch.
     """
 
-    def __init__(self, context: int = 64, batch_size: int = 16, num_workers: int = 0) -> None:
+    def __init__(self, context: int = 64, batch_size: int = 16) -> None:
         super().__init__()
-        self.context, self.batch_size, self.num_workers = context, batch_size, num_workers
-        self.vocab_size = len(VOCABULARY)
+        self.context, self.batch_size, self.vocab_size = context, batch_size, len(VOCABULARY)
 
     def setup(self, stage: str) -> None:
         ids = encode(read_manual())  # (N,)
@@ -79,8 +79,7 @@ class ManualText(LightningDataModule):
         return self._loader(self.test)
 
     def _loader(self, ids: Tensor, shuffle: bool = False) -> DataLoader[Batch]:
-        windows, workers = Windows(ids, self.context, shift=shuffle), self.num_workers
-        return DataLoader(windows, self.batch_size, shuffle=shuffle, num_workers=workers)
+        return DataLoader(Windows(ids, self.context, shift=shuffle), self.batch_size, shuffle)
 
 
 def bigram_perplexity(train: Tensor, test: Tensor, vocab_size: int) -> float:
@@ -113,8 +112,7 @@ class Block(nn.Module):
 class CharLM(LightningModule):
     """Predict the next character from the ones before it.
 
-    The column `measured/tokens_per_second` of metrics.csv is a measurement of the training step
-    (forward, backward, optimizer): unlike all others, it differs between two equal trainings.
+    The column `measured/tokens_per_second` of metrics.csv differs between two equal trainings.
 
     Args:
         vocab_size: different characters.
@@ -134,8 +132,7 @@ class CharLM(LightningModule):
         lr: float = 4e-3,
     ) -> None:
         super().__init__()
-        self.token = nn.Embedding(vocab_size, width)
-        self.position = nn.Embedding(context, width)
+        self.token, self.position = nn.Embedding(vocab_size, width), nn.Embedding(context, width)
         self.blocks = nn.Sequential(*[Block(width, heads=4) for _ in range(layers)])
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, vocab_size))
         self.context, self.lr, self.baseline = context, lr, baseline
@@ -149,21 +146,24 @@ class CharLM(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.step_start = time.perf_counter()
-        loss = self._nll(batch).mean()
-        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
-        return loss
+        return self._loss(batch, "train/loss")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.log("val/loss", self._nll(batch).mean(), sync_dist=True)
+        self._loss(batch, "val/loss")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.log("test/loss", self._nll(batch).mean(), sync_dist=True)
+        self._loss(batch, "test/loss")
+
+    def _loss(self, batch: Batch, name: str) -> Tensor:
+        count = int((batch[1] >= 0).sum())  # without padding
+        loss = self._nll(batch).sum() / count
+        self.log(name, loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=count)
+        return loss
 
     def _nll(self, batch: Batch) -> Tensor:
-        """The negative log-likelihood of each character in nats, `(B, T)`."""
-        ids, following = batch
-        logits = self(ids).transpose(1, 2)  # (B, vocab_size, T)
-        return F.cross_entropy(logits, following, reduction="none")
+        """The negative log-likelihood of each character in nats, `(B, T)`; 0 at padding."""
+        logits = self(batch[0]).transpose(1, 2)  # (B, vocab_size, T)
+        return F.cross_entropy(logits, batch[1], ignore_index=-100, reduction="none")
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.device.type == "cuda":
@@ -195,7 +195,7 @@ class CharLM(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Columns: `target` and `nll` `(B, T)`, surprise in nats; `loss` `(B,)`."""
         nll = self._nll(batch)
-        return {"target": batch[1], "nll": nll, "loss": nll.mean(dim=1)}
+        return {"target": batch[1], "nll": nll, "loss": nll.sum(1) / (batch[1] >= 0).sum(1)}
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
         """Plot the loss of each character at the split's start, and a generated text."""
@@ -205,7 +205,7 @@ class CharLM(LightningModule):
         for (row, place), surprise in np.ndenumerate(nll):
             at = 0.01 + 0.98 * place / self.context, 0.86 - 0.075 * row
             box = {"facecolor": (1, 0.4, 0, min(surprise / 6, 1)), "lw": 0, "pad": 1}
-            character = VOCABULARY[ids[row, place]].replace("\n", "¶")
+            character = VOCABULARY[max(ids[row, place], 0)].replace("\n", "¶")
             figure.text(*at, character, style, bbox=box, parse_math=False)
         text = self.generate("A class ", 600)
         lines = textwrap.fill(" ".join(text.split()), 110)

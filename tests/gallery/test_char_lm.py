@@ -61,7 +61,25 @@ def test_splits_share_no_window_and_follow_the_text() -> None:
     start = len(data.train)
     assert torch.equal(ids[1], text[start + 50 : start + 100])
     assert torch.equal(following[1], text[start + 51 : start + 101])
-    assert len(data.train_dataloader().dataset) == (len(data.train) - 1) // 50 - 1  # type: ignore[arg-type]
+    assert len(data.train_dataloader().dataset) == (len(data.train) - 1) // 50  # type: ignore[arg-type]
+
+
+def test_padding_does_not_count() -> None:
+    data = ManualText(context=50, batch_size=1000)
+    data.setup("fit")
+    (ids, following) = list(data.test_dataloader())[-1]
+    rest = (len(data.test) - 1) % 50
+    assert torch.equal(following[-1, :rest], data.test[-rest:])
+    assert following[-1, rest:].tolist() == [-100] * (50 - rest)
+    assert (following[:-1] >= 0).all()
+    torch.manual_seed(0)
+    task = CharLM(len(VOCABULARY), baseline=11.0, context=50, layers=1, width=16)
+    nll = F.cross_entropy(task(ids[-1:, :rest])[0], following[-1, :rest])
+    assert task.predict_step((ids, following), 0)["loss"][-1].item() == pytest.approx(nll.item())
+    changed = ids.clone()
+    changed[-1, rest:] = 5
+    losses = [task._nll((x, following)).sum() for x in (ids, changed)]
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
 
 
 def test_paragraphs_occur_once() -> None:
