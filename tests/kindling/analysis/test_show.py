@@ -94,9 +94,8 @@ def test_values_stay_what_they_are() -> None:
     assert "a: '1e-4'" in text
     assert comment(text, "- g: null") == "of f.0.g"
     assert comment(text, "d: [1, '2']") == "of d"
-    assert [*_annotate({"a": (torch.float32,)}, lambda *_: "default")][0].split() == [
-        *("a:", "[torch.float32]", "#", "default")
-    ]
+    (line,) = _annotate({"a": (torch.float32,)}, lambda *_: "default")
+    assert line.split() == ["a:", "[torch.float32]", "#", "default"]
 
 
 def test_net_is_counted_and_has_shapes(capsys: pytest.CaptureFixture[str]) -> None:
