@@ -88,7 +88,7 @@ def _results(
     intervals, baseline = metric_intervals(run, predictions) if predictions else ({}, {})
     if predictions and not intervals:
         columns, groups = predictions.columns, predictions.columns.get("group")
-        scores = {name: columns[name] for name in test if name in columns}
+        scores = {n: columns[n] for n in test if n in columns and columns[n].ndim == 1}
         if predictions.scored:
             scores[predictions.scored] = predictions["score"]
         # The interval of the samples' scores: that of the logged metric only if they agree.

@@ -128,6 +128,8 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d.]*[eE][-+]?\d+$"), list("-+0123456789")
 )
+# A constructor's default may hold anything, such as (torch.float32,).
+_Dumper.add_multi_representer(object, lambda dumper, value: dumper.represent_str(str(value)))
 
 
 def _annotate(values: Any, origin: Callable[[str, Any], str]) -> Iterator[str]:

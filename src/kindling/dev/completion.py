@@ -143,7 +143,7 @@ def list_keys(values: dict[str, Any], word: str) -> list[str]:
 
 def compose(name: str, words: list[str]) -> dict[str, Any]:
     """The values of an experiment with other options and targets, as far as its keys need them."""
-    values = _load(CONFIGS / f"{name}.yaml")
+    values = _load(CONFIGS / f"{name.removeprefix('configs/').removesuffix('.yaml')}.yaml")
     for word in words:
         key, _, value = word.partition("=")
         option = CONFIGS / key / f"{value}.yaml"
@@ -151,11 +151,10 @@ def compose(name: str, words: list[str]) -> dict[str, Any]:
             kept = values.get(key, {}) if key == "trainer" else {}
             values[key] = _merge(kept, _load(option))
         elif key.endswith("._target_"):
-            *sections, last = key.split(".")[:-1]
-            part = values
-            for section in sections:
-                part = part.setdefault(section, {})
-            part[last] = {"_target_": value}
+            part: Any = value
+            for name in reversed(key.split(".")):
+                part = {name: part}
+            values = _merge(values, part)
     return values
 
 
@@ -166,10 +165,10 @@ def _load(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     own = own if isinstance(own, dict) else {}
-    values: Any = {}
-    for entry in own.pop("defaults", None) or []:
+    values, defaults = dict[str, Any](), own.pop("defaults", None)
+    for entry in defaults if isinstance(defaults, list) else ():
         if isinstance(entry, str) and entry != "_self_":
-            values = _merge(values, _load(path.with_name(f"{entry}.yaml")))
+            values = _merge(values, _load(path.parent / f"{entry}.yaml"))
         for group, option in entry.items() if isinstance(entry, dict) else ():
             values = _merge(values, {group: _load(CONFIGS / group / f"{option}.yaml")})
     merged: dict[str, Any] = _merge(values, own)

@@ -54,14 +54,14 @@ def _known_targets() -> dict[str, type]:
 def _written_targets() -> Iterator[str]:
     """Each `_target_` in configs/."""
     for file in sorted(CONFIGS.rglob("*.yaml")):
-        yield from TARGET.findall(file.read_text("utf-8"))
+        yield from TARGET.findall(file.read_text("utf-8", errors="replace"))
 
 
 def _public_classes() -> Iterator[str]:
     modules = [*LIBRARIES]
     for room in ROOMS:
         folder = load(room).__path__
-        modules += [module.name for module in pkgutil.walk_packages(folder, f"{room}.")]
+        modules += [module.name for module in pkgutil.walk_packages(folder, f"{room}.", load)]
     for module in modules:
         for name, made in vars(load(module)).items():
             own = inspect.isclass(made) and made.__module__.startswith(module)

@@ -7,6 +7,7 @@ that, few lines of shared files change, and replaced files keep the project's ve
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def make_project(root: Path, name: str, author: str | None = None) -> str:
             (root / file).write_text(text, encoding="utf-8")
         (root / "CITATION.cff").unlink(missing_ok=True)
         _git(root, "add", "--all")
-        _git(root, "commit", "--message", f"Begin {name} from the template")
+        identity = ("-c", f"user.name={own_name}", "-c", f"user.email={email}")
+        _git(root, *identity, "commit", "--message", f"Begin {name} from the template")
         _git(root, "config", "merge.ours.driver", "true")
     except BaseException:
         _git(root, "reset", "--hard", "HEAD")
@@ -90,6 +92,8 @@ def _check_name(name: str, pyproject: str) -> None:
 
 
 def _check_clone(root: Path) -> None:
+    if not shutil.which("git"):
+        raise InputError("git: not installed; install it, and make a clone of the template by it")
     top = subprocess.run(["git", "rev-parse", "--show-toplevel"], cwd=root, capture_output=True)
     if top.returncode or Path(top.stdout.decode().strip()).resolve() != root.resolve():
         raise InputError(f"{root}: not a clone of the template; make one by git clone")
@@ -116,5 +120,5 @@ def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
     if done.returncode:
         problem = (done.stderr or done.stdout).strip().splitlines() or ["failed"]
-        raise InputError(f"git {arguments[0]}: {problem[-1]}")
+        raise InputError(f"git: {problem[-1]}")
     return done.stdout

@@ -115,7 +115,7 @@ class _Builder:
         """The rule for an experiment's section where `defaults` choose an option of its group."""
         entry = {"properties": {group: {"const": option}}, "required": [group]}
         chosen = {"properties": {"defaults": {"contains": entry}}, "required": ["defaults"]}
-        values = compose("digits", [f"{group}={option}"]).values[group]
+        values = compose("digits", [f"{group}='{option}'"]).values[group]  # 18 is text
         return {"if": chosen, "then": {"properties": {group: self.changes(values)}}}
 
     def changes(self, node: Mapping[str, Any]) -> Schema:

@@ -88,7 +88,11 @@ def find(path: str) -> tuple[str, ast.stmt] | None:
 
 @functools.cache
 def parse(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
+    """A source file's tree; empty where the file is damaged, as while it is edited."""
+    try:
+        return ast.parse(file.read_bytes())
+    except SyntaxError:
+        return ast.Module([], [])
 
 
 def _source(module: str) -> Path | None:

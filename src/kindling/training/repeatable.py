@@ -8,7 +8,7 @@ reading a sample. Other loaders: see repeatable_stream.py.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
@@ -69,13 +69,17 @@ class Repeated(_Wrapper):
 
     def __init__(self, wrapped: Any, source: Source) -> None:
         super().__init__(wrapped)
+        self._source: Callable[[], Source | None] = lambda: None
         self.follow(source)
-        self.position = Position(source.seed)
         self.ahead: Iterator[Any] | None = None  # of a resumed epoch, checked
         self.stateful: Any = None  # what saves and restores its place: the loader or its data set
         self.has_state = False
 
     def follow(self, source: Source) -> None:
+        """Begin to be read by a training; its author may return the loader of an earlier one."""
+        if self._source() is source:
+            return
+        self.position = Position(source.seed)
         # Weak: what keeps an iterator until its workers have ended would keep the Trainer, too.
         self._source = weakref.ref(source)
 

@@ -95,13 +95,16 @@ def test_column_with_the_name_of_a_metric_gives_its_interval(
     path = copy.path / "predictions" / "test.npz"
     predictions = Predictions.load(path)
     column = np.linspace(0, 2 * copy.metrics["test_loss"], len(predictions))
-    predictions.columns |= {"loss": column, "unlogged": column}
+    several = np.stack([column, column], axis=1)  # of each sample
+    predictions.columns |= {"loss": column, "unlogged": column, "spread": several}
+    (copy.path / "metrics.json").write_text(json.dumps({**copy.metrics, "test_spread": 0.5}))
     predictions.save(path)
     interval = mean_interval(column, skewed=True)
     assert interval is not None
     found = rows(report(copy).read_text())
-    assert found.keys() == {"loss", "mae"}
+    assert found.keys() == {"loss", "mae", "spread"}
     assert " to ".join(format_number(end) for end in interval) in found["loss"]
+    assert " to " not in found["spread"]
     assert " to " in found["mae"]
 
 

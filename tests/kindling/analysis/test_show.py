@@ -81,12 +81,21 @@ def test_each_value_has_its_origin(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_values_stay_what_they_are() -> None:
-    values = {"a": "1e-4", "b": 1e-5, "c": "x\n\ny", "d": [1, "2"], "e": {}, "f": [{"g": None}]}
+    values: dict[str, Any] = {
+        "a": "1e-4",
+        "b": 1e-5,
+        "c": "x\n\ny",
+        "d": [1, "2"],
+        "e": {},
+        "f": [{"g": None}],
+    }
     text = "\n".join(_annotate(values, lambda key, _: f"of {key}"))
     assert yaml.safe_load(text) == values
     assert "a: '1e-4'" in text
     assert comment(text, "- g: null") == "of f.0.g"
     assert comment(text, "d: [1, '2']") == "of d"
+    (line,) = _annotate({"a": (torch.float32,)}, lambda *_: "default")
+    assert line.split() == ["a:", "[torch.float32]", "#", "default"]
 
 
 def test_net_is_counted_and_has_shapes(capsys: pytest.CaptureFixture[str]) -> None:

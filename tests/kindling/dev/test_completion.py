@@ -149,6 +149,26 @@ def test_keys_follow_options_targets_and_files(
     assert complete("kindling train own net.") == []
 
 
+def test_completion_of_unusual_and_damaged_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completion, "CONFIGS", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "own.yaml").write_text("_target_: broken.Net\nwidth: 8")
+    (tmp_path / "broken.py").write_text("class Net(nn.Module:\n")
+    (tmp_path / "a-b.v2.yaml").write_text("callbacks:\ntask: {loss: [1]}\nseed: 1")
+    words = "callbacks.a._target_=lightning.pytorch.callbacks.EarlyStopping callbacks.a.pa"
+    assert complete(f"kindling train a-b.v2 {words}") == ["callbacks.a.patience="]
+    words = "task.loss.0._target_=torch.nn.HuberLoss task.loss.0.de"
+    assert complete(f"kindling train a-b.v2 {words}") == ["task.loss.0.delta="]
+    assert complete("kindling train configs/a-b.v2.yaml seed=") == ["seed=1"]
+    assert complete("kindling train a-b.v2 net=own net.") == ["net._target_=", "net.width="]
+    for defaults in ("net", "5", "[a/b]", "{data: digits}", ""):
+        (tmp_path / "odd.yaml").write_text(f"defaults: {defaults}\nseed: 2")
+        assert complete("kindling train odd seed=") == ["seed=2"]
+
+
 def parts(values: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(values, dict):
         if "_target_" in values:

@@ -117,13 +117,32 @@ def test_refusals_change_nothing(clone: Path, tmp_path: Path) -> None:
     hook = clone / ".git/hooks/pre-commit"
     hook.write_text("#!/bin/sh\necho 'no commits on Sundays' >&2\nexit 1\n")
     hook.chmod(0o755)
-    with pytest.raises(InputError, match="^git commit: no commits on Sundays$"):
+    with pytest.raises(InputError, match="^git: no commits on Sundays$"):
         make_project(clone, "leaf")
     assert git(clone, "status", "--porcelain") == ""
     assert git(clone, "rev-parse", "HEAD") == git(clone, "rev-parse", "origin/main")
     shutil.copytree(clone, tmp_path / "copy", ignore=shutil.ignore_patterns(".git"))
     with pytest.raises(InputError, match="not a clone of the template; make one by git clone"):
         make_project(tmp_path / "copy", "leaf")
+
+
+def test_author_suffices_where_git_knows_nobody(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(tmp_path, "clone", "--quiet", str(template), "clone")
+    for variable in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(variable, "/dev/null")
+    git(tmp_path / "clone", "config", "user.useConfigOnly", "true")
+    with pytest.raises(InputError, match="^--author: expected 'Name <email>', got ' <>'; pass"):
+        make_project(tmp_path / "clone", "leaf")
+    assert make_project(tmp_path / "clone", "leaf", ADA) == ADA
+    assert git(tmp_path / "clone", "log", "-1", "--format=%an <%ae>") == f"{ADA}\n"
+
+
+def test_git_is_missing(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(InputError, match="^git: not installed; install it"):
+        make_project(clone, "leaf")
 
 
 def test_later_version_merges_without_conflict(

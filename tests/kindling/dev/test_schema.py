@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from src.kindling.config.compose import CONFIGS, PARTS, ROOT, VALUES, groups
 from src.kindling.config.errors import InputError
 from src.kindling.config.targets import load
 from src.kindling.config.values import to_plain
+from src.kindling.dev import known_targets
 from src.kindling.dev import schema as schema_module
 from src.kindling.dev.known_targets import describe_arguments
 from src.kindling.dev.schema import config_schema
@@ -170,6 +172,28 @@ def test_command_writes_the_schemas_that_the_editor_reads(
         assert [*ROOT.glob(pattern)] != []
     assert written == {"experiment.json", "space.json", *(f"{group}.json" for group in groups())}
     assert "experiment.json" in capsys.readouterr().out
+
+
+def test_option_with_a_number_for_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    monkeypatch.setattr("src.kindling.config.compose.CONFIGS", tmp_path / "configs")
+    shutil.copy(CONFIGS / "net" / "mlp.yaml", tmp_path / "configs" / "net" / "18.yaml")
+    builder = schema_module._Builder()
+    assert builder.option_chosen("net", "18")["then"] == builder.option_chosen("net", "mlp")["then"]
+
+
+def test_damaged_files_among_the_known_targets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "latin.yaml").write_bytes(b"# gr\xf6\xdfe\n_target_: torch.nn.ReLU\n")
+    monkeypatch.setattr(known_targets, "CONFIGS", tmp_path / "configs")
+    assert [*known_targets._written_targets()] == ["torch.nn.ReLU"]
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "__init__.py").write_text("x = (\n")
+    monkeypatch.setattr("src.nets.__path__", [str(tmp_path)])
+    with pytest.raises(ValueError, match=r"^importing 'src.nets.broken' failed: SyntaxError: "):
+        [*known_targets._public_classes()]
 
 
 def test_module_that_cannot_be_imported_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

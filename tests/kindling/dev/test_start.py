@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -67,6 +68,20 @@ def test_workflow_pins_actions_and_limits_jobs(path: Path) -> None:
     assert workflow["permissions"] == {"contents": "read"}
     assert "concurrency" in workflow
     assert all("timeout-minutes" in job for job in workflow["jobs"].values())
+
+
+@pytest.mark.parametrize(("pull_requests", "proposed"), [("", True), ("7", False)])
+def test_update_proposes_again_after_a_merge(
+    pull_requests: str, proposed: bool, tmp_path: Path
+) -> None:
+    propose = steps(ROOT / ".github/workflows/update.yml")[-1]["run"]
+    gh = f'case "$2" in list) printf "{pull_requests}";; create) touch proposed;; esac'
+    for name, script in (("git", "[ $1 != diff ]"), ("gh", gh)):  # `gh pr view` has one
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(["bash", "-ec", propose], cwd=tmp_path, env={"PATH": path}, check=True)
+    assert (tmp_path / "proposed").exists() == proposed
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")

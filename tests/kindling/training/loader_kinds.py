@@ -28,6 +28,7 @@ from torch.utils.data import (
 SAMPLES = 48
 SEEN: list[list[float]] = []  # the first value of each sample, by batch
 READ: list[int] = []  # the samples that were read, in this process
+SHARED: list[Any] = []  # a loader of all data modules
 
 
 class Points(Dataset[Tensor]):
@@ -168,6 +169,9 @@ class Data(lightning.LightningDataModule):
         self.kept = loader_of("stateful stream", 0)
 
     def train_dataloader(self) -> Any:
+        if self.kind == "shared":
+            SHARED[:] = SHARED or [loader_of("shuffled", 0)]
+            return SHARED[0]
         if self.kind == "kept stream":
             return self.kept
         if self.kind in ("min_size", "max_size", "max_size_cycle"):

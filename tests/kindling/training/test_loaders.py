@@ -223,6 +223,14 @@ def test_rehearsal_leaves_stateful_stream_where_it_was(kill: Killer) -> None:
     assert batches[0] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
 
+def test_loader_of_an_earlier_training_follows_the_seed(kill: Killer) -> None:
+    expected = whole("data.kind=shuffled", "seed=1")[2]
+    whole("data.kind=shared", "seed=0")
+    assert whole("data.kind=shared", "seed=1")[2] == expected
+    (loader,) = loader_kinds.SHARED  # and is read after it
+    assert sorted(value for batch in loader for value in batch[:, 0].tolist()) == [*range(48)]
+
+
 def test_attribute_that_cannot_be_saved_is_named(
     kill: Killer, capsys: pytest.CaptureFixture[str]
 ) -> None:
