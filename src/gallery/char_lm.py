@@ -201,11 +201,11 @@ class CharLM(LightningModule):
         """Plot the loss of each character at the split's start, and a generated text."""
         figure, style = Figure((7.2, 2.7)), {"family": "monospace", "fontsize": 7}
         figure.text(0.01, 0.94, "Shade: loss, up to 6 nats. Below: a generated text")
-        ids, nll = predictions["target"][:6], predictions["nll"][:6]  # each (6, T)
+        ids, nll = predictions["target"][:6].clip(0), predictions["nll"][:6]  # each (6, T)
         for (row, place), surprise in np.ndenumerate(nll):
             at = 0.01 + 0.98 * place / self.context, 0.86 - 0.075 * row
             box = {"facecolor": (1, 0.4, 0, min(surprise / 6, 1)), "lw": 0, "pad": 1}
-            character = VOCABULARY[max(ids[row, place], 0)].replace("\n", "¶")
+            character = VOCABULARY[ids[row, place]].replace("\n", "¶")
             figure.text(*at, character, style, bbox=box, parse_math=False)
         text = self.generate("A class ", 600)
         lines = textwrap.fill(" ".join(text.split()), 110)
