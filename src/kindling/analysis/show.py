@@ -55,7 +55,9 @@ class Stages(Callback):
     def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         tensors = [leaf for leaf in tree_leaves(args[1]) if isinstance(leaf, Tensor)]
         shapes = [f"{tuple(one.shape)} {str(one.dtype).removeprefix('torch.')}" for one in tensors]
-        self.batches[_stage(trainer)] = shapes
+        loader = args[3] if len(args) > 3 else 0
+        before = self.batches[_stage(trainer)] if loader else []
+        self.batches[_stage(trainer)] = [*before, *shapes]
 
     on_validation_batch_start = on_test_batch_start = on_train_batch_start
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from src.kindling.analysis.show import _annotate
+from src.kindling.analysis.show import Stages, _annotate
 from src.kindling.config import compose as compose_module
 from src.kindling.config import instantiate
 from src.kindling.config.compose import CONFIGS, ROOT, compose, flatten
@@ -124,6 +125,15 @@ def test_dry_run_names_batches_and_metrics(logs: Path, capsys: pytest.CaptureFix
     assert stages[2].startswith(f"# test: passed; {batch}; logged test/loss, ")
     assert lines[-1] == "# monitor: val/loss"
     assert folders(logs) == []
+
+
+def test_batches_of_several_loaders() -> None:
+    stages, trainer = Stages(), Trainer(logger=False, enable_checkpointing=False)
+    trainer.state.stage = RunningStage.VALIDATING
+    for _ in range(2):  # with a few samples, and with whole batches where these fail
+        for loader, size in enumerate((6, 5)):
+            stages.on_validation_batch_start(trainer, Foreign(), torch.ones(size, 1), 0, loader)
+    assert stages.batches == {"validate": ["(6, 1) float32", "(5, 1) float32"]}
 
 
 class Foreign(LightningModule):
