@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-from importlib.metadata import PackageNotFoundError, version
+import tomllib
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from src.kindling.analysis.outputs import Outputs
 from src.kindling.analysis.predictions import transfer
+from src.kindling.config.compose import ROOT
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.images.image_data import ImageFiles
@@ -113,11 +114,10 @@ def build_models(run: TrainedRun, data: LightningDataModule | None, form: str) -
 def _describe(
     run: TrainedRun, x: Tensor, expected: Tensor, size: int | str, outputs: Outputs | None
 ) -> Exportable:
-    try:
-        kindling = version("kindling")
-    except PackageNotFoundError:  # cloned, and not installed
-        kindling = "unknown"
-    facts: dict[str, Any] = {"kindling": kindling, "run": f"{run.path.parent.name}/{run.path.name}"}
+    # The installed package has the name of the project that was made from the template.
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    engine = pyproject["project"]["version"]
+    facts: dict[str, Any] = {"kindling": engine, "run": f"{run.path.parent.name}/{run.path.name}"}
     answer_name = "output" if outputs is None else outputs.answer_name
     for key, name, tensor in (("input", "input", x), ("output", answer_name, expected)):
         first = size if len(tensor) == len(x) else len(tensor)

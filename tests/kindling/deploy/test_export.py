@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from importlib.metadata import Distribution
 from importlib.util import find_spec
 from typing import Any
 
@@ -138,6 +140,18 @@ def test_other_formats_in_a_fresh_process(
     assert found[form]["difference"] <= 1e-5
     deprecated = "torchscript is deprecated in PyTorch; use --format pt2\n"
     assert (deprecated in capsys.readouterr().out) == (form == "torchscript")
+
+
+def test_version_of_the_engine_in_a_project_of_another_name(
+    run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = Distribution.from_name
+    renamed = {"kindling": "leaf-disease"}
+    monkeypatch.setattr(Distribution, "from_name", lambda name: find(renamed.get(name, name)))
+    run = load_run(run_of("digits").path)
+    (model,) = export_model.build_models(run, run.data(), "pt2")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert model.facts["kindling"] == project["version"]
 
 
 @needs_onnx
