@@ -43,10 +43,8 @@ def main(argv: list[str]) -> Predicted:
         found = predict(run, split_inputs(run, flags.words), *options)
     seconds = time.perf_counter() - started
     print(format_preview(found.first, probabilities=bool(flags.top)))
-    speed = found.rows / seconds
-    print(
-        f"\npredicted  {format_count(found.rows, 'row')} in {seconds:.1f} s ({speed:,.0f} rows/s)"
-    )
+    rows, speed = format_count(found.rows, "row"), found.rows / seconds
+    print(f"\npredicted  {rows} in {seconds:.1f} s ({speed:,.0f} rows/s)")
     for note in found.notes:
         print(f"note       {escape_control(note)}")
     print(f"saved      {display_path(found.path)}")
