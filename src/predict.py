@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from src.kindling.config.command import EXACT, Parser, run_command
-from src.kindling.config.errors import escape_control
+from src.kindling.config.errors import escape_control, format_count
 from src.kindling.deploy.predict import Predicted, predict, split_inputs
 from src.kindling.deploy.prediction_writers import format_preview
 from src.kindling.runs.files import display_path
@@ -43,8 +43,8 @@ def main(argv: list[str]) -> Predicted:
         found = predict(run, split_inputs(run, flags.words), *options)
     seconds = time.perf_counter() - started
     print(format_preview(found.first, probabilities=bool(flags.top)))
-    speed = found.rows / seconds
-    print(f"\npredicted  {found.rows:,} rows in {seconds:.1f} s ({speed:,.0f} rows/s)")
+    rows, speed = format_count(found.rows, "row"), found.rows / seconds
+    print(f"\npredicted  {rows} in {seconds:.1f} s ({speed:,.0f} rows/s)")
     for note in found.notes:
         print(f"note       {escape_control(note)}")
     print(f"saved      {display_path(found.path)}")

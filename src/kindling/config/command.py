@@ -158,8 +158,8 @@ def _configs_help() -> str:
     # Imported here: it takes longer than most of a server's start.
     from src.kindling.config.compose import CONFIGS, configs, first_comment, groups
 
-    experiments = [f"  {name:<16} {first_comment(CONFIGS / f'{name}.yaml')}" for name in configs()]
-    options = [f"  {group + '=':<16} {' | '.join(files)}" for group, files in groups().items()]
+    experiments = [f"  {name:<20} {first_comment(CONFIGS / f'{name}.yaml')}" for name in configs()]
+    options = [f"  {group + '=':<20} {' | '.join(files)}" for group, files in groups().items()]
     lines = ["configs:", *experiments, ""]
     lines += ["groups and their options (configs/<group>/<option>.yaml):", *options, ""]
     lines += ["Any argument of a part can be set: net.dropout=0.1, task.optimizer.lr=3e-4,"]

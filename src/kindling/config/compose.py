@@ -250,6 +250,10 @@ def _choose(
     if options is None:
         errors.append(f"{_no_such('group', group, groups(), 'configs/')} ({origin})")
         return layers
+    if option not in options and "." in option:
+        remedy = f"set {group}._target_={option} for a class"
+        errors.append(f"{group}={option}: no such option; {remedy} ({origin})")
+        return layers
     if option not in options:
         line = _no_such("option", option, options, f"configs/{group}/")
         errors.append(f"{group}={line} ({origin})")

@@ -33,6 +33,7 @@ HABITS = {
     "config": CONFIG,
     "debug": "set trainer=debug",
     "device": "set trainer=cpu, or trainer=gpu trainer.devices=[0] for the first GPU",
+    "epoch": EPOCHS,
     "epochs": EPOCHS,
     "devices": DEVICES,
     "early_stopping": f"set callbacks.stop._target_={STOP.partition(' ')[0]}",

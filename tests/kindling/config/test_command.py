@@ -27,8 +27,8 @@ def test_help_without_torch(command: Command, repository: Path, verb: str) -> No
     done = command("-c", NO_TORCH.format(f"src.{verb}"), "--help")
     assert (done.returncode, done.stderr) == (0, "")
     if verb == "train":
-        assert "  mine             My own experiment.\n" in done.stdout
-        assert "  trainer=         cpu | ddp | debug | default | fsdp | gpu\n" in done.stdout
+        assert "  mine                 My own experiment.\n" in done.stdout
+        assert "  trainer=             cpu | ddp | debug | default | fsdp | gpu\n" in done.stdout
         assert len(done.stdout.splitlines()) < 38 + len([*(repository / "configs").glob("*.yaml")])
 
 

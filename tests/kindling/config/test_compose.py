@@ -154,6 +154,12 @@ def test_all_mistakes_at_once(configs: Path) -> None:
     ]
 
 
+def test_class_as_option_of_group(configs: Path) -> None:
+    assert lines("a", "net=src.nets.mlp.MLP") == [
+        "net=src.nets.mlp.MLP: no such option; set net._target_=src.nets.mlp.MLP for a class (command line)"
+    ]
+
+
 def test_key_from_further_down(configs: Path) -> None:
     assert lines("a", "only_one=2") == [
         "only_one: no such section; did you mean 'data.only_one'? (command line)"

@@ -17,6 +17,7 @@ from tests.conftest import checked, mistakes
     [
         (["batch_size=32"], ["batch_size: no such section; set data.batch_size=32 (command line)"]),
         (["epochs=3"], ["epochs: no such section; set trainer.max_epochs=3 (command line)"]),
+        (["--epoch", "3"], ["--epoch: no such flag; set trainer.max_epochs=3"]),
         (["imgsz=64"], ["imgsz: no such section; set data.size=64 (command line)"]),
         (
             ["lr=0.1"],

@@ -469,8 +469,8 @@ def test_unlearnable_classes(cards: Path, tmp_path: Path) -> None:
     for i in range(4):
         write(tmp_path / "one" / "only" / f"{i}.png")
     assert lines(tmp_path / "one") == [
-        f"{tmp_path / 'one'}: the target 'label' has only one value (always only); at least two "
-        "different values are needed"
+        f"{tmp_path / 'one'}: only one class folder, 'only'; set it to a folder with a folder of "
+        "images for each class (data.root)"
     ]
     write(cards / "rare" / "1.png")
     assert lines(cards) == [

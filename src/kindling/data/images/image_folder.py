@@ -136,6 +136,10 @@ class ImageFolder(ImageModule):
         if self.on_error == "error":
             refuse_unsupported(self.root, left_out, "convert them, or set data.on_error=skip")
         rows = pd.DataFrame(index_folder(self.root, names, left_out), dtype=object)  # any bytes
+        if self.kind == "classification" and rows["label"].nunique() == 1:
+            problem = f"only one class folder, '{rows['label'].iloc[0]}'"
+            remedy = "set it to a folder with a folder of images for each class (data.root)"
+            raise InputError(f"{self.root}: {problem}; {remedy}")
         numbers = pd.to_numeric(rows["label"], errors="coerce")
         if self.kind == "regression" and numbers.notna().all():
             rows["label"] = numbers
