@@ -222,7 +222,9 @@ def _trainer(config: Config, folder: str, callbacks: list[Callback], count: int 
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except MisconfigurationException as error:  # such as a GPU that this machine lacks
+    except MisconfigurationException as error:
+        if not re.search("gpu backend|accelerator is not available", str(error)):
+            raise
         problem = str(error).rstrip("!. ")
         raise InputError(f"trainer: {problem}; set trainer.accelerator=auto") from error
     process = trainer.strategy.process_dataloader
