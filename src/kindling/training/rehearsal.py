@@ -211,16 +211,22 @@ def _explain_lightning(
 
 def _trainer(config: Config, folder: str, callbacks: list[Callback], count: int | None) -> Trainer:
     given = config.values.get("trainer") or {}
-    trainer = Trainer(
-        **{key: given[key] for key in KEPT if given.get(key) is not None},
-        fast_dev_run=True,
-        devices=1,
-        callbacks=callbacks,
-        plugins=[LightningEnvironment()],
-        default_root_dir=folder,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    try:
+        trainer = Trainer(
+            **{key: given[key] for key in KEPT if given.get(key) is not None},
+            fast_dev_run=True,
+            devices=1,
+            callbacks=callbacks,
+            plugins=[LightningEnvironment()],
+            default_root_dir=folder,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except MisconfigurationException as error:
+        if not re.search("gpu backend|accelerator is not available", str(error)):
+            raise
+        problem = str(error).rstrip("!. ")
+        raise InputError(f"trainer: {problem}; set trainer.accelerator=auto") from error
     process = trainer.strategy.process_dataloader
 
     def process_dataloader(dataloader: object) -> object:

@@ -234,6 +234,15 @@ def test_rehearsal_config_mistakes(words: list[str], told: str) -> None:
     assert line(*made("digits", *words)) == told
 
 
+@pytest.mark.skipif(
+    torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU"
+)
+def test_rehearsal_without_gpu() -> None:
+    assert mistakes("train", "digits", "trainer=gpu") == [
+        "trainer: No supported gpu backend found; set trainer.accelerator=auto"
+    ]
+
+
 def test_rehearsal_batch_as_large_as_outputs() -> None:
     assert line(*made("breast_cancer", "task.loss._target_=torch.nn.MSELoss")) == (
         "task.loss: MSELoss does not accept (13, 2) float32 and (13,) int64: The size of tensor a "
