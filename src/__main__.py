@@ -39,7 +39,7 @@ def kindling() -> NoReturn:
     verb, words = "".join(sys.argv[1:2]), sys.argv[2:]
     if verb == "--complete":
         module = "src.kindling.dev.completion"
-    elif verb.isidentifier() and Path(__file__).with_name(f"{verb}.py").is_file():
+    elif verb.isalpha() and Path(__file__).with_name(f"{verb}.py").is_file():
         module = f"src.{verb}"
     else:
         module, words = "src", sys.argv[1:]

@@ -234,6 +234,7 @@ def test_console_script_becomes_the_module(monkeypatch: pytest.MonkeyPatch) -> N
         (["train"], ["src.train"]),
         (["trian", "digits"], ["src", "trian", "digits"]),
         (["../train"], ["src", "../train"]),
+        (["__init__"], ["src", "__init__"]),
         (["--complete", "kindling tr"], ["src.kindling.dev.completion", "kindling tr"]),
         ([], ["src"]),
     ):
