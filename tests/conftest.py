@@ -28,8 +28,9 @@ from torch import Tensor
 from src import tasks
 from src.kindling.analysis.plots import Plots
 from src.kindling.config import instantiate
-from src.kindling.config.compose import ROOT, Config, compose
+from src.kindling.config.compose import ROOT, Config, compose, get
 from src.kindling.config.errors import InputError
+from src.kindling.config.targets import locate
 from src.kindling.data import DataModule, Stage
 from src.kindling.runs import run as run_module
 from src.kindling.runs.run import Run
@@ -48,6 +49,13 @@ LITTLE = (
     "trainer.accelerator=cpu",
 )
 FEW_SCENES = "data.scenes=[96,32,32]"  # two thousand take two seconds to compose
+
+
+def has_samples(name: str) -> bool:
+    """Whether a config's data are the template's, with all samples in memory or in files."""
+    target = get(compose(name, []).values, "data._target_") or ""
+    own = target.startswith(("src.data.", "src.kindling."))
+    return own and issubclass(locate(target), DataModule)
 
 
 @pytest.fixture(autouse=True, scope="module")

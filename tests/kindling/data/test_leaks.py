@@ -20,7 +20,7 @@ from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Samples
 from src.kindling.runs.checkpoint_file import read_checkpoint
 from src.kindling.training.build import build_data
-from tests.conftest import FEW_SCENES, checked, train
+from tests.conftest import FEW_SCENES, checked, has_samples, train
 
 
 def spoil_rows(path: Path, held: list[int]) -> None:
@@ -84,11 +84,7 @@ def animals(path: Path) -> None:
 # Of the same code as another: not each time.
 TWINS = {"cifar10", "cifar100", "fashion_mnist", "image_folder", "multilabel", "localization"}
 # Those with data of src/data; shards are in tests/data/test_shards.py: whole files.
-OWN = [
-    name
-    for name in configs()
-    if "_target_: src.gallery." not in (ROOT / "configs" / f"{name}.yaml").read_text()
-]
+OWN = [name for name in configs() if has_samples(name)]
 NAMES = [
     pytest.param(name, marks=pytest.mark.long) if name in TWINS else name
     for name in [*OWN, "animals"]
