@@ -21,7 +21,7 @@ def commands() -> dict[str, str]:
 
 
 def show(argv: list[str]) -> None:
-    """Print each command; a word that is none of them is a mistake."""
+    """Print each command; any word after it is a mistake."""
     from src.kindling.config.command import PROGRAM
     from src.kindling.config.errors import InputError, did_you_mean
 

@@ -55,7 +55,7 @@ def _complete_argument(verb: str, words: list[str], word: str) -> list[str]:
     flags, kinds = read_arguments(verb)
     if word.startswith("-"):
         return [*flags]
-    pairs = zip(["", *words], words, strict=False)  # a flag's value is no word of its own
+    pairs = zip(["", *words], words, strict=False)  # without values of flags
     plain = [w for flag, w in pairs if w[0] != "-" and "=" not in w and not flags.get(flag)]
     kind = flags.get(words[-1] if words else "", "")
     if not kind and kinds:
