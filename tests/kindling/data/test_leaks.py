@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from PIL import Image, ImageOps
 
-from src.kindling.config.compose import ROOT, compose, configs
+from src.kindling.config.compose import ROOT, compose, configs, get
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Samples
 from src.kindling.runs.checkpoint_file import read_checkpoint
@@ -154,6 +154,6 @@ def test_all_data_modules_are_in_configs() -> None:
         }
     assert there == {
         target
-        for name in OWN
-        if (target := compose(name).values["data"]["_target_"]).startswith("src.data.")
+        for name in configs()
+        if (target := get(compose(name).values, "data._target_") or "").startswith("src.data.")
     }

@@ -156,6 +156,40 @@ def test_page_predicts_a_drawing(browser: Any, images: Server, tmp_path: Path) -
         expect(page.locator("#nothing")).to_be_visible()
 
 
+# The first drawing is ready only when `held` is called, as on a slow machine.
+HOLD = """() => {
+    const toBlob = HTMLCanvasElement.prototype.toBlob;
+    window.held = new Promise(resolve => {
+        HTMLCanvasElement.prototype.toBlob = function(ready) {
+            toBlob.call(this, blob => resolve(() => ready(blob)));
+        };
+    });
+}"""
+
+
+@pytest.mark.parametrize("later", ["file", "clear"])
+def test_drawing_that_is_encoded_late_does_not_replace_what_came_after_it(
+    later: str, browser: Any, images: Server
+) -> None:
+    with open_page(browser, images, viewport=WIDE) as page:
+        page.wait_for_selector("#drawing")
+        page.evaluate(HOLD)
+        page.focus("#canvas")
+        page.keyboard.press("Space")
+        page.keyboard.press("ArrowUp")
+        if later == "file":
+            page.evaluate(DROP, list(encode()))
+            expect(page.locator("#bars li")).to_have_count(10)
+        else:
+            page.click("#clear")
+        page.evaluate("async () => (await held)()")
+        assert page.locator("#save").is_hidden()
+        assert page.locator("#image").is_visible() == (later == "file")
+        assert page.locator("#command").is_visible() == (later == "file")
+        if later == "file":
+            assert "seven.png" in page.text_content("#curl")
+
+
 def test_page_and_docs_obey_their_content_policy(browser: Any, images: Server) -> None:
     page = browser.new_page()
     refused: list[str] = []
