@@ -40,8 +40,8 @@ class Executed:
         assert found, self.text(cell)
         return float(found[1].rstrip("%")) / (100 if found[1].endswith("%") else 1)
 
-    def pictures(self) -> Iterator[tuple[str, tuple[int, int], int]]:
-        """Cell, width and height, bytes of each picture."""
+    def images(self) -> Iterator[tuple[str, tuple[int, int], int]]:
+        """Cell, width and height, bytes of each plot."""
         for name, cell in self.cells.items():
             for output in cell.outputs:
                 if "image/png" in output.get("data", {}):
@@ -55,6 +55,7 @@ def executed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     name, copy = request.param, tmp_path_factory.mktemp("repository")
     for folder in ("src", "configs", "notebooks", "docs"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", copy)  # an export records the version
     before = {path for path in copy.rglob("*") if path.is_file()}
     notebook = nbformat.read(copy / "notebooks" / f"{name}.ipynb", 4)
     # The time is for a kernel that hangs: a cell takes some seconds.
@@ -154,7 +155,7 @@ def test_first_cell_installs_on_colab_only(
     exec(TransformerManager().transform_cell(code), {"get_ipython": lambda: shell})
     expected = [
         "git clone --quiet --depth 1 {REPOSITORY} kindling",
-        "pip install --quiet --editable kindling {torch_as_it_is}",
+        "pip install --quiet --editable kindling {installed_torch}",
         "cd -q kindling/notebooks",
     ]
     assert shell.commands == (expected if on_colab else [])
@@ -165,25 +166,23 @@ def test_first_cell_installs_on_colab_only(
 
 
 def drawn(executed: Executed, count: int) -> None:
-    """So many pictures at least, none of them empty: a blank one of this size has less than 3 kB."""
-    pictures = list(executed.pictures())
-    assert len(pictures) >= count
+    """Assert at least `count` plots, none of them empty: a blank one of this size has less than 3 kB."""
+    images = list(executed.images())
+    assert len(images) >= count
     assert [
-        name
-        for name, (width, height), size in pictures
-        if width < 350 or height < 150 or size < 6000
+        name for name, (width, height), size in images if width < 350 or height < 150 or size < 6000
     ] == []
 
 
 @of("01_workflow")
 def test_loop_and_trainer_losses_match(executed: Executed) -> None:
     assert executed.number("equal", "largest difference over 240 batches:") == 0.0
-    assert executed.text("module") == "the same answers: True\n"
+    assert executed.text("module") == "equal outputs: True\n"
     assert executed.text("load") == "before loading: False\nafter loading:  True\n"
-    assert executed.number("untrained", "right:") < 0.2
-    assert executed.number("loss", "who knows nothing:") == 2.303
+    assert executed.number("untrained", "accuracy:") < 0.2
+    assert executed.number("loss", "equal probabilities:") == 2.303
     assert executed.number("loss", "our net:") == pytest.approx(2.3, abs=0.2)
-    assert executed.number("parameters", "together") == 64 * 32 + 32 + 32 * 10 + 10
+    assert executed.number("parameters", "total:") == 64 * 32 + 32 + 32 * 10 + 10
     by_hand, run = executed.number("accuracy", "by hand:"), executed.number("accuracy", "the run:")
     assert by_hand == run > 0.93
     for name in ("precision", "recall", "f1"):
@@ -192,7 +191,7 @@ def test_loop_and_trainer_losses_match(executed: Executed) -> None:
             == executed.number("scores", rf"{name}.*the run")
             > 0.93
         )
-    assert executed.number("export", "largest difference.*pictures:") < 1e-5
+    assert executed.number("export", "largest difference.*images:") < 1e-5
     assert executed.text("use-export").strip() == executed.text("load-run").partition(" and")[0]
     drawn(executed, 11)
     assert all(path.startswith("logs/digits/") for path in executed.left)
@@ -232,8 +231,10 @@ def test_fine_tuned_backbone_beats_random(executed: Executed) -> None:
     ]
     of_head = "finetune: 5,125 of 61,029 parameters are trained; the backbone is frozen"
     assert of_head in executed.text("frozen").splitlines()
-    told = [line for line in executed.text("unfrozen").splitlines() if line.startswith("finetune:")]
-    assert told == [
+    printed = [
+        line for line in executed.text("unfrozen").splitlines() if line.startswith("finetune:")
+    ]
+    assert printed == [
         f"{of_head} until epoch 5",
         "finetune: 61,029 of 61,029 parameters are trained; all at one rate",
     ]
@@ -250,12 +251,12 @@ def test_own_parts_notebook(executed: Executed) -> None:
         "task.optimizer.weight_decay: SignDescent has no argument 'weight_decay' (it accepts: params, lr, momentum) "
         "(configs/shapes.yaml)",
     ]
-    assert executed.text("mend") == "no mistake\n"
+    assert executed.text("mend") == "valid\n"
     assert executed.number("train", "test accuracy") > 0.9
     assert "shapes: Little with " in executed.text("train")
     assert executed.number("compare", "ours") == executed.number("train", "test accuracy")
-    assert executed.number("sharpen", "restored pictures:") < 0.5 * executed.number(
-        "sharpen", "coarse pictures:"
+    assert executed.number("sharpen", "restored images:") < 0.5 * executed.number(
+        "sharpen", "coarse images:"
     )
     drawn(executed, 3)
-    assert executed.left == []  # all of it lay in a temporary folder, which is gone
+    assert executed.left == []  # all files were in a temporary folder

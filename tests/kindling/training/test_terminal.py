@@ -105,7 +105,7 @@ def test_task_of_the_notebook_trains_on_terminal(repository: Path) -> None:
             (repository / first.removeprefix("%%writefile ")).write_text(text)
     status, screen = on_terminal(repository, "-m", "src.train", "sharpen", *LITTLE)
     assert status == 0, screen.text
-    row = r"1 │ net +│ Painter +│ +15,\d+ │ +[\d.]+ M │ 1 x (\d+) x \1 │"
+    row = r"1 │ net +│ Residual +│ +15,\d+ │ +[\d.]+ M │ 1 x (\d+) x \1 │"
     assert re.search(row, screen.text), screen.text
 
 
