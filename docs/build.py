@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import nbformat
 from nbclient import NotebookClient
 
-from src.kindling.config.command import Parser
 from src.kindling.config.compose import ROOT
+from src.kindling.dev.completion import read_parser
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -42,16 +39,13 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def commands_page() -> str:
     """Describe each command: its usage, and a table of its arguments."""
     text = "# Commands\n\n`python -m src.<command> --help` prints the same in the terminal.\n"
-    with patch.object(Parser, "read", autospec=True, side_effect=EOFError) as read:
-        for name in sorted(path.stem for path in ROOT.glob("src/[!_]*.py")):
-            with suppress(EOFError):
-                importlib.import_module(f"src.{name}").main([])
-            parser = read.call_args.args[0]
-            text += f"\n## {name}\n\n{parser.description}\n\n    {parser.usage}\n\n"
-            text += "| argument | meaning |\n|---|---|\n"
-            for action in parser._actions:
-                if action.help != argparse.SUPPRESS and action.dest != "help":
-                    text += f"| `{_argument(action)}` | {_cell(action.help % vars(action))} |\n"
+    for name in sorted(path.stem for path in ROOT.glob("src/[!_]*.py")):
+        parser = read_parser(name)
+        text += f"\n## {name}\n\n{parser.description}\n\n    {parser.usage}\n\n"
+        text += "| argument | meaning |\n|---|---|\n"
+        for action in parser._actions:
+            if action.help != argparse.SUPPRESS and action.dest != "help":
+                text += f"| `{_argument(action)}` | {_cell(action.help % vars(action))} |\n"
     return text
 
 

@@ -14,12 +14,10 @@ from src.kindling.config.command import Parser, run_command, split_words
 from src.kindling.config.compose import compose
 from src.kindling.config.errors import InputError
 
-USAGE = "[CONFIG] [key=value ...] [--against raw] [--json FILE]"
-
 
 def main(argv: list[str]) -> dict[str, Any]:
     started = time.perf_counter()
-    parser = Parser("benchmark", USAGE, "Measure how fast an experiment trains.", with_configs=True)
+    parser = Parser("benchmark", __doc__, with_configs=True)
     parser.add_argument(
         "words", nargs="*", metavar="CONFIG, key=value", help="an experiment and values to change"
     )

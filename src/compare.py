@@ -1,7 +1,6 @@
 """Compare runs: their metrics, config differences, curves, and the significance of a difference.
 
-python -m src.compare [RUN | FOLDER | 'digits/*' ...] [--sort METRIC] [--paired A B]
-                      [--seeds A B] [--html FILE] [--csv FILE [--exact]]
+python -m src.compare [RUN | FOLDER | 'digits/*' ...] [--flags]
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from src.kindling.runs.files import write
 
 
 def main(argv: list[str]) -> list[Leaderboard]:
-    parser = Parser("compare", "[RUN ...] [--flags]", "Rank runs, and list their differences.")
+    parser = Parser("compare", __doc__)
     parser.add_argument("words", nargs="*", metavar="RUN", help="runs, folders, quoted patterns")
     parser.add_argument("--sort", metavar="METRIC", help="rank all runs together by this metric")
     test = parser.add_mutually_exclusive_group()

@@ -1,7 +1,6 @@
 """Cross-validate a config: a training that did not see a sample predicts it.
 
-    python -m src.crossval [CONFIG] [key=value ...] [--folds 5] [--repeats 1] [--workers 2]
-                           [--storage URL] [--name NAME] [--retry]
+    python -m src.crossval [CONFIG] [key=value ...] [--flags]
 
 The test set stays unseen. A fold is an ordinary run with `data.fold=[0,5,0]`, which measures it as
 test/…, at the best epoch of a validation split of the other folds.
@@ -15,11 +14,9 @@ from src.kindling.studies.folds import plan_folds, report_folds
 from src.kindling.studies.plan import TrialResult
 from src.kindling.studies.study import finish_study, run_study
 
-USAGE = "[CONFIG] [key=value ...] [--flags]"
-
 
 def main(argv: list[str]) -> list[TrialResult]:
-    parser = Parser("crossval", USAGE, "Cross-validate a config.", with_configs=True)
+    parser = Parser("crossval", __doc__, with_configs=True)
     words, repeats = "a config's name, and values to change", "repetitions, each with other folds"
     add = parser.add_argument
     add("words", nargs="*", metavar="CONFIG, key=value", help=words)

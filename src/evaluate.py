@@ -12,9 +12,7 @@ from src.kindling.runs.files import display_path
 
 
 def main(argv: list[str]) -> dict[str, float]:
-    parser = Parser(
-        "evaluate", "RUN [--split val|test] [--trust]", "Measure a run's best checkpoint again."
-    )
+    parser = Parser("evaluate", __doc__)
     parser.add_run()
     parser.add_argument(
         "--split", choices=("val", "test"), help="the split to measure (default: both)"

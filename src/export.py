@@ -15,12 +15,9 @@ from src.kindling.deploy.export import export
 from src.kindling.deploy.export_files import WRITERS
 from src.kindling.runs.files import display_path
 
-USAGE = "RUN [--format onnx|pt2|torchscript] [--int8] [--trust]"
-ABOUT = "Export a run's best checkpoint, and compare the file's outputs with the run's."
-
 
 def main(argv: list[str]) -> dict[str, dict[str, Any]]:
-    parser = Parser("export", USAGE, ABOUT)
+    parser = Parser("export", __doc__)
     parser.add_run()
     parser.add_argument("--format", choices=tuple(WRITERS), default="onnx", help="default: onnx")
     parser.add_argument("--int8", action="store_true", help="also write an 8-bit ONNX file")

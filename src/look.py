@@ -13,14 +13,9 @@ from src.kindling.runs.files import display_path
 
 
 def main(argv: list[str]) -> Look:
-    usage = "[CONFIG] [key=value ...]"
-    parser = Parser("look", usage, "Look at the data before training.", with_configs=True)
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="CONFIG, key=value",
-        help="a config's name, and values to change",
-    )
+    parser = Parser("look", __doc__, with_configs=True)
+    about = "a config's name, and values to change"
+    parser.add_argument("words", nargs="*", metavar="CONFIG, key=value", help=about)
     config = compose(*split_words(parser.read(argv).words))
 
     from src.kindling.config import instantiate

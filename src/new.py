@@ -1,7 +1,6 @@
 """Copy a task, net or data module that works under a new name, or make the clone your project.
 
-python -m src.new task|net|data NAME [--like EXISTING]
-python -m src.new project NAME [--author "Name <email>"]
+python -m src.new task|net|data|project NAME [--like EXISTING] [--author "Name <email>"]
 """
 
 from __future__ import annotations
@@ -15,12 +14,11 @@ from src.kindling.dev import scaffold
 from src.kindling.dev.project import make_project
 from src.kindling.runs.files import display_path
 
-ABOUT = "Copy a module that works, with its config and its test, or make the clone your project."
 KINDS = ("task", "net", "data", "project")
 
 
 def main(argv: list[str]) -> dict[Path, str]:
-    parser = Parser("new", f"{'|'.join(KINDS)} NAME [--like EXISTING] [--author AUTHOR]", ABOUT)
+    parser = Parser("new", __doc__)
     add = parser.add_argument
     add("kind", metavar="|".join(KINDS), choices=KINDS, help="what to make")
     add("name", metavar="NAME", help="in lowercase letters: my_net, leaf-disease")

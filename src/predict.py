@@ -17,14 +17,13 @@ from src.kindling.deploy.predict import Predicted, predict, split_inputs
 from src.kindling.deploy.prediction_writers import format_preview
 from src.kindling.runs.files import display_path
 
-USAGE = "RUN INPUT ... [data.key=value ...] [--out FILE] [--gallery FILE.html] [--top K] [--trust]"
 INPUT = "files, folders or globs of images or tables, or - for standard input; data.key=value"
 OUT = ".csv, .jsonl or .parquet; default <run>/predictions.csv"
 TOP = "write the K most probable classes, not the probability of each"
 
 
 def main(argv: list[str]) -> Predicted:
-    parser = Parser("predict", USAGE, "Predict from files with a run's best checkpoint.")
+    parser = Parser("predict", __doc__)
     add = parser.add_argument
     parser.add_run()
     add("words", nargs="+", metavar="INPUT", help=INPUT)

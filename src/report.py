@@ -17,7 +17,7 @@ from src.kindling.runs.files import display_path
 
 
 def main(argv: list[str]) -> Path:
-    parser = Parser("report", "RUN [--trust]", "Write a run's page again.")
+    parser = Parser("report", __doc__)
     parser.add_run()
     flags = parser.read(argv)
 

@@ -22,8 +22,7 @@ UNKNOWN = (
 
 
 def main(argv: list[str]) -> Result:
-    about = "Train a run again and compare its metrics to the last digit."
-    parser = Parser("reproduce", "RUN [--trust]", about)
+    parser = Parser("reproduce", __doc__)
     parser.add_run()
     flags = parser.read(argv)
 

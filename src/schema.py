@@ -12,7 +12,7 @@ from src.kindling.runs.files import display_path
 
 
 def main(argv: list[str]) -> list[Path]:
-    Parser("schema", "", "Write JSON schemas of the files in configs/, for editors.").read(argv)
+    Parser("schema", __doc__).read(argv)
 
     from src.kindling.dev.schema import write_schemas
 

@@ -1,6 +1,6 @@
 """Serve a run's model over HTTP, with a page to try it, for programs and for people.
 
-    python -m src.serve RUN|MODEL.onnx [--port 8000] [--host 127.0.0.1] [--api-key-env NAME]
+    python -m src.serve RUN|MODEL.onnx [--port N] [--host ADDRESS] [--api-key-env NAME] [limits]
 
 A run without an export is exported first. The server imports no torch. When the process that
 responds ends, another takes its place.
@@ -14,8 +14,6 @@ from src.kindling.config.command import Parser, run_command
 from src.kindling.deploy.serving import server
 from src.kindling.deploy.serving.limits import Limits
 
-USAGE = "RUN|MODEL.onnx [--port N] [--host ADDRESS] [--api-key-env NAME] [limits]"
-ABOUT = "Serve a run's model: a page at /, POST /predict, /docs, /metrics."
 MODEL = "a folder in logs/, 'latest', '<config>/latest', or a file that src.export wrote"
 PORT = "default 8000; 0 takes a free one"
 HOST = "default 127.0.0.1, this machine only; any other needs a key"
@@ -26,7 +24,7 @@ KEY = "environment variable with a key, required for all paths but /, /docs and 
 
 
 def create_parser() -> Parser:
-    parser = Parser("serve", USAGE, ABOUT)
+    parser = Parser("serve", __doc__)
     parser.add_argument("model", metavar="RUN|MODEL.onnx", help=MODEL)
     parser.add_argument("--port", type=int, default=8000, metavar="N", help=PORT)
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=HOST)

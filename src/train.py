@@ -1,8 +1,6 @@
 """Train an experiment: fit it, test the best checkpoint, and leave a run in logs/.
 
-python -m src.train [CONFIG] [key=value ...] [--init RUN] [--resume RUN] [--no-test] …
-python -m src.train [CONFIG] [key=value ...] --seeds 0,1,2 [--workers 2] … | --find lr|batch_size
-python -m src.train [CONFIG] [key=value ...] --show | --dry-run
+python -m src.train [CONFIG] [key=value ...] [--flags]
 """
 
 from __future__ import annotations
@@ -18,12 +16,11 @@ from src.kindling.training.launch import launch, print_result
 if TYPE_CHECKING:
     from src.kindling.training import Result
 
-USAGE = "[CONFIG] [key=value ...] [--flags]"
 SEEDS = "train with each seed and report the spread; takes the flags of src.tune"
 
 
 def main(argv: list[str]) -> Result | None:
-    parser = Parser("train", USAGE, "Train an experiment and test it.", with_configs=True)
+    parser = Parser("train", __doc__, with_configs=True)
     add = parser.add_argument
     add("words", nargs="*", metavar="CONFIG, key=value", help="a config, and changes to it")
     add("--init", metavar="RUN", help="start from the weights of another run")

@@ -1,8 +1,6 @@
 """Search a config's hyperparameters: trials over a search space, compared on the validation split.
 
-    python -m src.tune [CONFIG] [SPACE] [key=value ...] [--trials 50] [--workers 2]
-                       [--sampler tpe|random|grid] [--pruner none|median|hyperband]
-                       [--storage URL] [--name NAME] [--retry] [--confirm 5]
+    python -m src.tune [CONFIG] [SPACE] [key=value ...] [--flags]
 
 SPACE is a file in configs/space/. Each line is a config key and the values to try: a list of
 choices, or `low` and `high` with `log` or `step`. The same command continues a search, or joins it.
@@ -19,13 +17,12 @@ from src.kindling.studies.search import plan_search, report_search
 from src.kindling.studies.seeds import confirm_best
 from src.kindling.studies.study import finish_study, run_study
 
-USAGE = "[CONFIG] [SPACE] [key=value ...] [--flags]"
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("none", "median", "hyperband")
 
 
 def main(argv: list[str]) -> list[TrialResult]:
-    parser = Parser("tune", USAGE, "Search a config's hyperparameters.", with_configs=True)
+    parser = Parser("tune", __doc__, with_configs=True)
     spaces = sorted(path.stem for path in (config_module.CONFIGS / "space").glob("*.yaml"))
     words = f"a config, a search space ({', '.join(spaces)}), and values for all trials"
     trials = "number of trials, those of earlier commands included (50, or all of a grid)"

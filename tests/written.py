@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from src.kindling.config import instantiate
-from src.kindling.config.command import Parser, split_words
+from src.kindling.config.command import split_words
 from src.kindling.config.compose import ROOT, compose
-from src.kindling.config.errors import InputError
+from src.kindling.dev.completion import read_parser
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Else a project made from the template, whose README and changelog are its own.
@@ -79,19 +76,8 @@ def composes(command: str) -> None:
 @functools.cache
 def known_flags(verb: str) -> set[str]:
     """The flags that a command has, hidden ones too."""
-    flags: set[str] = set()
-
-    def read(parser: Parser, argv: list[str]) -> None:
-        for action in parser._actions:
-            flags.update(action.option_strings)
-        raise InputError("only the flags are read")
-
-    main = importlib.import_module(f"src.{verb}").main
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Parser, "read", read)
-        with pytest.raises(InputError):
-            main([])
-    return flags
+    actions = read_parser(verb)._actions
+    return {flag for action in actions for flag in action.option_strings}
 
 
 def missing(text: str, folder: Path) -> list[str]:

@@ -28,17 +28,24 @@ PROGRAM = os.environ.get("KINDLING_PROGRAM", "python -m src.")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with errors that name the nearest flag, and words and flags in any order."""
+    """argparse, with errors that name the nearest flag, and words and flags in any order.
 
-    def __init__(self, verb: str, usage: str, about: str, with_configs: bool = False) -> None:
+    Args:
+        verb: the command's name.
+        doc: the command's docstring: a sentence, its usage (`python -m src.<verb> …`), and details.
+        with_configs: whether the help lists experiments and groups.
+    """
+
+    def __init__(self, verb: str, doc: str | None, with_configs: bool = False) -> None:
+        about, usage, *details = [*(doc or "").strip().split("\n\n"), ""]
         super().__init__(
             prog=f"{PROGRAM}{verb}",
-            usage=f"{PROGRAM}{verb} {usage}",
-            description=about,
+            usage=" ".join(usage.replace("python -m src.", PROGRAM).split()),
+            description="\n\n".join([about, *details]).strip(),
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        self.with_configs = with_configs  # the help lists experiments and groups
+        self.with_configs = with_configs
 
     def add_run(self) -> None:
         """Add the word RUN, and the flag that trusts its config."""

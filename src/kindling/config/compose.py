@@ -229,7 +229,7 @@ def _read_layers(path: Path, skip: Iterable[str], errors: list[str], *within: Pa
             if group not in skip:
                 layers = _choose(layers, str(group), str(option), origin, errors)
         else:
-            neighbor = path.with_name(f"{entry}.yaml")
+            neighbor = path.parent / f"{entry}.yaml"
             if not isinstance(entry, str) or "/" in entry or not neighbor.is_file():
                 problem = f"{entry!r} is neither a file in the same folder nor 'group: option'"
                 errors.append(f"{origin}: defaults: {problem}")

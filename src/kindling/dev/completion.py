@@ -1,26 +1,27 @@
 """Complete a command line in the shell: commands, configs, groups, keys, flags and runs.
 
-It has to answer while somebody types, and therefore imports neither torch nor the other packages
-of the engine: configs are read as YAML, flags and constructors from source files.
+It has to answer while somebody types, and therefore imports no torch: the arguments of what a
+config names are read from source files.
 """
 
 from __future__ import annotations
 
-import ast
+import argparse
+import importlib
 import os
-import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from src.kindling.dev.signatures import arguments, constants, parse
-
-ROOT = Path(__file__).resolve().parents[3]
-CONFIGS, LOGS = ROOT / "configs", ROOT / "logs"
-TRAINER = "lightning.pytorch.Trainer"  # where a config names none
-YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from src.kindling.config import compose as config_module
+from src.kindling.config.allowed import KINDS
+from src.kindling.config.command import Parser
+from src.kindling.config.compose import ROOT, VALUES, compose, configs, get, groups
+from src.kindling.config.errors import InputError
+from src.kindling.config.instantiate import ELSEWHERE
+from src.kindling.dev.signatures import arguments
+from src.kindling.runs import run as run_module
 
 
 def complete(line: str) -> list[str]:
@@ -36,10 +37,10 @@ def complete(line: str) -> list[str]:
     prefix = ""
     if "-m" in words:
         words, prefix = words[words.index("-m") :], "src."
+    commands = [f"{prefix}{path.stem}" for path in (ROOT / "src").glob("[!_]*.py")]
     if len(words) == 1:
-        names = [path.stem for path in (ROOT / "src").glob("[!_]*.py")]
-        found = [f"{prefix}{name}" for name in names]
-    elif (ROOT / "src" / f"{words[1].removeprefix(prefix)}.py").is_file():
+        found = commands
+    elif words[1] in commands:
         found = _complete_argument(words[1].removeprefix(prefix), words[2:], word)
     else:
         found = []
@@ -64,41 +65,44 @@ def _complete_argument(verb: str, words: list[str], word: str) -> list[str]:
         return list_runs(word)
     found = kind.split("|") if "|" in kind else []
     if kind == "CONFIG":
-        found += [path.stem for path in CONFIGS.glob("*.yaml")]
+        found += configs()
     if kind == "SPACE":
-        found += [path.stem for path in (CONFIGS / "space").glob("*.yaml")]
+        found += [path.stem for path in (config_module.CONFIGS / "space").glob("*.yaml")]
     if "key=value" in kinds and kind in ("CONFIG", "SPACE", "key=value"):
-        found += list_keys(compose(plain[0] if plain else "digits", words), word)
+        changes = [w for w in words if "=" in w and w[0] != "-"]
+        found += list_keys(read_values(plain[0] if plain else "digits", changes), word)
     return found
 
 
 def read_arguments(verb: str) -> tuple[dict[str, str], list[str]]:
     """A command's flags with what their values are, and what each of its words is."""
-    flags, kinds = {"--help": ""}, list[str]()
-    for node in ast.walk(parse(ROOT / "src" / f"{verb}.py")):
-        if not isinstance(node, ast.Call):
-            continue
-        name = ast.unparse(node.func).rpartition(".")[2]
-        if name == "add_run":
-            kinds, flags["--trust"] = ["RUN"], ""
-        elif name == "add_flags":
-            texts = ast.walk(parse(ROOT / "src/kindling/studies/flags.py"))
-            values = [str(text.value) for text in texts if isinstance(text, ast.Constant)]
-            flags |= dict.fromkeys([v for v in values if re.fullmatch("--[a-z-]+", v)], "")
-        elif name == "fields":  # a flag for each field of a dataclass
-            fields = arguments(f"src.{verb}.{ast.unparse(node.args[0])}")
-            flags |= {f"--{field.replace('_', '-')}": "" for field in fields}
-        elif name in ("add", "add_argument") and isinstance(node.args[0], ast.Constant):
-            options = {keyword.arg: keyword.value for keyword in node.keywords}
-            metavar = str(getattr(options.get("metavar"), "value", ""))
-            kind = "|".join(constants(f"src.{verb}", options.get("choices"))) or metavar
-            word = str(node.args[0].value)
-            if word.startswith("--"):
-                flags[word] = kind
-            else:
-                kinds += kind.split(", ")
-    flags.pop("--member", None)  # a worker's
+    flags, kinds = dict[str, str](), list[str]()
+    for action in read_parser(verb)._actions:
+        kind = "|".join(action.choices or ()) or str(action.metavar or action.dest)
+        if not action.option_strings:
+            kinds += kind.split(", ")
+        elif action.option_strings[-1] != "--member":  # a worker's
+            flags[action.option_strings[-1]] = kind if action.nargs is None else ""
     return flags, kinds
+
+
+def read_parser(verb: str) -> argparse.ArgumentParser:
+    """The parser that a command's main makes first."""
+    found: list[Parser] = []
+
+    def stop(parser: Parser, argv: list[str]) -> argparse.Namespace:
+        found.append(parser)
+        raise InputError("only the parser is needed")
+
+    main, read = importlib.import_module(f"src.{verb}").main, Parser.read
+    Parser.read = stop  # type: ignore[method-assign, assignment]
+    try:
+        main([])
+    except InputError:
+        return found[0]
+    finally:
+        Parser.read = read  # type: ignore[method-assign, assignment]
+    raise TypeError(f"src.{verb}: its main reads no arguments")
 
 
 def list_runs(word: str) -> list[str]:
@@ -106,7 +110,7 @@ def list_runs(word: str) -> list[str]:
     parent = word.rpartition("/")[0]
     prefix = f"{parent}/" if parent else ""
     try:
-        folders = [entry for entry in os.scandir(LOGS / parent) if entry.is_dir()]
+        folders = [entry for entry in os.scandir(run_module.LOGS / parent) if entry.is_dir()]
     except OSError:
         return []
     names = [f"{prefix}latest"] if folders and "/" not in parent else []
@@ -116,79 +120,34 @@ def list_runs(word: str) -> list[str]:
     return names
 
 
+def read_values(name: str, changes: list[str]) -> dict[str, Any]:
+    """An experiment's values with changes, or without them where they cannot be composed."""
+    for words in (changes, []):
+        with suppress(InputError):
+            return compose(name, words).values
+    return {}
+
+
 def list_keys(values: dict[str, Any], word: str) -> list[str]:
     """The keys at the level of a word; after its `=`, a group's options or the present value."""
     key, equals, _ = word.partition("=")
-    sections = constants("src.kindling.config.allowed", ast.Name("KINDS"))
     if equals:
-        options = [path.stem for path in (CONFIGS / key).glob("*.yaml")] if key in sections else []
-        present = _get(values, key)
+        options = [*groups().get(key, ())]
+        present = get(values, key)
         if isinstance(present, str | int | float):
             options.append(str(present).lower() if isinstance(present, bool) else str(present))
         return [f"{key}={option}" for option in options]
     section = key.rpartition(".")[0]
     if not section:
-        groups = [f"{name}=" for name in sections if (CONFIGS / name).is_dir()]
-        plain = arguments("src.kindling.config.values.Values")
-        return [*groups, *(f"{name}." for name in sections), *(f"{name}=" for name in plain)]
-    part = _get(values, section)
+        names = [f"{name}=" for name in (*groups(), *VALUES)]
+        return [*names, *(f"{name}." for name in KINDS)]
+    part = get(values, section)
     part = part if isinstance(part, dict) else {}
-    target = part.get("_target_", TRAINER if section == "trainer" else "")
-    refused = constants("src.kindling.config.instantiate", ast.Name("ELSEWHERE"))
+    target = part.get("_target_", KINDS["trainer"] if section == "trainer" else "")
     keys = {f"{section}.{name}": value for name, value in part.items()}
     keys = {f"{section}.{name}": None for name in arguments(str(target))} | keys
     names = [name + ("." if isinstance(value, dict) else "=") for name, value in keys.items()]
-    return [name for name in names if name[:-1] not in refused]
-
-
-def compose(name: str, words: list[str]) -> dict[str, Any]:
-    """The values of an experiment with other options and targets, as far as its keys need them."""
-    values = _load(CONFIGS / f"{name.removeprefix('configs/').removesuffix('.yaml')}.yaml")
-    for word in words:
-        key, _, value = word.partition("=")
-        option = CONFIGS / key / f"{value}.yaml"
-        if "." not in key and option.is_file():
-            kept = values.get(key, {}) if key == "trainer" else {}
-            values[key] = _merge(kept, _load(option))
-        elif key.endswith("._target_"):
-            part: Any = value
-            for name in reversed(key.split(".")):
-                part = {name: part}
-            values = _merge(values, part)
-    return values
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """The values of a YAML file on top of those of its `defaults`; empty where it is damaged."""
-    try:
-        own = yaml.load(path.read_text(encoding="utf-8"), YAML)
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    own = own if isinstance(own, dict) else {}
-    values, defaults = dict[str, Any](), own.pop("defaults", None)
-    for entry in defaults if isinstance(defaults, list) else ():
-        if isinstance(entry, str) and entry != "_self_":
-            values = _merge(values, _load(path.parent / f"{entry}.yaml"))
-        for group, option in entry.items() if isinstance(entry, dict) else ():
-            values = _merge(values, {group: _load(CONFIGS / group / f"{option}.yaml")})
-    merged: dict[str, Any] = _merge(values, own)
-    return merged
-
-
-def _merge(old: Any, new: Any) -> Any:
-    """Two sections as one; a section of another class replaces the old one."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return new
-    if "_target_" in new and new["_target_"] != old.get("_target_", new["_target_"]):
-        return new
-    return old | {key: _merge(old.get(key), value) for key, value in new.items()}
-
-
-def _get(values: dict[str, Any], key: str) -> Any:
-    part: Any = values
-    for name in key.split("."):
-        part = part.get(name) if isinstance(part, dict) else None
-    return part
+    return [name for name in names if name[:-1] not in ELSEWHERE]
 
 
 if __name__ == "__main__":  # called by the shell's own part

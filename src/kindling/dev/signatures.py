@@ -8,8 +8,10 @@ import sys
 from importlib.util import resolve_name
 from pathlib import Path
 
-# What a part receives from the command, where its constructor requires it.
-GIVEN = {"net", "spec", "in_shape", "num_outputs", "params", "optimizer"}
+from src.kindling.config.instantiate import GIVEN, PASSED_LATER
+
+# What a part receives from the command or from its caller, where its constructor requires it.
+RECEIVED = {*GIVEN["task"], *PASSED_LATER}
 
 
 def arguments(path: str) -> list[str]:
@@ -47,22 +49,11 @@ def _settable(function: ast.FunctionDef) -> list[str]:
     positional = function.args.args
     required = {arg.arg for arg in positional[: len(positional) - len(function.args.defaults)]}
     names = [arg.arg for arg in positional + function.args.kwonlyargs]
-    return [name for name in names if name[0] != "_" and name not in required & GIVEN]
-
-
-def constants(module: str, node: ast.expr | None) -> list[str]:
-    """The texts in a tuple or list, or the keys of a dict; a name is looked up in its module."""
-    if isinstance(node, ast.Call) and node.args:  # tuple(NAMES)
-        return constants(module, node.args[0])
-    if isinstance(node, ast.Name):
-        home, statement = find(f"{module}.{node.id}") or ("", None)
-        return constants(home, getattr(statement, "value", None))
-    items = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
-    return [str(item.value) for item in items if isinstance(item, ast.Constant)]
+    return [name for name in names if name[0] != "_" and name not in required & RECEIVED]
 
 
 def find(path: str) -> tuple[str, ast.stmt] | None:
-    """The module and the statement that define what a dotted path names, through its imports."""
+    """The module and the definition of the class or function of a dotted path."""
     module, _, name = path.rpartition(".")
     file = _source(module) if module else None
     if file is None:
@@ -72,8 +63,7 @@ def find(path: str) -> tuple[str, ast.stmt] | None:
     for node in statements:
         if isinstance(node, ast.If | ast.Try):
             statements += node.body
-        targets = getattr(node, "targets", [getattr(node, "target", None)])
-        if getattr(node, "name", "") == name or name in [getattr(t, "id", "") for t in targets]:
+        if getattr(node, "name", "") == name:
             return module, node
         if not isinstance(node, ast.ImportFrom):
             continue

@@ -60,7 +60,7 @@ def test_spaces_of_the_repository_fit_their_configs() -> None:
     from src.kindling.config.command import Parser
 
     for name, config in (("default", "digits"), ("default", "diabetes"), ("nets", "digits")):
-        flags = Parser("tune", "", "").parse_args([])
+        flags = Parser("tune", "").parse_args([])
         for flag, value in {
             "words": [config, name],
             "trials": 1,
