@@ -16,7 +16,7 @@ from src.kindling.config.errors import InputError, format_count
 from src.kindling.data.loader import Loader, make_loader
 from src.kindling.data.order import derive_seed, seed_generators
 from src.kindling.data.shards.files import Rows, ShardFiles, join_rows, take_rows
-from src.kindling.data.shards.order import Request, ShardOrder, ShardSampler
+from src.kindling.data.shards.order import Request, ShardOrder, ShardSampler, Window
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
 
@@ -42,42 +42,36 @@ class ShardBatches(Dataset[Any]):
         decode: Callable[[Rows], Any],
     ) -> None:
         self.shards, self.order, self.columns, self.decode = shards, order, columns, decode
-        self.epoch = -1
-        self.buffer: dict[int, tuple[int, Rows]] = {}  # of each lane: the window's number and rows
+        # The window of each lane, in this epoch, and its rows.
+        self.buffer: dict[int, tuple[int, Window, Rows]] = {}
 
     def __len__(self) -> int:
         return self.order.length
 
     def __getitem__(self, request: Request) -> Any:
         epoch, batch, _ = request
-        lane = batch % self.order.lanes
-        if epoch != self.epoch:
-            self.epoch, self.buffer = epoch, {}
-        parts = []
-        for number, start, stop in self.order.locate(epoch, batch):
-            rows = self._read_window(lane, number)
-            parts.append(take_rows(rows, self.order.shuffle(epoch, lane, number)[start:stop]))
-            if stop == self.order.windows(epoch, lane)[number].rows:
-                del self.buffer[lane], rows  # before the next one is read
-        joined = join_rows(parts)
+        window, place = self.order.locate(batch)
+        rows = self._read_window(epoch, window)
+        chosen = take_rows(rows, self.order.shuffle(epoch, window)[place])
+        if place.stop == window.stop - window.start:
+            del self.buffer[window.lane], rows
         if self.order.seed is None:
-            return self.decode(joined)
+            return self.decode(chosen)
         with isolate_rng(include_cuda=False):
             seed = derive_seed(self.order.seed, epoch, batch, self.order.rank)
             seed_generators(seed, torch.device("cpu"))
-            return self.decode(joined)
+            return self.decode(chosen)
 
-    def _read_window(self, lane: int, number: int) -> Rows:
-        if lane not in self.buffer or self.buffer[lane][0] != number:
-            self.buffer.pop(lane, None)
-            window = self.order.windows(self.epoch, lane)[number]
+    def _read_window(self, epoch: int, window: Window) -> Rows:
+        if self.buffer.get(window.lane, ())[:2] != (epoch, window):
+            self.buffer.pop(window.lane, None)  # before the next one is read
             parts = [
                 self.shards.read(self.shards.blocks[block], start, stop, self.columns)
-                for block, start, stop in window.pieces
+                for block, start, stop in self.order.pieces(epoch, window)
             ]
-            self.buffer[lane] = number, join_rows(parts)
+            self.buffer[window.lane] = epoch, window, join_rows(parts)
             release_memory()
-        return self.buffer[lane][1]
+        return self.buffer[window.lane][2]
 
 
 class ShardLoader(Loader):

@@ -2,14 +2,13 @@
 
 Shards are read in blocks, such as the row groups of a Parquet file. An epoch's blocks are shuffled,
 and cut into `lanes` of equally many batches, which are read next to each other: batch `j` comes
-from lane `j % lanes`. A lane reads a window of consecutive blocks into memory and shuffles its
-rows. Nothing depends on the number of workers, which serve different lanes, or on a batch before.
+from lane `j % lanes`. A lane reads the rows of some batches into memory, a window, and shuffles
+them. Nothing depends on the number of workers, which serve different lanes, or on a batch before.
 """
 
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from torch.utils.data import DistributedSampler
 from src.kindling.data.order import derive_seed
 
 LANES = 8  # at most, on any machine: the order must not depend on its cores
+EVALUATION_ROWS = 2048  # in memory at once without a shuffle, which more rows do not improve
 # An epoch, the number of a batch, and the digest of the order that it is in.
 Request = tuple[int, int, str]
 
@@ -33,11 +33,12 @@ class Piece(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Pieces that are in memory together."""
+    """The rows from `start` to `stop` of an epoch, which are in memory together."""
 
-    start: int  # the place of the first of their rows in the lane
-    rows: int
-    pieces: tuple[Piece, ...]
+    lane: int
+    number: int  # within the lane
+    start: int
+    stop: int
 
 
 class ShardOrder:
@@ -70,28 +71,30 @@ class ShardOrder:
         training, total = seed is not None, sum(rows)
         self.dropped = total % world_size if training else 0
         shared = total - self.dropped
-        self.first = shared * rank // world_size
-        self.rows = shared * (rank + 1) // world_size - self.first
+        first = shared * rank // world_size
+        self.rows = shared * (rank + 1) // world_size - first
         full, rest = divmod(self.rows, batch_size)
         self.length = full + (rest > 0 and not (training and rest == 1 and full > 0))
         most = min(LANES, len(rows), self.length)
         self.lanes = 1 << max(0, most.bit_length() - 1)  # a power of two: of any number of workers
-        sizes = [
-            sum(map(self.size, range(lane, self.length, self.lanes))) for lane in range(self.lanes)
-        ]
-        self.bounds = list(accumulate(sizes, initial=self.first))  # of the lanes, in rows
-        self.share = max(buffer_size // self.lanes, batch_size)
+        sizes = [sum(map(self.size, self._batches(lane))) for lane in range(self.lanes)]
+        self.bounds = list(accumulate(sizes, initial=first))  # of the lanes, in rows
+        buffered = buffer_size if training else min(buffer_size, EVALUATION_ROWS)
+        self.window_batches = max(1, buffered // (self.lanes * batch_size))
         self.parts = [
             part for block, count in enumerate(rows) for part in self._split(block, count)
         ]
         self.sizes = np.array([part.stop - part.start for part in self.parts])
-        settings = [*names, list(rows), batch_size, buffer_size, seed, world_size]
+        settings = ["windows", *names, list(rows), batch_size, buffer_size, seed, world_size]
         self.digest = hashlib.blake2b(repr(settings).encode(), digest_size=8).hexdigest()
-        self.epoch, self.cached = -1, dict[int, tuple[Window, ...]]()
+
+    def _batches(self, lane: int) -> range:
+        return range(lane, self.length, self.lanes)
 
     def _split(self, block: int, count: int) -> list[Piece]:
-        """A block in equal parts that fit into a lane's share of the buffer."""
-        bounds = np.linspace(0, count, -(-count // self.share) + 1).astype(int).tolist()
+        """A block in equal parts, each no longer than a window."""
+        parts = -(-count // (self.window_batches * self.batch_size))
+        bounds = np.linspace(0, count, parts + 1).astype(int).tolist()
         return [Piece(block, *pair) for pair in pairwise(bounds)]
 
     def size(self, batch: int) -> int:
@@ -99,63 +102,38 @@ class ShardOrder:
         last = batch == self.length - 1
         return self.rows - batch * self.batch_size if last else self.batch_size
 
-    def locate(self, epoch: int, batch: int) -> list[tuple[int, int, int]]:
-        """The rows of a batch, as windows of lane `batch % lanes`: `(window, start, stop)`.
+    def locate(self, batch: int) -> tuple[Window, slice]:
+        """The window of a batch, and which of its shuffled rows the batch takes."""
+        lane, place = batch % self.lanes, batch // self.lanes
+        # The first windows differ in length, so that the lanes are not all read at once.
+        skipped = self.window_batches * (self.lanes - 1 - lane) // self.lanes
+        number = (place + skipped) // self.window_batches
+        first = max(0, number * self.window_batches - skipped)
+        last = (number + 1) * self.window_batches - skipped
+        start, stop = self.bounds[lane : lane + 2]
+        if last < len(self._batches(lane)):
+            stop = start + last * self.batch_size
+        window = Window(lane, number, start + first * self.batch_size, stop)
+        offset = (place - first) * self.batch_size
+        return window, slice(offset, offset + self.size(batch))
 
-        They are the rows from `start` to `stop` of the window's shuffled ones.
-        """
-        windows = self.windows(epoch, batch % self.lanes)
-        start = batch // self.lanes * self.batch_size
-        stop, found = start + self.size(batch), []
-        number = bisect_right(windows, start, key=lambda window: window.start) - 1
-        while start < stop:
-            window = windows[number]
-            last = min(stop, window.start + window.rows)
-            found.append((number, start - window.start, last - window.start))
-            start, number = last, number + 1
-        return found
-
-    def shuffle(self, epoch: int, lane: int, number: int) -> np.ndarray[Any, Any]:
+    def shuffle(self, epoch: int, window: Window) -> np.ndarray[Any, Any]:
         """The order of a window's rows `(rows,)`."""
-        rows = self.windows(epoch, lane)[number].rows
+        rows = window.stop - window.start
         if self.seed is None:
             return np.arange(rows)
-        seed = derive_seed(self.seed, epoch, self.rank, lane, number)
+        seed = derive_seed(self.seed, epoch, self.rank, window.lane, window.number)
         return np.random.default_rng(seed).permutation(rows)
 
-    def windows(self, epoch: int, lane: int) -> tuple[Window, ...]:
-        """The windows of a lane, in order."""
-        if epoch != self.epoch:
-            self.epoch, self.cached = epoch, {}
-        if lane not in self.cached:
-            self.cached[lane] = tuple(self._windows(epoch, lane))
-        return self.cached[lane]
-
-    def _windows(self, epoch: int, lane: int) -> Iterator[Window]:
-        """In training, a window fills the lane's share of the buffer; otherwise it is one piece.
-
-        The first ones of a training differ in size, so that the lanes do not all read at once.
-        """
-        pieces: list[Piece] = []
-        place, count, most = 0, 0, self.share * (lane + 1) // self.lanes
-        for piece in self._cut(epoch, lane):
-            rows = piece.stop - piece.start
-            if pieces and (count + rows > most or self.seed is None):
-                yield Window(place, count, tuple(pieces))
-                place, count, pieces, most = place + count, 0, [], self.share
-            pieces.append(piece)
-            count += rows
-        yield Window(place, count, tuple(pieces))
-
-    def _cut(self, epoch: int, lane: int) -> Iterator[Piece]:
-        """The pieces of a lane, out of this process's share of the epoch's rows."""
-        start, stop = self.bounds[lane : lane + 2]
+    def pieces(self, epoch: int, window: Window) -> Iterator[Piece]:
+        """The pieces that make a window, before its rows are shuffled."""
         order = self._permute(epoch)
         ends = np.cumsum(self.sizes[order])
+        start = window.start
         number = int(np.searchsorted(ends, start, side="right"))
-        while start < stop:
+        while start < window.stop:
             block, _, last = self.parts[order[number]]
-            place, end = last - int(ends[number]), min(stop, int(ends[number]))
+            place, end = last - int(ends[number]), min(window.stop, int(ends[number]))
             yield Piece(block, place + start, place + end)
             start, number = end, number + 1
 
