@@ -199,7 +199,7 @@ def test_hyperparameter_of_task_and_data_with_different_values() -> None:
     with pytest.raises(InputError) as caught:
         rehearse(checked("digits"), data, task)
     assert caught.value.lines == [
-        "task: Task and Data both save the hyperparameter 'batch_size', with different values; "
+        "task: task and data both save the hyperparameter 'batch_size', with different values; "
         "call save_hyperparameters(logger=False) in one of them"
     ]
     data.save_hyperparameters({"batch_size": 64}, logger=False)
