@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -137,7 +138,7 @@ def test_seeds_give_the_numbers_of_ordinary_runs(
     values = [result.metrics["test/accuracy"] for result in ordinary]
     mean, std = fmean(values), stdev(values)
     assert study_file(logs)["summary"]["test/accuracy"] == {"mean": mean, "std": std}
-    assert f"test/accuracy   {mean:.4f} ± {std:.4f}" in output
+    assert re.search(rf"^test/accuracy +{mean:.4f} ± {std:.4f}$", output, re.MULTILINE)
     assert "digits/seeds: 2 members, 2 to run, 1 at a time\n1/2  seed0  val/loss " in output
     (board,) = call("compare", "digits/seeds")  # type: ignore[misc, attr-defined]
     (row,) = board.rows
