@@ -87,8 +87,8 @@ def fit(
         Interrupted: when a signal ended the training, which was saved.
     """
     quiet()
-    with lock_run(run, config.values), Interrupts() as interrupts:
-        try:
+    try:
+        with lock_run(run, config.values), Interrupts() as interrupts:
             training = Training(
                 config, run, interrupts, init, resume, override, plots, callbacks, match
             )
@@ -96,10 +96,10 @@ def fit(
                 training.train()
                 training.measure_best(stages)
                 training.draw("test" if "test" in stages else "val")
-        except OSError as error:  # before the first step, or after the last
-            if line := advise(error, config, run):
-                raise InputError(line) from error
-            raise
+    except OSError as error:  # before the first step, or after the last
+        if line := advise(error, config, run):
+            raise InputError(line) from error
+        raise
     score = training.checkpoint.best_score
     best = None if score is None else float(score)
     return Result(TrainedRun.of(run), training.metrics, best, training.seconds())

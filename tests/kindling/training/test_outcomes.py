@@ -145,11 +145,12 @@ def test_run_without_validation_says_why_it_has_no_best(
     [
         (
             {"patience": 1},
-            "early stopping, val_score did not improve for 1 validation; its best is 1.5",
+            "early stopping: Monitored metric val_score did not improve in the last 1 records. "
+            "Best score: 1.500.",
         ),
         (
             {"stopping_threshold": 2.0},
-            "early stopping, Stopping threshold reached: val_score = 1.5 < 2.0.",
+            "early stopping: Stopping threshold reached: val_score = 1.5 < 2.0.",
         ),
     ],
 )
