@@ -25,7 +25,6 @@ from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.build import build_data, build_task, choose_speed, fill_defaults
 from src.kindling.training.callbacks.checkpoint import Checkpoint
 from src.kindling.training.callbacks.outcomes import stop_reason
-from src.kindling.training.epoch_state import position_for
 from src.kindling.training.error_hints import advise
 from src.kindling.training.layer_trace import LayerTrace
 from src.kindling.training.monitor import choose_monitor
@@ -155,8 +154,6 @@ class Training:
         self.trainer = trainer = build_trainer(
             config, run, self.task, self.data, self.monitor, interrupts, state, trace.layers
         )
-        if state and isinstance(self.data, DataModule):
-            self.data.position = position_for(state, trainer.world_size)
         self.callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self.callbacks += callbacks
         if plots:

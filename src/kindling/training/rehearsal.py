@@ -153,7 +153,7 @@ def _try(
     if isinstance(data, DataModule):
         few = copy.copy(data)
         few.batch_size = min(count or few.batch_size, few.batch_size)
-        few.keep_on_device, few.position = False, (0, 0)
+        few.keep_on_device = False
         parts = {"net": getattr(twin, "net", None), "task.loss": getattr(twin, "loss", None)}
         watch_output(twin)
     logged = _Logged()
