@@ -9,7 +9,6 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -18,7 +17,6 @@ from matplotlib.figure import Figure
 from src.kindling.analysis import drawing
 from src.kindling.analysis.predictions import Array, eager, spread
 from src.kindling.data.preprocess import net_shape
-from src.kindling.training.layer_trace import Layer
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -26,28 +24,6 @@ if TYPE_CHECKING:
     from src.kindling.data.spec import Spec
 
 LAYERS = 12  # of the weights' plot
-
-
-def summarize_layers(task: LightningModule, layers: Mapping[str, Layer]) -> pd.DataFrame:
-    """List kind, output shape, parameters and FLOPs of each layer for one sample, and the sums.
-
-    A multiply-add counts as two FLOPs.
-
-    Args:
-        task: whose layers are listed: those with parameters, and those that return a tensor.
-        layers: what they do, of a `LayerTrace`; empty where the task was not rehearsed.
-    """
-    rows = []
-    for name, part in task.named_modules():
-        count = sum(parameter.numel() for parameter in part.parameters())
-        output = layers[name].output if name in layers else None
-        if not any(part.children()) and (count or output):
-            shape = " x ".join(map(str, output or ()))
-            flops = layers[name].flops if name in layers else 0
-            rows.append((name, type(part).__name__, shape, count, flops))
-    total = sum(parameter.numel() for parameter in task.parameters())
-    rows.append(("all", "", "", total, sum(row[-1] for row in rows)))
-    return pd.DataFrame(rows, columns=["layer", "kind", "output", "parameters", "FLOPs"])
 
 
 def example_input(task: LightningModule, spec: Spec | None) -> Any:

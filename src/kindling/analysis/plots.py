@@ -20,7 +20,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Stage
 from src.kindling.runs.run import Run
-from src.kindling.training.layer_trace import Layer
+from src.kindling.training.layer_trace import Layer, summarize_layers
 from src.kindling.training.monitor import Monitor
 from src.kindling.training.stages import has_stage
 from src.kindling.training.trained_run import TrainedRun
@@ -145,7 +145,7 @@ class Plots:
         yield "weights", layers.plot_weights(sample_weights(task), self.weights)
         if self.histograms.norms:
             yield "gradients", layers.plot_gradients(self.histograms.norms)
-        table = layers.summarize_layers(task, self.layers)
+        table = summarize_layers(task, self.layers)
         title = "The net's layers, for one sample; a multiply-add is two FLOPs"
         yield "layers", drawing.draw_table(table, title)
 

@@ -14,14 +14,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from src.kindling.analysis.layers import summarize_layers
 from src.kindling.config import instantiate
 from src.kindling.config.compose import Config, compose, flatten
 from src.kindling.config.defaults import with_defaults
 from src.kindling.config.errors import escape_control
 from src.kindling.runs.redact import redacted
 from src.kindling.training.build import build_data, build_task, choose_speed, fill_defaults
-from src.kindling.training.layer_trace import LayerTrace
+from src.kindling.training.layer_trace import LayerTrace, summarize_layers
 from src.kindling.training.monitor import choose_monitor
 from src.kindling.training.rehearsal import rehearse
 from src.kindling.training.warning_filters import quiet

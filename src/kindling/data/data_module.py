@@ -97,7 +97,6 @@ class DataModule(LightningDataModule):
             "test": nn.Sequential(*evaluation) if evaluation else None,
         }
         self.notes: list[str] = []  # for the user, printed before training
-        self.position = (0, 0)  # the epoch and batch at which a resumed training starts
         self._gpu_samples: dict[torch.device, Samples] = {}
 
     def download(self) -> None:
@@ -224,8 +223,6 @@ class DataModule(LightningDataModule):
     def loader(self, stage: Stage) -> Loader:
         """Return the batches of one stage. Only training shuffles."""
         order = self._order(stage)
-        if stage == "train":
-            order.resume_from(*self.position)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         dataset, workers = self.datasets[stage], self.num_workers
         samples = None if self.transforms[stage] else self._on_device(device)

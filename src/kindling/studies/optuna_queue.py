@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any
 
 from filelock import BaseFileLock
@@ -23,7 +21,6 @@ from src.kindling.studies.trial_queue import PATIENCE, Claim, T, TrialQueue
 HEARTBEAT = 10  # seconds between two heartbeats
 GRACE = 60  # seconds without a heartbeat until a worker on another machine counts as dead
 LOCKED = 10  # seconds until a locked study.db is an error; Optuna tries to add a trial five times
-FACTS = ("changes", "metrics", "seconds", "run", "error")  # of a result
 
 
 def load_optuna() -> Any:
@@ -92,7 +89,9 @@ class OptunaQueue(TrialQueue):
                 direction="minimize" if self.plan.mode == "min" else "maximize",
                 pruner=self.plan.pruner or self.optuna.pruners.NopPruner(),
             )
-            _convert(study)
+            if any("member" in trial.user_attrs for trial in study.trials):
+                problem = "begun by an earlier version; begin another study with --name"
+                raise InputError(f"{self.plan.name}: {problem}")
             if study.metric_names != [self.plan.monitor]:
                 study.set_metric_names([self.plan.monitor])
         self.study = study
@@ -130,18 +129,20 @@ class OptunaQueue(TrialQueue):
         self.storage.remove_session()
 
     def start(self, result: TrialResult, lock: BaseFileLock) -> Claim:
-        if not (self.plan.suggest or self.plan.pruner):
+        if not self.plan.suggest:
             return Claim(result, lock)
         if self.plan.sampler:  # draws depend on the seed, the member, and earlier results alone
             self.study.sampler = self.plan.sampler(result.name)
-        if result.trial is None:
-            trial = self.study.ask()
-        else:
+        known = None
+        if result.trial is not None:
             known = self.study.get_trials(deepcopy=False)[result.trial]
-            if known.state.is_finished():  # it failed, and is tried again
-                known = _run_again(self.study, known)
+        if known and not known.state.is_finished():  # it was interrupted
             trial = self.optuna.Trial(self.study, known._trial_id)
-        changes = result.changes | (self.plan.suggest(trial) if self.plan.suggest else {})
+        else:
+            if known:  # it failed, and is tried again
+                self.study.enqueue_trial(known.params)
+            trial = self.study.ask()
+        changes = result.changes | self.plan.suggest(trial)
         return Claim(replace(result, changes=changes, trial=trial.number), lock, trial)
 
     def lock_member(self, result: TrialResult) -> BaseFileLock | None:
@@ -182,43 +183,9 @@ class OptunaQueue(TrialQueue):
 
 def make_queue(plan: Plan, stopped: Callable[[], bool] = lambda: False) -> TrialQueue:
     """Choose the queue of a study; `stopped` returns whether this process was asked to stop."""
-    # Studies of seeds and folds that an earlier version began have a study.db.
-    if plan.suggest or plan.pruner or plan.storage or (plan.folder / "study.db").exists():
+    if plan.suggest or plan.storage:
         return OptunaQueue(plan, stopped)
     return TrialQueue(plan)
-
-
-def _convert(study: Any) -> None:
-    """Write the records of a study that an earlier version began, with a trial for each attempt."""
-    from optuna.trial import TrialState
-
-    known = study.user_attrs
-    newest = {t.user_attrs["member"]: t for t in study.trials if "member" in t.user_attrs}
-    for name, trial in newest.items():
-        facts, number = trial.user_attrs, trial.number
-        if name in known:
-            continue
-        state = {"COMPLETE": "finished", "PRUNED": "pruned"}.get(trial.state.name, "waiting")
-        if state == "waiting":
-            if trial.state == TrialState.WAITING:  # else `ask` returns it
-                study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            number = _run_again(study, trial).number
-        facts = {**facts, "changes": facts.get("drawn", facts["changes"])}
-        kept = {key: facts[key] for key in FACTS if key in facts}
-        state = "failed" if "error" in facts else state
-        record = TrialResult(name, state, value=trial.value, trial=number, **kept)
-        study.set_user_attr(name, asdict(record))
-
-
-def _run_again(study: Any, trial: Any) -> Any:
-    """Add a running copy of a trial; an ended one stays as it is."""
-    from optuna.trial import TrialState
-
-    trial = copy.deepcopy(trial)
-    trial.state, trial.datetime_complete = TrialState.RUNNING, None
-    trial.datetime_start = trial.datetime_start or datetime.now()
-    study.add_trial(trial)
-    return study.get_trials(deepcopy=False)[-1]
 
 
 def reason(error: BaseException) -> str:

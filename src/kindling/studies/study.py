@@ -122,24 +122,19 @@ def summarize(results: Sequence[TrialResult]) -> Summary:
 
 def print_summary(summary: Summary, title: str) -> list[str]:
     """Print mean, standard deviation and interval of each metric; return the report's lines."""
-    from rich.console import Console
-    from rich.table import Table
+    import pandas as pd
 
     if not summary:
         return []
-    name_of_interval, lines = "95 % interval of the mean", []
-    table = Table("metric", title, box=None, pad_edge=False, header_style="bold")
-    if any("low" in row for row in summary.values()):
-        table.add_column(name_of_interval)
+    interval, lines = "95 % interval of the mean", []
+    rows: dict[str, dict[str, str]] = {}
     for name, row in summary.items():
-        cells = [f"{row['mean']:.4f} ± {row['std']:.4f}"]
-        line = f"{name}: {cells[0]}"
+        rows[name] = {title: f"{row['mean']:.4f} ± {row['std']:.4f}"}
+        line = f"{name}: {rows[name][title]}"
         if "low" in row:
-            cells.append(f"{row['low']:.4f} to {row['high']:.4f}")
-            line += f", {name_of_interval} {cells[1]}"
-        table.add_row(name, *cells)
+            rows[name][interval] = f"{row['low']:.4f} to {row['high']:.4f}"
+            line += f", {interval} {rows[name][interval]}"
         lines.append(line)
-    print()
-    Console(highlight=False).print(table)
-    print()
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="metric")
+    print(f"\n{frame.to_string(na_rep='', col_space=28)}\n")
     return lines

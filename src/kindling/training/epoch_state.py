@@ -14,10 +14,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torchmetrics import Metric
 
-from src.kindling.config.errors import format_count
 from src.kindling.nn.meter import Meter, moved
 from src.kindling.training import lightning_internals as internals
-from src.kindling.training.resume import FORM, ResumeState
+from src.kindling.training.resume import FORM
 from src.kindling.training.run_loggers import MetricsFiles, steps_done
 
 # Where a training can be saved and resumed exactly.
@@ -164,20 +163,6 @@ def restart_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     set_loop_progress(loops, "between epochs")
     trainer.fit_loop.load_state_dict(loops)
     internals.end_restart(trainer)
-
-
-def position_for(state: ResumeState, world_size: int) -> tuple[int, int]:
-    """Return the epoch and batch to resume with, where Kindling's data share the samples.
-
-    With another number of processes, the interrupted epoch starts again.
-    """
-    (epoch, batch), before = state.position, len(state.content["kindling"]["resume"]["meters"])
-    if batch and before != world_size:
-        state.position, state.restarted = (epoch, 0), True
-        processes = format_count(before, "process", "processes")
-        problem = f"{processes} shared the samples before, {world_size} do now"
-        state.notes.append(f"WARNING    data: {problem}; epoch {epoch + 1} starts again")
-    return state.position
 
 
 def _metrics(module: LightningModule) -> tuple[dict[str, Meter], dict[str, Metric]]:

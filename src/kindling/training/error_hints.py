@@ -56,6 +56,23 @@ HINTS = {
     r"gloo/transport|NCCL|nccl|Dist(Backend|Network|Store)Error": (
         "another process ended; see its output for the cause{resume}"
     ),
+    r"grad can be implicitly created only for scalar outputs": (
+        "task: the loss is not one number; return its mean (task.loss.reduction)"
+    ),
+    r"does not require grad and does not have a grad_fn": (
+        "task: the loss has no gradient; it was detached, or computed under torch.no_grad"
+    ),
+    r"merging hparams: the keys \[(?P<why>.+?)\]": (
+        "task: task and data both save the hyperparameter {why}, with different values; "
+        "call save_hyperparameters(logger=False) in one of them"
+    ),
+    r": (?P<why>.* has been removed in v.*?)\. To access": "task: {why}",  # a hook of Lightning 1
+    r"(?P<why>Training with multiple optimizers is only supported.*)": "task: {why}",
+    r"(?P<why>You provided multiple `.*`dataloader_idx`.*)": "task: {why}",
+    r": (?P<why>(An invalid dataloader was returned|.*not support the `CombinedLoader).*)": (
+        "data: {why}"
+    ),
+    r"^MisconfigurationException : (?P<why>.*)": "trainer: {why}",
 }
 STAGES = {"tra": "training ", "val": "validation ", "tes": "test "}
 
@@ -71,7 +88,7 @@ def advise(
     link: BaseException | None = error
     while link is not None and link not in chain:
         name = errorcode.get(getattr(link, "errno", 0), "")
-        chain[link] = f"{type(link).__name__} {name}: {link}"
+        chain[link] = f"{type(link).__name__} {name}: {' '.join(str(link).split())}"
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     for pattern, advice in HINTS.items():
         for text in chain.values():

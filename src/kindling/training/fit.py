@@ -25,7 +25,6 @@ from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.build import build_data, build_task, choose_speed, fill_defaults
 from src.kindling.training.callbacks.checkpoint import Checkpoint
 from src.kindling.training.callbacks.outcomes import stop_reason
-from src.kindling.training.epoch_state import position_for
 from src.kindling.training.error_hints import advise
 from src.kindling.training.layer_trace import LayerTrace
 from src.kindling.training.monitor import choose_monitor
@@ -87,8 +86,8 @@ def fit(
         Interrupted: when a signal ended the training, which was saved.
     """
     quiet()
-    with lock_run(run, config.values), Interrupts() as interrupts:
-        try:
+    try:
+        with lock_run(run, config.values), Interrupts() as interrupts:
             training = Training(
                 config, run, interrupts, init, resume, override, plots, callbacks, match
             )
@@ -96,10 +95,10 @@ def fit(
                 training.train()
                 training.measure_best(stages)
                 training.draw("test" if "test" in stages else "val")
-        except OSError as error:  # before the first step, or after the last
-            if line := advise(error, config, run):
-                raise InputError(line) from error
-            raise
+    except OSError as error:  # before the first step, or after the last
+        if line := advise(error, config, run):
+            raise InputError(line) from error
+        raise
     score = training.checkpoint.best_score
     best = None if score is None else float(score)
     return Result(TrainedRun.of(run), training.metrics, best, training.seconds())
@@ -155,8 +154,6 @@ class Training:
         self.trainer = trainer = build_trainer(
             config, run, self.task, self.data, self.monitor, interrupts, state, trace.layers
         )
-        if state and isinstance(self.data, DataModule):
-            self.data.position = position_for(state, trainer.world_size)
         self.callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self.callbacks += callbacks
         if plots:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import shlex
-import shutil
 import signal
 import sys
 import threading
@@ -111,21 +110,11 @@ def _after_failure(run: Run, error: BaseException, new: bool, keep: bool) -> Non
     if discarded and not keep:
         run.discard()
     if isinstance(error, Interrupted):
-        stopped = "stopped before the first step" if discarded else _format_stopped(run)
+        command = f"python -m src.train --resume {shlex.quote(display_path(run.path))}"
+        stopped = "stopped before the first step" if discarded else f"stopped; to resume: {command}"
         print(f"\n{error.name}: {stopped}")
         if error.name == "SIGUSR1":
             requeue()
-
-
-def _format_stopped(run: Run) -> str:
-    """How to resume; on a terminal that is too narrow, broken before the command and the path."""
-    path = shlex.quote(display_path(run.path))
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    command = f"python -m src.train --resume {path}"
-    if len(command) > width:
-        command = command.replace(path, f"\\\n{path}")
-    line = f"stopped; to resume: {command}"
-    return line if len(line) + len("SIGUSR1: ") <= width else f"stopped; to resume:\n{command}"
 
 
 def _end_with_parent() -> None:
@@ -148,8 +137,7 @@ def print_result(result: Result) -> None:
 
 def print_metrics(metrics: dict[str, float]) -> None:
     """Print the metrics, a row each, a column for each stage."""
-    from rich.console import Console
-    from rich.table import Table
+    import pandas as pd
 
     from src.kindling.runs.metric_names import parse_name
 
@@ -160,11 +148,6 @@ def print_metrics(metrics: dict[str, float]) -> None:
     for name, value in metrics.items():
         stage, metric = parse_name(name)
         rows.setdefault(metric, {})[stage or "value"] = f"{value:.4f}"
-    columns = ("train", "val", "test", "value")
-    stages = [stage for stage in columns if any(stage in row for row in rows.values())]
-    table = Table("metric", *stages, box=None, pad_edge=False, header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for metric, row in rows.items():
-        table.add_row(metric, *(row.get(stage, "") for stage in stages))
-    Console().print(table)
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    stages = [stage for stage in ("train", "val", "test", "value") if stage in frame]
+    print(frame[stages].rename_axis(columns="metric").to_string(na_rep=""))

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+MOST_ROWS = 24  # of the table on a terminal
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,35 @@ class LayerTrace(Callback):
         module.register_forward_hook(end)
 
 
-def find_layer(name: str, layers: Mapping[str, Layer]) -> Layer | None:
-    """Return a layer of a trace; for a list of layers, what these do together."""
-    parts = [layer for key, layer in layers.items() if key.rpartition(".")[0] == name]
-    if name in layers or not parts:
-        return layers.get(name)
-    return Layer(parts[-1].output, sum(layer.flops for layer in parts))
+def summarize_layers(task: LightningModule, layers: Mapping[str, Layer]) -> pd.DataFrame:
+    """List kind, output shape, parameters and FLOPs of each layer for one sample, and the sums.
+
+    A multiply-add counts as two FLOPs.
+
+    Args:
+        task: whose layers are listed: those with parameters, and those that return a tensor.
+        layers: what they do, of a `LayerTrace`; empty where the task was not rehearsed.
+    """
+    rows = []
+    for name, part in task.named_modules():
+        count = sum(parameter.numel() for parameter in part.parameters())
+        output = layers[name].output if name in layers else None
+        if not any(part.children()) and (count or output):
+            shape = " x ".join(map(str, output or ()))
+            flops = layers[name].flops if name in layers else 0
+            rows.append((name, type(part).__name__, shape, count, flops))
+    total = sum(parameter.numel() for parameter in task.parameters())
+    rows.append(("all", "", "", total, sum(row[-1] for row in rows)))
+    return pd.DataFrame(rows, columns=["layer", "kind", "output", "parameters", "FLOPs"])
+
+
+class LayerTable(Callback):
+    """Prints the layers of a task before it is trained."""
+
+    def __init__(self, layers: Mapping[str, Layer]) -> None:
+        self.layers = layers
+
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            table = summarize_layers(module, self.layers)
+            print(table.to_string(index=False, max_rows=MOST_ROWS))

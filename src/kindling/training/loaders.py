@@ -43,6 +43,7 @@ class Loaders:
     ) -> None:
         self.seed, self.state, self.max_fast_forward = seed, state, max_fast_forward
         self.resumed: list[Repeated] = []  # those that continue within the epoch
+        self.orders: list[Any] = []  # of Kindling's own
         self.reported = 0.0
         self.attributes = Attributes({})  # of the module and its parts, once data are loaded
         self.at_start: dict[str, Any] | None = None  # as a stream without state found them
@@ -58,8 +59,8 @@ class Loaders:
             loader, repeated = self._repeat(process(dataloader))
             if trainer.state.stage == RunningStage.TRAINING:
                 self._start()
-                if repeated is not None and self.state:
-                    self._resume(repeated, self.state)
+                if self.state:
+                    self._resume(loader, repeated, self.state)
             return loader
 
         trainer.strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]
@@ -122,45 +123,66 @@ class Loaders:
         batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         return self.trainer.current_epoch, batches.ready
 
-    def _resume(self, loader: Repeated, state: ResumeState) -> None:
+    def _resume(self, loader: Any, repeated: Repeated | None, state: ResumeState) -> None:
         """Continue a loader where it was, or start the epoch again with all of them."""
-        epoch, batch = state.position
+        epoch = state.position[0]
         if self.trainer.current_epoch > epoch:
             return
-        by_loader, problem = self._saved(state).get("loaders", []), ""
-        saved = by_loader[len(self.resumed)] if len(self.resumed) < len(by_loader) else None
-        self.resumed.append(loader)
+        problem = ""
         try:
-            if saved is None and (batch or loader.has_state):
-                raise OrderError(self._missing_state(loader, state))
-            if saved is not None and batch and not state.restarted:
-                loader.resume(epoch, saved)
-            elif saved is not None:
-                loader.restore(saved)
+            if repeated is None:
+                self._resume_own(loader, state)
+            else:
+                self._resume_repeated(repeated, state)
         except OrderError as error:
             problem = str(error)
         if not self.trainer.strategy.reduce_boolean_decision(not problem, all=True):
             if self.trainer.is_global_zero:
-                problem = problem or f"another process has other batches of {loader.name}"
+                problem = problem or "another process has other batches"
                 print(f"WARNING    data: {problem}; epoch {epoch + 1} starts again")
             state.restarted = True
             restart_epoch(self.trainer, self.checkpoint)
             for one in self.resumed:
                 one.rewind()
+            for order in self.orders:
+                order.resume_from(epoch, 0)
+
+    def _resume_own(self, loader: Loader, state: ResumeState) -> None:
+        """Continue Kindling's loader, whose order is a function of (seed, epoch)."""
+        epoch, batch = state.position
+        if batch and not self._same_processes(state):
+            raise OrderError(self._missing_state("the samples", state))
+        order: Any = loader.sampler
+        self.orders.append(order)
+        order.resume_from(epoch, 0 if state.restarted else batch)
+
+    def _resume_repeated(self, loader: Repeated, state: ResumeState) -> None:
+        epoch, batch = state.position
+        by_loader = self._saved(state).get("loaders", [])
+        saved = by_loader[len(self.resumed)] if len(self.resumed) < len(by_loader) else None
+        self.resumed.append(loader)
+        if saved is None and (batch or loader.has_state):
+            raise OrderError(self._missing_state(loader.name, state))
+        if saved is not None and batch and not state.restarted:
+            loader.resume(epoch, saved)
+        elif saved is not None:
+            loader.restore(saved)
+
+    def _same_processes(self, state: ResumeState) -> bool:
+        return len(state.content["kindling"]["resume"]["meters"]) == self.trainer.world_size
 
     def _saved(self, state: ResumeState) -> dict[str, Any]:
         """What this process saved; nothing with another number of processes."""
-        resume = state.content["kindling"]["resume"]
-        if len(resume["meters"]) != self.trainer.world_size:
+        if not self._same_processes(state):
             return {}
-        return collected_by(resume, self.trainer.global_rank)
+        return collected_by(state.content["kindling"]["resume"], self.trainer.global_rank)
 
-    def _missing_state(self, loader: Repeated, state: ResumeState) -> str:
+    def _missing_state(self, name: str, state: ResumeState) -> str:
+        if self._same_processes(state):
+            return f"the checkpoint does not hold the place in {name}"
         before = len(state.content["kindling"]["resume"]["meters"])
-        if before == self.trainer.world_size:
-            return f"the checkpoint does not hold the place in {loader.name}"
         processes = format_count(before, "process", "processes")
-        return f"{processes} shared {loader.name} before, {self.trainer.world_size} do now"
+        return f"{processes} shared {name} before, {self.trainer.world_size} do now"
 
     def announce(self, line: str) -> None:
         """Print how a stream resumes."""

@@ -22,16 +22,15 @@ class Given(NamedTuple):
 
     Attributes:
         number: within the epoch.
-        cycle: how often the loader was read in this epoch before, as a shorter one of several.
-        before: the batches of those cycles.
-        digest: a rolling hash of the cycle's index lists up to this one (of a stream: of batches).
+        place: what resuming after it needs: `cycle`, how often the loader was read in this epoch
+            before, as a shorter one of several; `before`, the batches of those cycles; `count`,
+            those of this cycle; `digest`, a rolling hash of their index lists (of a stream: of
+            batches).
         indices: its index list; None of a stream.
     """
 
     number: int
-    cycle: int
-    before: int
-    digest: str
+    place: dict[str, Any]
     indices: Any
 
 
@@ -64,20 +63,18 @@ class Position:
     def add(self, content: bytes, indices: Any = None) -> None:
         """Note that the next batch is given."""
         self.digest = hashlib.blake2b(self.digest.encode() + content, digest_size=16).hexdigest()
-        self.given.append(Given(self.number, self.cycle, self.before, self.digest, indices))
-        self.number += 1
+        number, self.number = self.number, self.number + 1
+        place = {"cycle": self.cycle, "before": self.before, "digest": self.digest}
+        self.given.append(Given(number, {**place, "count": self.number - self.before}, indices))
 
     def state(self, batch: int) -> dict[str, Any]:
         """Where the loader was when so many batches of the epoch were trained on."""
-        last = next((one for one in reversed(self.given) if one.number < batch), None)
-        if last is None:
-            return {"cycle": 0, "before": 0, "count": 0, "digest": ""}
-        count = last.number + 1 - last.before
-        return {"cycle": last.cycle, "before": last.before, "count": count, "digest": last.digest}
+        places = (one.place for one in reversed(self.given) if one.number < batch)
+        return next(places, {"cycle": 0, "before": 0, "count": 0, "digest": ""})
 
     def digest_of(self, batch: int) -> str | None:
         """The digest up to a batch that was given ahead; None if it was not."""
-        return next((one.digest for one in self.given if one.number == batch), None)
+        return next((one.place["digest"] for one in self.given if one.number == batch), None)
 
     def sample_numbers(self, batch: int) -> list[int]:
         """The index list of a recent batch; empty if it is not a list of numbers."""

@@ -31,6 +31,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run
+from src.kindling.training.error_hints import advise
 from src.kindling.training.layer_trace import LayerTrace
 from src.kindling.training.loader_parts import is_stream, stateful_part
 from src.kindling.training.misfit import explain, watch_output
@@ -43,13 +44,6 @@ COPIED = 1 << 30  # bytes of the largest task that is copied
 FEW = 13
 # Some nets run on a GPU only; such an error of the copy on a CPU is not one of the training.
 OF_DEVICE = re.compile(r"cuda|nvidia|triton|not implemented for|process group", re.IGNORECASE)
-# Errors of Lightning that name the remedy, but are of no class of their own.
-REFUSED = {
-    "Training with multiple optimizers is only supported": "task",
-    "You provided multiple `": "task",  # loaders, and a step without `dataloader_idx`
-    "An invalid dataloader was returned": "data",
-    "does not support the `CombinedLoader": "data",
-}
 # What Lightning adds to the name of a logged metric.
 ADDED = re.compile(r"(_step|_epoch)?(/dataloader_idx_\d+)?$")
 KEPT = ("accelerator", "precision", "gradient_clip_val", "gradient_clip_algorithm")
@@ -159,7 +153,7 @@ def _try(
     if isinstance(data, DataModule):
         few = copy.copy(data)
         few.batch_size = min(count or few.batch_size, few.batch_size)
-        few.keep_on_device, few.position = False, (0, 0)
+        few.keep_on_device = False
         parts = {"net": getattr(twin, "net", None), "task.loss": getattr(twin, "loss", None)}
         watch_output(twin)
     logged = _Logged()
@@ -172,41 +166,21 @@ def _try(
             trainer.fit(twin, datamodule=few)
             if has_stage("test", few, twin):
                 trainer.test(twin, datamodule=few, verbose=False)
-        except MisconfigurationException as error:
-            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+        except OSError:
+            raise
         except Exception as error:
-            line = _explain_lightning(error, twin, data)
-            if not line and (
-                isinstance(error, NotImplementedError) or OF_DEVICE.search(str(error))
-            ):
+            if OF_DEVICE.search(str(error)):
                 return None
-            if line := line or explain(error, parts):
+            line = advise(error, config) or explain(error, parts)
+            if line:
                 raise InputError(line) from error
+            if isinstance(error, NotImplementedError):  # of an operation on a device
+                return None
             raise
         finally:
             if data is not None:
                 data.trainer = None
     return logged.metrics
-
-
-def _explain_lightning(
-    error: Exception, task: LightningModule, data: LightningDataModule | None
-) -> str | None:
-    """The line for what torch and Lightning ask of the code of a task; None for another error."""
-    if "grad can be implicitly created only for scalar outputs" in str(error):
-        return "task: the loss is not one number; return its mean (task.loss.reduction)"
-    if twice := re.search(r"merging hparams: the keys \[(.+)\]", str(error)):
-        names = f"{type(task).__name__} and {type(data).__name__}"
-        problem = f"{names} both save the hyperparameter {twice[1]}, with different values"
-        return f"task: {problem}; call save_hyperparameters(logger=False) in one of them"
-    if "has been removed in v" in str(error):  # a hook of Lightning 1
-        return f"task: {str(error).partition('. To access')[0]}"
-    if "does not require grad and does not have a grad_fn" in str(error):
-        return "task: the loss has no gradient; it was detached, or computed under torch.no_grad"
-    for problem, key in REFUSED.items():
-        if problem in str(error):
-            return f"{key}: {error}"
-    return None
 
 
 def _trainer(config: Config, folder: str, callbacks: list[Callback], count: int | None) -> Trainer:

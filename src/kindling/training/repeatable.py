@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from src.kindling.data.order import seed_generators
 from src.kindling.training.attributes import Attributes
@@ -28,18 +28,6 @@ MOST_BYTES_OF_SAMPLERS = 2**20
 
 class OrderError(Exception):
     """A loader does not give the batches that it gave before the interruption."""
-
-
-class Source(Protocol):
-    """What a loader asks of the training that reads it: see `Loaders`."""
-
-    seed: int
-
-    def place(self) -> tuple[int, int]: ...
-    def begin_stream(self) -> None: ...
-    def announce(self, line: str) -> None: ...
-    def announce_reading(self, reason: str, batches: int) -> None: ...
-    def report(self, number: int, total: int) -> None: ...
 
 
 class Batch(NamedTuple):
@@ -67,15 +55,15 @@ class _Wrapper:
 class Repeated(_Wrapper):
     """Gives the batches of an epoch again, from any batch."""
 
-    def __init__(self, wrapped: Any, source: Source) -> None:
+    def __init__(self, wrapped: Any, source: Any) -> None:
         super().__init__(wrapped)
-        self._source: Callable[[], Source | None] = lambda: None
+        self._source: Callable[[], Any] = lambda: None
         self.follow(source)
         self.ahead: Iterator[Any] | None = None  # of a resumed epoch, checked
         self.stateful: Any = None  # what saves and restores its place: the loader or its data set
         self.has_state = False
 
-    def follow(self, source: Source) -> None:
+    def follow(self, source: Any) -> None:
         """Begin to be read by a training; its author may return the loader of an earlier one."""
         if self._source() is source:
             return
@@ -84,7 +72,7 @@ class Repeated(_Wrapper):
         self._source = weakref.ref(source)
 
     @property
-    def source(self) -> Source:
+    def source(self) -> Any:
         """The training that reads the loader.
 
         Raises:
@@ -146,7 +134,7 @@ class Repeated(_Wrapper):
 class RepeatableSampler(Repeated):
     """A sampler's index lists of an epoch, each with a seed."""
 
-    def __init__(self, wrapped: Any, source: Source) -> None:
+    def __init__(self, wrapped: Any, source: Any) -> None:
         super().__init__(wrapped, source)
         samplers = {str(number): one for number, one in enumerate(samplers_of(wrapped))}
         self.attributes = Attributes(samplers, MOST_BYTES_OF_SAMPLERS)

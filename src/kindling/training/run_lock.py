@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from src.kindling.config.errors import InputError
@@ -23,7 +22,8 @@ def lock_run(run: Run, values: Mapping[str, Any]) -> Iterator[None]:
     """Hold the run's lock while entered; rank 0 holds it for a distributed training.
 
     Raises:
-        InputError: naming the process that holds the lock, or the file that cannot be written.
+        InputError: naming the process that holds the lock.
+        OSError: when a file cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -33,20 +33,14 @@ def lock_run(run: Run, values: Mapping[str, Any]) -> Iterator[None]:
     lock, owner = FileLock(run.path / ".lock", timeout=0), run.path / ".owner"
     try:
         lock.acquire()
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        for file in (file for pattern in LEFTOVERS for file in run.path.glob(pattern)):
-            file.unlink()
     except Timeout:
         holder = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
         line = f"{display_path(run.path)}: is being trained by {holder}; wait for it, or stop it"
         raise InputError(line) from None
-    except OSError as error:
-        lock.release()
-        reason = f"cannot be written: {error.strerror}"
-        if isinstance(error, PermissionError):
-            reason = "this user may not open or write it; ls -ld shows who may"
-        raise InputError(f"{display_path(Path(error.filename or run.path))}: {reason}") from None
     try:
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        for file in (file for pattern in LEFTOVERS for file in run.path.glob(pattern)):
+            file.unlink()
         yield
     finally:
         with suppress(OSError):

@@ -7,14 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from src.kindling.analysis.layers import (
-    plot_gradients,
-    plot_weights,
-    summarize_layers,
-)
+from src.kindling.analysis.layers import plot_gradients, plot_weights
 from src.kindling.analysis.plots import sample_weights
 from src.kindling.data.spec import Spec
-from src.kindling.training.layer_trace import LayerTrace
+from src.kindling.training.layer_trace import LayerTrace, summarize_layers
 from src.tasks.classification import Classification
 from tests.kindling.analysis.test_figures import changed, render, texts
 

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from src.kindling.training.layer_trace import Layer, LayerTrace, find_layer
+from src.kindling.training.layer_trace import Layer, LayerTrace
 from src.kindling.training.rehearsal import rehearse
 from tests.conftest import checked
 
@@ -52,11 +52,6 @@ def test_trace_counts_one_sample_of_first_call(trace: LayerTrace) -> None:
         "blocks.0": Layer((5, 8), 5 * 2 * 8 * 8),
         "blocks.1": Layer((5, 4), 5 * 2 * 8 * 4),
     }
-
-
-def test_list_of_layers_is_the_sum_of_its_layers(trace: LayerTrace) -> None:
-    assert find_layer("blocks", trace.layers) == Layer((5, 4), 5 * 2 * 8 * (8 + 4))
-    assert find_layer("unused", trace.layers) is None
 
 
 def test_trace_that_fails_does_not_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:

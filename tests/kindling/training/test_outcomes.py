@@ -145,11 +145,12 @@ def test_run_without_validation_says_why_it_has_no_best(
     [
         (
             {"patience": 1},
-            "early stopping, val_score did not improve for 1 validation; its best is 1.5",
+            "early stopping: Monitored metric val_score did not improve in the last 1 records. "
+            "Best score: 1.500.",
         ),
         (
             {"stopping_threshold": 2.0},
-            "early stopping, Stopping threshold reached: val_score = 1.5 < 2.0.",
+            "early stopping: Stopping threshold reached: val_score = 1.5 < 2.0.",
         ),
     ],
 )
@@ -199,7 +200,7 @@ def test_hyperparameter_of_task_and_data_with_different_values() -> None:
     with pytest.raises(InputError) as caught:
         rehearse(checked("digits"), data, task)
     assert caught.value.lines == [
-        "task: Task and Data both save the hyperparameter 'batch_size', with different values; "
+        "task: task and data both save the hyperparameter 'batch_size', with different values; "
         "call save_hyperparameters(logger=False) in one of them"
     ]
     data.save_hyperparameters({"batch_size": 64}, logger=False)

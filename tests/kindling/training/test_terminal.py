@@ -16,10 +16,8 @@ import pytest
 from lightning.pytorch import Trainer
 
 from src.kindling.config.compose import ROOT
-from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted
 from src.kindling.training.callbacks.progress import Bar
-from src.kindling.training.launch import _format_stopped
 from tests.conftest import call, kept_runs, train
 from tests.terminal import Screen, open_terminal, read_all, standard_output
 
@@ -92,8 +90,8 @@ def test_task_without_spec_or_forward_trains_on_terminal(name: str, repository: 
     words = ["net.channels=[4]", f"task._target_=src.tasks.bare.{name}"]
     status, screen = on_terminal(repository, "-m", "src.train", "digits", *words, *LITTLE)
     assert status == 0, screen.text
-    assert re.search(r"3 │ net\.head +│ Linear +│ +650 │ +1\.3 K │ +10 │", screen.text)
-    assert screen.find_rows(r"epoch 2/2 .* 3/3 loss \d\S*  val/loss \d\S* .*it/s 0:00:00 left")
+    assert re.search(r"net\.head +Linear +10 +650 +1280", screen.text)
+    assert screen.find_rows(r"epoch 2/2 .* 3/3 loss \d\S*  val/loss \d\S* .*it/s 0:00:00")
 
 
 @pytest.mark.long
@@ -105,8 +103,7 @@ def test_task_of_the_notebook_trains_on_terminal(repository: Path) -> None:
             (repository / first.removeprefix("%%writefile ")).write_text(text)
     status, screen = on_terminal(repository, "-m", "src.train", "sharpen", *LITTLE)
     assert status == 0, screen.text
-    row = r"1 │ net +│ Residual +│ +15,\d+ │ +[\d.]+ M │ 1 x (\d+) x \1 │"
-    assert re.search(row, screen.text), screen.text
+    assert re.search(r"^ *all +15\d{3} +\d+$", screen.text, re.MULTILINE), screen.text
 
 
 WIDTHS = (80, 200)
@@ -147,23 +144,21 @@ def test_bar_shows_loss_monitor_rate_and_time_left(
         "validation",
         "test",
     }
-    assert re.search(r"━ 1/3 loss \d\S*$", next(bar for bar in bars if "1/3" in bar))
+    assert re.search(
+        r"━ 1/3 loss \d\S* 0.00it/s -:--:--$", next(bar for bar in bars if "1/3" in bar)
+    )
     last = [bar for bar in bars if " 3/3 " in bar][-1]
-    assert re.search(r" 3/3 loss \S+  val/loss \S+ \d+\.\d (it/s|s/it) 0:00:00 left$", last)
+    assert re.search(r" 3/3 loss \S+  val/loss \S+ \d+\.\d\dit/s 0:00:00$", last)
     assert all(len(bar) <= columns and "…" not in bar for bar in bars)
     assert "it/s" not in screen.text  # the bar is gone
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
-def test_layer_table_counts_from_one(columns: int, screens: dict[int, Screen]) -> None:
-    rows = [re.split(r" *│ *", row)[1:-1] for row in screens[columns].rows if row.startswith("│")]
-    assert rows == [
-        ["1", "net", "CNN", "29,162", "647 K", "10"],
-        ["2", "net.body", "Sequential", "18,912", "626 K", "1024"],
-        ["3", "net.head", "Linear", "10,250", "20.5 K", "10"],
-    ]
-    line = "29,162 parameters, all trained; 647 K FLOPs for one sample (multiply-add: 2)"
-    assert line in screens[columns].rows
+def test_layer_table(columns: int, screens: dict[int, Screen]) -> None:
+    rows = [row.split() for row in screens[columns].rows]
+    assert ["net.head", "Linear", "10", "10250", "20480"] in rows
+    (total,) = [row for row in rows if row[:1] == ["all"]]
+    assert total[1] == "29162"
 
 
 def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,24 +183,12 @@ def test_interrupted_training_prints_whole_command(
             call("train", "digits", *LITTLE)
     (run,) = (tmp_path / "logs" / "digits").iterdir()
     command = f"python -m src.train --resume logs/digits/{run.name}"
-    stopped = "SIGINT: stopped; to resume:"
-    ending = ["", stopped, command] if columns == 80 else ["", f"{stopped} {command}"]
-    assert [row.rstrip() for row in screen.rows[-1 - len(ending) : -1]] == ending
+    assert "".join(screen.rows).endswith(f"SIGINT: stopped; to resume: {command}")
     assert screen.find_rows("━")[-1].startswith("epoch 2/2 ")
     with standard_output(columns, monkeypatch) as screen:
         call("train", "--resume", str(run), "--no-pictures")
     assert "/last.ckpt, epoch 2, batch 3 (5 steps)" in screen.text.replace("\n", "")
     assert [row[:9] for row in screen.rows if row.startswith("epoch")] == ["epoch 2/2"]
-
-
-def test_command_to_resume_is_broken_before_a_long_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(ROOT / "logs" / "a_config_with_a_rather_long_name" / "2026-11-29_08-00-00")
-    path = "logs/a_config_with_a_rather_long_name/2026-11-29_08-00-00"
-    command = "python -m src.train --resume"
-    assert _format_stopped(run) == f"stopped; to resume: {command} {path}"  # in a pipe
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert _format_stopped(run) == f"stopped; to resume:\n{command} \\\n{path}"
 
 
 def test_bar_learns_length_of_stream(monkeypatch: pytest.MonkeyPatch) -> None:

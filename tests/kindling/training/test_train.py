@@ -290,7 +290,7 @@ def test_early_stopping_is_told_what_to_watch(capsys: pytest.CaptureFixture[str]
         "mode=max",
     )
     assert json.loads((result.run.path / "meta.json").read_text())["epochs"] == 2
-    why = "early stopping, val/accuracy did not improve for 1 validation; its best is "
+    why = "early stopping: Monitored metric val/accuracy did not improve in the last 1 records. "
     assert f"\nstopped after epoch 2 of 9: {why}" in capsys.readouterr().out
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.callbacks.early_stopping import EarlyStopping, EarlyStoppingReason
+from lightning.pytorch.callbacks.early_stopping import EarlyStopping
 from torch.utils.data import DataLoader
 
 from src.kindling.config.errors import format_count
@@ -75,10 +75,6 @@ def stop_reason(trainer: Trainer) -> str:
         if isinstance(callback, Timer) and (callback.time_remaining() or 0) <= 0:
             reason = "trainer.max_time is reached"
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
-            reason = callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
-            if callback.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
-                waited = format_count(callback.wait_count, "validation")
-                best = f"its best is {callback.best_score:.4g}"
-                reason = f"{callback.monitor} did not improve for {waited}; {best}"
-            reason = f"early stopping, {reason}"
+            message = callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
+            reason = f"early stopping: {message}"
     return f"stopped after epoch {epochs} of {trainer.max_epochs}: {reason}"

@@ -7,16 +7,15 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
 from rich.console import Console
-from rich.progress import BarColumn, Progress, Task, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from src.kindling.runs.metric_names import parse_name
-from src.kindling.training.callbacks.layer_table import LayerTable
-from src.kindling.training.layer_trace import Layer
+from src.kindling.training.layer_trace import Layer, LayerTable
 
 NAME = 20  # letters of a metric's name in the bar
 
@@ -146,21 +145,20 @@ class Bar(EpochLines):
     on_exception = teardown
 
     def _start(self, description: str, completed: int = 0) -> None:
-        texts = ("description", "fields[batches]", "fields[values]", "fields[pace]")
-        columns = [TextColumn(f"{{task.{text}}}", markup=False) for text in texts]
         self.progress = Progress(
-            columns[0],
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            *columns[1:],
+            TextColumn("{task.fields[batches]}", markup=False),
+            TextColumn("{task.fields[values]}", markup=False),
+            ProcessingSpeedColumn(style=""),
+            TimeRemainingColumn(),
             console=Console(soft_wrap=True),  # a path in a line stays whole
             auto_refresh=False,  # a thread would hold the console's lock in forked workers
             speed_estimate_period=300,
             transient=True,
             expand=True,
         )
-        self.progress.add_task(
-            description, total=None, completed=completed, batches="", values="", pace=""
-        )
+        self.progress.add_task(description, total=None, completed=completed, batches="", values="")
         self.progress.start()
 
     def _is_due(self) -> bool:
@@ -173,7 +171,6 @@ class Bar(EpochLines):
         if self.progress:
             (task,) = self.progress.tasks
             self.progress.update(task.id, **fields)
-            self.progress.update(task.id, pace=_format_pace(task))
             self.progress.refresh()
 
     def _total(self, trainer: Trainer, done: int) -> float | None:
@@ -209,15 +206,6 @@ def _shorten(name: str) -> str:
 def _format_share(done: int, total: float) -> str:
     """`3/20`, or `3` of an unknown number."""
     return f"{done}/{total}" if total < math.inf else str(done)
-
-
-def _format_pace(task: Task) -> str:
-    """`12.3 it/s 0:01:20 left`, as far as it is known."""
-    if not task.speed:
-        return ""
-    rate = f"{task.speed:.1f} it/s" if task.speed >= 1 else f"{1 / task.speed:.1f} s/it"
-    left = task.time_remaining
-    return rate if left is None else f"{rate} {timedelta(seconds=int(left))} left"
 
 
 def _format_epoch(epoch: int, trainer: Trainer) -> str:
