@@ -20,7 +20,7 @@ from src.kindling.config.defaults import with_defaults
 from src.kindling.config.errors import escape_control
 from src.kindling.runs.redact import redacted
 from src.kindling.training.build import build_data, build_task, choose_speed, fill_defaults
-from src.kindling.training.layer_trace import LayerTrace, summarize_layers
+from src.kindling.training.layer_trace import LayerTrace, format_layers, summarize_layers
 from src.kindling.training.monitor import choose_monitor
 from src.kindling.training.rehearsal import rehearse
 from src.kindling.training.warning_filters import quiet
@@ -164,8 +164,7 @@ def _describe_net(task: LightningModule, trace: LayerTrace) -> Iterator[str]:
     for name, part in net.named_children():
         if any(True for _ in part.parameters()):
             yield f"  {name}: {_count_parameters(part)}"
-    table = summarize_layers(task, trace.layers)
-    yield from ["", *table.to_string(index=False).splitlines()]
+    yield from ["", *format_layers(summarize_layers(task, trace.layers)).splitlines()]
 
 
 def _count_parameters(module: nn.Module) -> str:

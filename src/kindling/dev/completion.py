@@ -101,7 +101,7 @@ def read_parser(verb: str) -> argparse.ArgumentParser:
     except InputError:
         return found[0]
     finally:
-        Parser.read = read  # type: ignore[method-assign, assignment]
+        Parser.read = read  # type: ignore[method-assign]
     raise TypeError(f"src.{verb}: its main reads no arguments")
 
 

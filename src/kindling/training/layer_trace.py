@@ -112,6 +112,16 @@ def summarize_layers(task: LightningModule, layers: Mapping[str, Layer]) -> pd.D
     return pd.DataFrame(rows, columns=["layer", "kind", "output", "parameters", "FLOPs"])
 
 
+def format_layers(table: pd.DataFrame, max_rows: int | None = None) -> str:
+    """Format a table of `summarize_layers` for the terminal, with thousands separators."""
+    formatters = {"parameters": "{:,}".format, "FLOPs": "{:,}".format}
+    for name in ("layer", "kind", "output"):
+        formatters[name] = f"{{:<{table[name].str.len().max()}}}".format
+    return str(
+        table.to_string(index=False, formatters=formatters, justify="left", max_rows=max_rows)
+    )
+
+
 class LayerTable(Callback):
     """Prints the layers of a task before it is trained."""
 
@@ -120,5 +130,4 @@ class LayerTable(Callback):
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
-            table = summarize_layers(module, self.layers)
-            print(table.to_string(index=False, max_rows=MOST_ROWS))
+            print(format_layers(summarize_layers(module, self.layers), MOST_ROWS))

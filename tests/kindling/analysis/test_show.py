@@ -103,7 +103,7 @@ def test_net_is_counted_and_has_shapes(capsys: pytest.CaptureFixture[str]) -> No
     lines = shown(capsys, "digits", *WORDS, "--show").splitlines()
     assert "# CNN: 29,162 parameters, 29,162 trainable" in lines
     assert "#   head: 10,250 parameters, 10,250 trainable" in lines
-    assert any(line.split()[1:5] == ["net.head", "Linear", "10", "10250"] for line in lines)
+    assert any(line.split()[1:5] == ["net.head", "Linear", "10", "10,250"] for line in lines)
     assert not any(line.startswith("# train: ") for line in lines)
 
 

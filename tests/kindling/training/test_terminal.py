@@ -90,7 +90,7 @@ def test_task_without_spec_or_forward_trains_on_terminal(name: str, repository: 
     words = ["net.channels=[4]", f"task._target_=src.tasks.bare.{name}"]
     status, screen = on_terminal(repository, "-m", "src.train", "digits", *words, *LITTLE)
     assert status == 0, screen.text
-    assert re.search(r"net\.head +Linear +10 +650 +1280", screen.text)
+    assert re.search(r"net\.head +Linear +10 +650 +1,280", screen.text)
     assert screen.find_rows(r"epoch 2/2 .* 3/3 loss \d\S*  val/loss \d\S* .*it/s 0:00:00")
 
 
@@ -103,7 +103,7 @@ def test_task_of_the_notebook_trains_on_terminal(repository: Path) -> None:
             (repository / first.removeprefix("%%writefile ")).write_text(text)
     status, screen = on_terminal(repository, "-m", "src.train", "sharpen", *LITTLE)
     assert status == 0, screen.text
-    assert re.search(r"^ *all +15\d{3} +\d+$", screen.text, re.MULTILINE), screen.text
+    assert re.search(r"^all +15,\d{3} +[\d,]+$", screen.text, re.MULTILINE), screen.text
 
 
 WIDTHS = (80, 200)
@@ -156,9 +156,9 @@ def test_bar_shows_loss_monitor_rate_and_time_left(
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_layer_table(columns: int, screens: dict[int, Screen]) -> None:
     rows = [row.split() for row in screens[columns].rows]
-    assert ["net.head", "Linear", "10", "10250", "20480"] in rows
+    assert ["net.head", "Linear", "10", "10,250", "20,480"] in rows
     (total,) = [row for row in rows if row[:1] == ["all"]]
-    assert total[1] == "29162"
+    assert total[1] == "29,162"
 
 
 def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
