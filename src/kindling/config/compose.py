@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.kindling.config.aliases import KEYS, KINDLING_DATA, rename_old
+from src.kindling.config.allowed import KINDS
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.config.habits import translate
 from src.kindling.config.values import COMMAND_LINE, VALUES, Config, flatten, forget, get, to_plain
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "configs"
 
 # The sections that are built from a `_target_`; the other top-level keys are plain values.
-PARTS = ("data", "net", "task", "finetune", "trainer", "callbacks", "logger")
+PARTS = tuple(KINDS)
 # All options of these groups describe the same class. When one is swapped, the experiment's own
 # values (its number of epochs, say) stay, and only the new option's own file overrides them.
 SAME_CLASS = ("trainer",)
@@ -50,7 +51,7 @@ def compose(name: str = "digits", words: Sequence[str] = ()) -> Config:
     swaps = {k: changes.pop(k) for k in groups() if isinstance(changes.get(k), str)}
     layers: list[Layer] = []
     if name in configs():
-        layers = _read_layers(CONFIGS / f"{name}.yaml", swaps, errors)
+        layers = _read_layers(CONFIGS / f"{name}.yaml", errors)
     else:
         hint = translate(name) and f"{name}: not a config{translate(name)}"
         errors.append(hint or _no_such("config", name, configs(), "configs/"))
@@ -206,7 +207,7 @@ def _read_yaml(path: Path, errors: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _read_layers(path: Path, skip: Iterable[str], errors: list[str], *within: Path) -> list[Layer]:
+def _read_layers(path: Path, errors: list[str], *within: Path) -> list[Layer]:
     """The layers of an experiment or an option: those of its `defaults`, then its own values."""
     section = path.parent.name if path.parent != CONFIGS else ""
     origin = _display_path(path)
@@ -226,8 +227,7 @@ def _read_layers(path: Path, skip: Iterable[str], errors: list[str], *within: Pa
             before, layers = [*layers, own], []
         elif isinstance(entry, dict) and len(entry) == 1 and not section:
             ((group, option),) = entry.items()
-            if group not in skip:
-                layers = _choose(layers, str(group), str(option), origin, errors)
+            layers = _choose(layers, str(group), str(option), origin, errors)
         else:
             neighbor = path.parent / f"{entry}.yaml"
             if not isinstance(entry, str) or "/" in entry or not neighbor.is_file():
@@ -236,7 +236,7 @@ def _read_layers(path: Path, skip: Iterable[str], errors: list[str], *within: Pa
             elif neighbor in (path, *within):
                 errors.append(f"{origin}: defaults: '{entry}' includes this file; remove one entry")
             else:
-                layers += _read_layers(neighbor, skip, errors, path, *within)
+                layers += _read_layers(neighbor, errors, path, *within)
     if not section:
         errors += _unknown_sections(values, origin)
     return [*before, *layers]
@@ -258,7 +258,7 @@ def _choose(
         line = _no_such("option", option, options, f"configs/{group}/")
         errors.append(f"{group}={line} ({origin})")
         return layers
-    *inherited, own = _read_layers(CONFIGS / group / f"{option}.yaml", (), errors)
+    *inherited, own = _read_layers(CONFIGS / group / f"{option}.yaml", errors)
     if group in SAME_CLASS:
         folder = _display_path(CONFIGS / group) + "/"
         kept = [layer for layer in layers if not layer[0].startswith(folder)]

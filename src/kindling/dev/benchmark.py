@@ -111,14 +111,10 @@ def _model_only(config: Config, data: DataModule, batch: Batch, seconds: float) 
         hook.remove()
     if not {net, loss} <= given.keys():
         raise InputError("task: src.benchmark measures net and loss; call both in training_step")
-    x, target = given[net][0], given[loss][1]
-
-    def step() -> None:
-        optimizer.zero_grad()
-        loss(net(x), target).backward()
-        optimizer.step()
-
-    return _repeat(step, len(batch[1]), seconds)
+    step = _create_step(net, loss, optimizer)
+    inputs = {"step": step, "x": given[net][0], "y": given[loss][1]}
+    timer = Timer("step(x, y)", globals=inputs, num_threads=torch.get_num_threads())
+    return len(batch[1]) / timer.blocked_autorange(min_run_time=seconds).median
 
 
 class Clock(Callback):
@@ -176,7 +172,8 @@ def _raw(config: Config, data: DataModule, seconds: float) -> float:
     """Time the tutorials' loop: a data set of single samples, a DataLoader, and five lines."""
     task, _ = _build_task(config, data, torch.device("cpu"))
     optimizer = task.optimizer(list(task.parameters()))
-    net, criterion = task.net.to(memory_format=torch.contiguous_format), task.loss
+    net = task.net.to(memory_format=torch.contiguous_format)
+    step = _create_step(net, task.loss, optimizer)
     samples, train = data.samples, data.indices["train"].tolist()
     transform = _textbook_transform(data)
 
@@ -187,21 +184,12 @@ def _raw(config: Config, data: DataModule, seconds: float) -> float:
         def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
             return transform(samples.x[train[i]]), samples.y[train[i]]
 
-    standardize = getattr(task, "scale", None)
-    as_floats = isinstance(criterion, nn.BCEWithLogitsLoss)
+    encode = getattr(task, "scale", lambda y: y)  # a regression standardizes its targets
+    if isinstance(task.loss, nn.BCEWithLogitsLoss):
+        encode = Tensor.float
     options: dict[str, Any] = {"batch_size": data.batch_size, "num_workers": data.num_workers}
     loader: DataLoader[Any] = DataLoader(SingleSamples(), shuffle=True, **options)
-
-    def step(x: Tensor, y: Tensor) -> None:
-        if standardize:
-            y = standardize(y)
-        elif as_floats:
-            y = y.float()
-        optimizer.zero_grad()
-        criterion(net(x), y).backward()
-        optimizer.step()
-
-    return _repeat_epochs(lambda: loader, step, seconds)
+    return _repeat_epochs(lambda: loader, lambda x, y: step(x, encode(y)), seconds)
 
 
 def _textbook_transform(data: DataModule) -> Any:
@@ -225,9 +213,15 @@ def _build_task(config: Config, data: DataModule, device: torch.device) -> tuple
     return task, fused(task.optimizer, device)(trained)
 
 
-def _repeat(step: Callable[[], object], size: int, seconds: float) -> float:
-    timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
-    return size / timer.blocked_autorange(min_run_time=seconds).median
+def _create_step(net: Any, loss: Any, optimizer: Any) -> Callable[[Tensor, Tensor], None]:
+    """A training step without Lightning, on inputs and targets that are ready."""
+
+    def step(x: Tensor, y: Tensor) -> None:
+        optimizer.zero_grad()
+        loss(net(x), y).backward()
+        optimizer.step()
+
+    return step
 
 
 def _repeat_epochs(

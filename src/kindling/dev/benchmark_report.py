@@ -65,10 +65,7 @@ def build_report(
         "unit": "images/s" if data.spec.kind == "image" else "rows/s",
         **{key: table.median().to_dict() for key, table in groups.items()},
         "milliseconds": groups["milliseconds"].mean().to_dict(),
-        "range": {
-            key: {name: [min(column), max(column)] for name, column in table.items()}
-            for key, table in groups.items()
-        },
+        "range": {key: table.agg(["min", "max"]).to_dict("list") for key, table in groups.items()},
         "peak_memory_mib": _peak_memory(),
         "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if on_gpu else None,
     }

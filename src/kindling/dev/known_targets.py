@@ -27,7 +27,8 @@ LIBRARIES = (
 )
 TARGET = re.compile(r"^[^#\n]*\b_target_: *([\w.]+)", re.MULTILINE)
 ARGUMENTS = re.compile(r"^(?:Args|Arguments|Attributes):[ ]*\n((?:[ ]+.*\n|\n)+)", re.MULTILINE)
-ARGUMENT = re.compile(r"\**(\w+(?:, \w+)*)(?: *\(.*?\))? *: *(.*)")
+# `name (type): text`, and the text's further lines, which are indented.
+ARGUMENT = re.compile(r"^\**(\w+(?:, \w+)*)(?: *\(.*?\))? *:(.*(?:\n(?: .*|$))*)", re.MULTILINE)
 
 
 @functools.cache
@@ -84,10 +85,6 @@ def _read_arguments(doc: str) -> dict[str, str]:
     """The entries of `Args` by name; `a, b: text` describes both."""
     block = ARGUMENTS.search(inspect.cleandoc(doc) + "\n")
     found: dict[str, str] = {}
-    names: list[str] = []
-    for line in inspect.cleandoc("\n" + block[1] if block else "").splitlines():
-        entry = None if line.startswith(" ") else ARGUMENT.match(line)
-        names = entry[1].split(", ") if entry else names
-        for name in names:
-            found[name] = entry[2] if entry else f"{found[name]} {line.strip()}".strip()
+    for entry in ARGUMENT.finditer(inspect.cleandoc("\n" + block[1] if block else "")):
+        found |= dict.fromkeys(entry[1].split(", "), " ".join(entry[2].split()))
     return found

@@ -94,8 +94,7 @@ def _check_name(name: str, pyproject: str) -> None:
 def _check_clone(root: Path) -> None:
     if not shutil.which("git"):
         raise InputError("git: not installed; install it, and make a clone of the template by it")
-    top = subprocess.run(["git", "rev-parse", "--show-toplevel"], cwd=root, capture_output=True)
-    if top.returncode or Path(top.stdout.decode().strip()).resolve() != root.resolve():
+    if not (root / ".git").exists():
         raise InputError(f"{root}: not a clone of the template; make one by git clone")
     if changed := _git(root, "status", "--porcelain").splitlines():
         files = format_count(len(changed), "uncommitted change")
@@ -104,11 +103,11 @@ def _check_clone(root: Path) -> None:
 
 def _parse_author(root: Path, author: str | None) -> tuple[str, str]:
     if author is None:
-        done = [
-            subprocess.run(["git", "config", f"user.{key}"], cwd=root, capture_output=True)
+        name, email = (
+            _git(root, "config", "--default", "", f"user.{key}").strip()
             for key in ("name", "email")
-        ]
-        author = "{} <{}>".format(*(part.stdout.decode(errors="replace").strip() for part in done))
+        )
+        author = f"{name} <{email}>"
     found = re.fullmatch(r'([^<>"\\\x00-\x1f]*[^<>"\\\s]) +<([^<>"\\\s]+@[^<>"\\\s]+)>', author)
     if not found:
         remedy = 'pass --author "Name <email>", or set user.name and user.email in git'

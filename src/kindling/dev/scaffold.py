@@ -9,9 +9,7 @@ from __future__ import annotations
 import ast
 import keyword
 import re
-import sys
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -136,7 +134,6 @@ def list_edits(kind: str, files: dict[Path, str]) -> list[tuple[str, str]]:
 def write_all(files: dict[Path, str]) -> None:
     """Write new files, all of them or none; an existing file is never overwritten."""
     written: list[Path] = []
-    path = ROOT
     try:
         for path, text in files.items():
             with path.open("x", encoding="utf-8") as file:
@@ -171,26 +168,16 @@ def _rename(text: str, kind: str, old: Template, name: str) -> str:
 
 
 def _check_name(kind: str, name: str) -> None:
-    if not re.fullmatch("[a-z][a-z0-9_]*", name):
-        better = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
-        hint = f"; try '{better}'" if re.fullmatch("[a-z][a-z0-9_]*", better) else ""
+    if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         expected = "expected a lowercase letter, then lowercase letters, digits and _"
-        raise InputError(f"{name}: {expected}{hint}")
-    if keyword.iskeyword(name):
-        raise InputError(f"{name}: is a Python keyword; choose another name")
-    source, folder = ROOT / "src", ROOT / "src" / FOLDERS[kind]
+        raise InputError(f"{name}: {expected}, and no keyword, such as my_{kind}")
+    folder = ROOT / "src" / FOLDERS[kind]
     places = [folder / f"{name}.py", folder / name, test_file(FOLDERS[kind], name)]
     taken = [display_path(path) for path in places if path.exists()]
     if name in groups()[kind] or (kind == "task" and name in configs()):
         taken.append("configs/")
     if taken:
         raise InputError(f"{name}: the name is taken ({taken[0]}); choose another")
-    places = [source / f"{name}.py", source / name]
-    hidden = [display_path(path) for path in places if path.exists()]
-    if not hidden and (name in sys.stdlib_module_names or find_spec(name)):
-        hidden = ["one of Python's or an installed one"]
-    if hidden:
-        raise InputError(f"{name}: hides the module of that name ({hidden[0]}); choose another")
 
 
 def _copy_experiment(name: str, old: Template, experiment: Path) -> str:

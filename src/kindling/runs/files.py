@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -35,15 +34,8 @@ def require_folder(run: Path) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     """Write plain values as JSON; numbers that JSON does not know (NaN, inf) become null."""
-
-    def known(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: known(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [known(item) for item in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    write(path, json.dumps(known(values), indent=2, ensure_ascii=False) + "\n")
+    known = json.loads(json.dumps(values), parse_constant=lambda _: None)
+    write(path, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

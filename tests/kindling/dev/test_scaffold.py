@@ -116,29 +116,17 @@ def test_copy_of_each_template(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (
-            "net torch",
-            "torch: hides the module of that name (one of Python's or an installed one); choose another",
-        ),
-        (
-            "data json",
-            "json: hides the module of that name (one of Python's or an installed one); choose another",
-        ),
-        ("task train", "train: hides the module of that name (src/train.py); choose another"),
-        ("net tasks", "tasks: hides the module of that name (src/tasks); choose another"),
         ("net cnn", "cnn: the name is taken (src/nets/cnn.py); choose another"),
         ("task digits", "digits: the name is taken (configs/); choose another"),
         ("data cifar10", "cifar10: the name is taken (configs/); choose another"),
-        (
-            "net My-Net",
-            "My-Net: expected a lowercase letter, then lowercase letters, digits and _; try 'my_net'",
-        ),
-        ("net 2d", "2d: expected a lowercase letter, then lowercase letters, digits and _"),
-        (
-            "net ../cnn2",
-            "../cnn2: expected a lowercase letter, then lowercase letters, digits and _; try 'cnn2'",
-        ),
-        ("data class", "class: is a Python keyword; choose another name"),
+        *[
+            (
+                f"net {name}",
+                f"{name}: expected a lowercase letter, then lowercase letters, digits and _, and "
+                "no keyword, such as my_net",
+            )
+            for name in ("My-Net", "2d", "../cnn2", "class")
+        ],
         (
             "net tensor",
             "tensor: src/nets/cnn.py uses the class name 'Tensor'; choose another name",
