@@ -26,7 +26,6 @@ class BatchDataset(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, request: tuple[int, int, Tensor]) -> tuple[Tensor, Tensor]:
         epoch, _, index = request
         x, y = self.samples.x, self.samples.y
-        unreadable = getattr(x, "unreadable", None)
         if self.transform is None:
             x, y = take(x, index), take(y, index)
         else:
@@ -34,12 +33,6 @@ class BatchDataset(Dataset[tuple[Tensor, Tensor]]):
             x = _stack([sample[0] for sample in transformed])
             mask = self.samples.target_type == "mask"
             y = _stack([sample[1] for sample in transformed]) if mask else take(y, index)
-        if unreadable is not None and bool(unreadable[index].any()):
-            readable = ~unreadable[index]
-            x, y = x[readable], y[readable]
-            if not len(x):
-                problem = "no image of a whole batch can be read"
-                raise InputError(f"data: {problem}; repair or remove the files")
         return x, y
 
     def _transform(self, epoch: int, i: int) -> tuple[Tensor, ...]:

@@ -46,7 +46,9 @@ def mask_values(images: Paths, masks: Paths) -> Any:
         return _inspect_mask(images.path(i), masks.path(i))
 
     def compute() -> Any:
-        return np.stack(image_data.inspect_files(inspect, len(masks), "masks", most=5))
+        found = image_data.inspect_files(inspect, len(masks))
+        image_data.refuse([line for line in found if isinstance(line, str)], "masks", most=5)
+        return np.stack(found)
 
     key = images.fingerprint(masks.fingerprint())
     return image_data.load_or_compute("masks", key, compute)

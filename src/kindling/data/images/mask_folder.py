@@ -19,7 +19,7 @@ from src.kindling.data.images.find_images import (
     official_splits,
     refuse_unsupported,
 )
-from src.kindling.data.images.image_data import Paths
+from src.kindling.data.images.image_data import Paths, find_unreadable, refuse
 from src.kindling.data.images.image_module import ImageModule
 from src.kindling.data.images.mask_files import MaskFiles, mask_values
 from src.kindling.data.masks import VOID
@@ -69,6 +69,8 @@ class MaskFolder(ImageModule):
         present = mask_values(paths, masks)
         classes, values = self._classes(masks, present)
         images = self.open_images(paths)
+        unreadable = find_unreadable(images, whole=False)
+        refuse([*unreadable.values()], "unreadable images", most=20)
         self.notes.append(
             f"images: {len(images):,} files with masks of {len(classes)} classes, "
             f"{format_left_out(left_out)}; {images.channels} x {images.size} x {images.size} "
