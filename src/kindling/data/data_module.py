@@ -18,10 +18,9 @@ from src.kindling.config.compose import ROOT
 from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import InputError
 from src.kindling.data.augment import BatchTransform
-from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.duplicates import find_duplicates, hash_content
 from src.kindling.data.folds import FOLD_RESULT, fold_samples
-from src.kindling.data.loader import Loader, make_loader
+from src.kindling.data.loader import BatchDataset, Loader, make_loader
 from src.kindling.data.order import BatchOrder, derive_seed, seed_generators
 from src.kindling.data.preparation import BatchPreparation
 from src.kindling.data.preprocess import InputStats

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
-from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.images import image_data
 from src.kindling.data.images.decode import ResizeMode, size_of
 from src.kindling.data.images.image_data import ImageFiles, Paths
+from src.kindling.data.loader import BatchDataset
 from src.kindling.data.samples import Samples, Stage
 from src.kindling.data.statistics import Moments, mean_and_std
 from src.kindling.data.tables.split_columns import SplitBy
