@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import ast
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
-def lazy_exports(package: str, names: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package; `names` are what each of its modules offers."""
+def lazy_exports(package: str, file: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a package, for the names that its file imports for type checkers."""
 
     def load(name: str) -> Any:
-        for module, inside in names.items():
-            if name in inside:
-                return getattr(import_module(f"{package}.{module}"), name)
+        for node in ast.walk(ast.parse(Path(file).read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and name in [one.asname for one in node.names]:
+                return getattr(import_module(str(node.module)), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return load

@@ -15,11 +15,4 @@ if TYPE_CHECKING:
     from src.kindling.analysis.predictions import Predictions as Predictions
     from src.kindling.analysis.predictions import predict as predict
 
-__getattr__ = lazy_exports(
-    __name__,
-    {
-        "outputs": ["Classes", "Labels", "Masks", "Values"],
-        "plots": ["Plots"],
-        "predictions": ["Predictions", "predict"],
-    },
-)
+__getattr__ = lazy_exports(__name__, __file__)

@@ -15,7 +15,7 @@ from src.kindling.analysis.outputs import outputs_for
 from src.kindling.analysis.predictions import spread
 from src.kindling.analysis.sample_plots import to_frame
 from src.kindling.data.data_module import DataModule
-from src.kindling.data.dataset import BatchDataset
+from src.kindling.data.loader import BatchDataset
 from src.kindling.data.preprocess import Standardize
 from src.kindling.data.samples import take
 from src.kindling.data.statistics import COUNTED_MASKS

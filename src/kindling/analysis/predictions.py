@@ -86,11 +86,8 @@ def _batches(
     order = BatchOrder(index, data.batch_size, None)
     workers = data.num_workers if limit is None else 0
     dataset = data.datasets["test" if stage == "train" else stage]
-    unreadable = getattr(data.samples.x, "unreadable", None)
     for number, (x, y) in enumerate(make_loader(dataset, order, workers)):
         numbers = order.numbers(0, number)
-        if unreadable is not None:
-            numbers = numbers[~unreadable[numbers]]
         x, y = data.prepare(x, y.to(task.device))
         yield (x.to(task.dtype) if x.is_floating_point() else x, y), numbers
 

@@ -30,22 +30,4 @@ if TYPE_CHECKING:
     from src.kindling.data.spec import Spec as Spec
     from src.kindling.data.tables.table import Table as Table
 
-__getattr__ = lazy_exports(
-    __name__,
-    {
-        "augment": ["BatchTransform"],
-        "data_module": ["DataModule"],
-        "paths": ["data_path"],
-        "download": ["Archive", "fetch"],
-        "images.decode": ["convert"],
-        "images.image_folder": ["ImageFolder"],
-        "images.mask_folder": ["MaskFolder"],
-        "preprocess": ["InputStats", "Standardize", "build_preprocess"],
-        "samples": ["STAGES", "Samples", "Stage"],
-        "shards.describe": ["describe_shards", "split_shards"],
-        "shards.files": ["KEY", "Rows"],
-        "shards.loader": ["ShardLoader", "make_shard_loader"],
-        "spec": ["Spec"],
-        "tables.table": ["Table"],
-    },
-)
+__getattr__ = lazy_exports(__name__, __file__)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -19,10 +18,9 @@ from src.kindling.config.compose import ROOT
 from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import InputError
 from src.kindling.data.augment import BatchTransform
-from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.duplicates import find_duplicates, hash_content
 from src.kindling.data.folds import FOLD_RESULT, fold_samples
-from src.kindling.data.loader import Loader, make_loader
+from src.kindling.data.loader import BatchDataset, Loader, make_loader
 from src.kindling.data.order import BatchOrder, derive_seed, seed_generators
 from src.kindling.data.preparation import BatchPreparation
 from src.kindling.data.preprocess import InputStats
@@ -118,13 +116,9 @@ class DataModule(LightningDataModule):
             x = x.transpose(1, 2)
         return mean_and_std(x, train)
 
-    def final_notes(self) -> list[str]:
-        """Notes that are known only after training."""
-        return []
-
     def describe(self, samples: Samples, train: Tensor) -> Spec:
         """Describe the data; fit only on the training samples, numbers `(N,)`."""
-        x, y = self._read_one("test", train)
+        x, y = self.datasets["test"][(0, 0, train[:1])]
         moments = self.statistics(samples, train)
         return describe_samples(samples, train, tuple(x.shape[1:]), tuple(y.shape[1:]), moments)
 
@@ -159,18 +153,11 @@ class DataModule(LightningDataModule):
             self.notes.append("sampler: balanced, each class equally often in training")
         self.samples = samples
 
-    def _read_one(self, stage: Stage, train: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch of one training sample: the first of some that can be read."""
-        for i in range(min(len(train), 20) - 1):
-            with suppress(InputError):  # of `data.on_error=skip`
-                return self.datasets[stage][(0, 0, train[i : i + 1])]
-        return self.datasets[stage][(0, 0, train[-1:])]
-
     def _compare_shapes(self) -> None:
         """Check that training and test transforms give the same shape."""
         if not any(self.transforms.values()):
             return
-        x, _ = self._read_one("train", self.indices["train"])
+        x, _ = self.datasets["train"][(0, 0, self.indices["train"][:1])]
         if (shape := tuple(x.shape[1:])) != self.spec.raw_shape:
             problem = f"give {shape} and test samples are {self.spec.raw_shape}"
             remedy = "make data.eval_transforms (or data.size) end in the same shape"
@@ -241,9 +228,7 @@ class DataModule(LightningDataModule):
 
     def sample_numbers(self, stage: Stage, epoch: int, batch: int) -> Tensor:
         """Return the sample numbers in this process's batch, `(B,)`."""
-        numbers = self._order(stage).numbers(epoch, batch)
-        unreadable = getattr(self.samples.x, "unreadable", None)
-        return numbers if unreadable is None else numbers[~unreadable[numbers]]
+        return self._order(stage).numbers(epoch, batch)
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor], dataloader_idx: int

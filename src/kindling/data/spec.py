@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval
 
@@ -26,6 +26,8 @@ class Column:
     by their place among `quantiles`.
     """
 
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
     name: str
     kind: Literal["number", "boolean", "category"] = "number"
     categories: tuple[str, ...] = ()
@@ -47,6 +49,8 @@ class Spec:
     Nets and tasks receive it by the parameter name `spec`, and its first two fields by their names.
     Statistics are of the training split.
     """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     in_shape: tuple[int, ...]  # what the net receives of a sample: (C, H, W), (T, F) or (features,)
     num_outputs: Annotated[
@@ -94,12 +98,11 @@ class Spec:
         from pydantic import TypeAdapter, ValidationError
 
         try:
-            plain = _as_arguments(values, "white", "max_value")
+            columns = [_rename(column, "levels", "categories") for column in values["columns"]]
+            plain = _rename({**values, "columns": columns}, "white", "max_value")
             if not plain["classes"]:  # a checkpoint from before there were others
                 plain.setdefault("target_shape", (plain["num_outputs"],))
-            columns = [_as_arguments(column, "levels", "categories") for column in plain["columns"]]
-            read = cls(**{**plain, "columns": tuple(Column(**column) for column in columns)})
-            spec = TypeAdapter(cls).validate_python(asdict(read))
+            spec = TypeAdapter(cls).validate_python(plain)
             counts = {len(spec.names), len(spec.class_counts or spec.names), spec.num_outputs}
             if len(counts) > 1 or not spec.target_type:
                 raise ValueError(f"num_outputs: {spec.num_outputs}, and {len(spec.names)} names")
@@ -111,7 +114,5 @@ class Spec:
         return spec
 
 
-def _as_arguments(plain: dict[str, Any], old: str, new: str) -> dict[str, Any]:
-    """Plain values with tuples for lists, and the new name of a field for its old one."""
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()}
+def _rename(values: dict[str, Any], old: str, new: str) -> dict[str, Any]:
     return {new if key == old else key: value for key, value in values.items()}

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from src.kindling.config.errors import InputError, did_you_mean, join_names
 from src.kindling.data.preprocess import InputStats
-from src.kindling.nn.head import find_head
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -100,6 +99,18 @@ def find_backbone(name: str) -> _Torchvision | _Timm:
         hint = f"{did_you_mean(short, tags)} (it has: {has})"
         raise ValueError(f"name: timm has no weights '{tag}' of {architecture}{hint}")
     return _Timm(short)
+
+
+def find_head(net: nn.Module) -> str:
+    """Find the head's dotted name: `head`, or else the last layer with parameters."""
+    if isinstance(getattr(net, "head", None), nn.Module):
+        return "head"
+    layers: list[str] = [
+        name for name, layer in net.named_modules() if [*layer.parameters(recurse=False)]
+    ]
+    if not any(layers):
+        raise InputError(f"net: {type(net).__name__} has no layer with parameters")
+    return layers[-1]
 
 
 class _Torchvision:

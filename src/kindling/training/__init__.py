@@ -11,4 +11,4 @@ if TYPE_CHECKING:
     from src.kindling.training.trained_run import TrainedRun as TrainedRun
     from src.kindling.training.trained_run import load_run as load_run
 
-__getattr__ = lazy_exports(__name__, {"fit": ["Result"], "trained_run": ["TrainedRun", "load_run"]})
+__getattr__ = lazy_exports(__name__, __file__)

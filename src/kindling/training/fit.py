@@ -275,9 +275,6 @@ class Training:
         """Close the loggers; write meta.json, metrics.json and the report."""
         run, trainer, finished = self.run, self.trainer, self.ending["exit"] == "finished"
         self.interrupts.watched = False
-        final_notes = getattr(self.data, "final_notes", None)
-        for note in final_notes() if final_notes else ():
-            print(escape_control(note))
         for logger in trainer.loggers:
             logger.finalize("success" if finished else "failed")
             if isinstance(logger, TensorBoard):

@@ -8,8 +8,7 @@ from lightning.pytorch import LightningModule
 
 from src.kindling.config.compose import record_path
 from src.kindling.config.errors import InputError, join_names
-from src.kindling.nn.backbones import describe_renaming, match_by_order
-from src.kindling.nn.head import find_head
+from src.kindling.nn.backbones import describe_renaming, find_head, match_by_order
 from src.kindling.runs.files import display_path
 from src.kindling.training.trained_run import TrainedRun
 

@@ -148,30 +148,6 @@ def test_invalid_predictions_file(content: bytes, tmp_path: Path) -> None:
         Predictions.load(path)
 
 
-def test_pictures_that_cannot_be_read_have_no_row(small_data: Path) -> None:
-    root = small_data / "cards"
-    task, data = built(
-        checked(
-            "image_folder",
-            f"data.root={root}",
-            "data.on_error=skip",
-            "data.num_workers=0",
-            "data.error_limit=0.5",
-        )
-    )
-    bad = int(data.indices["test"][2])
-    path = Path(data.samples.x.paths.path(bad))  # type: ignore[union-attr]
-    whole = path.read_bytes()
-    try:
-        path.write_bytes(b"no picture")
-        predictions = predict(task, data, "test")
-    finally:
-        path.write_bytes(whole)
-    assert predictions["index"].tolist() == [i for i in data.indices["test"].tolist() if i != bad]
-    assert predictions["probability"].shape == (len(predictions), 10)
-    assert predictions.name(0).endswith(".png")
-
-
 def test_weights_of_sixteen_bits_give_columns_of_thirty_two() -> None:
     task, data = built(checked("diabetes"))
     expected = predict(task, data, "test")["prediction"]

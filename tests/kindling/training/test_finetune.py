@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from src.kindling.config.errors import InputError
-from src.kindling.nn.head import find_head
+from src.kindling.nn.backbones import find_head
 from src.kindling.training.fit import Result
 from src.nets.cnn import CNN
 from tests.conftest import kept_runs, mistakes, train

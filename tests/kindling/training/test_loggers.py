@@ -287,7 +287,7 @@ def test_missing_logger_names_extra(
 
 
 def test_hanging_worker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from src.kindling.data.dataset import BatchDataset
+    from src.kindling.data.loader import BatchDataset
 
     # Twice as long torch waits for the worker, before it is killed.
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)

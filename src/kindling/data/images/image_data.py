@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import shutil
@@ -13,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,16 +21,15 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from src.kindling.config.cores import usable_cores
-from src.kindling.config.errors import InputError, join_names
+from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DATA
 from src.kindling.data.images.decode import ResizeMode, decode, make_square
 from src.kindling.data.loader import make_loader
 from src.kindling.data.samples import Samples, take
-from src.kindling.runs.files import read_json, write_json
 
 HEADERS = 1000  # of a folder's files: enough to be sure, and quick for a folder of any size
 ENDS = (b"\xff\xd9", b"IEND\xaeB`\x82")  # of a complete JPEG and a complete PNG
-CHUNK_BYTES = 64 << 20  # packed at most between two saves of the progress
+CHUNK_BYTES = 64 << 20  # packed at most between two writes
 
 
 class Paths:
@@ -70,7 +68,7 @@ class ImageFiles:
     Args:
         paths: the files.
         channels, size: of the common shape; images are converted to it.
-        resize_mode, max_pixels, on_error, error_limit: see ImageFolder.
+        resize_mode, max_pixels: see ImageModule.
         own_size: keep the size of single images, for transforms that crop or resize them.
         packed: the decoded images, where data.cache has them.
     """
@@ -80,15 +78,8 @@ class ImageFiles:
     size: int
     resize_mode: ResizeMode
     max_pixels: int
-    on_error: Literal["error", "skip"] = "error"
-    error_limit: float = 1.0
     own_size: bool = False
     packed: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        # In memory that the workers share: which images none of them could read.
-        unreadable = torch.zeros(len(self.paths), dtype=torch.bool)
-        self.unreadable: Tensor = unreadable.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -101,26 +92,18 @@ class ImageFiles:
         return torch.stack([self._read(i, own_size=False) for i in index.tolist()])
 
     def _read(self, i: int, own_size: bool) -> Tensor:
-        """One image; zeros for an unreadable one that is skipped."""
-        try:
-            size = None if own_size else self.size
-            image = decode(self.paths.path(i), self.channels, self.max_pixels, size)
-        except InputError:
-            if self.on_error == "error":
-                raise
-            self.unreadable[i] = True
-            bad = self.unreadable_paths()
-            if len(bad) > self.error_limit * len(self.paths):
-                problem = f"{len(bad):,} of {len(self.paths):,} images cannot be read, more than"
-                limit = f"data.error_limit={self.error_limit:g} allows"
-                remedy = "repair them, or raise the limit"
-                raise InputError(f"{problem} {limit}: {join_names(bad)}; {remedy}") from None
-            return torch.zeros(self.channels, self.size, self.size, dtype=torch.uint8)
+        size = None if own_size else self.size
+        image = decode(self.paths.path(i), self.channels, self.max_pixels, size)
         image = image if own_size else make_square(image, self.size, self.resize_mode)
         return pil_to_tensor(image)  # type: ignore[no-any-return]
 
-    def unreadable_paths(self) -> list[str]:
-        return [self.paths.path(i) for i in torch.nonzero(self.unreadable).flatten().tolist()]
+    def find_problem(self, i: int) -> str:
+        """Why an image cannot be read, as a line for the user; empty if it can be."""
+        try:
+            decode(self.paths.path(i), self.channels, self.max_pixels, self.size)
+        except InputError as error:
+            return str(error)
+        return ""
 
     def content_keys(self) -> Any:
         """A key of each file's content `(N,)` uint64; cached, as a large folder takes minutes."""
@@ -157,39 +140,43 @@ def inspect_headers(paths: Paths) -> tuple[int, int]:
     return (1 if modes == {"L"} else 3), int(size)
 
 
-def inspect_files(inspect: Callable[[int], Any], count: int, things: str, most: int) -> list[Any]:
-    """Inspect files by number, in threads; a text instead of a result is an error's line."""
+def inspect_files(inspect: Callable[[int], Any], count: int) -> list[Any]:
+    """The results for files by number, in threads."""
     with ThreadPoolExecutor(usable_cores()) as pool:
-        found = list(pool.map(inspect, range(count)))
-    lines = [line for line in found if isinstance(line, str)]
+        return list(pool.map(inspect, range(count)))
+
+
+def refuse(lines: Sequence[str], things: str, most: int) -> None:
+    """Raise an error of these lines, if there are any."""
     if len(lines) > most:
-        lines[most:] = [f"and {len(lines) - most:,} more {things}"]
+        lines = [*lines[:most], f"and {len(lines) - most:,} more {things}"]
     if lines:
         raise InputError(lines)
-    return found
 
 
-def check_readable(images: ImageFiles) -> None:
-    """Check the header and end of each file, and decode where these are not enough; cached."""
+def find_unreadable(images: ImageFiles, whole: bool) -> dict[int, str]:
+    """The images that cannot be read, by number, with the line of `find_problem`; cached.
 
-    def find_problem(i: int) -> str | None:
+    Args:
+        whole: decode each file; otherwise those whose header and end do not suffice.
+    """
+
+    def is_unreadable(i: int) -> bool:
         path = images.paths.path(i)
         with suppress(Exception), Image.open(path) as image, open(path, "rb") as file:
             file.seek(-max(map(len, ENDS)), os.SEEK_END)
             width, height = image.size
-            if file.read().endswith(ENDS) and width * height <= images.max_pixels:
-                return None
-        try:
-            decode(path, images.channels, images.max_pixels, images.size)
-        except InputError as error:
-            return str(error)
-        return None
+            if not whole and file.read().endswith(ENDS) and width * height <= images.max_pixels:
+                return False
+        return images.find_problem(i) != ""
 
-    def check() -> Any:
-        inspect_files(find_problem, len(images), "unreadable images", most=20)
-        return np.zeros(0)
+    def compute() -> Any:
+        return np.flatnonzero(inspect_files(is_unreadable, len(images)))
 
-    load_or_compute("readable", images.paths.fingerprint(images.max_pixels), check)
+    key = images.paths.fingerprint(images.max_pixels, whole)
+    numbers = load_or_compute("readable", key, compute).tolist()
+    # An installed package may read some of them in the meantime.
+    return {i: problem for i in numbers if (problem := images.find_problem(i))}
 
 
 def keep_own_size(samples: Samples, transforms: nn.Sequential | None) -> Samples:
@@ -198,11 +185,11 @@ def keep_own_size(samples: Samples, transforms: nn.Sequential | None) -> Samples
     others = {"RandomShortestSize", "ScaleJitter"}
     if not any("Crop" in name or "Resize" in name or name in others for name in names):
         return samples
-    x, y = (copy.copy(files) for files in (samples.x, samples.y))  # with the same unreadable files
-    for files in (x, y):
-        if isinstance(files, ImageFiles):
-            files.own_size = True
-    return replace(samples, x=x, y=y)
+
+    def own(files: Any) -> Any:
+        return replace(files, own_size=True) if isinstance(files, ImageFiles) else files
+
+    return replace(samples, x=own(samples.x), y=own(samples.y))
 
 
 def cache_path(folder: str, name: str) -> Path:
@@ -228,7 +215,7 @@ def pack(images: ImageFiles) -> Tensor:
 
     The file is named by the files' fingerprint and the common shape, so it is never stale, and gets
     its name when it is complete. An interrupted packing resumes. Of several processes, one packs
-    and the others wait. Unreadable images are marked in `images.unreadable`, or end the packing.
+    and the others wait.
 
     Raises:
         InputError: when the disk has no room, or an image cannot be read.
@@ -238,34 +225,23 @@ def pack(images: ImageFiles) -> Tensor:
     key = images.paths.fingerprint(images.channels, images.size, images.resize_mode)
     path = cache_path("cache", f"{key}.uint8")
     shape = (len(images), images.channels, images.size, images.size)
-    progress = path.with_suffix(".json")
     with FileLock(path.with_suffix(".lock")):
-        is_whole = path.exists() and path.stat().st_size == np.prod(shape)
-        if not is_whole or _read_progress(progress)[0] != len(images):
+        if not path.exists() or path.stat().st_size != np.prod(shape):
             _write_pack(images, path, bytes_per_image=int(np.prod(shape[1:])))
-    images.unreadable[_read_progress(progress)[1]] = True
     # Copy-on-write: every reader shares the pages, and nothing can change the file.
     return torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c", shape=shape))
-
-
-def _read_progress(path: Path) -> tuple[int, list[int]]:
-    """How many images are packed, and the unreadable ones; none where the file is damaged."""
-    with suppress(OSError, InputError, KeyError, TypeError):
-        saved = read_json(path)
-        if {*saved["unreadable"]} <= {*range(saved["done"])}:
-            return saved["done"], saved["unreadable"]
-    return 0, []
 
 
 def _write_pack(images: ImageFiles, path: Path, bytes_per_image: int) -> None:
     from rich.progress import track
 
-    unfinished, progress = path.with_suffix(".part"), path.with_suffix(".json")
-    packed = unfinished.stat().st_size // bytes_per_image if unfinished.exists() else 0
-    done, unreadable = _read_progress(progress)
-    if done > min(packed, len(images)):
-        done, unreadable = 0, []
-    images.unreadable[unreadable] = True
+    unfinished = path.with_suffix(".part")
+    size = max(1, min(256, CHUNK_BYTES // bytes_per_image))
+    chunks = torch.split(torch.arange(len(images)), size)
+    written = unfinished.stat().st_size // (size * bytes_per_image) if unfinished.exists() else 0
+    # The last chunk may not have reached the disk; those before it were synchronized.
+    first = max(0, min(written, len(chunks)) - 1)
+    done = first * size
     needed = (len(images) - done) * bytes_per_image
     free = shutil.disk_usage(path.parent).free
     if needed > free:
@@ -274,18 +250,14 @@ def _write_pack(images: ImageFiles, path: Path, bytes_per_image: int) -> None:
         raise InputError(f"{path.parent}: {problem} {free / 2**30:.1f} are free; {remedy}")
     resumed = f"; {done:,} are packed already" if done else ""
     print(f"packing {len(images):,} images for data.cache=memmap, once{resumed}")
-    size = max(1, min(256, CHUNK_BYTES // bytes_per_image))
-    chunks = [torch.arange(len(images))[i : i + size] for i in range(done, len(images), size)]
     dataset: Any = images  # which gives a batch for an index tensor
-    loader = make_loader(dataset, chunks, usable_cores())
+    loader = make_loader(dataset, chunks[first:], usable_cores())
+    quiet = not sys.stdout.isatty()
     with unfinished.open("r+b" if done else "wb") as file:
         file.truncate(done * bytes_per_image)
         file.seek(0, os.SEEK_END)
-        for batch in track(loader, "packing", len(chunks), disable=not sys.stdout.isatty()):
+        for batch in track(loader, "packing", len(chunks) - first, disable=quiet):
             file.write(batch.numpy().tobytes())
             file.flush()
             os.fsync(file.fileno())
-            done += len(batch)
-            unreadable = torch.nonzero(images.unreadable).flatten().tolist()
-            write_json(progress, {"done": done, "unreadable": unreadable})
     os.replace(unfinished, path)

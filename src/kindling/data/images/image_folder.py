@@ -11,7 +11,6 @@ from torch import Tensor
 
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.images import image_data
-from src.kindling.data.images.decode import decode
 from src.kindling.data.images.find_images import (
     LeftOut,
     format_left_out,
@@ -52,8 +51,9 @@ class ImageFolder(ImageModule):
         separator, encoding, decimal: of the list; see Table. `space` is any white space.
         normalize: `train` takes the statistics of the training split (a sample of 2,048 images,
             cached under data/); with `none`, 0 to 255 become -1 to 1.
-        on_error: whether an unreadable image ends the run or is skipped, counted and listed.
-        error_limit: the share of unreadable images above which skipping stops.
+        on_error: whether an unreadable image is an error, or is left out and listed; all images are
+            then decoded once to find them.
+        error_limit: the share of unreadable images above which they are an error, too.
         cache: `memmap` decodes every image once into a file under data/, which later epochs and
             runs read at memory speed; transforms then receive images at the common shape.
         base: see ImageModule. `size` is first taken from what the training transforms give. With
@@ -104,18 +104,21 @@ class ImageFolder(ImageModule):
         if not self.root.exists():
             raise InputError(f"{self.root}: no such folder (data.root)")
         rows, left_out = self._read_list() if self.listed else self._index_folder()
-        paths = Paths(self.root, rows["path"])
         y, classes = self._read_target(rows)
-        images = self.open_images(paths, self.on_error, self.error_limit)
+        fields = self.split_by.read(self.file, rows, self.notes)
+        images = self.open_images(Paths(self.root, rows["path"]))
+        readable = self._find_readable(images)
+        rows = rows.iloc[readable.numpy()]
+        images.paths = paths = Paths(self.root, rows["path"])
         samples = Samples(
             x=images,
-            y=y,
+            y=y[readable],
             classes=classes,
             target=", ".join(self.targets) if self.target or not classes else "",
             targets=() if classes or len(self.targets) == 1 else tuple(self.targets),
             official=official_splits(rows["split"]),
             name=paths.__getitem__,
-            **self.split_by.read(self.file, rows, self.notes),
+            **{name: numbers[readable] for name, numbers in fields.items()},
         )
         if self.size is None and self.transforms["train"] is not None:
             first, _ = self.dataset(samples, "train")[(0, 0, torch.tensor([0]))]
@@ -160,17 +163,17 @@ class ImageFolder(ImageModule):
         self.notes += notes[plain:]
         return y, classes
 
-    def final_notes(self) -> list[str]:
-        assert isinstance(self.samples.x, ImageFiles)
-        bad = self.samples.x.unreadable_paths()
-        named = [f"{path} ({self._explain(path)})" for path in bad[:20]] + bad[20:]
-        note = f"skipped {len(bad):,} unreadable images: {join_names(named, most=20)}"
-        return [note] if bad else []
-
-    def _explain(self, path: str) -> str:
-        """Why an image cannot be read."""
-        try:
-            decode(path, 3, self.max_pixels)
-        except InputError as error:
-            return str(error).removeprefix(f"{path}: ").partition("; ")[0]
-        return "was unreadable during the run"
+    def _find_readable(self, images: ImageFiles) -> Tensor:
+        """The numbers of the images that can be read; the others are refused, or noted."""
+        unreadable = image_data.find_unreadable(images, whole=self.on_error == "skip")
+        if self.on_error == "error":
+            image_data.refuse([*unreadable.values()], "unreadable images", most=20)
+        count = f"{len(unreadable):,} of {len(images):,} images"
+        if len(unreadable) > self.error_limit * len(images):
+            problem = f"cannot be read, more than data.error_limit={self.error_limit:g} allows"
+            named = join_names([images.paths.path(i) for i in unreadable])
+            raise InputError(f"{count} {problem}: {named}; repair them, or raise the limit")
+        if unreadable:
+            named = join_names([line.partition("; ")[0] for line in unreadable.values()], most=20)
+            self.notes.append(f"skipped {count}: {named}")
+        return torch.tensor([i for i in range(len(images)) if i not in unreadable])

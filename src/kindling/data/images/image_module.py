@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from statistics import median, median_low
 from typing import Any, Literal
 
@@ -13,10 +12,10 @@ from torch import Tensor
 
 from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
-from src.kindling.data.dataset import BatchDataset
 from src.kindling.data.images import image_data
 from src.kindling.data.images.decode import ResizeMode, size_of
 from src.kindling.data.images.image_data import ImageFiles, Paths
+from src.kindling.data.loader import BatchDataset
 from src.kindling.data.samples import Samples, Stage
 from src.kindling.data.statistics import Moments, mean_and_std
 from src.kindling.data.tables.split_columns import SplitBy
@@ -64,16 +63,11 @@ class ImageModule(DataModule):
         self.size, self.channels = size, channels
         self.resize_mode, self.max_pixels = resize_mode, max_pixels
 
-    def open_images(
-        self, paths: Paths, on_error: Literal["error", "skip"] = "error", error_limit: float = 1.0
-    ) -> ImageFiles:
-        """Find the common shape of the files, and check them if an unreadable one is an error."""
+    def open_images(self, paths: Paths) -> ImageFiles:
+        """Find the common shape of the files."""
         channels, size = image_data.inspect_headers(paths)
         shape = self.channels or channels, self.size or size
-        images = ImageFiles(paths, *shape, self.resize_mode, self.max_pixels, on_error, error_limit)
-        if on_error == "error":
-            image_data.check_readable(images)
-        return images
+        return ImageFiles(paths, *shape, self.resize_mode, self.max_pixels)
 
     def dataset(self, samples: Samples, stage: Stage) -> BatchDataset:
         if self.cache == "none":
@@ -105,14 +99,13 @@ class ImageModule(DataModule):
         """Print an estimate if reading is slow, and return the seconds per image; 0 if not."""
         sizes, times = [], []
         tried = train[torch.linspace(0, len(train) - 1, TRIED).long()]
-        # An unreadable file is reported where it is needed; transforms draw from torch's generator.
-        with suppress(InputError), torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # transforms draw
             for i in tried:
                 started = time.perf_counter()
                 self.datasets["train"][(0, 0, i[None])]
                 times.append(time.perf_counter() - started)
                 sizes.append(size_of(images.paths.path(int(i))))
-        batch, seconds = min(self.batch_size, len(train)), median(times or [0.0])
+        batch, seconds = min(self.batch_size, len(train)), median(times)
         if batch * seconds < SLOW:
             return 0.0
         width, height = median_low(sizes)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from src.kindling.config.errors import InputError, did_you_mean, join_names
+from src.kindling.data.paths import open_parquet
 from src.kindling.data.shards.files import KEY, Block, Rows, ShardFiles, join_rows, translated
 
 STEP = 256  # rows that are decoded at once
@@ -22,7 +23,7 @@ class ParquetShards(ShardFiles):
     """
 
     def find_blocks(self, path: Path) -> list[tuple[int, int, int]]:
-        with translated(path, UNREADABLE, lambda: "Parquet"), _open(path) as file:
+        with translated(path, UNREADABLE, lambda: "Parquet"), open_parquet(path) as file:
             rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         ends = np.cumsum([0, *rows]).tolist()
         return [(i, ends[i], count) for i, count in enumerate(rows) if count]
@@ -30,7 +31,7 @@ class ParquetShards(ShardFiles):
     def read(self, block: Block, start: int, stop: int, columns: Sequence[str]) -> Rows:
         path, place, parts = self.paths[block.shard], 0, []
         group = translated(path, UNREADABLE, lambda: f"Parquet in row group {block.place}")
-        with group, _open(path) as file:
+        with group, open_parquet(path) as file:
             names = self._find(path, file.schema_arrow, columns)
             options = {"row_groups": [block.place], "columns": names, "use_threads": False}
             for batch in file.iter_batches(STEP, **options):
@@ -96,16 +97,3 @@ def _convert(array: Any) -> Any:
     if isinstance(flat, list):
         raise InputError("has lists that are not of numbers; name another column")
     return flat.reshape(len(array), length, *flat.shape[1:])
-
-
-def _open(path: Path) -> Any:
-    try:
-        import pyarrow
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        remedy = "install it: pip install -e '.[parquet]'"
-        raise InputError(f"{path}: reading Parquet needs pyarrow; {remedy}") from None
-    # Arrow's own pool keeps what is freed.
-    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
-    # A buffer of this size for each column, instead of the whole row group.
-    return ParquetFile(path, pre_buffer=False, buffer_size=1 << 18)

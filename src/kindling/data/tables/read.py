@@ -13,7 +13,7 @@ import pandas as pd
 from pandas.api.types import infer_dtype
 
 from src.kindling.config.errors import InputError, did_you_mean, join_names
-from src.kindling.data.paths import data_path
+from src.kindling.data.paths import data_path, open_parquet
 from src.kindling.data.tables.encode import as_text, kind_of
 
 PARQUET = (".parquet", ".pq")
@@ -61,7 +61,7 @@ class TableFile:
         _check_path(self.path, self.key)
         with self._translate_errors():
             if self.is_parquet:
-                names = self._open_parquet().schema_arrow.names
+                names = open_parquet(self.path).schema_arrow.names
                 return ["" if name == "__index_level_0__" else name for name in names]
             line = self._read_csv(header=None, nrows=1, dtype=str, keep_default_na=False)
         names = [str(name).strip() for name in line.iloc[0]]
@@ -114,7 +114,7 @@ class TableFile:
     def _read_parquet_parts(
         self, names: Sequence[str], columns: Sequence[str], text: Collection[str], rows: int
     ) -> Iterator[pd.DataFrame]:
-        for batch in self._open_parquet().iter_batches(rows, columns=list(columns)):
+        for batch in open_parquet(self.path).iter_batches(rows, columns=list(columns)):
             frame = batch.to_pandas(ignore_metadata=True)[list(columns)]
             frame = frame.astype(dict.fromkeys(frame.select_dtypes("category"), object))
             for name in columns:
@@ -146,15 +146,6 @@ class TableFile:
         options["sep"] = self.sep
         path = data_path(self.path)
         return pd.read_csv(path, encoding=self.encoding, skipinitialspace=True, **options)
-
-    def _open_parquet(self) -> Any:
-        try:
-            from pyarrow.parquet import ParquetFile
-        except ImportError:
-            remedy = "install it: pip install -e '.[parquet]'"
-            raise InputError(f"{self.path}: reading Parquet needs pyarrow; {remedy}") from None
-        # Its buffer would grow to the file's size.
-        return ParquetFile(data_path(self.path), pre_buffer=False)
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torch.nn.modules.batchnorm import _NormBase
 
 from src.kindling.config.errors import InputError, did_you_mean
-from src.kindling.nn.head import find_head
+from src.kindling.nn.backbones import find_head
 
 
 class Finetune(Callback):

@@ -140,7 +140,7 @@ LARGE_RESIZE = {"do": "resize", "size": [9000], "longest": None, "how": "BILINEA
 LARGE_PAD = {"do": "pad", "border": [9000] * 4, "value": 0}
 # The changed fields, or the whole text, and a part of the reason.
 DAMAGED: list[tuple[str, Any, str]] = [
-    ("spec", "{}", "spec: KeyError: 'classes'"),
+    ("spec", "{}", "spec: KeyError: 'columns'"),
     ("spec", "[" * 5000, "spec: Invalid JSON"),
     (
         "spec",
