@@ -31,10 +31,9 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run
-from src.kindling.training.error_hints import advise
+from src.kindling.training.error_hints import advise, explain, watch_output
 from src.kindling.training.layer_trace import LayerTrace
 from src.kindling.training.loader_parts import is_stream, stateful_part
-from src.kindling.training.misfit import explain, watch_output
 from src.kindling.training.monitor import LoggedMetrics
 from src.kindling.training.stages import has_stage
 
