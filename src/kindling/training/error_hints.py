@@ -77,6 +77,9 @@ HINTS = {
     r": (?P<why>(An invalid dataloader was returned|.*not support the `CombinedLoader).*)": (
         "data: {why}"
     ),
+    r"^MisconfigurationException : (?P<why>.*(gpu backend|accelerator is not available)[^!.]*)": (
+        "trainer: {why}; set trainer.accelerator=auto"
+    ),
     r"^(MisconfigurationException : |ValueError : (?=`val_check_int))(?P<why>.*)": "trainer: {why}",
 }
 STAGES = {"tra": "training ", "val": "validation ", "tes": "test "}

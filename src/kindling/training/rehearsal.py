@@ -160,15 +160,16 @@ def _try(
     counter = trace.counter if trace else nullcontext()
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()), counter:
         watching = [logged, *([trace] if trace else []), *callbacks]
-        trainer = _trainer(config, folder, watching, count)
         try:
+            trainer = _trainer(config, folder, watching, count)
             trainer.fit(twin, datamodule=few)
             if has_stage("test", few, twin):
                 trainer.test(twin, datamodule=few, verbose=False)
         except OSError:
             raise
         except Exception as error:
-            if OF_DEVICE.search(str(error)):
+            misconfigured = isinstance(error, MisconfigurationException)
+            if OF_DEVICE.search(str(error)) and not misconfigured:
                 return None
             line = advise(error, config) or explain(error, parts)
             if line:
@@ -184,22 +185,16 @@ def _try(
 
 def _trainer(config: Config, folder: str, callbacks: list[Callback], count: int | None) -> Trainer:
     given = config.values.get("trainer") or {}
-    try:
-        trainer = Trainer(
-            **{key: given[key] for key in KEPT if given.get(key) is not None},
-            fast_dev_run=True,
-            devices=1,
-            callbacks=callbacks,
-            plugins=[LightningEnvironment()],
-            default_root_dir=folder,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-    except MisconfigurationException as error:
-        if not re.search("gpu backend|accelerator is not available", str(error)):
-            raise
-        problem = str(error).rstrip("!. ")
-        raise InputError(f"trainer: {problem}; set trainer.accelerator=auto") from error
+    trainer = Trainer(
+        **{key: given[key] for key in KEPT if given.get(key) is not None},
+        fast_dev_run=True,
+        devices=1,
+        callbacks=callbacks,
+        plugins=[LightningEnvironment()],
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     process = trainer.strategy.process_dataloader
 
     def process_dataloader(dataloader: object) -> object:
