@@ -172,13 +172,13 @@ class Worker:
         """Print one line about a member that has ended."""
         results = self.queue.results()
         ended = sum(one.state in ENDED for one in results)
-        values = [one.value for one in results if one.state == "finished" and one.value is not None]
+        finished = [one for one in results if one.state == "finished"]
         text = f"{self.plan.monitor} {result.value:.4f}" if result.value is not None else ""
         if result.state == "failed":
             text = f"FAILED  {result.error}"
         elif result.state == "pruned":
             text += "  pruned"
-        elif result.value == (min if self.plan.mode == "min" else max)(values):
+        elif result.value == self.plan.best(finished).value:
             text += "  best"
         for key, value in result.changes.items():
             short = f"{value:.4g}" if isinstance(value, float) else value

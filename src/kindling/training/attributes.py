@@ -201,7 +201,10 @@ def _decode_container(plain: dict[str, Any], current: Any, classes: dict[str, An
     if type(current) is not kind or kind in (tuple, frozenset):
         return deque(items, plain["size"]) if kind is deque else kind(items)
     current.clear()
-    (current.extend if kind in (list, deque) else current.update)(items)
+    if kind in (list, deque):
+        current.extend(items)
+    else:
+        current.update(items)
     return current
 
 

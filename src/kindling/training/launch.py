@@ -67,7 +67,9 @@ def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
     stages: tuple[Stage, ...] = ("val",) if flags.no_test else ("val", "test")
     drawing = plots(run) if plots else None
     try:
-        match: Match = "order" if flags.by_order else "partial" if flags.partial else "name"
+        match: Match = "partial" if flags.partial else "name"
+        if flags.by_order:
+            match = "order"
         resume = resumed is not None
         return fit(config, run, stages, init, resume, flags.override, drawing, match=match)
     except BaseException as error:
