@@ -120,7 +120,7 @@ def advise(
 
 def _facts(text: str, config: Config, run: Run | None) -> dict[str, str]:
     peak, resume, file = "", "", "the run"
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         peak = f" (it held {torch.cuda.max_memory_allocated() / 2**30:,.1f} GiB at its peak)"
     if run is not None and any(run.checkpoints.glob("*.ckpt")):
         command = f"python -m src.train --resume {shlex.quote(display_path(run.path))}"
