@@ -139,7 +139,7 @@ def _mistakes(plan: Plan, values: dict[str, Any]) -> list[str]:
 
 
 def report_search(plan: Plan, results: list[TrialResult]) -> tuple[dict[str, Any], list[str]]:
-    """Print the best trial, write its config and plots; return what study.json and report show."""
+    """Print the best trial, write its config and plots; return facts for study.json, and lines."""
     print(f"\n{count_states(results)}")
     finished = [one for one in results if one.state == "finished" and one.value is not None]
     if not finished:

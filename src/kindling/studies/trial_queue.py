@@ -56,7 +56,10 @@ class TrialQueue:
         self.place = f"{socket.gethostname()}:{plan.folder.absolute()}"
 
     def open(self, settings: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the study's settings, for a new one the given ones; None if its runs have none."""
+        """Return the settings of the study; None if it has runs and no settings.
+
+        A new study takes the given ones.
+        """
         with self.locked():
             known: dict[str, Any] | None = self.records().get("about")
             if known is None and not any(self.plan.folder.glob("*/meta.json")):

@@ -40,7 +40,7 @@ class Worker:
         self.queue = make_queue(plan, stopped=lambda: self.signals.received is not None)
 
     def work(self) -> None:
-        """Train what is left, and wait for the members of other workers: one may be killed."""
+        """Train the members that are left; wait for those of other workers, which may be killed."""
         with self.signals:
             self.signals.watched = True  # outside of a training, a signal waits for the queue
             while self.signals.received is None:

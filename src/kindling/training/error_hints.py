@@ -83,7 +83,7 @@ HINTS = {
     r"^(MisconfigurationException : |ValueError : (?=`val_check_int))(?P<why>.*)": "trainer: {why}",
 }
 STAGES = {"tra": "training ", "val": "validation ", "tes": "test "}
-# What a net or a loss raises for an input that does not fit.
+# Errors of a net or a loss for an input that does not fit.
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 REMEDIES = {  # by key and torch's message; the first that matches
     "net: .*1 value per channel": "batch normalization needs a larger data.batch_size",
@@ -100,7 +100,7 @@ REMEDIES = {  # by key and torch's message; the first that matches
 def advise(
     error: BaseException, config: Config, run: Run | None = None, stage: str | None = None
 ) -> str | None:
-    """Return a line on what to do about an error of the system or a library; None for others.
+    """Return a line of advice for an error of the system or a library; None for others.
 
     `stage` is where it was raised, as Kindling (`val`) or Lightning names it.
     """

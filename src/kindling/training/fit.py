@@ -40,7 +40,7 @@ from src.kindling.training.warning_filters import quiet
 
 @dataclass(frozen=True)
 class Result:
-    """What a training returns.
+    """The result of a training.
 
     Attributes:
         run: its directory.

@@ -126,7 +126,7 @@ def _end_with_parent() -> None:
 
 
 def print_result(result: Result) -> None:
-    """Print the metrics, and the commands for what follows."""
+    """Print the metrics, and the next commands."""
     path = result.run.path
     print_metrics(result.metrics)
     epochs = format_count(read_json(path / "meta.json")["epochs"], "epoch")

@@ -88,7 +88,7 @@ def rehearse(
 
 
 def _check_settings(config: Config, data: LightningDataModule | None) -> None:
-    """Refuse what ends Lightning's Trainer with an error that does not name the setting.
+    """Refuse settings for which Lightning's Trainer raises an error that does not name them.
 
     Raises:
         InputError: for the first such setting.
