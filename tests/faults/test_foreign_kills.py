@@ -90,8 +90,8 @@ SHORT = (
 )
 # Not exact by nature: what the training says of it.
 INEXACT: dict[str, tuple[tuple[str, ...], str]] = {
-    "clock": (("samplers", "data.sampler=clock"), "ClockSampler gives other batches"),
-    "live environment": (("live_environment",), "Episodes gives other batches"),
+    "clock": (("samplers", "data.sampler=clock"), "ClockSampler yields other batches"),
+    "live environment": (("live_environment",), "Episodes yields other batches"),
     "validation in seconds": (
         ("attributes", "trainer.val_check_interval='00:00:00:01'"),
         "trainer.val_check_interval: 00:00:00:01 depends on the clock",

@@ -26,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser, visible: bool = True) -> None:
 
 
 def run_instead(flags: argparse.Namespace) -> bool:
-    """Do what flags of `src.train` ask for instead of one training, and return whether one does."""
+    """Run seeds, find or show instead of one training; return whether a flag asks for it."""
     check_train_flags(flags)
     words = split_words(flags.words)
     if flags.seeds:

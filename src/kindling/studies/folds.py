@@ -128,7 +128,7 @@ def plot_folds(plan: Plan, finished: Sequence[TrialResult], summary: Summary) ->
 
 
 def report_folds(plan: Plan, results: Sequence[TrialResult]) -> tuple[dict[str, Any], list[str]]:
-    """Print the summary, write plot and predictions; return what study.json and the report show."""
+    """Print the summary, write plot and predictions; return the facts for study.json, and lines."""
     from src.kindling.data.folds import FOLD_RESULT
 
     finished = [result for result in results if result.state == "finished"]

@@ -85,6 +85,11 @@ class Plan:
         monitor = {"monitor": self.monitor, "mode": self.mode}
         return dict(json.loads(json.dumps(flatten(self.about) | values | monitor)))
 
+    def best(self, results: Sequence[TrialResult]) -> TrialResult:
+        """The one with the best value of the monitored metric."""
+        choose = min if self.mode == "min" else max
+        return choose(results, key=lambda result: result.value or 0.0)
+
     def configure(self, changes: dict[str, Any]) -> Config:
         """Compose the config of a member."""
         swaps = {k: v for k, v in changes.items() if k in groups() and isinstance(v, str)}
@@ -137,6 +142,9 @@ def make_plan(
         problem = f"expected at most {most}; {machine}, and each worker takes {taken}"
     if problem:
         raise InputError(f"--workers {workers}: {problem}")
-    added = ([] if threads else ["num_threads=1"]) + ([] if processes else ["trainer.devices=1"])
-    plan = Plan(config.name, (*overrides, *added), flags.name or study, members)
+    if not threads:
+        overrides = [*overrides, "num_threads=1"]
+    if not processes:
+        overrides = [*overrides, "trainer.devices=1"]
+    plan = Plan(config.name, tuple(overrides), flags.name or study, members)
     return replace(plan, storage=flags.storage, pictures=flags.pictures)

@@ -60,7 +60,8 @@ def plan_search(flags: Any) -> Plan:
     overrides = [word for word in flags.words if "=" in word]
     if len(names) > 2:
         raise InputError(f"{names[2]}: not expected after CONFIG and SPACE")
-    name, space_name = names + ["digits", "default"][len(names) :]
+    name = names[0] if names else "digits"
+    space_name = names[1] if len(names) == 2 else "default"
     config, space = compose(name, overrides), read_space(space_name)
     if flags.trials is not None and flags.trials < 1:
         raise InputError(f"--trials: expected at least 1, got {flags.trials}")
@@ -138,12 +139,12 @@ def _mistakes(plan: Plan, values: dict[str, Any]) -> list[str]:
 
 
 def report_search(plan: Plan, results: list[TrialResult]) -> tuple[dict[str, Any], list[str]]:
-    """Print the best trial, write its config and plots; return what study.json and report show."""
+    """Print the best trial, write its config and plots; return facts for study.json, and lines."""
     print(f"\n{count_states(results)}")
     finished = [one for one in results if one.state == "finished" and one.value is not None]
     if not finished:
         return {"best": None}, []
-    best = (min if plan.mode == "min" else max)(finished, key=lambda result: result.value or 0.0)
+    best = plan.best(finished)
     queue = OptunaQueue(plan)
     queue.connect()
     importances: dict[str, float] = {}

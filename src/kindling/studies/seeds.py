@@ -54,8 +54,7 @@ def confirm_best(plan: Plan, best: dict[str, Any], flags: argparse.Namespace) ->
         for name, changes in (("default", {}), ("best", best["changes"]))
     }
     about, part = {"best": best["changes"]}, f"confirm-{best['name']}"
-    plan = replace(plan, members=members, about=about, part=part)
-    plan = replace(plan, suggest=None, sampler=None, pruner=None)
+    plan = replace(plan, members=members, about=about, part=part, suggest=None)
     print()
     results = run_study(plan, flags.workers, flags.retry)
     folder = glob.escape(str(plan.folder))

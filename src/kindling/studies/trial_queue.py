@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -34,22 +33,16 @@ class Claim:
 
 
 @contextmanager
-def announce(what: str, first: float = 60.0) -> Iterator[None]:
-    """Print `what` as long as it is entered: after `first` seconds, then 2, 4, … times as long."""
-    ended, output = threading.Event(), sys.stdout  # a training has another sys.stdout
-
-    def repeat() -> None:
-        started, pause = time.monotonic(), first
-        while not ended.wait(pause):
-            seconds = time.monotonic() - started
-            print(f"waiting    {what} ({seconds:.0f} s)", file=output, flush=True)
-            pause *= 2
-
-    threading.Thread(target=repeat, daemon=True).start()
+def announce(what: str, seconds: float = 60.0) -> Iterator[None]:
+    """Print `what` if the block takes longer than so many seconds."""
+    options = {"file": sys.stdout, "flush": True}  # a training has another sys.stdout
+    timer = threading.Timer(seconds, print, [f"waiting    {what}"], options)
+    timer.daemon = True
+    timer.start()
     try:
         yield
     finally:
-        ended.set()
+        timer.cancel()
 
 
 class TrialQueue:
@@ -63,7 +56,10 @@ class TrialQueue:
         self.place = f"{socket.gethostname()}:{plan.folder.absolute()}"
 
     def open(self, settings: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the study's settings, for a new one the given ones; None if its runs have none."""
+        """Return the settings of the study; None if it has runs and no settings.
+
+        A new study takes the given ones.
+        """
         with self.locked():
             known: dict[str, Any] | None = self.records().get("about")
             if known is None and not any(self.plan.folder.glob("*/meta.json")):
@@ -162,7 +158,7 @@ class TrialQueue:
         path = self.plan.folder / ".study.lock"
         lock, name = FileLock(path, timeout=PATIENCE), display_path(path)
         try:
-            with announce(f"for {name}, which another process holds", first=10):
+            with announce(f"for {name}, which another process holds", seconds=10):
                 lock.acquire()
         except Timeout:
             problem = f"held by another process for {PATIENCE // 60} minutes"

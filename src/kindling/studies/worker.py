@@ -40,7 +40,7 @@ class Worker:
         self.queue = make_queue(plan, stopped=lambda: self.signals.received is not None)
 
     def work(self) -> None:
-        """Train what is left, and wait for the members of other workers: one may be killed."""
+        """Train the members that are left; wait for those of other workers, which may be killed."""
         with self.signals:
             self.signals.watched = True  # outside of a training, a signal waits for the queue
             while self.signals.received is None:
@@ -172,13 +172,13 @@ class Worker:
         """Print one line about a member that has ended."""
         results = self.queue.results()
         ended = sum(one.state in ENDED for one in results)
-        values = [one.value for one in results if one.state == "finished" and one.value is not None]
+        finished = [one for one in results if one.state == "finished"]
         text = f"{self.plan.monitor} {result.value:.4f}" if result.value is not None else ""
         if result.state == "failed":
             text = f"FAILED  {result.error}"
         elif result.state == "pruned":
             text += "  pruned"
-        elif result.value == (min if self.plan.mode == "min" else max)(values):
+        elif result.value == self.plan.best(finished).value:
             text += "  best"
         for key, value in result.changes.items():
             short = f"{value:.4g}" if isinstance(value, float) else value

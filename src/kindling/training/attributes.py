@@ -76,7 +76,7 @@ class Attributes:
         return found
 
     def restore(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
-        """Set what `changed` returned, in the object that is there where it can be filled."""
+        """Set the attributes that `changed` returned; an object that exists is filled."""
         for owner_name in saved.keys() & self.owners.keys():
             owner = self.owners[owner_name]
             classes = vars(sys.modules[type(owner).__module__])
@@ -157,7 +157,7 @@ class _Encoder:
 
 
 def _decode(plain: Any, current: Any, classes: dict[str, Any]) -> Any:
-    """Return what was encoded.
+    """Return the value that was encoded.
 
     Args:
         plain: by `_Encoder`.
@@ -201,7 +201,10 @@ def _decode_container(plain: dict[str, Any], current: Any, classes: dict[str, An
     if type(current) is not kind or kind in (tuple, frozenset):
         return deque(items, plain["size"]) if kind is deque else kind(items)
     current.clear()
-    (current.extend if kind in (list, deque) else current.update)(items)
+    if kind in (list, deque):
+        current.extend(items)
+    else:
+        current.update(items)
     return current
 
 

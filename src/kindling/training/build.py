@@ -18,7 +18,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.preprocess import InputStats
 from src.kindling.data.spec import Spec
-from src.kindling.training.misfit import explain
+from src.kindling.training.error_hints import explain
 from src.kindling.training.seeding import seed_hooks, seeded
 
 # Compiling takes about a minute, and a step of a small net 10 ms: it pays off above these steps.

@@ -71,7 +71,7 @@ def restore(
     resume: dict[str, Any],
     restarted: bool,
 ) -> None:
-    """Restore what `collect` returned, before the first batch.
+    """Restore the state that `collect` returned, before the first batch.
 
     Args:
         restarted: the epoch starts again, so that its running averages are left out.
@@ -104,7 +104,7 @@ def restore(
 
 
 def collected_by(resume: dict[str, Any], rank: int) -> dict[str, Any]:
-    """What a rank collected; nothing if there were fewer ranks, or in checkpoints of long ago."""
+    """The state that a rank collected; empty for a rank that did not exist."""
     by_rank: list[dict[str, Any]] = resume.get("collected", [])
     return by_rank[rank] if rank < len(by_rank) else {}
 
@@ -129,7 +129,7 @@ def _gradients(module: LightningModule) -> dict[str, torch.Tensor]:
 
 
 def set_loop_progress(loops: dict[str, Any], place: Place) -> None:
-    """Set the counters of Lightning's loops to what it expects for resuming at a place.
+    """Set the counters of Lightning's loops as it expects them for resuming at a place.
 
     Between epochs they depend on the hook that saved; before a validation it would count as done.
     """

@@ -1,14 +1,19 @@
-"""Turn errors of libraries, the system and other processes into one line of advice."""
+"""Turn errors of libraries, the system, and of nets that do not fit into one line of advice."""
 
 from __future__ import annotations
 
 import re
 import shlex
-import sys
+import traceback
 from errno import errorcode
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from src.kindling.config.compose import Config, get
+from src.kindling.config.errors import InputError
 from src.kindling.config.targets import locate, parameters
 from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run
@@ -72,15 +77,30 @@ HINTS = {
     r": (?P<why>(An invalid dataloader was returned|.*not support the `CombinedLoader).*)": (
         "data: {why}"
     ),
-    r"^MisconfigurationException : (?P<why>.*)": "trainer: {why}",
+    r"^MisconfigurationException : (?P<why>.*(gpu backend|accelerator is not available)[^!.]*)": (
+        "trainer: {why}; set trainer.accelerator=auto"
+    ),
+    r"^(MisconfigurationException : |ValueError : (?=`val_check_int))(?P<why>.*)": "trainer: {why}",
 }
 STAGES = {"tra": "training ", "val": "validation ", "tes": "test "}
+# Errors of a net or a loss for an input that does not fit.
+REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+REMEDIES = {  # by key and torch's message; the first that matches
+    "net: .*1 value per channel": "batch normalization needs a larger data.batch_size",
+    "net: .*channel": "add torchvision.transforms.v2.RGB to data.train_transforms and "
+    "data.eval_transforms for three channels",
+    "net: .*(Kernel size|too small|Wrong image)": "set a larger data.size, or add "
+    "torchvision.transforms.v2.Resize",
+    "net: .*(dtype|scalar type)": "cast the input, or set trainer.precision",
+    "net: ": "give the net an argument in_shape, the shape of the data",
+    "": "set task.loss=null for the task's own loss, or check its arguments",
+}
 
 
 def advise(
     error: BaseException, config: Config, run: Run | None = None, stage: str | None = None
 ) -> str | None:
-    """Return a line on what to do about an error of the system or a library; None for others.
+    """Return a line of advice for an error of the system or a library; None for others.
 
     `stage` is where it was raised, as Kindling (`val`) or Lightning names it.
     """
@@ -99,14 +119,16 @@ def advise(
 
 
 def _facts(text: str, config: Config, run: Run | None) -> dict[str, str]:
-    torch, peak, resume = sys.modules.get("torch"), "", ""
-    if torch is not None and torch.cuda.is_initialized():
+    peak, resume, file = "", "", "the run"
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         peak = f" (it held {torch.cuda.max_memory_allocated() / 2**30:,.1f} GiB at its peak)"
     if run is not None and any(run.checkpoints.glob("*.ckpt")):
         command = f"python -m src.train --resume {shlex.quote(display_path(run.path))}"
         resume = f"; the last whole checkpoint is kept: {command}"
-    named = re.search(r"\[Errno \d+\] [^:\n]+: '(.+)'", text)
-    file = display_path(Path(named[1])) if named else display_path(run.path) if run else "the run"
+    if named := re.search(r"\[Errno \d+\] [^:\n]+: '(.+)'", text):
+        file = display_path(Path(named[1]))
+    elif run:
+        file = display_path(run.path)
     return {"less": _smaller_batch(config), "peak": peak, "resume": resume, "file": file}
 
 
@@ -122,3 +144,56 @@ def _smaller_batch(config: Config) -> str:
         f"data.batch_size={batch} → data.batch_size={batch // 2} "
         f"trainer.accumulate_grad_batches={2 * steps} keeps the effective batch"
     )
+
+
+def explain(error: Exception, parts: dict[str, Any]) -> str | None:
+    """The line for an error inside a net or a loss, which are given by key; None for another."""
+    called, where = None, ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        local, file = frame.f_locals, frame.f_code.co_filename
+        for key, part in parts.items():  # a module's __call__ has the variables self and args
+            if called is None and part is not None and part is local.get("self"):
+                called = (key, part, local["args"]) if "args" in local else None
+        if "/src/nets/" in file:
+            where = f" ({display_path(Path(file))}:{number})"
+    if called is None or not isinstance(error, REFUSALS):
+        return None
+    key, part, arguments = called
+    message = str(error).partition("\n")[0]
+    remedy = next(REMEDIES[sign] for sign in REMEDIES if re.match(sign, f"{key}: {message}"))
+    given = " and ".join(map(_describe, arguments))
+    return f"{key}: {type(part).__name__} does not accept {given}: {message}{where}; {remedy}"
+
+
+def watch_output(task: Any) -> None:
+    """Refuse a net whose output does not have the shape that the task's `outputs` expect."""
+
+    def check(net: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        expected = (len(arguments[0]), *task.outputs.shape)
+        if getattr(output, "shape", None) != expected:
+            raise InputError(_wrong_output(net, output, expected))
+
+    if hasattr(task, "outputs") and isinstance(getattr(task, "net", None), nn.Module):
+        task.net.register_forward_hook(check)
+
+
+def _wrong_output(net: nn.Module, output: Any, expected: tuple[int, ...]) -> str:
+    accepted = parameters(type(net))
+    sizes = [name for name in ("num_classes", "out_features") if name in accepted]
+    remedy = "give the net an argument num_outputs, the size of its last layer"
+    if not isinstance(output, Tensor):
+        auxiliary = "aux_logits" in accepted
+        remedy = "set net.aux_logits=false" if auxiliary else "wrap it in one that returns a tensor"
+    elif len(expected) > 2 and output.ndim != len(expected):
+        remedy = "the task needs an output for each pixel; set net=unet"
+    elif sizes:
+        remedy = f"set net.{sizes[0]}='${{spec.num_outputs}}'"
+    returned = f"{type(net).__name__} returns {_describe(output)}"
+    return f"net: {returned}, but the task expects a tensor {expected}; {remedy}"
+
+
+def _describe(value: Any) -> str:
+    """`(4, 10) float32` of a tensor, `a tuple` of anything else."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return f"a {type(value).__name__}"

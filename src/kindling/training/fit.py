@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 
@@ -41,7 +40,7 @@ from src.kindling.training.warning_filters import quiet
 
 @dataclass(frozen=True)
 class Result:
-    """What a training returns.
+    """The result of a training.
 
     Attributes:
         run: its directory.
@@ -260,10 +259,9 @@ class Training:
             raise
         except Exception as error:
             self.ending = {"exit": "failed", "error": f"{type(error).__name__}: {error}"}
-            if isinstance(error, MisconfigurationException) or "`val_check_int" in str(error):
-                raise InputError(f"trainer: {' '.join(str(error).split())}") from error
             if line := advise(error, self.config, self.run, self.checkpoint.failed_in):
-                raise TrainingError(line) from error
+                kind = InputError if line.startswith("trainer: ") else TrainingError
+                raise kind(line) from error
             raise
         finally:
             if self.run.path.is_dir():

@@ -67,7 +67,9 @@ def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
     stages: tuple[Stage, ...] = ("val",) if flags.no_test else ("val", "test")
     drawing = plots(run) if plots else None
     try:
-        match: Match = "order" if flags.by_order else "partial" if flags.partial else "name"
+        match: Match = "partial" if flags.partial else "name"
+        if flags.by_order:
+            match = "order"
         resume = resumed is not None
         return fit(config, run, stages, init, resume, flags.override, drawing, match=match)
     except BaseException as error:
@@ -124,7 +126,7 @@ def _end_with_parent() -> None:
 
 
 def print_result(result: Result) -> None:
-    """Print the metrics, and the commands for what follows."""
+    """Print the metrics, and the next commands."""
     path = result.run.path
     print_metrics(result.metrics)
     epochs = format_count(read_json(path / "meta.json")["epochs"], "epoch")

@@ -1,4 +1,4 @@
-"""Record what each layer makes of a batch: the shape of its output, and its FLOPs."""
+"""Record the output shape and the FLOPs of each layer, and list them."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def summarize_layers(task: LightningModule, layers: Mapping[str, Layer]) -> pd.D
 
     Args:
         task: whose layers are listed: those with parameters, and those that return a tensor.
-        layers: what they do, of a `LayerTrace`; empty where the task was not rehearsed.
+        layers: of a `LayerTrace`; empty where the task was not rehearsed.
     """
     rows = []
     for name, part in task.named_modules():

@@ -125,7 +125,7 @@ def after_each_batch(trainer: Trainer, then: Callable[[], None]) -> None:
 
 
 def validated_batches(trainer: Trainer) -> dict[int, int]:
-    """The batches that each validation loader gave in all epochs: steps of what each one logs."""
+    """The number of batches of each validation loader in all epochs: the steps of its logs."""
     return trainer.fit_loop.epoch_loop.val_loop._seen_batches_per_dataloader
 
 
@@ -158,7 +158,7 @@ def logged_state(trainer: Trainer) -> dict[str, Any]:
 def restore_logged(
     trainer: Trainer, state: Mapping[str, Any], metrics: Mapping[str, Metric], device: torch.device
 ) -> None:
-    """Restore what `logged_state` returned, before the first batch of a resumed epoch.
+    """Restore the averages that `logged_state` returned, before the first batch of a resumed epoch.
 
     Args:
         metrics: the task's torchmetrics by name; a logged one that is not among them is skipped.

@@ -1,4 +1,4 @@
-"""What a loader is made of: its samplers, its length, and what can save its place."""
+"""The parts of a loader: its samplers, its length, and the part that saves its position."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def seed_own_generators(owner: Any, seed: int) -> None:
 
 
 def stateful_part(loader: Any) -> Any:
-    """The loader or its data set, if it can save and restore where it is; else None."""
+    """The loader or its data set, if it can save and restore its position; else None."""
     if is_stateful(loader):
         return loader
     dataset = getattr(loader, "dataset", None)

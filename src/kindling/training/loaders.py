@@ -1,4 +1,4 @@
-"""Have a Trainer's loaders repeat, and continue a resumed training where it was in each of them."""
+"""Make a Trainer's loaders repeatable, and resume each of them at its position in the epoch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Loaders:
         self.orders: list[Any] = []  # of Kindling's own
         self.reported = 0.0
         self.attributes = Attributes({})  # of the module and its parts, once data are loaded
-        self.at_start: dict[str, Any] | None = None  # as a stream without state found them
+        self.at_start: dict[str, Any] | None = None  # when a stream without state was begun
         self.checkpoint: dict[str, Any] = {}  # that Lightning resumes from
         self.started = False
 
@@ -74,7 +74,7 @@ class Loaders:
         trainer.precision_plugin.convert_input = convert_input  # type: ignore[method-assign]
 
     def _seed_transfer(self) -> None:
-        """Seed what hooks such as `on_after_batch_transfer` draw for the next batch."""
+        """Seed the draws of hooks such as `on_after_batch_transfer` for the next batch."""
         place = (*self.place(), self.trainer.global_rank, -6)
         seed_generators(derive_seed(self.seed, *place), self.trainer.strategy.root_device)
 
@@ -124,7 +124,7 @@ class Loaders:
         return self.trainer.current_epoch, batches.ready
 
     def _resume(self, loader: Any, repeated: Repeated | None, state: ResumeState) -> None:
-        """Continue a loader where it was, or start the epoch again with all of them."""
+        """Continue a loader at its position, or start the epoch again with all loaders."""
         epoch = state.position[0]
         if self.trainer.current_epoch > epoch:
             return
@@ -157,6 +157,7 @@ class Loaders:
         order.resume_from(epoch, 0 if state.restarted else batch)
 
     def _resume_repeated(self, loader: Repeated, state: ResumeState) -> None:
+        """Continue a loader from elsewhere by its saved state."""
         epoch, batch = state.position
         by_loader = self._saved(state).get("loaders", [])
         saved = by_loader[len(self.resumed)] if len(self.resumed) < len(by_loader) else None
@@ -172,7 +173,7 @@ class Loaders:
         return len(state.content["kindling"]["resume"]["meters"]) == self.trainer.world_size
 
     def _saved(self, state: ResumeState) -> dict[str, Any]:
-        """What this process saved; nothing with another number of processes."""
+        """The state that this process saved; empty if the number of processes has changed."""
         if not self._same_processes(state):
             return {}
         return collected_by(state.content["kindling"]["resume"], self.trainer.global_rank)
@@ -212,7 +213,7 @@ class Loaders:
             self.reported = now
 
     def collect(self, batch: int) -> dict[str, Any]:
-        """What resuming needs of the loaders after so many batches of the epoch; 0 at its end."""
+        """The state of the loaders after `batch` batches of the epoch; 0 at its end."""
         found = [repeated_of(loader) for loader in internals.training_loaders(self.trainer)]
         return {
             "loaders": [loader.state(batch) for loader in found if loader is not None],

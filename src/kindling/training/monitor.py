@@ -23,7 +23,7 @@ LoggedMetrics = Mapping[str, Metric | None]
 
 @dataclass
 class Monitor:
-    """What picks the best checkpoint, stops early and steers schedules and studies.
+    """The metric that selects the best checkpoint, and that callbacks and studies follow.
 
     Attributes:
         name: the metric, as it is logged; None where nothing is monitored.
@@ -37,7 +37,7 @@ class Monitor:
 
 
 def choose_monitor(values: Values, task: LightningModule, logged: LoggedMetrics | None) -> Monitor:
-    """What a training monitors; what is inferred is printed.
+    """Choose the monitored metric and its mode; print what is inferred.
 
     The config's `monitor`; else the attribute `monitor` of the task; else `val/loss` or `val_loss`;
     else the only one of the metrics that validation logs (`logged`; None if unknown).
@@ -70,7 +70,7 @@ def choose_monitor(values: Values, task: LightningModule, logged: LoggedMetrics 
 
 
 def mode_of_callback(name: str, section: dict[str, Any], monitor: Monitor, task: Any) -> Mode:
-    """The mode for what a callback monitors, printed if it is inferred."""
+    """Return the mode of the metric that a callback monitors; print it if it is inferred."""
     accepted = parameters(locate(section["_target_"]))
     watched, mode = section.get("monitor") or monitor.name, section.get("mode")
     if watched is None and "monitor" in accepted and accepted["monitor"].default is Parameter.empty:

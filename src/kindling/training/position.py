@@ -1,4 +1,4 @@
-"""Where a loader is in an epoch, and a rolling hash of what it has given in it."""
+"""The position of a loader in an epoch, and a rolling hash of the batches it has yielded."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from src.kindling.data.order import derive_seed
 REMEMBERED = 1024
 
 
-class Given(NamedTuple):
-    """A batch that a loader has given.
+class Yielded(NamedTuple):
+    """A batch that a loader has yielded.
 
     Attributes:
-        number: within the epoch.
-        place: what resuming after it needs: `cycle`, how often the loader was read in this epoch
-            before, as a shorter one of several; `before`, the batches of those cycles; `count`,
-            those of this cycle; `digest`, a rolling hash of their index lists (of a stream: of
-            batches).
-        indices: its index list; None of a stream.
+        number: its number in the epoch.
+        place: the state for resuming after it. `cycle`: how often the loader was exhausted before
+            in this epoch, as a shorter one of several; `before`: the number of batches of those
+            cycles; `count`: of this cycle; `digest`: a rolling hash of this cycle's index lists
+            (of a stream: of its batches).
+        indices: its index list; None for a stream.
     """
 
     number: int
@@ -36,7 +36,7 @@ class Given(NamedTuple):
 
 @dataclass
 class Position:
-    """Where a loader is in an epoch: the next batch, and the newest that it has given."""
+    """The next batch of a loader in an epoch, and the newest ones that it has yielded."""
 
     seed: int
     epoch: int = -1  # -1 before the first
@@ -44,12 +44,12 @@ class Position:
     before: int = 0
     number: int = 0
     digest: str = ""
-    given: deque[Given] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    newest: deque[Yielded] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
     def begin(self, epoch: int, cycle: int, before: int) -> None:
         """Begin to read the loader from its start."""
         if epoch != self.epoch:
-            self.given.clear()
+            self.newest.clear()
         self.epoch, self.cycle, self.digest = epoch, cycle, ""
         self.before = self.number = before
 
@@ -61,24 +61,24 @@ class Position:
         return derive_seed(self.seed, self.epoch, self.number)
 
     def add(self, content: bytes, indices: Any = None) -> None:
-        """Note that the next batch is given."""
+        """Record that the loader yields the next batch."""
         self.digest = hashlib.blake2b(self.digest.encode() + content, digest_size=16).hexdigest()
         number, self.number = self.number, self.number + 1
         place = {"cycle": self.cycle, "before": self.before, "digest": self.digest}
-        self.given.append(Given(number, {**place, "count": self.number - self.before}, indices))
+        self.newest.append(Yielded(number, {**place, "count": self.number - self.before}, indices))
 
     def state(self, batch: int) -> dict[str, Any]:
-        """Where the loader was when so many batches of the epoch were trained on."""
-        places = (one.place for one in reversed(self.given) if one.number < batch)
+        """The state for resuming after `batch` batches of the epoch."""
+        places = (one.place for one in reversed(self.newest) if one.number < batch)
         return next(places, {"cycle": 0, "before": 0, "count": 0, "digest": ""})
 
     def digest_of(self, batch: int) -> str | None:
-        """The digest up to a batch that was given ahead; None if it was not."""
-        return next((one.place["digest"] for one in self.given if one.number == batch), None)
+        """The digest up to a batch that was read ahead; None if it was not."""
+        return next((one.place["digest"] for one in self.newest if one.number == batch), None)
 
     def sample_numbers(self, batch: int) -> list[int]:
         """The index list of a recent batch; empty if it is not a list of numbers."""
-        found: Any = next((one.indices for one in self.given if one.number == batch), None)
+        found: Any = next((one.indices for one in self.newest if one.number == batch), None)
         if isinstance(found, list) and all(isinstance(index, int) for index in found):
             return found
         return []

@@ -31,10 +31,9 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run
-from src.kindling.training.error_hints import advise
+from src.kindling.training.error_hints import advise, explain, watch_output
 from src.kindling.training.layer_trace import LayerTrace
 from src.kindling.training.loader_parts import is_stream, stateful_part
-from src.kindling.training.misfit import explain, watch_output
 from src.kindling.training.monitor import LoggedMetrics
 from src.kindling.training.stages import has_stage
 
@@ -89,7 +88,7 @@ def rehearse(
 
 
 def _check_settings(config: Config, data: LightningDataModule | None) -> None:
-    """Refuse what ends Lightning's Trainer with an error that does not name the setting.
+    """Refuse settings for which Lightning's Trainer raises an error that does not name them.
 
     Raises:
         InputError: for the first such setting.
@@ -161,15 +160,16 @@ def _try(
     counter = trace.counter if trace else nullcontext()
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()), counter:
         watching = [logged, *([trace] if trace else []), *callbacks]
-        trainer = _trainer(config, folder, watching, count)
         try:
+            trainer = _trainer(config, folder, watching, count)
             trainer.fit(twin, datamodule=few)
             if has_stage("test", few, twin):
                 trainer.test(twin, datamodule=few, verbose=False)
         except OSError:
             raise
         except Exception as error:
-            if OF_DEVICE.search(str(error)):
+            misconfigured = isinstance(error, MisconfigurationException)
+            if OF_DEVICE.search(str(error)) and not misconfigured:
                 return None
             line = advise(error, config) or explain(error, parts)
             if line:
@@ -185,22 +185,16 @@ def _try(
 
 def _trainer(config: Config, folder: str, callbacks: list[Callback], count: int | None) -> Trainer:
     given = config.values.get("trainer") or {}
-    try:
-        trainer = Trainer(
-            **{key: given[key] for key in KEPT if given.get(key) is not None},
-            fast_dev_run=True,
-            devices=1,
-            callbacks=callbacks,
-            plugins=[LightningEnvironment()],
-            default_root_dir=folder,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-    except MisconfigurationException as error:
-        if not re.search("gpu backend|accelerator is not available", str(error)):
-            raise
-        problem = str(error).rstrip("!. ")
-        raise InputError(f"trainer: {problem}; set trainer.accelerator=auto") from error
+    trainer = Trainer(
+        **{key: given[key] for key in KEPT if given.get(key) is not None},
+        fast_dev_run=True,
+        devices=1,
+        callbacks=callbacks,
+        plugins=[LightningEnvironment()],
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     process = trainer.strategy.process_dataloader
 
     def process_dataloader(dataloader: object) -> object:

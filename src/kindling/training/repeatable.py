@@ -1,4 +1,4 @@
-"""Make any loader repeat, check that it does, and continue a resumed epoch where it was.
+"""Make any loader repeatable, check that it repeats, and resume it within an epoch.
 
 A map-style DataLoader keeps its class, its samplers, its collate function and its workers. Its
 batch sampler and its data set are wrapped, so that a resumed epoch skips index lists without
@@ -27,11 +27,11 @@ MOST_BYTES_OF_SAMPLERS = 2**20
 
 
 class OrderError(Exception):
-    """A loader does not give the batches that it gave before the interruption."""
+    """A loader yields other batches than before the interruption."""
 
 
 class Batch(NamedTuple):
-    """What a wrapped sampler yields: the seed for reading the samples, and their indices."""
+    """The item of a wrapped sampler: the seed for reading the samples, and their indices."""
 
     seed: int
     indices: Any
@@ -53,14 +53,19 @@ class _Wrapper:
 
 
 class Repeated(_Wrapper):
-    """Gives the batches of an epoch again, from any batch."""
+    """A loader or sampler that yields the same batches in each run of an epoch, from any batch.
+
+    Args:
+        wrapped: the original.
+        source: the `Loaders` of the training that reads it.
+    """
 
     def __init__(self, wrapped: Any, source: Any) -> None:
         super().__init__(wrapped)
         self._source: Callable[[], Any] = lambda: None
         self.follow(source)
         self.ahead: Iterator[Any] | None = None  # of a resumed epoch, checked
-        self.stateful: Any = None  # what saves and restores its place: the loader or its data set
+        self.stateful: Any = None  # the loader or its data set, if it saves its position
         self.has_state = False
 
     def follow(self, source: Any) -> None:
@@ -68,7 +73,7 @@ class Repeated(_Wrapper):
         if self._source() is source:
             return
         self.position = Position(source.seed)
-        # Weak: what keeps an iterator until its workers have ended would keep the Trainer, too.
+        # Weak: an iterator lives until its workers have ended, and would keep the Trainer alive.
         self._source = weakref.ref(source)
 
     @property
@@ -104,14 +109,14 @@ class Repeated(_Wrapper):
         self.position.begin(epoch, saved["cycle"], saved["before"])
         self.ahead = self._read_ahead(self.read(saved["count"]))
         if self.position.digest != saved["digest"]:
-            raise OrderError(f"{self.name} gives other batches than before the interruption")
+            raise OrderError(f"{self.name} yields other batches than before the interruption")
 
     def _read_ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
         self.ahead = None
         yield from batches
 
     def rewind(self) -> None:
-        """Read the resumed epoch from its start after all."""
+        """Read the resumed epoch from its start."""
         self.ahead, self.position.epoch = None, -1
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -123,11 +128,11 @@ class Repeated(_Wrapper):
 
     @property
     def name(self) -> str:
-        """What the user calls it in messages."""
+        """Its name in messages."""
         return type(getattr(self.wrapped, "dataset", self.wrapped)).__name__
 
     def state(self, batch: int) -> dict[str, Any]:
-        """What resuming needs when so many batches of the epoch were trained on; 0 at its end."""
+        """The state for resuming after `batch` batches of the epoch; 0 at its end."""
         return self.position.state(batch)
 
 
@@ -192,7 +197,7 @@ class RepeatableSampler(Repeated):
 
 
 class RepeatableDataset(_Wrapper):
-    """A data set whose samples are read with seeded generators, in whichever process."""
+    """A data set whose samples are read with seeded generators, in any process."""
 
     def __getitems__(self, batch: Batch) -> Any:
         seed_generators(batch.seed, CPU)

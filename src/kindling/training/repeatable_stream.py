@@ -1,4 +1,4 @@
-"""Make a loader that is no map-style DataLoader repeat, and continue a resumed epoch where it was.
+"""Make a loader that is no map-style DataLoader repeatable, and resume it within an epoch.
 
 It continues from its saved `state_dict`, or is read again up to the batch with which training
 resumes.
@@ -48,7 +48,7 @@ class RepeatableStream(Repeated):
         if self.has_state:
             if self._continue(epoch, saved):
                 return
-            reason = "does not continue where it was from its state_dict"
+            reason = "does not continue at the same batch from its state_dict"
             self.stateful.load_state_dict(self.initial)
         self.source.announce_reading(f"{self.name} {reason}", saved["before"] + saved["count"])
         super().resume(epoch, saved)

@@ -1,4 +1,4 @@
-"""The loggers of every run, TensorBoard and CSV files, and what is logged within an epoch."""
+"""The loggers of every run (TensorBoard, CSV files), and the curves within an epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seed a training's random numbers from (seed, epoch, batch), whichever hook draws them."""
+"""Seed a training's random numbers from (seed, epoch, batch), in every hook."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def seed_hooks(owner: Any, seed: int) -> None:
-    """Repeat what a data module or a module draws in its data hooks.
+    """Make the draws in the data hooks of a data module or a module repeatable.
 
     `random_split` in `setup` then gives the same split in a training and in its evaluation. A
     `train_dataloader` that Lightning reloads draws from the epoch too, and sees the epoch in which

@@ -133,7 +133,7 @@ def test_order_that_does_not_repeat_starts_the_epoch_again(
 ) -> None:
     run, seen = interrupted(kill, [11], "data.kind=clock")
     assert (
-        "WARNING    data: ClockSampler gives other batches than before the interruption; "
+        "WARNING    data: ClockSampler yields other batches than before the interruption; "
         "epoch 2 starts again"
     ) in capsys.readouterr().out
     assert len(seen) == 10 + 16  # two batches of the second epoch were seen before
@@ -167,7 +167,7 @@ def test_stream_that_does_not_repeat_starts_again(
     kill: Killer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     interrupted(kill, [11], "data.kind='clock stream'")
-    assert "ClockStream gives other batches than before the interr" in capsys.readouterr().out
+    assert "ClockStream yields other batches than before the interr" in capsys.readouterr().out
 
 
 def test_stateful_stream_continues_without_reading(kill: Killer) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from src.kindling.runs.metric_names import parse_name
 from src.kindling.training.layer_trace import Layer, LayerTable
@@ -150,15 +150,17 @@ class Bar(EpochLines):
             BarColumn(bar_width=None),
             TextColumn("{task.fields[batches]}", markup=False),
             TextColumn("{task.fields[values]}", markup=False),
-            ProcessingSpeedColumn(style=""),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=Console(soft_wrap=True),  # a path in a line stays whole
             auto_refresh=False,  # a thread would hold the console's lock in forked workers
             speed_estimate_period=300,
             transient=True,
             expand=True,
         )
-        self.progress.add_task(description, total=None, completed=completed, batches="", values="")
+        self.progress.add_task(
+            description, total=None, completed=completed, batches="", values="", rate=""
+        )
         self.progress.start()
 
     def _is_due(self) -> bool:
@@ -171,6 +173,8 @@ class Bar(EpochLines):
         if self.progress:
             (task,) = self.progress.tasks
             self.progress.update(task.id, **fields)
+            if task.speed:
+                self.progress.update(task.id, rate=f"{task.speed:.4g} it/s")
             self.progress.refresh()
 
     def _total(self, trainer: Trainer, done: int) -> float | None:
