@@ -125,12 +125,14 @@ class Plots:
             self._add_graph(task, data, boards)
         return names
 
-    def _add_graph(self, task: LightningModule, data: Any, boards: Sequence[Any]) -> None:
+    def _add_graph(
+        self, task: LightningModule, data: LightningDataModule | None, boards: Sequence[Any]
+    ) -> None:
         from src.kindling.analysis.layers import add_graph
 
         try:
             for board in boards:
-                add_graph(board, task, getattr(data, "spec", None))
+                add_graph(board, task, data)
         except Exception as error:
             print(f"--graph: not written: {str(error).partition(chr(10))[0]}")
 
