@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from scipy.stats import t
+
 from src.kindling.runs.metric_names import find_limits, is_share
 
 if TYPE_CHECKING:
@@ -41,8 +44,6 @@ def mean_interval(
         samples: behind the values, for shares that are all the same; default: number of groups.
         skewed: whether the values may be skewed, such as errors.
     """
-    import numpy as np
-
     values = np.asarray(values, dtype=float)
     n, mean = len(values), float(values.mean()) if len(values) else math.nan
     codes = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -61,9 +62,6 @@ def _interval(
     A t-interval; in the form of Hall, JRSS B 54 (1992), for skewed values, and of Wilson, JASA 22
     (1927), for shares, with the effective sample size of Franco et al., JSSAM 7 (2019).
     """
-    import numpy as np
-    from scipy.stats import t
-
     G, squares = len(deviations), np.square(deviations).sum()
     quantile = float(t.ppf(0.975, G - 1))
     variance = inflation * G / (G - 1) * float(squares)
@@ -96,7 +94,6 @@ def metric_intervals(
     By a jackknife over samples or groups; where the metric is the mean of the samples' scores, from
     these. A task without `outputs` or `test_meter` has neither.
     """
-    import numpy as np
     import torch
     from torchmetrics import Metric
 
@@ -136,7 +133,6 @@ def _jackknife(
 
     Source: Efron and Stein, "The Jackknife Estimate of Variance", Annals of Statistics 9 (1981).
     """
-    import numpy as np
     import torch
 
     def measure(rows: NDArray[Any]) -> dict[str, float]:

@@ -6,20 +6,17 @@ import io
 import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
 
 from src.kindling.analysis import drawing
 from src.kindling.analysis.predictions import Array, eager, find_input, spread
 from src.kindling.training.layer_trace import Layer
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 LAYERS = 12  # of the weights' plot
 
