@@ -40,7 +40,6 @@ def find(inputs: Sequence[str], images: bool, scratch: str) -> list[str]:
     found, lines = list[str](), list[str]()
     for word in inputs:
         path = os.path.expanduser(word)
-        inside, problem = [path], ""
         if word == "-":
             inside = [os.path.join(scratch, "stdin" if images else "stdin.csv")]
             with open(inside[0], "wb") as file:
@@ -51,13 +50,12 @@ def find(inputs: Sequence[str], images: bool, scratch: str) -> list[str]:
             files = [name for name in files if f"{os.sep}." not in os.sep + name[len(path) :]]
             inside = sorted(name for name in files if name.lower().endswith(endings[kind]))
             problem = f"no {kind} in this folder ({', '.join(endings[kind])})"
-        elif glob.has_magic(path) and not os.path.exists(path):
+        elif os.path.exists(path):
+            inside = [path]
+        else:
             inside = sorted(filter(os.path.isfile, glob.iglob(path, recursive=True)))
-            problem = "no file matches"
-        elif not os.path.exists(path):
-            names = (beside.name for beside in Path(path).parent.glob("*"))
-            hint = did_you_mean(os.path.basename(path), names)
-            inside, problem = [], f"no such file or folder{hint}"
+            beside = (one.name for one in Path(path).parent.glob("*"))
+            problem = f"no such file or folder{did_you_mean(os.path.basename(path), beside)}"
         if not inside:
             lines.append(f"{word}: {problem}")
         if wrong := [name for name in inside if name.lower().endswith(endings[other])]:

@@ -152,7 +152,7 @@ def test_images_match_the_test_split(cards: Run, tmp_path: Path) -> None:
 
 def test_output_formats_are_equal(cards: Run, small_data: Path, tmp_path: Path) -> None:
     csv, lines, parquet = (
-        predicted(small_data / "cards", "--out", tmp_path / f"o.{end}", "--batch-size", 7).path
+        predicted(small_data / "cards", "--out", tmp_path / f"o.{end}", "--batch-size", 7).out
         for end in ("csv", "jsonl", "parquet")
     )
     frame = pd.read_csv(csv)
@@ -473,7 +473,7 @@ def test_missing_inputs(cards: Run, tmp_path: Path) -> None:
     assert mistakes("predict", "latest", *(str(tmp_path / word) for word in words)) == [
         f"{tmp_path}/crd.png: no such file or folder; did you mean 'card.png'?",
         f"{tmp_path}/empty: no images in this folder ({kinds})",
-        f"{tmp_path}/*.jpg: no file matches",
+        f"{tmp_path}/*.jpg: no such file or folder",
         f"{tmp_path}/table.csv: this run predicts from images, not from tables",
         f"{tmp_path}/nowhere/a.png: no such file or folder",
     ]
