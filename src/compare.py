@@ -8,9 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from src.kindling.analysis.leaderboard import Leaderboard, find, list_unranked, rank, read
-from src.kindling.analysis.leaderboard_formats import show, to_csv, to_html
-from src.kindling.analysis.seed_significance import format_seed_comparison
-from src.kindling.analysis.significance import compare_with_best, format_comparison
 from src.kindling.config.command import EXACT, Parser, run_command
 from src.kindling.config.errors import InputError, escape_control
 from src.kindling.runs import run as run_module
@@ -28,6 +25,8 @@ def main(argv: list[str]) -> list[Leaderboard]:
     parser.add_argument("--csv", metavar="FILE", help="write all metrics and config differences")
     parser.add_argument("--exact", action="store_true", help=EXACT)
     flags = parser.read(argv)
+    from src.kindling.analysis import leaderboard_formats, significance
+
     pair = [read(path) for word in flags.paired or () for path in find(word)]
     if flags.paired and len(pair) != 2:
         raise InputError(f"--paired {' '.join(flags.paired)}: expected two runs, got {len(pair)}")
@@ -36,16 +35,16 @@ def main(argv: list[str]) -> list[Leaderboard]:
     boards = rank(runs, flags.sort)
     lines = list_unranked(runs, boards)
     if flags.seeds:
-        lines += format_seed_comparison(flags.seeds, flags.sort)
+        lines += significance.format_seed_comparison(flags.seeds, flags.sort)
     elif pair or (len(runs) == 2 and all(run.state == "finished" for run in runs)):
-        lines += format_comparison(*pair or runs)
+        lines += significance.format_comparison(*pair or runs)
     elif flags.words:
-        lines += [line for board in boards for line in compare_with_best(board)]
+        lines += [line for board in boards for line in significance.compare_with_best(board)]
     for board in boards:
-        show(board)
+        leaderboard_formats.show(board)
     print("".join(f"{escape_control(line)}\n" for line in lines), end="")
-    files = {flags.csv: to_csv(runs, flags.exact)} if flags.csv else {}
-    files |= {flags.html: to_html(boards, lines)} if flags.html else {}
+    files = {flags.csv: leaderboard_formats.to_csv(runs, flags.exact)} if flags.csv else {}
+    files |= {flags.html: leaderboard_formats.to_html(boards, lines)} if flags.html else {}
     for file, text in files.items():
         try:
             write(Path(file).expanduser(), text)

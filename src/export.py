@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 from src.kindling.config.command import Parser, run_command
-from src.kindling.deploy.export import export
 from src.kindling.deploy.export_files import WRITERS
 from src.kindling.runs.files import display_path
 
@@ -23,6 +22,7 @@ def main(argv: list[str]) -> dict[str, dict[str, Any]]:
     parser.add_argument("--int8", action="store_true", help="also write an 8-bit ONNX file")
     flags = parser.read(argv)
     from src.kindling.config import instantiate
+    from src.kindling.deploy.export import export
     from src.kindling.training.trained_run import load_run, one_line
 
     run = load_run(flags.run, flags.trust)

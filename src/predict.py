@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from src.kindling.config.command import EXACT, Parser, run_command
 from src.kindling.config.errors import escape_control, format_count
-from src.kindling.deploy.predict import Predicted, predict, split_inputs
-from src.kindling.deploy.prediction_writers import format_preview
 from src.kindling.runs.files import display_path
 
 INPUT = "files, folders or globs of images or tables, or - for standard input; data.key=value"
@@ -22,7 +21,7 @@ OUT = ".csv, .jsonl or .parquet; default <run>/predictions.csv"
 TOP = "write the K most probable classes, not the probability of each"
 
 
-def main(argv: list[str]) -> Predicted:
+def main(argv: list[str]) -> Any:
     parser = Parser("predict", __doc__)
     add = parser.add_argument
     parser.add_run()
@@ -33,6 +32,7 @@ def main(argv: list[str]) -> Predicted:
     add("--top", type=int, metavar="K", help=TOP)
     add("--exact", action="store_true", help=EXACT)
     flags = parser.read(argv)
+    from src.kindling.deploy.predict import predict, split_inputs
     from src.kindling.training.trained_run import load_run, one_line
 
     run = load_run(flags.run, flags.trust)
@@ -41,12 +41,12 @@ def main(argv: list[str]) -> Predicted:
     with one_line(run):
         found = predict(run, split_inputs(run, flags.words), *options)
     seconds = time.perf_counter() - started
-    print(format_preview(found.first, probabilities=bool(flags.top)))
+    print(found.format_preview(probabilities=bool(flags.top)))
     rows, speed = format_count(found.rows, "row"), found.rows / seconds
     print(f"\npredicted  {rows} in {seconds:.1f} s ({speed:,.0f} rows/s)")
     for note in found.notes:
         print(f"note       {escape_control(note)}")
-    print(f"saved      {display_path(found.path)}")
+    print(f"saved      {display_path(found.out)}")
     if flags.gallery:
         print(f"gallery    {display_path(flags.gallery)}")
     if found.unreadable:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from src.kindling.analysis.report import report
 from src.kindling.config.command import Parser, run_command
 from src.kindling.runs.files import display_path
 
@@ -21,6 +20,7 @@ def main(argv: list[str]) -> Path:
     parser.add_run()
     flags = parser.read(argv)
 
+    from src.kindling.analysis.report import report
     from src.kindling.training.trained_run import load_run, one_line
 
     run = load_run(flags.run, flags.trust)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import kendalltau
 
+from src.kindling.analysis import drawing
 from src.kindling.runs.metric_names import canonical_name, parse_name
 
 MOST_COLUMNS = 1000  # of a file from elsewhere, 200,000 take a minute
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 def read_metrics(run: Path) -> pd.DataFrame:
@@ -47,8 +47,6 @@ def read_metrics(run: Path) -> pd.DataFrame:
 
 def plot_curves(run: Path, monitor: str, mode: Literal["min", "max"]) -> Figure:
     """Plot a run's losses, metrics and learning rates, with the best `monitor` marked."""
-    from src.kindling.analysis import drawing
-
     table, monitor = read_metrics(run), canonical_name(monitor)
     logged = [name for name in table if name not in ("epoch", "step", "at")]
     names = {
@@ -84,8 +82,6 @@ def plot_curves(run: Path, monitor: str, mode: Literal["min", "max"]) -> Figure:
 
 def compare_curves(runs: Mapping[str, Sequence[Path]], metrics: Iterable[str]) -> Figure | None:
     """Plot those metrics that were logged: a color for each row, a line for each of its runs."""
-    from src.kindling.analysis import drawing
-
     tables = {
         name: [read_metrics(path).dropna(axis=1, how="all") for path in paths]
         for name, paths in runs.items()
@@ -119,8 +115,6 @@ def describe_overfitting(table: pd.DataFrame) -> str | None:
 
     Both must be trends by Kendall's tau over at least six validations; the rise exceeds the noise.
     """
-    from scipy.stats import kendalltau
-
     if not {"train/loss", "val/loss"} <= set(table):
         return None
     losses = table[["train/loss", "val/loss", "at"]].dropna()

@@ -6,46 +6,33 @@ import io
 import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch import LightningDataModule, LightningModule
 from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
 
 from src.kindling.analysis import drawing
-from src.kindling.analysis.predictions import Array, eager, spread
-from src.kindling.data.preprocess import net_shape
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
-    from src.kindling.data.spec import Spec
+from src.kindling.analysis.predictions import Array, eager, find_input, spread
 
 LAYERS = 12  # of the weights' plot
 
 
-def example_input(task: LightningModule, spec: Spec | None) -> Any:
-    """Zeros of the data's shape for `forward`; without a spec, the task's `example_input_array`."""
-    if spec is None or not is_overridden("forward", task):
-        return task.example_input_array
-    shape = net_shape(spec, task)
-    return torch.zeros(1, *shape, device=task.device).to(task.dtype)
-
-
-def add_graph(board: SummaryWriter, task: LightningModule, spec: Spec | None) -> None:
+def add_graph(
+    board: SummaryWriter, task: LightningModule, data: LightningDataModule | None
+) -> None:
     """Write the graph of `forward`, traced for one sample, to TensorBoard.
 
     Raises:
         ValueError: when the shape of the input is unknown.
     """
-    example = example_input(task, spec)
-    if example is None:
+    x = find_input(task, data)
+    if x is None:
         raise ValueError(f"unknown input; set example_input_array in {type(task).__name__}")
     quiet, silent = warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO())
     with eager(task), torch.no_grad(), quiet, silent:
-        board.add_graph(task, example)
+        board.add_graph(task, x[:1])
 
 
 def plot_weights(after: Mapping[str, Array], before: Mapping[str, Array]) -> Figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -93,18 +93,11 @@ class Leaderboard:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """The columns' headers: of a config key its end, `lr`, as far as no other has the same."""
+        """The columns' headers: of a config key its last part, `lr`, if no other has the same."""
         keys = {key for row in self.rows for key in row.config}
-        ends = {column: f".{column.removesuffix('._target_')}" for column in self.columns}
-        labels = {column: column for column in self.columns}
-        for column in keys & labels.keys():
-            parts = ends[column].split(".")
-            for start in range(len(parts) - 1, 0, -1):
-                label = ".".join(parts[start:])
-                if sum(end.endswith(f".{label}") for end in ends.values()) == 1:
-                    labels[column] = label
-                    break
-        return labels
+        ends = {c: c.removesuffix("._target_").rpartition(".")[2] for c in self.columns}
+        counts = Counter(ends.values())
+        return {c: end if c in keys and counts[end] == 1 else c for c, end in ends.items()}
 
 
 def find(word: str) -> list[Path]:

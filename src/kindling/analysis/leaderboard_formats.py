@@ -6,6 +6,13 @@ from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+from jinja2 import Environment
+from rich.cells import cell_len
+from rich.console import Console
+
+from src.kindling.analysis.drawing import encode_svg
+from src.kindling.analysis.history import compare_curves
 from src.kindling.analysis.leaderboard import COSTS, Leaderboard, Row, find_differing_keys
 from src.kindling.config.errors import escape_control, join_names
 from src.kindling.runs import csv_text
@@ -16,10 +23,6 @@ DRAWN = 10  # rows whose curves are drawn: more look alike
 
 def show(board: Leaderboard) -> None:
     """Print a leaderboard: the first columns that fit on the terminal, or into 80 characters."""
-    import pandas as pd
-    from rich.cells import cell_len
-    from rich.console import Console
-
     console = Console(markup=False, highlight=False)
     labels = board.labels
     cells = {
@@ -40,8 +43,6 @@ def show(board: Leaderboard) -> None:
 
 def to_csv(runs: Sequence[Row], exact: bool = False) -> str:
     """Write a row for each run, unfinished ones too; `exact` keeps text that may be a formula."""
-    import pandas as pd
-
     runs = [run for run in runs if run.facts]
     facts = ("config_name", "status", "started", "monitor", "mode")
     names = {name for run in runs for name in run.numbers}
@@ -58,8 +59,6 @@ def to_html(
     images: Sequence[Path] = (),
 ) -> str:
     """Render a page that needs no other file: PNG files, leaderboards with curves, and lines."""
-    from jinja2 import Environment
-
     template = Path(__file__).with_name("leaderboard.html").read_text(encoding="utf-8")
     encoded = [(path.stem, b64encode(path.read_bytes()).decode()) for path in images]
     drawn = [(board, _draw_curves(board)) for board in boards]
@@ -70,9 +69,6 @@ def to_html(
 
 def _draw_curves(board: Leaderboard) -> str:
     """Draw the monitored metrics and the losses of the best rows as SVG."""
-    from src.kindling.analysis.drawing import encode_svg
-    from src.kindling.analysis.history import compare_curves
-
     metrics = dict.fromkeys([*(row.monitor for row in board.rows), "val/loss", "train/loss"])
     figure = compare_curves({row.label: row.paths for row in board.rows[:DRAWN]}, metrics)
     return "" if figure is None else encode_svg(figure)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from src.kindling.analysis import drawing, history, layers
+from src.kindling.analysis.drawing import TEXT, encode_png
+from src.kindling.analysis.layers import add_graph
 from src.kindling.analysis.predictions import Array, Predictions, predict, spread
 from src.kindling.analysis.report import report
 from src.kindling.config.errors import InputError
@@ -24,10 +30,6 @@ from src.kindling.training.layer_trace import Layer, summarize_layers
 from src.kindling.training.monitor import Monitor
 from src.kindling.training.stages import has_stage
 from src.kindling.training.trained_run import TrainedRun
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from torch.nn import Parameter
 
 EPOCHS = 10  # the first ones are recorded, and about as many of the others, evenly spaced
 STEPS = 32  # of an epoch, at least; at most twice as many
@@ -98,10 +100,6 @@ class Plots:
             monitor: the metric that selected the best checkpoint.
             loggers: TensorBoard's gets the plots, the layers and the config.
         """
-        from PIL import Image
-
-        from src.kindling.analysis.drawing import TEXT, encode_png
-
         boards = [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
         folder, names = self.run.path / "plots", []
         try:
@@ -125,20 +123,18 @@ class Plots:
             self._add_graph(task, data, boards)
         return names
 
-    def _add_graph(self, task: LightningModule, data: Any, boards: Sequence[Any]) -> None:
-        from src.kindling.analysis.layers import add_graph
-
+    def _add_graph(
+        self, task: LightningModule, data: LightningDataModule | None, boards: Sequence[Any]
+    ) -> None:
         try:
             for board in boards:
-                add_graph(board, task, getattr(data, "spec", None))
+                add_graph(board, task, data)
         except Exception as error:
             print(f"--graph: not written: {str(error).partition(chr(10))[0]}")
 
     def _figures(
         self, task: Any, data: LightningDataModule | None, stage: Stage, monitor: Monitor
     ) -> Iterator[tuple[str, Figure]]:
-        from src.kindling.analysis import drawing, history, layers
-
         if monitor.name:
             yield "curves", history.plot_curves(self.run.path, monitor.name, monitor.mode)
         yield from self._plot_predictions(task, data, stage)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
@@ -22,6 +24,8 @@ from src.kindling.data.order import BatchOrder
 from src.kindling.data.samples import Stage
 
 __all__ = ["Array", "Predictions"]
+
+SAMPLES = 64  # of a batch that shows what `forward` takes
 
 
 def predict(
@@ -45,7 +49,7 @@ def predict(
     parts: dict[str, list[Array]] = defaultdict(list)
     count, scored = 0, ""
     with evaluating(task), nullcontext() if limit is None else eager(task):
-        for number, (batch, index) in enumerate(_batches(task, data, stage, limit)):
+        for number, (batch, index) in enumerate(read_batches(task, data, stage, limit)):
             columns = predict_batch(task, batch, number)
             scores, scored = score_of(task, columns)
             columns |= scores
@@ -68,16 +72,19 @@ def predict(
     return Predictions(found, data.spec, stage, data.samples, scored)
 
 
-def _batches(
-    task: LightningModule, data: LightningDataModule | None, stage: Stage, limit: int | None
+def read_batches(
+    task: LightningModule, data: LightningDataModule | None, stage: Stage, limit: int | None = None
 ) -> Iterator[tuple[Any, Tensor | None]]:
-    """The batches of a split on the task's device, and their sample numbers."""
+    """Yield the batches of a split on the task's device, and their sample numbers if known."""
     if not isinstance(data, DataModule):
         name = f"{stage}_dataloader"
         owner: Any = data if data is not None and is_overridden(name, data) else task
         if data is not None:
-            data.setup({"train": "fit", "val": "validate", "test": "test"}[stage])
-        for batch in getattr(owner, name)():
+            data.setup("test" if stage == "test" else "fit")  # validation data as in `Trainer.fit`
+        loaders = getattr(owner, name)() if is_overridden(name, owner) else []
+        if not isinstance(loaders, CombinedLoader):
+            loaders = CombinedLoader(loaders, "sequential")
+        for batch in chain.from_iterable(loaders.flattened):
             yield transfer(task, data, batch), None
         return
     index = data.indices[stage]
@@ -90,6 +97,18 @@ def _batches(
         numbers = order.numbers(0, number)
         x, y = data.prepare(x, y.to(task.device))
         yield (x.to(task.dtype) if x.is_floating_point() else x, y), numbers
+
+
+def find_input(task: LightningModule, data: LightningDataModule | None) -> Tensor | None:
+    """The first tensor of the `example_input_array`, or else of a first batch, `(B, …)`."""
+    x: Any = task.example_input_array
+    stages: tuple[Stage, ...] = ("val", "test", "train")
+    batches = chain.from_iterable(read_batches(task, data, stage, SAMPLES) for stage in stages)
+    if x is None:
+        x, _ = next(batches, (None, None))
+    if isinstance(x, tuple | list) and x:
+        x = x[0]
+    return x if isinstance(x, Tensor) and x.ndim and len(x) else None
 
 
 def transfer(task: LightningModule, data: LightningDataModule | None, batch: Any) -> Any:

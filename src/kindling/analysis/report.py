@@ -15,17 +15,23 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+from jinja2 import Environment
+from PIL import Image
+
+from src.kindling.analysis.drawing import PHOTOS
+from src.kindling.analysis.history import describe_overfitting, read_metrics
 from src.kindling.analysis.intervals import BLOCKS, mean_interval, metric_intervals
+from src.kindling.analysis.outputs import outputs_for
+from src.kindling.analysis.predictions import Predictions
 from src.kindling.config.compose import Config, compose, flatten, get, record_path
 from src.kindling.config.errors import InputError, join_names
+from src.kindling.config.instantiate import Values
 from src.kindling.runs.files import display_path, read_json, write
 from src.kindling.runs.metric_names import canonical_name, is_share, parse_name
-
-if TYPE_CHECKING:
-    from src.kindling.analysis.predictions import Predictions
-    from src.kindling.training.trained_run import TrainedRun
+from src.kindling.training.trained_run import TrainedRun
 
 TEMPLATE = Path(__file__).with_name("report.html")
 # Plots in this order; those of a task's `plot` follow the curves, by their names.
@@ -40,11 +46,6 @@ HEAVY = 200_000  # bytes of a PNG above which photographs are embedded as JPEG
 
 def report(run: TrainedRun) -> Path:
     """Write a run's page from the files in its directory, and return its path."""
-    from jinja2 import Environment
-
-    from src.kindling.analysis.history import describe_overfitting, read_metrics
-    from src.kindling.analysis.predictions import Predictions
-
     saved = run.path / "predictions" / "test.npz"
     predictions = Predictions.load(saved) if saved.exists() else None
     groups = predictions.columns.get("group") if predictions else None
@@ -125,9 +126,6 @@ def _place_marks(row: dict[str, Any]) -> dict[str, float] | None:
 
 def _plots(run: TrainedRun) -> Iterator[dict[str, Any]]:
     """Each plot: its title, kind, size, data as base64, and its description as text."""
-    from PIL import Image
-
-    from src.kindling.analysis.drawing import PHOTOS
 
     def place(path: Path) -> tuple[float, str]:
         name = re.sub(r"^(test|val)_", "", path.stem)
@@ -156,8 +154,6 @@ def _plots(run: TrainedRun) -> Iterator[dict[str, Any]]:
 
 def _config(config: Config) -> list[tuple[str, Any, bool]]:
     """Every key, its value, and whether that differs from the config's file or the default."""
-    from src.kindling.config.instantiate import Values
-
     values = flatten(config.values)
     try:
         own = flatten(compose(config.name).values)
@@ -174,10 +170,6 @@ def _config(config: Config) -> list[tuple[str, Any, bool]]:
 
 def _data(run: TrainedRun) -> list[tuple[str, str]]:
     """Properties of the data by name; none for data without a spec."""
-    import pandas as pd
-
-    from src.kindling.analysis.outputs import outputs_for
-
     try:
         spec = run.spec
     except InputError:  # the run ended before its first checkpoint
@@ -210,8 +202,6 @@ def _find_best(curves: Any, meta: dict[str, Any]) -> dict[str, Any] | None:
 
 def list_missing_classes(predictions: Predictions | None) -> list[str]:
     """A sentence with the classes or labels that no test sample has."""
-    from src.kindling.analysis.outputs import outputs_for
-
     if predictions is None or predictions.spec is None or "target" not in predictions.columns:
         return []
     outputs = outputs_for(predictions.spec)

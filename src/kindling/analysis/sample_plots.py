@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from torch import Tensor
 
 from src.kindling.analysis import drawing
 from src.kindling.analysis.drawing import GREY, PHOTOS
+from src.kindling.analysis.predictions import Array, Predictions
 from src.kindling.data.masks import PALETTE, blend
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from src.kindling.analysis.predictions import Array, Predictions
-    from src.kindling.data.spec import Column
+from src.kindling.data.spec import Column
 
 LEGEND = 20  # classes of a legend
 

@@ -47,12 +47,6 @@ def build_preprocess(spec: Spec, stats: InputStats | None = None) -> nn.Module:
     return Standardize(spec.mean, spec.std, dims)
 
 
-def net_shape(spec: Spec, task: nn.Module) -> tuple[int, ...]:
-    """What a task receives of these data for one sample, `(C, H, W)`, `(T, F)` or `(features,)`."""
-    stats = getattr(getattr(task, "net", None), "input_stats", None)
-    return (stats.of(spec) if isinstance(stats, InputStats) else spec).in_shape
-
-
 class Standardize(nn.Module):
     """`(x - mean) / std` for each channel or feature; in its own units.
 

@@ -16,17 +16,16 @@ import warnings
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from src.kindling.config.errors import InputError
 from src.kindling.deploy.export_files import FILES, NEEDED, WRITERS, compare_int8, prove, quantize
+from src.kindling.deploy.export_model import Exportable, build_models, read_samples
 from src.kindling.runs.files import write_json
+from src.kindling.training.trained_run import TrainedRun
+from src.kindling.training.warning_filters import quiet
 
-if TYPE_CHECKING:
-    from src.kindling.deploy.export_model import Exportable
-    from src.kindling.training.trained_run import TrainedRun
-
-    Reports = dict[str, dict[str, Any]]
+Reports = dict[str, dict[str, Any]]
 
 CALIBRATION_SAMPLES = 512  # training samples for the ranges of int8 activations
 
@@ -49,9 +48,6 @@ def export(run: TrainedRun, form: str = "onnx", int8: bool = False) -> Reports:
         InputError: when a package is missing, the net cannot be exported, or a file's outputs
             differ from the run's; no file is left then.
     """
-    from src.kindling.deploy.export_model import build_models
-    from src.kindling.training.warning_filters import quiet
-
     if int8 and form != "onnx":
         raise InputError(f"--int8: is made from ONNX; leave out --format {form}")
     if missing := [name for name in NEEDED if form == "onnx" and find_spec(name) is None]:
@@ -78,8 +74,6 @@ def export(run: TrainedRun, form: str = "onnx", int8: bool = False) -> Reports:
 def _write_and_prove(
     run: TrainedRun, data: Any, model: Exportable, form: str, int8: bool
 ) -> Reports:
-    from src.kindling.deploy.export_model import read_samples
-
     folder = run.path / "export"
     facts = {name: model.facts[name] for name in ("run", "kindling", "input", "output")}
     reports = {}

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 import tomllib
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from PIL import Image
 from torch import Tensor, nn
 
 from src.kindling.analysis.outputs import Outputs
-from src.kindling.analysis.predictions import transfer
+from src.kindling.analysis.predictions import find_input
 from src.kindling.config.compose import ROOT
-from src.kindling.config.errors import InputError, join_names
+from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.images.image_data import ImageFiles
 from src.kindling.data.images.prepare import Preparation, steps_of
@@ -29,9 +27,7 @@ from src.kindling.training.trained_run import TrainedRun
 # Samples of the comparison, and the batch sizes in which the file gets them.
 SAMPLES, BATCH_SIZES = 64, (1, 2, 7, 64)
 PREPARED_SAMPLES = 16  # whose preparation without torch is compared with the run's
-SET_INPUT = "set self.example_input_array to a tensor (B, …) that forward takes"
-# As in `Trainer.fit`, validation data comes from `setup("fit")`.
-SETUP_STAGES: dict[Stage, str] = {"val": "fit", "test": "test", "train": "fit"}
+SET_INPUT = "set self.example_input_array to one tensor (B, …), all that forward needs"
 
 
 class ExportModule(nn.Module):
@@ -92,16 +88,6 @@ def build_models(run: TrainedRun, data: LightningDataModule | None, form: str) -
         return [model]
     if not is_overridden("forward", run.task):
         raise _refusal(run, "define forward, from an input tensor (B, …) to an output tensor")
-    needed = [
-        name
-        for name, one in inspect.signature(run.task.forward).parameters.items()
-        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
-    ]
-    if len(needed) > 1:
-        remedy = (
-            "an export takes one tensor (B, …), so join them in one or give the others defaults"
-        )
-        raise _refusal(run, f"forward takes {join_names(needed)}; {remedy}")
     x = _find_input(run, data)
     fixed = _describe(run, x, _call_forward(run, x), len(x), None)
     try:
@@ -145,39 +131,18 @@ def _call_forward(run: TrainedRun, x: Tensor) -> Tensor:
 
 
 def _find_input(run: TrainedRun, data: LightningDataModule | None) -> Tensor:
-    """The `example_input_array`, or else the first tensor of a first batch, `(B, …)`."""
-    x: Any = run.task.example_input_array
-    problem = ""
+    task = run.build_task(data)  # its setup may replace layers, which the run's task has to keep
+    problem, x = "", None
+    try:
+        (task if data is None else data).prepare_data()
+        if data is None:
+            task.setup("fit")
+        x = find_input(task, data)
+    except Exception as error:  # the loaders of the user
+        problem = f" (its loader failed: {type(error).__name__}: {error})".splitlines()[0]
     if x is None:
-        try:
-            x = _read_first_batch(run, data)
-        except Exception as error:  # the loaders of the user
-            problem = f" (its loader failed: {type(error).__name__}: {error})".splitlines()[0]
-    if isinstance(x, tuple | list) and x:
-        x = x[0]
-    if not isinstance(x, Tensor) or x.ndim == 0 or len(x) == 0:
         raise _refusal(run, f"no input tensor found{problem}; {SET_INPUT}")
     return x.detach().cpu()
-
-
-def _read_first_batch(run: TrainedRun, data: LightningDataModule | None) -> Any:
-    """A first batch of the validation, test or training loader; None where there is none."""
-    if isinstance(data, DataModule):
-        stage = next(stage for stage in SETUP_STAGES if len(data.indices[stage]))
-        x, _ = next(iter(data.loader(stage)))
-        return run.preprocess(x)
-    task = run.build_task()  # its setup may replace layers, which the run's task has to keep
-    for stage, setup_stage in SETUP_STAGES.items():
-        name = f"{stage}_dataloader"
-        for owner in (data, task):
-            if owner is not None and is_overridden(name, owner):
-                owner.prepare_data()
-                owner.setup(setup_stage)
-                loaders = getattr(owner, name)()
-                if not isinstance(loaders, CombinedLoader):
-                    loaders = CombinedLoader(loaders, "sequential")
-                return transfer(task, data, next(iter(loaders.flattened[0]), None))
-    return None
 
 
 def read_samples(data: DataModule, stage: Stage, count: int) -> Tensor:

@@ -13,34 +13,30 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
+import torch
+from lightning.pytorch import seed_everything
+from rich.progress import track
+from torch import Tensor
+
+from src.kindling.analysis.outputs import Outputs, require_outputs
+from src.kindling.analysis.predictions import predict_batch, require_columns
+from src.kindling.config import instantiate
 from src.kindling.config.compose import change, record_path
 from src.kindling.config.errors import InputError
-from src.kindling.deploy.predict_inputs import MAX_PIXELS, find, load_images, load_rows
+from src.kindling.data.data_module import DataModule
+from src.kindling.data.images.image_module import ImageModule
+from src.kindling.data.preprocess import raw_device
+from src.kindling.data.spec import Spec
+from src.kindling.deploy.predict_inputs import MAX_PIXELS, Names, Part, find, load_images, load_rows
 from src.kindling.deploy.prediction_writers import PredictionWriter, render_gallery, staging_folder
 from src.kindling.runs.files import write
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from torch import Tensor
-
-    from src.kindling.analysis.outputs import Outputs
-    from src.kindling.data.spec import Spec
-    from src.kindling.deploy.predict_inputs import Names, Part
-    from src.kindling.training.trained_run import TrainedRun
+from src.kindling.runs.signals import Interrupts
+from src.kindling.training.trained_run import TrainedRun
+from src.kindling.training.warning_filters import quiet
 
 MIN_ROWS = 1024  # table rows in a batch
-
-
-class Predicted(NamedTuple):
-    """The file, its number of rows, how many of them hold an error, the first rows, and notes."""
-
-    path: Path
-    rows: int
-    unreadable: int
-    first: pd.DataFrame
-    notes: list[str]
 
 
 def predict(
@@ -51,7 +47,7 @@ def predict(
     batch_size: int | None = None,
     top: int | None = None,
     exact: bool = False,
-) -> Predicted:
+) -> PredictionWriter:
     """Write a row for each image, or for each table row; memory does not grow with their number.
 
     Args:
@@ -65,14 +61,12 @@ def predict(
         top: write this many most probable classes instead of all probabilities.
         exact: leave texts in CSV as they are, also those that a spreadsheet would run.
 
+    Returns:
+        The writer, with the number of rows, the first ones, and notes.
+
     Raises:
         InputError: when a file is missing or of the wrong kind, or a table does not fit.
     """
-    from src.kindling.analysis.outputs import require_outputs
-    from src.kindling.analysis.predictions import require_columns
-    from src.kindling.runs.signals import Interrupts
-    from src.kindling.training.warning_filters import quiet
-
     quiet()
     out = out or run.path / "predictions.csv"
     spec = run.require_spec("predicting from files")
@@ -82,18 +76,17 @@ def predict(
     _check_options(outputs, images, out, gallery, batch_size, top)
     data = _build_data(run)
     size = batch_size or max(data.batch_size, 1 if images else MIN_ROWS)
-    notes: list[str] = []
     with Interrupts(), staging_folder(out) as folder:
         paths = find(inputs, images, str(folder))
         if out.exists() and any(os.path.samefile(out, path) for path in paths):
             raise InputError(f"--out {out}: is one of the inputs; name another file")
+        # Transforms cannot be undone: with them, a mask keeps the size of the net's input.
+        mode = None if data.transforms["test"] else getattr(data, "resize_mode", "crop")
+        writer = PredictionWriter(out, folder, mode, exact)
         if images:
             batches = load_images(paths, data, spec, size)
         else:
-            batches = load_rows(paths, data, spec, size, notes)
-        # Transforms cannot be undone: with them, a mask keeps the size of the net's input.
-        mode = None if data.transforms["test"] else getattr(data, "resize_mode", "crop")
-        writer = PredictionWriter(folder / out.name, mode, exact)
+            batches = load_rows(paths, data, spec, size, writer.notes)
         for names, columns in _predict_batches(run, spec, batches):
             writer.write(names, outputs.to_frame(columns, top))
         writer.close()
@@ -102,17 +95,11 @@ def predict(
             title = f"Predictions{target}: {record_path(run.path)}"
             most = getattr(data, "max_pixels", MAX_PIXELS)
             write(gallery, render_gallery(title, writer.first, paths, most, folder))
-    return Predicted(out, writer.rows, writer.unreadable, writer.first, notes)
+    return writer
 
 
 def _build_data(run: TrainedRun) -> Any:
     """The run's data, not set up; seeded, since some nets draw random numbers in evaluation too."""
-    from lightning.pytorch import seed_everything
-
-    from src.kindling.config import instantiate
-    from src.kindling.data.data_module import DataModule
-    from src.kindling.data.images.image_module import ImageModule
-
     given = instantiate.values(run.config)
     seed_everything(given.seed, verbose=False)
     data = instantiate.build(run.config, "data", seed=given.seed, num_threads=given.num_threads)
@@ -125,8 +112,6 @@ def _build_data(run: TrainedRun) -> Any:
 
 def split_inputs(run: TrainedRun, words: Sequence[str]) -> list[str]:
     """Apply `data.key=value` words to the run's config, and return the others, the inputs."""
-    from src.kindling.config import instantiate
-
     keys = [word for word in words if word.startswith("data.") and "=" in word]
     changes = [word for word in keys if not os.path.exists(word)]
     run.config = change(run.config, changes)
@@ -162,13 +147,6 @@ def _predict_batches(
     run: TrainedRun, spec: Spec, batches: Iterable[Part]
 ) -> Iterator[tuple[Names, dict[str, Tensor]]]:
     """The columns of `predict_step` for batches of raw input, on the run's kind of device."""
-    import torch
-    from rich.progress import track
-
-    from src.kindling.analysis.predictions import predict_batch
-    from src.kindling.config import instantiate
-    from src.kindling.data.preprocess import raw_device
-
     torch.set_num_threads(instantiate.values(run.config).num_threads or 1)
     device = run.device
     task, raw = run.task.to(device), raw_device(run.preprocess, device)

@@ -9,17 +9,25 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
 
 from src.kindling.config.errors import InputError, did_you_mean
+from src.kindling.data.images.decode import EXTENSIONS, UNSUPPORTED
+from src.kindling.data.images.find_images import walk_once
+from src.kindling.data.images.image_data import ImageFiles, Paths
+from src.kindling.data.loader import make_loader
+from src.kindling.data.samples import Samples
+from src.kindling.data.spec import Spec
+from src.kindling.data.tables.encode import encode_frame, unseen_in
+from src.kindling.data.tables.read import TableFile
+from src.kindling.data.tables.table import Table
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from src.kindling.data.spec import Spec
-
-    Names = dict[str, Any]  # of some rows, by column
-    Part = tuple[Names, Tensor]  # and their raw input `(B, *raw_shape)`
+Names = dict[str, Any]  # of some rows, by column
+Part = tuple[Names, Tensor]  # and their raw input `(B, *raw_shape)`
 
 TABLES = (".csv", ".tsv", ".tab", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
 MAX_PIXELS = 100_000_000  # of an image, where the run's data sets no limit
@@ -27,15 +35,11 @@ MAX_PIXELS = 100_000_000  # of an image, where the run's data sets no limit
 
 def find(inputs: Sequence[str], images: bool, scratch: str) -> list[str]:
     """The images or tables that the words name; `scratch` is a folder for standard input."""
-    from src.kindling.data.images.decode import EXTENSIONS, UNSUPPORTED
-    from src.kindling.data.images.find_images import walk_once
-
     endings = {"images": tuple(sorted(EXTENSIONS | UNSUPPORTED.keys())), "tables": TABLES}
     kind, other = ("images", "tables") if images else ("tables", "images")
     found, lines = list[str](), list[str]()
     for word in inputs:
         path = os.path.expanduser(word)
-        inside, problem = [path], ""
         if word == "-":
             inside = [os.path.join(scratch, "stdin" if images else "stdin.csv")]
             with open(inside[0], "wb") as file:
@@ -46,13 +50,12 @@ def find(inputs: Sequence[str], images: bool, scratch: str) -> list[str]:
             files = [name for name in files if f"{os.sep}." not in os.sep + name[len(path) :]]
             inside = sorted(name for name in files if name.lower().endswith(endings[kind]))
             problem = f"no {kind} in this folder ({', '.join(endings[kind])})"
-        elif glob.has_magic(path) and not os.path.exists(path):
+        elif os.path.exists(path):
+            inside = [path]
+        else:
             inside = sorted(filter(os.path.isfile, glob.iglob(path, recursive=True)))
-            problem = "no file matches"
-        elif not os.path.exists(path):
-            names = (beside.name for beside in Path(path).parent.glob("*"))
-            hint = did_you_mean(os.path.basename(path), names)
-            inside, problem = [], f"no such file or folder{hint}"
+            beside = (one.name for one in Path(path).parent.glob("*"))
+            problem = f"no such file or folder{did_you_mean(os.path.basename(path), beside)}"
         if not inside:
             lines.append(f"{word}: {problem}")
         if wrong := [name for name in inside if name.lower().endswith(endings[other])]:
@@ -67,11 +70,6 @@ class Pictures:
     """Image files as the run's test samples: a range gives their names and `(B, *raw_shape)`."""
 
     def __init__(self, paths: Sequence[str], data: Any, spec: Spec) -> None:
-        import torch
-
-        from src.kindling.data.images.image_data import ImageFiles, Paths
-        from src.kindling.data.samples import Samples
-
         self.paths, self.shape, self.max_value = paths, spec.raw_shape, spec.max_value
         channels, _, size = spec.source_shape or spec.raw_shape
         resize_mode: Any = getattr(data, "resize_mode", "crop")
@@ -80,8 +78,6 @@ class Pictures:
         self.test = data.dataset(Samples(x=files, y=torch.empty(0)), "test")
 
     def __getitem__(self, numbers: range) -> Part:
-        import torch
-
         images: dict[int, Tensor] = {}
         errors: dict[int, str] = {}
         for i in numbers:
@@ -109,8 +105,6 @@ class Pictures:
 
 def load_images(paths: Sequence[str], data: Any, spec: Spec, size: int) -> Any:
     """A loader of the files in batches, with as many worker processes as the run's evaluation."""
-    from src.kindling.data.loader import make_loader
-
     starts = range(0, len(paths), size)
     batches: Any = [range(start, min(start + size, len(paths))) for start in starts]
     workers = data.choose_workers(one_by_one=True)
@@ -123,13 +117,6 @@ def load_rows(
     paths: Sequence[str], data: Any, spec: Spec, size: int, notes: list[str]
 ) -> Iterator[Part]:
     """The tables' rows in batches; `notes` receives columns left out and unseen categories."""
-    import pandas as pd
-    import torch
-
-    from src.kindling.data.tables.encode import encode_frame, unseen_in
-    from src.kindling.data.tables.read import TableFile
-    from src.kindling.data.tables.table import Table
-
     table, ignored = TableFile(""), [spec.target, *spec.targets]
     if isinstance(data, Table):
         table = data.file

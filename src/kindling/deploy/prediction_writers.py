@@ -9,13 +9,16 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment
+from PIL import Image
 
 from src.kindling.config.errors import InputError, escape_control
+from src.kindling.data.images.decode import decode, size_of
+from src.kindling.data.masks import indexed, over, unfit
 from src.kindling.runs.csv_text import to_csv
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PREVIEW, GALLERY = 10, 300  # predictions in the terminal and in a gallery
 SIDE = 128  # pixels of an image in the gallery
@@ -41,23 +44,26 @@ class PredictionWriter:
     """Writes rows into a .csv, .jsonl or .parquet file, and masks as PNG files beside it.
 
     Args:
-        path: the file.
+        out: the file.
+        folder: where it is written first, with the masks.
         resize_mode: how images became square, which masks undo; None: they keep the net's size.
         exact: leave texts in CSV as they are, also those that a spreadsheet would run.
     """
 
-    def __init__(self, path: Path, resize_mode: str | None, exact: bool = False) -> None:
-        self.path, self.resize_mode, self.exact = path, resize_mode, exact
-        self.masks = path.with_name(f"{path.stem}_masks")
+    def __init__(
+        self, out: Path, folder: Path, resize_mode: str | None, exact: bool = False
+    ) -> None:
+        self.out, self.path = out, folder / out.name
+        self.resize_mode, self.exact = resize_mode, exact
+        self.masks = self.path.with_name(f"{out.stem}_masks")
         self.mask_names: set[str] = set()
         self.parquet: Any = None
         self.first: Any = None  # the first rows
+        self.notes: list[str] = []  # on the inputs
         self.rows = self.unreadable = 0  # the number of rows, and of those with an error
 
     def write(self, names: dict[str, Any], table: dict[str, Any]) -> None:
         """Write rows: their path or row, for images the errors, and columns of `to_frame`."""
-        import pandas as pd
-
         errors = names.pop("error", None)
         for key, values in table.items():
             if getattr(values, "ndim", 1) == 3:
@@ -96,11 +102,17 @@ class PredictionWriter:
         if self.parquet is not None:
             self.parquet.close()
 
+    def format_preview(self, probabilities: bool) -> str:
+        """The first rows as a table for the terminal."""
+        columns = [
+            name for name in self.first if probabilities or not name.startswith("probability_")
+        ]
+        preview = self.first.head(PREVIEW)[columns].astype(object).fillna("")
+        lines = preview.to_string(index=False, float_format="{:.4g}".format).split("\n")
+        return "\n".join(map(escape_control, lines))
+
     def _write_masks(self, paths: Sequence[str], masks: Any, errors: Any) -> list[str]:
         """Write masks of images without an error; all names, relative to the table's folder."""
-        from src.kindling.data.images.decode import size_of
-        from src.kindling.data.masks import indexed, unfit
-
         self.masks.mkdir(exist_ok=True)
         names = []
         for path, mask, error in zip(paths, masks, errors, strict=True):
@@ -118,24 +130,10 @@ class PredictionWriter:
         return names
 
 
-def format_preview(frame: pd.DataFrame, probabilities: bool) -> str:
-    """The first rows as a table for the terminal."""
-    names = [name for name in frame if probabilities or not name.startswith("probability_")]
-    preview = frame.head(PREVIEW)[names].astype(object).fillna("")
-    lines = preview.to_string(index=False, float_format="{:.4g}".format).split("\n")
-    return "\n".join(map(escape_control, lines))
-
-
 def render_gallery(
     title: str, frame: pd.DataFrame, paths: Sequence[str], max_pixels: int, folder: Path
 ) -> str:
     """A self-contained HTML page: images as they are in their files, each with its prediction."""
-    from jinja2 import Environment
-    from PIL import Image
-
-    from src.kindling.data.images.decode import decode
-    from src.kindling.data.masks import over
-
     figures = []
     for path, row in zip(paths, frame.to_dict("records"), strict=False):
         content, caption = "", row["error"]

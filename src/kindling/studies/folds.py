@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from src.kindling.analysis.intervals import mean_interval, within_limits
 from src.kindling.config.compose import compose, get
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path
@@ -87,6 +86,8 @@ def gather_predictions(paths: Sequence[Path], folds: Sequence[list[int]]) -> Pre
 def summarize_folds(plan: Plan, finished: Sequence[TrialResult]) -> Summary:
     """Mean, standard deviation and interval (`low`, `high`) of each metric of held-out folds."""
     import pandas as pd
+
+    from src.kindling.analysis.intervals import mean_interval, within_limits
 
     means, ratios, samples = summarize(finished), [], 0
     summary = {name: row for name, row in means.items() if parse_name(name)[0] != "val"}

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from src.kindling.analysis.seed_significance import format_seed_comparison
 from src.kindling.config.compose import compose
 from src.kindling.config.errors import InputError
 from src.kindling.studies.plan import Plan, TrialResult, make_plan
@@ -47,6 +46,8 @@ def confirm_best(plan: Plan, best: dict[str, Any], flags: argparse.Namespace) ->
 
     The runs are a study in the search's folder, which the same command continues.
     """
+    from src.kindling.analysis.significance import format_seed_comparison
+
     seed = plan.configure({}).values.get("seed") or 0
     members = {
         f"{name}_seed{number}": {**changes, "seed": number}

@@ -10,16 +10,14 @@ from lightning.pytorch import LightningDataModule
 from matplotlib import pyplot
 
 from src.data.diabetes import Diabetes
-from src.kindling.analysis.look import Look, look
-from src.kindling.analysis.look_plots import correlate
+from src.kindling.analysis.look import correlate, look
 from src.kindling.config.errors import InputError
 from src.kindling.training.build import build_data
 from tests.conftest import call, checked
 
 
 def test_images_are_summarized_and_drawn(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = call("look", "digits")
-    assert isinstance(found, Look)
+    _, plots = call("look", "digits")
     assert capsys.readouterr().out.splitlines() == [
         "samples     1,797: 1,257 train, 270 val, 270 test",
         "input       image 1 x 8 x 8",
@@ -34,38 +32,38 @@ def test_images_are_summarized_and_drawn(logs: Path, capsys: pytest.CaptureFixtu
         "7 (179), 8 (174), 9 (180)",
         f"plots       {logs / 'digits' / 'look'}: train.png, test.png, target.png",
     ]
-    assert [path.name for path in found.plots] == ["train.png", "test.png", "target.png"]
-    for path in found.plots:
+    assert [path.name for path in plots] == ["train.png", "test.png", "target.png"]
+    for path in plots:
         height, width, _ = pyplot.imread(path).shape
         assert min(height, width) > 300
     assert pyplot.get_fignums() == []
 
 
 def test_tables_are_summarized_and_drawn(tmp_path: Path) -> None:
-    found = look(checked("diabetes"), tmp_path)
-    assert "columns     10 number" in found.summary
-    assert "missing     nothing" in found.summary
-    assert [path.name for path in found.plots] == ["columns.png", "correlations.png", "target.png"]
+    summary, plots = look(checked("diabetes"), tmp_path)
+    assert "columns     10 number" in summary
+    assert "missing     nothing" in summary
+    assert [path.name for path in plots] == ["columns.png", "correlations.png", "target.png"]
 
 
-def test_look_plots_depend_on_data(tmp_path: Path) -> None:
-    plain = {path.name: path.read_bytes() for path in look(checked("digits"), tmp_path / "a").plots}
+def test_plots_depend_on_data(tmp_path: Path) -> None:
+    plain = {path.name: path.read_bytes() for path in look(checked("digits"), tmp_path / "a")[1]}
     cut = "data.train_transforms=[{_target_: src.kindling.data.augment.CutMix}]"
     augmented = {
-        path.name: path.read_bytes() for path in look(checked("digits", cut), tmp_path / "b").plots
+        path.name: path.read_bytes() for path in look(checked("digits", cut), tmp_path / "b")[1]
     }
     assert plain["train.png"] != augmented["train.png"]
     assert plain["test.png"] == augmented["test.png"]
     split = {
         path.name: path.read_bytes()
-        for path in look(checked("digits", "data.split_seed=1"), tmp_path / "b").plots
+        for path in look(checked("digits", "data.split_seed=1"), tmp_path / "b")[1]
     }
     assert plain["test.png"] != split["test.png"]
 
 
 def test_look_at_table_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.kindling.analysis.look_plots.COLUMNS", 4)
-    monkeypatch.setattr("src.kindling.analysis.look_plots.SAMPLED", 50)  # of 310 rows
+    monkeypatch.setattr("src.kindling.analysis.look.COLUMNS", 4)
+    monkeypatch.setattr("src.kindling.analysis.look.SAMPLED", 50)  # of 310 rows
     rows = ["a,b,c,d,e,color,y"] + [
         f"{i},{i % 7},{'' if i % 3 == 0 else i % 5},{i % 11},{i % 13},"
         f"{'' if i % 4 == 0 else 'red' if i % 2 else 'blue'},{i * 0.37}"
@@ -73,8 +71,8 @@ def test_look_at_table_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ]
     (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
     config = checked("table", f"data.path={tmp_path / 't.csv'}", "data.target=y")
-    found = look(config, tmp_path / "look")
-    assert [path.name for path in found.plots] == [
+    summary, plots = look(config, tmp_path / "look")
+    assert [path.name for path in plots] == [
         "columns.png",
         "columns_2.png",
         "missing.png",
@@ -84,7 +82,7 @@ def test_look_at_table_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     data = build_data(config)
     train = data.indices["train"].tolist()
     lacking = [sum(i % 3 == 0 for i in train), sum(i % 4 == 0 for i in train)]
-    assert f"missing     c ({lacking[0]}), color ({lacking[1]})" in found.summary
+    assert f"missing     c ({lacking[0]}), color ({lacking[1]})" in summary
 
 
 def test_old_pictures_go(tmp_path: Path) -> None:
@@ -105,7 +103,7 @@ def test_correlations_are_pearsons() -> None:
 
 
 def test_data_without_a_spec_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.kindling.training.build.build_data", lambda _: LightningDataModule())
+    monkeypatch.setattr("src.kindling.analysis.look.build_data", lambda _: LightningDataModule())
     with pytest.raises(
         InputError, match="LightningDataModule has no spec; src.look needs Kindling's DataModule"
     ):

@@ -126,7 +126,7 @@ def test_intervals_and_baseline() -> None:
 
 def test_intervals_narrow_with_the_root_of_the_sample_size(digits: Run) -> None:
     predictions = Predictions.load(digits.path / "predictions" / "test.npz")
-    many = predictions.take(np.tile(np.arange(len(predictions)), 40))  # fewer blocks for AUROC
+    many = predictions.take(np.tile(np.arange(len(predictions)), 40))  # fewer blocks
     few, found = (metric_intervals(digits, some)[0] for some in (predictions, many))
     for name in ("accuracy", "auroc", "f1"):
         (low, high), (low_of_many, high_of_many) = few[name], found[name]
@@ -136,7 +136,7 @@ def test_intervals_narrow_with_the_root_of_the_sample_size(digits: Run) -> None:
     many.columns["group"] = np.tile(np.arange(len(predictions)), 40)
     grouped = metric_intervals(digits, many)[0]
     assert grouped["accuracy"] == pytest.approx(few["accuracy"])
-    assert grouped["f1"] == pytest.approx(few["f1"])
+    assert grouped["f1"] == pytest.approx(few["f1"], rel=0.01)
 
 
 def test_intervals_of_first_process_do_not_synchronize(

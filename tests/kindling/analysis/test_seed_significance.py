@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, sem, t, ttest_ind, ttest_rel
 
-from src.kindling.analysis.seed_significance import compare_seeds
-from src.kindling.analysis.significance import half_width
+from src.kindling.analysis.significance import compare_seeds, half_width
 from tests.conftest import mistakes
 from tests.kindling.analysis.test_leaderboard import classes, compared, make, predictions
 

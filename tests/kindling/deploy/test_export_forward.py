@@ -39,12 +39,16 @@ class NoForward(LightningModule):
 
 
 class TwoInputs(LightningModule):
+    example_input_array = torch.zeros(1, 3)
+
     def forward(self, image: Tensor, table: Tensor, scale: float = 1.0) -> Tensor:
         return image + scale * table
 
 
 def run_of(task: LightningModule, path: Path) -> Any:
-    return SimpleNamespace(task=task.eval(), path=path, data=lambda: None, build_task=lambda: task)
+    return SimpleNamespace(
+        task=task.eval(), path=path, data=lambda: None, build_task=lambda data: task
+    )
 
 
 @pytest.mark.parametrize("batch", [torch.rand(5, 3), (torch.rand(5, 3), torch.zeros(5))])
@@ -74,7 +78,10 @@ def test_forward_of_one_batch_size_is_exported_with_it(tmp_path: Path) -> None:
     [
         (NoForward(), "define forward"),
         (Plain(lambda y: y if y.sum() > 0 else -y, torch.rand(5, 3)), "try --format torchscript"),
-        (TwoInputs(), "forward takes image, table; an export takes one tensor"),
+        (
+            TwoInputs(),
+            "missing 1 required positional argument: 'table'; set self.example_input_array",
+        ),
         (Plain(batch={"x": torch.rand(5, 3)}), "set self.example_input_array"),
         (Plain(batch=torch.rand(5, 4)), "set self.example_input_array"),
         (Plain(lambda y: (y, y), torch.rand(5, 3)), "forward returns a tuple"),

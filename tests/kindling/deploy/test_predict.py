@@ -23,7 +23,8 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.images.decode import EXTENSIONS, UNSUPPORTED
 from src.kindling.data.tables import read as read_table
 from src.kindling.data.tables.encode import encode_frame
-from src.kindling.deploy.predict import Predicted, predict
+from src.kindling.deploy.predict import predict
+from src.kindling.deploy.prediction_writers import PredictionWriter
 from src.kindling.runs.run import Run
 from src.kindling.training.trained_run import load_run
 from src.nets.mlp import MLP
@@ -46,15 +47,15 @@ def houses(run_of: Callable[[str], Run], tmp_path: Path) -> Run:
     return run_of("table")
 
 
-def predicted(*words: object) -> Predicted:
+def predicted(*words: object) -> PredictionWriter:
     found = call("predict", "latest", *map(str, words))
-    assert isinstance(found, Predicted)
+    assert isinstance(found, PredictionWriter)
     return found
 
 
-def frame_of(found: Predicted) -> pd.DataFrame:
+def frame_of(found: PredictionWriter) -> pd.DataFrame:
     return pd.read_csv(
-        found.path, dtype={"prediction": str} if "probability" in found.first else None
+        found.out, dtype={"prediction": str} if "probability" in found.first else None
     )
 
 
@@ -134,7 +135,7 @@ def test_images_match_the_test_split(cards: Run, tmp_path: Path) -> None:
     paths = [data.samples.x.paths.path(i) for i in index.tolist()]
     expected = of_task(cards, data.datasets["test"][(0, 0, index)][0])
     found = predicted(*paths)
-    assert (found.rows, found.unreadable, found.path) == (
+    assert (found.rows, found.unreadable, found.out) == (
         len(paths),
         0,
         cards.path / "predictions.csv",
@@ -151,7 +152,7 @@ def test_images_match_the_test_split(cards: Run, tmp_path: Path) -> None:
 
 def test_output_formats_are_equal(cards: Run, small_data: Path, tmp_path: Path) -> None:
     csv, lines, parquet = (
-        predicted(small_data / "cards", "--out", tmp_path / f"o.{end}", "--batch-size", 7).path
+        predicted(small_data / "cards", "--out", tmp_path / f"o.{end}", "--batch-size", 7).out
         for end in ("csv", "jsonl", "parquet")
     )
     frame = pd.read_csv(csv)
@@ -472,7 +473,7 @@ def test_missing_inputs(cards: Run, tmp_path: Path) -> None:
     assert mistakes("predict", "latest", *(str(tmp_path / word) for word in words)) == [
         f"{tmp_path}/crd.png: no such file or folder; did you mean 'card.png'?",
         f"{tmp_path}/empty: no images in this folder ({kinds})",
-        f"{tmp_path}/*.jpg: no file matches",
+        f"{tmp_path}/*.jpg: no such file or folder",
         f"{tmp_path}/table.csv: this run predicts from images, not from tables",
         f"{tmp_path}/nowhere/a.png: no such file or folder",
     ]

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
+from lightning.pytorch import LightningModule
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from src.kindling.analysis.class_plots import plot_counts
 from src.kindling.analysis.predictions import Array, Predictions, spread
+from src.kindling.analysis.sample_plots import draw_images, plot_samples
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.spec import Spec, TargetType
-
-if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule
-    from matplotlib.figure import Figure
 
 # Each kind of target: how a message names it, and the task that is made for it.
 KINDS: dict[TargetType, tuple[str, str]] = {
@@ -125,8 +125,6 @@ class Outputs(Protocol):
         self, predictions: Predictions, title: str, before: Predictions | None = None
     ) -> Figure:
         """Plot all samples of some predictions."""
-        from src.kindling.analysis.sample_plots import plot_samples
-
         captions = {"true": self.captions(predictions, "target")}
         if before is not None:
             captions["untrained"] = self.captions(before)
@@ -141,14 +139,10 @@ class Outputs(Protocol):
         self, x: Tensor, y: Sequence[Tensor], captions: Sequence[str], title: str
     ) -> Figure:
         """Plot images `(N, C, H, W)` over their captions; with their targets if these are masks."""
-        from src.kindling.analysis.sample_plots import draw_images
-
         return draw_images(x, [[caption] for caption in captions], title)
 
     def plot_targets(self, targets: Mapping[str, Tensor]) -> Figure:
         """Plot the distribution of the targets `(N, …)` of each split."""
-        from src.kindling.analysis.class_plots import plot_counts
-
         counts = {stage: self.count(target).numpy() for stage, target in targets.items()}
         return plot_counts(counts, self.names, self.counted)
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
+from src.kindling.analysis import class_plots
 from src.kindling.analysis.outputs.base import NAMES, Outputs, find_right
 from src.kindling.analysis.predictions import Predictions
 from src.kindling.config.errors import join_names
 from src.kindling.data.spec import Spec, TargetType
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 THRESHOLD = 0.5  # of a label's probability; above it, as in torchmetrics
 
@@ -98,10 +98,6 @@ class Classes(Outputs):
         return [f"{share:.0%} {text}" for share, text in zip(shares, texts, strict=True)]
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
-        from sklearn.metrics import confusion_matrix
-
-        from src.kindling.analysis import class_plots
-
         if not len(predictions):
             return {}
         target, predicted = predictions["target"], predictions["prediction"]
@@ -180,8 +176,6 @@ class Labels(Outputs):
         return table
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
-        from src.kindling.analysis import class_plots
-
         if not len(predictions):
             return {}
         target, probability = predictions["target"], predictions["probability"]

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from src.kindling.analysis import class_plots, drawing, sample_plots
 from src.kindling.analysis.outputs.base import Outputs
 from src.kindling.analysis.predictions import Predictions
 from src.kindling.data.masks import IGNORED, VOID
 from src.kindling.data.spec import TargetType
 from src.kindling.nn.metrics import confusions, overlaps
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Masks(Outputs):
@@ -82,8 +81,6 @@ class Masks(Outputs):
         return table
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
-        from src.kindling.analysis import class_plots
-
         if not len(predictions):
             return {}
         counts = np.zeros((len(self.names),) * 2, dtype=np.int64)
@@ -109,8 +106,6 @@ class Masks(Outputs):
         self, predictions: Predictions, title: str, before: Predictions | None = None
     ) -> Figure:
         """Plot images, and again under their true and predicted masks."""
-        from src.kindling.analysis import drawing, sample_plots
-
         if not len(predictions) or predictions.samples is None:
             return drawing.draw_message(f"{title}: no data")
         target = predictions["target"]
@@ -130,8 +125,6 @@ class Masks(Outputs):
     def plot_inputs(
         self, x: Tensor, y: Sequence[Tensor], captions: Sequence[str], title: str
     ) -> Figure:
-        from src.kindling.analysis import sample_plots
-
         masks = np.stack([self.to_mask(mask.long()).numpy() for mask in y])
         lines = [[caption] for caption in captions]
         return sample_plots.draw_masks(x, masks, lines, title, self.names)

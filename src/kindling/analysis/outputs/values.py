@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from src.kindling.analysis import sample_plots, value_plots
 from src.kindling.analysis.outputs.base import Outputs
 from src.kindling.analysis.predictions import Predictions
 from src.kindling.data.spec import Spec, TargetType
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Values(Outputs):
@@ -76,8 +75,6 @@ class Values(Outputs):
         return {name: columns["prediction"][:, i].numpy() for i, name in enumerate(names)}
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
-        from src.kindling.analysis import sample_plots
-
         error = np.abs(predictions["prediction"] - predictions["target"])
         error = (error / np.array(self.std, np.float32)).max(axis=1)
         worst = predictions.take(np.argsort(-error, kind="stable")[: self.gallery])
@@ -91,14 +88,10 @@ class Values(Outputs):
         }
 
     def plot_examples(self, predictions: Predictions, before: Predictions | None = None) -> Figure:
-        from src.kindling.analysis import value_plots
-
         past = None if before is None else before["prediction"]
         true, predicted = predictions["target"], predictions["prediction"]
         return value_plots.plot_values(true, predicted, self.names, past)
 
     def plot_targets(self, targets: Mapping[str, Tensor]) -> Figure:
-        from src.kindling.analysis import value_plots
-
         arrays = {stage: target.numpy() for stage, target in targets.items()}
         return value_plots.plot_distributions(arrays, self.names)

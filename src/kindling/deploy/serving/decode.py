@@ -1,4 +1,4 @@
-"""Decode image files to the model's input, with bounds on pixels, scans and texts.
+"""Split forms into files, and decode image files, with bounds on pixels, scans and texts.
 
 decoders.py calls this in processes that can be killed: a crafted file can keep Pillow busy for
 minutes. What is refused raises an HTTPException that names the file.
@@ -7,25 +7,29 @@ minutes. What is refused raises an HTTPException that names the file.
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from python_multipart.multipart import Field, File, parse_form
 from starlette.exceptions import HTTPException
 
 from src.kindling.data.images.prepare import Preparation
-from src.kindling.deploy.serving.forms import Files
 from src.kindling.deploy.serving.limits import Limits
 
 Array = np.ndarray[Any, Any]
+Files = Sequence[tuple[str, bytes]]  # names and contents
+FIELDS = (b"file", b"files")  # of a form, whose content is a file in any case
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
 MAX_SCANS = 100  # of a JPEG; encoders write about ten, and each decodes the whole image again
 MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")  # of JPEG segments; others have no length
 START_OF_SCAN, END_OF_IMAGE, SEQUENTIAL_FRAMES = b"\xda", b"\xd9", (b"\xc0", b"\xc1", b"\xc9")
 PngImagePlugin.MAX_TEXT_MEMORY = 1 << 20  # bytes of a PNG's texts, uncompressed; was 64 MB
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # about clients' forms
 
 
 class Decoded(NamedTuple):
@@ -35,6 +39,51 @@ class Decoded(NamedTuple):
     several: bool  # whether the response is a list
     notes: Sequence[str] = ()  # for the client
     sizes: Sequence[Sequence[int]] = ()  # width and height of each image as sent
+
+
+def media_type(content_type: str) -> str:
+    """The type without its parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def split_files(content_type: str, body: bytes, several: bool, max_files: int) -> Files:
+    """The names and contents of a form's files, or of the body, which is one image."""
+    if media_type(content_type) != "multipart/form-data":
+        return [("image", body)]
+    files = _parse_form(content_type, body, max_files)
+    if not files:
+        raise HTTPException(422, "the form has no file")
+    if not several and len(files) > 1:
+        reason = f"the form has {len(files)} files; send several to /predict/batch"
+        raise HTTPException(422, reason)
+    return files
+
+
+def _parse_form(content_type: str, body: bytes, max_files: int) -> Files:
+    files: list[tuple[str, bytes]] = []
+
+    def add(name: bytes | None, content: bytes) -> None:
+        if len(files) == max_files:
+            raise HTTPException(413, f"Too many files; the maximum is {max_files}")
+        files.append(((name or b"image").decode("utf-8", "replace"), content))
+
+    def add_file(file: File) -> None:
+        file.file_object.seek(0)
+        add(file.file_name, file.file_object.read())
+        file.close()
+
+    def add_field(field: Field) -> None:
+        if field.field_name in FIELDS:  # a client that sends no file name
+            add(None, field.value or b"")
+
+    headers = {"Content-Type": content_type.encode("latin-1")}
+    try:
+        parse_form(headers, io.BytesIO(body), add_field, add_file)
+    except HTTPException:
+        raise
+    except Exception as error:
+        raise HTTPException(422, f"the form cannot be read: {error}") from None
+    return files
 
 
 def decode_images(files: Files, several: bool, prepare: Preparation, limits: Limits) -> Decoded:

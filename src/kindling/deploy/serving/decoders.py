@@ -27,8 +27,7 @@ from starlette.exceptions import HTTPException
 
 from src.kindling.data.images.prepare import Preparation
 from src.kindling.data.spec import Column
-from src.kindling.deploy.serving.decode import Decoded, decode_images
-from src.kindling.deploy.serving.forms import split_files
+from src.kindling.deploy.serving.decode import Decoded, decode_images, split_files
 from src.kindling.deploy.serving.limits import Limits
 from src.kindling.deploy.serving.rows import RowDecoder
 

@@ -7,9 +7,8 @@ import asyncio
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from src.kindling.deploy.serving.decode import Decoded
+from src.kindling.deploy.serving.decode import Decoded, media_type
 from src.kindling.deploy.serving.decoders import Decoders
-from src.kindling.deploy.serving.forms import media_type
 from src.kindling.deploy.serving.limits import Limits
 from src.kindling.deploy.serving.model import Model
 
