@@ -35,7 +35,7 @@ def reproduce(run: TrainedRun) -> tuple[Result, list[str]]:
     """Train a run again into a new directory, and measure it on the same splits.
 
     Returns:
-        The new training, and what differs.
+        The new training, and a line for each difference from the first.
 
     Raises:
         InputError: when the run is not finished, has no metrics, or its --init run is missing.

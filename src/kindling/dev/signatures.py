@@ -10,7 +10,7 @@ from pathlib import Path
 
 from src.kindling.config.instantiate import GIVEN, PASSED_LATER
 
-# What a part receives from the command or from its caller, where its constructor requires it.
+# Arguments that a constructor receives from the command or from its caller, not from the config.
 RECEIVED = {"self", *GIVEN["task"], *PASSED_LATER}
 
 
@@ -20,7 +20,7 @@ def arguments(path: str) -> list[str]:
     `**kwargs` are followed to the base classes, or to the class that a function returns.
 
     Args:
-        path: dotted, such as `torch.optim.AdamW`. None are found for what has no Python source.
+        path: dotted, such as `torch.optim.AdamW`; the list is empty without Python source.
     """
     module, node = find(path) or ("", None)
     function, owners = node, [getattr(node, "returns", None)]

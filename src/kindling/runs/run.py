@@ -1,4 +1,4 @@
-"""A run: one directory under logs/ with everything that one training left behind."""
+"""A run: the directory of one training in logs/, with its config, results and checkpoints."""
 
 from __future__ import annotations
 
