@@ -1,6 +1,6 @@
-"""What a config may name as a `_target_`: packages, kinds of classes, and the exceptions."""
+"""The `_target_`s that a config may name: packages, kinds of classes, and the exceptions."""
 
-# What a section's `_target_` has to make.
+# The class of each section's part.
 KINDS = {
     "data": "lightning.pytorch.LightningDataModule",
     "net": "torch.nn.Module",
@@ -24,8 +24,8 @@ LIBRARIES = (
     "lightning.pytorch",
     "lightning.fabric.plugins",
 )
-# Where the classes are defined that a config from elsewhere may name, beside the user's own: what
-# only computes, and what every training of the configs needs.
+# Modules of the classes that a config from elsewhere may name, beside the user's own: they only
+# compute, or every training of the configs needs them.
 OF_STRANGERS = (
     "src",
     "torch.nn",
@@ -35,7 +35,7 @@ OF_STRANGERS = (
     "lightning.pytorch.trainer.trainer.Trainer",
     "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
 )
-# The user's own packages: there, any class and any function that says what it returns.
+# The user's own packages: there, any class and any function with a return annotation.
 ROOMS = ("src.data", "src.nets", "src.tasks")
 # The kinds that may be an argument of another part, whatever its annotation allows.
 NESTED = (

@@ -25,7 +25,7 @@ CONTAINERS = (list, tuple, dict, abc.Sequence, abc.Iterable, abc.Collection, abc
 SAME = {numbers.Number: float, abc.Iterable: list, abc.Collection: list}
 NOT_YAML = ("needs_python_object", "callable_type")
 PART = '{"type": "part"}'  # in a JSON schema, in the place of a node with a `_target_`
-# By pydantic's types of errors, where its message says less.
+# Plainer words than pydantic's, by its types of errors.
 WORDS = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -88,7 +88,7 @@ class _Draft7(GenerateJsonSchema):
 
 
 def _expectation(error: ValidationError, value: Any, annotation: Any) -> str:
-    """What an annotation allows: `a number or null`, `'min' or 'max'`."""
+    """Describe the values that an annotation allows: `a number or null`, `'min' or 'max'`."""
     words = []
     for detail in error.errors():
         if detail["type"] not in NOT_YAML:
@@ -106,7 +106,7 @@ def _expectation(error: ValidationError, value: Any, annotation: Any) -> str:
 
 
 def expected_part(annotation: Any) -> tuple[tuple[type, ...], bool, int]:
-    """What a node with a `_target_` has to make here.
+    """The classes that a node with a `_target_` may make for an annotation.
 
     Returns:
         The classes it may be of (none where the annotation names none); whether it becomes a

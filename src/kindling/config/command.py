@@ -1,4 +1,4 @@
-"""What every command shares: parsing its arguments, its help, and how it ends.
+"""Code of every command: parse its arguments, print its help, end its process.
 
 A command is a thin main over a function that returns its result. This module imports no torch, so
 that help and first errors appear at once.
@@ -21,9 +21,9 @@ from src.kindling.config.habits import translate
 RUN = "a folder in logs/, a .ckpt file, 'latest' or '<config>/latest'"
 EXACT = "in CSV, put no quote before text that a spreadsheet would run as a formula"
 TRUSTED = "let the config of a RUN from outside logs/ run any code and read the environment"
-# What a shell reports of a process that wrote to a closed pipe: 128 + SIGPIPE.
+# A shell's status of a process that wrote to a closed pipe: 128 + SIGPIPE.
 CLOSED_PIPE = 141
-# What a usage line begins with: the console script says that it was the one (src/__main__.py).
+# The beginning of a usage line; the console script sets another (src/__main__.py).
 PROGRAM = os.environ.get("KINDLING_PROGRAM", "python -m src.")
 
 
@@ -143,15 +143,15 @@ def _status_of(main: Callable[[list[str]], Any]) -> int:
         if isinstance(end.__context__, BrokenPipeError):  # rich's, which has closed the output
             return CLOSED_PIPE
         return end.code if isinstance(end.code, int) else int(bool(end.code))
-    except KeyboardInterrupt:  # where no training looks for it: while torch is loaded, say
+    except KeyboardInterrupt:  # outside a training, such as during the import of torch
         return 128 + signal.SIGINT
     return 0
 
 
 def _drop_closed_outputs() -> bool:
-    """Let outputs that nobody reads any more (`| head`) accept and drop what is still written."""
+    """Let closed outputs (`| head`) drop further text; return whether there is one."""
     closed = []
-    # Unbuffered, only what is written shows it; an empty line on a terminal's stderr would be seen.
+    # An unbuffered stdout has to write to notice; stderr is not to show an empty line.
     for stream, line in ((sys.stdout, "\n"), (sys.stderr, "")):
         try:
             print(line, end="", file=stream, flush=True)

@@ -1,4 +1,4 @@
-"""The values of a config together with the defaults of the arguments that it leaves out."""
+"""The values of a config with the defaults of the arguments that it does not set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The error for a mistake in the user's input, and what its messages are made of."""
+"""The error for a mistake in the user's input, and functions to write its message."""
 
 from __future__ import annotations
 

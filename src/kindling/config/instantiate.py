@@ -26,8 +26,8 @@ __all__ = ["KINDS", "Values", "build", "check", "check_training", "resolve", "va
 
 OPTIONAL = ("data", "net", "finetune")
 NAMED = ("callbacks", "logger")  # sections of several named components
-OF_TRAINED = ("data", "net", "task", "trainer")  # what measuring and predicting build
-# The arguments that a component is given where its signature has them; a config leaves them out.
+OF_TRAINED = ("data", "net", "task", "trainer")  # the sections that evaluation builds
+# Arguments that the engine passes to a component whose signature has them; no config sets them.
 OF_SPEC = ("spec", "in_shape", "num_outputs")
 GIVEN = {
     "data": ("seed", "num_threads"),
@@ -46,7 +46,7 @@ ELSEWHERE = {
 DIRECTIVES = ("_target_", "_partial_")
 # A scheduler's arguments that follow from the length of the training and from the monitored metric.
 OF_SCHEDULE = ("total_steps", "T_max", "mode")
-# What the optimizer's or the scheduler's caller passes, so that its absence asks for a partial.
+# Arguments that the caller of an optimizer or scheduler passes; without them, it is a partial.
 PASSED_LATER = ("params", "optimizer")
 # Names of components become names of modules, which torch.fx and torch.export write into code
 # that they run.

@@ -175,13 +175,13 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
 
 def accepts_any(target: Any) -> bool:
     """Whether a class or function has `**kwargs` that lead to no other signature."""
-    # timm's builders pass any others to what downloads and unpickles weights.
+    # timm's builders pass any others to functions that download and unpickle weights.
     of_timm = inspect.isroutine(target) and _within(_home(target), ("timm",))
     return _signature(target)[1] and not (of_timm and not _is_users("", target))
 
 
 def returned(target: Any) -> Any:
-    """What calling a target makes: the class itself, or a function's return annotation."""
+    """The type of the object that a target makes: a class, or a function's return annotation."""
     return target if inspect.isclass(target) else _annotations(target).get("return")
 
 

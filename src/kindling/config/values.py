@@ -88,7 +88,7 @@ class Config:
                 if key in targets:
                     place, value = key.removesuffix("._target_"), {"_target_": value}
                 OmegaConf.update(tree, place, value, merge=False, force_add=True)
-            except (OmegaConfBaseException, ValueError):
+            except (OmegaConfBaseException, ValueError, TypeError):
                 errors.append(f"{key}: expected the number of an item of the list ({origin})")
             forget(origins, place)
             origins[key] = origin

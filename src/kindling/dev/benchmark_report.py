@@ -1,4 +1,4 @@
-"""Report a benchmark: throughput, where the time of a batch goes, and what to change."""
+"""Report a benchmark: throughput, the time of each part of a step, and advice."""
 
 from __future__ import annotations
 

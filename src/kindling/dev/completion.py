@@ -25,7 +25,7 @@ from src.kindling.runs import run as run_module
 
 
 def complete(line: str) -> list[str]:
-    """What the last word of a command line may become.
+    """Return the candidates for the last word of a command line.
 
     A candidate that ends with `.`, `=` or `/` is the beginning of a word.
 
@@ -56,9 +56,13 @@ def _complete_argument(verb: str, words: list[str], word: str) -> list[str]:
     flags, kinds = read_arguments(verb)
     if word.startswith("-"):
         return [*flags]
-    pairs = zip(["", *words], words, strict=False)  # without values of flags
-    plain = [w for flag, w in pairs if w[0] != "-" and "=" not in w and not flags.get(flag)]
-    kind = flags.get(words[-1] if words else "", "")
+    before, plain, changes = "", list[str](), list[str]()
+    for given in words:
+        if not given.startswith("-") and not flags.get(before):  # else it is a flag's value
+            words_of_kind = changes if "=" in given else plain
+            words_of_kind.append(given)
+        before = given
+    kind = flags.get(before, "")
     if not kind and kinds:
         kind = kinds[min(len(plain), len(kinds) - 1)]
     if "RUN" in kind:
@@ -69,13 +73,12 @@ def _complete_argument(verb: str, words: list[str], word: str) -> list[str]:
     if kind == "SPACE":
         found += [path.stem for path in (config_module.CONFIGS / "space").glob("*.yaml")]
     if "key=value" in kinds and kind in ("CONFIG", "SPACE", "key=value"):
-        changes = [w for w in words if "=" in w and w[0] != "-"]
         found += list_keys(read_values(plain[0] if plain else "digits", changes), word)
     return found
 
 
 def read_arguments(verb: str) -> tuple[dict[str, str], list[str]]:
-    """A command's flags with what their values are, and what each of its words is."""
+    """Return a command's flags with the kind of each value, and the kinds of its words."""
     flags, kinds = dict[str, str](), list[str]()
     for action in read_parser(verb)._actions:
         kind = "|".join(action.choices or ()) or str(action.metavar or action.dest)
@@ -97,12 +100,11 @@ def read_parser(verb: str) -> argparse.ArgumentParser:
     main, read = importlib.import_module(f"src.{verb}").main, Parser.read
     Parser.read = stop  # type: ignore[method-assign, assignment]
     try:
-        main([])
-    except InputError:
-        return found[0]
+        with suppress(InputError):
+            main([])
     finally:
         Parser.read = read  # type: ignore[method-assign]
-    raise TypeError(f"src.{verb}: its main reads no arguments")
+    return found[0]
 
 
 def list_runs(word: str) -> list[str]:

@@ -43,7 +43,7 @@ def targets_of(*kinds: type) -> list[str]:
 
 @functools.cache
 def _known_targets() -> dict[str, type]:
-    """What each target that a config can name makes."""
+    """Each target that a config can name, and the class of the object that it makes."""
     found = {}
     for path in [*_written_targets(), *_public_classes()]:
         with suppress(ValueError):  # refused in configs, or a mistake that its use reports

@@ -35,7 +35,7 @@ def reproduce(run: TrainedRun) -> tuple[Result, list[str]]:
     """Train a run again into a new directory, and measure it on the same splits.
 
     Returns:
-        The new training, and what differs.
+        The new training, and a line for each difference from the first.
 
     Raises:
         InputError: when the run is not finished, has no metrics, or its --init run is missing.
@@ -49,7 +49,10 @@ def reproduce(run: TrainedRun) -> tuple[Result, list[str]]:
     if not run.metrics:
         file = display_path(run.path / "metrics.json")
         raise InputError(f"{file}: no such file; choose a run that has metrics to compare with")
-    init = _load_init(run, meta["init"]["run"]) if meta.get("init") else None
+    init = None
+    if meta.get("init"):
+        print(f"init       weights of {meta['init']['run']}: they must be unchanged")
+        init = load_run(meta["init"]["run"])
     instantiate.check(run.config)
     if meta.get("resumed"):
         print(f"resumed    {len(meta['resumed'])} times; now trained without interruption")
@@ -120,12 +123,3 @@ def find_unrecorded_files(then: dict[str, Any]) -> str | None:
     if "files" in then or not (names := list(source_files(""))):
         return None
     return f"{join_names(names)}: not tracked by git; the run does not record such files"
-
-
-def _load_init(run: TrainedRun, name: str) -> TrainedRun:
-    print(f"init       weights of {name}: they must be unchanged")
-    try:
-        return load_run(name)
-    except InputError:
-        problem = f"initialized from {name} (--init), which is missing; restore it"
-        raise InputError(f"{display_path(run.path)}: {problem}") from None

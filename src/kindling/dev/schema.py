@@ -30,7 +30,7 @@ SECTIONS = {
     "data": "The data: a LightningDataModule. Left out, the task has loaders.",
     "net": "The net: a torch.nn.Module. Left out, the task builds one.",
     "task": "The task: a LightningModule with loss, optimizer and metrics.",
-    "finetune": "What a pretrained net trains, and when.",
+    "finetune": "Which parameters of a pretrained net are trained, and when.",
     "trainer": "Arguments of Lightning's Trainer.",
     "callbacks": "Lightning callbacks, each under a name; null removes one.",
     "logger": "Loggers beside TensorBoard and metrics.csv, each under a name; null removes one.",

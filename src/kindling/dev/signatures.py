@@ -10,46 +10,33 @@ from pathlib import Path
 
 from src.kindling.config.instantiate import GIVEN, PASSED_LATER
 
-# What a part receives from the command or from its caller, where its constructor requires it.
-RECEIVED = {*GIVEN["task"], *PASSED_LATER}
+# Arguments that a constructor receives from the command or from its caller, not from the config.
+RECEIVED = {"self", *GIVEN["task"], *PASSED_LATER}
 
 
 def arguments(path: str) -> list[str]:
-    """The arguments of a class, function or dataclass that a config may set.
+    """The arguments of a class or function that a config may set.
 
     `**kwargs` are followed to the base classes, or to the class that a function returns.
 
     Args:
-        path: dotted, such as `torch.optim.AdamW`. None are found for what has no Python source.
+        path: dotted, such as `torch.optim.AdamW`; the list is empty without Python source.
     """
     module, node = find(path) or ("", None)
-    if isinstance(node, ast.FunctionDef):
-        names, bases = _settable(node), [node.returns] if node.args.kwarg and node.returns else []
-    elif isinstance(node, ast.ClassDef):
-        names, bases = _of_class(node)
-    else:
-        return []
-    for base in bases:
-        names += arguments(f"{module}.{ast.unparse(base)}")
+    function, owners = node, [getattr(node, "returns", None)]
+    if isinstance(node, ast.ClassDef):
+        inits = [part for part in node.body if getattr(part, "name", "") == "__init__"]
+        function, owners = inits[0] if inits else None, [*node.bases]
+    names = []
+    if isinstance(function, ast.FunctionDef):
+        positional, defaults = function.args.args, function.args.defaults
+        required = {arg.arg for arg in positional[: len(positional) - len(defaults)]}
+        names = [arg.arg for arg in positional + function.args.kwonlyargs]
+        names = [name for name in names if name[0] != "_" and name not in required & RECEIVED]
+        owners = owners if function.args.kwarg else []
+    for owner in filter(None, owners):
+        names += arguments(f"{module}.{ast.unparse(owner)}")
     return list(dict.fromkeys(names))
-
-
-def _of_class(node: ast.ClassDef) -> tuple[list[str], list[ast.expr]]:
-    """The arguments of a class, and the bases that take further ones."""
-    for part in node.body:
-        if isinstance(part, ast.FunctionDef) and part.name == "__init__":
-            return _settable(part)[1:], node.bases if part.args.kwarg else []
-    is_dataclass = any("dataclass" in ast.unparse(name) for name in node.decorator_list)
-    fields = [part.target for part in node.body if isinstance(part, ast.AnnAssign)]
-    return [ast.unparse(field) for field in fields] if is_dataclass else [], node.bases
-
-
-def _settable(function: ast.FunctionDef) -> list[str]:
-    """The names of a function's arguments without those that the command passes."""
-    positional = function.args.args
-    required = {arg.arg for arg in positional[: len(positional) - len(function.args.defaults)]}
-    names = [arg.arg for arg in positional + function.args.kwonlyargs]
-    return [name for name in names if name[0] != "_" and name not in required & RECEIVED]
 
 
 def find(path: str) -> tuple[str, ast.stmt] | None:

@@ -45,7 +45,7 @@ def canonical_name(name: str) -> str:
 
 
 def mode_by_name(name: str) -> Literal["min", "max"] | None:
-    """Return whether less or more of a metric is better, by the last word of its name that says so.
+    """Return whether less or more of a metric is better, by the last known word of its name.
 
     `val/dice_loss` is a loss, `val_MulticlassAccuracy` an accuracy; `neg_mae` may be either.
     """

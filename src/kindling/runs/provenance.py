@@ -1,4 +1,4 @@
-"""What a run is made of: packages, machine, commit, and source files that git does not track.
+"""The provenance of a run: packages, machine, commit, and source files that git does not track.
 
 A run keeps the hashes of such files, and their content in diff.patch.
 """

@@ -1,4 +1,4 @@
-"""A run: one directory under logs/ with everything that one training left behind."""
+"""A run: the directory of one training in logs/, with its config, results and checkpoints."""
 
 from __future__ import annotations
 
@@ -241,9 +241,6 @@ def find_run(name: str | Path, trust: bool = False) -> Run:
     Raises:
         InputError: when there is none, with the nearest that there is.
     """
-    if "://" in str(name):
-        problem = "a run is a folder or a file here; nothing is fetched, download it first"
-        raise InputError(f"{name}: {problem}")
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".ckpt":
         folder = path.resolve().parent

@@ -134,6 +134,8 @@ def test_replaced_item_of_list() -> None:
         InputError, match="data.list.2.p: expected the number of an item of the list"
     ):
         config.replaced({"data.list.2.p": 3})
+    with pytest.raises(InputError, match="data.list.p.q: expected the number of an item"):
+        config.replaced({"data.list.p.q": 3})
 
 
 def test_replaced_copies(configs: Path) -> None:

@@ -243,10 +243,9 @@ def test_latest_within_a_second(names: tuple[str, ...], monkeypatch: pytest.Monk
 
 
 def test_run_is_no_address() -> None:
-    assert mistakes("evaluate", "https://example.com/best.ckpt") == [
-        "https://example.com/best.ckpt: a run is a folder or a file here; nothing is fetched, "
-        "download it first"
-    ]
+    (line,) = mistakes("evaluate", "https://example.com/best.ckpt")
+    assert line.startswith("https://example.com/best.ckpt: no such run")
+    assert "(a run is a folder in logs/, a .ckpt file, " in line
 
 
 def test_json_without_nan(tmp_path: Path) -> None:
