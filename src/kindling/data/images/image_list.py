@@ -10,11 +10,10 @@ import pandas as pd
 from src.kindling.config.errors import InputError, did_you_mean, join_names
 from src.kindling.data.images.decode import EXTENSIONS, UNSUPPORTED, explain_unsupported
 from src.kindling.data.images.find_images import SPLITS
+from src.kindling.data.images.image_data import refuse
 from src.kindling.data.samples import STAGES
 from src.kindling.data.tables.columns import find_unknown_names
 from src.kindling.data.tables.read import TableFile
-
-MOST_LINES = 5  # of problems with rows
 
 
 def read_list(
@@ -31,14 +30,10 @@ def read_list(
     if lines := find_unknown_names(file, header, columns):
         raise InputError(lines)
     others = [name for names in columns.values() for name in names]
-    split = ["split"] if "split" in header and "split" not in others else []
-    for name in header:
-        if not split and name.lower() == "split" and name not in others:
-            notes.append(f"{name}: is not used; rename it 'split' to take the splits from it")
-    names = list(dict.fromkeys([path, *split, *others]))
-    frame = file.read(names, {path, *split, *text})
+    split = [name for name in header if name.lower() == "split" and name not in others][:1]
+    frame = file.read(list(dict.fromkeys([path, *split, *others])), {path, *split, *text})
     frame["path"] = frame[path].fillna("")
-    frame["split"] = frame["split"].fillna("").str.strip().str.lower() if split else ""
+    frame["split"] = frame[split[0]].fillna("").str.strip().str.lower() if split else ""
     _check_rows(root, file, frame)
     return frame
 
@@ -51,19 +46,15 @@ def _check_header(
     file: TableFile, header: Sequence[str], columns: Mapping[str, Sequence[str]]
 ) -> None:
     """Refuse a list without column names, or with spaces between columns."""
-    cells, separator, lines = list(header), file.sep, []
     if len(header) == 1 and " " in header[0]:
-        cells, separator = header[0].split(), " "
         problem = f"one column, {header[0]!r}, that seems to be separated by spaces"
-        lines.append(f"{file.path}: {problem}; add data.separator=space")
-    if any(map(_is_image, cells)):
+        raise InputError(f"{file.path}: {problem}; add data.separator=space")
+    if any(map(_is_image, header)):
         rest = iter([name for names in columns.values() for name in names])
-        names = ["path" if _is_image(cell) else next(rest, "other") for cell in cells]
-        needed = separator.replace(r"\s+", " ").join(names)
-        problem = f"the first line, {cells[0]!r}, …, has no column names"
-        lines.append(f"{file.path}: {problem}; add this line above it: {needed}")
-    if lines:
-        raise InputError(lines)
+        names = ["path" if _is_image(cell) else next(rest, "other") for cell in header]
+        needed = file.sep.replace(r"\s+", " ").join(names)
+        problem = f"the first line, {header[0]!r}, …, has no column names"
+        raise InputError(f"{file.path}: {problem}; add this line above it: {needed}")
 
 
 def _find_paths(file: TableFile, header: Sequence[str], notes: list[str]) -> str:
@@ -99,7 +90,4 @@ def _check_rows(root: Path, file: TableFile, frame: pd.DataFrame) -> None:
             problem = f"{given} (train, val or test)"
         if problem:
             lines.append(f"{file.path}:{line}: {problem}")
-    if len(lines) > MOST_LINES:
-        lines[MOST_LINES:] = [f"{file.path}: and {len(lines) - MOST_LINES:,} more lines like these"]
-    if lines:
-        raise InputError(lines)
+    refuse(lines, "lines like these", most=5)
