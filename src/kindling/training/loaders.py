@@ -138,7 +138,8 @@ class Loaders:
             problem = str(error)
         if not self.trainer.strategy.reduce_boolean_decision(not problem, all=True):
             if self.trainer.is_global_zero:
-                problem = problem or "another process has other batches"
+                name = "the samples" if repeated is None else repeated.name
+                problem = problem or f"another process has other batches of {name}"
                 print(f"WARNING    data: {problem}; epoch {epoch + 1} starts again")
             state.restarted = True
             restart_epoch(self.trainer, self.checkpoint)
