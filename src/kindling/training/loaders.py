@@ -10,12 +10,11 @@ from lightning.pytorch.trainer.states import RunningStage
 from torch.utils.data import DataLoader
 
 from src.kindling.config.errors import format_count
-from src.kindling.data.loader import Loader
-from src.kindling.data.order import derive_seed, seed_generators
+from src.kindling.data.order import BatchOrder, derive_seed, seed_generators
 from src.kindling.training import lightning_internals as internals
 from src.kindling.training.attributes import Attributes
 from src.kindling.training.epoch_state import collected_by, restart_epoch
-from src.kindling.training.loader_parts import is_stateful, is_stream
+from src.kindling.training.loader_parts import is_stream
 from src.kindling.training.repeatable import (
     OrderError,
     RepeatableDataset,
@@ -43,7 +42,7 @@ class Loaders:
     ) -> None:
         self.seed, self.state, self.max_fast_forward = seed, state, max_fast_forward
         self.resumed: list[Repeated] = []  # those that continue within the epoch
-        self.orders: list[Any] = []  # of Kindling's own
+        self.orders: list[BatchOrder] = []  # of Kindling's own
         self.reported = 0.0
         self.attributes = Attributes({})  # of the module and its parts, once data are loaded
         self.at_start: dict[str, Any] | None = None  # when a stream without state was begun
@@ -98,8 +97,8 @@ class Loaders:
 
     def _repeat(self, loader: Any) -> tuple[Any, Repeated | None]:
         """The same loader, repeatable; a map-style DataLoader is changed in place."""
-        if isinstance(loader, Loader) and not is_stateful(loader):  # it repeats by itself
-            return loader, None
+        if isinstance(loader, DataLoader) and isinstance(loader.sampler, BatchOrder):
+            return loader, None  # it repeats by itself
         if isinstance(loader, RepeatableStream) or is_stream(loader):
             wrapped = loader.wrapped if isinstance(loader, RepeatableStream) else loader
             stream = RepeatableStream(wrapped, self)
@@ -131,7 +130,7 @@ class Loaders:
         problem = ""
         try:
             if repeated is None:
-                self._resume_own(loader, state)
+                self._resume_own(loader.sampler, state)
             else:
                 self._resume_repeated(repeated, state)
         except OrderError as error:
@@ -148,12 +147,11 @@ class Loaders:
             for order in self.orders:
                 order.resume_from(epoch, 0)
 
-    def _resume_own(self, loader: Loader, state: ResumeState) -> None:
-        """Continue Kindling's loader, whose order is a function of (seed, epoch)."""
+    def _resume_own(self, order: BatchOrder, state: ResumeState) -> None:
+        """Continue Kindling's order, which is a function of (seed, epoch)."""
         epoch, batch = state.position
         if batch and not self._same_processes(state):
             raise OrderError(self._missing_state("the samples", state))
-        order: Any = loader.sampler
         self.orders.append(order)
         order.resume_from(epoch, 0 if state.restarted else batch)
 
