@@ -150,9 +150,9 @@ class Loaders:
     def _resume_own(self, order: BatchOrder, state: ResumeState) -> None:
         """Continue Kindling's order, which is a function of (seed, epoch)."""
         epoch, batch = state.position
+        self.orders.append(order)
         if batch and not self._same_processes(state):
             raise OrderError(self._missing_state("the samples", state))
-        self.orders.append(order)
         order.resume_from(epoch, 0 if state.restarted else batch)
 
     def _resume_repeated(self, loader: Repeated, state: ResumeState) -> None:
