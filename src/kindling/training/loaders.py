@@ -78,7 +78,7 @@ class Loaders:
         seed_generators(derive_seed(self.seed, *place), self.trainer.strategy.root_device)
 
     def _start(self) -> None:
-        """Note the module's attributes, and restore them before a stream is read."""
+        """Record the module's attributes, and restore them before a stream is read."""
         if self.started:
             return
         self.started = True
@@ -89,14 +89,14 @@ class Loaders:
             self.attributes.restore(saved.get("attributes", {}) if at_start is None else at_start)
 
     def resumed_attributes(self) -> dict[str, Any]:
-        """Those with which training resumes, now that its first batches may have been read."""
+        """The attributes for `on_train_start`, when the first batches may have been read."""
         if self.state and self.state.position[1] and not self.state.restarted:
             attributes: dict[str, Any] = self._saved(self.state).get("attributes", {})
             return attributes
         return self.attributes.changed()
 
     def _repeat(self, loader: Any) -> tuple[Any, Repeated | None]:
-        """The same loader, repeatable; a map-style DataLoader is changed in place."""
+        """Return the loader, repeatable; a map-style DataLoader is changed in place."""
         if isinstance(loader, DataLoader) and isinstance(loader.sampler, BatchOrder):
             return loader, None  # it repeats by itself
         if isinstance(loader, RepeatableStream) or is_stream(loader):
@@ -199,7 +199,7 @@ class Loaders:
         self.announce(f"{reason}; {again}")
 
     def begin_stream(self) -> None:
-        """Note the module's attributes, with which a resumed epoch is read again."""
+        """Record the module's attributes: a resumed epoch is read again with them."""
         if self.trainer.state.stage == RunningStage.TRAINING:
             self.at_start = self.attributes.changed()
 
