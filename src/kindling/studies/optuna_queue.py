@@ -27,7 +27,6 @@ def load_optuna() -> Any:
     """Import Optuna, which only searches and `--storage` need; raise InputError without it."""
     try:
         import optuna
-        import sqlalchemy  # noqa: F401
     except ImportError:
         raise InputError("optuna: not installed; run: pip install -e '.[tune]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)

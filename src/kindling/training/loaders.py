@@ -10,12 +10,11 @@ from lightning.pytorch.trainer.states import RunningStage
 from torch.utils.data import DataLoader
 
 from src.kindling.config.errors import format_count
-from src.kindling.data.loader import Loader
-from src.kindling.data.order import derive_seed, seed_generators
+from src.kindling.data.order import BatchOrder, derive_seed, seed_generators
 from src.kindling.training import lightning_internals as internals
 from src.kindling.training.attributes import Attributes
 from src.kindling.training.epoch_state import collected_by, restart_epoch
-from src.kindling.training.loader_parts import is_stateful, is_stream
+from src.kindling.training.loader_parts import is_stream
 from src.kindling.training.repeatable import (
     OrderError,
     RepeatableDataset,
@@ -43,7 +42,7 @@ class Loaders:
     ) -> None:
         self.seed, self.state, self.max_fast_forward = seed, state, max_fast_forward
         self.resumed: list[Repeated] = []  # those that continue within the epoch
-        self.orders: list[Any] = []  # of Kindling's own
+        self.orders: list[BatchOrder] = []  # of Kindling's own
         self.reported = 0.0
         self.attributes = Attributes({})  # of the module and its parts, once data are loaded
         self.at_start: dict[str, Any] | None = None  # when a stream without state was begun
@@ -79,7 +78,7 @@ class Loaders:
         seed_generators(derive_seed(self.seed, *place), self.trainer.strategy.root_device)
 
     def _start(self) -> None:
-        """Note the module's attributes, and restore them before a stream is read."""
+        """Record the module's attributes, and restore them before a stream is read."""
         if self.started:
             return
         self.started = True
@@ -90,16 +89,16 @@ class Loaders:
             self.attributes.restore(saved.get("attributes", {}) if at_start is None else at_start)
 
     def resumed_attributes(self) -> dict[str, Any]:
-        """Those with which training resumes, now that its first batches may have been read."""
+        """The attributes for `on_train_start`, when the first batches may have been read."""
         if self.state and self.state.position[1] and not self.state.restarted:
             attributes: dict[str, Any] = self._saved(self.state).get("attributes", {})
             return attributes
         return self.attributes.changed()
 
     def _repeat(self, loader: Any) -> tuple[Any, Repeated | None]:
-        """The same loader, repeatable; a map-style DataLoader is changed in place."""
-        if isinstance(loader, Loader) and not is_stateful(loader):  # it repeats by itself
-            return loader, None
+        """Return the loader, repeatable; a map-style DataLoader is changed in place."""
+        if isinstance(loader, DataLoader) and isinstance(loader.sampler, BatchOrder):
+            return loader, None  # it repeats by itself
         if isinstance(loader, RepeatableStream) or is_stream(loader):
             wrapped = loader.wrapped if isinstance(loader, RepeatableStream) else loader
             stream = RepeatableStream(wrapped, self)
@@ -131,14 +130,15 @@ class Loaders:
         problem = ""
         try:
             if repeated is None:
-                self._resume_own(loader, state)
+                self._resume_own(loader.sampler, state)
             else:
                 self._resume_repeated(repeated, state)
         except OrderError as error:
             problem = str(error)
         if not self.trainer.strategy.reduce_boolean_decision(not problem, all=True):
             if self.trainer.is_global_zero:
-                problem = problem or "another process has other batches"
+                name = "the samples" if repeated is None else repeated.name
+                problem = problem or f"another process has other batches of {name}"
                 print(f"WARNING    data: {problem}; epoch {epoch + 1} starts again")
             state.restarted = True
             restart_epoch(self.trainer, self.checkpoint)
@@ -147,13 +147,12 @@ class Loaders:
             for order in self.orders:
                 order.resume_from(epoch, 0)
 
-    def _resume_own(self, loader: Loader, state: ResumeState) -> None:
-        """Continue Kindling's loader, whose order is a function of (seed, epoch)."""
+    def _resume_own(self, order: BatchOrder, state: ResumeState) -> None:
+        """Continue Kindling's order, which is a function of (seed, epoch)."""
         epoch, batch = state.position
+        self.orders.append(order)
         if batch and not self._same_processes(state):
             raise OrderError(self._missing_state("the samples", state))
-        order: Any = loader.sampler
-        self.orders.append(order)
         order.resume_from(epoch, 0 if state.restarted else batch)
 
     def _resume_repeated(self, loader: Repeated, state: ResumeState) -> None:
@@ -200,7 +199,7 @@ class Loaders:
         self.announce(f"{reason}; {again}")
 
     def begin_stream(self) -> None:
-        """Note the module's attributes, with which a resumed epoch is read again."""
+        """Record the module's attributes: a resumed epoch is read again with them."""
         if self.trainer.state.stage == RunningStage.TRAINING:
             self.at_start = self.attributes.changed()
 

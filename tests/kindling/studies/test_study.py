@@ -734,7 +734,7 @@ def test_distributed_member_is_trained_in_a_subprocess_and_resumes(repository: P
             os.kill(int(numbers[0]), 0)
             time.sleep(0.02)
     output, _ = start(repository, *words).communicate(timeout=200)
-    assert "digits/seeds: 1 members, 1 to run, 1 at a time\n1/1  seed3  val/loss " in output
+    assert "digits/seeds: 1 member, 1 to run, 1 at a time\n1/1  seed3  val/loss " in output
     text = output_file.read_text()
     assert "SIGTERM: stopped" in text
     assert "\nresumed: " in text

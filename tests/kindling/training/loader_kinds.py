@@ -25,6 +25,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from src.kindling.data.loader import make_loader
+from src.kindling.data.order import BatchOrder
+
 SAMPLES = 48
 SEEN: list[list[float]] = []  # the first value of each sample, by batch
 READ: list[int] = []  # the samples that were read, in this process
@@ -41,6 +44,13 @@ class Points(Dataset[Tensor]):
         READ.append(index)
         noise = torch.rand(()) + np.random.rand() + random.random()
         return torch.tensor([float(index), float(noise) / 10])
+
+
+class OrderedPoints(Dataset[Tensor]):
+    """Whole batches of samples in Kindling's order."""
+
+    def __getitem__(self, place: tuple[int, int, Tensor]) -> Tensor:
+        return torch.stack([Points()[int(index)] for index in place[2]])
 
 
 class ClockSampler(Sampler[int]):
@@ -181,6 +191,9 @@ class Data(lightning.LightningDataModule):
             return {"a": loader_of("shuffled", 0), "b": loader_of("stream", 0)}
         if self.kind == "one repeats, one does not":
             return [loader_of("shuffled", 0), loader_of("clock", 0)]
+        if self.kind == "own order, and one that does not repeat":
+            order = BatchOrder(torch.arange(SAMPLES), 6, seed=0)
+            return [make_loader(OrderedPoints(), order, 0), loader_of("clock", 0)]
         if self.kind == "reloaded":
             epoch = self.trainer.current_epoch  # type: ignore[union-attr]
             chosen = torch.randperm(SAMPLES)[: 24 + 6 * epoch].tolist()

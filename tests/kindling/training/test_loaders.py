@@ -142,8 +142,13 @@ def test_order_that_does_not_repeat_starts_the_epoch_again(
     assert len(rows) == 1 + 3
 
 
-def test_all_loaders_start_the_epoch_again_with_the_one_that_differs(kill: Killer) -> None:
-    _, seen = interrupted(kill, [11], "data.kind='one repeats, one does not'")
+@pytest.mark.parametrize(
+    "kind", ["one repeats, one does not", "own order, and one that does not repeat"]
+)
+def test_all_loaders_start_the_epoch_again_with_the_one_that_differs(
+    kind: str, kill: Killer
+) -> None:
+    _, seen = interrupted(kill, [11], f"data.kind='{kind}'")
     again = [batch[:6] for batch in seen[10:18]]
     assert sorted(itertools.chain(*again)) == list(range(48))
 
