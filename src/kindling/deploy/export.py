@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.kindling.config.errors import InputError
 from src.kindling.deploy.export_files import FILES, NEEDED, WRITERS, compare_int8, prove, quantize
+from src.kindling.nn.additions import net_of
 from src.kindling.runs.files import write_json
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _write_and_prove(
                 x = read_samples(data, "train", CALIBRATION_SAMPLES)
                 quantize(files["onnx"], files["int8"], x)
         except Exception as error:
-            name = type(getattr(run.task, "net", run.task)).__name__
+            name = type(net_of(run.task)).__name__
             cause = error.__cause__ or error  # of torch.export, behind advice of the ONNX exporter
             reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
             remedy = "" if form == "torchscript" else "; try --format torchscript"

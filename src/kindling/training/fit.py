@@ -18,6 +18,7 @@ from src.kindling.config.compose import VALUES, Config
 from src.kindling.config.errors import InputError, TrainingError, escape_control, format_count
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import STAGES, Stage
+from src.kindling.nn.additions import addition, net_of
 from src.kindling.runs.checkpoint_file import read_checkpoint
 from src.kindling.runs.files import display_path, require_folder, write
 from src.kindling.runs.run import Run
@@ -192,12 +193,12 @@ class Training:
             speed.append("channels_last")
         if config.values["compile"]:
             speed.append("compiled")
-        net: Any = getattr(task, "net", task)
+        net = net_of(task)
         size = f"{type(net).__name__} with {parameters:,} parameters"
         print(f"{config.name}: {size} on {self.trainer.strategy.root_device}; {source}")
         print("speed: " + ", ".join(speed))
         for part in (data, net, task if net is not task else None, state):
-            for note in getattr(part, "notes", ()):
+            for note in addition(part, "notes", (list, tuple), ()):
                 print(escape_control(note))
 
     def _monitored(self) -> dict[str, str | None]:
@@ -206,8 +207,9 @@ class Training:
     def train(self) -> None:
         """Fit the task; best.ckpt and last.ckpt are saved on the way."""
         if self.config.values["compile"]:
-            net: Any = getattr(self.task, "net", self.task)
-            net.compile()  # the module itself, which keeps the names in its state dict
+            net_of(
+                self.task
+            ).compile()  # the module itself, which keeps the names in its state dict
         if self.plots and self.trainer.is_global_zero:
             self.plots.draw_before(self.task, self.data)
         path = self.state.path if self.state else None
@@ -278,8 +280,7 @@ class Training:
         """Close the loggers; write meta.json, metrics.json and the report."""
         run, trainer, finished = self.run, self.trainer, self.ending["exit"] == "finished"
         self.interrupts.watched = False
-        final_notes = getattr(self.data, "final_notes", None)
-        for note in final_notes() if final_notes else ():
+        for note in self.data.final_notes() if isinstance(self.data, DataModule) else ():
             print(escape_control(note))
         for logger in trainer.loggers:
             logger.finalize("success" if finished else "failed")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from src.kindling.config.errors import InputError
 from src.kindling.config.targets import parameters
+from src.kindling.nn.additions import outputs_of
 from src.kindling.runs.files import display_path
 
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
@@ -53,7 +54,7 @@ def watch_output(task: Any) -> None:
         if getattr(output, "shape", None) != expected:
             raise InputError(_wrong_output(net, output, expected))
 
-    if hasattr(task, "outputs") and isinstance(getattr(task, "net", None), nn.Module):
+    if outputs_of(task) and isinstance(getattr(task, "net", None), nn.Module):
         task.net.register_forward_hook(check)
 
 

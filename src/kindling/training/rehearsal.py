@@ -29,6 +29,7 @@ from torchmetrics import Metric
 from src.kindling.config.compose import Config
 from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
+from src.kindling.nn.additions import net_of
 from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run
 from src.kindling.training.layer_trace import LayerTrace
@@ -49,6 +50,12 @@ REFUSED = {
     "You provided multiple `": "task",  # loaders, and a step without `dataloader_idx`
     "An invalid dataloader was returned": "data",
     "does not support the `CombinedLoader": "data",
+}
+# Refused by Lightning 2, which names them after the rehearsal of a task that cannot be copied.
+HOOKS_OF_LIGHTNING_1 = {
+    "training_epoch_end": "on_train_epoch_end",
+    "validation_epoch_end": "on_validation_epoch_end",
+    "test_epoch_end": "on_test_epoch_end",
 }
 # What Lightning adds to the name of a logged metric.
 ADDED = re.compile(r"(_step|_epoch)?(/dataloader_idx_\d+)?$")
@@ -75,11 +82,15 @@ def rehearse(
         InputError: one line. An error in the code of a task or a net is raised as it is.
     """
     _check_settings(config, data)
+    for hook, now in HOOKS_OF_LIGHTNING_1.items():
+        if callable(getattr(task, hook, None)):
+            problem = f"{type(task).__name__} defines {hook}, which Lightning 2 never calls"
+            raise InputError(f"task: {problem}; move its code to {now}")
     builds_later = is_overridden("configure_model", task) or is_overridden("setup", task)
     trains = builds_later or any(p.requires_grad for p in task.parameters())
     if task.automatic_optimization and not trains:
-        key = "net" if hasattr(task, "net") else "task"
-        name = type(getattr(task, "net", task)).__name__
+        net = net_of(task)
+        key, name = "task" if net is task else "net", type(net).__name__
         raise InputError(f"{key}: {name} has no parameter to train (requires_grad); choose another")
     if sum(value.nbytes for value in (*task.parameters(), *task.buffers())) > COPIED:
         return None
@@ -199,8 +210,6 @@ def _explain_lightning(
         names = f"{type(task).__name__} and {type(data).__name__}"
         problem = f"{names} both save the hyperparameter {twice[1]}, with different values"
         return f"task: {problem}; call save_hyperparameters(logger=False) in one of them"
-    if "has been removed in v" in str(error):  # a hook of Lightning 1
-        return f"task: {str(error).partition('. To access')[0]}"
     if "does not require grad and does not have a grad_fn" in str(error):
         return "task: the loss has no gradient; it was detached, or computed under torch.no_grad"
     for problem, key in REFUSED.items():

@@ -12,6 +12,7 @@ from torch import Tensor
 from src.kindling.analysis.predictions import Array, Predictions, spread
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.spec import Spec, TargetType
+from src.kindling.nn.additions import outputs_of
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -165,7 +166,7 @@ def require_outputs(task: LightningModule, what: str) -> Outputs:
     Raises:
         InputError: when the task has none.
     """
-    outputs: Outputs | None = getattr(task, "outputs", None)
+    outputs: Outputs | None = outputs_of(task)
     if outputs is None:
         raise InputError(
             f"task: {type(task).__name__} cannot {what}: set self.outputs to Classes(…), "
