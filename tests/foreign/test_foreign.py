@@ -79,7 +79,14 @@ def test_foreign_module_trains(case: Case) -> None:
     result = trained(case)
     path = result.run.path
     files = {file.name for file in path.rglob("*")}
-    assert {"config.yaml", "meta.json", "run.json", "last.ckpt", "report.html"} <= files
+    assert {
+        "config.yaml",
+        "meta.json",
+        "run.json",
+        "last.ckpt",
+        "report.html",
+        "layers.png",
+    } <= files
     assert ("best.ckpt" in files) == (case.monitor is not None)
     assert any(name.startswith("events.out.tfevents") for name in files)
     assert (result.score is not None) == (case.monitor is not None)
@@ -193,7 +200,7 @@ def test_foreign_modules_train_on_a_terminal(
         if (monitor := BY_NAME[name].monitor) is not None:
             assert all(line.startswith(f"  {monitor} ", 9) for line in lines)
         linear = re.findall(r"^ *\S+ +Linear +(.*)$", text, re.MULTILINE)
-        assert all(re.fullmatch(r"\d+( x \d+)* +\d+ +[1-9]\d*", row) for row in linear), name
+        assert all(re.fullmatch(r"\d+( x \d+)* +[\d,]+ +[1-9][\d,]*", row) for row in linear), name
     assert screen.find_rows("epoch 0") == []
     assert all(len(row) <= columns for row in screen.erased)
     if "gan" in names:  # manual optimization, which returns no loss

@@ -97,8 +97,10 @@ def metric_intervals(
     import torch
     from torchmetrics import Metric
 
+    from src.kindling.nn.additions import outputs_of
+
     task: Any = run.build_task()
-    known = hasattr(task, "outputs") and hasattr(task, "test_meter")
+    known = outputs_of(task) and hasattr(task, "test_meter")
     if "target" not in predictions.columns or not known:
         return {}, {}
     outputs = torch.from_numpy(predictions[task.outputs.column])

@@ -25,6 +25,7 @@ from src.kindling.analysis.report import report
 from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Stage
+from src.kindling.nn.additions import outputs_of
 from src.kindling.runs.run import Run
 from src.kindling.training.layer_trace import Layer, summarize_layers
 from src.kindling.training.monitor import Monitor
@@ -74,7 +75,7 @@ class Plots:
                 self.before = Predictions.load(kept, data)
                 return
             self.weights = sample_weights(task)
-            if hasattr(task, "outputs") and isinstance(data, DataModule):
+            if outputs_of(task) and isinstance(data, DataModule):
                 self.before = predict(task, data, "val", self.most)
                 self.before.save(kept)
         except Exception as error:
@@ -158,12 +159,13 @@ class Plots:
             print(f"plots: predictions: skipped: {error.lines[0]}")
             return
         predictions.save(self.run.path / "predictions" / f"{stage}.npz")
-        plots = task.outputs.plot(predictions) if hasattr(task, "outputs") else {}
-        plots |= task.plot(predictions) if hasattr(task, "plot") else {}
+        outputs = outputs_of(task)
+        plots = outputs.plot(predictions) if outputs else {}
+        plots |= task.plot(predictions) if callable(getattr(task, "plot", None)) else {}
         yield from ((f"{stage}_{name}", figure) for name, figure in plots.items())
-        if self.before is not None and hasattr(task, "outputs"):
+        if self.before is not None and outputs:
             now = predict(task, data, "val", self.most)
-            yield "before_and_after", task.outputs.plot_examples(now, self.before)
+            yield "before_and_after", outputs.plot_examples(now, self.before)
 
 
 def _indent(text: str) -> str:

@@ -110,7 +110,7 @@ class Predictions:
             raise InputError(f"{display_path(path)}: no such predictions") from None
         except Exception as error:  # numpy documents no list of errors for damaged archives
             raise InputError(f"{display_path(path)}: not readable: {error}; remove it") from None
-        samples = getattr(data, "samples", None)
+        samples = getattr(data, "samples", None) if spec else None
         return cls(columns, spec, cast("Stage", stage), samples, scored)
 
 

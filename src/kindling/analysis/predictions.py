@@ -22,6 +22,7 @@ from src.kindling.data.data_module import DataModule
 from src.kindling.data.loader import make_loader
 from src.kindling.data.order import BatchOrder
 from src.kindling.data.samples import Stage
+from src.kindling.nn.additions import outputs_of
 
 __all__ = ["Array", "Predictions"]
 
@@ -129,8 +130,8 @@ def predict_batch(task: LightningModule, batch: Any, number: int) -> dict[str, T
     step = task.predict_step
     takes_number = is_param_in_hook_signature(step, "batch_idx", min_args=2)
     found: Any = step(batch, number) if takes_number else step(batch)
-    values = found.values() if isinstance(found, dict) else [None]
-    if not found or not all(isinstance(value, Tensor) for value in values):
+    values = found.values() if isinstance(found, dict) else ()
+    if not values or not all(isinstance(value, Tensor) for value in values):
         raise InputError(
             f"task: predict_step of {type(task).__name__} returns a {type(found).__name__}; let it "
             'return tensors by name: {"prediction": …, "target": …} (docs/how-to/add-a-task.md)'
@@ -143,7 +144,7 @@ def score_of(task: LightningModule, columns: Mapping[str, Tensor]) -> tuple[dict
 
     By the task's `outputs`; without them, accuracy for integers, else the absolute error.
     """
-    outputs: Any = getattr(task, "outputs", None)
+    outputs = outputs_of(task)
     target, prediction = columns.get("target"), columns.get("prediction")
     if target is None:
         return {}, ""

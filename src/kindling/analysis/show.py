@@ -18,6 +18,7 @@ from src.kindling.config import instantiate
 from src.kindling.config.compose import Config, compose, flatten
 from src.kindling.config.defaults import with_defaults
 from src.kindling.config.errors import escape_control
+from src.kindling.nn.additions import net_of
 from src.kindling.runs.redact import redacted
 from src.kindling.training.build import build_data, build_task, choose_speed, fill_defaults
 from src.kindling.training.layer_trace import LayerTrace, format_layers, summarize_layers
@@ -159,7 +160,7 @@ def _find_lines(node: Any, *steps: str) -> Iterator[tuple[str, int]]:
 
 def _describe_net(task: LightningModule, trace: LayerTrace) -> Iterator[str]:
     """The parameters of the net and its parts, then its layers with the shapes of their outputs."""
-    net: nn.Module = getattr(task, "net", task)
+    net = net_of(task)
     yield f"{type(net).__name__}: {_count_parameters(net)}"
     for name, part in net.named_children():
         if any(True for _ in part.parameters()):

@@ -14,15 +14,24 @@ import inspect
 import json
 import numbers
 import types
+from argparse import Namespace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from omegaconf import DictConfig, ListConfig
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema
 
 CONTAINERS = (list, tuple, dict, abc.Sequence, abc.Iterable, abc.Collection, abc.Mapping)
 # Types that pydantic does not read from JSON, or only lazily.
-SAME = {numbers.Number: float, abc.Iterable: list, abc.Collection: list}
+CONFIGS: dict[Any, type] = {DictConfig: dict, ListConfig: list}
+SAME: dict[Any, type] = {
+    numbers.Number: float,
+    abc.Iterable: list,
+    abc.Collection: list,
+    **CONFIGS,
+    Namespace: dict,
+}
 NOT_YAML = ("needs_python_object", "callable_type")
 PART = '{"type": "part"}'  # in a JSON schema, in the place of a node with a `_target_`
 # Plainer words than pydantic's, by its types of errors.
@@ -43,7 +52,9 @@ WORDS = {
 def validate(value: Any, annotation: Any) -> Any:
     """The value, converted to the annotation, or ValueError with the expectation."""
     if any(member in (Any, object) for member in _members(annotation)):
-        return value
+        return _with_attributes(value)
+    if annotation is Namespace and isinstance(value, dict):
+        return Namespace(**_with_attributes(value))
     try:
         adapter = _adapter(annotation)
     except (PydanticSchemaGenerationError, PydanticUserError, TypeError):
@@ -54,6 +65,15 @@ def validate(value: Any, annotation: Any) -> Any:
         raise ValueError(_expectation(error, value, annotation)) from None
     except TypeError:
         raise ValueError("a plain value") from None
+
+
+def _with_attributes(value: Any) -> Any:
+    """Nested mappings whose items are attributes too, for code that expects a Namespace."""
+    from lightning.fabric.utilities.data import AttributeDict
+
+    if isinstance(value, dict):
+        return AttributeDict({name: _with_attributes(item) for name, item in value.items()})
+    return [_with_attributes(item) for item in value] if isinstance(value, list) else value
 
 
 def json_schema(annotation: Any, part: dict[str, Any]) -> dict[str, Any]:
@@ -126,6 +146,11 @@ def expected_part(annotation: Any) -> tuple[tuple[type, ...], bool, int]:
     return tuple(classes), False, 0
 
 
+def takes_config(annotation: Any) -> bool:
+    """Whether a class asks for an OmegaConf config, whose parts it builds itself, as by Hydra."""
+    return any(member in CONFIGS for member in _members(annotation))
+
+
 def element(annotation: Any) -> Any:
     """The annotation of the items of a list, or of the values of a mapping."""
     for member in _members(annotation):
@@ -137,7 +162,8 @@ def element(annotation: Any) -> Any:
 def _is_part(kind: Any) -> bool:
     """Whether only a part with a `_target_` makes an object of this class."""
     plain = ("builtins", "collections.abc", "datetime", "numbers", "pathlib")
-    return inspect.isclass(kind) and kind is not Any and kind.__module__ not in plain
+    is_class = inspect.isclass(kind) and kind is not Any
+    return is_class and kind.__module__ not in plain and kind not in SAME
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

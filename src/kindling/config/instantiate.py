@@ -12,12 +12,15 @@ import functools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import Parameter
 from typing import Any, get_type_hints
 
+from omegaconf import DictConfig, OmegaConf
+
 from src.kindling.config.allowed import KINDS, NESTED, OF_TRAINER
-from src.kindling.config.annotations import element, expected_part, validate
+from src.kindling.config.annotations import element, expected_part, takes_config, validate
 from src.kindling.config.cores import usable_cores
-from src.kindling.config.errors import InputError, did_you_mean
+from src.kindling.config.errors import TRUST, InputError, did_you_mean
 from src.kindling.config.references import Unresolved, resolve
 from src.kindling.config.targets import accepts_any, find, load, parameters
 from src.kindling.config.values import Config, Values, get
@@ -43,7 +46,7 @@ ELSEWHERE = {
     "trainer.logger": "use the section 'logger'; metrics.csv and TensorBoard are always written",
     "trainer.default_root_dir": "a run's directory is made by the command, under logs/",
 }
-DIRECTIVES = ("_target_", "_partial_")
+DIRECTIVES = ("_target_", "_partial_", "_recursive_")
 # A scheduler's arguments that follow from the length of the training and from the monitored metric.
 OF_SCHEDULE = ("total_steps", "T_max", "mode")
 # Arguments that the caller of an optimizer or scheduler passes; without them, it is a partial.
@@ -157,9 +160,9 @@ class _Walk:
         own = {name: given[name] for name in accepted if name in given}
         if not {"monitor", "mode"} <= accepted.keys():  # a mode of something else
             own = {name: own[name] for name in own if name not in ("monitor", "mode")}
-        annotations = {name: parameter.annotation for name, parameter in accepted.items()}
+        annotations = _annotations(node, accepted)
         arguments = {
-            name: self.value(node[name], f"{key}.{name}", annotations.get(name, Any), given)
+            name: self.value(node[name], f"{key}.{name}", annotations[name], given)
             for name in node
             if name not in DIRECTIVES and node[name] != "???"
         }
@@ -183,9 +186,9 @@ class _Walk:
             place = f"{key}.{name}"
             if place in ELSEWHERE:
                 self.fail(place, f"not set here: {ELSEWHERE[place]}")
-            elif name == "_partial_":
+            elif name in ("_partial_", "_recursive_"):
                 self.value(node[name], place, bool, {})
-                if _is_section(key):
+                if name == "_partial_" and _is_section(key):
                     self.fail(place, "only an argument can be a partial; remove it")
             elif name not in accepted and name != "_target_" and not accepts_any(target):
                 known = f" (it accepts: {', '.join(accepted) or 'none'})"
@@ -204,19 +207,18 @@ class _Walk:
         if isinstance(value, Unresolved):
             written = get(self.config.values, key)
             return self.build and self.fail(key, f"{written}: the data is not loaded here")
+        if takes_config(annotation) and isinstance(value, dict | list):
+            if not self.config.trusted and "_target_" in str(value):
+                return self.fail(key, f"its parts are not checked; {TRUST}")
+            return OmegaConf.create(value, flags={"allow_objects": True})
         if isinstance(value, dict) and "_target_" in value:
             within = {name: given[name] for name in OF_SPEC if name in given}
             return self.component(value, key, within, annotation)
         if isinstance(value, dict | list):
             items = value if isinstance(value, dict) else dict(enumerate(value))
             if any(map(_is_component, items.values())):
-                inner = element(annotation)
-                for name in items:
-                    if not NAME.fullmatch(str(name)):
-                        line = "cannot name a part; use letters, digits, spaces and ._:/+-"
-                        self.fail(key, f"{name!r} {line}")
-                built = {k: self.value(v, f"{key}.{k}", inner, given) for k, v in items.items()}
-                return built if isinstance(value, dict) else list(built.values())
+                built = self.items(items, key, element(annotation), given)
+                return built if isinstance(value, dict) else [*built.values()]
         elif not isinstance(value, str | int | float | tuple | None):
             return value  # an attribute of the data may be anything
         try:
@@ -226,6 +228,16 @@ class _Walk:
             if "${" in str(written):  # the environment's values may be secret
                 expected, value = expected.partition(" in the place of ")[0], written
             return self.fail(key, f"expected {expected}, got {value!r}")
+
+    def items(
+        self, items: Mapping[Any, Any], key: str, annotation: Any, given: Mapping[str, Any]
+    ) -> dict[Any, Any]:
+        """Check and convert the items of a mapping or a list, some of which are parts."""
+        for name in items:
+            if not NAME.fullmatch(str(name)):
+                line = "cannot name a part; use letters, digits, spaces and ._:/+-"
+                self.fail(key, f"{name!r} {line}")
+        return {k: self.value(v, f"{key}.{k}", annotation, given) for k, v in items.items()}
 
     def call(self, target: Any, arguments: dict[str, Any], key: str) -> Any:
         """Call a target; a library's refusal of its arguments becomes an `InputError`."""
@@ -258,6 +270,14 @@ def _components(resolved: Mapping[str, Any], sections: Sequence[str]) -> Iterato
                     yield f"{section}.{name}", part
         elif node is not None or section not in OPTIONAL:
             yield section, node
+
+
+def _annotations(node: Mapping[str, Any], accepted: Mapping[str, Parameter]) -> dict[str, Any]:
+    """What each argument of a node takes; below `_recursive_: false`, parts are left to Hydra."""
+    found = {name: accepted[name].annotation if name in accepted else Any for name in node}
+    if node.get("_recursive_") is False:
+        found |= {name: DictConfig for name in node if isinstance(node[name], dict)}
+    return found
 
 
 def _remedy(key: str, name: str) -> str:

@@ -19,6 +19,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
+from src.kindling.config import pytorch_lightning
 from src.kindling.config.allowed import LIBRARIES, NESTED, OF_STRANGERS, REFUSED, ROOMS
 from src.kindling.config.errors import TRUST, InputError, did_you_mean, explain_typo
 
@@ -44,12 +45,10 @@ def find(
     if not (trusted or _is_users(path, found) or _within(_home(found), OF_STRANGERS)):
         raise ValueError(f"'{path}' is not built from a config written elsewhere; {TRUST}")
     made = returned(found)
-    if made is None and expected:
-        raise ValueError(f"'{path}' has no return annotation; annotate it: -> {_join(expected)}")
-    fits = inspect.isclass(found)
-    if expected and inspect.isclass(made):
-        fits = issubclass(made, tuple(expected))
-    if not fits:
+    if made is None:
+        returns = _join(expected) or "its class"
+        raise ValueError(f"'{path}' has no return annotation; annotate it: -> {returns}")
+    if not (inspect.isclass(made) and issubclass(made, tuple(expected) or object)):
         raise ValueError(f"expected {_join(expected) or 'a class'}, got '{path}'")
     # torchvision's older transforms are no modules.
     older = nested == NESTED and _within(made.__module__, ("torchvision.transforms",))
@@ -106,6 +105,7 @@ def load(path: str) -> Any:
 
 
 def _import(name: str) -> types.ModuleType:
+    pytorch_lightning.alias()
     try:
         return importlib.import_module(name)
     except Exception as error:
@@ -195,6 +195,8 @@ def _signature(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     found: dict[str, inspect.Parameter] = {}
     is_open = False
     for number, function in enumerate(functions):
+        if _within(_home(function), ("lightning.pytorch.core",)):
+            break  # it ignores its `**kwargs`
         hints = _annotations(function)
         try:
             arguments = [*inspect.signature(function).parameters.values()]

@@ -21,6 +21,7 @@ from typing import Any
 from src.kindling.config.errors import InputError
 from src.kindling.deploy.export_files import FILES, NEEDED, WRITERS, compare_int8, prove, quantize
 from src.kindling.deploy.export_model import Exportable, build_models, read_samples
+from src.kindling.nn.additions import net_of
 from src.kindling.runs.files import write_json
 from src.kindling.training.trained_run import TrainedRun
 from src.kindling.training.warning_filters import quiet
@@ -87,7 +88,7 @@ def _write_and_prove(
                 x = read_samples(data, "train", CALIBRATION_SAMPLES)
                 quantize(files["onnx"], files["int8"], x)
         except Exception as error:
-            name = type(getattr(run.task, "net", run.task)).__name__
+            name = type(net_of(run.task)).__name__
             cause = error.__cause__ or error  # of torch.export, behind advice of the ONNX exporter
             reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
             remedy = "" if form == "torchscript" else "; try --format torchscript"

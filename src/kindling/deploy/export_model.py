@@ -22,6 +22,7 @@ from src.kindling.data.data_module import DataModule
 from src.kindling.data.images.image_data import ImageFiles
 from src.kindling.data.images.prepare import Preparation, steps_of
 from src.kindling.data.samples import Stage
+from src.kindling.nn.additions import outputs_of
 from src.kindling.training.trained_run import TrainedRun
 
 # Samples of the comparison, and the batch sizes in which the file gets them.
@@ -73,7 +74,7 @@ class Exportable:
 
 def build_models(run: TrainedRun, data: LightningDataModule | None, form: str) -> list[Exportable]:
     """The run's model; of a plain `forward` also one with a fixed batch size, as a fallback."""
-    outputs: Outputs | None = getattr(run.task, "outputs", None)
+    outputs: Outputs | None = outputs_of(run.task)
     if isinstance(data, DataModule) and outputs is not None:
         x = read_samples(data, "test" if len(data.indices["test"]) else "val", SAMPLES)
         with torch.inference_mode():

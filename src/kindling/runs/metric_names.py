@@ -19,23 +19,24 @@ HIGHER_IS_BETTER = SHARES + (
     "spearman"
 )
 STAGES = {"training": "train", "valid": "val", "validation": "val"}
-LOGGED_NAME = re.compile(
-    r"(train|training|val|valid|validation|test)[/_](.+?)(_step|_epoch)?(/dataloader_idx_\d+)?"
-)
+STAGE = "(?P<stage>train|training|val|valid|validation|test)"
+ADDED = r"(?P<suffix>_step|_epoch)?(?P<loader>/dataloader_idx_\d+)?"  # by Lightning
+LOGGED_NAME = re.compile(rf"{STAGE}[/_](?P<metric>.+?){ADDED}")
+LOGGED_AFTER = re.compile(rf"(?P<metric>.+)/{STAGE}{ADDED}")  # `loss/val`
 
 
 def parse_name(name: str) -> tuple[str, str]:
-    """Return stage and metric: `("val", "loss")` for `val/loss`, `val_loss` and `valid_loss_epoch`.
+    """Return stage and metric: `("val", "loss")` for `val_loss`, `valid_loss_epoch` and `loss/val`.
 
-    `train_loss_step`, a step's value, is `("train", "batch_loss")`. The stage of a name that begins
-    with none is empty.
+    `train_loss_step`, a step's value, is `("train", "batch_loss")`. The stage of a name that has
+    none is empty.
     """
-    match = LOGGED_NAME.fullmatch(name)
+    match = LOGGED_NAME.fullmatch(name) or LOGGED_AFTER.fullmatch(name)
     if match is None:
         return "", name
-    stage, metric, suffix, loader = match.groups()
-    batch = "batch_" if suffix == "_step" else ""
-    return STAGES.get(stage, stage), f"{batch}{metric}{loader or ''}"
+    batch = "batch_" if match["suffix"] == "_step" else ""
+    metric = f"{batch}{match['metric']}{match['loader'] or ''}"
+    return STAGES.get(match["stage"], match["stage"]), metric
 
 
 def canonical_name(name: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from src.kindling.config.compose import Config, get
 from src.kindling.config.errors import InputError
 from src.kindling.config.targets import locate, parameters
+from src.kindling.nn.additions import outputs_of
 from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run
 
@@ -71,7 +72,6 @@ HINTS = {
         "task: task and data both save the hyperparameter {why}, with different values; "
         "call save_hyperparameters(logger=False) in one of them"
     ),
-    r": (?P<why>.* has been removed in v.*?)\. To access": "task: {why}",  # a hook of Lightning 1
     r"(?P<why>Training with multiple optimizers is only supported.*)": "task: {why}",
     r"(?P<why>You provided multiple `.*`dataloader_idx`.*)": "task: {why}",
     r": (?P<why>(An invalid dataloader was returned|.*not support the `CombinedLoader).*)": (
@@ -173,7 +173,7 @@ def watch_output(task: Any) -> None:
         if getattr(output, "shape", None) != expected:
             raise InputError(_wrong_output(net, output, expected))
 
-    if hasattr(task, "outputs") and isinstance(getattr(task, "net", None), nn.Module):
+    if outputs_of(task) and isinstance(getattr(task, "net", None), nn.Module):
         task.net.register_forward_hook(check)
 
 

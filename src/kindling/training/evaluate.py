@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from src.kindling.config import instantiate
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Stage
+from src.kindling.nn.additions import net_of
 from src.kindling.runs.files import read_json, write_json
 from src.kindling.training.run_loggers import evaluation_board
 from src.kindling.training.trained_run import TrainedRun
@@ -45,8 +45,7 @@ def evaluate(run: TrainedRun, stages: tuple[Stage, ...] = ("val", "test")) -> di
         )
     task = run.build_task(data)
     if run.config.values.get("compile"):
-        net: Any = getattr(task, "net", task)
-        net.compile()  # as in training, or the last digits differ
+        net_of(task).compile()  # as in training, or the last digits differ
     resolved = replace(run.config, values=instantiate.resolve(run.config, run.spec))
     resolved = resolved.replaced(ONE_DEVICE, origin="src.evaluate")
     metrics: dict[str, float] = {}

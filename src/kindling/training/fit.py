@@ -17,6 +17,7 @@ from src.kindling.config.compose import VALUES, Config
 from src.kindling.config.errors import InputError, TrainingError, escape_control, format_count
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import STAGES, Stage
+from src.kindling.nn.additions import addition, net_of
 from src.kindling.runs.checkpoint_file import read_checkpoint
 from src.kindling.runs.files import display_path, require_folder, write
 from src.kindling.runs.run import Run
@@ -188,12 +189,12 @@ class Training:
             speed.append("channels_last")
         if config.values["compile"]:
             speed.append("compiled")
-        net: Any = getattr(task, "net", task)
+        net = net_of(task)
         size = f"{type(net).__name__} with {parameters:,} parameters"
         print(f"{config.name}: {size} on {self.trainer.strategy.root_device}; {source}")
         print("speed: " + ", ".join(speed))
         for part in (data, net, task if net is not task else None, state):
-            for note in getattr(part, "notes", ()):
+            for note in addition(part, "notes", (list, tuple), ()):
                 print(escape_control(note))
 
     def _monitored(self) -> dict[str, str | None]:
@@ -202,8 +203,7 @@ class Training:
     def train(self) -> None:
         """Fit the task; best.ckpt and last.ckpt are saved on the way."""
         if self.config.values["compile"]:
-            net: Any = getattr(self.task, "net", self.task)
-            net.compile()  # the module itself, which keeps the names in its state dict
+            net_of(self.task).compile()  # in place: the names in its state dict stay
         if self.plots and self.trainer.is_global_zero:
             self.plots.draw_before(self.task, self.data)
         path = self.state.path if self.state else None

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from src.kindling.config.errors import InputError, did_you_mean
 from src.kindling.config.instantiate import Values
 from src.kindling.config.targets import locate, parameters
+from src.kindling.nn.additions import addition
 from src.kindling.runs.metric_names import canonical_name, mode_by_name, parse_name
 
 Mode = Literal["min", "max"]
@@ -45,16 +46,17 @@ def choose_monitor(values: Values, task: LightningModule, logged: LoggedMetrics 
     Raises:
         InputError: when the monitor is not logged, or its mode is unknown.
     """
-    declared = getattr(task, "monitor", None)
+    declared = addition(task, "monitor", str)
     name = values.monitor or declared
-    mode = values.mode or (getattr(task, "mode", None) if name == declared else None)
+    mode: Any = values.mode or (getattr(task, "mode", None) if name == declared else None)
+    mode = mode if mode in ("min", "max") else None
     names = ", ".join(sorted(logged or ())) or "none"
     if name is not None and logged is not None and name not in logged:
         spelled = [one for one in logged if canonical_name(one) == canonical_name(name)]
-        if not spelled:
+        if not spelled and (values.monitor or logged):
             problem = f"'{name}' is not logged in validation{did_you_mean(name, logged)}"
             raise InputError(f"monitor: {problem} (logged: {names})")
-        name = spelled[0]  # `val_loss` for `val/loss`
+        name = spelled[0] if spelled else None  # `val_loss` for `val/loss`
     default = ""
     if name is None:
         usual = ["val/loss"] if logged is None else [*logged]

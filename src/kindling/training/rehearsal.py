@@ -29,6 +29,7 @@ from torchmetrics import Metric
 from src.kindling.config.compose import Config
 from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
+from src.kindling.nn.additions import net_of
 from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run
 from src.kindling.training.error_hints import advise, explain, watch_output
@@ -43,6 +44,12 @@ COPIED = 1 << 30  # bytes of the largest task that is copied
 FEW = 13
 # Some nets run on a GPU only; such an error of the copy on a CPU is not one of the training.
 OF_DEVICE = re.compile(r"cuda|nvidia|triton|not implemented for|process group", re.IGNORECASE)
+# Refused by Lightning 2, which names them after the rehearsal of a task that cannot be copied.
+HOOKS_OF_LIGHTNING_1 = {
+    "training_epoch_end": "on_train_epoch_end",
+    "validation_epoch_end": "on_validation_epoch_end",
+    "test_epoch_end": "on_test_epoch_end",
+}
 # What Lightning adds to the name of a logged metric.
 ADDED = re.compile(r"(_step|_epoch)?(/dataloader_idx_\d+)?$")
 KEPT = ("accelerator", "precision", "gradient_clip_val", "gradient_clip_algorithm")
@@ -68,11 +75,15 @@ def rehearse(
         InputError: one line. An error in the code of a task or a net is raised as it is.
     """
     _check_settings(config, data)
+    for hook, now in HOOKS_OF_LIGHTNING_1.items():
+        if callable(getattr(task, hook, None)):
+            problem = f"{type(task).__name__} defines {hook}, which Lightning 2 never calls"
+            raise InputError(f"task: {problem}; move its code to {now}")
     builds_later = is_overridden("configure_model", task) or is_overridden("setup", task)
     trains = builds_later or any(p.requires_grad for p in task.parameters())
     if task.automatic_optimization and not trains:
-        key = "net" if hasattr(task, "net") else "task"
-        name = type(getattr(task, "net", task)).__name__
+        net = net_of(task)
+        key, name = "task" if net is task else "net", type(net).__name__
         raise InputError(f"{key}: {name} has no parameter to train (requires_grad); choose another")
     if sum(value.nbytes for value in (*task.parameters(), *task.buffers())) > COPIED:
         return None

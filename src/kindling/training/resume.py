@@ -198,9 +198,11 @@ class ResumeState:
 
     def check_data(self, data: LightningDataModule | None) -> None:
         """Refuse data that differ from the run's."""
+        from src.kindling.nn.additions import addition
+
         plain = self.content["kindling"]["spec"]
         spec = Spec.from_plain(plain) if plain else None
-        if getattr(data, "spec", None) != spec and not self.override:
+        if addition(data, "spec", Spec) != spec and not self.override:
             raise InputError(
                 "data: other samples or another split than the run was trained on; "
                 "restore them, or pass --override to resume with these"

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -23,6 +22,7 @@ from src.kindling.config.compose import get
 from src.kindling.config.errors import TRUST, InputError
 from src.kindling.data.preprocess import build_preprocess
 from src.kindling.data.spec import Spec
+from src.kindling.nn.additions import outputs_of
 from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run, find_run
 from src.kindling.training.build import build_data, build_task
@@ -101,7 +101,7 @@ class TrainedRun(Run):
             The columns of the task's `outputs`: `prediction`, and `probability` for classes;
             without `outputs`, the result of `forward` as `prediction`.
         """
-        outputs: Any = getattr(self.task, "outputs", None)
+        outputs = outputs_of(self.task)
         with torch.inference_mode():
             raw = self.task(self.preprocess(x))
             return {"prediction": raw} if outputs is None else dict(outputs.columns(raw))

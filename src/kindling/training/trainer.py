@@ -19,6 +19,7 @@ from src.kindling.config.compose import Config
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Stage
 from src.kindling.data.spec import Spec
+from src.kindling.nn.additions import addition
 from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupts
@@ -58,12 +59,11 @@ def build_trainer(
 ) -> Trainer:
     """The config's Trainer for a training, with the run's checkpoints and loggers."""
     values = instantiate.values(config)
-    spec = getattr(data, "spec", None)
     loaders = Loaders(values.seed, resume_state, values.max_fast_forward)
     checkpoint = Checkpoint(
         run.checkpoints,
         config,
-        spec=spec if isinstance(spec, Spec) else None,
+        spec=addition(data, "spec", Spec),
         attributes=attributes_of(config, data),
         monitor=monitor.name,
         mode=monitor.mode,

@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule
 
 from src.kindling.config.compose import record_path
 from src.kindling.config.errors import InputError, join_names
+from src.kindling.nn.additions import net_of, outputs_of
 from src.kindling.nn.backbones import describe_renaming, find_head, match_by_order
 from src.kindling.runs.files import display_path
 from src.kindling.training.trained_run import TrainedRun
@@ -29,12 +30,12 @@ def take_weights(task: LightningModule, init: TrainedRun, match: Match = "name")
     Raises:
         InputError: when too little fits.
     """
-    net: Any = getattr(task, "net", task)
+    net = net_of(task)
     prefix = "" if net is task else "net."  # the task's statistics of its data are not taken
     theirs, ours = init.checkpoint["state_dict"], task.state_dict()
     theirs = {name: value for name, value in theirs.items() if name.startswith(prefix)} or theirs
     learned = init.spec.classes if init.spec else ()
-    classes = getattr(getattr(task, "outputs", None), "names", learned) if learned else ()
+    classes = getattr(outputs_of(task), "names", learned) if learned else ()
     head = f"{prefix}{find_head(net)}." if learned != classes else None
     own = [name for name in ours if name.startswith(prefix)]
     wanted = {name: ours[name] for name in own if head is None or not name.startswith(head)}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from argparse import Namespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
+from omegaconf import DictConfig
 from torch import nn
 
 from src.kindling.config import instantiate, targets
@@ -191,6 +195,87 @@ def test_kwargs_of_class() -> None:
     assert list(targets.parameters(Child)) == ["a", "b", "c"]
     assert targets.parameters(Child)["a"].annotation is int
     assert list(targets.parameters(Closed)) == ["d"]
+
+
+class Trunk(nn.Module):
+    """As in a project of Hydra: it builds its parts itself."""
+
+    def __init__(self, layers: DictConfig, head: Any = None, *, tail=None) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        self.layers, self.head, self.tail = layers, head, tail
+
+
+def head() -> nn.Module:
+    return nn.Identity()
+
+
+class Bare(LightningDataModule):
+    """Without a constructor: Lightning's would ignore any argument."""
+
+
+@pytest.fixture
+def own_package(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(targets, "allowed_by_user", lambda: ("tests",))
+    return "tests.kindling.config.test_instantiate"
+
+
+def build_trunk(own_package: str, *words: str) -> Any:
+    config = compose("digits", [f"net._target_={own_package}.Trunk", *words])
+    instantiate.check(config, ("net",))
+    return instantiate.build(config, "net")
+
+
+def test_mapping_for_a_dictconfig_is_not_built(own_package: str) -> None:
+    net = build_trunk(own_package, "net.layers={_target_: torch.nn.Linear, width: '${seed}'}")
+    assert isinstance(net.layers, DictConfig)
+    assert net.layers == {"_target_": "torch.nn.Linear", "width": 0}
+
+
+def test_parts_below_recursive_false_are_not_built(own_package: str) -> None:
+    net = build_trunk(
+        own_package,
+        "net._recursive_=false",
+        "net.layers.width=1",
+        "net.tail._target_=torch.nn.ReLU",
+    )
+    assert isinstance(net.tail, DictConfig)
+    assert net.tail == {"_target_": "torch.nn.ReLU"}
+
+
+def test_mapping_without_annotation_has_attributes(own_package: str) -> None:
+    net = build_trunk(own_package, "net.layers={}", "net.tail={lr: 1, nested: [{width: 2}]}")
+    assert (net.tail.lr, net.tail.nested[0].width) == (1, 2)
+    assert isinstance(net.tail, dict)
+
+
+class OfNamespace(nn.Module):
+    def __init__(self, args: Namespace) -> None:
+        super().__init__()
+        self.args = args
+
+
+def test_mapping_for_a_namespace(own_package: str) -> None:
+    words = [f"net._target_={own_package}.OfNamespace", "net.args={lr: 1}"]
+    net = instantiate.build(compose("digits", words), "net")
+    assert net.args == Namespace(lr=1)
+
+
+def test_function_for_an_argument_without_annotation(own_package: str) -> None:
+    net = build_trunk(own_package, "net.layers={}", f"net.head._target_={own_package}.head")
+    assert isinstance(net.head, nn.Identity)
+
+
+def test_dictconfig_of_a_stranger_names_no_parts(own_package: str) -> None:
+    words = [f"net._target_={own_package}.Trunk", "net.layers.a._target_=torch.nn.ReLU"]
+    config = dataclasses.replace(compose("digits", words), trusted=False)
+    with pytest.raises(InputError, match="net.layers: its parts are not checked; if you trust"):
+        instantiate.check(config, ("net",))
+
+
+def test_argument_of_a_data_module_without_constructor(own_package: str) -> None:
+    assert lines(f"data._target_={own_package}.Bare", "data.batch_sise=8") == [
+        "data.batch_sise: Bare has no argument 'batch_sise' (it accepts: none) (command line)"
+    ]
 
 
 def test_partial_with_converted_values() -> None:

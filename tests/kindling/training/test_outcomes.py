@@ -188,8 +188,8 @@ def test_removed_hook_is_named() -> None:
     with pytest.raises(InputError) as caught:
         rehearse(checked("digits"), Data(), OfLightning1())
     assert caught.value.lines == [
-        "task: Support for `validation_epoch_end` has been removed in v2.0.0. `OfLightning1` implements this method. "
-        "You can use the `on_validation_epoch_end` hook instead"
+        "task: OfLightning1 defines validation_epoch_end, which Lightning 2 never calls; "
+        "move its code to on_validation_epoch_end"
     ]
 
 

@@ -16,6 +16,7 @@ from src.kindling.analysis.predictions import Array, Predictions, spread
 from src.kindling.analysis.sample_plots import draw_images, plot_samples
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.spec import Spec, TargetType
+from src.kindling.nn.additions import outputs_of
 
 # Each kind of target: how a message names it, and the task that is made for it.
 KINDS: dict[TargetType, tuple[str, str]] = {
@@ -159,7 +160,7 @@ def require_outputs(task: LightningModule, what: str) -> Outputs:
     Raises:
         InputError: when the task has none.
     """
-    outputs: Outputs | None = getattr(task, "outputs", None)
+    outputs: Outputs | None = outputs_of(task)
     if outputs is None:
         raise InputError(
             f"task: {type(task).__name__} cannot {what}: set self.outputs to Classes(…), "

@@ -35,7 +35,7 @@ class EpochLines(Callback):
         self.started = 0.0
         self.epoch: int | None = None  # the current one
         self.printed: dict[str, Any] = {}  # the values of the line before
-        self.width = math.inf
+        self.width = 500  # some tasks log the norm of each parameter
 
     # A training resumed within an epoch does not call `on_train_epoch_start`.
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
