@@ -111,7 +111,7 @@ def _draw_line(
 
 
 def describe_overfitting(table: pd.DataFrame) -> str | None:
-    """Say from which epoch on the validation loss rose while the training loss fell, if it did.
+    """Describe from which epoch on the validation loss rose while the training loss fell, if so.
 
     Both must be trends by Kendall's tau over at least six validations; the rise exceeds the noise.
     """

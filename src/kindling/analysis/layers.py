@@ -28,7 +28,7 @@ def summarize_layers(task: LightningModule, layers: Mapping[str, Layer]) -> pd.D
 
     Args:
         task: whose layers are listed: those with parameters, and those that return a tensor.
-        layers: what they do, of a `LayerTrace`; empty where the task was not rehearsed.
+        layers: their outputs and FLOPs, of a `LayerTrace`; empty where the task was not rehearsed.
     """
     rows = []
     for name, part in task.named_modules():

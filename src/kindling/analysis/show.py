@@ -80,7 +80,7 @@ def show(name: str, overrides: Sequence[str], dry_run: bool = False) -> None:
     instantiate.check_training(composed)
     quiet()
     stages, trace, printed = Stages(), LayerTrace(), StringIO()
-    with redirect_stdout(printed):  # what is printed on the way must be a comment
+    with redirect_stdout(printed):  # building may print; these lines become comments
         filled = fill_defaults(composed)
         values = instantiate.values(filled)
         torch.set_num_threads(values.num_threads or 1)

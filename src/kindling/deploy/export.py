@@ -78,7 +78,7 @@ def _write_and_prove(
     facts = {name: model.facts[name] for name in ("run", "kindling", "input", "output")}
     reports = {}
     with tempfile.TemporaryDirectory(dir=folder) as scratch, warnings.catch_warnings():
-        # The command itself says that torchscript is deprecated.
+        # The command itself prints that torchscript is deprecated.
         warnings.filterwarnings("ignore", r"`torch\.jit\..*` is deprecated")
         files = {name: Path(scratch) / FILES[name] for name in (form, "int8")[: 1 + int8]}
         try:

@@ -1,4 +1,4 @@
-"""What is exported of a run: a module, samples to compare its files on, and their metadata."""
+"""The parts of an export: a module, samples to compare its files on, and their metadata."""
 
 from __future__ import annotations
 

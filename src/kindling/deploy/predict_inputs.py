@@ -66,7 +66,7 @@ def find(inputs: Sequence[str], images: bool, scratch: str) -> list[str]:
     return found
 
 
-class Pictures:
+class ImageInputs:
     """Image files as the run's test samples: a range gives their names and `(B, *raw_shape)`."""
 
     def __init__(self, paths: Sequence[str], data: Any, spec: Spec) -> None:
@@ -108,7 +108,7 @@ def load_images(paths: Sequence[str], data: Any, spec: Spec, size: int) -> Any:
     starts = range(0, len(paths), size)
     batches: Any = [range(start, min(start + size, len(paths))) for start in starts]
     workers = data.choose_workers(one_by_one=True)
-    dataset: Any = Pictures(paths, data, spec)
+    dataset: Any = ImageInputs(paths, data, spec)
     few = len(batches) <= 2 * workers  # starting the workers would take longer
     return make_loader(dataset, batches, 0 if few else workers)
 

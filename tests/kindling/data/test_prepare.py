@@ -21,7 +21,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.images.image_data import ImageFiles
 from src.kindling.data.images.image_folder import ImageFolder
 from src.kindling.data.images.prepare import Preparation, steps_of
-from src.kindling.deploy.predict_inputs import Pictures
+from src.kindling.deploy.predict_inputs import ImageInputs
 
 
 def pictures(root: Path) -> list[Path]:
@@ -105,7 +105,7 @@ def test_preparation_equals_the_run(
         batch_size=4,
     )
     data.setup()
-    source = Pictures([str(path) for path in files], data, data.spec)
+    source = ImageInputs([str(path) for path in files], data, data.spec)
     (names, own) = source[range(len(files))]
     assert not any(names["error"])
     whole = source.test.samples.x.own_size

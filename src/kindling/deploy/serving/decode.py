@@ -1,7 +1,7 @@
 """Split forms into files, and decode image files, with bounds on pixels, scans and texts.
 
 decoders.py calls this in processes that can be killed: a crafted file can keep Pillow busy for
-minutes. What is refused raises an HTTPException that names the file.
+minutes. Refused files raise an HTTPException that names them.
 """
 
 from __future__ import annotations

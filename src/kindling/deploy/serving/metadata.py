@@ -84,7 +84,7 @@ def _upgrade_spec(values: Any) -> Any:
 
 
 class Metadata(BaseModel):
-    """What the server uses of a file's metadata; JSON in all but `run`."""
+    """The part of a file's metadata that the server uses; JSON in all but `run`."""
 
     run: str = Field("", max_length=1000)
     spec: Json[Annotated[Spec, BeforeValidator(_upgrade_spec)]]

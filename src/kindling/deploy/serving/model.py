@@ -99,7 +99,7 @@ class Model:
         self.responses = Responses(self.spec, kind, decision.value or 0.0, self.prepare)
 
     def _check_preparation(self) -> None:
-        """Compare the input with what a blank image, or a row, comes to."""
+        """Compare the input's shape with that of a prepared blank image, or of a row."""
         if self.prepare is None:
             if self.spec.kind != "table":
                 raise ValueError(f"no image file has the input shape {self.shape}")
