@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_preparation_equals_the_run(
     whole = source.test.samples.x.own_size
     assert whole == (name != "none")
     prepare = Preparation(channels, 16, fit, whole, data.spec.max_value, steps_of(transforms))
-    again = Preparation(**json.loads(json.dumps(vars(prepare))))  # as it is written into the file
+    again = Preparation(**json.loads(json.dumps(asdict(prepare))))  # as it is written into the file
     for path, expected in zip(files, own, strict=True):
         with Image.open(path) as image:
             made = again(image)

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AliasChoices,
     BaseModel,
     BeforeValidator,
     Field,
@@ -16,55 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from src.kindling.data.images.decode import ResizeMode
+from src.kindling.data.images.prepare import Finite, Preparation
 from src.kindling.data.spec import Spec
-
-Side = Annotated[int, Field(ge=1, le=10_000)]  # pixels
-Border = Annotated[int, Field(ge=0, le=10_000)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class Resize(BaseModel, extra="forbid"):
-    do: Literal["resize"]
-    size: Annotated[list[Side], Field(min_length=1, max_length=2)]
-    longest: Side | None
-    how: Literal["NEAREST", "BILINEAR", "BICUBIC"]
-
-
-class Crop(BaseModel, extra="forbid"):
-    do: Literal["crop"]
-    size: tuple[Side, Side]
-
-
-class Pad(BaseModel, extra="forbid"):
-    do: Literal["pad"]
-    border: tuple[Border, Border, Border, Border]
-    value: Finite
-
-
-class ToGray(BaseModel, extra="forbid"):
-    do: Literal["grey"]
-    channels: Literal[1, 3]
-
-
-class ToFloat(BaseModel, extra="forbid"):
-    do: Literal["floating"]
-    scale: bool
-
-
-Step = Annotated[Resize | Crop | Pad | ToGray | ToFloat, Field(discriminator="do")]
-
-
-class Prepare(BaseModel, extra="forbid"):
-    """The arguments of a Preparation."""
-
-    channels: Literal[1, 3]
-    size: Side
-    fit: ResizeMode
-    whole: bool
-    # An older version's file names it `white`.
-    max_value: Finite = Field(gt=0, validation_alias=AliasChoices("max_value", "white"))
-    steps: Annotated[list[Step], Field(max_length=20)] = []
 
 
 class Decision(BaseModel):
@@ -88,7 +40,7 @@ class Metadata(BaseModel):
 
     run: str = Field("", max_length=1000)
     spec: Json[Annotated[Spec, BeforeValidator(_upgrade_spec)]]
-    prepare: Json[Prepare | None] = None
+    prepare: Json[Preparation | None] = None
     decision: Json[Decision | None] = None
 
 

@@ -11,7 +11,6 @@ from onnxruntime import InferenceSession, SessionOptions
 from PIL import Image
 
 from src.kindling.config.errors import InputError
-from src.kindling.data.images.prepare import Preparation
 from src.kindling.data.masks import VOID
 from src.kindling.deploy.serving.decode import Array, peak_pixels
 from src.kindling.deploy.serving.metadata import Decision, read_metadata
@@ -48,8 +47,7 @@ class Model:
             metadata = read_metadata(texts)
             self.name, self.spec = metadata.run or path.name, metadata.spec
             self._read_input()
-            prepare = metadata.prepare
-            self.prepare = Preparation(**prepare.model_dump()) if prepare else None
+            self.prepare = metadata.prepare
             self._check_preparation()
             self._read_decision(metadata.decision)
         except ValueError as error:
