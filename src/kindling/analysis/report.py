@@ -38,7 +38,7 @@ TEMPLATE = Path(__file__).with_name("report.html")
 ORDER = (
     "curves before_and_after confusion errors overlap classes roc_and_pr calibration mistakes "
     "worst uncertain examples weights gradients layers"
-).split()
+)
 LARGEST = 100_000_000  # pixels of a plot
 HEAVY = 200_000  # bytes of a PNG above which photographs are embedded as JPEG
 
@@ -127,9 +127,11 @@ def _place_marks(row: dict[str, Any]) -> dict[str, float] | None:
 def _plots(run: TrainedRun) -> Iterator[dict[str, Any]]:
     """Each plot: its title, kind, size, data as base64, and its description as text."""
 
+    order = ORDER.split()
+
     def place(path: Path) -> tuple[float, str]:
         name = re.sub(r"^(test|val)_", "", path.stem)
-        return (ORDER.index(name) if name in ORDER else 0.5, path.stem)
+        return (order.index(name) if name in order else 0.5, path.stem)
 
     for path in sorted((run.path / "plots").glob("*.png"), key=place):
         content, file_type = path.read_bytes(), "png"
