@@ -39,15 +39,13 @@ class Stages(Callback):
 
     def __init__(self) -> None:
         self.batches: dict[str, list[str]] = {}
-        self.metrics: dict[str, list[str]] = {}
+        self.metrics: dict[str, dict[str, None]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         log = pl_module.log
 
         def note_and_log(name: str, *args: Any, **kwargs: Any) -> None:
-            names = self.metrics.setdefault(_stage(trainer), [])
-            if name not in names:
-                names.append(name)
+            self.metrics.setdefault(_stage(trainer), {})[name] = None
             log(name, *args, **kwargs)
 
         pl_module.log = note_and_log  # type: ignore[method-assign]

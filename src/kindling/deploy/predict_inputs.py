@@ -86,9 +86,8 @@ class ImageInputs:
             except Exception as problem:  # a transform's too: no file stops the others
                 reason = str(problem).removeprefix(f"{self.paths[i]}: ")
                 errors[i] = reason.partition("; ")[0]
-        blank = torch.zeros(self.shape, dtype=torch.uint8)
-        for image in images.values():
-            blank = torch.zeros_like(image)
+        first = next(iter(images.values()), torch.zeros(self.shape, dtype=torch.uint8))
+        blank = torch.zeros_like(first)  # for files that cannot be read
         paths = [os.fsencode(self.paths[i]).decode("utf-8", "replace") for i in numbers]
         names: Names = {"path": paths, "error": [errors.get(i) for i in numbers]}
         return names, torch.stack([images.get(i, blank) for i in numbers])
