@@ -143,7 +143,7 @@ def plot_calibration(confidence: Array, correct: Array, meaning: str, bins: int 
 
     Args:
         confidence, correct: probabilities, and whether the event occurred, `(N,)` each.
-        meaning: what the probability is of.
+        meaning: the event, as the axis label names it.
         bins: of equal width, for the plot and the expected calibration error.
     """
     rows = np.isfinite(confidence)

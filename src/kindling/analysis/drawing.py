@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from src.kindling.config.errors import escape_control
 
 BLUE, ORANGE, GREY = "tab:blue", "tab:orange", "0.6"
-# A figure's gid says how the report shows it: as text, or as photographs.
+# A figure's gid: whether the report shows it as text or as photographs.
 TEXT, PHOTOS = "text", "photos"
 
 

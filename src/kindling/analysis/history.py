@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -45,6 +45,14 @@ def read_metrics(run: Path) -> pd.DataFrame:
     return table.assign(at=at)
 
 
+def find_best(table: pd.DataFrame, monitor: str, mode: str | None) -> Any:
+    """The row with the best value of a metric, a Series; None if it was never logged."""
+    if monitor not in table or not table[monitor].notna().any():
+        return None
+    scores = table[monitor]
+    return table.loc[scores.idxmin() if mode == "min" else scores.idxmax()]
+
+
 def plot_curves(run: Path, monitor: str, mode: Literal["min", "max"]) -> Figure:
     """Plot a run's losses, metrics and learning rates, with the best `monitor` marked."""
     table, monitor = read_metrics(run), canonical_name(monitor)
@@ -57,6 +65,7 @@ def plot_curves(run: Path, monitor: str, mode: Literal["min", "max"]) -> Figure:
     order = sorted(names, key=lambda name: (name != "loss", name.startswith("lr"), name))
     if not order or not len(table):
         return drawing.draw_message("Curves: nothing was logged")
+    best = find_best(table, monitor, mode)
     figure, axes = drawing.create_panels(len(order), 4.2, 2.7, across=3, head=0.3)
     for axis, name in zip(axes, order, strict=True):
         _draw_line(axis, table, f"train/batch_{name}", "0.85", "batch", marker="")
@@ -66,11 +75,9 @@ def plot_curves(run: Path, monitor: str, mode: Literal["min", "max"]) -> Figure:
         values = np.concatenate([np.ones(0), *(line.get_ydata() for line in axis.lines)])
         if name == "loss" and len(values) and values.max() > 30 * values.min() > 0:
             axis.set_yscale("log")
-        if monitor in table and table[monitor].notna().any():
-            scores = table[monitor]
-            best = table["at"][scores.idxmin() if mode == "min" else scores.idxmax()]
-            label = f"best: epoch {best:.4g}"
-            axis.axvline(best, color="tab:green", linestyle="--", linewidth=1, label=label)
+        if best is not None:
+            label = f"best: epoch {best['at']:.4g}"
+            axis.axvline(best["at"], color="tab:green", linestyle="--", linewidth=1, label=label)
         axis.set_xlim(table["at"].min() - 0.1, table["at"].max() + 0.1)
         axis.locator_params(axis="x", integer=True)
         drawing.set_titles(axis, name, "epoch" if axis in axes[-3:] else "")
@@ -111,7 +118,7 @@ def _draw_line(
 
 
 def describe_overfitting(table: pd.DataFrame) -> str | None:
-    """Say from which epoch on the validation loss rose while the training loss fell, if it did.
+    """Describe from which epoch on the validation loss rose while the training loss fell, if so.
 
     Both must be trends by Kendall's tau over at least six validations; the rise exceeds the noise.
     """

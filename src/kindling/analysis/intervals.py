@@ -118,7 +118,9 @@ def metric_intervals(
     codes = np.arange(len(outputs)) if groups is None else np.unique(groups, return_inverse=True)[1]
     G = int(codes.max(initial=-1)) + 1
     intervals: dict[str, Interval | None] = {}
-    for key, metric in metrics.items() if G > 1 else ():
+    if G < 2:
+        return intervals, baseline
+    for key, metric in metrics.items():
         for name, (value, deviations) in _jackknife(key, metric, outputs, targets, codes).items():
             share = is_share(name) or is_share(type(metric).__name__)
             found: Interval | None = _interval(value, deviations, share, True, G)

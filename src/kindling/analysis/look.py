@@ -1,4 +1,4 @@
-"""Look at the data before training: a summary in words, and plots in a folder."""
+"""Look at the data before training: a summary, and plots in a folder."""
 
 from __future__ import annotations
 

@@ -19,7 +19,6 @@ from torch.optim import Optimizer
 
 from src.kindling.analysis import drawing, history, layers
 from src.kindling.analysis.drawing import TEXT, encode_png
-from src.kindling.analysis.layers import add_graph
 from src.kindling.analysis.predictions import Array, Predictions, predict, spread
 from src.kindling.analysis.report import report
 from src.kindling.config.errors import InputError
@@ -120,18 +119,12 @@ class Plots:
         except Exception as error:
             after = f"after '{names[-1]}'" if names else "at the first plot"
             print(f"plots: stopped {after}: {type(error).__name__}: {error}")
-        if self.graph:
-            self._add_graph(task, data, boards)
+        for board in boards if self.graph else ():
+            try:
+                layers.add_graph(board, task, data)
+            except Exception as error:
+                print(f"--graph: not written: {str(error).partition(chr(10))[0]}")
         return names
-
-    def _add_graph(
-        self, task: LightningModule, data: LightningDataModule | None, boards: Sequence[Any]
-    ) -> None:
-        try:
-            for board in boards:
-                add_graph(board, task, data)
-        except Exception as error:
-            print(f"--graph: not written: {str(error).partition(chr(10))[0]}")
 
     def _figures(
         self, task: Any, data: LightningDataModule | None, stage: Stage, monitor: Monitor

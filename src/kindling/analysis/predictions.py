@@ -21,6 +21,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.loader import make_loader
 from src.kindling.data.order import BatchOrder
+from src.kindling.data.preprocess import InputStats
 from src.kindling.data.samples import Stage
 from src.kindling.nn.additions import outputs_of
 
@@ -88,6 +89,9 @@ def read_batches(
         for batch in chain.from_iterable(loaders.flattened):
             yield transfer(task, data, batch), None
         return
+    stats = getattr(getattr(task, "net", None), "input_stats", None)
+    if isinstance(stats, InputStats):  # which data that did not train this task lack
+        data.use_input_stats(stats)
     index = data.indices[stage]
     if limit is not None:
         index = index[spread(len(index), limit)]

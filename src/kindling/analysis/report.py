@@ -22,7 +22,7 @@ from jinja2 import Environment
 from PIL import Image
 
 from src.kindling.analysis.drawing import PHOTOS
-from src.kindling.analysis.history import describe_overfitting, read_metrics
+from src.kindling.analysis.history import describe_overfitting, find_best, read_metrics
 from src.kindling.analysis.intervals import BLOCKS, mean_interval, metric_intervals
 from src.kindling.analysis.outputs import outputs_for
 from src.kindling.analysis.predictions import Predictions
@@ -36,9 +36,8 @@ from src.kindling.training.trained_run import TrainedRun
 TEMPLATE = Path(__file__).with_name("report.html")
 # Plots in this order; those of a task's `plot` follow the curves, by their names.
 ORDER = (
-    *("curves", "before_and_after", "confusion", "errors", "overlap", "classes", "roc_and_pr"),
-    *("calibration", "mistakes", "worst", "uncertain", "examples", "weights", "gradients"),
-    "layers",
+    "curves before_and_after confusion errors overlap classes roc_and_pr calibration mistakes "
+    "worst uncertain examples weights gradients layers"
 )
 LARGEST = 100_000_000  # pixels of a plot
 HEAVY = 200_000  # bytes of a PNG above which photographs are embedded as JPEG
@@ -54,13 +53,14 @@ def report(run: TrainedRun) -> Path:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = format_number
     path, meta = run.path / "report.html", run.read("meta.json")
-    curves = read_metrics(run.path)
+    curves, monitor = read_metrics(run.path), canonical_name(meta.get("monitor") or "")
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         name=f"{path.parent.parent.name}/{path.parent.name}",
         meta=meta,
         folder=record_path(run.path),
         results=results,
-        best=_find_best(curves, meta),
+        monitor=monitor,
+        best=find_best(curves, monitor, meta.get("mode")),
         limit=run.read("run.json").get("config", {}).get("trainer.max_epochs", "?"),
         overfitting=describe_overfitting(curves),
         unsplit={k: v for k, v in metrics.items() if not k.startswith(("val/", "test/"))},
@@ -127,9 +127,11 @@ def _place_marks(row: dict[str, Any]) -> dict[str, float] | None:
 def _plots(run: TrainedRun) -> Iterator[dict[str, Any]]:
     """Each plot: its title, kind, size, data as base64, and its description as text."""
 
+    order = ORDER.split()
+
     def place(path: Path) -> tuple[float, str]:
         name = re.sub(r"^(test|val)_", "", path.stem)
-        return (ORDER.index(name) if name in ORDER else 0.5, path.stem)
+        return (order.index(name) if name in order else 0.5, path.stem)
 
     for path in sorted((run.path / "plots").glob("*.png"), key=place):
         content, file_type = path.read_bytes(), "png"
@@ -188,16 +190,6 @@ def _data(run: TrainedRun) -> list[tuple[str, str]]:
     if missing := [column.name for column in spec.columns if column.missing]:
         rows.append(("missing values in", ", ".join(missing)))
     return rows + outputs_for(spec).describe(spec)
-
-
-def _find_best(curves: Any, meta: dict[str, Any]) -> dict[str, Any] | None:
-    """The monitored metric's best value and its epoch, from 1; None if it was never logged."""
-    monitor = canonical_name(meta.get("monitor") or "")
-    if monitor not in curves or not curves[monitor].notna().any():
-        return None
-    scores = curves[monitor]
-    row = curves.loc[scores.idxmin() if meta.get("mode") == "min" else scores.idxmax()]
-    return {"monitor": monitor, "value": row[monitor], "epoch": int(row["epoch"])}
 
 
 def list_missing_classes(predictions: Predictions | None) -> list[str]:

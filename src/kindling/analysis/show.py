@@ -39,15 +39,13 @@ class Stages(Callback):
 
     def __init__(self) -> None:
         self.batches: dict[str, list[str]] = {}
-        self.metrics: dict[str, list[str]] = {}
+        self.metrics: dict[str, dict[str, None]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         log = pl_module.log
 
         def note_and_log(name: str, *args: Any, **kwargs: Any) -> None:
-            names = self.metrics.setdefault(_stage(trainer), [])
-            if name not in names:
-                names.append(name)
+            self.metrics.setdefault(_stage(trainer), {})[name] = None
             log(name, *args, **kwargs)
 
         pl_module.log = note_and_log  # type: ignore[method-assign]
@@ -80,7 +78,7 @@ def show(name: str, overrides: Sequence[str], dry_run: bool = False) -> None:
     instantiate.check_training(composed)
     quiet()
     stages, trace, printed = Stages(), LayerTrace(), StringIO()
-    with redirect_stdout(printed):  # what is printed on the way must be a comment
+    with redirect_stdout(printed):  # building may print; these lines become comments
         filled = fill_defaults(composed)
         values = instantiate.values(filled)
         torch.set_num_threads(values.num_threads or 1)

@@ -71,7 +71,10 @@ def compare_paired(one: Row, other: Row) -> Difference:
     n, lower_is_better = len(a), mode_by_name(a.scored) == "min"
     is_right_or_wrong = not lower_is_better and np.isin([a["score"], b["score"]], (0, 1)).all()
     gains = b["score"].astype(float) - a["score"]
-    gains *= -1 if lower_is_better else 100 if is_right_or_wrong else 1
+    if lower_is_better:
+        gains *= -1
+    elif is_right_or_wrong:
+        gains *= 100  # points
     gain, groups = float(gains.mean()), b.columns.get("group", a.columns.get("group"))
     count = n if groups is None else len(np.unique(groups))
     margin = half_width(gains, groups)
@@ -97,12 +100,12 @@ def half_width(values: Any, groups: Any = None) -> float:
 
 
 def name_score(scored: str) -> str:
-    """A score in words: `mean absolute error` for `mae`."""
+    """The name of a score in messages: `mean absolute error` for `mae`."""
     return METRIC_NAMES.get(scored, scored.replace("_", " "))
 
 
 def format_comparison(one: Row, other: Row) -> list[str]:
-    """Say in lines whether two runs differ, or why this cannot be tested."""
+    """Describe in lines whether two runs differ, or why this cannot be tested."""
     try:
         found = compare_paired(one, other)
     except InputError as error:
@@ -116,7 +119,7 @@ def format_comparison(one: Row, other: Row) -> list[str]:
 
 
 def compare_with_best(board: Leaderboard) -> list[str]:
-    """Say in a line which single runs differ significantly from the best row, after Holm."""
+    """List in a line the single runs that differ significantly from the best row, after Holm."""
     best, *others = board.rows
     found: dict[str, Difference] = {}
     for row in others:
@@ -213,7 +216,7 @@ def compare_seeds(
 
 
 def format_seed_comparison(words: Sequence[str], metric: str | None) -> list[str]:
-    """Compare two sets of seeds, each a study, a folder or a pattern, and say so in lines.
+    """Compare two sets of seeds, each a study, a folder or a pattern; return lines.
 
     By the score of the test samples, and the variance over samples too (Bouthillier et al., MLSys
     2021); if `metric` is given, or the test samples differ, by a final metric.

@@ -60,26 +60,22 @@ def export(run: TrainedRun, form: str = "onnx", int8: bool = False) -> Reports:
     if int8 and last.outputs is None:
         needed = "needs a Kindling DataModule and a task with outputs"
         raise InputError(f"--int8: {needed}; leave out --int8")
-    folder = run.path / "export"
-    folder.mkdir(exist_ok=True)
-    try:
-        for model in preferred:
-            with suppress(InputError):
-                return _write_and_prove(run, data, model, form, int8)
-        return _write_and_prove(run, data, last, form, int8)
-    finally:
-        with suppress(OSError):  # the folder holds files of this or an earlier export
-            folder.rmdir()
+    for model in preferred:
+        with suppress(InputError):
+            return _write_and_prove(run, data, model, form, int8)
+    return _write_and_prove(run, data, last, form, int8)
 
 
 def _write_and_prove(
     run: TrainedRun, data: Any, model: Exportable, form: str, int8: bool
 ) -> Reports:
-    folder = run.path / "export"
     facts = {name: model.facts[name] for name in ("run", "kindling", "input", "output")}
     reports = {}
-    with tempfile.TemporaryDirectory(dir=folder) as scratch, warnings.catch_warnings():
-        # The command itself says that torchscript is deprecated.
+    with (
+        tempfile.TemporaryDirectory(prefix=".export", dir=run.path) as scratch,
+        warnings.catch_warnings(),
+    ):
+        # The command itself prints that torchscript is deprecated.
         warnings.filterwarnings("ignore", r"`torch\.jit\..*` is deprecated")
         files = {name: Path(scratch) / FILES[name] for name in (form, "int8")[: 1 + int8]}
         try:
@@ -97,6 +93,8 @@ def _write_and_prove(
             reports[name] = facts | prove(name, file, model)
         if int8:
             reports["int8"] |= compare_int8(data, model.outputs, files["onnx"], files["int8"])
+        folder = run.path / "export"
+        folder.mkdir(exist_ok=True)
         for name, report in reports.items():
             os.replace(files[name], folder / FILES[name])
             write_json(folder / f"{name}.json", report)

@@ -1,4 +1,4 @@
-"""What is exported of a run: a module, samples to compare its files on, and their metadata."""
+"""The parts of an export: a module, samples to compare its files on, and their metadata."""
 
 from __future__ import annotations
 
@@ -158,7 +158,8 @@ def describe_preparation(data: DataModule, form: str) -> dict[str, Any] | None:
     """Describe how an image file becomes raw input without torch; None without images."""
     if data.spec.kind != "image" or form != "onnx":
         return None
-    channels, height, width = data.spec.source_shape
+    shape: Any = data.spec.source_shape
+    channels, height, width = shape
     if channels not in (1, 3) or height != width:
         return None
     images: Any = data.datasets["test"].samples.x

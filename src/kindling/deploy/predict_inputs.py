@@ -66,7 +66,7 @@ def find(inputs: Sequence[str], images: bool, scratch: str) -> list[str]:
     return found
 
 
-class Pictures:
+class ImageInputs:
     """Image files as the run's test samples: a range gives their names and `(B, *raw_shape)`."""
 
     def __init__(self, paths: Sequence[str], data: Any, spec: Spec) -> None:
@@ -86,9 +86,8 @@ class Pictures:
             except Exception as problem:  # a transform's too: no file stops the others
                 reason = str(problem).removeprefix(f"{self.paths[i]}: ")
                 errors[i] = reason.partition("; ")[0]
-        blank = torch.zeros(self.shape, dtype=torch.uint8)
-        for image in images.values():
-            blank = torch.zeros_like(image)
+        first = next(iter(images.values()), torch.zeros(self.shape, dtype=torch.uint8))
+        blank = torch.zeros_like(first)  # for files that cannot be read
         paths = [os.fsencode(self.paths[i]).decode("utf-8", "replace") for i in numbers]
         names: Names = {"path": paths, "error": [errors.get(i) for i in numbers]}
         return names, torch.stack([images.get(i, blank) for i in numbers])
@@ -108,7 +107,7 @@ def load_images(paths: Sequence[str], data: Any, spec: Spec, size: int) -> Any:
     starts = range(0, len(paths), size)
     batches: Any = [range(start, min(start + size, len(paths))) for start in starts]
     workers = data.choose_workers(one_by_one=True)
-    dataset: Any = Pictures(paths, data, spec)
+    dataset: Any = ImageInputs(paths, data, spec)
     few = len(batches) <= 2 * workers  # starting the workers would take longer
     return make_loader(dataset, batches, 0 if few else workers)
 

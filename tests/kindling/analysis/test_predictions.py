@@ -15,6 +15,7 @@ from src.kindling.analysis.predictions import Predictions, predict, spread
 from src.kindling.config.compose import Config
 from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
+from src.kindling.data.preprocess import InputStats, build_preprocess
 from src.kindling.training.build import build_data, build_task
 from tests.conftest import checked
 
@@ -49,6 +50,17 @@ def test_predictions_cover_each_sample_once(digits: tuple[Any, DataModule]) -> N
     some = predictions.take([3, 5])
     assert len(some) == 2
     assert some["index"].tolist() == index[[3, 5]].tolist()
+
+
+def test_data_that_did_not_train_a_pretrained_net_are_prepared_for_it(
+    digits: tuple[Any, DataModule],
+) -> None:
+    task, data = digits
+    stats = task.net.input_stats = InputStats(8, (0.5,), (0.25,))
+    found = predict(task, data, "val", 20)
+    x = build_preprocess(data.spec, stats)(found.inputs(slice(None)))
+    expected = task.eval()(x).softmax(dim=1).detach().numpy()
+    assert found["probability"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_predict_restores_task_mode(digits: tuple[Any, DataModule]) -> None:

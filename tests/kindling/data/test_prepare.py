@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.data.images.image_data import ImageFiles
 from src.kindling.data.images.image_folder import ImageFolder
 from src.kindling.data.images.prepare import Preparation, steps_of
-from src.kindling.deploy.predict_inputs import Pictures
+from src.kindling.deploy.predict_inputs import ImageInputs
 
 
 def pictures(root: Path) -> list[Path]:
@@ -105,13 +106,13 @@ def test_preparation_equals_the_run(
         batch_size=4,
     )
     data.setup()
-    source = Pictures([str(path) for path in files], data, data.spec)
+    source = ImageInputs([str(path) for path in files], data, data.spec)
     (names, own) = source[range(len(files))]
     assert not any(names["error"])
     whole = source.test.samples.x.own_size
     assert whole == (name != "none")
     prepare = Preparation(channels, 16, fit, whole, data.spec.max_value, steps_of(transforms))
-    again = Preparation(**json.loads(json.dumps(vars(prepare))))  # as it is written into the file
+    again = Preparation(**json.loads(json.dumps(asdict(prepare))))  # as it is written into the file
     for path, expected in zip(files, own, strict=True):
         with Image.open(path) as image:
             made = again(image)

@@ -1,4 +1,4 @@
-"""What a task predicts: how it is decoded, scored, drawn, tabulated and exported.
+"""A task's predictions: how they are decoded, scored, plotted, tabulated and exported.
 
 A task has one of these as its attribute `outputs`.
 """

@@ -1,4 +1,4 @@
-"""What every kind of outputs can do, and the check that a task fits its data."""
+"""The interface of outputs, and the check that a task fits its data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Outputs(Protocol):
         score_name: of the score of a sample.
         decision: how an exported file's output becomes a prediction: `{"kind": "argmax"}`,
             `{"kind": "threshold", "value": 0.5}` or `{"kind": "none"}`.
-        counted: what a class is counted in.
+        counted: the unit of class counts.
         averages: test metrics that leave out classes without a sample.
         gallery: number of samples in a gallery.
     """

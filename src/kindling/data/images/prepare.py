@@ -6,21 +6,113 @@ The export writes the steps and compares their result with the run's own; the se
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
+from pydantic import AliasChoices, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from src.kindling.config.errors import InputError
 from src.kindling.data.images.decode import ResizeMode, convert, make_square
 
 Array = np.ndarray[Any, Any]
-Step = dict[str, Any]  # the name of a function in STEPS, as `do`, and its arguments
+Side = Annotated[int, Field(ge=1, le=10_000)]  # pixels
+Border = Annotated[int, Field(ge=0, le=10_000)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+STRICT = ConfigDict(extra="forbid")
+
+# The steps, each from `(C, H, W)` to `(C, H, W)`. The names and fields stand in exported files.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
+class Resize:
+    """Resize to `(height, width)`, or the shorter side to one number, the longer to a maximum."""
+
+    size: Annotated[list[Side], Field(min_length=1, max_length=2)]
+    longest: Side | None
+    how: Literal["NEAREST", "BILINEAR", "BICUBIC"]
+    do: Literal["resize"] = "resize"
+
+    def __call__(self, x: Array) -> Array:
+        height, width = x.shape[1:]
+        rows, columns = self.size[0], self.size[-1]
+        if len(self.size) == 1:
+            short, long = rows, int(rows * max(height, width) / min(height, width))
+            if self.longest is not None and long > self.longest:
+                short, long = int(self.longest * short / long), self.longest
+            rows, columns = (long, short) if width <= height else (short, long)
+        if (rows, columns) == (height, width):
+            return x
+        if self.how == "NEAREST":  # Pillow rounds differently in some places
+            down = (np.arange(rows, dtype=np.float32) + 0.5) * np.float32(height / rows)
+            across = (np.arange(columns, dtype=np.float32) + 0.5) * np.float32(width / columns)
+            return x[:, down.astype(int)[:, None], across.astype(int)]
+        images = [Image.fromarray(channel) for channel in x]
+        resample = Image.Resampling[self.how]
+        return np.stack([np.asarray(image.resize((columns, rows), resample)) for image in images])
+
+
+@dataclass(frozen=True, config=STRICT)
+class Pad:
+    """Add a border of one value: left, top, right, bottom."""
+
+    border: tuple[Border, Border, Border, Border]
+    value: Finite
+    do: Literal["pad"] = "pad"
+
+    def __call__(self, x: Array) -> Array:
+        left, top, right, bottom = self.border
+        return np.pad(x, ((0, 0), (top, bottom), (left, right)), constant_values=self.value)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Crop:
+    """Crop the center, `(height, width)`; a smaller image gets a black border first."""
+
+    size: tuple[Side, Side]
+    do: Literal["crop"] = "crop"
+
+    def __call__(self, x: Array) -> Array:
+        height, width = self.size
+        down, across = max(0, height - x.shape[1]), max(0, width - x.shape[2])
+        x = Pad((across // 2, down // 2, (across + 1) // 2, (down + 1) // 2), 0)(x)
+        top, left = round((x.shape[1] - height) / 2), round((x.shape[2] - width) / 2)
+        return x[:, top : top + height, left : left + width]
+
+
+@dataclass(frozen=True, config=STRICT)
+class ToGray:
+    """Luma, in one channel or three equal ones."""
+
+    channels: Literal[1, 3]
+    do: Literal["grey"] = "grey"
+
+    def __call__(self, x: Array) -> Array:
+        if len(x) == 3:
+            weights = np.array([0.2989, 0.587, 0.114], dtype=np.float32).reshape(3, 1, 1)
+            red, green, blue = x * weights
+            x = (red + green + blue)[None].astype(x.dtype)
+        return np.repeat(x, self.channels, axis=0) if len(x) < self.channels else x
+
+
+@dataclass(frozen=True, config=STRICT)
+class ToFloat:
+    """float32; with scale, 0 to 255 of a byte become 0 to 1."""
+
+    scale: bool
+    do: Literal["floating"] = "floating"
+
+    def __call__(self, x: Array) -> Array:
+        divisor = 255 if self.scale and x.dtype == np.uint8 else 1
+        return x.astype(np.float32) / np.float32(divisor)
+
+
+Step = Annotated[Resize | Crop | Pad | ToGray | ToFloat, Field(discriminator="do")]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Preparation:
     """From an opened image to the model's input. The names of the fields stand in exported files.
 
@@ -29,16 +121,16 @@ class Preparation:
         size: height and width of the common shape.
         fit: how an image becomes square, `data.resize_mode`.
         whole: whether it keeps its own size, for steps that crop or resize it.
-        max_value: the largest value of a raw pixel.
-        steps: what the test transforms do.
+        max_value: the largest value of a raw pixel; an earlier version's files name it `white`.
+        steps: those of the test transforms.
     """
 
-    channels: int
-    size: int
+    channels: Literal[1, 3]
+    size: Side
     fit: ResizeMode
     whole: bool
-    max_value: float
-    steps: Sequence[Step] = ()
+    max_value: Annotated[Finite, Field(gt=0, validation_alias=AliasChoices("max_value", "white"))]
+    steps: Annotated[list[Step], Field(max_length=20)] = Field(default_factory=list)
 
     def __call__(self, image: Image.Image) -> Array:
         """`(C, H, W)`, uint8 or float32."""
@@ -50,68 +142,15 @@ class Preparation:
             x = x * np.float32(self.max_value / 255)
             x = x if self.max_value <= 1 else np.rint(x).astype(np.uint8)
         for step in self.steps:
-            arguments = {name: value for name, value in step.items() if name != "do"}
-            x = STEPS[step["do"]](x, **arguments)
+            x = step(x)
         return np.ascontiguousarray(x)
 
 
-# The steps, each from `(C, H, W)` to `(C, H, W)`.
-
-
-def resize(x: Array, size: Sequence[int], longest: int | None, how: str) -> Array:
-    """Resize to `(height, width)`, or the shorter side to one number, the longer to a maximum."""
-    height, width = x.shape[1:]
-    if len(size) == 1:
-        short, long = size[0], int(size[0] * max(height, width) / min(height, width))
-        if longest is not None and long > longest:
-            short, long = int(longest * short / long), longest
-        size = (long, short) if width <= height else (short, long)
-    if tuple(size) == (height, width):
-        return x
-    if how == "NEAREST":  # Pillow rounds differently in some places
-        rows = (np.arange(size[0], dtype=np.float32) + 0.5) * np.float32(height / size[0])
-        columns = (np.arange(size[1], dtype=np.float32) + 0.5) * np.float32(width / size[1])
-        return x[:, rows.astype(int)[:, None], columns.astype(int)]
-    images = [Image.fromarray(channel) for channel in x]
-    resample = Image.Resampling[how]
-    return np.stack([np.asarray(image.resize((size[1], size[0]), resample)) for image in images])
-
-
-def crop(x: Array, size: Sequence[int]) -> Array:
-    """Crop the center, `(height, width)`; a smaller image gets a black border first."""
-    down, across = (max(0, new - old) for new, old in zip(size, x.shape[1:], strict=True))
-    x = pad(x, [across // 2, down // 2, (across + 1) // 2, (down + 1) // 2], 0)
-    top, left = (round((old - new) / 2) for new, old in zip(size, x.shape[1:], strict=True))
-    return x[:, top : top + size[0], left : left + size[1]]
-
-
-def pad(x: Array, border: Sequence[int], value: float) -> Array:
-    """Add a border of one value: left, top, right, bottom."""
-    left, top, right, bottom = border
-    return np.pad(x, ((0, 0), (top, bottom), (left, right)), constant_values=value)
-
-
-def to_gray(x: Array, channels: int) -> Array:
-    """Luma, in one channel or three equal ones."""
-    if len(x) == 3:
-        red, green, blue = x * np.array([0.2989, 0.587, 0.114], dtype=np.float32).reshape(3, 1, 1)
-        x = (red + green + blue)[None].astype(x.dtype)
-    return np.repeat(x, channels, axis=0) if len(x) < channels else x
-
-
-def to_float(x: Array, scale: bool) -> Array:
-    """float32; with scale, 0 to 255 of a byte become 0 to 1."""
-    return x.astype(np.float32) / np.float32(255 if scale and x.dtype == np.uint8 else 1)
-
-
-STEPS: dict[str, Callable[..., Array]] = {
-    "resize": resize,
-    "crop": crop,
-    "pad": pad,
-    "grey": to_gray,
-    "floating": to_float,
+RESAMPLING: dict[str, Any] = {
+    "nearest-exact": "NEAREST",
+    "bilinear": "BILINEAR",
+    "bicubic": "BICUBIC",
 }
-RESAMPLING = {"nearest-exact": "NEAREST", "bilinear": "BILINEAR", "bicubic": "BICUBIC"}
 
 
 def steps_of(transforms: Iterable[Any]) -> list[Step]:
@@ -144,27 +183,27 @@ def _steps_of_transform(transform: Any) -> list[Step]:
             smooth = mode != "nearest-exact"
             if transform.size and mode in RESAMPLING and (transform.antialias or not smooth):
                 size, how = _as_list(transform.size), RESAMPLING[mode]
-                return [{"do": "resize", "size": size, "longest": transform.max_size, "how": how}]
+                return [Resize(size, transform.max_size, how)]
             options = f"size={transform.size}, {mode} and antialias={transform.antialias}"
             unsupported = f"with {options} is not supported"
         case "CenterCrop":
             size = _as_list(transform.size)
-            return [{"do": "crop", "size": size * 2 if len(size) == 1 else size}]
+            return [Crop(size * 2 if len(size) == 1 else size)]
         case "Pad":
             border, fill = _as_list(transform.padding), transform.fill
             if transform.padding_mode == "constant" and isinstance(fill, int | float):
-                return [{"do": "pad", "border": border * (4 // len(border)), "value": fill}]
+                return [Pad(border * (4 // len(border)), fill)]
             unsupported = "is supported with padding_mode=constant and one fill value"
         case "Grayscale":
-            return [{"do": "grey", "channels": transform.num_output_channels}]
+            return [ToGray(transform.num_output_channels)]
         case "ToDtype":
             if str(transform.dtype) == "torch.float32":
-                return [{"do": "floating", "scale": transform.scale}]
+                return [ToFloat(transform.scale)]
             unsupported = "is supported with dtype=torch.float32 only"
         case "ToImage" | "Identity":
             return []
     raise NotImplementedError(unsupported)
 
 
-def _as_list(value: Any) -> list[int]:
+def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, int) else list(map(int, value))

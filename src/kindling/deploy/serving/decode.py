@@ -1,7 +1,7 @@
 """Split forms into files, and decode image files, with bounds on pixels, scans and texts.
 
 decoders.py calls this in processes that can be killed: a crafted file can keep Pillow busy for
-minutes. What is refused raises an HTTPException that names the file.
+minutes. Refused files raise an HTTPException that names them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 from python_multipart.multipart import Field, File, parse_form
 from starlette.exceptions import HTTPException
 
-from src.kindling.data.images.prepare import Preparation
+from src.kindling.data.images.prepare import Crop, Pad, Preparation, Resize
 from src.kindling.deploy.serving.limits import Limits
 
 Array = np.ndarray[Any, Any]
@@ -146,19 +146,19 @@ def peak_pixels(size: Sequence[int], prepare: Preparation) -> int:
     peak = width * height
     if not prepare.whole:
         width = height = prepare.size
-    for step in ({"do": "square"}, *prepare.steps):
-        if step["do"] == "resize":
-            rows, columns = step["size"][0], step["size"][-1]
-            if len(step["size"]) == 1:
+    for step in (None, *prepare.steps):
+        if isinstance(step, Resize):
+            rows, columns = step.size[0], step.size[-1]
+            if len(step.size) == 1:
                 long = rows * max(width, height) // min(width, height)
-                long = min(long, step["longest"] or long)
+                long = min(long, step.longest or long)
                 rows, columns = (rows, long) if width > height else (long, rows)
             width, height = columns, rows
-        elif step["do"] == "pad":
-            left, top, right, bottom = step["border"]
+        elif isinstance(step, Pad):
+            left, top, right, bottom = step.border
             width, height = width + left + right, height + top + bottom
-        elif step["do"] == "crop":  # which pads first
-            rows, columns = step["size"]
+        elif isinstance(step, Crop):  # which pads first
+            rows, columns = step.size
             peak = max(peak, max(width, columns) * max(height, rows))
             width, height = columns, rows
         peak = max(peak, width * height)

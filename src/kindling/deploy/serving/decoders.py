@@ -60,7 +60,7 @@ def _decode_images(
 
 
 def _limit(name: str, value: float) -> None:
-    """Set a limit of this process, within what the system allows; Windows has none."""
+    """Set a limit of this process, at most the system's; Windows has none."""
     if os.name == "posix":
         import resource
 

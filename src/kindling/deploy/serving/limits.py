@@ -1,4 +1,4 @@
-"""Limits on what a client may request. Each field is a flag of src/serve.py, with this help."""
+"""Limits on requests. Each field is a flag of src/serve.py, with this help."""
 
 from __future__ import annotations
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from onnxruntime import InferenceSession, SessionOptions
 from PIL import Image
+from pydantic import BaseModel, BeforeValidator, Field, Json, ValidationError, model_validator
 
 from src.kindling.config.errors import InputError
-from src.kindling.data.images.prepare import Preparation
+from src.kindling.data.images.prepare import Finite, Preparation
 from src.kindling.data.masks import VOID
+from src.kindling.data.spec import Spec
 from src.kindling.deploy.serving.decode import Array, peak_pixels
-from src.kindling.deploy.serving.metadata import Decision, read_metadata
 from src.kindling.deploy.serving.responses import ResponseKind, Responses
 
 # The kind of response, by the decision and the dimensions of the output.
@@ -30,6 +33,42 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(double)": np.dtype(np.float64),
 }
 MAX_SIZE = 20_000_000  # values of an input, and pixels of a blank image in its preparation
+
+
+class Decision(BaseModel):
+    kind: Literal["argmax", "threshold", "none"]
+    value: Finite | None = None  # the threshold
+
+    @model_validator(mode="after")
+    def _check_value(self) -> Self:
+        if self.kind == "threshold" and self.value is None:
+            raise ValueError("a threshold has no value")
+        return self
+
+
+def _upgrade_spec(values: Any) -> Any:
+    """The fields of an older version's spec under their present names."""
+    return asdict(Spec.from_plain(values))
+
+
+class Metadata(BaseModel):
+    """The metadata that the server uses, JSON in all but `run`; a file may come from anywhere."""
+
+    run: str = Field("", max_length=1000)
+    spec: Json[Annotated[Spec, BeforeValidator(_upgrade_spec)]]
+    prepare: Json[Preparation | None] = None
+    decision: Json[Decision | None] = None
+
+
+def read_metadata(texts: Mapping[str, str]) -> Metadata:
+    """Parse a file's metadata, or raise a ValueError with one line about the first problem."""
+    try:
+        return Metadata.model_validate(texts)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        reason = " ".join(first["msg"].removeprefix("Value error, ").split())
+        raise ValueError(f"metadata {key[:100]}: {reason[:200]}") from None
 
 
 class Model:
@@ -48,8 +87,7 @@ class Model:
             metadata = read_metadata(texts)
             self.name, self.spec = metadata.run or path.name, metadata.spec
             self._read_input()
-            prepare = metadata.prepare
-            self.prepare = Preparation(**prepare.model_dump()) if prepare else None
+            self.prepare = metadata.prepare
             self._check_preparation()
             self._read_decision(metadata.decision)
         except ValueError as error:
@@ -99,7 +137,7 @@ class Model:
         self.responses = Responses(self.spec, kind, decision.value or 0.0, self.prepare)
 
     def _check_preparation(self) -> None:
-        """Compare the input with what a blank image, or a row, comes to."""
+        """Compare the input's shape with that of a prepared blank image, or of a row."""
         if self.prepare is None:
             if self.spec.kind != "table":
                 raise ValueError(f"no image file has the input shape {self.shape}")

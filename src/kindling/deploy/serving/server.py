@@ -1,4 +1,4 @@
-"""What surrounds the worker: the model's file, the socket, the key, and the supervisor.
+"""The supervisor of the worker, and the model's file, the socket and the key for it.
 
 It imports none of the worker's libraries, which may be missing.
 """
@@ -113,7 +113,7 @@ def supervise(path: Path, listener: socket.socket, limits: Limits, access: Acces
     signal.set_wakeup_fd(wake.fileno())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    # multiprocessing's tracker, at the end, would report what a killed worker had open.
+    # multiprocessing's tracker, at the end, would report the open resources of a killed worker.
     quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
     os.environ.setdefault("PYTHONWARNINGS", quiet)
     spawn, failures = multiprocessing.get_context("spawn"), 0
