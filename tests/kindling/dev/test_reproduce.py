@@ -142,18 +142,6 @@ def test_untracked_files_are_compared(
     assert given == [({"src/nets/mine.py": "a" * 64}, "digits")]
 
 
-def test_old_run_without_untracked_files(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    meta = read_json(run.path / "meta.json")
-    del meta["files"]
-    write_json(run.path / "meta.json", meta)
-    capsys.readouterr()
-    assert again()[0] == 0
-    assert capsys.readouterr().out.splitlines()[:2] == [
-        "same       packages, Python, hardware, data, split",
-        "unknown    src/nets/mine.py: not tracked by git; the run does not record such files",
-    ]
-
-
 def test_edited_config_is_reported(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     config = run.path / "config.yaml"
     config.write_text(config.read_text().replace("seed: 3", "seed: 4"))
