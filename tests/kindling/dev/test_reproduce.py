@@ -34,8 +34,8 @@ def code(monkeypatch: pytest.MonkeyPatch) -> None:
     """The repository's state, which may change while the tests run."""
     for module in ("src.kindling.runs.run", "src.kindling.dev.reproduce"):
         monkeypatch.setattr(f"{module}.git_state", lambda: ("c" * 40, True, "+ here\n"))
-    for module in ("src.kindling.runs.run", "src.kindling.dev.reproduce"):
-        monkeypatch.setattr(f"{module}.source_files", lambda config: {"src/nets/mine.py": "a" * 64})
+    files = {"src/nets/mine.py": "a" * 64}
+    monkeypatch.setattr("src.kindling.runs.run.source_files", lambda config: files)
     monkeypatch.setattr("src.kindling.dev.reproduce.compare_files", lambda then, config: [])
 
 
