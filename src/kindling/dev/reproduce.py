@@ -9,11 +9,11 @@ from typing import Any
 from src.kindling.analysis.plots import Plots
 from src.kindling.config import instantiate
 from src.kindling.config.compose import Config
-from src.kindling.config.errors import InputError, escape_control, join_names
+from src.kindling.config.errors import InputError, escape_control
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.samples import Stage
 from src.kindling.runs.checkpoint_file import read_checkpoint
-from src.kindling.runs.files import display_path, read_json
+from src.kindling.runs.files import display_path
 from src.kindling.runs.metric_names import parse_name
 from src.kindling.runs.provenance import (
     HEADING,
@@ -21,7 +21,6 @@ from src.kindling.runs.provenance import (
     git_state,
     hardware,
     packages,
-    source_files,
 )
 from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run
@@ -40,8 +39,7 @@ def reproduce(run: TrainedRun) -> tuple[Result, list[str]]:
     Raises:
         InputError: when the run is not finished, has no metrics, or its --init run is missing.
     """
-    path = run.path / "meta.json"
-    meta = read_json(path) if path.exists() else {}
+    meta = run.read("meta.json")
     if meta.get("exit") != "finished":
         state, name = meta.get("exit", "no meta.json"), display_path(run.path)
         remedy = f"resume it: python -m src.train --resume {name}"
@@ -57,15 +55,10 @@ def reproduce(run: TrainedRun) -> tuple[Result, list[str]]:
     if meta.get("resumed"):
         print(f"resumed    {len(meta['resumed'])} times; now trained without interruption")
     differing = [escape_control(line) for line in find_differences(run, meta)]
-    unknown = find_unrecorded_files(meta)
     for line in differing:
         print(f"differs    {line}")
     if not differing:
-        code = "" if unknown else "code, "
-        print(f"same       {code}packages, Python, hardware, data, split")
-    if unknown:
-        print(f"unknown    {unknown}")
-        differing.append(unknown)
+        print("same       code, packages, Python, hardware, data, split")
     measured = {parse_name(name)[0] for name in run.metrics}
     stages: tuple[Stage, ...] = ("val",) if measured == {"val"} else ("val", "test")
     new = Run.claim_for(run.config)
@@ -116,10 +109,3 @@ def _edited_values(run: TrainedRun) -> Iterator[str]:
         trained = Config(run.config.name, read_checkpoint(last)["kindling"]["config"])
         for key, (before, now) in config_differences(trained, run.config).items():
             yield f"{key}: {before} then, {now} in config.yaml now"
-
-
-def find_unrecorded_files(then: dict[str, Any]) -> str | None:
-    """The untracked files that cannot be compared, since an earlier version recorded none."""
-    if "files" in then or not (names := list(source_files(""))):
-        return None
-    return f"{join_names(names)}: not tracked by git; the run does not record such files"

@@ -34,8 +34,8 @@ def code(monkeypatch: pytest.MonkeyPatch) -> None:
     """The repository's state, which may change while the tests run."""
     for module in ("src.kindling.runs.run", "src.kindling.dev.reproduce"):
         monkeypatch.setattr(f"{module}.git_state", lambda: ("c" * 40, True, "+ here\n"))
-    for module in ("src.kindling.runs.run", "src.kindling.dev.reproduce"):
-        monkeypatch.setattr(f"{module}.source_files", lambda config: {"src/nets/mine.py": "a" * 64})
+    files = {"src/nets/mine.py": "a" * 64}
+    monkeypatch.setattr("src.kindling.runs.run.source_files", lambda config: files)
     monkeypatch.setattr("src.kindling.dev.reproduce.compare_files", lambda then, config: [])
 
 
@@ -140,18 +140,6 @@ def test_untracked_files_are_compared(
     assert again()[0] == 0
     assert capsys.readouterr().out.splitlines()[0] == "differs    src/nets/mine.py: changed since"
     assert given == [({"src/nets/mine.py": "a" * 64}, "digits")]
-
-
-def test_old_run_without_untracked_files(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    meta = read_json(run.path / "meta.json")
-    del meta["files"]
-    write_json(run.path / "meta.json", meta)
-    capsys.readouterr()
-    assert again()[0] == 0
-    assert capsys.readouterr().out.splitlines()[:2] == [
-        "same       packages, Python, hardware, data, split",
-        "unknown    src/nets/mine.py: not tracked by git; the run does not record such files",
-    ]
 
 
 def test_edited_config_is_reported(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
