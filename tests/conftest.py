@@ -21,23 +21,29 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from torch import Tensor
 
-from src import tasks
-from src.kindling.analysis.plots import Plots
 from src.kindling.config import instantiate
 from src.kindling.config.compose import ROOT, Config, compose, get
 from src.kindling.config.errors import InputError
 from src.kindling.config.targets import locate
-from src.kindling.data import DataModule, Stage
 from src.kindling.runs import run as run_module
 from src.kindling.runs.run import Run
-from src.kindling.training.fit import Result, fit
-from src.kindling.training.trained_run import load_run
 from tests.file_server import Server
 from tests.forked import run_forked
+
+# Functions import torch: pytest-xdist's controller runs no test, and starts the workers 4 s earlier without it.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from src.kindling.data import DataModule, Stage
+    from src.kindling.training.fit import Result
+
+# With Python's own thresholds, and during imports, garbage collection takes a tenth of the time.
+gc.disable()
+gc.set_threshold(50_000, 20, 20)
 
 # A few batches of two epochs: enough for every part to be used, and quick.
 LITTLE = (
@@ -53,16 +59,17 @@ FEW_SCENES = "data.scenes=[96,32,32]"  # two thousand take two seconds to compos
 
 def has_samples(name: str) -> bool:
     """Whether a config's data are the template's, with all samples in memory or in files."""
+    from src.kindling.data import DataModule
+
     target = get(compose(name, []).values, "data._target_") or ""
     own = target.startswith(("src.data.", "src.kindling."))
     return own and issubclass(locate(target), DataModule)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def heap() -> None:
-    """What the imports left is not walked again by each module and each training, which takes 0.3 s."""
-    gc.collect()
+def pytest_collection_finish() -> None:
+    """What the imports left is not walked again, which takes 0.3 s each time."""
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:
@@ -110,6 +117,9 @@ def numbered_batches(
 
 def train(name: str = "digits", *words: str, pictures: bool = True, **options: object) -> Result:
     """A little training in this process."""
+    from src.kindling.analysis.plots import Plots
+    from src.kindling.training.fit import fit
+
     config = checked(name, *LITTLE, *words)
     run = Run.claim(config.name)
     return fit(config, run, plots=Plots(run) if pictures else None, **options)  # type: ignore[arg-type]
@@ -154,6 +164,8 @@ def kept_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def copied(run: Run) -> Run:
     """A copy of a run in the logs/ of this test."""
+    from src.kindling.training.trained_run import load_run
+
     copy = run_module.LOGS / run.path.parent.name / run.path.name
     shutil.copytree(run.path, copy)
     return load_run(copy)
@@ -258,6 +270,8 @@ def forked_command(repository: Path) -> Callable[..., subprocess.CompletedProces
 
 def as_own_task(task: type, monkeypatch: pytest.MonkeyPatch) -> str:
     """Let a class of a test be found as one of src/tasks/; the word that names it."""
+    from src import tasks
+
     name = f"src.tasks.{task.__name__.lower()}"
     module = types.ModuleType(name)
     setattr(module, task.__name__, task)

@@ -160,7 +160,7 @@ def test_label_intervals_baseline_and_plots() -> None:
     assert baseline["exact_match"] == pytest.approx((predictions["target"] == shares).all(1).mean())
     made = run.task.outputs.plot(predictions)  # type: ignore[operator]
     assert list(made) == ["classes", "roc_and_pr", "calibration", "mistakes", "examples"]
-    first = made["examples"].axes[0]
+    caption, name = made["examples"].axes[0].texts[:2]
     true = ";".join(np.flatnonzero(predictions["target"][0]).astype(str))
-    assert first.get_title() == predictions.name(0)
-    assert first.get_xlabel().startswith(f"true {true}\n")
+    assert name.get_text() == predictions.name(0)
+    assert caption.get_text().startswith(f"true {true}\n")

@@ -199,11 +199,11 @@ def test_mask_plots(scenes: Run) -> None:
     perfect.columns["prediction"] = perfect["target"]
     drawn = render(scenes.task.outputs.plot(perfect)["examples"])  # type: ignore[operator]
     assert not np.array_equal(render(made["examples"]), drawn)
-    texts = [axis.get_xlabel().strip() for axis in made["examples"].axes]
+    texts = [text.get_text().strip() for text in made["examples"].axes[0].texts]
     score = f"IoU {predictions['score'][0]:.2f}"
     assert texts[:3] == [f"{predictions.name(0)}\n{score}", "true", "predicted"]
     before = scenes.task.outputs.plot_examples(predictions, perfect)  # type: ignore[operator]
-    texts = [axis.get_xlabel().strip() for axis in before.axes]
+    texts = [text.get_text().strip() for text in before.axes[0].texts]
     assert texts[1:4] == ["true", "untrained", "predicted"]
     assert scenes.task.outputs.plot(predictions.take([])) == {}  # type: ignore[operator]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,19 +81,30 @@ def draw_images(
         across: images in a row.
     """
     images = scale_to_unit(x)
-    height = 1.4 * images.shape[1] / images.shape[2] + 0.13 * len(captions[0]) + 0.4
-    figure, axes = drawing.create_panels(len(images), 1.5, height, across, head=0.3)
+    across = min(across, len(images))
+    down = -(-len(images) // across)
+    # Sizes in inches, which are also the units of the axes: an image below its name, in a cell.
+    width, above, head = 1.5, 0.3 if names else 0.05, 0.3
+    bottom = above + 1.4 * images.shape[1] / images.shape[2]
+    height = bottom + 0.13 * len(captions[0]) + 0.1
+    figure = Figure((max(width * across, 4.0), height * down + head), layout="constrained")
+    axis = figure.subplots()  # one for all images: each axes takes 10 ms to draw
+    style: Any = {"fontsize": 7, "ha": "center"}
     smooth = "nearest" if max(images.shape[1:3]) < 64 else "antialiased"
-    for i, axis in enumerate(axes):
-        axis.imshow(images[i], "gray", vmin=0, vmax=1, interpolation=smooth)
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
+    for i, image in enumerate(images):
+        x0, y0 = width * (i % across), height * (i // across)
+        extent = (x0 + 0.05, x0 + width - 0.05, y0 + bottom, y0 + above)
+        axis.imshow(image, "gray", vmin=0, vmax=1, interpolation=smooth, extent=extent)
+        center = x0 + width / 2
         text = "\n".join(drawing.shorten_label(line, 24) for line in captions[i])
-        axis.set_xlabel(text, fontsize=7, color=colors[i] if colors else "black")
+        color = colors[i] if colors else "black"
+        axis.text(center, y0 + bottom + 0.05, text, **style, color=color, va="top")
         if names:
             folder, slash, name = names[i].rpartition("/")
-            above = [drawing.shorten_label(part, 24) for part in (folder + slash, name) if part]
-            axis.set_title("\n".join(above), fontsize=7, color=GREY, pad=2)
+            parts = [drawing.shorten_label(part, 24) for part in (folder + slash, name) if part]
+            axis.text(center, y0 + above - 0.03, "\n".join(parts), **style, color=GREY)
+    axis.set(xlim=(0, width * across), ylim=(height * down, 0))
+    axis.set_axis_off()
     figure.suptitle(drawing.shorten_label(title, 100), fontsize=10)
     figure.set_gid(PHOTOS)
     return figure

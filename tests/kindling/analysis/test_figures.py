@@ -45,10 +45,13 @@ def texts(figure: Figure) -> list[str]:
 
 
 def captions(figure: Figure) -> list[tuple[str, str, str]]:
-    """The title, the caption and its color of each image."""
-    labels = [axis.xaxis.label for axis in figure.axes]
-    titles = [axis.get_title() for axis in figure.axes]
-    return [(t, x.get_text(), x.get_color()) for t, x in zip(titles, labels, strict=True)]
+    """The name, the caption and its color of each image."""
+    (axis,) = figure.axes
+    below, above = axis.texts[::2], axis.texts[1::2]
+    return [
+        (name.get_text(), text.get_text(), str(text.get_color()))
+        for name, text in zip(above, below, strict=True)
+    ]
 
 
 def classified(
