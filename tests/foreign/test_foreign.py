@@ -79,7 +79,14 @@ def test_foreign_module_trains(case: Case) -> None:
     result = trained(case)
     path = result.run.path
     files = {file.name for file in path.rglob("*")}
-    assert {"config.yaml", "meta.json", "run.json", "last.ckpt", "report.html", "layers.png"} <= files
+    assert {
+        "config.yaml",
+        "meta.json",
+        "run.json",
+        "last.ckpt",
+        "report.html",
+        "layers.png",
+    } <= files
     assert ("best.ckpt" in files) == (case.monitor is not None)
     assert any(name.startswith("events.out.tfevents") for name in files)
     assert (result.score is not None) == (case.monitor is not None)

@@ -21,7 +21,12 @@ from src.kindling.config.defaults import with_defaults
 from src.kindling.config.errors import escape_control
 from src.kindling.nn.additions import net_of
 from src.kindling.runs.redact import redacted
-from src.kindling.training.build import build_data, build_task, choose_speed, fill_defaults
+from src.kindling.training.build import (
+    build_data,
+    build_task,
+    choose_speed,
+    fill_defaults,
+)
 from src.kindling.training.layer_trace import LayerTrace
 from src.kindling.training.monitor import choose_monitor
 from src.kindling.training.rehearsal import rehearse
@@ -78,7 +83,6 @@ def show(name: str, overrides: Sequence[str], dry_run: bool = False) -> None:
     """
     composed = compose(name, overrides)
     instantiate.check(composed)
-    instantiate.check_training(composed)
     quiet()
     stages, trace, printed = Stages(), LayerTrace(), StringIO()
     with redirect_stdout(printed):  # what is printed on the way must be a comment

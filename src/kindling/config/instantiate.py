@@ -25,7 +25,7 @@ from src.kindling.config.references import Unresolved, resolve
 from src.kindling.config.targets import accepts_any, find, load, parameters
 from src.kindling.config.values import Config, Values, get
 
-__all__ = ["KINDS", "Values", "build", "check", "check_training", "resolve", "values"]
+__all__ = ["KINDS", "Values", "build", "check", "resolve", "values"]
 
 OPTIONAL = ("data", "net", "finetune")
 NAMED = ("callbacks", "logger")  # sections of several named components
@@ -97,17 +97,6 @@ def check(config: Config, sections: Sequence[str] | None = None, trained: bool =
         walk.component(node, key, given)
     if lines:
         raise InputError(lines)
-
-
-def check_training(config: Config) -> None:
-    """Refuse classes that are balanced twice; a run that was trained so can still be evaluated."""
-    keys = ("data.sampler", "task.class_weights")
-    if all(get(config.values, key) == "balanced" for key in keys):
-        raise InputError(
-            f"{' and '.join(keys)}: both are 'balanced', which corrects for rare classes twice; "
-            "set only task.class_weights=balanced, or only data.sampler=balanced "
-            f"({config.origin(keys[0])})"
-        )
 
 
 def build(config: Config, key: str, data: Any = None, **given: Any) -> Any:

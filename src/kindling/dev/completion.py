@@ -158,8 +158,10 @@ def compose(name: str, words: list[str]) -> dict[str, Any]:
     return values
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, *within: Path) -> dict[str, Any]:
     """The values of a YAML file on top of those of its `defaults`; empty where it is damaged."""
+    if path in within:  # it includes itself
+        return {}
     try:
         own = yaml.load(path.read_text(encoding="utf-8"), YAML)
     except (OSError, ValueError, yaml.YAMLError):
@@ -168,7 +170,7 @@ def _load(path: Path) -> dict[str, Any]:
     values, defaults = dict[str, Any](), own.pop("defaults", None)
     for entry in defaults if isinstance(defaults, list) else ():
         if isinstance(entry, str) and entry != "_self_":
-            values = _merge(values, _load(path.parent / f"{entry}.yaml"))
+            values = _merge(values, _load(path.parent / f"{entry}.yaml", path, *within))
         for group, option in entry.items() if isinstance(entry, dict) else ():
             values = _merge(values, {group: _load(CONFIGS / group / f"{option}.yaml")})
     merged: dict[str, Any] = _merge(values, own)

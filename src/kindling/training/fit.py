@@ -132,8 +132,6 @@ class Training:
         self.started = time.perf_counter()
         self.metrics: dict[str, float] = {}
         self.ending = {"exit": "failed"}
-        if not resume:
-            instantiate.check_training(config)
         config = fill_defaults(config)
         self.state = state = ResumeState.load(run, config, override) if resume else None
         values = instantiate.values(config)
@@ -188,7 +186,7 @@ class Training:
             source = ", ".join(f"{len(own.indices[stage]):,} {stage}" for stage in STAGES)
             speed.append(format_count(own.num_workers, "worker"))
         speed.append(str(self.trainer.precision))
-        kernels = [parameter for parameter in task.parameters() if parameter.ndim == 4]
+        kernels = [p for p in task.parameters() if p.ndim == 4 and not p.is_contiguous()]
         if any(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels):
             speed.append("channels_last")
         if config.values["compile"]:
