@@ -255,8 +255,8 @@ class Training:
         """Record how the training within ends, and turn known errors into a line of advice."""
         try:
             yield
-        except Interrupted as interrupted:
-            self.ending = {"exit": "interrupted", "by": interrupted.name}
+        except (Interrupted, BrokenPipeError) as end:  # of `| head`, say
+            self.ending = {"exit": "interrupted", "by": getattr(end, "name", "SIGPIPE")}
             raise
         except InputError as error:
             self.ending = {"exit": "failed", "error": "\n".join(error.lines)}

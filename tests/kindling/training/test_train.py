@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from src.kindling.config import targets
 from src.kindling.config.errors import TrainingError
 from src.kindling.runs.run import Run
+from src.kindling.training.callbacks.progress import EpochLines
 from src.kindling.training.fit import fit
 from src.kindling.training.trained_run import load_run
 from src.tasks.classification import Classification
@@ -316,6 +317,18 @@ def test_balanced_sampler_and_balanced_weights_are_refused_together(logs: Path) 
     assert list(logs.iterdir()) == []
     for one in both:
         train("digits", one)
+
+
+def test_closed_output_is_an_interruption(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: Any) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(EpochLines, "on_train_end", write)
+    with pytest.raises(BrokenPipeError):
+        call("train", "digits", *LITTLE)
+    (path,) = (logs / "digits").iterdir()
+    meta = json.loads((path / "meta.json").read_text())
+    assert (meta["exit"], meta["by"]) == ("interrupted", "SIGPIPE")
 
 
 class WithoutNet(LightningModule):
