@@ -136,7 +136,8 @@ class _Walk:
         if not isinstance(node, dict) or "_target_" not in node:
             expected = "named parts, each with its" if key in NAMED else "a part with a"
             found = "null" if node is None else repr(node)
-            return self.fail(key, f"expected {expected} '_target_', got {found}")
+            remedy = "; set _target_ and the arguments beside it" if isinstance(node, dict) else ""
+            return self.fail(key, f"expected {expected} '_target_', got {found}{remedy}")
         classes, makes_partial, positional = expected_part(annotation)
         try:
             nested: tuple[str, ...] = OF_TRAINER if key.startswith("trainer.") else NESTED

@@ -138,7 +138,8 @@ def build_task(
     """
     known: Any = data
     if data is None or attributes is not None:
-        known = SimpleNamespace(spec=spec, **(attributes or {}))
+        # A checkpoint holds plain values only; others are read from the data where they are loaded.
+        known = SimpleNamespace(spec=spec, **(attributes_of(config, data) | (attributes or {})))
     spec = getattr(known, "spec", None)
     given: dict[str, Any] = {"data": known}
     if isinstance(spec, Spec):
