@@ -27,11 +27,11 @@ def main(argv: list[str]) -> list[Leaderboard]:
     flags = parser.read(argv)
     from src.kindling.analysis import leaderboard_formats, significance
 
-    pair = [read(path) for word in flags.paired or () for path in find(word)]
+    pair = [read(path) for path in find(flags.paired or ())]
     if flags.paired and len(pair) != 2:
         raise InputError(f"--paired {' '.join(flags.paired)}: expected two runs, got {len(pair)}")
     words = flags.words or flags.paired or flags.seeds or [str(run_module.LOGS)]
-    runs = [read(path) for path in dict.fromkeys(path for word in words for path in find(word))]
+    runs = [read(path) for path in dict.fromkeys(find(words))]
     boards = rank(runs, flags.sort)
     lines = list_unranked(runs, boards)
     if flags.seeds:

@@ -121,7 +121,13 @@ CASES = (
             "epoch_val_f1",
         ),
     ),
-    Case("old_package", "loss/val", logged=("loss/train", "loss/val"), has_predict_step=True),
+    Case(
+        "old_package",
+        "loss/val",
+        logged=("loss/train", "loss/val"),
+        has_predict_step=True,
+        export="vocabulary",  # an object of the data, which a checkpoint cannot hold
+    ),
     Case("own_loaders", "val_acc", "max", logged=("val_acc",), has_predict_step=True, **NO_DATA),
     Case("random_features", "val_loss", logged=("val_loss",)),
     Case(

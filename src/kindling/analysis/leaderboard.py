@@ -6,7 +6,7 @@ import glob
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -100,7 +100,23 @@ class Leaderboard:
         return {c: end if c in keys and counts[end] == 1 else c for c, end in ends.items()}
 
 
-def find(word: str) -> list[Path]:
+def find(words: Iterable[str]) -> list[Path]:
+    """Find the directories of the runs that words name.
+
+    Raises InputError with a line for each word that names none.
+    """
+    found, lines = [], []
+    for word in words:
+        try:
+            found += _find(word)
+        except InputError as error:
+            lines += error.lines
+    if lines:
+        raise InputError([*dict.fromkeys(lines)])
+    return found
+
+
+def _find(word: str) -> list[Path]:
     """Find the directories of a run, a folder of runs, a pattern such as `digits/*`, or `latest`.
 
     Raises InputError with the nearest name when there are none.
@@ -157,7 +173,7 @@ def read(path: Path) -> Row:
 
 def read_seeds(word: str) -> tuple[Row, list[Row]]:
     """Read a study, a folder or a pattern of runs with several seeds: their mean, and each run."""
-    runs = {run.paths[0]: run for run in map(read, find(word)) if run.state == "finished"}
+    runs = {run.paths[0]: run for run in map(read, find([word])) if run.state == "finished"}
     rows = average_repeats([*runs.values()])
     if len(rows) != 1 or len(rows[0].paths) < 2 or rows[0].config.get(FOLD):
         count = sum(len(row.paths) for row in rows)

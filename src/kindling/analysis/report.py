@@ -100,10 +100,12 @@ def _results(
                 label = f"{name} of predictions"
             test.setdefault(label, mean)
             intervals[label] = mean_interval(values, groups, is_share(name), skewed=True)
+    logged = {name: f"baseline_{name}" for name in test if f"baseline_{name}" in test}
+    baselines = {**baseline, **{name: test.pop(other) for name, other in logged.items()}}
     rows = []
     for name, value in test.items():
         row = {"name": name, "test": value, "val": metrics.get(f"val/{name}")}
-        row |= {"interval": intervals.get(name), "baseline": baseline.get(name)}
+        row |= {"interval": intervals.get(name), "baseline": baselines.get(name)}
         rows.append({**row, "marks": _place_marks(row)})
     return rows
 

@@ -75,7 +75,6 @@ def show(name: str, overrides: Sequence[str], dry_run: bool = False) -> None:
     """
     composed = compose(name, overrides)
     instantiate.check(composed)
-    instantiate.check_training(composed)
     quiet()
     stages, trace, printed = Stages(), LayerTrace(), StringIO()
     with redirect_stdout(printed):  # building may print; these lines become comments

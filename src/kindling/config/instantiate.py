@@ -25,7 +25,7 @@ from src.kindling.config.references import Unresolved, resolve
 from src.kindling.config.targets import accepts_any, find, load, parameters
 from src.kindling.config.values import Config, Values, get
 
-__all__ = ["KINDS", "Values", "build", "check", "check_training", "resolve", "values"]
+__all__ = ["KINDS", "Values", "build", "check", "resolve", "values"]
 
 OPTIONAL = ("data", "net", "finetune")
 NAMED = ("callbacks", "logger")  # sections of several named components
@@ -99,17 +99,6 @@ def check(config: Config, sections: Sequence[str] | None = None, trained: bool =
         raise InputError(lines)
 
 
-def check_training(config: Config) -> None:
-    """Refuse classes that are balanced twice; a run that was trained so can still be evaluated."""
-    keys = ("data.sampler", "task.class_weights")
-    if all(get(config.values, key) == "balanced" for key in keys):
-        raise InputError(
-            f"{' and '.join(keys)}: both are 'balanced', which corrects for rare classes twice; "
-            "set only task.class_weights=balanced, or only data.sampler=balanced "
-            f"({config.origin(keys[0])})"
-        )
-
-
 def build(config: Config, key: str, data: Any = None, **given: Any) -> Any:
     """Build the component under a dotted key, such as `net` or `callbacks.early_stopping`.
 
@@ -147,7 +136,8 @@ class _Walk:
         if not isinstance(node, dict) or "_target_" not in node:
             expected = "named parts, each with its" if key in NAMED else "a part with a"
             found = "null" if node is None else repr(node)
-            return self.fail(key, f"expected {expected} '_target_', got {found}")
+            remedy = "; set _target_ and the arguments beside it" if isinstance(node, dict) else ""
+            return self.fail(key, f"expected {expected} '_target_', got {found}{remedy}")
         classes, makes_partial, positional = expected_part(annotation)
         try:
             nested: tuple[str, ...] = OF_TRAINER if key.startswith("trainer.") else NESTED

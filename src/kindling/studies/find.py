@@ -32,7 +32,7 @@ def find(what: str, name: str, overrides: Sequence[str]) -> float:
 
     from src.kindling.config import instantiate
     from src.kindling.data.data_module import DataModule
-    from src.kindling.training.build import build_data, build_task
+    from src.kindling.training.build import build_data, build_task, check_settings
     from src.kindling.training.warning_filters import quiet
 
     config = compose(name, overrides)
@@ -43,7 +43,6 @@ def find(what: str, name: str, overrides: Sequence[str]) -> float:
     changes = {"trainer.devices": 1, "trainer.max_epochs": 100}
     config = config.replaced(changes, origin="--find")
     instantiate.check(config)
-    instantiate.check_training(config)
     quiet()
     values = instantiate.values(config)
     torch.set_num_threads(values.num_threads or 1)
@@ -51,6 +50,7 @@ def find(what: str, name: str, overrides: Sequence[str]) -> float:
     seed_everything(values.seed, verbose=False)
     if not isinstance(data, DataModule):
         raise InputError("data: --find needs a spec; subclass src.kindling.data.DataModule")
+    check_settings(config, data)
     task = build_task(config, data)
     progress = sys.stderr if sys.stderr.isatty() else io.StringIO()
     with tempfile.TemporaryDirectory() as scratch, redirect_stderr(progress):

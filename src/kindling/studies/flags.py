@@ -53,7 +53,7 @@ def check_train_flags(flags: argparse.Namespace) -> None:
     if flags.graph and flags.no_pictures:
         raise InputError("--graph: has no effect with --no-pictures; remove one of them")
     chosen = [flag for flag in INSTEAD if getattr(flags, flag)]
-    others = ("init", "resume", "override", "no_test", "graph", *chosen[1:])
+    others = ("init", "partial", "by_order", "resume", "override", "no_test", "graph", *chosen[1:])
     for other in others if chosen else ():
         if getattr(flags, other):
             name, alone = other.replace("_", "-"), chosen[0].replace("_", "-")

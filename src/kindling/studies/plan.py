@@ -109,7 +109,6 @@ class Plan:
 
         quiet()
         config = self.configure(changes)
-        instantiate.check_training(config)
         data = build_data(config)
         task = build_task(config, data, load_weights=False)
         if "data.fold" in changes and not has_stage("test", data, task):
@@ -118,8 +117,10 @@ class Plan:
         logged = rehearse(config, data, task)
         monitor = choose_monitor(instantiate.values(config), task, logged)
         if monitor.name is None:
+            if not logged:
+                raise InputError("task: a study compares trials by a metric of validation; log one")
             problem = "a study compares trials by one; set monitor=…"
-            raise InputError(f"monitor: {problem} (logged: {', '.join(sorted(logged or ()))})")
+            raise InputError(f"monitor: {problem} (logged: {', '.join(sorted(logged))})")
         return replace(self, monitor=monitor.name, mode=monitor.mode)
 
 

@@ -1,7 +1,8 @@
-"""Save plain attributes that a module changes while it trains: counters, lists, generators.
+"""Save attributes that a module changes while it trains: counters, lists, generators, buffers.
 
 Lightning saves a `state_dict` only. `self.training_step_outputs`, a moving average that is a float,
-a replay buffer or a generator would start as new in a resumed training.
+a replay buffer, a generator or a buffer with `persistent=False` would start as new in a resumed
+training.
 """
 
 from __future__ import annotations
@@ -44,28 +45,43 @@ class Attributes:
     """The attributes of some objects that have changed since this was made.
 
     Args:
-        owners: the objects by name; only those whose class is the user's are looked at.
+        owners: the objects by name; of those whose class is not the user's, only `buffers`.
         most_bytes: larger attributes are left out.
+        buffers: those that the state dict lacks, by owner.
     """
 
-    def __init__(self, owners: Mapping[str, Any], most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self,
+        owners: Mapping[str, Any],
+        most_bytes: int = MOST_BYTES,
+        buffers: Mapping[str, set[str]] | None = None,
+    ) -> None:
         self.packages = tuple(
             f"{name}." for name in ("src", "__main__", *targets.allowed_by_user())
         )
-        self.owners = {name: one for name, one in owners.items() if self._is_users(type(one))}
+        self.buffers = buffers or {}
+        self.owners = {
+            name: one
+            for name, one in owners.items()
+            if self._is_users(type(one)) or name in self.buffers
+        }
         self.most_bytes = most_bytes
         self.before = {key: _digest(value) for key, value in self._encode_all().items()}
 
     @classmethod
     def of_training(cls, trainer: Trainer, module: LightningModule) -> Attributes:
         """Those of the module, of its parts and of callbacks without a `state_dict`."""
-        owners = {f"module.{name}": part for name, part in module.named_modules()}
+        owners: dict[str, Any] = {f"module.{name}": part for name, part in module.named_modules()}
+        buffers: dict[str, set[str]] = {}
+        for path in dict(module.named_buffers()).keys() - module.state_dict().keys():
+            owner, _, name = path.rpartition(".")
+            buffers.setdefault(f"module.{owner}", set()).add(name)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             kind = type(callback)
             number = sum(name.startswith(f"callback.{kind.__name__}.") for name in owners)
             if kind.state_dict is Callback.state_dict:
                 owners[f"callback.{kind.__name__}.{number}"] = callback
-        return cls(owners)
+        return cls(owners, buffers=buffers)
 
     def changed(self) -> dict[str, dict[str, Any]]:
         """Return those that differ as tensors and plain values, by owner and name."""
@@ -81,8 +97,10 @@ class Attributes:
             owner = self.owners[owner_name]
             classes = vars(sys.modules[type(owner).__module__])
             for name, value in saved[owner_name].items():
+                is_buffer = name in self.buffers.get(owner_name, ())
+                place = owner._buffers if is_buffer else vars(owner)
                 try:
-                    vars(owner)[name] = _decode(value, vars(owner).get(name), classes)
+                    place[name] = _decode(value, place.get(name), classes)
                 except (KeyError, TypeError, NotPlain) as error:
                     print(
                         f"WARNING    task: {type(owner).__name__}.{name} changed in training and "
@@ -97,8 +115,10 @@ class Attributes:
     def _encode_all(self) -> dict[tuple[str, str], Any]:
         found: dict[tuple[str, str], Any] = {}
         for owner_name, owner in self.owners.items():
-            for name in sorted(vars(owner).keys() - _given(owner)):
-                value = vars(owner)[name]
+            fields = {name: getattr(owner, name) for name in self.buffers.get(owner_name, ())}
+            if self._is_users(type(owner)):
+                fields |= {name: vars(owner)[name] for name in vars(owner).keys() - _given(owner)}
+            for name, value in sorted(fields.items()):
                 if isinstance(value, ELSEWHERE) or callable(value):
                     continue
                 try:

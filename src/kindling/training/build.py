@@ -15,6 +15,8 @@ from torch.nn.parameter import is_lazy
 from src.kindling.config import instantiate
 from src.kindling.config.compose import Config, get
 from src.kindling.config.errors import InputError
+from src.kindling.config.targets import accepts_any, locate, parameters
+from src.kindling.config.values import COMMAND_LINE
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.preprocess import InputStats
 from src.kindling.data.spec import Spec
@@ -88,6 +90,37 @@ def attributes_of(config: Config, data: Any) -> dict[str, Any]:
     return {name: getattr(data, name) for name in names if hasattr(data, name)}
 
 
+def check_settings(config: Config, data: LightningDataModule | None) -> None:
+    """Refuse settings without effect, and those that the Trainer refuses without their name.
+
+    Raises:
+        InputError: for the first such setting.
+    """
+    settings = config.values.get("trainer") or {}
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        value, key = settings.get(name), f"trainer.{name}"
+        if isinstance(value, int) and value < 1:
+            problem = f"expected a number of at least 1, got {value}"
+            raise InputError(f"{key}: {problem} ({config.origin(key)})")
+    if (settings.get("overfit_batches") or 0) > 0 and isinstance(data, DataModule):
+        key, size = "trainer.overfit_batches", data.batch_size
+        problem = "Kindling's data have no fixed order; train on few samples instead"
+        remedy = f"data.split=[{2 * size},{size},{size}] trainer.max_epochs=100"
+        raise InputError(f"{key}: {problem}: {remedy} ({config.origin(key)})")
+    task = locate(config.values["task"]["_target_"])
+    if not accepts_any(task) and "net" not in parameters(task):
+        for key, origin in config.origins.items():
+            if key.startswith("net.") and origin == COMMAND_LINE:
+                config.fail(key, f"{task.__name__} takes no net, so it has no effect; remove it")
+    keys = ("data.sampler", "task.class_weights")
+    if all(get(config.values, key) == "balanced" for key in keys):
+        raise InputError(
+            f"{' and '.join(keys)}: both are 'balanced', which corrects for rare classes twice; "
+            "set only task.class_weights=balanced, or only data.sampler=balanced "
+            f"({config.origin(keys[0])})"
+        )
+
+
 def build_task(
     config: Config,
     data: LightningDataModule | None = None,
@@ -105,7 +138,8 @@ def build_task(
     """
     known: Any = data
     if data is None or attributes is not None:
-        known = SimpleNamespace(spec=spec, **(attributes or {}))
+        # A checkpoint holds plain values only; others are read from the data where they are loaded.
+        known = SimpleNamespace(spec=spec, **(attributes_of(config, data) | (attributes or {})))
     spec = getattr(known, "spec", None)
     given: dict[str, Any] = {"data": known}
     if isinstance(spec, Spec):

@@ -130,8 +130,6 @@ class Training:
         self.started = time.perf_counter()
         self.metrics: dict[str, float] = {}
         self.ending = {"exit": "failed"}
-        if not resume:
-            instantiate.check_training(config)
         config = fill_defaults(config)
         self.state = state = ResumeState.load(run, config, override) if resume else None
         values = instantiate.values(config)
@@ -184,7 +182,7 @@ class Training:
             source = ", ".join(f"{len(own.indices[stage]):,} {stage}" for stage in STAGES)
             speed.append(format_count(own.num_workers, "worker"))
         speed.append(str(self.trainer.precision))
-        kernels = [parameter for parameter in task.parameters() if parameter.ndim == 4]
+        kernels = [p for p in task.parameters() if p.ndim == 4 and not p.is_contiguous()]
         if any(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels):
             speed.append("channels_last")
         if config.values["compile"]:
@@ -251,8 +249,8 @@ class Training:
         """Record how the training within ends, and turn known errors into a line of advice."""
         try:
             yield
-        except Interrupted as interrupted:
-            self.ending = {"exit": "interrupted", "by": interrupted.name}
+        except (Interrupted, BrokenPipeError) as end:  # of `| head`, say
+            self.ending = {"exit": "interrupted", "by": getattr(end, "name", "SIGPIPE")}
             raise
         except InputError as error:
             self.ending = {"exit": "failed", "error": "\n".join(error.lines)}

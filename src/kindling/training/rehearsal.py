@@ -32,6 +32,7 @@ from src.kindling.data.data_module import DataModule
 from src.kindling.nn.additions import net_of
 from src.kindling.runs.files import display_path
 from src.kindling.runs.run import Run
+from src.kindling.training.build import check_settings
 from src.kindling.training.error_hints import advise, explain, watch_output
 from src.kindling.training.layer_trace import LayerTrace
 from src.kindling.training.loader_parts import is_stream, stateful_part
@@ -74,7 +75,7 @@ def rehearse(
     Raises:
         InputError: one line. An error in the code of a task or a net is raised as it is.
     """
-    _check_settings(config, data)
+    check_settings(config, data)
     for hook, now in HOOKS_OF_LIGHTNING_1.items():
         if callable(getattr(task, hook, None)):
             problem = f"{type(task).__name__} defines {hook}, which Lightning 2 never calls"
@@ -96,25 +97,6 @@ def rehearse(
                 errors.append(error)
                 trace = None  # it may have caused the error
     raise errors[0]
-
-
-def _check_settings(config: Config, data: LightningDataModule | None) -> None:
-    """Refuse settings for which Lightning's Trainer raises an error that does not name them.
-
-    Raises:
-        InputError: for the first such setting.
-    """
-    settings = config.values.get("trainer") or {}
-    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
-        value, key = settings.get(name), f"trainer.{name}"
-        if isinstance(value, int) and value < 1:
-            problem = f"expected a number of at least 1, got {value}"
-            raise InputError(f"{key}: {problem} ({config.origin(key)})")
-    if (settings.get("overfit_batches") or 0) > 0 and isinstance(data, DataModule):
-        key, size = "trainer.overfit_batches", data.batch_size
-        problem = "Kindling's data have no fixed order; train on few samples instead"
-        remedy = f"data.split=[{2 * size},{size},{size}] trainer.max_epochs=100"
-        raise InputError(f"{key}: {problem}: {remedy} ({config.origin(key)})")
 
 
 class _Logged(Callback):

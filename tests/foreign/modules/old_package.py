@@ -4,11 +4,15 @@ from pytorch_lightning.callbacks import LearningRateMonitor
 from torch.utils.data import DataLoader, TensorDataset
 
 
+class Vocabulary:
+    size = 1
+
+
 class LineData(pl.LightningDataModule):
     def __init__(self, hparams):
         super().__init__()
         self.spec, self.notes, self.samples = "y = x", None, hparams.samples
-        self.batch_size = hparams.batch_size
+        self.batch_size, self.vocabulary = hparams.batch_size, Vocabulary()
 
     def setup(self, stage=None):
         x = torch.linspace(-1, 1, self.samples)[:, None]
@@ -25,12 +29,12 @@ class LineData(pl.LightningDataModule):
 
 
 class LitLine(pl.LightningModule):
-    def __init__(self, args, net="linear"):
+    def __init__(self, args, vocabulary, net="linear"):
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["vocabulary"])
         self.args, self.net, self.loss = args, net, "mse"
         self.outputs, self.notes, self.mode, self.plot = [], 3, "train", True
-        self.layer = torch.nn.Linear(1, 1)
+        self.layer = torch.nn.Linear(vocabulary.size, 1)
 
     def forward(self, x):
         return self.layer(x)

@@ -400,6 +400,8 @@ def test_nothing_found_is_told(logs: Path) -> None:
         ("logs/digits/2026-01-02_03-04-06", "; did you mean 'digits/2026-01-02_03-04-05'?"),
     ):
         assert mistakes("compare", "digits", word) == [f"{word}: no such runs{near} {known}"]
+    lines = [f"{word}: no such runs {known}" for word in ("q", "zzz")]
+    assert mistakes("compare", "q", "zzz") == lines
     assert mistakes("compare", "digits", "--csv", "/nowhere/a.csv") == [
         "/nowhere/a.csv: cannot be written: No such file or directory"
     ]

@@ -24,7 +24,7 @@ from sklearn.metrics import accuracy_score
 
 from src.kindling.analysis.intervals import metric_intervals
 from src.kindling.analysis.predictions import Predictions
-from src.kindling.analysis.report import _place_marks, format_number, report
+from src.kindling.analysis.report import _place_marks, _results, format_number, report
 from src.kindling.runs.run import Run
 from src.kindling.training.trained_run import TrainedRun, load_run
 from tests.conftest import LITTLE, call, mistakes, train
@@ -109,6 +109,13 @@ def test_page_says_when_its_metrics_are_of_fewer_samples(digits: Run, tmp_path: 
     )
     page = report(TrainedRun(copy)).read_text()
     assert "fewer" not in page.partition("95 % intervals:")[2].partition("</p>")[0]
+
+
+def test_logged_baseline_is_a_column() -> None:
+    metrics = {"val/mae": 1.0, "test/mae": 2.0, "test/baseline_mae": 5.0, "test/baseline_r2": 0.0}
+    run: Any = None
+    rows = [(row["name"], row["test"], row["baseline"]) for row in _results(run, metrics, None)]
+    assert rows == [("mae", 2.0, 5.0), ("baseline_r2", 0.0, None)]
 
 
 def test_intervals_and_baseline() -> None:

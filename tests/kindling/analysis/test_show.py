@@ -197,6 +197,10 @@ def test_mistakes_are_those_of_training(capsys: pytest.CaptureFixture[str]) -> N
             ("--dry-run", "--init", "latest"),
             "--init: has no effect with --dry-run; remove one of them",
         ),
+        (
+            ("--show", "--by-order"),
+            "--by-order: has no effect with --show; remove one of them",
+        ),
         (("--show", "--seeds", "0,1"), "--show: has no effect with --seeds; remove one of them"),
         (("--dry-run", "--find", "lr"), "--dry-run: has no effect with --find; remove one of them"),
         (("--show", "--dry-run"), "--dry-run: has no effect with --show; remove one of them"),

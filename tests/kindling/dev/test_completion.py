@@ -170,7 +170,7 @@ def test_completion_of_unusual_and_damaged_files(
     assert complete("kindling train configs/a-b.v2.yaml seed=") == ["seed=1"]
     assert complete("kindling train a-b.v2 net=own net.") == ["net._target_=", "net.width="]
     assert complete("kindling train a-b.v2 net=wrong seed=") == ["seed=1"]
-    for defaults in ("net", "5", "[a/b]", "{data: digits}"):
+    for defaults in ("net", "5", "[a/b]", "[odd]", "{data: digits}"):
         (tmp_path / "odd.yaml").write_text(f"defaults: {defaults}\nseed: 2")
         assert complete("kindling train odd seed=") == []
 

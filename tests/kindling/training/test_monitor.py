@@ -119,6 +119,17 @@ def test_mode_of_logged_torchmetrics_object(
     assert choose_monitor(values, task, losses).name == "val_loss"
 
 
+def test_monitor_of_the_task_where_validation_logs_nothing(
+    parts: tuple[Any, LightningModule],
+) -> None:
+    task = Logging()
+    task.monitor = "train_loss"  # read by a schedule of its own
+    values = instantiate.values(checked("digits"))
+    assert choose_monitor(values, task, {}).name is None
+    with pytest.raises(InputError):
+        choose_monitor(values, task, {"val_acc": None})
+
+
 def test_unmonitored_early_stopping_is_refused(parts: tuple[Any, LightningModule]) -> None:
     section = {"_target_": "lightning.pytorch.callbacks.EarlyStopping"}
     with pytest.raises(InputError) as caught:

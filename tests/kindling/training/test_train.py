@@ -11,11 +11,15 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
 
+from src.kindling.config import targets
 from src.kindling.config.errors import TrainingError
 from src.kindling.runs.run import Run
+from src.kindling.training.callbacks.progress import EpochLines
 from src.kindling.training.fit import fit
 from src.kindling.training.trained_run import load_run
 from src.tasks.classification import Classification
@@ -313,6 +317,42 @@ def test_balanced_sampler_and_balanced_weights_are_refused_together(logs: Path) 
     assert list(logs.iterdir()) == []
     for one in both:
         train("digits", one)
+
+
+def test_closed_output_is_an_interruption(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: Any) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(EpochLines, "on_train_end", write)
+    with pytest.raises(BrokenPipeError):
+        call("train", "digits", *LITTLE)
+    (path,) = (logs / "digits").iterdir()
+    meta = json.loads((path / "meta.json").read_text())
+    assert (meta["exit"], meta["by"]) == ("interrupted", "SIGPIPE")
+
+
+class WithoutNet(LightningModule):
+    """Builds its net itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def training_step(self, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(self.layer(batch[0].flatten(1)), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_net_without_effect_is_refused(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "allowed_by_user", lambda: ("tests",))
+    task = "task._target_=tests.kindling.training.test_train.WithoutNet"
+    assert mistakes("train", "digits", *LITTLE, task, "net.channels=[8]") == [
+        "net.channels: WithoutNet takes no net, so it has no effect; remove it (command line)"
+    ]
+    assert list(logs.iterdir()) == []
+    train("digits", task)
 
 
 @pytest.mark.pictures
