@@ -193,7 +193,7 @@ def _data(run: TrainedRun) -> list[tuple[str, str]]:
 
 
 def list_missing_classes(predictions: Predictions | None) -> list[str]:
-    """A sentence with the classes or labels that no test sample has."""
+    """Write a sentence with the classes or labels without a test sample."""
     if predictions is None or predictions.spec is None or "target" not in predictions.columns:
         return []
     outputs = outputs_for(predictions.spec)
@@ -208,7 +208,7 @@ def list_missing_classes(predictions: Predictions | None) -> list[str]:
 
 
 def format_number(value: float | None) -> str:
-    """Four digits; nothing for None or NaN."""
+    """Format a number with four digits; nothing for None or NaN."""
     if value is None or math.isnan(value):
         return ""
     size = abs(value)
