@@ -46,7 +46,7 @@ def read_metrics(run: Path) -> pd.DataFrame:
 
 
 def find_best(table: pd.DataFrame, monitor: str, mode: str | None) -> Any:
-    """The row with the best value of a metric, a Series; None if it was never logged."""
+    """Find the row with the best value of a metric, a Series; None if it was never logged."""
     if monitor not in table or not table[monitor].notna().any():
         return None
     scores = table[monitor]

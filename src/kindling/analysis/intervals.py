@@ -81,7 +81,7 @@ def _interval(
 
 
 def within_limits(name: str, interval: Interval) -> Interval:
-    """An interval without values that the metric of this name cannot have, such as R² above 1."""
+    """Cut an interval to the values that the metric of this name can have, such as R² up to 1."""
     least, most = find_limits(name)
     return max(interval[0], least), min(interval[1], most)
 

@@ -220,7 +220,7 @@ def _rank_group(runs: list[Row], by: str) -> Leaderboard:
 
 
 def mode_of(runs: Sequence[Row], metric: str) -> str | None:
-    """`min` or `max`: as a run that monitors the metric has it, else by the metric's name."""
+    """Return `min` or `max`: that of a run that monitors the metric, else by the metric's name."""
     name = metric.rpartition("/")[2]
     modes = {run.monitor.rpartition("/")[2]: run.facts.get("mode") for run in runs}
     return modes.get(name) or ("min" if name in COSTS else mode_by_name(name))

@@ -55,16 +55,16 @@ class Predictions:
         return self.columns[column]
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Return the number of rows."""
         return len(self.columns["index"])
 
     def take(self, rows: Any) -> Predictions:
-        """Some rows, by number or by mask."""
+        """Select rows, by number or by mask."""
         columns = {name: values[rows] for name, values in self.columns.items()}
         return replace(self, columns=columns)
 
     def inputs(self, rows: Any) -> Tensor:
-        """The raw inputs of some rows' samples, `(rows, *shape)`, as the source has them."""
+        """Read the raw inputs of some rows' samples, `(rows, *shape)`, from the source."""
         if self.samples is None:
             raise RuntimeError("these predictions were loaded without their data")
         import torch
@@ -74,7 +74,7 @@ class Predictions:
         return take(self.samples.x, torch.from_numpy(self["index"][rows]))
 
     def name(self, row: int) -> str:
-        """The path of a row's sample, or its row in the table; else its number."""
+        """Return the path of a row's sample, or its row in the table; else its number."""
         index = int(self["index"][row])
         return self.samples.name(index) if self.samples else str(index)
 

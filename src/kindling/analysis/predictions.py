@@ -105,7 +105,7 @@ def read_batches(
 
 
 def find_input(task: LightningModule, data: LightningDataModule | None) -> Tensor | None:
-    """The first tensor of the `example_input_array`, or else of a first batch, `(B, …)`."""
+    """Find the first tensor of the `example_input_array`, or else of a first batch, `(B, …)`."""
     x: Any = task.example_input_array
     stages: tuple[Stage, ...] = ("val", "test", "train")
     batches = chain.from_iterable(read_batches(task, data, stage, SAMPLES) for stage in stages)
@@ -117,7 +117,7 @@ def find_input(task: LightningModule, data: LightningDataModule | None) -> Tenso
 
 
 def transfer(task: LightningModule, data: LightningDataModule | None, batch: Any) -> Any:
-    """A batch on the task's device, through the hooks of the data or else of the task."""
+    """Move a batch to the task's device, through the hooks of the data or else of the task."""
     owners = [owner for owner in (data, task) if owner is not None]
 
     def hook(name: str) -> Any:
@@ -130,7 +130,7 @@ def transfer(task: LightningModule, data: LightningDataModule | None, batch: Any
 
 
 def predict_batch(task: LightningModule, batch: Any, number: int) -> dict[str, Tensor]:
-    """The columns of a task's `predict_step`; raise InputError if they are no tensors by name."""
+    """Call a task's `predict_step`; raise InputError if it returns no tensors by name."""
     step = task.predict_step
     takes_number = is_param_in_hook_signature(step, "batch_idx", min_args=2)
     found: Any = step(batch, number) if takes_number else step(batch)
@@ -144,7 +144,7 @@ def predict_batch(task: LightningModule, batch: Any, number: int) -> dict[str, T
 
 
 def score_of(task: LightningModule, columns: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """The column `score` `(B,)`, and the score's name; neither where there is no target.
+    """Compute the column `score` `(B,)`, and the score's name; neither without a target.
 
     By the task's `outputs`; without them, accuracy for integers, else the absolute error.
     """
@@ -187,11 +187,11 @@ def require_columns(task: LightningModule, what: str) -> None:
 
 
 def eager(task: LightningModule) -> Any:
-    """A context in which a compiled net runs uncompiled: another batch size would recompile it."""
+    """Let a compiled net run uncompiled: another batch size would recompile it."""
     compiled = any(getattr(module, "_compiled_call_impl", None) for module in task.modules())
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most `most` evenly spaced numbers below `count`: splits keep their source's order."""
+    """Choose at most `most` evenly spaced numbers below `count`: splits keep the source's order."""
     return [i * (count - 1) // max(1, min(most, count) - 1) for i in range(min(most, count))]

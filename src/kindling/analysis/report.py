@@ -34,11 +34,11 @@ from src.kindling.runs.metric_names import canonical_name, is_share, parse_name
 from src.kindling.training.trained_run import TrainedRun
 
 TEMPLATE = Path(__file__).with_name("report.html")
-# Plots in this order; those of a task's `plot` follow the curves, by their names.
-ORDER = (
+NAMES = (
     "curves before_and_after confusion errors overlap classes roc_and_pr calibration mistakes "
     "worst uncertain examples weights gradients layers"
 )
+ORDER = NAMES.split()  # of plots; those of a task's `plot` follow the curves, by their names
 LARGEST = 100_000_000  # pixels of a plot
 HEAVY = 200_000  # bytes of a PNG above which photographs are embedded as JPEG
 
@@ -129,11 +129,9 @@ def _place_marks(row: dict[str, Any]) -> dict[str, float] | None:
 def _plots(run: TrainedRun) -> Iterator[dict[str, Any]]:
     """Each plot: its title, kind, size, data as base64, and its description as text."""
 
-    order = ORDER.split()
-
     def place(path: Path) -> tuple[float, str]:
         name = re.sub(r"^(test|val)_", "", path.stem)
-        return (order.index(name) if name in order else 0.5, path.stem)
+        return (ORDER.index(name) if name in ORDER else 0.5, path.stem)
 
     for path in sorted((run.path / "plots").glob("*.png"), key=place):
         content, file_type = path.read_bytes(), "png"
@@ -195,7 +193,7 @@ def _data(run: TrainedRun) -> list[tuple[str, str]]:
 
 
 def list_missing_classes(predictions: Predictions | None) -> list[str]:
-    """A sentence with the classes or labels that no test sample has."""
+    """Write a sentence with the classes or labels without a test sample."""
     if predictions is None or predictions.spec is None or "target" not in predictions.columns:
         return []
     outputs = outputs_for(predictions.spec)
@@ -210,7 +208,7 @@ def list_missing_classes(predictions: Predictions | None) -> list[str]:
 
 
 def format_number(value: float | None) -> str:
-    """Four digits; nothing for None or NaN."""
+    """Format a number with four digits; nothing for None or NaN."""
     if value is None or math.isnan(value):
         return ""
     size = abs(value)

@@ -54,7 +54,7 @@ def plot_samples(
 
 
 def to_frame(columns: Sequence[Column], x: Tensor) -> pd.DataFrame:
-    """Raw rows `(N, columns)` as columns of numbers and categories; a missing value is NaN."""
+    """Convert raw rows `(N, columns)` to numbers and categories; a missing value is NaN."""
     frame = pd.DataFrame(x.double().numpy(), columns=[column.name for column in columns])
     for column in columns:
         if column.kind == "category":

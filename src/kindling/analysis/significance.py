@@ -91,7 +91,7 @@ def compare_paired(one: Row, other: Row) -> Difference:
 
 
 def half_width(values: Any, groups: Any = None) -> float:
-    """Half of the 95 % t-interval of a mean; raise InputError if there is none."""
+    """Compute half of the 95 % t-interval of a mean; raise InputError if there is none."""
     interval = mean_interval(values, groups)
     if interval is None:
         problem = "fewer than two independent test samples, groups or seeds, or one without a score"
@@ -100,7 +100,7 @@ def half_width(values: Any, groups: Any = None) -> float:
 
 
 def name_score(scored: str) -> str:
-    """The name of a score in messages: `mean absolute error` for `mae`."""
+    """Name a score in messages: `mean absolute error` for `mae`."""
     return METRIC_NAMES.get(scored, scored.replace("_", " "))
 
 

@@ -104,7 +104,7 @@ def quantize(path: Path, small: Path, x: Tensor) -> None:
 
 
 def load_file(form: str, path: str) -> Callable[[Any], Any]:
-    """The file's function of a batch `(B, *raw_shape)`, arrays in and out."""
+    """Load a file as a function of a batch `(B, *raw_shape)`, arrays in and out."""
     if FILES[form].endswith(".onnx"):
         from onnxruntime import InferenceSession
 
@@ -200,7 +200,7 @@ def _time_call(call: Callable[[], object]) -> float:
 
 
 def compare_int8(data: DataModule, outputs: Any, path: Path, small: Path) -> dict[str, Any]:
-    """The task's score, such as accuracy, of both files on the test set, and their sizes."""
+    """Compute the task's score, such as accuracy, of both files on the test set; compare sizes."""
     import torch
 
     found: dict[str, float] = {}

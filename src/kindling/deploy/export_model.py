@@ -63,7 +63,7 @@ class Exportable:
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """Of the comparison."""
+        """The batch sizes of the comparison."""
         return BATCH_SIZES if self.is_dynamic else (len(self.x),)
 
     @property
@@ -73,7 +73,7 @@ class Exportable:
 
 
 def build_models(run: TrainedRun, data: LightningDataModule | None, form: str) -> list[Exportable]:
-    """The run's model; of a plain `forward` also one with a fixed batch size, as a fallback."""
+    """Build the run's model; of a plain `forward` also one of a fixed batch size, as a fallback."""
     outputs: Outputs | None = outputs_of(run.task)
     if isinstance(data, DataModule) and outputs is not None:
         x = read_samples(data, "test" if len(data.indices["test"]) else "val", SAMPLES)
@@ -147,7 +147,7 @@ def _find_input(run: TrainedRun, data: LightningDataModule | None) -> Tensor:
 
 
 def read_samples(data: DataModule, stage: Stage, count: int) -> Tensor:
-    """Raw samples of a split as a test reads them, `(count, *raw_shape)`; a small split repeats."""
+    """Read raw samples of a split as a test does, `(count, *raw_shape)`; a small split repeats."""
     index = data.indices[stage]
     spread = torch.linspace(0, len(index) - 1, count).long()
     x, _ = data.datasets["test"][(0, 0, index[spread])]

@@ -34,7 +34,7 @@ MAX_PIXELS = 100_000_000  # of an image, where the run's data sets no limit
 
 
 def find(inputs: Sequence[str], images: bool, scratch: str) -> list[str]:
-    """The images or tables that the words name; `scratch` is a folder for standard input."""
+    """Find the images or tables that the words name; `scratch` is a folder for standard input."""
     endings = {"images": tuple(sorted(EXTENSIONS | UNSUPPORTED.keys())), "tables": TABLES}
     kind, other = ("images", "tables") if images else ("tables", "images")
     found, lines = list[str](), list[str]()
@@ -103,7 +103,7 @@ class ImageInputs:
 
 
 def load_images(paths: Sequence[str], data: Any, spec: Spec, size: int) -> Any:
-    """A loader of the files in batches, with as many worker processes as the run's evaluation."""
+    """Load the files in batches, with as many worker processes as the run's evaluation."""
     starts = range(0, len(paths), size)
     batches: Any = [range(start, min(start + size, len(paths))) for start in starts]
     workers = data.choose_workers(one_by_one=True)
@@ -115,7 +115,7 @@ def load_images(paths: Sequence[str], data: Any, spec: Spec, size: int) -> Any:
 def load_rows(
     paths: Sequence[str], data: Any, spec: Spec, size: int, notes: list[str]
 ) -> Iterator[Part]:
-    """The tables' rows in batches; `notes` receives columns left out and unseen categories."""
+    """Load the tables' rows in batches; `notes` receives ignored columns and unseen categories."""
     table, ignored = TableFile(""), [spec.target, *spec.targets]
     if isinstance(data, Table):
         table = data.file

@@ -26,7 +26,7 @@ SIDE = 128  # pixels of an image in the gallery
 
 @contextmanager
 def staging_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out`; at the end, the table and the masks in it get their names."""
+    """Make a folder beside `out`; at the end, the table and the masks in it get their names."""
     masks = out.with_name(f"{out.stem}_masks")
     try:
         with tempfile.TemporaryDirectory(prefix=".predict", dir=out.parent) as name:
@@ -103,7 +103,7 @@ class PredictionWriter:
             self.parquet.close()
 
     def format_preview(self, probabilities: bool) -> str:
-        """The first rows as a table for the terminal."""
+        """Format the first rows as a table for the terminal."""
         columns = [
             name for name in self.first if probabilities or not name.startswith("probability_")
         ]
@@ -133,7 +133,7 @@ class PredictionWriter:
 def render_gallery(
     title: str, frame: pd.DataFrame, paths: Sequence[str], max_pixels: int, folder: Path
 ) -> str:
-    """A self-contained HTML page: images as they are in their files, each with its prediction."""
+    """Render a self-contained HTML page: the files' own images, each with its prediction."""
     figures = []
     for path, row in zip(paths, frame.to_dict("records"), strict=False):
         content, caption = "", row["error"]

@@ -15,6 +15,6 @@ __all__ = ["Classes", "Labels", "Masks", "Outputs", "Values", "outputs_for", "re
 
 
 def outputs_for(spec: Spec) -> Outputs:
-    """The outputs for the target of the data, where there is no task."""
+    """Make the outputs for the target of the data, without a task."""
     kinds: tuple[type[Outputs], ...] = (Classes, Labels, Values, Masks)
     return next(kind.of(spec) for kind in kinds if kind.target_type == spec.target_type)

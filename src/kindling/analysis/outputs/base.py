@@ -29,7 +29,7 @@ NAMES = 20  # classes of a summary
 
 
 class Outputs(Protocol):
-    """One kind of prediction: how it is decoded, scored, drawn, tabulated and exported.
+    """One kind of prediction: how it is decoded, scored, plotted, tabulated and exported.
 
     Attributes:
         target_type: the kind of target in the data.
@@ -60,7 +60,7 @@ class Outputs(Protocol):
 
     @classmethod
     def of(cls, spec: Spec) -> Self:
-        """Outputs for the target of the data; an InputError for another kind of target."""
+        """Make outputs for the target of the data; raise InputError for another kind of target."""
         if spec.target_type != cls.target_type:
             (wanted, _), (found, task) = KINDS[cls.target_type], KINDS[spec.target_type]
             if not spec.classes and spec.target:
@@ -69,13 +69,13 @@ class Outputs(Protocol):
         return cls(*(getattr(spec, field) for field in cls.fields))
 
     def predict_proba(self, raw: Tensor) -> Tensor:
-        """The net's output `(B, *shape)` to probabilities, or to values in the target's unit."""
+        """Convert the net's output `(B, *shape)` to probabilities, or to the target's unit."""
 
     def decode(self, probability: Tensor) -> Tensor:
-        """Probabilities `(B, *shape)` to predictions `(B, …)`."""
+        """Convert probabilities `(B, *shape)` to predictions `(B, …)`."""
 
     def columns(self, raw: Tensor) -> dict[str, Tensor]:
-        """The columns of `predict_step` that follow from the net's output `(B, *shape)`."""
+        """Compute the columns of `predict_step` from the net's output `(B, *shape)`."""
         probability = self.predict_proba(raw)
         return {"prediction": self.decode(probability), "probability": probability}
 
@@ -83,25 +83,25 @@ class Outputs(Protocol):
         """Score each prediction, `(B,)`, from `column` and targets."""
 
     def baseline(self) -> Tensor:
-        """The constant prediction that the training targets give, `(*shape)`."""
+        """Return the constant prediction from the training targets, `(*shape)`."""
 
     def format(self, target: Tensor) -> str:
-        """A target, or a prediction, of one sample as a text."""
+        """Format a target, or a prediction, of one sample."""
 
     def to_frame(self, columns: dict[str, Tensor], top: int | None = None) -> dict[str, Any]:
-        """The columns of a readable table, from those of `columns`."""
+        """Make the columns of a readable table from those of `columns`."""
 
     def count(self, target: Tensor) -> Tensor:
-        """How often each class is in targets `(B, …)`, `(K,)`."""
+        """Count each class in targets `(B, …)`, `(K,)`."""
         return torch.bincount(target.flatten().long(), minlength=256)[: len(self.names)]
 
     def find_missing(self, target: Array) -> list[str]:
-        """The classes that no target has, where metrics leave them out."""
+        """List the classes without a target, if metrics leave them out."""
         counts = self.count(torch.from_numpy(target)).tolist() if self.averages else []
         return [name for name, count in zip(self.names, counts, strict=False) if not count]
 
     def describe(self, spec: Spec, target: Tensor | None = None) -> list[tuple[str, str]]:
-        """The training targets as pairs of a property and a text; `target` adds their range."""
+        """Describe the training targets as (property, text) pairs; `target` adds their range."""
         total = max(sum(spec.class_counts), 1)
         counts = zip(self.names, spec.class_counts, strict=True)
         texts = [f"{name} {count:,} ({count / total:.1%})" for name, count in counts]
@@ -109,7 +109,7 @@ class Outputs(Protocol):
         return [("classes", f"{len(texts)}, {self.counted} in training: {listed}")]
 
     def plot(self, predictions: Predictions) -> dict[str, Figure]:
-        """Plots by name, from predictions of a whole split."""
+        """Plot predictions of a whole split; return the figures by name."""
 
     def plot_examples(self, predictions: Predictions, before: Predictions | None = None) -> Figure:
         """Plot some predictions, with those of the untrained net for the same samples."""
@@ -133,7 +133,7 @@ class Outputs(Protocol):
         return plot_samples(predictions, title, captions, find_right(predictions).tolist())
 
     def captions(self, predictions: Predictions, column: str = "prediction") -> list[str]:
-        """A column as texts."""
+        """Format a column."""
         return [self.format(one) for one in torch.from_numpy(predictions[column])]
 
     def plot_inputs(
@@ -149,13 +149,13 @@ class Outputs(Protocol):
 
 
 def find_right(predictions: Predictions) -> Array:
-    """Whether each sample's class, or all its labels, are right, `(N,)`."""
+    """Return whether each sample's class, or all its labels, are right, `(N,)`."""
     right = np.equal(predictions["prediction"], predictions["target"])
     return np.asarray(right.all(axis=tuple(range(1, right.ndim))))
 
 
 def require_outputs(task: LightningModule, what: str) -> Outputs:
-    """The task's `outputs`.
+    """Return the task's `outputs`.
 
     Raises:
         InputError: when the task has none.

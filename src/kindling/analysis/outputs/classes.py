@@ -40,22 +40,22 @@ class Classes(Outputs):
         self.shape = (len(self.names),)
 
     def predict_proba(self, raw: Tensor) -> Tensor:
-        """Logits `(B, K)` to probabilities in float32, as they are saved and measured.
+        """Convert logits `(B, K)` to probabilities in float32, as they are saved and measured.
 
         Saturated ones are equal, 1.0, and AUROC takes them for ties.
         """
         return raw.float().softmax(dim=1)
 
     def decode(self, probability: Tensor) -> Tensor:
-        """Class numbers `(B,)`."""
+        """Return class numbers `(B,)`."""
         return probability.argmax(dim=1)
 
     def score(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Whether each class is right, 0 or 1, `(B,)`."""
+        """Return whether each class is right, 0 or 1, `(B,)`."""
         return (self.decode(outputs) == target).float()
 
     def baseline(self) -> Tensor:
-        """The share of each class in training, `(K,)`."""
+        """Return the share of each class in training, `(K,)`."""
         counts = torch.tensor(self.counts, dtype=torch.float32)
         return counts / counts.sum()
 
@@ -73,7 +73,7 @@ class Classes(Outputs):
         return self.names[int(target)]
 
     def to_frame(self, columns: dict[str, Tensor], top: int | None = None) -> dict[str, Any]:
-        """The class, its probability, and that of each class, or of the `top` most probable."""
+        """Return the class, its probability, and that of each class, or of the `top` best."""
         names, probability = np.array(self.names, dtype=object), columns["probability"]
         best = probability.topk(top or 1, dim=1)
         # The same class as `prediction`, where two are equally likely.
@@ -142,19 +142,19 @@ class Labels(Outputs):
         self.shape = (len(self.names),)
 
     def predict_proba(self, raw: Tensor) -> Tensor:
-        """Logits `(B, K)` to probabilities in float32."""
+        """Convert logits `(B, K)` to probabilities in float32."""
         return raw.float().sigmoid()
 
     def decode(self, probability: Tensor) -> Tensor:
-        """Labels, 0 or 1, `(B, K)`."""
+        """Return labels, 0 or 1, `(B, K)`."""
         return (probability > THRESHOLD).long()
 
     def score(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Whether all labels of a sample are right, 0 or 1, `(B,)`."""
+        """Return whether all labels of a sample are right, 0 or 1, `(B,)`."""
         return (self.decode(outputs) == target).all(dim=1).float()
 
     def baseline(self) -> Tensor:
-        """The share of training samples that have each label, `(K,)`."""
+        """Return the share of training samples with each label, `(K,)`."""
         return torch.tensor(self.shares)
 
     def count(self, target: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class Labels(Outputs):
         return ";".join(self.names[i] for i in target.nonzero().flatten().tolist())
 
     def to_frame(self, columns: dict[str, Tensor], top: int | None = None) -> dict[str, Any]:
-        """The labels in one column, `a;b`, and all probabilities."""
+        """Return the labels in one column, `a;b`, and all probabilities."""
         table: dict[str, Any] = {"prediction": list(map(self.format, columns["prediction"]))}
         for i, name in enumerate(self.names):
             table[f"probability_{name}"] = columns["probability"][:, i].numpy()

@@ -44,36 +44,36 @@ class Masks(Outputs):
         self.shape = (len(self.names), *self.size)
 
     def predict_proba(self, raw: Tensor) -> Tensor:
-        """Logits to the class probabilities of each pixel, `(B, K, H, W)`."""
+        """Convert logits to the class probabilities of each pixel, `(B, K, H, W)`."""
         return raw.softmax(dim=1)
 
     def decode(self, probability: Tensor) -> Tensor:
-        """Masks `(B, H, W)` uint8, from probabilities or logits."""
+        """Return masks `(B, H, W)` uint8, from probabilities or logits."""
         return probability.argmax(dim=1).to(torch.uint8)
 
     def columns(self, raw: Tensor) -> dict[str, Tensor]:
-        """`prediction` `(B, H, W)` uint8."""
+        """Return `prediction` `(B, H, W)` uint8."""
         return {"prediction": self.decode(raw)}
 
     def to_mask(self, target: Tensor) -> Tensor:
-        """Targets `(B, H, W)` of a loss as masks uint8; 255 is ignored."""
+        """Convert targets `(B, H, W)` of a loss to masks uint8; 255 is ignored."""
         return target.masked_fill(target == IGNORED, VOID).to(torch.uint8)
 
     def score(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The IoU of each image `(B,)`: the mean over its true and predicted classes."""
+        """Compute the IoU of each image `(B,)`: the mean over its true and predicted classes."""
         masks = self.decode(outputs) if outputs.ndim == 4 else outputs
         iou = overlaps(confusions(masks, target, len(self.names)))["iou"]
         return iou.nanmean(dim=1).nan_to_num(1.0)
 
     def baseline(self) -> Tensor:
-        """The most frequent class in training for each pixel, `(H, W)`."""
+        """Return the most frequent class in training for each pixel, `(H, W)`."""
         return torch.tensor(self.counts).argmax().to(torch.uint8).expand(self.size)
 
     def format(self, target: Tensor) -> str:
         return ""  # the mask itself is drawn
 
     def to_frame(self, columns: dict[str, Tensor], top: int | None = None) -> dict[str, Any]:
-        """The masks, and the share of pixels of each class."""
+        """Return the masks, and the share of pixels of each class."""
         masks = columns["prediction"]
         table = {"prediction": masks.numpy()}
         for i, name in enumerate(self.names):

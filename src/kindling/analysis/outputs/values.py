@@ -49,11 +49,11 @@ class Values(Outputs):
         return {"prediction": raw}
 
     def score(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The absolute error, the mean over the values of a sample, `(B,)`."""
+        """Compute the absolute error, the mean over the values of a sample, `(B,)`."""
         return (outputs - target).abs().mean(dim=1)
 
     def baseline(self) -> Tensor:
-        """The mean of each value in training, `(K,)`."""
+        """Return the mean of each value in training, `(K,)`."""
         return torch.tensor(self.mean, dtype=torch.float64)
 
     def describe(self, spec: Spec, target: Tensor | None = None) -> list[tuple[str, str]]:
@@ -69,7 +69,7 @@ class Values(Outputs):
         return ", ".join(f"{value:.4g}" for value in target.tolist())
 
     def to_frame(self, columns: dict[str, Tensor], top: int | None = None) -> dict[str, Any]:
-        """A column for each value."""
+        """Return a column for each value."""
         one = len(self.names) == 1
         names = ["prediction"] if one else [f"prediction_{name}" for name in self.names]
         return {name: columns["prediction"][:, i].numpy() for i, name in enumerate(names)}

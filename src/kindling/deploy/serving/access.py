@@ -17,7 +17,7 @@ class Access:
     hosts: Sequence[str] = ()
 
     def has_host(self, headers: Mapping[str, str]) -> bool:
-        """Whether the host name is the server's, against DNS rebinding; HTTP/1.0 sends none."""
+        """Check that the host name is the server's, against DNS rebinding; HTTP/1.0 sends none."""
         host = headers.get("host")
         return not self.hosts or host is None or _without_port(host) in self.hosts
 
@@ -30,7 +30,7 @@ class Access:
 
 
 def choose_hosts(host: str, local: bool, allowed: str) -> Sequence[str]:
-    """The names in `--allowed-hosts`; else this machine's own, or any where a key is needed."""
+    """Choose the names in `--allowed-hosts`; else this machine's own, or any if a key is needed."""
     if allowed:
         return [_without_port(name.strip()) for name in allowed.split(",")]
     return [*LOOPBACK, host.lower()] if local else ()

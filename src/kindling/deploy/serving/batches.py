@@ -36,7 +36,7 @@ class Batches:
         return sum(len(entry.x) for entry in self.queue)
 
     async def compute(self, x: Array) -> Array:
-        """The model's outputs for one request, or HTTPException when it would wait too long."""
+        """Compute the outputs for one request; raise HTTPException if it would wait too long."""
         waiting = self.num_waiting
         if waiting and waiting + len(x) > self.limits.queue:
             raise HTTPException(429, f"{waiting:,} inputs already wait; try again later")

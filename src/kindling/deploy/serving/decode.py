@@ -42,12 +42,12 @@ class Decoded(NamedTuple):
 
 
 def media_type(content_type: str) -> str:
-    """The type without its parameters."""
+    """Return a content type without its parameters."""
     return content_type.partition(";")[0].strip().lower()
 
 
 def split_files(content_type: str, body: bytes, several: bool, max_files: int) -> Files:
-    """The names and contents of a form's files, or of the body, which is one image."""
+    """Split a form into the names and contents of its files; another body is one image."""
     if media_type(content_type) != "multipart/form-data":
         return [("image", body)]
     files = _parse_form(content_type, body, max_files)
@@ -141,7 +141,7 @@ def _open(name: str, content: bytes) -> Image.Image:
 
 
 def peak_pixels(size: Sequence[int], prepare: Preparation) -> int:
-    """The most pixels that an image of this width and height has in its preparation."""
+    """Compute the most pixels that an image of this width and height has in its preparation."""
     width, height = size
     peak = width * height
     if not prepare.whole:
@@ -166,7 +166,7 @@ def peak_pixels(size: Sequence[int], prepare: Preparation) -> int:
 
 
 def has_more_scans(content: bytes, maximum: int) -> bool:
-    """Whether a JPEG has more scans than `maximum`, without those of a thumbnail in a segment."""
+    """Return whether a JPEG has more scans than `maximum`, without those of its thumbnail."""
     position, scans, components = 2, 0, b""
     while (found := MARKER.search(content, position)) and found[1] != END_OF_IMAGE:
         start = found.end()

@@ -129,7 +129,7 @@ class Decoders:
         await asyncio.gather(*[decoder.kill() for decoder in self.decoders])
 
     def all_stuck(self) -> bool:
-        """Whether each has worked on one request, or on its start, for long."""
+        """Return whether each has worked on one request, or on its start, for long."""
         until = time.monotonic() - STUCK_AFTER
         return all(d.busy_since is not None and d.busy_since < until for d in self.decoders)
 
@@ -138,7 +138,7 @@ class Decoders:
         return await self.run(_run_decode, content_type, body, several)
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function in a decoder; HTTPException when it refuses, or takes too long."""
+        """Call a function in a decoder; raise HTTPException if it refuses, or takes too long."""
         if self.num_waiting >= self.limits.queue:
             reason = f"{self.num_waiting:,} requests already wait for a decoder"
             raise HTTPException(429, f"{reason}; try again later")

@@ -26,7 +26,7 @@ SECURITY = {"bearer": {"type": "http", "scheme": "bearer"}}
 
 
 def describe(model: Model, locked: bool, max_rows: int) -> dict[str, Any]:
-    """The OpenAPI document; clients send a key if the server is locked."""
+    """Make the OpenAPI document; clients send a key if the server is locked."""
     api: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
     api["info"]["title"] = f"Kindling: {model.name}"
     for path in PREDICT_PATHS:

@@ -30,7 +30,7 @@ class RequestReader:
         self.decoders = Decoders(count, model.prepare, model.spec.columns, limits)
 
     async def read(self, request: Request, several: bool) -> Decoded:
-        """The decoded inputs of a request."""
+        """Read and decode the inputs of a request."""
         body = bytearray()
         try:
             async with asyncio.timeout(self.limits.patience):

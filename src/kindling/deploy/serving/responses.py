@@ -29,7 +29,7 @@ class Responses:
     prepare: Preparation | None  # of images, which a mask undoes
 
     def format(self, outputs: Array, sizes: Sequence[Sequence[int]] = ()) -> list[Response]:
-        """The response for each input; a mask has the size of its image as sent."""
+        """Make the response for each input; a mask has the size of its image as sent."""
         if self.kind == "mask":
             return [self._mask(row, size) for row, size in zip(outputs, sizes, strict=True)]
         formats = {"class": self._class, "labels": self._labels, "values": self._values}

@@ -35,7 +35,7 @@ CELLS: dict[str, Any] = {
 
 
 def row_model(columns: Sequence[Column]) -> TypeAdapter[dict[str, Any]]:
-    """The model of one row; each column is required, and others are ignored."""
+    """Make the model of one row; each column is required, and others are ignored."""
     fields = {}
     for column in columns:
         examples: list[Any] = [*column.categories[:MAX_EXAMPLES]]
@@ -46,7 +46,7 @@ def row_model(columns: Sequence[Column]) -> TypeAdapter[dict[str, Any]]:
 
 
 def describe_rows(columns: Sequence[Column], several: bool, maximum: int) -> dict[str, Any]:
-    """The JSON schema of a body of at most so many rows."""
+    """Make the JSON schema of a body of at most so many rows."""
     row = row_model(columns).json_schema()
     rows = {"type": "array", "items": row, "minItems": 1, "maxItems": maximum}
     return rows if several else {"anyOf": [row, rows]}

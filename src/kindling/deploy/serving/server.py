@@ -34,7 +34,7 @@ def check_libraries() -> None:
 
 
 def find_model(name: str) -> Path:
-    """The ONNX file of a run, exported now if it is missing or older than the checkpoint."""
+    """Find the ONNX file of a run; export it if it is missing or older than the checkpoint."""
     if name.endswith(".onnx"):
         path = Path(name).expanduser()
         if not path.is_file():
@@ -60,7 +60,7 @@ def find_model(name: str) -> Path:
 
 
 def listen(host: str, port: int, key: str | None, hosts: str) -> tuple[socket.socket, Access]:
-    """The socket, and who may send requests to it; other machines need a key."""
+    """Open the socket, and decide who may send requests to it; other machines need a key."""
     if not 0 <= port <= 65535:  # the system would take it modulo 65536
         raise InputError(f"--port: expected a number from 0 to 65535, got {port}")
     try:
@@ -94,7 +94,7 @@ def read_key(name: str | None) -> str | None:
 
 
 def run_worker(*arguments: Any) -> None:
-    """`respond` of worker.py as a process."""
+    """Run `respond` of worker.py as a process."""
     from src.kindling.deploy.serving.worker import respond
 
     os.setsid()  # Ctrl-C reaches only the supervisor, which then sends SIGTERM
