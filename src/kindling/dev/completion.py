@@ -103,7 +103,7 @@ def read_parser(verb: str) -> argparse.ArgumentParser:
         with suppress(InputError):
             main([])
     finally:
-        Parser.read = read  # type: ignore[method-assign, assignment]
+        Parser.read = read  # type: ignore[method-assign]
     return found[0]
 
 
