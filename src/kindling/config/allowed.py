@@ -1,4 +1,4 @@
-"""The `_target_`s that a config may name: packages, kinds of classes, and the exceptions."""
+"""The `_target_`s that a config may name, and the arguments that it does not set."""
 
 # The class of each section's part.
 KINDS = {
@@ -9,6 +9,25 @@ KINDS = {
     "trainer": "lightning.pytorch.Trainer",
     "callbacks": "lightning.pytorch.callbacks.Callback",
     "logger": "lightning.pytorch.loggers.Logger",
+}
+
+# Arguments that the engine passes to a component whose signature has them; no config sets them.
+OF_SPEC = ("spec", "in_shape", "num_outputs")
+GIVEN = {
+    "data": ("seed", "num_threads"),
+    "net": OF_SPEC,
+    "task": (*OF_SPEC, "net"),
+    "callbacks": ("monitor", "mode"),
+    "logger": ("save_dir", "name", "version", "run_name"),
+    "trainer": ("use_distributed_sampler",),
+}
+# Arguments that the caller of an optimizer or scheduler passes; without them, it is a partial.
+PASSED_LATER = ("params", "optimizer")
+# The trainer's arguments that have a section of their own, or that the run decides.
+ELSEWHERE = {
+    "trainer.callbacks": "use the section 'callbacks', which gives each a name",
+    "trainer.logger": "use the section 'logger'; metrics.csv and TensorBoard are always written",
+    "trainer.default_root_dir": "a run's directory is made by the command, under logs/",
 }
 
 # The parts of the libraries whose classes do no more than compute, or that the Trainer asks for.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from src.kindling.config.instantiate import GIVEN, KINDS
+from src.kindling.config.allowed import GIVEN, KINDS
 from src.kindling.config.targets import locate, parameters
 
 PLAIN = (int, float, str, list, tuple)

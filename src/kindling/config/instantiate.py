@@ -17,7 +17,15 @@ from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from src.kindling.config.allowed import KINDS, NESTED, OF_TRAINER
+from src.kindling.config.allowed import (
+    ELSEWHERE,
+    GIVEN,
+    KINDS,
+    NESTED,
+    OF_SPEC,
+    OF_TRAINER,
+    PASSED_LATER,
+)
 from src.kindling.config.annotations import element, expected_part, takes_config, validate
 from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import TRUST, InputError, did_you_mean
@@ -30,27 +38,9 @@ __all__ = ["KINDS", "Values", "build", "check", "resolve", "values"]
 OPTIONAL = ("data", "net", "finetune")
 NAMED = ("callbacks", "logger")  # sections of several named components
 OF_TRAINED = ("data", "net", "task", "trainer")  # the sections that evaluation builds
-# Arguments that the engine passes to a component whose signature has them; no config sets them.
-OF_SPEC = ("spec", "in_shape", "num_outputs")
-GIVEN = {
-    "data": ("seed", "num_threads"),
-    "net": OF_SPEC,
-    "task": (*OF_SPEC, "net"),
-    "callbacks": ("monitor", "mode"),
-    "logger": ("save_dir", "name", "version", "run_name"),
-    "trainer": ("use_distributed_sampler",),
-}
-# The trainer's arguments that have a section of their own, or that the run decides.
-ELSEWHERE = {
-    "trainer.callbacks": "use the section 'callbacks', which gives each a name",
-    "trainer.logger": "use the section 'logger'; metrics.csv and TensorBoard are always written",
-    "trainer.default_root_dir": "a run's directory is made by the command, under logs/",
-}
 DIRECTIVES = ("_target_", "_partial_", "_recursive_")
 # A scheduler's arguments that follow from the length of the training and from the monitored metric.
 OF_SCHEDULE = ("total_steps", "T_max", "mode")
-# Arguments that the caller of an optimizer or scheduler passes; without them, it is a partial.
-PASSED_LATER = ("params", "optimizer")
 # Names of components become names of modules, which torch.fx and torch.export write into code
 # that they run.
 NAME = re.compile(r"[\w ./:+-]+")

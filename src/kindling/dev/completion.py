@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from src.kindling.config import compose as config_module
-from src.kindling.config.allowed import KINDS
+from src.kindling.config.allowed import ELSEWHERE, KINDS
 from src.kindling.config.command import Parser
 from src.kindling.config.compose import ROOT, VALUES, compose, configs, get, groups
 from src.kindling.config.errors import InputError
-from src.kindling.config.instantiate import ELSEWHERE
 from src.kindling.dev.signatures import arguments
 from src.kindling.runs import run as run_module
 

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from src.kindling.config.allowed import KINDS
+from src.kindling.config.allowed import ELSEWHERE, KINDS
 from src.kindling.config.annotations import element, expected_part, json_schema
 from src.kindling.config.compose import ROOT, compose, configs, groups
 from src.kindling.config.errors import InputError
-from src.kindling.config.instantiate import DIRECTIVES, ELSEWHERE, NAMED, OPTIONAL
+from src.kindling.config.instantiate import DIRECTIVES, NAMED, OPTIONAL
 from src.kindling.config.targets import accepts_any, load, locate, parameters
 from src.kindling.config.values import Values
 from src.kindling.dev.known_targets import describe_arguments, targets_of

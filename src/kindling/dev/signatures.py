@@ -8,7 +8,7 @@ import sys
 from importlib.util import resolve_name
 from pathlib import Path
 
-from src.kindling.config.instantiate import GIVEN, PASSED_LATER
+from src.kindling.config.allowed import GIVEN, PASSED_LATER
 
 # Arguments that a constructor receives from the command or from its caller, not from the config.
 RECEIVED = {"self", *GIVEN["task"], *PASSED_LATER}
