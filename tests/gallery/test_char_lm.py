@@ -17,7 +17,7 @@ from src.gallery.char_lm import (
     encode,
     read_manual,
 )
-from src.kindling.training import Result
+from tests.conftest import train
 
 
 def make_task() -> CharLM:
@@ -99,8 +99,8 @@ def test_generate_continues_the_prompt_repeatably() -> None:
     assert greedy == "a" + VOCABULARY[best]
 
 
-def check_run(result: Result) -> None:
-    """Check the little training of tests/test_configs.py."""
+def test_char_lm_trains() -> None:
+    result = train("char_lm")
     metrics = result.metrics
     assert metrics["test/perplexity"] == pytest.approx(math.exp(metrics["test/loss"]), rel=1e-5)
     assert 1 < metrics["test/bigram_perplexity"] < 20

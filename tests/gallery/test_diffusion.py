@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from src.gallery.diffusion import CenteredDigits, Diffusion, UNet, cosine_schedule, embed
-from src.kindling.training import Result
+from tests.conftest import train
 
 
 class Oracle(nn.Module):
@@ -86,7 +86,7 @@ def test_pixels_are_from_minus_1_to_1() -> None:
     torch.testing.assert_close(x, data.images("val")[: len(x)])
 
 
-def check_run(result: Result) -> None:
-    """Check the little training of tests/test_configs.py."""
+def test_diffusion_trains() -> None:
+    result = train("diffusion", "task.steps=5", "task.channels=4")
     names = {"val/loss", "test/loss", "test/real_or_fake", "test/gaussian_real_or_fake"}
     assert names == result.metrics.keys()

@@ -12,7 +12,7 @@ from torch import nn
 
 from src.gallery.distillation import Distillation, TransferSet, distillation_loss
 from src.kindling.config import InputError
-from src.kindling.training import Result, TrainedRun, load_run
+from src.kindling.training import TrainedRun, load_run
 from tests.conftest import kept_runs, train
 
 VALIDATES = "trainer.check_val_every_n_epoch=1"
@@ -104,6 +104,6 @@ def test_teacher_of_another_split_is_refused(teacher: TrainedRun) -> None:
         train("distillation", f"task.teacher={teacher.path}", "data.split_seed=1")
 
 
-def check_run(result: Result) -> None:
-    """Check the little training of tests/test_configs.py."""
+def test_distillation_trains_without_a_teacher() -> None:
+    result = train("distillation", "task.teacher=null", VALIDATES)
     assert {"val/loss", "val/accuracy", "test/accuracy"} <= result.metrics.keys()

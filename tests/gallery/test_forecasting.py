@@ -16,7 +16,7 @@ from src.gallery.forecasting import (
     add_calendar,
     simulate,
 )
-from src.kindling.training import Result
+from tests.conftest import train
 
 
 def make_task() -> Forecaster:
@@ -98,8 +98,7 @@ def test_metrics_by_hand() -> None:
     assert float(logged["val/coverage"]) == pytest.approx(inside / 18)
 
 
-def check_run(result: Result) -> None:
-    """Check the little training of tests/test_configs.py."""
-    metrics = result.metrics
+def test_forecasting_trains() -> None:
+    metrics = train("forecasting", "data.days=60", "task.hidden=16").metrics
     assert 0 < metrics["test/least_possible_loss"] < metrics["test/loss"]
     assert 0.5 < metrics["test/naive_mase"] < 1.5

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from src.gallery.gan import GAN, real_or_fake, sample_gaussian
-from src.kindling.training import Result
+from tests.conftest import train
 
 
 def one_step(task: GAN, real: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -95,7 +95,7 @@ def test_samples_repeat_by_seed() -> None:
     assert torch.equal(columns["generated"], task.sample(3))
 
 
-def check_run(result: Result) -> None:
-    """Check the little training of tests/test_configs.py."""
+def test_gan_trains() -> None:
+    result = train("gan")
     names = {"val/real_or_fake", "test/real_or_fake", "test/gaussian_real_or_fake"}
     assert names == result.metrics.keys()

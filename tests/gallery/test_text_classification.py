@@ -21,7 +21,7 @@ from src.gallery.text_classification import (
     collate,
     write_review,
 )
-from src.kindling.training import Result
+from tests.conftest import train
 
 
 def make_task() -> ReviewClassifier:
@@ -128,8 +128,7 @@ def test_reviews_share_no_text_between_splits() -> None:
     assert data.baselines["majority_accuracy"] == pytest.approx(majority)
 
 
-def check_run(result: Result) -> None:
-    """Check the little training of tests/test_configs.py."""
-    metrics = result.metrics
+def test_text_classification_trains() -> None:
+    metrics = train("text_classification", "data.reviews=400").metrics
     assert 0.3 < metrics["test/majority_accuracy"] < metrics["test/bag_of_words_accuracy"] < 0.7
     assert {"val/loss", "val/accuracy", "test/loss", "test/accuracy"} <= set(metrics)

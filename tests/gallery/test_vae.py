@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from torch.distributions import Normal, kl
 
 from src.gallery.vae import VAE, DigitPixels, kl_divergence, pca_error
-from src.kindling.training import Result
+from tests.conftest import train
 
 
 def test_elbo_equals_that_of_distributions() -> None:
@@ -75,6 +75,6 @@ def test_predict_step_columns() -> None:
     }
 
 
-def check_run(result: Result) -> None:
-    """Check the little training of tests/test_configs.py."""
+def test_vae_trains() -> None:
+    result = train("vae")
     assert {"val/loss", "test/mse", "test/kl", "test/mean_mse", "test/pca_mse"} <= {*result.metrics}
