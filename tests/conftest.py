@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import functools
 import gc
 import importlib
 import shutil
@@ -29,6 +30,7 @@ from src.kindling.config import instantiate
 from src.kindling.config.compose import ROOT, Config, compose, get
 from src.kindling.config.errors import InputError
 from src.kindling.config.targets import locate
+from src.kindling.runs import provenance
 from src.kindling.runs import run as run_module
 from src.kindling.runs.run import Run
 from tests.file_server import Server
@@ -75,6 +77,23 @@ def pytest_collection_finish() -> None:
 def pytest_sessionfinish() -> None:
     """Without it, the end of the process lists what triton did not free."""
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def git_state() -> Iterator[None]:
+    """Git is asked once for the state of this repository, which no test changes; each training asks seven times."""
+    ask = provenance.git
+
+    @functools.cache
+    def cached(*arguments: str, check: bool) -> str:
+        return ask(*arguments, check=check)
+
+    def git(*arguments: str, check: bool = True) -> str:
+        return (cached if provenance.ROOT == ROOT else ask)(*arguments, check=check)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "git", git)
+        yield
 
 
 @pytest.fixture

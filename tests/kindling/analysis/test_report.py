@@ -6,7 +6,6 @@ import base64
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -118,10 +117,9 @@ def test_logged_baseline_is_a_column() -> None:
     assert rows == [("mae", 2.0, 5.0), ("baseline_r2", 0.0, None)]
 
 
-def test_intervals_and_baseline() -> None:
-    run = train("digits").run
-    predictions = Predictions.load(run.path / "predictions" / "test.npz")
-    intervals, baseline = metric_intervals(run, predictions)
+def test_intervals_and_baseline(digits: Run) -> None:
+    predictions = Predictions.load(digits.path / "predictions" / "test.npz")
+    intervals, baseline = metric_intervals(digits, predictions)
     accuracy = accuracy_score(predictions["target"], predictions["prediction"])
     low, high = intervals["accuracy"]
     spread = np.sqrt(accuracy * (1 - accuracy) / len(predictions))
@@ -340,9 +338,6 @@ def test_comparison_fits_the_page(width: int, logs: Path, tmp_path: Path, browse
 
 
 def test_tensorboard_has_curves_plots_and_hparams(digits: Run, browser: Any) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     board = subprocess.Popen(
         [
             sys.executable,
@@ -352,15 +347,16 @@ def test_tensorboard_has_curves_plots_and_hparams(digits: Run, browser: Any) -> 
             str(digits.path.parent),
             "--host",
             "127.0.0.1",
-            "--port",
-            str(port),
+            "--port=0",  # a free one, which is printed
             "--load_fast=false",
         ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
-        url = f"http://127.0.0.1:{port}/"
+        assert board.stderr
+        lines = (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in board.stderr)
+        url = next(found[0] for found in lines if found)
         until = time.monotonic() + 60
         while "val/loss" not in (found := _read(url + "data/plugin/scalars/tags")):
             assert time.monotonic() < until, found
@@ -393,7 +389,7 @@ def test_tensorboard_has_curves_plots_and_hparams(digits: Run, browser: Any) -> 
         assert values["val_best/loss"] == pytest.approx(digits.metrics["val/loss"])
     finally:
         board.kill()
-        board.wait()
+        board.communicate()
 
 
 def _read(url: str, asked: dict[str, object] | None = None) -> str:

@@ -14,7 +14,7 @@ from src.kindling.runs.files import read_json, write_json
 from src.kindling.runs.provenance import HEADING
 from src.kindling.runs.run import Run
 from src.kindling.training.fit import Result
-from tests.conftest import call, folders, mistakes, train
+from tests.conftest import call, copied, folders, kept_runs, mistakes, train
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -29,19 +29,31 @@ def again() -> tuple[int, Result | None]:
         return int(str(end.code)), None
 
 
-@pytest.fixture(autouse=True)
-def code(monkeypatch: pytest.MonkeyPatch) -> None:
+def fix_code(patch: pytest.MonkeyPatch) -> None:
     """The repository's state, which may change while the tests run."""
     for module in ("src.kindling.runs.run", "src.kindling.dev.reproduce"):
-        monkeypatch.setattr(f"{module}.git_state", lambda: ("c" * 40, True, "+ here\n"))
+        patch.setattr(f"{module}.git_state", lambda: ("c" * 40, True, "+ here\n"))
     files = {"src/nets/mine.py": "a" * 64}
-    monkeypatch.setattr("src.kindling.runs.run.source_files", lambda config: files)
-    monkeypatch.setattr("src.kindling.dev.reproduce.compare_files", lambda then, config: [])
+    patch.setattr("src.kindling.runs.run.source_files", lambda config: files)
+    patch.setattr("src.kindling.dev.reproduce.compare_files", lambda then, config: [])
+
+
+@pytest.fixture(autouse=True)
+def code(monkeypatch: pytest.MonkeyPatch) -> None:
+    fix_code(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    with kept_runs(tmp_path_factory), pytest.MonkeyPatch.context() as patch:
+        fix_code(patch)
+        return train("digits", "seed=3").run
 
 
 @pytest.fixture
-def run() -> Run:
-    return train("digits", "seed=3").run
+def run(trained: Run) -> Run:
+    """A copy of the trained run, which a test may change."""
+    return copied(trained)
 
 
 def test_reproduce_is_identical(run: Run, logs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,6 +42,7 @@ def browser() -> Iterator[Any]:
 def expect(locator: Any) -> Any:
     from playwright.sync_api import expect
 
+    expect.set_options(timeout=60_000)  # its default, 5 s, is short for a busy machine
     return expect(locator)
 
 
@@ -49,6 +50,7 @@ def expect(locator: Any) -> Any:
 def open_page(browser: Any, server: Server, **options: Any) -> Iterator[Any]:
     """A page that may send requests only to the server."""
     page = browser.new_page(bypass_csp=True, **options)  # or wait_for_function is blocked
+    page.set_default_timeout(60_000)
     urls: list[str] = []
     errors: list[str] = []
     page.on("request", lambda request: urls.append(request.url))
