@@ -126,11 +126,11 @@ def test_monitor_of_the_task_where_validation_logs_nothing(
     task.monitor = "train_loss"  # read by a schedule of its own
     values = instantiate.values(checked("digits"))
     assert choose_monitor(values, task, {}).name is None
+    with pytest.raises(InputError):
+        choose_monitor(values, task, {"val_acc": None})
     del task.monitor
     assert choose_monitor(values, task, None).name == "val/loss"  # it could not be rehearsed
     assert choose_monitor(values, LightningModule(), None).name is None
-    with pytest.raises(InputError):
-        choose_monitor(values, task, {"val_acc": None})
 
 
 def test_unmonitored_early_stopping_is_refused(parts: tuple[Any, LightningModule]) -> None:
