@@ -11,7 +11,7 @@ EPOCHS = "set trainer.max_epochs={value}"
 FOLDER = "leave it out: a run's folder is logs/<config>/<time>/, and name=… labels it"
 LR = "set task.optimizer.lr={value}"
 MANY = "use --seeds 0,1,2 for seeds, and python -m src.tune for other keys"
-NET = "set net=mlp or net._target_=… for the net, and task.optimizer.lr=… for its training"
+NET = "set task._target_=… for a LightningModule; net=mlp or net._target_=… for a net alone"
 OPTIMIZER = "set task.optimizer._target_=torch.optim.{value}"
 RUN = "--resume RUN continues a run, --init RUN starts from its weights"
 SCHEDULE = "set task.scheduler._target_=torch.optim.lr_scheduler.StepLR task.scheduler.step_size=10"
@@ -83,4 +83,5 @@ def translate(word: str, value: Any = "…") -> str:
         return ""  # a letter is a flag, or a name like any other
     if HABITS.get(key) == OPTIMIZER:
         value = {name.lower(): name for name in OPTIMIZERS}.get(str(value).lower(), value)
+    value = "…" if isinstance(value, dict) else value
     return f"; {HABITS[key].format(value=value)}" if key in HABITS else ""
