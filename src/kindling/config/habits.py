@@ -14,7 +14,7 @@ HINTS = {
     "set data.batch_size={value}": "b batch batch_size",
     "set data.num_workers={value}": "j num_workers workers",
     "set data.size={value}": "img_size imgsz",
-    "set net=mlp or net._target_=… for the net, and task.optimizer.lr=… for its training": "model",
+    "set task._target_=… for a LightningModule; net=mlp or net._target_=… for a net alone": "model",
     OPTIMIZER: "opt optimizer",
     "set task.optimizer.lr={value}": "learning_rate lr lr0",
     "set task.optimizer.weight_decay={value}": "weight_decay",
@@ -54,4 +54,5 @@ def translate(word: str, value: Any = "…") -> str:
         return ""  # a letter is a flag, or a name like any other
     if HABITS.get(key) == OPTIMIZER:
         value = {name.lower(): name for name in OPTIMIZERS}.get(str(value).lower(), value)
+    value = "…" if isinstance(value, dict) else value
     return f"; {HABITS[key].format(value=value)}" if key in HABITS else ""

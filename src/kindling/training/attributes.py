@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import Logger
@@ -28,7 +29,8 @@ from src.kindling.config import targets
 
 ATOMS = (type(None), bool, int, float, complex, str, bytes)
 CONTAINERS: dict[str, Any] = {
-    kind.__name__: kind for kind in (list, tuple, set, frozenset, deque, dict, OrderedDict)
+    kind.__name__: kind
+    for kind in (list, tuple, set, frozenset, deque, dict, OrderedDict, AttributeDict)
 }
 LOST = "cannot be saved"
 # Saved by Lightning, or only read.

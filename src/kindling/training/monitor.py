@@ -8,6 +8,7 @@ from inspect import Parameter
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 from torchmetrics import Metric
 
@@ -46,6 +47,8 @@ def choose_monitor(values: Values, task: LightningModule, logged: LoggedMetrics 
     Raises:
         InputError: when the monitor is not logged, or its mode is unknown.
     """
+    if logged is None and not is_overridden("validation_step", task):
+        logged = {}
     declared = addition(task, "monitor", str)
     name = values.monitor or declared
     mode: Any = values.mode or (getattr(task, "mode", None) if name == declared else None)

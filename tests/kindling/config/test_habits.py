@@ -33,8 +33,15 @@ from tests.conftest import checked, mistakes
         (
             ["model.lr=1"],
             [
-                "model.lr: no such section; set net=mlp or net._target_=… for the net, and "
-                "task.optimizer.lr=… for its training (command line)"
+                "model.lr: no such section; set task._target_=… for a LightningModule; net=mlp or "
+                "net._target_=… for a net alone (command line)"
+            ],
+        ),
+        (
+            ["optimizer={class_path: torch.optim.SGD}"],
+            [
+                "optimizer: no such section; set task.optimizer._target_=torch.optim.… "
+                "(command line)"
             ],
         ),
         (

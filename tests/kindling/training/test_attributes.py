@@ -5,10 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from src.kindling.config import targets
+from src.kindling.config.annotations import validate
 from src.kindling.training.attributes import Attributes
 
 
@@ -25,9 +28,23 @@ class MemoryBank(nn.Module):
 
 
 class Contrastive(LightningModule):
+    args: Any
+
     def __init__(self) -> None:
         super().__init__()
         self.bank = MemoryBank()
+
+
+def test_mapping_of_a_config_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "allowed_by_user", lambda: ("tests",))
+    trainer: Any = SimpleNamespace(callbacks=[])
+    module, resumed = Contrastive(), Contrastive()
+    for one in (module, resumed):
+        one.args = validate({"nested": {"warmup": 3}}, Any)
+    attributes = Attributes.of_training(trainer, module)
+    module.args.nested["warmup"] = 2
+    Attributes.of_training(trainer, resumed).restore(attributes.changed())
+    assert resumed.args.nested.warmup == 2
 
 
 def test_buffer_outside_the_state_dict_is_restored() -> None:

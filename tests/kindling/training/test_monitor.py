@@ -128,6 +128,9 @@ def test_monitor_of_the_task_where_validation_logs_nothing(
     assert choose_monitor(values, task, {}).name is None
     with pytest.raises(InputError):
         choose_monitor(values, task, {"val_acc": None})
+    del task.monitor
+    assert choose_monitor(values, task, None).name == "val/loss"  # it could not be rehearsed
+    assert choose_monitor(values, LightningModule(), None).name is None
 
 
 def test_unmonitored_early_stopping_is_refused(parts: tuple[Any, LightningModule]) -> None:

@@ -345,6 +345,7 @@ class WithoutNet(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`")
 def test_net_without_effect_is_refused(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(targets, "allowed_by_user", lambda: ("tests",))
     task = "task._target_=tests.kindling.training.test_train.WithoutNet"
