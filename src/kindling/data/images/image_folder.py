@@ -192,9 +192,8 @@ def read_list(
     header = file.read_header()
     _check_header(file, header, columns)
     if "path" not in header:
-        problem = (
-            f"has no column 'path'{did_you_mean('path', header)} (it has: {join_names(header)})"
-        )
+        hint = f"{did_you_mean('path', header)} (its columns: {join_names(header)})"
+        problem = f"has no column 'path'{hint}"
         raise InputError(f"{file.path}: {problem}; rename the column of the images (data.files)")
     if lines := find_unknown_names(file, header, columns):
         raise InputError(lines)
