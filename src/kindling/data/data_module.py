@@ -112,10 +112,7 @@ class DataModule(LightningDataModule):
 
     def statistics(self, samples: Samples, train: Tensor) -> Moments:
         """Mean and standard deviation of each channel or feature over the training samples."""
-        x = samples.x
-        if isinstance(x, Tensor) and x.ndim == 3:  # sequences (N, T, F): of each feature
-            x = x.transpose(1, 2)
-        return mean_and_std(x, train)
+        return mean_and_std(samples.x, train)
 
     def describe(self, samples: Samples, train: Tensor) -> Spec:
         """Describe the data; fit only on the training samples, numbers `(N,)`."""

@@ -179,7 +179,7 @@ class ImageFolder(ImageModule):
         if unreadable:
             named = join_names([line.partition("; ")[0] for line in unreadable.values()], most=20)
             self.notes.append(f"skipped {count}: {named}")
-        return torch.tensor([i for i in range(len(images)) if i not in unreadable])
+        return torch.tensor([i for i in range(len(images)) if i not in unreadable]).long()
 
 
 def read_list(
