@@ -242,8 +242,8 @@ class DataModule(LightningDataModule):
             return self.prepare(x, y)
         if trainer.training and self.prepare.augment:
             number = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-            place = trainer.current_epoch, number, trainer.global_rank
-            seed_generators(derive_seed(self.seed, *place), y.device)
+            position = trainer.current_epoch, number, trainer.global_rank
+            seed_generators(derive_seed(self.seed, *position), y.device)
         x, y = self.prepare(x, y, augment=trainer.training)
         return trainer.precision_plugin.convert_input(x), y
 
