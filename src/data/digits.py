@@ -21,7 +21,7 @@ class Digits(DataModule):
 
     Args:
         classes: the digits that are taken, in this order; the others are left out.
-        canvas: height and width of an empty canvas, on which each digit lies at a place of its own.
+        canvas: height and width of an empty canvas, on which each digit has a random position.
         base: see DataModule.
     """
 
@@ -49,12 +49,12 @@ class Digits(DataModule):
         )
 
     def _placed(self, images: Tensor) -> Tensor:
-        """Images `(N, 1, 8, 8)` on the canvas; a digit's place is independent of the others."""
+        """Images `(N, 1, 8, 8)` on the canvas; a digit's position is independent of the others."""
         if self.canvas == 8:
             return images
         canvas = images.new_zeros(len(images), 1, self.canvas, self.canvas)
         generator = torch.Generator().manual_seed(0)
-        places = torch.randint(self.canvas - 7, (len(images), 2), generator=generator)
-        for i, (row, column) in enumerate(places.tolist()):
+        positions = torch.randint(self.canvas - 7, (len(images), 2), generator=generator)
+        for i, (row, column) in enumerate(positions.tolist()):
             canvas[i, :, row : row + 8, column : column + 8] = images[i]
         return canvas

@@ -19,8 +19,8 @@ class CNN(nn.Module):
         num_outputs: number of classes or of target values.
         channels: output channels of each block.
         dropout: share of the features before the head that is dropped in training.
-        global_pool: None gives the head the features of each place; `max` or `mean` pools them over
-            all places.
+        global_pool: None gives the head the features of each position; `max` or `mean` pools them
+            over all positions.
 
     Raises:
         InputError: when the input is no image.

@@ -58,8 +58,8 @@ class UNet(nn.Module):
         whole = 2 ** len(self.grow)  # height and width have to be halved so often
         x = nn.functional.pad(x, (0, -W % whole, 0, -H % whole))
         seen: list[Tensor] = []
-        for place, down in enumerate(self.down):
-            x = down(self.pool(x) if place else x)
+        for level, down in enumerate(self.down):
+            x = down(self.pool(x) if level else x)
             seen.append(x)
         x = self.dropout(seen.pop())
         for grow, up in zip(self.grow, self.up, strict=True):

@@ -111,10 +111,7 @@ class DataModule(LightningDataModule):
 
     def statistics(self, samples: Samples, train: Tensor) -> Moments:
         """Mean and standard deviation of each channel or feature over the training samples."""
-        x = samples.x
-        if isinstance(x, Tensor) and x.ndim == 3:  # sequences (N, T, F): of each feature
-            x = x.transpose(1, 2)
-        return mean_and_std(x, train)
+        return mean_and_std(samples.x, train)
 
     def describe(self, samples: Samples, train: Tensor) -> Spec:
         """Describe the data; fit only on the training samples, numbers `(N,)`."""
@@ -242,8 +239,8 @@ class DataModule(LightningDataModule):
             return self.prepare(x, y)
         if trainer.training and self.prepare.augment:
             number = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-            place = trainer.current_epoch, number, trainer.global_rank
-            seed_generators(derive_seed(self.seed, *place), y.device)
+            position = trainer.current_epoch, number, trainer.global_rank
+            seed_generators(derive_seed(self.seed, *position), y.device)
         x, y = self.prepare(x, y, augment=trainer.training)
         return trainer.precision_plugin.convert_input(x), y
 

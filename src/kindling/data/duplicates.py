@@ -28,11 +28,11 @@ def find_duplicates(samples: Samples, indices: Indices, then: str, notes: list[s
     if not len(leaks):
         return
 
-    def locate(place: int) -> str:
-        return f"{samples.name(int(order[place]))} ({STAGES[split[place]]})"
+    def locate(i: int) -> str:
+        return f"{samples.name(int(order[i]))} ({STAGES[split[i]]})"
 
     examples = leaks[np.argsort(order[leaks])][:3]
-    listed = "; ".join(f"{locate(twin[place])} = {locate(place)}" for place in examples)
+    listed = "; ".join(f"{locate(twin[i])} = {locate(i)}" for i in examples)
     text = f"{len(leaks):,} samples are identical in another split: {listed}"
     remedy = "data.duplicates=drop removes them from training"
     if then == "error":

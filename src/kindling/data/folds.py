@@ -27,13 +27,13 @@ def fold_samples(
     train for a fold, and the oldest are in no fold. `fold` is as in `DataModule`.
     """
     pool = np.sort(np.concatenate([indices["train"], indices["val"]]))
-    rest, held = _hold_out(samples, pool, fold, seed + fold[2])
+    rest, test = _hold_out(samples, pool, fold, seed + fold[2])
     count = max(1, round(len(rest) * len(indices["val"]) / len(pool)))
     if samples.target_type == "class":
         count = max(count, len(np.unique(samples.y[rest])))  # one of each class
     problem = "data.fold: cutting validation from the other folds"
     train, val = cut_samples(samples, rest, count, 1, seed + fold[2], problem)
-    parts = {"train": train, "val": val, "test": held}
+    parts = {"train": train, "val": val, "test": test}
     return {stage: torch.from_numpy(np.sort(parts[stage])) for stage in STAGES}
 
 
@@ -75,5 +75,5 @@ def _hold_out(
         raise InputError(f"data.fold: {folds} folds need as many {unit}; there are {most}")
     with warnings.catch_warnings(action="ignore"):  # of rare classes in few groups
         sides = list(splitter.split(np.unique(units), y, groups))[number]
-    rest, held = (pool[np.isin(units, side)] for side in sides)
-    return rest, held
+    rest, test = (pool[np.isin(units, side)] for side in sides)
+    return rest, test

@@ -23,7 +23,7 @@ class Column:
     A batch holds numbers unchanged (missing: NaN), booleans as 0 or 1, and categories as their
     index in `categories` (missing, or not seen in training: -1). With any number `missing` in
     training, the net receives an indicator of it. Numbers are standardized by `mean` and `std`, or
-    by their place among `quantiles`.
+    by their rank among `quantiles`.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}

@@ -85,8 +85,8 @@ def cut_samples(
     if count == 0:
         return free, free[:0]
     if samples.time is not None:
-        place = _find_boundary(samples.time.numpy()[free], len(free) - count, left, problem)
-        return free[:place], free[place:]
+        boundary = _find_boundary(samples.time.numpy()[free], len(free) - count, left, problem)
+        return free[:boundary], free[boundary:]
     y = strata(samples, free)
     if samples.groups is not None:
         cut = _whole_groups(samples.groups.numpy()[free], y, count, left, seed, problem)
@@ -131,13 +131,13 @@ def _exchange(y: Any, number: int, taker: Any, giver: Any, need: int) -> None:
         taker[i], giver[j] = giver[j], taker[i]
 
 
-def _find_boundary(time: Any, place: int, left: int, problem: str) -> int:
-    """The place next to `place` in sorted times `(N,)` that keeps rows of one moment together."""
-    places = np.flatnonzero(np.diff(time))[max(left - 1, 0) :] + 1
-    if not len(places):
+def _find_boundary(time: Any, wanted: int, left: int, problem: str) -> int:
+    """The index nearest to `wanted` in sorted times `(N,)` that keeps equal times together."""
+    boundaries = np.flatnonzero(np.diff(time))[max(left - 1, 0) :] + 1
+    if not len(boundaries):
         need = f"needs {left + 1} moments of data.time, one for each split"
         raise InputError(f"{problem} {need}; there are {len(np.unique(time))}; remove data.time")
-    return int(places[np.abs(places - place).argmin()])
+    return int(boundaries[np.abs(boundaries - wanted).argmin()])
 
 
 def strata(samples: Samples, index: Any) -> Any:
@@ -161,11 +161,11 @@ def _pick(samples: Samples, free: Any, count: int, seed: int) -> Any:
     order = np.random.default_rng(seed).permutation(free)
     if samples.target_type == "class":
         y = strata(samples, order)
-        place = np.empty(len(order))  # of each sample among those of its class, from 0 to 1
+        rank = np.empty(len(order))  # of each sample among those of its class, from 0 to 1
         for number in np.unique(y):
             members = np.flatnonzero(y == number)
-            place[members] = (np.arange(len(members)) + 0.5) / len(members)
-        order = order[np.argsort(place, kind="stable")]
+            rank[members] = (np.arange(len(members)) + 0.5) / len(members)
+        order = order[np.argsort(rank, kind="stable")]
     return order[:count]
 
 

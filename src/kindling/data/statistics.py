@@ -70,7 +70,9 @@ def of_target(samples: Samples, train: Tensor) -> dict[str, Any]:
 
 
 def mean_and_std(x: Source, index: Tensor, numbers: int = 1 << 17) -> Moments:
-    """Mean and standard deviation of each channel or feature over some samples `(N, C, …)`.
+    """Mean and standard deviation of each channel or feature, over samples chosen by number.
+
+    Samples are images `(N, C, H, W)`, sequences `(N, T, F)` or rows `(N, F)`.
 
     In double precision, rounded to float32 unless the source is float64, and in chunks of `numbers`
     values; NaN is ignored. Distances from a value of the channel are summed, since squares of large
@@ -82,6 +84,8 @@ def mean_and_std(x: Source, index: Tensor, numbers: int = 1 << 17) -> Moments:
     chunk, dtype = max(1, numbers // max(1, first.numel())), first.dtype
     for part in torch.split(index, chunk):
         values = take(x, part).double()
+        if values.ndim == 3:
+            values = values.transpose(1, 2)
         values = values.reshape(*values.shape[:2], -1).transpose(0, 1).flatten(1)  # C, N x pixels
         missing = values.isnan()
         if (count == 0).any():

@@ -179,7 +179,7 @@ def test_wrong_settings(scans: Path, tmp_path: Path) -> None:
         "data.values: expected different numbers from 0 to 255, got [0, 0]"
     ]
     assert refused(scans, classes=["a", "b"], values=[0]) == [
-        "data.values: expected one for each of 2 classes, got 1"
+        "data.classes: has 2 names, and data.values 1 values; set one value for each name"
     ]
     assert refused(scans, values=[0, 1]) == [
         f"{scans}/classes.txt: has 3 names, and data.values 2 values; set one value for each name"

@@ -171,6 +171,8 @@ def find_unreadable(images: ImageFiles, whole: bool) -> dict[int, str]:
         return images.find_problem(i) != ""
 
     def compute() -> Any:
+        if whole:
+            print(f"images: reading all {len(images):,} files once to find unreadable ones")
         return np.flatnonzero(inspect_files(is_unreadable, len(images)))
 
     key = images.paths.fingerprint(images.max_pixels, whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,9 +10,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from src.kindling.config.errors import InputError, join_names
+from src.kindling.config.errors import InputError, did_you_mean, join_names
 from src.kindling.data.images import image_data
+from src.kindling.data.images.decode import EXTENSIONS, UNSUPPORTED, explain_unsupported
 from src.kindling.data.images.find_images import (
+    SPLITS,
     LeftOut,
     format_left_out,
     index_folder,
@@ -20,10 +23,10 @@ from src.kindling.data.images.find_images import (
     refuse_unsupported,
 )
 from src.kindling.data.images.image_data import ImageFiles, Paths
-from src.kindling.data.images.image_list import read_list
 from src.kindling.data.images.image_module import ImageModule
 from src.kindling.data.paths import data_path
-from src.kindling.data.samples import Samples
+from src.kindling.data.samples import STAGES, Samples
+from src.kindling.data.tables.columns import find_unknown_names
 from src.kindling.data.tables.read import TableFile
 from src.kindling.data.tables.target import TargetKind, build_target, check_labels
 
@@ -153,7 +156,7 @@ class ImageFolder(ImageModule):
         text = set(columns["data.group_column"])
         if self.labels or (self.kind == "classification" and len(self.targets) == 1):
             text.add(self.targets[0])  # 007 is not 7
-        return read_list(self.root, self.file, columns, text, self.notes), {}
+        return read_list(self.root, self.file, columns, text), {}
 
     def _read_target(self, rows: pd.DataFrame) -> tuple[Tensor, tuple[str, ...]]:
         """Class numbers, labels or values, and names of classes or labels."""
@@ -176,4 +179,67 @@ class ImageFolder(ImageModule):
         if unreadable:
             named = join_names([line.partition("; ")[0] for line in unreadable.values()], most=20)
             self.notes.append(f"skipped {count}: {named}")
-        return torch.tensor([i for i in range(len(images)) if i not in unreadable])
+        return torch.tensor([i for i in range(len(images)) if i not in unreadable]).long()
+
+
+def read_list(
+    root: Path,
+    file: TableFile,
+    columns: Mapping[str, Sequence[str]],
+    text: Collection[str],
+) -> pd.DataFrame:
+    """Read a list's `path` (relative to root), `split` (or "") and columns, some as text."""
+    header = file.read_header()
+    _check_header(file, header, columns)
+    if "path" not in header:
+        hint = f"{did_you_mean('path', header)} (its columns: {join_names(header)})"
+        problem = f"has no column 'path'{hint}"
+        raise InputError(f"{file.path}: {problem}; rename the column of the images (data.files)")
+    if lines := find_unknown_names(file, header, columns):
+        raise InputError(lines)
+    others = [name for names in columns.values() for name in names]
+    split = [name for name in header if name.lower() == "split" and name not in others][:1]
+    frame = file.read(list(dict.fromkeys(["path", *split, *others])), {"path", *split, *text})
+    frame["path"] = frame["path"].fillna("")
+    frame["split"] = frame[split[0]].fillna("").str.strip().str.lower() if split else ""
+    _check_rows(root, file, frame)
+    return frame
+
+
+def _is_image(text: str) -> bool:
+    return text.lower().endswith((*EXTENSIONS, *UNSUPPORTED))
+
+
+def _check_header(
+    file: TableFile, header: Sequence[str], columns: Mapping[str, Sequence[str]]
+) -> None:
+    """Refuse a list without column names, or with spaces between columns."""
+    if len(header) == 1 and " " in header[0]:
+        problem = f"one column, {header[0]!r}, that seems to be separated by spaces"
+        raise InputError(f"{file.path}: {problem}; add data.separator=space")
+    if any(map(_is_image, header)):
+        rest = iter([name for names in columns.values() for name in names])
+        names = ["path" if _is_image(cell) else next(rest, "other") for cell in header]
+        needed = file.sep.replace(r"\s+", " ").join(names)
+        problem = f"the first line, {header[0]!r}, …, has no column names"
+        raise InputError(f"{file.path}: {problem}; add this line above it: {needed}")
+
+
+def _check_rows(root: Path, file: TableFile, frame: pd.DataFrame) -> None:
+    stages = {SPLITS.get(split) for split in frame["split"].unique()}
+    complete = stages >= {*STAGES}
+    lines = []
+    for line, (path, split) in enumerate(zip(frame["path"], frame["split"], strict=True), start=2):
+        problem = ""
+        if not path:
+            problem = "path is empty; fill it in"
+        elif path.lower().endswith((*UNSUPPORTED,)):
+            problem = f"{path}: {explain_unsupported(Path(path).suffix.lower())}"
+        elif not (root / path).is_file():
+            problem = f"{root / path}: no such file; paths are relative to data.root"
+        elif split not in SPLITS and (split or complete):
+            given = f"split {split!r}{did_you_mean(split, SPLITS)}" if split else "split is empty"
+            problem = f"{given} (train, val or test)"
+        if problem:
+            lines.append(f"{file.path}:{line}: {problem}")
+    image_data.refuse(lines, "lines like these", most=5)

@@ -67,9 +67,6 @@ class MaskFolder(ImageModule):
         super().__init__(resize_mode=resize_mode, **base)
         if values and (len(set(values)) < len(values) or not set(values) <= set(range(256))):
             raise InputError(f"data.values: expected different numbers from 0 to 255, got {values}")
-        if classes is not None and values is not None and len(classes) != len(values):
-            expected = f"expected one for each of {len(classes)} classes"
-            raise InputError(f"data.values: {expected}, got {len(values)}")
         self.root, self.classes, self.values = data_path(root), classes, values
 
     def load(self) -> Samples:

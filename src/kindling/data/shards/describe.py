@@ -104,12 +104,12 @@ def describe_shards(
     if kind == "classification" or (kind == "auto" and not values):
         names, counts = _find_classes(data_path(folder), shards, decode.target)
         decode.classes = {value: number for number, value in enumerate(counts)}
-        shown = [f"{name} ({n:,})" for name, n in zip(names, counts.values(), strict=True)]
-        notes.append(f"classes: {join_names(shown, most=10)}")
+        counted = [f"{name} ({n:,})" for name, n in zip(names, counts.values(), strict=True)]
+        notes.append(f"classes: {join_names(counted, most=10)}")
     x, y = decode(rows)
     decode.shape = tuple(x.shape[1:])
     columns = tuple(f"{decode.input} {i + 1}" for i in range(x.shape[1]))  # of a table
-    moments = mean_and_std(x.transpose(1, 2) if x.ndim == 3 else x, torch.arange(len(x)))
+    moments = mean_and_std(x, torch.arange(len(x)))
     samples, target_shape = Samples(x, y, names, columns, decode.target), tuple(y.shape[1:])
     spec = describe_samples(samples, torch.arange(len(x)), decode.shape, target_shape, moments)
     return replace(spec, class_counts=tuple(counts.values())), notes

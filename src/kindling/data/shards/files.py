@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ class Block(NamedTuple):
     """Rows that are read together, such as a row group."""
 
     shard: int
-    place: int  # the number of the row group, or the byte at which the first member begins
+    position: int  # the number of the row group, or the byte at which the first member begins
     first: int  # the number of the first row in its shard
     rows: int
 
@@ -51,7 +52,7 @@ class ShardFiles(ABC):
 
     @abstractmethod
     def find_blocks(self, path: Path) -> list[tuple[int, int, int]]:
-        """The place, the first row and the number of rows of each block of a shard."""
+        """The position, the first row and the number of rows of each block of a shard."""
 
     @abstractmethod
     def read(self, block: Block, start: int, stop: int, columns: Sequence[str]) -> Rows:
@@ -68,15 +69,17 @@ class ShardFiles(ABC):
         """
         found: Counter[Any] = Counter()
         for shard, path in enumerate(self.paths):
-            blocks = [block for block in self.blocks if block.shard == shard]
-
-            def count(blocks: list[Block] = blocks) -> list[Any]:
-                parts = (self.read(block, 0, block.rows, [column])[column] for block in blocks)
-                lists = (part if isinstance(part, list) else part.tolist() for part in parts)
-                return list(Counter(value for values in lists for value in values).items())
-
+            count = partial(self._count_values, shard, column)
             found.update(dict(map(tuple, remember(path, f"values of {column}", count))))
         return {value: found[value] for value in sorted(found, key=lambda v: (str(type(v)), v))}
+
+    def _count_values(self, shard: int, column: str) -> list[tuple[Any, int]]:
+        found: Counter[Any] = Counter()
+        for block in self.blocks:
+            if block.shard == shard:
+                values = self.read(block, 0, block.rows, [column])[column]
+                found.update(values if isinstance(values, list) else values.tolist())
+        return list(found.items())
 
     def sample(self, most: int, columns: Sequence[str]) -> Rows:
         """Read rows that are spread over all shards: the first ones of up to 64 blocks."""
@@ -115,7 +118,7 @@ def remember(path: Path, what: str, compute: Callable[[], Any]) -> Any:
 def translated(
     path: Path, errors: tuple[type[Exception], ...], describe: Callable[[], str]
 ) -> Iterator[None]:
-    """Turn errors of a library over a shard into a line; `describe` names format and place."""
+    """Turn errors of a library over a shard into a line; `describe` names format and position."""
     try:
         yield
     except errors as error:

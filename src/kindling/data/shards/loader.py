@@ -50,10 +50,10 @@ class ShardBatches(Dataset[Any]):
 
     def __getitem__(self, request: Request) -> Any:
         epoch, batch, _ = request
-        window, place = self.order.locate(batch)
+        window, rows_of_batch = self.order.locate(batch)
         rows = self._read_window(epoch, window)
-        chosen = take_rows(rows, self.order.shuffle(epoch, window)[place])
-        if place.stop == window.stop - window.start:
+        chosen = take_rows(rows, self.order.shuffle(epoch, window)[rows_of_batch])
+        if rows_of_batch.stop == window.stop - window.start:
             del self.buffer[window.lane], rows
         if self.order.seed is None:
             return self.decode(chosen)
@@ -93,7 +93,7 @@ class ShardLoader(Loader):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The place after the last yielded batch, in plain values."""
+        """The position after the last yielded batch, in plain values."""
         epoch, batch = self.resumed or self.yielded
         batch = batch if epoch == self.sampler.epoch else 0
         return {"epoch": self.sampler.epoch, "batch": batch, "order": self.dataset.order.digest}

@@ -104,17 +104,17 @@ class ShardOrder:
 
     def locate(self, batch: int) -> tuple[Window, slice]:
         """The window of a batch, and which of its shuffled rows the batch takes."""
-        lane, place = batch % self.lanes, batch // self.lanes
+        lane, position = batch % self.lanes, batch // self.lanes
         # The first windows differ in length, so that the lanes are not all read at once.
         skipped = self.window_batches * (self.lanes - 1 - lane) // self.lanes
-        number = (place + skipped) // self.window_batches
+        number = (position + skipped) // self.window_batches
         first = max(0, number * self.window_batches - skipped)
         last = (number + 1) * self.window_batches - skipped
         start, stop = self.bounds[lane : lane + 2]
         if last < len(self._batches(lane)):
             stop = start + last * self.batch_size
         window = Window(lane, number, start + first * self.batch_size, stop)
-        offset = (place - first) * self.batch_size
+        offset = (position - first) * self.batch_size
         return window, slice(offset, offset + self.size(batch))
 
     def shuffle(self, epoch: int, window: Window) -> np.ndarray[Any, Any]:
@@ -133,9 +133,10 @@ class ShardOrder:
         number = int(np.searchsorted(ends, start, side="right"))
         while start < window.stop:
             block, _, last = self.parts[order[number]]
-            place, end = last - int(ends[number]), min(window.stop, int(ends[number]))
-            yield Piece(block, place + start, place + end)
-            start, number = end, number + 1
+            shift = last - int(ends[number])  # from rows of the epoch to rows of the block
+            stop = min(window.stop, int(ends[number]))
+            yield Piece(block, start + shift, stop + shift)
+            start, number = stop, number + 1
 
     def _permute(self, epoch: int) -> np.ndarray[Any, Any]:
         """The order of the parts, which all processes share."""

@@ -29,22 +29,23 @@ class ParquetShards(ShardFiles):
         return [(i, ends[i], count) for i, count in enumerate(rows) if count]
 
     def read(self, block: Block, start: int, stop: int, columns: Sequence[str]) -> Rows:
-        path, place, parts = self.paths[block.shard], 0, []
-        group = translated(path, UNREADABLE, lambda: f"Parquet in row group {block.place}")
+        path, parts = self.paths[block.shard], []
+        done = 0  # rows of the block that were read
+        group = translated(path, UNREADABLE, lambda: f"Parquet in row group {block.position}")
         with group, open_parquet(path) as file:
             names = self._find(path, file.schema_arrow, columns)
-            options = {"row_groups": [block.place], "columns": names, "use_threads": False}
+            options = {"row_groups": [block.position], "columns": names, "use_threads": False}
             for batch in file.iter_batches(STEP, **options):
-                first, last = max(start - place, 0), min(stop - place, len(batch))
+                first, last = max(start - done, 0), min(stop - done, len(batch))
                 if first < last:
-                    row = block.first + place + first
+                    row = block.first + done + first
                     part = batch.slice(first, last - first)
                     parts.append(_convert_batch(path, row, part, columns))
-                place += len(batch)
-                if place >= stop:
+                done += len(batch)
+                if done >= stop:
                     break
-        if place < stop:
-            raise InputError(f"{path}: row group {block.place} ends too early; replace the file")
+        if done < stop:
+            raise InputError(f"{path}: row group {block.position} ends too early; replace the file")
         return join_rows(parts)
 
     def _find(self, path: Path, schema: Any, columns: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Tar shards in the layout of webdataset: a row is the files of one name, `000017.jpg` and `.cls`.
 
 A block is some of them in sequence. The headers are read once; after that, a block is found by its
-place in the file.
+position in the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from src.kindling.data.shards.files import KEY, Block, Rows, ShardFiles, remembe
 BLOCK_ROWS = 64
 UNREADABLE = (tarfile.TarError, OSError)
 NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")  # a row's key, and the member's column
-Sample = tuple[str, int, dict[str, tuple[int, int]]]  # key, begin, each member's place and size
+Sample = tuple[str, int, dict[str, tuple[int, int]]]  # key, begin, each member's offset and size
 
 
 class TarShards(ShardFiles):
@@ -44,7 +44,7 @@ class TarShards(ShardFiles):
         path = self.paths[block.shard]
         rows: Rows = {name: [] for name in (KEY, *columns)}
         with path.open("rb") as file:
-            for number, (key, _, members) in enumerate(_walk(path, block.place)):
+            for number, (key, _, members) in enumerate(_walk(path, block.position)):
                 if number >= stop:
                     break
                 if number >= start:
@@ -61,7 +61,7 @@ class TarShards(ShardFiles):
 
 def _walk(path: Path, begin: int) -> Iterator[Sample]:
     """The samples of a shard, from the byte at which one begins, by their members' headers."""
-    key, place, members = "", begin, dict[str, tuple[int, int]]()
+    key, start, members = "", begin, dict[str, tuple[int, int]]()
     described = translated(path, UNREADABLE, lambda: f"tar after {key}" if key else "tar")
     with described, path.open("rb") as file:
         file.seek(begin)
@@ -72,14 +72,14 @@ def _walk(path: Path, begin: int) -> Iterator[Sample]:
                 continue
             if match[1] != key:
                 if members:
-                    yield key, place, members
-                key, place, members = match[1], member.offset, {}
+                    yield key, start, members
+                key, start, members = match[1], member.offset, {}
             members[match[2].lower()] = member.offset_data, member.size
         file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("it is truncated")
         if members:
-            yield key, place, members
+            yield key, start, members
 
 
 def _read_member(file: Any, row: str, members: dict[str, tuple[int, int]], name: str) -> Any:
@@ -88,8 +88,8 @@ def _read_member(file: Any, row: str, members: dict[str, tuple[int, int]], name:
     if ending not in members:
         listed = join_names([f".{one}" for one in members], most=10)
         raise InputError(f"{row}: no member '.{ending}' (it has {listed}); name another column")
-    place, size = members[ending]
-    file.seek(place)
+    offset, size = members[ending]
+    file.seek(offset)
     content = file.read(size)
     if len(content) < size:
         raise InputError(f"{row}.{ending}: the shard ends within it; replace the file")

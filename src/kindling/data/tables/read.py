@@ -70,8 +70,8 @@ class TableFile:
                 problem = f"one column, {names[0]!r}, that seems to be separated by {separator!r}"
                 raise InputError(f"{self.path}: {problem}; add {remedy}")
         if repeated := [name for name in names if name and names.count(name) > 1]:
-            places = [str(i) for i, name in enumerate(names, 1) if name == repeated[0]]
-            problem = f"the header repeats '{repeated[0]}' (columns {join_names(places)})"
+            numbers = [str(i) for i, name in enumerate(names, 1) if name == repeated[0]]
+            problem = f"the header repeats '{repeated[0]}' (columns {join_names(numbers)})"
             raise InputError(f"{self.path}: {problem}; rename all but one")
         return names
 

@@ -95,10 +95,10 @@ def _read_times(
         column = values.rename(column.name)
     ends = column.min(), column.max()
     if kind_of(column) == "date":
-        shown = [f"{end:%Y-%m-%d %H:%M:%S}".removesuffix(" 00:00:00") for end in ends]
+        formatted = [f"{end:%Y-%m-%d %H:%M:%S}".removesuffix(" 00:00:00") for end in ends]
     else:
-        shown = [f"{end:.12g}" for end in ends]
-    notes.append(f"split: by {column.name}, from {' to '.join(shown)}; the oldest rows train")
+        formatted = [f"{end:.12g}" for end in ends]
+    notes.append(f"split: by {column.name}, from {' to '.join(formatted)}; the oldest rows train")
     return torch.tensor(as_numbers(column))
 
 

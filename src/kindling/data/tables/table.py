@@ -55,7 +55,7 @@ class Table(DataModule):
         dayfirst: whether 2.1.2023 in that column is January 2; None finds out from days above 12.
         drop: columns to ignore.
         categories: columns whose numbers are codes.
-        scaling: of numbers: `standard` by mean and standard deviation, or `quantile` by the place
+        scaling: of numbers: `standard` by mean and standard deviation, or `quantile` by the rank
             among the training values, from -1.7 to 1.7. A target is always standardized.
         na_values: marks of missing values, such as `?`, besides the empty cell, `NA`, `null`, ….
         separator: between cells, `tab` for a tab; None: a comma, or a tab in `.tsv`.
@@ -151,8 +151,8 @@ class Table(DataModule):
                 known = x[train, i][~x[train, i].isnan()]
                 column = Column(name, kind, mean=mean, std=std, missing=len(known) < len(train))
                 if self.scaling == "quantile":
-                    places = np.quantile(known if len(known) else [0.0], QUANTILES)
-                    column = replace(column, quantiles=tuple(places.tolist()))
+                    quantiles = np.quantile(known if len(known) else [0.0], QUANTILES)
+                    column = replace(column, quantiles=tuple(quantiles.tolist()))
                 columns.append(column)
         return Spec(
             in_shape=(sum(column.width for column in columns),),
