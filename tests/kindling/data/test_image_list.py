@@ -180,17 +180,13 @@ def test_official_splits_that_divide_a_group(photos: Path) -> None:
 def test_regression_from_list(photos: Path) -> None:
     rows = [f"{name},{i / 4},{40 - i},{i % 3}" for i, name in enumerate(names(photos))]
     files = listed(photos, "file name,age,height (cm),grade", rows)
-    assert lines(None, files=files, target="age") == [
-        f"{files}: has no column 'path' (its columns: file name, age, height (cm), grade); rename "
-        "the column of the images (data.files)"
-    ]
-    files = listed(photos, "path,age,height (cm),grade", rows)
     data = ready(None, files=files, target="age")
     assert (data.spec.target_type, data.spec.names) == ("values", ("age",))
     assert data.samples.y[:, 0].tolist() == [i / 4 for i in range(40)]
-    assert data.notes[0] == (
-        "target: age, 40 different numbers: regression (to change it, set data.kind)"
-    )
+    assert data.notes[:2] == [
+        "images: column 'file name' has their paths; rename it 'path' to confirm",
+        "target: age, 40 different numbers: regression (to change it, set data.kind)",
+    ]
     data = ready(None, files=files, target=["age", "height (cm)"])
     assert (data.spec.target, data.spec.targets) == (
         "age, height (cm)",
@@ -201,8 +197,8 @@ def test_regression_from_list(photos: Path) -> None:
     assert data.spec.classes == ("0", "1", "2")
     assert ready(None, files=files, target="grade", kind="regression").spec.classes == ()
     assert lines(None, files=files) == [
-        f"data.target: {files} has no column 'label' (it has: path, age, height (cm), grade); name "
-        "one"
+        f"data.target: {files} has no column 'label' (it has: file name, age, height (cm), grade); "
+        "name one"
     ]
     assert lines(None, files=files, target=[]) == [
         "data.target: expected different columns, got []"

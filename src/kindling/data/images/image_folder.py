@@ -156,7 +156,7 @@ class ImageFolder(ImageModule):
         text = set(columns["data.group_column"])
         if self.labels or (self.kind == "classification" and len(self.targets) == 1):
             text.add(self.targets[0])  # 007 is not 7
-        return read_list(self.root, self.file, columns, text), {}
+        return read_list(self.root, self.file, columns, text, self.notes), {}
 
     def _read_target(self, rows: pd.DataFrame) -> tuple[Tensor, tuple[str, ...]]:
         """Class numbers, labels or values, and names of classes or labels."""
@@ -187,23 +187,37 @@ def read_list(
     file: TableFile,
     columns: Mapping[str, Sequence[str]],
     text: Collection[str],
+    notes: list[str],
 ) -> pd.DataFrame:
     """Read a list's `path` (relative to root), `split` (or "") and columns, some as text."""
     header = file.read_header()
     _check_header(file, header, columns)
-    if "path" not in header:
-        hint = f"{did_you_mean('path', header)} (its columns: {join_names(header)})"
-        problem = f"has no column 'path'{hint}"
-        raise InputError(f"{file.path}: {problem}; rename the column of the images (data.files)")
+    path = _find_paths(file, header, notes)
     if lines := find_unknown_names(file, header, columns):
         raise InputError(lines)
     others = [name for names in columns.values() for name in names]
     split = [name for name in header if name.lower() == "split" and name not in others][:1]
-    frame = file.read(list(dict.fromkeys(["path", *split, *others])), {"path", *split, *text})
-    frame["path"] = frame["path"].fillna("")
+    frame = file.read(list(dict.fromkeys([path, *split, *others])), {path, *split, *text})
+    frame["path"] = frame[path].fillna("")
     frame["split"] = frame[split[0]].fillna("").str.strip().str.lower() if split else ""
     _check_rows(root, file, frame)
     return frame
+
+
+def _find_paths(file: TableFile, header: Sequence[str], notes: list[str]) -> str:
+    """The column of the images' paths: `path`, or else the only one with names of images."""
+    if "path" in header:
+        return "path"
+    named = [name for name in header if name]
+    first = next(file.read_frames(named, named, rows=1))
+    found = [name for name in named if len(first) and _is_image(str(first[name].iloc[0]))]
+    if len(found) != 1:
+        hint = f"; several have names of images ({join_names(found)})" if found else ""
+        hint = hint or did_you_mean("path", named)
+        problem = f"has no column 'path'{hint} (its columns: {join_names(named)})"
+        raise InputError(f"{file.path}: {problem}; rename the column of the images (data.files)")
+    notes.append(f"images: column '{found[0]}' has their paths; rename it 'path' to confirm")
+    return found[0]
 
 
 def _is_image(text: str) -> bool:
