@@ -52,6 +52,8 @@ def use_root(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
 def run_import(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str) -> ModuleType:
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setitem(sys.modules, name, None)  # so that it is removed after the test
+    del sys.modules[name]
     return import_module(name)
 
 
