@@ -33,7 +33,7 @@ def main(argv: list[str]) -> Result | None:
     add("--resume", metavar="RUN", help="continue a run in its own directory")
     add("--override", action="store_true", help="with --resume: accept config and data changes")
     add("--trust", action="store_true", help=TRUSTED)
-    add("--no-pictures", action="store_true", help="write no plots/ and no report.html")
+    add("--no-plots", action="store_true", help="write no plots/ and no report.html")
     add("--graph", action="store_true", help="write the net's graph to TensorBoard")
     add("--no-test", action="store_true", help="do not measure the test split")
     add("--find", choices=("lr", "batch_size"), metavar="WHAT", help="find an lr or batch_size")
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> Result | None:
     flags = parser.read(argv)
     if run_instead(flags):
         return None
-    plots = None if flags.no_pictures else lambda run: analysis.Plots(run, graph=flags.graph)
+    plots = None if flags.no_plots else lambda run: analysis.Plots(run, graph=flags.graph)
     result = launch(flags, plots)
     if not rank(result.run.config.values):  # else the first process has yet to write how it ended
         print_result(result)

@@ -134,14 +134,14 @@ def numbered_batches(
         yield data.sample_numbers(stage, epoch, number), x, y
 
 
-def train(name: str = "digits", *words: str, pictures: bool = True, **options: object) -> Result:
+def train(name: str = "digits", *words: str, plots: bool = True, **options: object) -> Result:
     """A little training in this process."""
     from src.kindling.analysis.plots import Plots
     from src.kindling.training.fit import fit
 
     config = checked(name, *LITTLE, *words)
     run = Run.claim(config.name)
-    return fit(config, run, plots=Plots(run) if pictures else None, **options)  # type: ignore[arg-type]
+    return fit(config, run, plots=Plots(run) if plots else None, **options)  # type: ignore[arg-type]
 
 
 def call(verb: str, *argv: str) -> object:
@@ -157,14 +157,14 @@ def mistakes(verb: str, *argv: str) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings of the tests draw nothing, but for those that are marked `pictures`: drawing takes a second."""
-    if not request.node.get_closest_marker("pictures"):
+def no_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings of the tests draw nothing, but for those that are marked `plots`: drawing takes a second."""
+    if not request.node.get_closest_marker("plots"):
         draw_nothing(monkeypatch)
 
 
 def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings leave no pictures and no report."""
+    """Trainings leave no plots and no report."""
     monkeypatch.setattr("src.kindling.analysis.plots.Plots.draw", lambda *_, **__: [])
     monkeypatch.setattr("src.kindling.analysis.plots.Plots.draw_before", lambda *_: None)
     monkeypatch.setattr("src.kindling.analysis.plots.Plots.write_report", lambda _: None)

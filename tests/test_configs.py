@@ -137,7 +137,7 @@ def test_config_trains_and_evaluates_identically(name: str) -> None:
     assert evaluate(run) == result.metrics
 
 
-@pytest.mark.pictures
+@pytest.mark.plots
 @pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__`")  # read without workers
 @pytest.mark.parametrize("name", GALLERY)
 def test_gallery_config_trains_resumes_evaluates_and_is_reported(

@@ -45,7 +45,7 @@ def test_old_run_evaluates(old: Run) -> None:
 
 
 def test_old_run_resumes_exactly(old: Run) -> None:
-    call("train", "--resume", str(old.path), "--no-pictures")
+    call("train", "--resume", str(old.path), "--no-plots")
     expected = json.loads((old.path / "uninterrupted.json").read_text())
     found = json.loads((old.path / "metrics.json").read_text())
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-3)

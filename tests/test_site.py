@@ -79,7 +79,7 @@ def test_notebook_links_lead_to_tutorials(build: SimpleNamespace) -> None:
         assert build.on_page_markdown(text) == f"[one]({up}tutorials/01_workflow.md#a)"
 
 
-@pytest.mark.pictures
+@pytest.mark.plots
 def test_quickstart_output_and_run_files(
     logs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

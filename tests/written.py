@@ -19,7 +19,7 @@ IS_TEMPLATE = '\nname = "kindling"\n' in (ROOT / "pyproject.toml").read_text(enc
 # What a reader is to write: it need not be there.
 YOURS = re.compile(r"\bmine\b|\bmy_\w+")
 # Flags without a value.
-LONE = ("--override", "--no-test", "--no-pictures", "--retry", "--int8", "--show", "--dry-run")
+LONE = ("--override", "--no-test", "--no-plots", "--retry", "--int8", "--show", "--dry-run")
 # Paths that begin so are the repository's own.
 OWN = r"(?:src|configs|docs|notebooks|tests)/[\w./-]*\w"
 

@@ -23,7 +23,7 @@ SMALL = ("net=mlp", "net.hidden=[8]")  # checkpoints of 20 KB
 
 def limited(repository: Path, blocks: int, *words: str) -> subprocess.CompletedProcess[str]:
     """A training whose files may have so many blocks of 1 KiB: what is longer fails, as on a full disk."""
-    line = f"ulimit -f {blocks}; exec {sys.executable} -m src.train --no-pictures {' '.join(words)}"
+    line = f"ulimit -f {blocks}; exec {sys.executable} -m src.train --no-plots {' '.join(words)}"
     return subprocess.run(["bash", "-c", line], cwd=repository, capture_output=True, text=True)
 
 
@@ -69,7 +69,7 @@ class Disk:
 
     def __init__(self, folder: Path, size: str, repository: Path, *words: str, **env: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        train = f"{sys.executable} -u -m src.train --no-pictures {' '.join(words)}"
+        train = f"{sys.executable} -u -m src.train --no-plots {' '.join(words)}"
         line = f"mount -t tmpfs -o size={size} tmpfs {folder} && echo mounted; read go; {train}; echo status $?; read end"
         self.process = subprocess.Popen(
             ["unshare", "--mount", "sh", "-c", line],
@@ -184,7 +184,7 @@ def begin_as(ordinary: tuple[Path, list[str]], *words: str) -> subprocess.Popen[
     """Start a training as an ordinary user."""
     repository, user = ordinary
     return subprocess.Popen(
-        [*user, sys.executable, "-u", "-m", "src.train", "--no-pictures", *words],
+        [*user, sys.executable, "-u", "-m", "src.train", "--no-plots", *words],
         cwd=repository,
         text=True,
         stdout=subprocess.PIPE,

@@ -30,7 +30,7 @@ WORDS = (
     "task.optimizer._target_=torch.optim.SGD",
     "task.optimizer.lr=0.1",
 )
-DDP = ("trainer=ddp", "data.batch_size=64", "--no-pictures")
+DDP = ("trainer=ddp", "data.batch_size=64", "--no-plots")
 
 
 def begun(repository: Path, launcher: tuple[str, ...], *words: str) -> Process:
@@ -136,7 +136,7 @@ def test_killed_torchrun_resumes_in_same_order(repository: Path) -> None:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1, output
     broken = the_run(repository)
-    again = [sys.executable, *TORCHRUN, "-m", "src.train", "--resume", "latest", "--no-pictures"]
+    again = [sys.executable, *TORCHRUN, "-m", "src.train", "--resume", "latest", "--no-plots"]
     done = subprocess.run(
         again,
         cwd=repository,

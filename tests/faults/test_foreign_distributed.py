@@ -16,7 +16,7 @@ from src.kindling.config.compose import ROOT
 from tests.foreign.kill_runs import differences, ending
 
 pytestmark = pytest.mark.long
-WORDS = ("samplers", "num_threads=1", "--no-pictures", "checkpoint_minutes=0")
+WORDS = ("samplers", "num_threads=1", "--no-plots", "checkpoint_minutes=0")
 ONE_NODE = ("trainer.strategy=ddp", "trainer.devices=2")
 TWO_NODES = ("trainer.strategy=ddp", "trainer.devices=1", "trainer.num_nodes=2")
 
@@ -77,7 +77,7 @@ def test_killed_distributed_training_resumes_exactly(
     statuses, output = drive(nodes, other, "--kill", kill, "train", *words)
     assert 0 not in statuses, output
     (path,) = (other / "samplers").iterdir()
-    statuses, output = drive(nodes, other, "train", "--resume", str(path), "--no-pictures")
+    statuses, output = drive(nodes, other, "train", "--resume", str(path), "--no-plots")
     assert statuses == [0] * nodes, output
     assert re.search(r"\nresumed: .*, epoch [12], batch \d+ ", output), output
     found = differences(ending(whole), ending(other))

@@ -48,7 +48,7 @@ def longer(*cases: Any, short: int = 1) -> list[Any]:
 
 def start(repository: Path, *words: str, env: dict[str, str] | None = None) -> ForkedProcess:
     """`python -m src.train …` in a copy of the repository, a process group of its own."""
-    return ForkedProcess("-m", "src.train", "--no-pictures", *words, cwd=repository, env=env)
+    return ForkedProcess("-m", "src.train", "--no-plots", *words, cwd=repository, env=env)
 
 
 def until(process: Process, found: Callable[[str], bool]) -> list[str]:
@@ -157,7 +157,7 @@ def test_killed_on_last_batch_of_epoch(
     again = ("--resume", "latest")
     # An epoch has 20 batches: its last one; seven of the next; the rest of that and all of another; to the end.
     for batches, words, status in ((20, begin, -9), (7, again, -9), (40, again, -9), (0, again, 0)):
-        ended = run_forked("killed.py", str(batches), "--no-pictures", *words, cwd=repository)
+        ended = run_forked("killed.py", str(batches), "--no-plots", *words, cwd=repository)
         assert ended.returncode == status, ended.stdout + ended.stderr
     assert ending(the_run(repository)) == whole_endings[0]
 

@@ -25,7 +25,7 @@ class Planted(Callback):
 """
 
 
-@pytest.mark.pictures
+@pytest.mark.plots
 def test_token_is_in_no_file(
     repository: Path,
     forked_command: Callable[..., subprocess.CompletedProcess[str]],

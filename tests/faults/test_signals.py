@@ -72,7 +72,7 @@ def announcing(
     """A training that is in that phase now."""
     (repository / "announcing.py").write_text(script)
     place, count, *_ = PHASES[phase]
-    words = ("announcing.py", place, str(count), "--no-pictures", *WORDS, *words)
+    words = ("announcing.py", place, str(count), "--no-plots", *WORDS, *words)
     process = ForkedProcess(*words, cwd=repository)
     until(process, lambda line: line.startswith("now"))
     return process

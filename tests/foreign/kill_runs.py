@@ -40,7 +40,7 @@ from tests.foreign.drive import foreign
 __all__ = ["fit", "plots", "sklearn"]  # imported before the first fork
 LIMIT = 90  # seconds for one child
 COMPARED = ("state_dict", "optimizer_states", "lr_schedulers")
-WORDS = ("num_threads=1", "--no-pictures")
+WORDS = ("num_threads=1", "--no-plots")
 # A hook of a callback, and the place that it counts.
 HOOKS = {
     "on_train_batch_start": "batch start",

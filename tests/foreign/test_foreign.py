@@ -47,7 +47,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def no_pictures() -> None:
+def no_plots() -> None:
     """Foreign trainings draw: that they can is part of the tests."""
 
 
@@ -168,7 +168,7 @@ def test_foreign_forward_is_exported(name: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_foreign_training_under_ddp(tmp_path: Path) -> None:
     words = ("docs_autoencoder", *WORDS, "trainer.strategy=ddp", "trainer.devices=2")
-    command = ("-m", "tests.foreign.drive", str(tmp_path), "train", *words, "--no-pictures")
+    command = ("-m", "tests.foreign.drive", str(tmp_path), "train", *words, "--no-plots")
     done = run_forked(*command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "docs_autoencoder").iterdir()
@@ -191,7 +191,7 @@ def test_foreign_modules_train_on_a_terminal(
     """This process, whose output is a pseudo-terminal, trains the cases."""
     with standard_output(columns, monkeypatch) as screen:
         for name in names:
-            print("case", name, call("train", name, *WORDS, "--no-pictures") is not None)
+            print("case", name, call("train", name, *WORDS, "--no-plots") is not None)
     parts = re.split(r"^case (\w+) True$", screen.text, flags=re.MULTILINE)
     assert parts[1::2] == list(names)
     for name, text in zip(names, parts[::2], strict=False):

@@ -40,7 +40,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> str:
     return "task._target_=src.tasks.counts.Counts"
 
 
-@pytest.mark.pictures
+@pytest.mark.plots
 def test_documented_task_example(
     counts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,7 +101,7 @@ class Bare(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-@pytest.mark.pictures
+@pytest.mark.plots
 def test_task_without_optional_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     result = train("digits", as_own_task(Bare, monkeypatch))
     assert evaluate(load_run(result.run.path)) == result.metrics

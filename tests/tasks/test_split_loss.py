@@ -140,7 +140,7 @@ def test_search_announces_own_loss(
     from src.kindling.studies import search
 
     flags = Parser("tune", "").parse_args([])
-    for flag in ("name", "storage", "pictures"):
+    for flag in ("name", "storage", "plots"):
         setattr(flags, flag, None)
     flags.words, flags.trials, flags.sampler, flags.pruner = ["digits", "default"], 1, "tpe", "none"
     flags.workers = 1

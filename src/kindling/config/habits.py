@@ -41,7 +41,7 @@ HINTS = {
         "test validate"
     ),
     "python -m src.predict RUN INPUT predicts": "predict",
-    "--no-pictures writes neither plots/ nor report.html": "no_plots",
+    "--no-plots writes neither plots/ nor report.html": "no_pictures no_plots pictures",
     "leave it out: a run's folder is logs/<config>/<time>/, and name=… labels it": "hydra project",
 }
 HABITS = {word: hint for hint, words in HINTS.items() for word in words.split()}

@@ -18,7 +18,7 @@ def add_flags(parser: argparse.ArgumentParser, visible: bool = True) -> None:
         ("--storage", "postgresql://USER@HOST/DATABASE, for machines without a shared disk", {}),
         ("--name", "the study's name, so that one config can have several studies", {}),
         ("--retry", "train failed members again", switch),
-        ("--pictures", "write plots/ and report.html for each member", switch),
+        ("--plots", "write plots/ and report.html for each member", switch),
     ):
         parser.add_argument(flag, help=text if visible else argparse.SUPPRESS, **options)
     if not visible:  # src.train: the trial that a worker starts, in its own directory
@@ -46,12 +46,12 @@ def run_instead(flags: argparse.Namespace) -> bool:
 
 def check_train_flags(flags: argparse.Namespace) -> None:
     """Refuse flags of `src.train` that do nothing together; raise InputError."""
-    of_study = flags.workers != 1 or flags.storage or flags.name or flags.retry or flags.pictures
+    of_study = flags.workers != 1 or flags.storage or flags.name or flags.retry or flags.plots
     if of_study and not flags.seeds:
-        names = "--workers, --storage, --name, --retry, --pictures"
+        names = "--workers, --storage, --name, --retry, --plots"
         raise InputError(f"{names}: belong to --seeds (data.num_workers=2 prepares batches)")
-    if flags.graph and flags.no_pictures:
-        raise InputError("--graph: has no effect with --no-pictures; remove one of them")
+    if flags.graph and flags.no_plots:
+        raise InputError("--graph: has no effect with --no-plots; remove one of them")
     chosen = [flag for flag in INSTEAD if getattr(flags, flag)]
     others = ("init", "partial", "by_order", "resume", "override", "no_test", "graph", *chosen[1:])
     for other in others if chosen else ():

@@ -65,7 +65,7 @@ class Plan:
     pruner: Any = None  # Optuna's
     after: Callable[[Run], None] | None = None  # called after the training of each member
     part: str = ""  # of the study, a folder in its own: a retest of the best member
-    pictures: bool = False  # whether each member gets plots/ and report.html
+    plots: bool = False  # whether each member gets plots/ and report.html
     logs: Path = field(default_factory=lambda: run_module.LOGS)
     command: tuple[str, ...] = field(default_factory=lambda: tuple(sys.orig_argv))  # of meta.json
 
@@ -148,4 +148,4 @@ def make_plan(
     if not processes:
         overrides = [*overrides, "trainer.devices=1"]
     plan = Plan(config.name, tuple(overrides), flags.name or study, members)
-    return replace(plan, storage=flags.storage, pictures=flags.pictures)
+    return replace(plan, storage=flags.storage, plots=flags.plots)

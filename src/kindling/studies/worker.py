@@ -106,7 +106,7 @@ class Worker:
             if claim.trial:
                 self._report_epochs(run, claim.trial)
         else:
-            plots = Plots(run) if self.plan.pictures else None
+            plots = Plots(run) if self.plan.plots else None
             reporting = self._reporting_callback(claim.trial)
             fitted = fit(config, run, stages, resume=bool(meta), plots=plots, callbacks=[reporting])
             score, pruned = fitted.score, reporting.pruned
@@ -151,7 +151,7 @@ class Worker:
         command = [sys.executable, "-m", "src.train", self.plan.config, *self.plan.overrides]
         command += [f"{key}={json.dumps(value)}" for key, value in changes.items()]
         command += ["--member", str(run.path)]
-        command += [] if self.plan.pictures else ["--no-pictures"]
+        command += [] if self.plan.plots else ["--no-plots"]
         command += [] if "test" in self.plan.stages else ["--no-test"]
         path = run.path / "output.txt"
         with path.open("a") as output:

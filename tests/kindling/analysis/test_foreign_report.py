@@ -22,7 +22,7 @@ from src.kindling.training.trained_run import TrainedRun, load_run
 from tests.conftest import call
 from tests.foreign.drive import foreign
 
-pytestmark = [pytest.mark.pictures, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.plots, pytest.mark.filterwarnings("ignore")]
 NAME = "lstm_forecaster"  # predict_step returns `prediction` and `target`; logs `val_loss`
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from src.kindling.analysis.plots import Histograms
 from tests.kindling.analysis.test_plots import trained
 
-pytestmark = pytest.mark.pictures
+pytestmark = pytest.mark.plots
 
 
 def stood(epoch: int = 0, batches: float = 10, epochs: int = 10, **more: Any) -> Any:

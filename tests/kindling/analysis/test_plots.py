@@ -23,7 +23,7 @@ from src.kindling.training.run_loggers import MetricsFiles, TensorBoard
 from src.kindling.training.warning_filters import quiet
 from tests.conftest import checked
 
-pytestmark = pytest.mark.pictures
+pytestmark = pytest.mark.plots
 MONITOR = Monitor("val/loss")
 OF_CLASSES = [
     "curves",
@@ -52,13 +52,13 @@ def trained(
     seed_everything(0, verbose=False)
     task = task or build_task(config, data)
     write(run.path / "config.yaml", "net: ü\n")
-    pictures = Plots(run)
-    pictures.draw_before(task, data)
+    plots = Plots(run)
+    plots.draw_before(task, data)
     loggers = [MetricsFiles(run.path, 0), TensorBoard(run.path, name="", version="")]
     Trainer(
         max_epochs=2,
         limit_train_batches=4,
-        callbacks=pictures.callbacks if drawing else [],
+        callbacks=plots.callbacks if drawing else [],
         logger=loggers,
         accelerator="cpu",
         enable_progress_bar=False,
@@ -67,16 +67,16 @@ def trained(
         num_sanity_val_steps=0,
         log_every_n_steps=2,
     ).fit(task, datamodule=data)
-    return pictures, task, data, loggers
+    return plots, task, data, loggers
 
 
 def test_plots_in_run_and_tensorboard(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures, task, data, loggers = trained("digits")
-    pictures.graph = True
-    pictures.layers = {"net.head": Layer((10,), 20_480)}
-    assert pictures.draw(task, data, "test", MONITOR, loggers) == OF_CLASSES
+    plots, task, data, loggers = trained("digits")
+    plots.graph = True
+    plots.layers = {"net.head": Layer((10,), 20_480)}
+    assert plots.draw(task, data, "test", MONITOR, loggers) == OF_CLASSES
     loggers[1].close()
-    run = pictures.run
+    run = plots.run
     assert sorted(path.name for path in (run.path / "plots").iterdir()) == sorted(
         f"{name}.png" for name in OF_CLASSES
     )
@@ -99,14 +99,14 @@ def test_plots_in_run_and_tensorboard(capsys: pytest.CaptureFixture[str]) -> Non
     nodes = [node.name for node in events.Graph().node]
     assert any("CNN[net]/Linear[head]" in node for node in nodes)
     capsys.readouterr()
-    pictures.draw(task, None, "test", MONITOR, loggers)  # nothing says what forward takes
+    plots.draw(task, None, "test", MONITOR, loggers)  # nothing says what forward takes
     line = "--graph: not written: unknown input; set example_input_array in Classification\n"
     assert line in capsys.readouterr().out
 
 
 def test_predictions_before_and_after() -> None:
-    pictures, task, data, _ = trained("diabetes")
-    assert pictures.draw(task, data, "test", MONITOR) == [
+    plots, task, data, _ = trained("diabetes")
+    assert plots.draw(task, data, "test", MONITOR) == [
         "curves",
         "test_errors",
         "test_worst",
@@ -115,7 +115,7 @@ def test_predictions_before_and_after() -> None:
         "gradients",
         "layers",
     ]
-    folder = pictures.run.path / "predictions"
+    folder = plots.run.path / "predictions"
     assert sorted(path.name for path in folder.iterdir()) == ["test.npz", "untrained.npz"]
     after = Predictions.load(folder / "test.npz", data)
     assert np.array_equal(after["prediction"], predict(task, data, "test")["prediction"])
@@ -124,33 +124,33 @@ def test_predictions_before_and_after() -> None:
     same = predict(task, data, "val", 64)
     assert before["index"].tolist() == same["index"].tolist()
     assert np.abs(before["prediction"] - same["prediction"]).max() > 1
-    assert {name: values.shape for name, values in pictures.weights.items()} == {
+    assert {name: values.shape for name, values in plots.weights.items()} == {
         name: parameter.flatten().shape
         for name, parameter in task.named_parameters()
         if parameter.ndim > 1
     }
-    first = (pictures.run.path / "plots" / "before_and_after.png").read_bytes()
-    pictures.before = same
-    pictures.draw(task, data, "test", MONITOR)
-    assert (pictures.run.path / "plots" / "before_and_after.png").read_bytes() != first
+    first = (plots.run.path / "plots" / "before_and_after.png").read_bytes()
+    plots.before = same
+    plots.draw(task, data, "test", MONITOR)
+    assert (plots.run.path / "plots" / "before_and_after.png").read_bytes() != first
 
 
 def test_plots_of_validation_without_test() -> None:
-    pictures, task, data, _ = trained("diabetes", words=("data.split=[0.8,0.2,0.0]",))
-    assert pictures.draw(task, data, "test", MONITOR)[1:3] == ["val_errors", "val_worst"]
-    assert Predictions.load(pictures.run.path / "predictions" / "val.npz").stage == "val"
+    plots, task, data, _ = trained("diabetes", words=("data.split=[0.8,0.2,0.0]",))
+    assert plots.draw(task, data, "test", MONITOR)[1:3] == ["val_errors", "val_worst"]
+    assert Predictions.load(plots.run.path / "predictions" / "val.npz").stage == "val"
 
 
 def test_resume_keeps_untrained_predictions(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    pictures, task, data, _ = trained("diabetes")
-    assert pictures.before is not None
-    again = Plots(pictures.run)
+    plots, task, data, _ = trained("diabetes")
+    assert plots.before is not None
+    again = Plots(plots.run)
     again.draw_before(task, data)
     assert again.before is not None
-    assert np.array_equal(again.before["prediction"], pictures.before["prediction"])
-    damaged = pictures.run.path / "predictions" / "untrained.npz"
+    assert np.array_equal(again.before["prediction"], plots.before["prediction"])
+    damaged = plots.run.path / "predictions" / "untrained.npz"
     damaged.write_bytes(b"")
     again.draw_before(task, data)
     assert capsys.readouterr().out.startswith(
@@ -170,15 +170,15 @@ def test_plots_do_not_change_training() -> None:
 def test_failing_plot_is_printed_and_does_not_end_training(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures, task, data, _ = trained("digits")
+    plots, task, data, _ = trained("digits")
     monkeypatch.setattr("src.kindling.analysis.class_plots.plot_class_scores", lambda *_: 1 / 0)
-    assert pictures.draw(task, data, "test", MONITOR) == ["curves"]
+    assert plots.draw(task, data, "test", MONITOR) == ["curves"]
     assert (
         capsys.readouterr().out
         == "plots: stopped after 'curves': ZeroDivisionError: division by zero\n"
     )
     monkeypatch.setattr("src.kindling.analysis.history.plot_curves", lambda *_: 1 / 0)
-    assert pictures.draw(task, data, "test", MONITOR) == []
+    assert plots.draw(task, data, "test", MONITOR) == []
     assert (
         capsys.readouterr().out
         == "plots: stopped at the first plot: ZeroDivisionError: division by zero\n"
@@ -210,8 +210,8 @@ class Bare(LightningModule):
 def test_plots_of_task_without_outputs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    pictures, task, data, loggers = trained("diabetes", Bare())
-    assert pictures.draw(task, data, "test", MONITOR, loggers) == [
+    plots, task, data, loggers = trained("diabetes", Bare())
+    assert plots.draw(task, data, "test", MONITOR, loggers) == [
         "curves",
         "weights",
         "gradients",

@@ -29,12 +29,12 @@ from src.kindling.training.trained_run import TrainedRun, load_run
 from tests.conftest import LITTLE, call, mistakes, train
 from tests.kindling.analysis.test_leaderboard import make
 
-pytestmark = pytest.mark.pictures
+pytestmark = pytest.mark.plots
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run with its pictures, trained once."""
+    """A run with its plots, trained once."""
     from src.kindling.runs import run as runs
 
     logs = tmp_path_factory.mktemp("logs")

@@ -164,12 +164,12 @@ def test_did_you_mean() -> None:
 def test_wrong_flags() -> None:
     assert mistakes("train", "--inti", "x") == [
         "--inti: no such flag; did you mean '--init'? (this command has: "
-        "--by-order, --dry-run, --find, --graph, --help, --init, --no-pictures, --no-test, --override, --partial, --resume, --seeds, --show, --trust)"
+        "--by-order, --dry-run, --find, --graph, --help, --init, --no-plots, --no-test, --override, --partial, --resume, --seeds, --show, --trust)"
     ]
     assert mistakes("train", "--trainer.max_epochs=3") == [
         "--trainer.max_epochs: no such flag; config values go without dashes: trainer.max_epochs=3 "
         "(this command has: "
-        "--by-order, --dry-run, --find, --graph, --help, --init, --no-pictures, --no-test, --override, --partial, --resume, --seeds, --show, --trust)"
+        "--by-order, --dry-run, --find, --graph, --help, --init, --no-plots, --no-test, --override, --partial, --resume, --seeds, --show, --trust)"
     ]
     assert mistakes("train", "--trainer.max_epochs", "3")[0].startswith(
         "--trainer.max_epochs: no such flag; config values go without dashes: trainer.max_epochs=3 ("

@@ -94,9 +94,9 @@ from tests.conftest import checked, mistakes
             ],
         ),
         (
-            ["--no-plots", "--seed", "3"],
+            ["--no-pictures", "--seed", "3"],
             [
-                "--no-plots: no such flag; --no-pictures writes neither plots/ nor report.html",
+                "--no-pictures: no such flag; --no-plots writes neither plots/ nor report.html",
                 "--seed: no such flag; set seed=3, or --seeds 0,1,2 for several",
             ],
         ),

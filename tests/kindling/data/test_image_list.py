@@ -272,7 +272,7 @@ def test_regression_from_list_in_every_command(
     rows = [f"{name},{i / 4},{100 - i}" for i, name in enumerate(names(photos))]
     files = listed(tmp_path, "path,age,height (cm)", rows)
     words = [f"data.root={photos}", f"data.files={files}", 'data.target=[age,"height (cm)"]']
-    train("image_folder", *words, "net.channels=[8]", pictures=False)
+    train("image_folder", *words, "net.channels=[8]", plots=False)
     run = load_run("latest")
     assert run.metrics["test/mae_age"] > 0
     assert call("evaluate", "latest") == run.metrics

@@ -79,7 +79,7 @@ def test_shell_completes(shell: str, path: str) -> None:
         ("kindling train digits net=", options),
         ("kindling train digits task.optimizer.l", ["task.optimizer.lr="]),
         ("kindling train digits trainer.max_ep", ["trainer.max_epochs="]),
-        ("kindling train --no-p", [f"--no-pictures{end}"]),
+        ("kindling train --no-p", [f"--no-plots{end}"]),
         ("python -m src.trai", [f"src.train{end}"]),
         ("python -m src.train diabet", [f"diabetes{end}"]),
     ):

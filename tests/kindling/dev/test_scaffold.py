@@ -33,7 +33,7 @@ TOGETHER = """
 import pytest
 from tests.conftest import LITTLE, call
 
-@pytest.mark.pictures
+@pytest.mark.plots
 def test_copies_train_together(capsys):
     run = call("train", "ranking", "net._target_=src.nets.resnet20.ResNet20", "data=birds", *LITTLE).run
     line = "ranking: ResNet20 with 29,162 parameters on cpu; 1,257 train, 270 val, 270 test"

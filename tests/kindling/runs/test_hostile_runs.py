@@ -291,7 +291,7 @@ def test_files_have_the_permissions_of_the_umask(
     monkeypatch.setattr(image_data, "DATA", tmp_path / "data")
     (tmp_path / "images").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "images" / "0.png")
-    result = train("digits", "trainer.limit_train_batches=1", pictures=False)
+    result = train("digits", "trainer.limit_train_batches=1", plots=False)
     Predictions({"index": INDEX}, None, "test").save(result.run.path / "predictions" / "test.npz")
     call("report", str(result.run.path))
     image, out = str(tmp_path / "images" / "0.png"), str(tmp_path / "out" / "a.csv")

@@ -279,7 +279,7 @@ def test_reproduce_lists_edited_untracked_net(
     option = option.replace("src.nets.cnn.CNN", "src.nets.mine.Mine")
     (repository / "configs" / "net" / "mine.yaml").write_text(option)
     words = ("net=mine", "trainer.max_epochs=1", "--no-test")
-    ended = forked_command("-m", "src.train", "digits", *LITTLE, *words, "--no-pictures")
+    ended = forked_command("-m", "src.train", "digits", *LITTLE, *words, "--no-plots")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     (folder,) = (repository / "logs" / "digits").iterdir()
     run = load_run(folder)

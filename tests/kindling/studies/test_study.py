@@ -171,7 +171,7 @@ def test_same_command_trains_the_members_that_are_left(
     assert folders(logs) == ["digits/seeds"]
 
 
-def test_pictures_flag_draws_plots_and_report_of_members(
+def test_plots_flag_draws_plots_and_report_of_members(
     logs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[tuple[str, Path]] = []
@@ -182,7 +182,7 @@ def test_pictures_flag_draws_plots_and_report_of_members(
         )
     call("train", *SEEDS[:-1], "0", "--name", "without")
     assert drawn == []
-    call("train", *SEEDS[:-1], "0", "--name", "with", "--pictures")
+    call("train", *SEEDS[:-1], "0", "--name", "with", "--plots")
     assert set(drawn) == {
         (method, logs / "digits/with/seed0") for method in ("draw", "write_report")
     }
@@ -591,7 +591,7 @@ def test_training_of_a_member_is_announced(announced: list[str], logs: Path) -> 
             "--workers, ",
             "belong to --seeds (data.num_workers=2 prepares batches)",
         ),
-        (("--pictures",), "--workers, ", "belong to --seeds (data.num_workers=2 prepares batches)"),
+        (("--plots",), "--workers, ", "belong to --seeds (data.num_workers=2 prepares batches)"),
         (("--find", "lr", "--init", "latest"), "--init: ", "remove one of them"),
     ],
 )

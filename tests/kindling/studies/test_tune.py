@@ -69,7 +69,7 @@ def test_spaces_of_the_repository_fit_their_configs() -> None:
             "name": None,
             "storage": None,
             "workers": 1,
-            "pictures": False,
+            "plots": False,
         }.items():
             setattr(flags, flag, value)
         assert tune.plan_search(flags).monitor == "val/loss"

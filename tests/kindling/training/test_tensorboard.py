@@ -65,7 +65,7 @@ def test_name_is_in_the_folder(word: str, end: str) -> None:
 
 
 def test_graph_flag_needs_drawing() -> None:
-    for other in ("--no-pictures", "--find=lr", "--seeds=0,1"):
+    for other in ("--no-plots", "--find=lr", "--seeds=0,1"):
         (line,) = mistakes("train", "digits", "--graph", other)
         assert line.startswith("--graph: has no effect with --")
         assert line.endswith("; remove one of them")

@@ -60,7 +60,7 @@ LITTLE = (
     "num_threads=1",
     "trainer.limit_test_batches=2",
     "trainer.accelerator=cpu",
-    "--no-pictures",
+    "--no-plots",
 )
 
 
@@ -116,7 +116,7 @@ def screens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Scre
         screens = {}
         for columns in WIDTHS:
             with standard_output(columns, patch) as screens[columns]:
-                train("digits", pictures=False)
+                train("digits", plots=False)
         yield screens
 
 
@@ -184,7 +184,7 @@ def test_interrupted_training_prints_whole_command(
     assert "".join(screen.rows).endswith(f"SIGINT: stopped; to resume: {command}")
     assert screen.find_rows("━")[-1].startswith("epoch 2/2 ")
     with standard_output(columns, monkeypatch) as screen:
-        call("train", "--resume", str(run), "--no-pictures")
+        call("train", "--resume", str(run), "--no-plots")
     assert "/last.ckpt, epoch 2, batch 3 (5 steps)" in screen.text.replace("\n", "")
     assert [row[:9] for row in screen.rows if row.startswith("epoch")] == ["epoch 2/2"]
 

@@ -150,7 +150,7 @@ class Exits(Classification):
 
 def test_exit_of_a_task_is_a_failed_training(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrainingError, match="sys.exit"):
-        call("train", "digits", *LITTLE, as_own_task(Exits, monkeypatch), "--no-pictures")
+        call("train", "digits", *LITTLE, as_own_task(Exits, monkeypatch), "--no-plots")
 
 
 def test_another_runs_weights_are_taken_where_they_fit(capsys: pytest.CaptureFixture[str]) -> None:
@@ -356,7 +356,7 @@ def test_net_without_effect_is_refused(logs: Path, monkeypatch: pytest.MonkeyPat
     train("digits", task)
 
 
-@pytest.mark.pictures
+@pytest.mark.plots
 @pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_test_epoch_end"])
 def test_deleted_run_ends_training(
     hook: str, logs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
