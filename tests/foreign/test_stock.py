@@ -10,6 +10,7 @@ from typing import Any
 import lightning
 import pytest
 import yaml
+from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from tests.foreign.cases import CASES, CONFIGS, Case
@@ -33,7 +34,7 @@ def build(node: Any, data: Any = None, **given: Any) -> Any:
         return node
     values = {key: build(value, data) for key, value in node.items()} | given
     if "_target_" not in values:
-        return values
+        return AttributeDict(values)  # modules may read it as a Namespace
     module, _, name = values.pop("_target_").rpartition(".")
     target = getattr(importlib.import_module(module), name)
     partial = values.pop("_partial_", False)

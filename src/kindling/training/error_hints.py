@@ -53,6 +53,9 @@ HINTS = {
     ),
     r"EROFS|Read-only file system": "{file}: its disk is read-only; write to another",
     r"EIO|Input/output error": "{file}: its disk failed (input/output error); use another{resume}",
+    r"ENOLCK|No locks available": (
+        "{file}: its file system has no locks; let logs/ be a link to a folder on a local disk"
+    ),
     r"EACCES|EPERM": "{file}: this user may not open or write it; ls -ld shows who may",
     r"(?P<why>Early stopping conditioned on metric .*)": "callbacks: {why}",
     r"has parameters that were not used in producing the loss": (

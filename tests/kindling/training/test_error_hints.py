@@ -210,6 +210,10 @@ def test_hint_for_full_disk(config: Config, run: Run) -> None:
         (errno.EDQUOT, "no space left for /runs/x; make room"),
         (errno.EIO, "/runs/x: its disk failed (input/output error); use another"),
         (errno.EROFS, "/runs/x: its disk is read-only; write to another"),
+        (
+            errno.ENOLCK,
+            "/runs/x: its file system has no locks; let logs/ be a link to a folder on a local disk",
+        ),
         (errno.EACCES, "/runs/x: this user may not open or write it; ls -ld shows who may"),
     ],
 )

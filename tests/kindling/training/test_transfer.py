@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
+from src.kindling.analysis import Classes
 from src.kindling.config.errors import InputError
 from src.kindling.nn.backbones import match_by_order
 from src.kindling.training.transfer import Match, take_weights
@@ -61,7 +62,7 @@ def test_init_below_half_of_the_parameters_needs_partial(
 
 def test_head_of_other_classes_does_not_count() -> None:
     task = Task("a", "b", "head", classes=99)
-    task.outputs = SimpleNamespace(names=tuple(map(str, range(99))))  # type: ignore[assignment]
+    task.outputs = Classes([str(i) for i in range(99)])
     facts = take_weights(task, init(Task("a", "b", "head"), ("x", "y", "z")))
     assert facts["left"] == ["net.head.weight", "net.head.bias"]
 
