@@ -57,7 +57,9 @@ def test_stock_lightning_trains(case: Case, tmp_path: Path) -> None:
     lightning.seed_everything(0, verbose=False)
     module, data = build_pair(config)
     loggers = [TensorBoardLogger(tmp_path, name="tb"), CSVLogger(tmp_path, name="csv")]
-    trainer = lightning.Trainer(**config["trainer"], **QUIET, logger=loggers)
+    is_old = not isinstance(module, lightning.LightningModule)  # imported as pytorch_lightning
+    package = importlib.import_module("pytorch_lightning") if is_old else lightning
+    trainer = package.Trainer(**config["trainer"], **QUIET, logger=loggers)
     trainer.fit(module, data)
     assert trainer.current_epoch == 2
     assert case.has_forward == (type(module).forward is not lightning.LightningModule.forward)
