@@ -198,8 +198,8 @@ def test_killed_anywhere_ends_the_same(
 @pytest.mark.parametrize(
     "name",
     [
-        "segmentation",
-        *(pytest.param(n, marks=pytest.mark.long) for n in ("multilabel", "localization")),
+        "localization",
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("multilabel", "segmentation")),
     ],
 )
 def test_other_tasks_end_the_same(name: str, kill: Callable[[int], None]) -> None:
