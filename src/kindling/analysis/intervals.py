@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
     from src.kindling.analysis.predictions import Predictions
     from src.kindling.training.trained_run import TrainedRun
 
-# A metric is computed again without each block of samples. More outputs than MAX_NUMBERS / BLOCKS
-# have fewer blocks, which bounds the time.
-BLOCKS, FEWEST, MAX_NUMBERS = 100, 20, 10_000_000
+BLOCKS = 100  # of samples at most; a metric is computed again without each
+# Fewer blocks, but at least 20, where a metric keeps more numbers than this divided by the blocks.
+MAX_NUMBERS = 4_000_000
 
 Interval = tuple[float, float]
 
@@ -137,26 +139,56 @@ def _jackknife(
 
     Source: Efron and Stein, "The Jackknife Estimate of Variance", Annals of Statistics 9 (1981).
     """
-    import torch
+    from torchmetrics import Metric
 
-    def measure(rows: NDArray[Any]) -> dict[str, float]:
-        kept = torch.from_numpy(rows)
-        metric.reset()
-        metric.update(outputs[kept], targets[kept])
-        value = metric.compute()
-        values = value if isinstance(value, dict) else {key: value}
-        return {name: float(value) for name, value in values.items()}
-
+    parts = [part for part in metric.modules() if isinstance(part, Metric)]
+    lists = any(isinstance(state, list) for part in parts for state in part.metric_state.values())
+    most = max(20, min(BLOCKS, MAX_NUMBERS // outputs.numel())) if lists else BLOCKS
     n, G = len(codes), codes.max() + 1
-    most = max(FEWEST, min(BLOCKS, MAX_NUMBERS // outputs.numel()))
-    block_of = np.random.default_rng(0).permutation(G)[codes] % min(G, most)
-    sizes = np.bincount(block_of)
-    others = [measure(block_of != block) for block in range(len(sizes))]
+    count = min(G, most)
+    block_of = np.random.default_rng(0).permutation(G)[codes] % count
+    blocks = [np.flatnonzero(block_of == block) for block in range(count)]
+    # Without m of n values, a mean is less by the sum of their deviations / (n - m).
+    kept = np.array([1 - len(block) / n for block in blocks])
+    whole, *others = [
+        value if isinstance(value, dict) else {key: value}
+        for value in _leave_out(metric, parts, outputs, targets, blocks)
+    ]
     found = {}
-    for name, value in measure(block_of >= 0).items():
-        left = np.array([other[name] for other in others])
-        # Without m of n values, a mean is less by the sum of their deviations / (n - m).
-        deviations = (1 - sizes / n) * (value - left)
+    for name, value in whole.items():
+        left = np.array([float(other[name]) for other in others])
+        deviations = kept * (float(value) - left)
         if np.isfinite(deviations).all():  # else one block has all there is to measure
-            found[name] = value, deviations
+            found[name] = float(value), deviations
     return found
+
+
+def _leave_out(
+    metric: Metric, parts: list[Metric], outputs: Tensor, targets: Tensor, blocks: list[Any]
+) -> Iterator[Any]:
+    """Yield a metric's value, then that without each block; sums and lists read samples once."""
+    import torch
+    from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
+
+    names = [(part, key) for part in parts for key in part.metric_state]
+
+    def read(rows: Any) -> list[Any]:
+        metric.reset()
+        metric.update(outputs[rows], targets[rows])
+        states = [getattr(part, key) for part, key in names]
+        # The next reset empties lists.
+        return [list(state) if isinstance(state, list) else state for state in states]
+
+    reductions = {part._reductions[key] for part, key in names}
+    states = [read(rows) for rows in blocks] if reductions <= {dim_zero_sum, dim_zero_cat} else []
+    for block in range(-1, len(blocks)):
+        others = [i for i in range(len(blocks)) if i != block]
+        if states:
+            for number, (part, key) in enumerate(names):
+                kept = [states[i][number] for i in others]
+                is_list = isinstance(kept[0], list)
+                whole = list(chain(*kept)) if is_list else torch.stack(kept).sum(dim=0)
+                setattr(part, key, whole)
+        else:
+            read(np.concatenate([blocks[i] for i in others]))
+        yield metric.compute()
