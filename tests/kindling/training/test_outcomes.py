@@ -256,9 +256,15 @@ def test_mistakes_that_torch_or_lightning_name(task: str, data: Data, start: str
     assert caught.value.lines == [start]
 
 
-def test_forgotten_return_of_the_loss() -> None:
-    with pytest.warns(UserWarning, match="`training_step` returned `None`"):
-        fitted(Data(), task=Without("loss"), max_epochs=1)
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_forgotten_return_of_the_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    line = (
+        "task: training_step returned None for each batch of the epoch, so no weight changed; "
+        "return the loss\n"
+    )
+    for what, printed in (("loss", line), ("", "")):
+        fitted(Data(), task=Without(what), max_epochs=2)
+        assert capsys.readouterr().out == printed
 
 
 def test_two_optimizers_of_an_automatic_task() -> None:

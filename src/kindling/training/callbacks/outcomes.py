@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sized
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
@@ -15,11 +16,22 @@ from src.kindling.data.data_module import DataModule
 
 
 class Outcomes(Callback):
-    """Prints that an epoch is one batch, or that validation never runs."""
+    """Prints that an epoch is one batch, that validation never runs, or that no step was made."""
+
+    def __init__(self) -> None:
+        self.has_loss = False
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         for note in filter(None, (_large_batch(trainer), _missing_validation(trainer))):
             print(note)
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:
+        self.has_loss = self.has_loss or bool(outputs) or not module.automatic_optimization
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if not self.has_loss and not trainer.current_epoch and trainer.is_global_zero:
+            problem = "training_step returned None for each batch of the epoch"
+            print(f"task: {problem}, so no weight changed; return the loss")
 
 
 def _large_batch(trainer: Trainer) -> str:
