@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import tomllib
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from src.kindling.analysis.outputs import Outputs
 from src.kindling.analysis.predictions import find_input
 from src.kindling.config.compose import ROOT
-from src.kindling.config.errors import InputError
+from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.images.image_data import ImageFiles
 from src.kindling.data.images.prepare import Preparation, steps_of
@@ -89,6 +90,14 @@ def build_models(run: TrainedRun, data: LightningDataModule | None, form: str) -
         return [model]
     if not is_overridden("forward", run.task):
         raise _refusal(run, "define forward, from an input tensor (B, …) to an output tensor")
+    needed = [
+        name
+        for name, one in inspect.signature(run.task.forward).parameters.items()
+        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        remedy = "an export takes one tensor (B, …); join them, or give the others defaults"
+        raise _refusal(run, f"forward takes {join_names(needed)}; {remedy}")
     x = _find_input(run, data)
     fixed = _describe(run, x, _call_forward(run, x), len(x), None)
     try:

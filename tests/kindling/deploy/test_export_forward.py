@@ -78,10 +78,7 @@ def test_forward_of_one_batch_size_is_exported_with_it(tmp_path: Path) -> None:
     [
         (NoForward(), "define forward"),
         (Plain(lambda y: y if y.sum() > 0 else -y, torch.rand(5, 3)), "try --format torchscript"),
-        (
-            TwoInputs(),
-            "missing 1 required positional argument: 'table'; set self.example_input_array",
-        ),
+        (TwoInputs(), "forward takes image, table; an export takes one tensor"),
         (Plain(batch={"x": torch.rand(5, 3)}), "set self.example_input_array"),
         (Plain(batch=torch.rand(5, 4)), "set self.example_input_array"),
         (Plain(lambda y: (y, y), torch.rand(5, 3)), "forward returns a tuple"),
