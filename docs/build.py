@@ -41,7 +41,7 @@ def commands_page() -> str:
     text = "# Commands\n\n`python -m src.<command> --help` prints the same in the terminal.\n"
     for name in sorted(path.stem for path in ROOT.glob("src/[!_]*.py")):
         parser = read_parser(name)
-        text += f"\n## {name}\n\n{parser.description}\n\n    {parser.usage}\n\n"
+        text += f"\n## {name}\n\n    {parser.usage}\n\n{parser.description}\n\n"
         text += "| argument | meaning |\n|---|---|\n"
         for action in parser._actions:
             if action.help != argparse.SUPPRESS and action.dest != "help":
