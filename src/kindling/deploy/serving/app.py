@@ -122,9 +122,7 @@ class Application:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         await self.reader.decoders.start()
-        batches = asyncio.create_task(self.batches.run())
         yield
-        batches.cancel()
         await self.reader.decoders.close()
 
     def _compute(self, x: Array) -> Array:

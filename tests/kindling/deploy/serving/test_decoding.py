@@ -151,10 +151,7 @@ def test_requests_are_gathered_into_batches() -> None:
 
     async def compute() -> list[Any]:
         batches = Batches(double, Limits(batch=8))
-        running = asyncio.create_task(batches.run())
-        outputs = await asyncio.gather(*[batches.compute(np.full((n, 1), n)) for n in counts])
-        running.cancel()
-        return outputs
+        return await asyncio.gather(*[batches.compute(np.full((n, 1), n)) for n in counts])
 
     for n, outputs in zip(counts, asyncio.run(compute()), strict=True):
         assert outputs.tolist() == [[2 * n]] * n
@@ -185,7 +182,6 @@ def test_queue_and_wait_are_bounded() -> None:
 
     async def compute() -> list[Any]:
         batches = Batches(predict, Limits(batch=1, queue=1, wait=0.2))
-        running = asyncio.create_task(batches.run())
 
         async def request() -> Any:
             return await batches.compute(np.zeros((1, 1)))
@@ -195,7 +191,6 @@ def test_queue_and_wait_are_bounded() -> None:
             await asyncio.sleep(0.001)
         results = await asyncio.gather(first, request(), request(), return_exceptions=True)
         release.set()
-        running.cancel()
         return results
 
     computing, waiting, refused = asyncio.run(compute())
