@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
@@ -33,14 +31,10 @@ class RequestReader:
         """Read and decode the inputs of a request."""
         body = bytearray()
         try:
-            async with asyncio.timeout(self.limits.patience):
-                await self._receive(request, body)
+            await self._receive(request, body)
             content_type = request.headers.get("content-type", "")
             self._check_type(media_type(content_type), several)
             decoded = await self.decoders.decode(content_type, bytes(body), several)
-        except TimeoutError:
-            reason = f"no complete body within {self.limits.patience:g} s"
-            raise HTTPException(408, reason, CLOSE) from None
         except ClientDisconnect:
             reason = "connection closed before the end of the body"
             raise HTTPException(400, reason, CLOSE) from None
