@@ -152,10 +152,18 @@ class Decoders:
         finally:
             self.num_waiting -= 1
         decoder.busy_since = time.monotonic()
+        loop = asyncio.get_running_loop()
         call = partial(_run_limited, self.limits.decode, function, *arguments)
         try:
+            try:
+                result = loop.run_in_executor(decoder.pool, call)
+            except RuntimeError:  # its process ended after the last request
+                log("ended; starting another")
+                self.num_replaced += 1
+                await decoder.start()
+                result = loop.run_in_executor(decoder.pool, call)
             async with asyncio.timeout(self.limits.decode):
-                return await self._run(decoder, call)
+                return await result
         except TimeoutError:
             await decoder.kill()
             reason = f"decoding took more than {self.limits.decode:g} s"
@@ -168,17 +176,6 @@ class Decoders:
             raise HTTPException(422, "cannot be decoded: the decoder's process ended") from None
         finally:
             self._release(decoder)
-
-    async def _run(self, decoder: Decoder, call: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
-        try:
-            result = loop.run_in_executor(decoder.pool, call)
-        except RuntimeError:  # its process ended after the last request
-            log("ended; starting another")
-            self.num_replaced += 1
-            await decoder.start()
-            result = loop.run_in_executor(decoder.pool, call)
-        return await result
 
     def _release(self, decoder: Decoder) -> None:
         decoder.busy_since = None

@@ -7,6 +7,7 @@ import pickle
 import signal
 import struct
 import threading
+import time
 import zlib
 from contextlib import nullcontext
 from typing import Any
@@ -119,6 +120,20 @@ def test_decoders_have_a_memory_limit() -> None:
     error, size = asyncio.run(request())
     assert (error.status_code, size) == (413, 1000)
     assert error.detail == "decoding takes more than 300 MB of memory; send less, or smaller files"
+
+
+def test_restart_is_no_part_of_the_time_to_decode() -> None:
+    async def request() -> int:
+        decoders = Decoders(1, prepare(8), (), Limits(decode=0.1))  # starting takes longer
+        await decoders.start()
+        try:
+            with pytest.raises(HTTPException, match=r"took more than 0\.1 s"):
+                await decoders.run(time.sleep, 60)
+            return await decoders.run(len, b"body")
+        finally:
+            await decoders.close()
+
+    assert asyncio.run(request()) == 4
 
 
 def test_processor_time_of_decoders_is_limited() -> None:
