@@ -17,9 +17,11 @@ from typing_extensions import TypedDict
 
 from src.kindling.config.errors import did_you_mean, join_names
 from src.kindling.data.spec import Column
-from src.kindling.deploy.serving.decode import Decoded
+from src.kindling.deploy.serving.decode import Decoded, media_type
 from src.kindling.deploy.serving.limits import Limits
 
+# curl's default is the second.
+CONTENT_TYPES = ("application/json", "application/x-www-form-urlencoded", "")
 MAX_UNKNOWN = 100  # columns of a row that the training data did not have
 MAX_EXAMPLES = 20  # categories that the description lists
 FLOAT32 = float(np.finfo(np.float32).max)
@@ -76,6 +78,9 @@ class RowDecoder:
         self.model: TypeAdapter[list[Any]] = TypeAdapter(Annotated[rows, FailFast()])
 
     def __call__(self, content_type: str, body: bytes, several: bool) -> Decoded:
+        if (kind := media_type(content_type)) not in CONTENT_TYPES:
+            reason = f"this model takes rows as JSON (application/json), not {kind}"
+            raise HTTPException(415, reason)
         try:
             given = from_json(body.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
         except ValueError as error:

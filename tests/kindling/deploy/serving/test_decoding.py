@@ -146,7 +146,7 @@ def test_processor_time_of_decoders_is_limited() -> None:
 def test_large_masks_are_made_in_a_decoder(scenes: Run) -> None:
     application = Application(Model(file_of(scenes), 1), Limits(), Access())
     run = AsyncMock(return_value=["mask"])
-    application.reader.decoders.run = run  # type: ignore[method-assign]
+    application.decoders.run = run  # type: ignore[method-assign]
     outputs = np.zeros((1, 11, 32, 32), np.float32)
     (small,) = asyncio.run(application._format(outputs, [(32, 32)]))
     assert small["prediction"].startswith("data:image/png;base64,")
