@@ -8,9 +8,10 @@ import json
 import re
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ from starlette.types import Message, Receive, Scope, Send
 from src.kindling.data.masks import PALETTE
 from src.kindling.deploy.serving.access import Access
 from src.kindling.deploy.serving.batches import Batches
-from src.kindling.deploy.serving.decode import Array, Decoded
-from src.kindling.deploy.serving.decoders import Decoders
+from src.kindling.deploy.serving.decode import Array, Decoded, ImageDecoder
+from src.kindling.deploy.serving.decoders import Decode, Decoders
 from src.kindling.deploy.serving.limits import Limits
 from src.kindling.deploy.serving.model import Model
 from src.kindling.deploy.serving.openapi import PREDICT_PATHS, describe
 from src.kindling.deploy.serving.responses import Response as Prediction
+from src.kindling.deploy.serving.rows import RowDecoder
 
 PAGES = {"/": "page.html", "/docs": "docs.html"}
 OPEN_PATHS = (*PAGES, "/health")  # need no key; the pages contain nothing of the model
@@ -73,8 +75,11 @@ class Application:
     def __init__(self, model: Model, limits: Limits, access: Access) -> None:
         self.model, self.limits, self.access, self.draining = model, limits, access, False
         self.max_bytes, self.bytes_in_memory = int(limits.max_body * 1e6), 0
+        make_decode: Callable[[], Decode] = partial(RowDecoder, model.spec.columns, limits)
+        if model.prepare:
+            make_decode = partial(ImageDecoder, model.prepare, limits)
         count = IMAGE_DECODERS if model.prepare else ROW_DECODERS
-        self.decoders = Decoders(count, model.prepare, model.spec.columns, limits)
+        self.decoders = Decoders(count, make_decode, limits)
         self.batches = Batches(self._compute, limits)
         WAITING.set_function(lambda: self.batches.num_waiting)
         REPLACED.set_function(lambda: self.decoders.num_replaced)

@@ -46,6 +46,18 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
+class ImageDecoder:
+    """Decodes an image, or the files of a form, as the model takes them, `(n, C, H, W)`."""
+
+    def __init__(self, prepare: Preparation, limits: Limits) -> None:
+        Image.init()  # loads the readers of all formats
+        self.prepare, self.limits = prepare, limits
+
+    def __call__(self, content_type: str, body: bytes, several: bool) -> Decoded:
+        files = split_files(content_type, body, several, self.limits.max_rows)
+        return decode_images(files, several, self.prepare, self.limits)
+
+
 def split_files(content_type: str, body: bytes, several: bool, max_files: int) -> Files:
     """Split a form into the names and contents of its files; another body is one image."""
     kind = media_type(content_type)

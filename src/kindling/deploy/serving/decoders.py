@@ -15,48 +15,34 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from PIL import Image
 from starlette.exceptions import HTTPException
 
-from src.kindling.data.images.prepare import Preparation
-from src.kindling.data.spec import Column
-from src.kindling.deploy.serving.decode import Decoded, decode_images, split_files
+from src.kindling.deploy.serving.decode import Decoded
 from src.kindling.deploy.serving.limits import Limits
-from src.kindling.deploy.serving.rows import RowDecoder
 
 T = TypeVar("T")
 STUCK_AFTER = 1.0  # seconds; when all decoders take longer, the server is not ready
 SPAWN = multiprocessing.get_context("spawn")
-_decode: Callable[[str, bytes, bool], Decoded]  # in a decoder process
+Decode = Callable[[str, bytes, bool], Decoded]  # of a content type, a body, and whether several
+_decode: Decode  # in a decoder process
 
 
-def _initialize(prepare: Preparation | None, columns: Sequence[Column], limits: Limits) -> None:
+def _initialize(make_decode: Callable[[], Decode], memory: float) -> None:
     """Prepare a decoder process."""
     global _decode
     for number in (signal.SIGINT, signal.SIGTERM):  # the server ends this process
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_server, daemon=True).start()
     warnings.simplefilter("ignore")  # Pillow's, about the clients' files
-    if prepare is not None:
-        Image.init()  # loads the readers of all formats
-        _decode = partial(_decode_images, prepare, limits)
-    else:
-        _decode = RowDecoder(columns, limits)
-    _limit("RLIMIT_DATA", limits.memory * 1e6)
-
-
-def _decode_images(
-    prepare: Preparation, limits: Limits, content_type: str, body: bytes, several: bool
-) -> Decoded:
-    files = split_files(content_type, body, several, limits.max_rows)
-    return decode_images(files, several, prepare, limits)
+    _decode = make_decode()
+    _limit("RLIMIT_DATA", memory * 1e6)
 
 
 def _limit(name: str, value: float) -> None:
@@ -107,13 +93,11 @@ class Decoder:
 
 
 class Decoders:
-    """A pool of decoders: of images if `prepare` is given, else of rows."""
+    """A pool of decoders; each process calls `make_decode` first, for what it decodes with."""
 
-    def __init__(
-        self, count: int, prepare: Preparation | None, columns: Sequence[Column], limits: Limits
-    ) -> None:
+    def __init__(self, count: int, make_decode: Callable[[], Decode], limits: Limits) -> None:
         self.limits = limits
-        initialize = partial(_initialize, prepare, columns, limits)
+        initialize = partial(_initialize, make_decode, limits.memory)
         self.decoders = [Decoder(initialize) for _ in range(count)]
         self.idle: asyncio.Queue[Decoder] = asyncio.Queue()
         self.num_waiting = self.num_replaced = 0

@@ -10,6 +10,7 @@ import threading
 import time
 import zlib
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -21,7 +22,12 @@ from src.kindling.data.images.prepare import Preparation
 from src.kindling.deploy.serving.access import Access
 from src.kindling.deploy.serving.app import Application
 from src.kindling.deploy.serving.batches import Batches
-from src.kindling.deploy.serving.decode import decode_images, has_more_scans, peak_pixels
+from src.kindling.deploy.serving.decode import (
+    ImageDecoder,
+    decode_images,
+    has_more_scans,
+    peak_pixels,
+)
 from src.kindling.deploy.serving.decoders import SPAWN, Decoders, _run_limited
 from src.kindling.deploy.serving.limits import Limits
 from src.kindling.deploy.serving.model import Model
@@ -94,6 +100,10 @@ def test_texts_of_a_png_are_bounded() -> None:
             decode_images([("a.png", content)], False, prepare(8), Limits())
 
 
+def image_decoders(limits: Limits) -> Decoders:
+    return Decoders(1, partial(ImageDecoder, prepare(8), limits), limits)
+
+
 def spin() -> None:
     while True:
         pass
@@ -105,7 +115,7 @@ def allocate(size: int) -> int:
 
 def test_decoders_have_a_memory_limit() -> None:
     async def request() -> tuple[Any, int]:
-        decoders = Decoders(1, prepare(8), (), Limits(memory=300))
+        decoders = image_decoders(Limits(memory=300))
         await decoders.start()
         try:
             with pytest.raises(HTTPException) as caught:
@@ -124,7 +134,7 @@ def test_decoders_have_a_memory_limit() -> None:
 
 def test_restart_is_no_part_of_the_time_to_decode() -> None:
     async def request() -> int:
-        decoders = Decoders(1, prepare(8), (), Limits(decode=0.1))  # starting takes longer
+        decoders = image_decoders(Limits(decode=0.1))  # starting takes longer
         await decoders.start()
         try:
             with pytest.raises(HTTPException, match=r"took more than 0\.1 s"):
@@ -175,7 +185,7 @@ def test_requests_are_gathered_into_batches() -> None:
 
 def test_requests_wait_for_a_decoder_within_limits() -> None:
     async def request() -> list[Any]:
-        decoders = Decoders(0, None, (), Limits(queue=1, wait=0.1))
+        decoders = Decoders(0, list, Limits(queue=1, wait=0.1))
         return await asyncio.gather(
             *[decoders.decode("", b"", False) for _ in range(2)], return_exceptions=True
         )
