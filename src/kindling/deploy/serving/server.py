@@ -108,11 +108,9 @@ def supervise(path: Path, listener: socket.socket, limits: Limits, access: Acces
 
         respond(path, listener, limits, access)
         return 0
-    stop, wake = socket.socketpair()
-    wake.setblocking(False)
-    signal.set_wakeup_fd(wake.fileno())
+    stop, signaled = multiprocessing.Pipe(duplex=False)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda *_: signaled.send_bytes(b"stop"))
     # multiprocessing's tracker, at the end, would report the open resources of a killed worker.
     quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
     os.environ.setdefault("PYTHONWARNINGS", quiet)

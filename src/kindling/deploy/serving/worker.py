@@ -48,9 +48,10 @@ class BoundedProtocol(H11Protocol):
         if self.transport.is_closing():
             return
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle is not None and not cycle.more_body and not cycle.response_complete:
             self._stop_timer()
-        elif self.timer is None and not self.transport.is_closing():  # an incomplete head
+        elif self.timer is None and not self.transport.is_closing():  # an incomplete request
             self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
