@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from src.kindling.config.command import split_words
+from src.kindling.config.compose import compose
 from src.kindling.config.errors import InputError
 
 INSTEAD = ("seeds", "find", "show", "dry_run")  # of a training
@@ -28,20 +29,23 @@ def add_flags(parser: argparse.ArgumentParser, visible: bool = True) -> None:
 def run_instead(flags: argparse.Namespace) -> bool:
     """Run seeds, find or show instead of one training; return whether a flag asks for it."""
     check_train_flags(flags)
-    words = split_words(flags.words)
+    if not any(getattr(flags, flag) for flag in INSTEAD):
+        return False
+    name, overrides = split_words(flags.words)
+    config = compose(name, overrides)
     if flags.seeds:
         from src.kindling.studies.seeds import run_seeds
 
-        run_seeds(flags.seeds, *words, flags)
+        run_seeds(flags.seeds, config, overrides, flags)
     elif flags.find:
         from src.kindling.studies.find import find
 
-        find(flags.find, *words)
-    elif flags.show or flags.dry_run:
+        find(flags.find, config)
+    else:
         from src.kindling.analysis.show import show
 
-        show(*words, dry_run=flags.dry_run)
-    return any(getattr(flags, flag) for flag in INSTEAD)
+        show(name, overrides, dry_run=flags.dry_run)
+    return True
 
 
 def check_train_flags(flags: argparse.Namespace) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -16,24 +15,12 @@ from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path
 from src.kindling.runs.redact import redact
 from src.kindling.studies.plan import Plan, TrialResult
+from src.kindling.studies.search_space import load_optuna
 from src.kindling.studies.trial_queue import PATIENCE, Claim, T, TrialQueue
 
 HEARTBEAT = 10  # seconds between two heartbeats
 GRACE = 60  # seconds without a heartbeat until a worker on another machine counts as dead
 LOCKED = 10  # seconds until a locked study.db is an error; Optuna tries to add a trial five times
-
-
-def load_optuna() -> Any:
-    """Import Optuna, which only searches and `--storage` need; raise InputError without it."""
-    try:
-        import optuna
-    except ImportError:
-        raise InputError("optuna: not installed; run: pip install -e '.[tune]'") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # Plots by matplotlib are; and a resumed member reports its last epoch again.
-    for message in (r".* is( an)? experimental", r"The reported value is ignored because this"):
-        warnings.filterwarnings("ignore", message=message)
-    return optuna
 
 
 class OptunaQueue(TrialQueue):
@@ -113,11 +100,11 @@ class OptunaQueue(TrialQueue):
             pause = min(5.0, pause + 0.5)
             time.sleep(pause)
 
-    def take(self) -> tuple[Claim | None, bool]:
-        claim, others = super().take()
+    def take(self) -> Claim | None:
+        claim = super().take()
         if claim:
             threading.Thread(target=self._send_heartbeats, args=(claim,), daemon=True).start()
-        return claim, others
+        return claim
 
     def _send_heartbeats(self, claim: Claim) -> None:
         beat = 0

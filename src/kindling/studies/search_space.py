@@ -6,12 +6,13 @@ import itertools
 import json
 import math
 import warnings
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from src.kindling.analysis.leaderboard import MEASURED
 from src.kindling.config import compose as config_module
-from src.kindling.config.compose import _read_yaml
+from src.kindling.config.compose import Config, _read_yaml, compose
 from src.kindling.config.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -113,6 +114,33 @@ class Space:
         return found
 
 
+def load_optuna() -> Any:
+    """Import Optuna, which only searches and `--storage` need; raise InputError without it."""
+    try:
+        import optuna
+    except ImportError:
+        raise InputError("optuna: not installed; run: pip install -e '.[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # Plots by matplotlib are; and a resumed member reports its last epoch again.
+    for message in (r".* is( an)? experimental", r"The reported value is ignored because this"):
+        warnings.filterwarnings("ignore", message=message)
+    return optuna
+
+
+def read_search(words: list[str]) -> tuple[Config, list[str], Space]:
+    """Read CONFIG, SPACE and `key=value` words; return config, overrides and space.
+
+    Raises InputError with a line for each mistake. Nothing is imported that a config names.
+    """
+    load_optuna()
+    names = [word for word in words if "=" not in word]
+    if len(names) > 2:
+        raise InputError(f"{names[2]}: not expected after CONFIG and SPACE")
+    name, space = [*names, *("digits", "default")[len(names) :]]
+    overrides = [word for word in words if "=" in word]
+    return compose(name, overrides), overrides, read_space(space)
+
+
 def read_space(name: str) -> Space:
     """Read a file of configs/space/; raise InputError with a line for each mistake in it."""
     path, errors = config_module.CONFIGS / "space" / f"{name}.yaml", list[str]()
@@ -133,6 +161,15 @@ def read_space(name: str) -> Space:
     if errors:
         raise InputError(errors)
     return Space(file, tuple(parameters.values()))
+
+
+def make_sampler(kind: str, seed: int, grid: dict[str, dict[str, Any]], member: str) -> Any:
+    """Make Optuna's sampler for one member; `grid` has the parameters of each."""
+    samplers = load_optuna().samplers
+    if kind == "grid":
+        return samplers.PartialFixedSampler(grid[member], samplers.RandomSampler())
+    sampler = samplers.RandomSampler if kind == "random" else samplers.TPESampler
+    return sampler(seed=(seed + zlib.crc32(member.encode())) % 2**32)
 
 
 def describe_space() -> dict[str, Any]:

@@ -67,30 +67,26 @@ class TrialQueue:
                 known = settings
         return known
 
-    def take(self) -> tuple[Claim | None, bool]:
-        """Take a member that is left, or None; and return whether other workers train some."""
+    def take(self) -> Claim | None:
+        """Take a member that is left; None if all have ended, or other workers train the others."""
         return self.retry(self._take)
 
-    def _take(self) -> tuple[Claim | None, bool]:
-        others = False
+    def _take(self) -> Claim | None:
         with self.locked():
             for result in self._results():
-                if result.state in ENDED:
-                    continue
-                lock = self.lock_member(result)
+                lock = None if result.state in ENDED else self.lock_member(result)
                 if lock is None:
-                    others = True
                     continue
                 kills = result.kills + (result.state == "running")  # it released no lock
                 result = replace(result, state="running", kills=kills, worker=self.place)
                 if kills < KILLS:
                     claim = self.start(result, lock)
                     self.write(result.name, asdict(claim.result))
-                    return claim, True
+                    return claim
                 self.write(result.name, asdict(replace(result, state="failed", error=GIVEN_UP)))
                 lock.release()
                 print(f"{result.name}  FAILED  {GIVEN_UP}", flush=True)
-        return None, others
+        return None
 
     def finish(self, claim: Claim, result: TrialResult) -> bool:
         """Record the result and release the member; return whether the result counts."""

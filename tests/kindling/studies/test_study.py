@@ -82,7 +82,7 @@ def take(plan: Plan, worker: str = "") -> tuple[TrialQueue, Claim]:
     begin_study(plan)
     queue = make_queue(plan)
     queue.place = worker or queue.place
-    claim, _ = queue.take()
+    claim = queue.take()
     assert claim is not None
     return queue, claim
 
@@ -304,7 +304,7 @@ def test_signal_before_training_leaves_the_member_waiting(kind: str) -> None:
     plan = planned("0", kind=kind)
     begin_study(plan)
     worker = Worker(plan)
-    claim, _ = worker.queue.take()
+    claim = worker.queue.take()
     assert claim is not None
     worker.signals.received = signal.SIGTERM
     with pytest.raises(Interrupted):
@@ -323,11 +323,11 @@ def test_each_member_is_taken_once(kind: str) -> None:
     plan = planned("0", "1", kind=kind)
     taken = [take(plan) for _ in range(2)]
     assert [claim.result.name for _, claim in taken] == ["seed0", "seed1"]
-    assert make_queue(plan).take() == (None, True)  # others train: wait for them
-    assert states(plan) == ["running", "running"]
+    assert make_queue(plan).take() is None
+    assert states(plan) == ["running", "running"]  # others train: wait for them
     for queue, claim in taken:
         assert queue.finish(claim, replace(claim.result, state="finished", value=0.1))
-    assert make_queue(plan).take() == (None, False)
+    assert make_queue(plan).take() is None
     assert states(plan) == ["finished", "finished"]
     assert [result.value for result in begin_study(plan).results()] == [0.1, 0.1]
 
@@ -360,7 +360,7 @@ lock = FileLock({str(folder / ".claim.lock")!r}); lock.acquire(); print(flush=Tr
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
-        assert make_queue(plan).take() == (None, True)
+        assert make_queue(plan).take() is None
         process.kill()
         process.wait()
     assert take_and_kill(plan) == "seed0"
@@ -372,14 +372,14 @@ def test_silent_worker_of_another_machine_is_given_time(monkeypatch: pytest.Monk
     kill(claim)
     queue, now = make_queue(plan), [100.0]
     monkeypatch.setattr(optuna_queue.time, "monotonic", lambda: now[0])
-    assert queue.take() == (None, True)
+    assert queue.take() is None
     now[0] += optuna_queue.GRACE
-    assert queue.take() == (None, True)  # it may still send heartbeats
+    assert queue.take() is None  # it may still send heartbeats
     elsewhere.study.set_user_attr("beat seed0", 1)
     now[0] += 1
-    assert queue.take() == (None, True)
+    assert queue.take() is None
     now[0] += optuna_queue.GRACE + 1
-    again, _ = queue.take()
+    again = queue.take()
     assert again is not None
     assert (again.result.name, again.result.kills) == ("seed0", 1)
 
