@@ -27,7 +27,7 @@ from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.studies.optuna_queue import make_queue
 from src.kindling.studies.plan import ENDED, Plan, TrialResult, to_words
-from src.kindling.studies.trial_queue import KILLS, Claim, announce
+from src.kindling.studies.trial_queue import KILLS, announce
 from src.kindling.training.distributed import distributed
 
 POLL = 0.5  # seconds between two looks at other processes
@@ -44,20 +44,20 @@ class Worker:
         """Train the members that are left, also those of other workers that are killed."""
         with self.signals:
             self.signals.watched = True  # outside of a training, a signal waits for the queue
-            while claim := self._take():
-                self.train(claim)
+            while result := self._take():
+                self.train(result)
             if self.signals.received is not None:
                 self.signals.stop()
 
-    def _take(self) -> Claim | None:
+    def _take(self) -> TrialResult | None:
         """Take a member, waiting for those of other workers; None at the end, or on a signal."""
         pause = POLL
         with ExitStack() as waiting:
             while self.signals.received is None:
-                claim = self.queue.take()
+                taken = self.queue.take()
                 left = [one.name for one in self.queue.results() if one.state not in ENDED]
-                if claim or not left:
-                    return claim
+                if taken or not left:
+                    return taken
                 if pause == POLL:
                     doing = f"for {join_names(left)}, which other processes of this study train"
                     waiting.enter_context(announce(doing))
@@ -65,19 +65,19 @@ class Worker:
                 pause = min(2.0, 1.5 * pause)  # the others need the cores more
         return None
 
-    def train(self, claim: Claim) -> None:
-        """Train a member, record its result, and print it."""
+    def train(self, result: TrialResult) -> None:
+        """Train the member that the queue holds, record its result, and print it."""
         started = time.perf_counter()
-        run = Run(self.plan.folder / claim.result.name)
-        result = replace(claim.result, state="waiting", run=record_path(run.path))
+        run = Run(self.plan.folder / result.name)
+        result = replace(result, state="waiting", run=record_path(run.path))
         path = run.path / "output.txt"
-        doing = f"for {claim.result.name} to train, see {display_path(path)}"
+        doing = f"for {result.name} to train, see {display_path(path)}"
         with path.open("a", encoding="utf-8") as output, announce(doing):
             try:
                 with redirect_stdout(output):
-                    result = self._fit(run, claim, result)
+                    result = self._fit(run, result)
             except Interrupted:
-                self.queue.finish(claim, result)
+                self.queue.finish(result)
                 raise
             except Exception as error:
                 traceback.print_exc(file=output)
@@ -85,10 +85,10 @@ class Worker:
                 lines = error.lines if isinstance(error, InputError) else [text]
                 result = replace(result, state="failed", error=redact("\n".join(lines)))
         result = replace(result, seconds=round(time.perf_counter() - started, 3))
-        if self.queue.finish(claim, result):
+        if self.queue.finish(result):
             self._print_progress(result)
 
-    def _fit(self, run: Run, claim: Claim, result: TrialResult) -> TrialResult:
+    def _fit(self, run: Run, result: TrialResult) -> TrialResult:
         """Train a member, and return its result with state, value and metrics."""
         from lightning.pytorch.callbacks import LambdaCallback
 
@@ -97,7 +97,7 @@ class Worker:
         from src.kindling.training.fit import fit
         from src.kindling.training.trained_run import TrainedRun
 
-        config, trial = self.plan.configure(result.changes), claim.trial
+        config, trial = self.plan.configure(result.changes), self.queue.trial
         instantiate.check(config)
         if self.signals.received is not None:  # since the member was taken
             self.signals.stop()
