@@ -8,14 +8,11 @@ test/…, at the best epoch of a validation split of the other folds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from src.kindling.config.command import Parser, run_command, split_words
-from src.kindling.config.compose import compose
 from src.kindling.studies.flags import add_flags
-
-if TYPE_CHECKING:
-    from src.kindling.studies.plan import TrialResult
+from src.kindling.studies.folds import plan_folds, report_folds
+from src.kindling.studies.plan import TrialResult
+from src.kindling.studies.study import finish_study, run_study
 
 
 def main(argv: list[str]) -> list[TrialResult]:
@@ -27,12 +24,10 @@ def main(argv: list[str]) -> list[TrialResult]:
     add("--repeats", type=int, default=1, help=f"number of {repeats} (1)")
     add_flags(parser)
     flags = parser.read(argv)
-    name, overrides = split_words(flags.words)
-    config = compose(name, overrides)
-
-    from src.kindling.studies.folds import cross_validate
-
-    return cross_validate(config, overrides, flags)
+    plan = plan_folds(*split_words(flags.words), flags)
+    results = run_study(plan, flags.workers, flags.retry)
+    finish_study(plan, results, *report_folds(plan, results))
+    return results
 
 
 if __name__ == "__main__":

@@ -8,16 +8,14 @@ choices, or `low` and `high` with `log` or `step`. The same command continues a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from src.kindling.config import compose as config_module
 from src.kindling.config.command import Parser, run_command
 from src.kindling.config.errors import InputError
 from src.kindling.studies.flags import add_flags
-from src.kindling.studies.search_space import read_search
-
-if TYPE_CHECKING:
-    from src.kindling.studies.plan import TrialResult
+from src.kindling.studies.plan import TrialResult
+from src.kindling.studies.search import plan_search, report_search
+from src.kindling.studies.seeds import confirm_best
+from src.kindling.studies.study import finish_study, run_study
 
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("none", "median", "hyperband")
@@ -38,11 +36,15 @@ def main(argv: list[str]) -> list[TrialResult]:
     flags = parser.read(argv)
     if flags.confirm is not None and flags.confirm < 2:
         raise InputError(f"--confirm {flags.confirm}: expected at least 2 seeds")
-    config, overrides, space = read_search(flags.words)
-
-    from src.kindling.studies.search import search
-
-    return search(config, overrides, space, flags)
+    plan = plan_search(flags)
+    results = run_study(plan, flags.workers, flags.retry)
+    found, lines = report_search(plan, results)
+    try:
+        finish_study(plan, results, found, lines)
+    finally:  # also when trials failed
+        if flags.confirm and found["best"]:
+            confirm_best(plan, found["best"], flags)
+    return results
 
 
 if __name__ == "__main__":

@@ -138,15 +138,14 @@ def test_search_announces_own_loss(
 ) -> None:
     from src.kindling.config.command import Parser
     from src.kindling.studies import search
-    from src.kindling.studies.search_space import read_search
 
     flags = Parser("tune", "").parse_args([])
     for flag in ("name", "storage", "plots"):
         setattr(flags, flag, None)
-    flags.trials, flags.sampler, flags.pruner, flags.workers = 1, "tpe", "none", 1
-    words = read_search(["digits", "default"])
+    flags.words, flags.trials, flags.sampler, flags.pruner = ["digits", "default"], 1, "tpe", "none"
+    flags.workers = 1
     for known in (True, False):
         monkeypatch.setattr(search, "KNOWN_LOSSES", ("torch.",) if known else ())
-        search.plan_search(*words, flags)
+        search.plan_search(flags)
         line = "task.loss: unless it is a mean over samples, it depends on the batch size; monitor"
         assert (line in capsys.readouterr().out) != known

@@ -10,35 +10,36 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from typing import Any
 
-import torch
-from lightning.pytorch import seed_everything
-from lightning.pytorch.loggers.logger import DummyLogger
-from lightning.pytorch.tuner.tuning import Tuner
-from matplotlib.figure import Figure
-from scipy.signal import savgol_filter
-
-from src.kindling.config import instantiate
-from src.kindling.config.compose import Config
+from src.kindling.config.compose import Config, compose
 from src.kindling.config.errors import InputError
-from src.kindling.data.data_module import DataModule
 from src.kindling.runs import run as run_module
 from src.kindling.runs.files import display_path
-from src.kindling.training.build import build_data, build_task, check_settings
 from src.kindling.training.distributed import distributed
-from src.kindling.training.warning_filters import quiet
 
 # Of the 100 steps of `find_lr`, over seven decades: until the smoothed loss settles; in one decade.
 SETTLED, DECADE = 10, 15
 
 
-def find(what: str, config: Config) -> float:
+def find(what: str, name: str, overrides: Sequence[str]) -> float:
     """Find a config's `lr` or `batch_size` by Lightning's Tuner; nothing is changed.
 
     Raises InputError when the config has a mistake, or the loss never falls.
     """
+    config = compose(name, overrides)
     for key, value in distributed(config.values).items():
         problem = f"--find takes one process on one device, and {value!r} is set"
         raise InputError(f"{key}: {problem}; leave it out")
+
+    import torch
+    from lightning.pytorch import seed_everything
+    from lightning.pytorch.loggers.logger import DummyLogger
+    from lightning.pytorch.tuner.tuning import Tuner
+
+    from src.kindling.config import instantiate
+    from src.kindling.data.data_module import DataModule
+    from src.kindling.training.build import build_data, build_task, check_settings
+    from src.kindling.training.warning_filters import quiet
+
     # The tuner takes 100 steps at most; an epoch may have only one.
     changes = {"trainer.devices": 1, "trainer.max_epochs": 100}
     config = config.replaced(changes, origin="--find")
@@ -73,6 +74,8 @@ def find(what: str, config: Config) -> float:
 
 def _find_lr(config: Config, tuner: Any, task: Any, data: Any) -> float:
     """Raise the rate over 100 steps, and suggest where the loss falls most (Smith, WACV 2017)."""
+    from matplotlib.figure import Figure
+
     found = tuner.lr_find(task, datamodule=data, update_attr=False, min_lr=1e-6, max_lr=10)
     rates, losses = (found.results["lr"], found.results["loss"]) if found else ([], [])
     rate = steepest(rates, losses)
@@ -108,6 +111,8 @@ def _find_size(tuner: Any, task: Any, data: Any) -> int:
 
 def steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
     """The middle of the decade of rates in which the loss falls fastest; None if it never falls."""
+    from scipy.signal import savgol_filter
+
     # Noise decides Lightning's suggestion, the largest difference of two neighbors.
     known = [i for i in range(SETTLED, len(losses)) if math.isfinite(losses[i])]
     if len(known) < DECADE:

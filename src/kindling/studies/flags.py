@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from src.kindling.config.command import split_words
-from src.kindling.config.compose import compose
 from src.kindling.config.errors import InputError
 
 INSTEAD = ("seeds", "find", "show", "dry_run")  # of a training
@@ -29,23 +28,20 @@ def add_flags(parser: argparse.ArgumentParser, visible: bool = True) -> None:
 def run_instead(flags: argparse.Namespace) -> bool:
     """Run seeds, find or show instead of one training; return whether a flag asks for it."""
     check_train_flags(flags)
-    if not any(getattr(flags, flag) for flag in INSTEAD):
-        return False
-    name, overrides = split_words(flags.words)
-    config = compose(name, overrides)
+    words = split_words(flags.words)
     if flags.seeds:
         from src.kindling.studies.seeds import run_seeds
 
-        run_seeds(flags.seeds, config, overrides, flags)
+        run_seeds(flags.seeds, *words, flags)
     elif flags.find:
         from src.kindling.studies.find import find
 
-        find(flags.find, config)
-    else:
+        find(flags.find, *words)
+    elif flags.show or flags.dry_run:
         from src.kindling.analysis.show import show
 
-        show(name, overrides, dry_run=flags.dry_run)
-    return True
+        show(*words, dry_run=flags.dry_run)
+    return any(getattr(flags, flag) for flag in INSTEAD)
 
 
 def check_train_flags(flags: argparse.Namespace) -> None:

@@ -7,52 +7,37 @@ fold, and its best epoch is chosen on a validation split of the other folds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
-
-from src.kindling.analysis.intervals import mean_interval, within_limits
-from src.kindling.analysis.predictions import Predictions
-from src.kindling.config import instantiate
-from src.kindling.config.compose import Config, get
+from src.kindling.config.compose import compose, get
 from src.kindling.config.errors import InputError
-from src.kindling.config.targets import locate
-from src.kindling.data.data_module import DataModule
-from src.kindling.data.folds import FOLD_RESULT
 from src.kindling.runs.files import display_path
 from src.kindling.runs.metric_names import is_share, parse_name
 from src.kindling.studies.plan import Plan, TrialResult, make_plan
-from src.kindling.studies.study import (
-    Summary,
-    finish_study,
-    print_summary,
-    run_study,
-    summarize,
-    with_monitor,
-)
+from src.kindling.studies.study import Summary, print_summary, summarize
+
+if TYPE_CHECKING:
+    from src.kindling.analysis.predictions import Predictions
 
 
-def cross_validate(config: Config, overrides: Sequence[str], flags: Any) -> list[TrialResult]:
-    """Train every fold, and report them together."""
-    plan = plan_folds(config, overrides, flags)
-    results = run_study(plan, flags.workers, flags.retry)
-    finish_study(plan, results, *report_folds(plan, results))
-    return results
-
-
-def plan_folds(config: Config, overrides: Sequence[str], flags: Any) -> Plan:
+def plan_folds(name: str, overrides: Sequence[str], flags: Any) -> Plan:
     """Plan a cross-validation; split the data once, and raise InputError if that is impossible."""
     folds, repeats = flags.folds, flags.repeats
     if folds < 2 or repeats < 1:
         given = f"--folds {folds} --repeats {repeats}"
         raise InputError(f"{given}: expected at least 2 folds and 1 repetition")
+    config = compose(name, overrides)
     if get(config.values, "data.fold") is not None:
         origin = config.origin("data.fold")
         raise InputError(f"data.fold: a cross-validation sets it; leave it out ({origin})")
+
+    from src.kindling.config import instantiate
+    from src.kindling.config.targets import locate
+    from src.kindling.data.data_module import DataModule
+
     instantiate.check(config)
     target = get(config.values, "data._target_")
     data: Any = locate(target) if target else None
@@ -66,10 +51,10 @@ def plan_folds(config: Config, overrides: Sequence[str], flags: Any) -> Plan:
         for fold in range(folds)
     }
     about = {"folds": folds, "epoch": "chosen on an inner validation split"}
-    options = {"about": about, "stages": ("val", "test")}
-    plan = make_plan(config, overrides, flags, f"crossval-{folds}", members, **options)
+    plan = make_plan(config, overrides, flags, f"crossval-{folds}", members)
+    plan = replace(plan, about=about, stages=("val", "test"))
     try:
-        return with_monitor(plan, {"data.fold": [folds - 1, folds, repeats - 1]})
+        return plan.with_monitor({"data.fold": [folds - 1, folds, repeats - 1]})
     except InputError as error:
         flag = f"--repeats {repeats}" if "repetition" in error.lines[0] else f"--folds {folds}"
         raise InputError([line.replace("data.fold:", f"{flag}:") for line in error.lines]) from None
@@ -77,6 +62,10 @@ def plan_folds(config: Config, overrides: Sequence[str], flags: Any) -> Plan:
 
 def gather_predictions(paths: Sequence[Path], folds: Sequence[list[int]]) -> Predictions:
     """Concatenate the predictions of all folds, with the columns `fold` and `repeat`."""
+    import numpy as np
+
+    from src.kindling.analysis.predictions import Predictions
+
     parts = [Predictions.load(path) for path in paths]
     for part, (fold, _, repeat) in zip(parts, folds, strict=True):
         part.columns |= {"fold": np.full(len(part), fold), "repeat": np.full(len(part), repeat)}
@@ -86,6 +75,10 @@ def gather_predictions(paths: Sequence[Path], folds: Sequence[list[int]]) -> Pre
 
 def summarize_folds(plan: Plan, finished: Sequence[TrialResult]) -> Summary:
     """Mean, standard deviation and interval (`low`, `high`) of each metric of held-out folds."""
+    import pandas as pd
+
+    from src.kindling.analysis.intervals import mean_interval, within_limits
+
     means, ratios, samples = summarize(finished), [], 0
     summary = {name: row for name, row in means.items() if parse_name(name)[0] != "val"}
     for result in finished:
@@ -105,6 +98,8 @@ def summarize_folds(plan: Plan, finished: Sequence[TrialResult]) -> Summary:
 
 def plot_folds(plan: Plan, finished: Sequence[TrialResult], summary: Summary) -> Path:
     """Plot each metric over the folds, with its mean and confidence interval."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(2.2 * len(summary), 3), layout="constrained")
     axes = figure.subplots(1, len(summary), squeeze=False)[0]
     for axis, (name, row) in zip(axes, summary.items(), strict=True):
@@ -125,6 +120,8 @@ def plot_folds(plan: Plan, finished: Sequence[TrialResult], summary: Summary) ->
 
 def report_folds(plan: Plan, results: Sequence[TrialResult]) -> tuple[dict[str, Any], list[str]]:
     """Print the summary, write plot and predictions; return the facts for study.json, and lines."""
+    from src.kindling.data.folds import FOLD_RESULT
+
     finished = [result for result in results if result.state == "finished"]
     summary = summarize_folds(plan, finished)
     extra: dict[str, Any] = {"summary": summary}

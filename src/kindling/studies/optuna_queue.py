@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -13,12 +14,24 @@ from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path
 from src.kindling.runs.redact import redact
 from src.kindling.studies.plan import Plan, TrialResult
-from src.kindling.studies.search_space import load_optuna
 from src.kindling.studies.trial_queue import PATIENCE, T, TrialQueue
 
 HEARTBEAT = 10  # seconds between two heartbeats
 GRACE = 60  # seconds without a heartbeat until a worker on another machine counts as dead
 LOCKED = 10  # seconds until a locked study.db is an error; Optuna tries to add a trial five times
+
+
+def load_optuna() -> Any:
+    """Import Optuna, which only searches and `--storage` need; raise InputError without it."""
+    try:
+        import optuna
+    except ImportError:
+        raise InputError("optuna: not installed; run: pip install -e '.[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # Plots by matplotlib are; and a resumed member reports its last epoch again.
+    for message in (r".* is( an)? experimental", r"The reported value is ignored because this"):
+        warnings.filterwarnings("ignore", message=message)
+    return optuna
 
 
 class OptunaQueue(TrialQueue):
@@ -35,7 +48,7 @@ class OptunaQueue(TrialQueue):
         super().__init__(plan)
         self.optuna, self.stopped = load_optuna(), stopped
         self.ended = threading.Event()  # whether the member that is held needs no heartbeat
-        self.beats: dict[str, tuple[Any, float]] = {}  # a worker's last one, and when it was seen
+        self.beats: dict[tuple[Any, ...], float] = {}  # when each was first seen
         server = (plan.storage or "").replace("postgresql://", "postgresql+psycopg://", 1)
         self.url = server or f"sqlite:///{plan.folder / 'study.db'}"
 
@@ -138,11 +151,9 @@ class OptunaQueue(TrialQueue):
 
     def lock_member(self, result: TrialResult) -> bool:
         if result.state == "running" and result.worker != self.place:
-            beat = (result.worker, self.study.user_attrs.get(f"beat {result.name}"))
+            beat = (result.name, result.worker, self.study.user_attrs.get(f"beat {result.name}"))
             now = time.monotonic()  # two machines' clocks differ
-            known, since = self.beats.get(result.name, (None, now))
-            self.beats[result.name] = (beat, since if beat == known else now)
-            if beat != known or now - since <= GRACE:
+            if now - self.beats.setdefault(beat, now) <= GRACE:
                 return False
         return super().lock_member(result)
 

@@ -6,7 +6,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,31 @@ class Plan:
         config = _compose(self.config, (*self.overrides, *to_words(swaps)))
         return change(config, to_words({k: v for k, v in changes.items() if k not in swaps}))
 
+    def with_monitor(self, changes: dict[str, Any]) -> Plan:
+        """Build a member's data and task, and return this plan with the task's monitor and mode."""
+        from src.kindling.config import instantiate
+        from src.kindling.training.build import build_data, build_task
+        from src.kindling.training.monitor import choose_monitor
+        from src.kindling.training.rehearsal import rehearse
+        from src.kindling.training.stages import has_stage
+        from src.kindling.training.warning_filters import quiet
+
+        quiet()
+        config = self.configure(changes)
+        data = build_data(config)
+        task = build_task(config, data, load_weights=False)
+        if "data.fold" in changes and not has_stage("test", data, task):
+            problem = f"{type(task).__name__} has no test_step, which measures the held-out fold"
+            raise InputError(f"task: {problem}; add one")
+        logged = rehearse(config, data, task)
+        monitor = choose_monitor(instantiate.values(config), task, logged)
+        if monitor.name is None:
+            if not logged:
+                raise InputError("task: a study compares trials by a metric of validation; log one")
+            problem = "a study compares trials by one; set monitor=…"
+            raise InputError(f"monitor: {problem} (logged: {', '.join(sorted(logged))})")
+        return replace(self, monitor=monitor.name, mode=monitor.mode)
+
 
 def to_words(changes: dict[str, Any]) -> list[str]:
     """A member's changes as `key=value` words, as on a command line."""
@@ -101,12 +126,7 @@ def to_words(changes: dict[str, Any]) -> list[str]:
 
 
 def make_plan(
-    config: Config,
-    overrides: Sequence[str],
-    flags: Any,
-    study: str,
-    members: dict[str, Any],
-    **options: Any,
+    config: Config, overrides: Sequence[str], flags: Any, study: str, members: dict[str, Any]
 ) -> Plan:
     """Make a study's plan from its command's flags; raise InputError for too many workers.
 
@@ -128,5 +148,5 @@ def make_plan(
         overrides = [*overrides, "num_threads=1"]
     if not processes:
         overrides = [*overrides, "trainer.devices=1"]
-    options |= {"storage": flags.storage, "plots": flags.plots}
-    return Plan(config.name, tuple(overrides), flags.name or study, members, **options)
+    plan = Plan(config.name, tuple(overrides), flags.name or study, members)
+    return replace(plan, storage=flags.storage, plots=flags.plots)

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
-import re
 import shlex
 import warnings
+import zlib
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from src.kindling.config import instantiate
-from src.kindling.config.compose import COMMAND_LINE, CONFIGS, Config, get, record_path
+from src.kindling.config.compose import COMMAND_LINE, CONFIGS, compose, get, record_path
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path, write
 from src.kindling.runs.metric_names import parse_name
 from src.kindling.runs.redact import redacted
-from src.kindling.studies.optuna_queue import OptunaQueue
+from src.kindling.studies.optuna_queue import OptunaQueue, load_optuna
 from src.kindling.studies.plan import Plan, TrialResult, make_plan
-from src.kindling.studies.search_space import Space, load_optuna, make_sampler
-from src.kindling.studies.seeds import confirm_best
-from src.kindling.studies.study import count_states, finish_study, run_study, with_monitor
+from src.kindling.studies.search_space import Space, read_space
+from src.kindling.studies.study import count_states
 from src.kindling.training.distributed import distributed
 
 OF_LOSS = ("task.loss.", "task.class_weights.")  # they change a monitored loss
@@ -37,19 +34,13 @@ PLOTS = {
 }
 
 
-def search(
-    config: Config, overrides: list[str], space: Space, flags: argparse.Namespace
-) -> list[TrialResult]:
-    """Run the trials of a search, report them, and retest the best one if flags ask for it."""
-    plan = plan_search(config, overrides, space, flags)
-    results = run_study(plan, flags.workers, flags.retry)
-    found, lines = report_search(plan, results)
-    try:
-        finish_study(plan, results, found, lines)
-    finally:  # also when trials failed
-        if flags.confirm and found["best"]:
-            confirm_best(plan, found["best"], flags)
-    return results
+def make_sampler(kind: str, seed: int, grid: dict[str, dict[str, Any]], member: str) -> Any:
+    """Make Optuna's sampler for one member; `grid` has the parameters of each."""
+    samplers = load_optuna().samplers
+    if kind == "grid":
+        return samplers.PartialFixedSampler(grid[member], samplers.RandomSampler())
+    sampler = samplers.RandomSampler if kind == "random" else samplers.TPESampler
+    return sampler(seed=(seed + zlib.crc32(member.encode())) % 2**32)
 
 
 def make_pruner(kind: str, epochs: int) -> Any:
@@ -62,10 +53,16 @@ def make_pruner(kind: str, epochs: int) -> Any:
     return None
 
 
-def plan_search(
-    config: Config, overrides: list[str], space: Space, flags: argparse.Namespace
-) -> Plan:
+def plan_search(flags: Any) -> Plan:
     """Plan a search, and check its search space; raise InputError with a line for each mistake."""
+    load_optuna()
+    names = [word for word in flags.words if "=" not in word]
+    overrides = [word for word in flags.words if "=" in word]
+    if len(names) > 2:
+        raise InputError(f"{names[2]}: not expected after CONFIG and SPACE")
+    name = names[0] if names else "digits"
+    space_name = names[1] if len(names) == 2 else "default"
+    config, space = compose(name, overrides), read_space(space_name)
     if flags.trials is not None and flags.trials < 1:
         raise InputError(f"--trials: expected at least 1, got {flags.trials}")
     params = space.grid() if flags.sampler == "grid" else [{}] * (flags.trials or 50)
@@ -76,19 +73,15 @@ def plan_search(
         problem = f"cannot stop trials of several processes ({key}={value})"
         raise InputError(f"--pruner {flags.pruner}: {problem}; leave it out")
     members: dict[str, Any] = {member: {} for member in grid}
-    plan = make_plan(
-        config,
-        overrides,
-        flags,
-        f"tune-{Path(space.file).stem}",
-        members,
+    plan = replace(
+        make_plan(config, overrides, flags, f"tune-{space_name}", members),
         about={"space": space.to_plain(), "sampler": flags.sampler},
         suggest=space.suggest,
         sampler=functools.partial(make_sampler, flags.sampler, seed, grid),
         pruner=make_pruner(flags.pruner, epochs),
     )
     samples = check_space(space, plan)
-    plan = with_monitor(plan, samples[0])
+    plan = plan.with_monitor(samples[0])
     keys = [p.key for p in space.parameters if f"{p.key}.".startswith(OF_LOSS)]
     if parse_name(plan.monitor)[1] == "loss" and keys:
         problem = f"changes {plan.monitor}, by which trials are compared"
@@ -130,13 +123,14 @@ def check_space(space: Space, plan: Plan) -> list[dict[str, Any]]:
 
 def _mistakes(space: Space, plan: Plan, values: dict[str, Any]) -> list[str]:
     """The mistakes in the config of some values; those in the values name the space's file."""
+    from src.kindling.config import instantiate
+
     try:
         instantiate.check(plan.configure(values))
     except InputError as error:
-        of_values = re.compile("|".join(rf"{re.escape(key)}[.:=]" for key in values))
-        file = f"({space.file})"
+        own, file = tuple(f"{key}{end}" for key in values for end in ".:="), f"({space.file})"
         return [
-            line.replace(f"({COMMAND_LINE})", file) if of_values.match(line) else line
+            line.replace(f"({COMMAND_LINE})", file) if line.startswith(own) else line
             for line in error.lines
         ]
     return []
@@ -190,6 +184,7 @@ def best_config(plan: Plan, best: TrialResult) -> str:
 def plot_search(study: Any, folder: Path, plan: Plan) -> list[str]:
     """Write Optuna's plots of a search and return their names; without those of too few trials."""
     import matplotlib
+    import numpy as np
 
     matplotlib.use("agg")
     from matplotlib import pyplot

@@ -8,34 +8,29 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from src.kindling.analysis.significance import format_seed_comparison
-from src.kindling.config import instantiate
-from src.kindling.config.compose import Config
+from src.kindling.config.compose import compose
 from src.kindling.config.errors import InputError
 from src.kindling.studies.plan import Plan, TrialResult, make_plan
-from src.kindling.studies.study import (
-    finish_study,
-    print_summary,
-    run_study,
-    summarize,
-    with_monitor,
-)
+from src.kindling.studies.study import finish_study, print_summary, run_study, summarize
 
 
 def run_seeds(
-    given: str, config: Config, overrides: Sequence[str], flags: argparse.Namespace
+    given: str, name: str, overrides: Sequence[str], flags: argparse.Namespace
 ) -> list[TrialResult]:
     """Train and test a config once with each seed `0,1,2`; raise InputError for a mistake."""
+    from src.kindling.config import instantiate
+
     numbers = [int(number) if number.strip().isdigit() else -1 for number in given.split(",")]
     if min(numbers) < 0 or len(set(numbers)) < len(numbers):
         raise InputError(f"--seeds {given}: expected different whole numbers, such as 0,1,2")
+    config = compose(name, overrides)
     if "seed" in config.origins:
         seed, origin = config.values["seed"], config.origin("seed")
         raise InputError(f"seed={seed}: --seeds sets it; leave it out ({origin})")
     instantiate.check(config)
     members = {f"seed{seed}": {"seed": seed} for seed in numbers}
-    plan = make_plan(config, overrides, flags, "seeds", members, stages=("val", "test"))
-    plan = with_monitor(plan, {})
+    plan = make_plan(config, overrides, flags, "seeds", members)
+    plan = replace(plan, stages=("val", "test")).with_monitor({})
     results = run_study(plan, flags.workers, flags.retry)
     summary = summarize(results)
     finished = sum(result.state == "finished" for result in results)
@@ -51,6 +46,8 @@ def confirm_best(plan: Plan, best: dict[str, Any], flags: argparse.Namespace) ->
 
     The runs are a study in the search's folder, which the same command continues.
     """
+    from src.kindling.analysis.significance import format_seed_comparison
+
     seed = plan.configure({}).values.get("seed") or 0
     members = {
         f"{name}_seed{number}": {**changes, "seed": number}

@@ -6,15 +6,10 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
 
-import pandas as pd
-
-from src.kindling.analysis.leaderboard import rank, read
-from src.kindling.analysis.leaderboard_formats import to_html
-from src.kindling.config import instantiate
 from src.kindling.config.errors import InputError, format_count, join_names
 from src.kindling.runs.files import display_path, write, write_json
 from src.kindling.runs.redact import redact, redacted
@@ -24,12 +19,7 @@ from src.kindling.studies.optuna_queue import make_queue
 from src.kindling.studies.plan import ENDED, Plan, TrialResult
 from src.kindling.studies.trial_queue import TrialQueue
 from src.kindling.studies.worker import Worker, work_in_processes
-from src.kindling.training.build import build_data, build_task
-from src.kindling.training.monitor import choose_monitor
-from src.kindling.training.rehearsal import rehearse
 from src.kindling.training.slurm import requeue
-from src.kindling.training.stages import has_stage
-from src.kindling.training.warning_filters import quiet
 
 Summary = dict[str, dict[str, float]]
 
@@ -61,25 +51,6 @@ def begin_study(plan: Plan) -> TrialQueue:
     return queue
 
 
-def with_monitor(plan: Plan, changes: dict[str, Any]) -> Plan:
-    """Build a member's data and task, and return the plan with the task's monitor and mode."""
-    quiet()
-    config = plan.configure(changes)
-    data = build_data(config)
-    task = build_task(config, data, load_weights=False)
-    if "data.fold" in changes and not has_stage("test", data, task):
-        problem = f"{type(task).__name__} has no test_step, which measures the held-out fold"
-        raise InputError(f"task: {problem}; add one")
-    logged = rehearse(config, data, task)
-    monitor = choose_monitor(instantiate.values(config), task, logged)
-    if monitor.name is None:
-        if not logged:
-            raise InputError("task: a study compares trials by a metric of validation; log one")
-        problem = "a study compares trials by one; set monitor=…"
-        raise InputError(f"monitor: {problem} (logged: {', '.join(sorted(logged))})")
-    return replace(plan, monitor=monitor.name, mode=monitor.mode)
-
-
 def run_study(plan: Plan, workers: int = 1, retry: bool = False) -> list[TrialResult]:
     """Train the members that are left, with `retry` the failed ones too; return all results.
 
@@ -108,6 +79,9 @@ def finish_study(
     plan: Plan, results: Sequence[TrialResult], extra: Mapping[str, Any], lines: Sequence[str]
 ) -> None:
     """Write study.json with `extra`, report.html with `lines`; exit with 1 if a member failed."""
+    from src.kindling.analysis.leaderboard import rank, read
+    from src.kindling.analysis.leaderboard_formats import to_html
+
     keys = ("study", "config", "overrides", "monitor", "mode", "about", "settings")
     facts = redacted({key: getattr(plan, key) for key in keys})
     members = [asdict(result) for result in results]
@@ -148,6 +122,8 @@ def summarize(results: Sequence[TrialResult]) -> Summary:
 
 def print_summary(summary: Summary, title: str) -> list[str]:
     """Print mean, standard deviation and interval of each metric; return the report's lines."""
+    import pandas as pd
+
     if not summary:
         return []
     interval, lines = "95 % interval of the mean", []

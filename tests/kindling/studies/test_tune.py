@@ -13,12 +13,12 @@ import pytest
 from scipy.stats import ttest_rel
 
 from src.kindling.config import compose as config_module
-from src.kindling.config.compose import CONFIGS, compose
+from src.kindling.config.compose import CONFIGS
 from src.kindling.config.errors import InputError
 from src.kindling.studies import search as tune
 from src.kindling.studies.find import find, steepest
 from src.kindling.studies.plan import Plan, TrialResult
-from src.kindling.studies.search_space import make_sampler, read_search, read_space
+from src.kindling.studies.search_space import read_space
 from src.kindling.training.trained_run import load_run
 from tests.conftest import LITTLE, call, mistakes
 
@@ -62,6 +62,7 @@ def test_spaces_of_the_repository_fit_their_configs() -> None:
     for name, config in (("default", "digits"), ("default", "diabetes"), ("nets", "digits")):
         flags = Parser("tune", "").parse_args([])
         for flag, value in {
+            "words": [config, name],
             "trials": 1,
             "sampler": "tpe",
             "pruner": "none",
@@ -71,8 +72,7 @@ def test_spaces_of_the_repository_fit_their_configs() -> None:
             "plots": False,
         }.items():
             setattr(flags, flag, value)
-        words = read_search([config, name])
-        assert tune.plan_search(*words, flags).monitor == "val/loss"
+        assert tune.plan_search(flags).monitor == "val/loss"
 
 
 def test_samples_contain_every_choice_and_bound(space: Callable[[str], str]) -> None:
@@ -379,7 +379,9 @@ def test_pruners_and_samplers() -> None:
     median, hyperband = (tune.make_pruner(kind, 20) for kind in ("median", "hyperband"))
     assert (median._n_startup_trials, median._n_warmup_steps, hyperband._max_resource) == (5, 2, 20)
     assert tune.make_pruner("none", 20) is None
-    assert [type(make_sampler(kind, 0, {}, "0000")).__name__ for kind in ("tpe", "random")] == [
+    assert [
+        type(tune.make_sampler(kind, 0, {}, "0000")).__name__ for kind in ("tpe", "random")
+    ] == [
         "TPESampler",
         "RandomSampler",
     ]
@@ -409,7 +411,7 @@ def test_best_config_starts_with_its_command_and_score() -> None:
 
 
 def test_find_lr(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rate = find("lr", compose("digits", ["num_threads=1", "trainer.accelerator=cpu"]))
+    rate = find("lr", "digits", ["num_threads=1", "trainer.accelerator=cpu"])
     assert 1e-3 < rate < 3e-2
     output = capsys.readouterr().out
     assert output.startswith(f"found      {rate:.2g}: ")
@@ -418,8 +420,7 @@ def test_find_lr(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (logs / "digits/find_lr.png").stat().st_size > 5_000
     assert [path.name for path in logs.rglob("*")] == ["digits", "find_lr.png"]
     short = ["trainer.max_epochs=1", "trainer.limit_train_batches=2"]
-    config = compose("digits", ["num_threads=1", "trainer.accelerator=cpu", *short])
-    assert find("lr", config) == rate
+    assert find("lr", "digits", ["num_threads=1", "trainer.accelerator=cpu", *short]) == rate
 
 
 def test_steepest_ignores_noise_between_two_steps() -> None:
@@ -435,8 +436,7 @@ def test_steepest_ignores_noise_between_two_steps() -> None:
 def test_find_batch_size(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = compose("diabetes", ["num_threads=1", "trainer.accelerator=cpu"])
-    assert find("batch_size", config) == 256
+    assert find("batch_size", "diabetes", ["num_threads=1", "trainer.accelerator=cpu"]) == 256
     output = capsys.readouterr().out
     assert output.startswith("found      256: ")
     assert "310 samples\nto use it  data.batch_size=256, " in output

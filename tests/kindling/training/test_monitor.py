@@ -20,7 +20,6 @@ from src.kindling.data.spec import Spec
 from src.kindling.nn.meter import Each
 from src.kindling.runs.run import Run
 from src.kindling.studies.plan import Plan
-from src.kindling.studies.study import with_monitor
 from src.kindling.training.build import build_data, build_task
 from src.kindling.training.monitor import Monitor, choose_monitor, infer_mode, mode_of_callback
 from src.kindling.training.rehearsal import rehearse
@@ -280,5 +279,5 @@ def test_unknown_direction_is_asked_for_before_training(monkeypatch: pytest.Monk
 
 
 def test_study_maximizes_accuracy_without_mode() -> None:
-    plan = with_monitor(Plan("digits", ("monitor=val/accuracy",), "tune_1", {}), {})
+    plan = Plan("digits", ("monitor=val/accuracy",), "tune_1", {}).with_monitor({})
     assert (plan.monitor, plan.mode) == ("val/accuracy", "max")
