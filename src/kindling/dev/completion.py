@@ -164,7 +164,7 @@ def arguments(path: str) -> list[str]:
     Args:
         path: dotted, such as `torch.optim.AdamW`; the list is empty without Python source.
     """
-    module, node = find(path) or ("", None)
+    module, node = find_definition(path) or ("", None)
     function, owners = node, [getattr(node, "returns", None)]
     if isinstance(node, ast.ClassDef):
         inits = [part for part in node.body if getattr(part, "name", "") == "__init__"]
@@ -181,14 +181,14 @@ def arguments(path: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def find(path: str) -> tuple[str, ast.stmt] | None:
+def find_definition(path: str) -> tuple[str, ast.stmt] | None:
     """The module and the definition of the class or function of a dotted path."""
     module, _, name = path.rpartition(".")
     file = _source(module) if module else None
     if file is None:
         return None
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    statements = [*parse(file).body]
+    statements = [*_parse(file).body]
     for node in statements:
         if isinstance(node, ast.If | ast.Try):
             statements += node.body
@@ -200,13 +200,13 @@ def find(path: str) -> tuple[str, ast.stmt] | None:
         for alias in node.names:
             inner = name if alias.name == "*" else alias.name
             named = alias.name == "*" or (alias.asname or alias.name) == name
-            if named and (found := find(f"{home}.{inner}")):
+            if named and (found := find_definition(f"{home}.{inner}")):
                 return found
     return None
 
 
 @functools.cache
-def parse(file: Path) -> ast.Module:
+def _parse(file: Path) -> ast.Module:
     """A source file's tree; empty where the file is damaged, as while it is edited."""
     try:
         return ast.parse(file.read_bytes())
