@@ -25,6 +25,11 @@ def find(what: str, name: str, overrides: Sequence[str]) -> float:
 
     Raises InputError when the config has a mistake, or the loss never falls.
     """
+    config = compose(name, overrides)
+    for key, value in distributed(config.values).items():
+        problem = f"--find takes one process on one device, and {value!r} is set"
+        raise InputError(f"{key}: {problem}; leave it out")
+
     import torch
     from lightning.pytorch import seed_everything
     from lightning.pytorch.loggers.logger import DummyLogger
@@ -35,10 +40,6 @@ def find(what: str, name: str, overrides: Sequence[str]) -> float:
     from src.kindling.training.build import build_data, build_task, check_settings
     from src.kindling.training.warning_filters import quiet
 
-    config = compose(name, overrides)
-    for key, value in distributed(config.values).items():
-        problem = f"--find takes one process on one device, and {value!r} is set"
-        raise InputError(f"{key}: {problem}; leave it out")
     # The tuner takes 100 steps at most; an epoch may have only one.
     changes = {"trainer.devices": 1, "trainer.max_epochs": 100}
     config = config.replaced(changes, origin="--find")
