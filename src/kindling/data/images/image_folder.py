@@ -28,7 +28,7 @@ from src.kindling.data.paths import data_path
 from src.kindling.data.samples import STAGES, Samples
 from src.kindling.data.tables.columns import find_unknown_names
 from src.kindling.data.tables.read import TableFile
-from src.kindling.data.tables.target import TargetKind, build_target, check_labels
+from src.kindling.data.tables.target import Target, TargetKind
 
 
 class ImageFolder(ImageModule):
@@ -91,13 +91,13 @@ class ImageFolder(ImageModule):
         self.targets = [target or "label"] if isinstance(target, str | None) else target
         if target is None and kind == "auto":
             kind = "classification"
-        check_labels(labels, self.targets, kind)
         self.listed = files is not None
         path = str(data_path(files or root or ""))
         file_format = separator, encoding, decimal
         self.file = TableFile(path, *file_format, default_na=False, key="data.files")
         self.root = Path(self.file.path).parent if root is None else data_path(root)
-        self.target, self.kind, self.labels, self.merge_labels = target, kind, labels, merge_labels
+        self.target = Target(self.file, self.targets, kind, labels, merge_labels, fewest=1)
+        self.named = target is not None  # by the user
         self.normalize, self.cache = normalize, cache
         self.on_error, self.error_limit = on_error, error_limit
 
@@ -107,29 +107,23 @@ class ImageFolder(ImageModule):
         if not self.root.exists():
             raise InputError(f"{self.root}: no such folder (data.root)")
         rows, left_out = self._read_list() if self.listed else self._index_folder()
-        y, classes = self._read_target(rows)
-        fields = self.split_by.read(self.file, rows, self.notes)
+        fields = self._read_target(rows)
+        fields |= self.split_by.read(self.file, rows, self.notes)
         images = self.open_images(Paths(self.root, rows["path"]))
         readable = self._find_readable(images)
         rows = rows.iloc[readable.numpy()]
         images.paths = paths = Paths(self.root, rows["path"])
-        samples = Samples(
-            x=images,
-            y=y[readable],
-            classes=classes,
-            target=", ".join(self.targets) if self.target or not classes else "",
-            targets=() if classes or len(self.targets) == 1 else tuple(self.targets),
-            official=official_splits(rows["split"]),
-            name=paths.__getitem__,
-            **{name: numbers[readable] for name, numbers in fields.items()},
-        )
+        by_row = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
+        fields |= {name: value[readable] for name, value in by_row.items()}
+        official = official_splits(rows["split"])
+        samples = Samples(x=images, official=official, name=paths.__getitem__, **fields)
         if self.size is None and self.transforms["train"] is not None:
             first, _ = self.dataset(samples, "train")[(0, 0, torch.tensor([0]))]
             images.size = first.shape[-1]
         if self.cache == "memmap":
             images.packed = image_data.pack(images)
         source = "as set" if self.size else "from the files' headers"
-        inside = f" in {len(classes)} classes" if classes else ""
+        inside = f" in {len(samples.classes)} classes" if samples.classes else ""
         self.notes.append(
             f"images: {len(images):,} files{inside}, "
             f"{format_left_out(left_out)}; {images.channels} x {images.size} x {images.size} "
@@ -142,29 +136,31 @@ class ImageFolder(ImageModule):
         if self.on_error == "error":
             refuse_unsupported(self.root, left_out, "convert them, or set data.on_error=skip")
         rows = pd.DataFrame(index_folder(self.root, names, left_out), dtype=object)  # any bytes
-        if self.kind == "classification" and rows["label"].nunique() == 1:
+        if self.target.kind == "classification" and rows["label"].nunique() == 1:
             problem = f"only one class folder, '{rows['label'].iloc[0]}'"
             remedy = "set it to a folder with a folder of images for each class (data.root)"
             raise InputError(f"{self.root}: {problem}; {remedy}")
         numbers = pd.to_numeric(rows["label"], errors="coerce")
-        if self.kind == "regression" and numbers.notna().all():
+        if self.target.kind == "regression" and numbers.notna().all():
             rows["label"] = numbers
         return rows.assign(**self.split_by.search(rows["path"])), left_out
 
     def _read_list(self) -> tuple[pd.DataFrame, LeftOut]:
         columns = {"data.target": self.targets, **self.split_by.columns}
         text = set(columns["data.group_column"])
-        if self.labels or (self.kind == "classification" and len(self.targets) == 1):
+        one_class = self.target.kind == "classification" and len(self.targets) == 1
+        if self.target.labels or one_class:
             text.add(self.targets[0])  # 007 is not 7
         return read_list(self.root, self.file, columns, text, self.notes), {}
 
-    def _read_target(self, rows: pd.DataFrame) -> tuple[Tensor, tuple[str, ...]]:
-        """Class numbers, labels or values, and names of classes or labels."""
-        columns, options = [rows[name] for name in self.targets], (self.labels, self.merge_labels)
-        y, classes, notes = build_target(self.file, columns, self.kind, *options, fewest=1)
+    def _read_target(self, rows: pd.DataFrame) -> dict[str, Any]:
+        notes = list[str]()
+        fields = self.target.read(rows, notes)
         plain = not self.listed and "look like" not in notes[0]  # class folders need no note
         self.notes += notes[plain:]
-        return y, classes
+        if fields["classes"] and not self.named:
+            fields["target"] = ""
+        return fields
 
     def _find_readable(self, images: ImageFiles) -> Tensor:
         """The numbers of the images that can be read; the others are refused, or noted."""
