@@ -206,10 +206,12 @@ def load_or_compute(folder: str, key: str, compute: Callable[[], Any]) -> Any:
     path = cache_path(folder, f"{key}.npy")
     with suppress(OSError, ValueError, EOFError):
         return np.array(np.load(path, mmap_mode="r"))  # takes no more than the file has
-    temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")
-    np.save(temporary, compute())
-    os.replace(temporary, path)
-    return np.load(path)
+    found = compute()
+    with suppress(OSError):  # it may be somebody else's folder
+        temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")
+        np.save(temporary, found)
+        os.replace(temporary, path)
+    return found
 
 
 def pack(images: ImageFiles) -> Tensor:
