@@ -141,24 +141,20 @@ class MaskFolder(ImageModule):
         return tuple(names), values
 
 
-def match(root: Path, left_out: LeftOut) -> tuple[Paths, Paths]:
+def match(root: Path, left_out: LeftOut) -> list[Paths]:
     """The images and their masks, in the same order; `left_out` receives all other files."""
     lines: list[str] = []
-    images = _files_by_stem(root / "images", EXTENSIONS, lines, left_out)
-    masks = _files_by_stem(root / "masks", MASK_EXTENSIONS, lines, left_out)
-    if lines:
-        raise InputError(lines)
-    pairs = [("images", images, "masks", masks), ("masks", masks, "images", images)]
-    for name, files, other, others in pairs:
-        if unmatched := [files[stem] for stem in sorted(files.keys() - others)]:
+    kinds = {"images": EXTENSIONS, "masks": MASK_EXTENSIONS}
+    found = {name: _files_by_stem(root / name, kinds[name], lines, left_out) for name in kinds}
+    for name, other in [("images", "masks"), ("masks", "images")] if not lines else []:
+        files = found[name]
+        if unmatched := [files[stem] for stem in sorted(files.keys() - found[other])]:
             problem = f"{len(unmatched):,} of {len(files):,} files have none of the same name"
             problem += f" in {other}: {join_names(unmatched)}"
             lines.append(f"{root / name}: {problem}; add them, or remove these")
     if lines:
         raise InputError(lines)
-    stems = sorted(images)
-    image_paths = Paths(root / "images", [images[stem] for stem in stems])
-    return image_paths, Paths(root / "masks", [masks[stem] for stem in stems])
+    return [Paths(root / name, [files[k] for k in sorted(files)]) for name, files in found.items()]
 
 
 def _files_by_stem(
