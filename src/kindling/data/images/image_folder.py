@@ -11,17 +11,9 @@ import torch
 from torch import Tensor
 
 from src.kindling.config.errors import InputError, did_you_mean, join_names
-from src.kindling.data.images import image_data
+from src.kindling.data.images import find_images, image_data
 from src.kindling.data.images.decode import EXTENSIONS, UNSUPPORTED, explain_unsupported
-from src.kindling.data.images.find_images import (
-    SPLITS,
-    LeftOut,
-    format_left_out,
-    index_folder,
-    list_images,
-    official_splits,
-    refuse_unsupported,
-)
+from src.kindling.data.images.find_images import SPLITS, LeftOut
 from src.kindling.data.images.image_data import ImageFiles, Paths
 from src.kindling.data.images.image_module import ImageModule
 from src.kindling.data.paths import data_path
@@ -115,7 +107,7 @@ class ImageFolder(ImageModule):
         images.paths = paths = Paths(self.root, rows["path"])
         by_row = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
         fields |= {name: value[readable] for name, value in by_row.items()}
-        official = official_splits(rows["split"])
+        official = find_images.official_splits(rows["split"])
         samples = Samples(x=images, official=official, name=paths.__getitem__, **fields)
         if self.size is None and self.transforms["train"] is not None:
             first, _ = self.dataset(samples, "train")[(0, 0, torch.tensor([0]))]
@@ -124,18 +116,18 @@ class ImageFolder(ImageModule):
             images.packed = image_data.pack(images)
         source = "as set" if self.size else "from the files' headers"
         inside = f" in {len(samples.classes)} classes" if samples.classes else ""
-        self.notes.append(
-            f"images: {len(images):,} files{inside}, "
-            f"{format_left_out(left_out)}; {images.channels} x {images.size} x {images.size} "
-            f"({source}; data.size and data.channels set them)"
-        )
+        files = f"{len(images):,} files{inside}, {find_images.format_left_out(left_out)}"
+        shape = f"{images.channels} x {images.size} x {images.size} ({source}"
+        self.notes.append(f"images: {files}; {shape}; data.size and data.channels set them)")
         return samples
 
     def _index_folder(self) -> tuple[pd.DataFrame, LeftOut]:
-        names, left_out = list_images(self.root)
+        names, left_out = find_images.list_images(self.root)
         if self.on_error == "error":
-            refuse_unsupported(self.root, left_out, "convert them, or set data.on_error=skip")
-        rows = pd.DataFrame(index_folder(self.root, names, left_out), dtype=object)  # any bytes
+            remedy = "convert them, or set data.on_error=skip"
+            find_images.refuse_unsupported(self.root, left_out, remedy)
+        found = find_images.index_folder(self.root, names, left_out)
+        rows = pd.DataFrame(found, dtype=object)  # any bytes
         if self.target.kind == "classification" and rows["label"].nunique() == 1:
             problem = f"only one class folder, '{rows['label'].iloc[0]}'"
             remedy = "set it to a folder with a folder of images for each class (data.root)"
