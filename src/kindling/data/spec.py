@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval
+from pydantic import TypeAdapter, ValidationError
 
 TargetType = Literal["class", "labels", "values", "mask"]
 
@@ -95,8 +96,6 @@ class Spec:
         Raises:
             ValueError: when a file holds something else.
         """
-        from pydantic import TypeAdapter, ValidationError
-
         try:
             columns = [_rename(column, "levels", "categories") for column in values["columns"]]
             plain = _rename({**values, "columns": columns}, "white", "max_value")
