@@ -10,6 +10,7 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import Any, Literal
 
+import pandas as pd
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
@@ -194,8 +195,6 @@ class DataModule(LightningDataModule):
 
     def split_csv(self) -> str:
         """Format the split as CSV: each sample's number, name and stage."""
-        import pandas as pd
-
         rows = []
         for stage in STAGES:
             for i in self.indices[stage].tolist():
