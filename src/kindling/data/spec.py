@@ -54,9 +54,7 @@ class Spec:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     in_shape: tuple[int, ...]  # what the net receives of a sample: (C, H, W), (T, F) or (features,)
-    num_outputs: Annotated[
-        int, Interval(ge=1, le=1_000_000)
-    ]  # of classes, labels, or target values
+    num_outputs: Annotated[int, Interval(ge=1, le=1_000_000)]  # classes, labels or target values
     kind: Literal["image", "table", "sequence"]
     classes: tuple[str, ...] = ()  # names of classes or labels; empty for values
     class_counts: tuple[int, ...] = ()  # samples of each class or label; for masks pixels

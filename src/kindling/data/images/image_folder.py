@@ -199,10 +199,8 @@ class ImageFolder(ImageModule):
             elif not (self.root / path).is_file():
                 problem = f"{self.root / path}: no such file; paths are relative to data.root"
             elif split not in SPLITS and (split or complete):
-                given = (
-                    f"split {split!r}{did_you_mean(split, SPLITS)}" if split else "split is empty"
-                )
-                problem = f"{given} (train, val or test)"
+                given = f"{split!r}{did_you_mean(split, SPLITS)}" if split else "is empty"
+                problem = f"split {given} (train, val or test)"
             if problem:
                 lines.append(f"{self.file.path}:{line}: {problem}")
         image_data.refuse(lines, "lines like these", most=5)

@@ -84,11 +84,8 @@ class ShardFiles(ABC):
         """Read rows that are spread over all shards: the first ones of up to 64 blocks."""
         chosen = np.unique(np.linspace(0, len(self.blocks) - 1, 64).astype(int)).tolist()
         each = -(-most // len(chosen))
-        parts = []
-        for i in chosen:
-            block = self.blocks[i]
-            parts.append(self.read(block, 0, min(block.rows, each), columns))
-        return join_rows(parts)
+        blocks = [self.blocks[i] for i in chosen]
+        return join_rows([self.read(one, 0, min(one.rows, each), columns) for one in blocks])
 
     def cut(self, count: int) -> tuple[ShardFiles, ShardFiles]:
         """Those that stay, and some others, at least one: by a hash of the shards' names.

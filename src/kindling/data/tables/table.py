@@ -158,10 +158,10 @@ class Table(DataModule):
         """The most frequent categories of the training split, sorted."""
         counts = column.value_counts().sort_index()
         if len(counts) > MAX_CATEGORIES:
-            kept = (
-                f"the {MAX_CATEGORIES} most frequent are categories, the others become one category"
+            texts = f"{len(counts):,} different texts; the {MAX_CATEGORIES} most frequent"
+            self.notes.append(
+                f"{column.name}: {texts} are categories, the others become one category"
             )
-            self.notes.append(f"{column.name}: {len(counts):,} different texts; {kept}")
             counts = counts.sort_values(ascending=False, kind="stable")[:MAX_CATEGORIES]
         return tuple(sorted(counts.index))
 
