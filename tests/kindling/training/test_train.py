@@ -319,11 +319,18 @@ def test_balanced_sampler_and_balanced_weights_are_refused_together(logs: Path) 
         train("digits", one)
 
 
-def test_closed_output_is_an_interruption(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [(EpochLines, "on_train_end"), (sys.modules["src.kindling.training.fit"], "print")],
+    ids=["at the end", "before the first step"],
+)
+def test_closed_output_is_an_interruption(
+    part: Any, name: str, logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def write(*_: Any) -> None:
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr(EpochLines, "on_train_end", write)
+    monkeypatch.setattr(part, name, write, raising=False)
     with pytest.raises(BrokenPipeError):
         call("train", "digits", *LITTLE)
     (path,) = (logs / "digits").iterdir()
