@@ -33,7 +33,7 @@ from src.kindling.training.resume import ResumeState
 from src.kindling.training.run_lock import lock_run
 from src.kindling.training.run_loggers import MetricsFiles, TensorBoard
 from src.kindling.training.seeding import seed_hooks
-from src.kindling.training.trained_run import TrainedRun
+from src.kindling.training.trained_run import TrainedRun, restore_buffers
 from src.kindling.training.trainer import build_trainer, finish_wandb, measure
 from src.kindling.training.transfer import Match, take_weights
 from src.kindling.training.warning_filters import quiet
@@ -226,8 +226,9 @@ class Training:
             if checkpoint.monitor in measured:
                 checkpoint.compare(trainer, torch.tensor(measured[checkpoint.monitor]))
         if checkpoint.best.exists():
-            state = read_checkpoint(checkpoint.best)["state_dict"]
-            task.load_state_dict(state, strict=task.strict_loading)
+            best = read_checkpoint(checkpoint.best)
+            task.load_state_dict(best["state_dict"], strict=task.strict_loading)
+            restore_buffers(task, best)
         elif trainer.global_step and checkpoint.monitor:
             reason = checkpoint.explain_missing_best(trainer)
             print(f"no best checkpoint: {reason}; the metrics are of the last weights")
