@@ -290,6 +290,20 @@ def test_family_wise_error_of_equal_runs(logs: Path, metric: str) -> None:
     assert found / repeats <= 0.06
 
 
+def test_two_runs_of_a_study_are_tested_by_their_names(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1):
+        make(logs, f"digits/study/seed{seed}", {"val/loss": 0.2 - seed / 10}, {"seed": seed})
+    (logs / "digits/study/study.json").write_text("{}")
+    for words in ((), ("digits/study",)):
+        (board,) = compared(*words)
+        assert [row.name for row in board.rows] == ["digits/study (2 seeds)"]
+        assert "tested" not in capsys.readouterr().out
+    compared("digits/study/seed0", "digits/study/seed1")
+    assert "the difference cannot be tested: digits/study/seed0: " in capsys.readouterr().out
+
+
 def test_two_runs_are_tested(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     worse, better = (
         make(logs, "digits/1", {"val/loss": 0.2}),
