@@ -68,7 +68,7 @@ def test_mcnemars_test_is_exact(logs: Path) -> None:
     )
 
 
-def test_values_are_told_apart_by_their_errors(logs: Path) -> None:
+def test_values_differ_significantly_by_their_errors(logs: Path) -> None:
     n = 400
     noise = np.random.default_rng(3).normal(size=(n, 2))
     target = np.arange(2.0 * n).reshape(n, 2)
@@ -97,7 +97,7 @@ def test_values_are_told_apart_by_their_errors(logs: Path) -> None:
     )
 
 
-def test_values_that_only_vary_cannot_be_told_apart(logs: Path) -> None:
+def test_values_that_only_vary_do_not_differ_significantly(logs: Path) -> None:
     noise = np.random.default_rng(3).normal(size=(2, 300))
     rows = [
         predictions(

@@ -202,7 +202,7 @@ def test_wrong_flags() -> None:
     ]
 
 
-def test_another_clone_is_told(command: Command, repository: Path) -> None:
+def test_package_of_another_clone_warns(command: Command, repository: Path) -> None:
     inside = repository / "configs"
     done = command("-m", "src.train", "--help", cwd=inside, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0

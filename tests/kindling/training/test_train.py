@@ -282,7 +282,7 @@ def test_logs_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ]
 
 
-def test_early_stopping_is_told_what_to_watch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_early_stopping_watches_the_monitor(capsys: pytest.CaptureFixture[str]) -> None:
     stop = "callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping"
     result = train(
         "digits",
@@ -392,7 +392,7 @@ def test_deleted_run_ends_training(
     assert captured.err == ""
 
 
-def test_deleted_best_checkpoint_is_told(
+def test_deleted_best_checkpoint_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved = []
