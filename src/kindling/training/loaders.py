@@ -14,7 +14,7 @@ from src.kindling.data.order import BatchOrder, derive_seed, seed_generators
 from src.kindling.training import lightning_internals as internals
 from src.kindling.training.attributes import Attributes
 from src.kindling.training.epoch_state import collected_by, restart_epoch
-from src.kindling.training.loader_parts import is_stream
+from src.kindling.training.loader_parts import is_stream, length_of
 from src.kindling.training.repeatable import (
     OrderError,
     RepeatableDataset,
@@ -55,6 +55,8 @@ class Loaders:
         process = trainer.strategy.process_dataloader
 
         def process_dataloader(dataloader: object) -> object:
+            if length_of(dataloader) == 0:
+                return process(dataloader)  # Lightning warns of its class
             loader, repeated = self._repeat(process(dataloader))
             if trainer.state.stage == RunningStage.TRAINING:
                 self._start()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -65,6 +66,7 @@ class TrainedRun(Run):
             task.configure_model()
         try:
             task.load_state_dict(content["state_dict"], strict=task.strict_loading)
+            restore_buffers(task, content)
         except RuntimeError as error:
             raise self.misfit(error) from None
         return task.eval()
@@ -116,6 +118,15 @@ class TrainedRun(Run):
     def data(self) -> LightningDataModule | None:
         """The run's data; None if the task defines its loaders itself."""
         return build_data(self.config)
+
+
+def restore_buffers(task: LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Set the buffers that a state dict lacks (`persistent=False`) as the checkpoint holds them."""
+    saved = checkpoint["kindling"].get("buffers", {})
+    for name, buffer in [*task.named_buffers()]:
+        if name in saved:
+            owner, _, attribute = name.rpartition(".")
+            setattr(task.get_submodule(owner), attribute, saved[name].to(buffer))
 
 
 @contextmanager

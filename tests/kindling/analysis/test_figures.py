@@ -317,7 +317,7 @@ def test_long_path_caption() -> None:
     assert mistakes.get_gid() == drawing.PHOTOS
 
 
-def test_before_and_after_say_how_many_are_right() -> None:
+def test_before_and_after_counts_right_predictions() -> None:
     task, predictions = classified(("cat", "dog"), 4)
     predictions.columns["prediction"] = predictions["target"].copy()
     before = predictions.take(slice(None))
@@ -346,7 +346,7 @@ def test_table_cells_are_formatted_and_shortened() -> None:
     assert f"{'n' * 12}…{'n' * 11}" in texts(figure)[0]
 
 
-def test_rows_of_a_table_are_shown_with_their_columns() -> None:
+def test_plot_of_examples_prints_rows_of_a_table_with_their_columns() -> None:
     task, predictions = classified(("a$b$", "b"), 2, x=ROWS, columns=COLUMNS)
     predictions.columns["target"] = np.array([0, 1])
     predictions.columns["prediction"] = np.array([1, 1])

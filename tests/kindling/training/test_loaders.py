@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision
 
 from src.kindling.config import instantiate
@@ -16,6 +17,7 @@ from src.kindling.config.errors import TrainingError
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.fit import fit
+from src.kindling.training.loaders import Loaders
 from src.kindling.training.run_loggers import Curves
 from tests.interruption import Killed, install_kill
 from tests.kindling.training import loader_kinds
@@ -234,6 +236,13 @@ def test_loader_of_an_earlier_training_follows_the_seed(kill: Killer) -> None:
     assert whole("data.kind=shared", "seed=1")[2] == expected
     (loader,) = loader_kinds.SHARED  # and is read after it
     assert sorted(value for batch in loader for value in batch[:, 0].tolist()) == [*range(48)]
+
+
+def test_empty_list_of_loaders_keeps_its_class_for_warnings() -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, barebones=True)
+    loaders = Loaders(seed=0)
+    loaders.attach(trainer)
+    assert trainer.strategy.process_dataloader([]) == []
 
 
 def test_attribute_that_cannot_be_saved_is_named(

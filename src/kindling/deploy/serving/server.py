@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -101,11 +102,17 @@ def run_worker(*arguments: Any) -> None:
     run_command(lambda _: respond(*arguments))
 
 
-def supervise(path: Path, listener: socket.socket, limits: Limits, access: Access) -> int:
-    """Run workers on one socket, one after the other, until a signal; return the exit status."""
+def supervise(
+    path: Path, listener: socket.socket, limits: Limits, access: Access, lines: str
+) -> int:
+    """Run workers on one socket, one after the other, until a signal; return the exit status.
+
+    When the first of them has accepted the file and is ready, `lines` are printed.
+    """
     if os.name == "nt":  # one process, without a supervisor
         from src.kindling.deploy.serving.worker import respond
 
+        print(lines, flush=True)
         respond(path, listener, limits, access)
         return 0
     stop, signaled = multiprocessing.Pipe(duplex=False)
@@ -119,6 +126,10 @@ def supervise(path: Path, listener: socket.socket, limits: Limits, access: Acces
         ready, theirs = spawn.Pipe(duplex=False)
         worker = spawn.Process(target=run_worker, args=(path, listener, limits, access, theirs))
         worker.start()
+        if lines and ready in wait([ready, worker.sentinel, stop]):
+            with suppress(BrokenPipeError):  # of `| head -0`; it serves all the same
+                print(lines, flush=True)
+            lines = ""
         if stop in wait([worker.sentinel, stop]):
             listener.close()
             worker.terminate()

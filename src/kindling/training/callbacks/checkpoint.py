@@ -226,6 +226,8 @@ class Checkpoint(lightning.Checkpoint):
             checkpoint[key] = redacted(checkpoint[key])
         for key in checkpoint.keys() & set(TYPES):
             checkpoint[key] = "AttributeDict"  # Lightning loads a name as this, and no class
+        unsaved = dict(module.named_buffers()).keys() - checkpoint["state_dict"].keys()
+        checkpoint["kindling"]["buffers"] = {n: module.get_buffer(n) for n in sorted(unsaved)}
         if self.saving == "best":
             for key in checkpoint.keys() - set(OF_BEST):
                 del checkpoint[key]

@@ -78,7 +78,7 @@ def test_invalid_model_file(make: Callable[[Path], Any], reason: str, tmp_path: 
     make(path)
     words = [sys.executable, "-m", "src.serve", str(path), "--port", "0"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"{path}: {reason}")
     assert done.stderr.count("\n") == 1
 
