@@ -16,6 +16,8 @@ from src.kindling.config.errors import TrainingError
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.fit import fit
+from src.kindling.training.loaders import Loaders
+from src.kindling.training.repeatable_stream import RepeatableStream
 from src.kindling.training.run_loggers import Curves
 from tests.interruption import Killed, install_kill
 from tests.kindling.training import loader_kinds
@@ -188,6 +190,22 @@ def test_stateful_stream_continues_without_reading(kill: Killer) -> None:
     assert loader_kinds.READ[6:18] == list(range(30, 42))
 
 
+def test_stateful_stream_is_saved_again_before_its_next_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaders = Loaders(seed=0)
+    monkeypatch.setattr(loaders, "place", lambda: (0, 0))
+    stream = RepeatableStream(loader_kinds.loader_of("stateful stream", 0), loaders)
+    batches = iter(stream)
+    for _ in range(3):  # one of them ahead
+        next(batches)
+    saved = stream.state(2)
+    assert (saved["count"], saved["state"]["next"]) == (2, 12)
+    resumed = RepeatableStream(loader_kinds.loader_of("stateful stream", 0), loaders)
+    resumed.resume(0, saved)
+    assert resumed.state(2) == saved
+
+
 def test_skipped_batches_are_not_read(kill: Killer) -> None:
     config, run = started()
     kill(6)
@@ -331,7 +349,7 @@ def test_draws_of_batch_transfer_hooks_repeat(kill: Killer) -> None:
 def test_reading_a_stream_again_reports_progress(
     kill: Killer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("src.kindling.training.loaders.REPORT_SECONDS", 0)
+    monkeypatch.setattr("src.kindling.training.repeatable_stream.REPORT_SECONDS", 0)
     interrupted(kill, [14], "data.kind=stream")
     assert "resumed: 1 of 5 batches read\nresumed: 2 of 5 batches read" in capsys.readouterr().out
 
