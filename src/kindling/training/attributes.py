@@ -216,12 +216,11 @@ def _decode_object(plain: dict[str, Any], current: Any, classes: Mapping[str, An
 
 def _decode_container(plain: dict[str, Any], current: Any, classes: Mapping[str, Any]) -> Any:
     kind: Any = CONTAINERS.get(plain["kind"])
+    items: list[Any] = plain["items"]
     if kind and issubclass(kind, dict):
-        items: list[Any] = [
-            [_decode(one, None, classes) for one in pair] for pair in plain["items"]
-        ]
+        items = [[_decode(part, None, classes) for part in pair] for pair in items]
     else:
-        items = [_decode(item, None, classes) for item in plain["items"]]
+        items = [_decode(item, None, classes) for item in items]
     if kind is None:
         kind = classes[plain["kind"]]
         if not hasattr(kind, "_make"):  # a checkpoint from elsewhere must not call a function
@@ -258,7 +257,7 @@ def _digest(plain: Any) -> str:
     """A hash of nested plain values and tensors."""
 
     def digest(tensor: Tensor) -> tuple[Any, ...]:
-        content = tensor.reshape(-1).view(torch.uint8).numpy()
+        content: Any = tensor.reshape(-1).view(torch.uint8).numpy()
         return tensor.dtype, tensor.shape, hashlib.blake2b(content).hexdigest()
 
     described = repr(tree_map_only(Tensor, digest, plain))
