@@ -1,15 +1,14 @@
 """Make any loader repeatable, check that it repeats, and resume it within an epoch.
 
-A map-style DataLoader keeps its class, its samplers, its collate function and its workers. Its
-batch sampler and its data set are wrapped, so that a resumed epoch skips index lists without
-reading a sample. Other loaders: see repeatable_stream.py.
+A map-style DataLoader keeps its class, samplers, collate function and workers. Its batch sampler
+and its data set are wrapped, so that a resumed epoch skips index lists without reading a sample.
+Other loaders: see repeatable_stream.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import random
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -18,12 +17,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch.utils.data import Sampler
 
 from src.kindling.data.order import derive_seed, seed_generators
 from src.kindling.training.attributes import Attributes
-from src.kindling.training.seeding import CPU, seeded
+from src.kindling.training.seeding import CPU, seed_own_generators, seeded
 
 END = object()
 MOST_BYTES_OF_SAMPLERS = 2**20
@@ -72,7 +70,7 @@ class Passed(NamedTuple):
 
 
 class _Wrapper:
-    """Has all other attributes of the object that it wraps."""
+    """Has length and attributes of the object that it wraps."""
 
     def __init__(self, wrapped: Any) -> None:
         self.wrapped = wrapped
@@ -120,14 +118,20 @@ class Repeated(_Wrapper):
         return type(getattr(self.wrapped, "dataset", self.wrapped)).__name__
 
     def __iter__(self) -> Iterator[Any]:
-        if self.ahead is not None:
-            return self.ahead
         epoch, batches, place = 0, 0, Place()
         with suppress(ReferenceError):
             epoch, batches = self.source.place()
+        # Of a resumed epoch that only lacks its validation, nothing is read.
+        if self.ahead is not None and epoch == self.epoch:
+            return self.ahead
         if batches and epoch == self.epoch:  # again, unless it was only begun: torch does twice
             place = Place(self.place.cycle + (self.place.count > 0), self.place.number)
+        self.ahead = None
         self._begin(epoch, place)
+        return self.start()
+
+    def start(self) -> Iterator[Any]:
+        """Begin a cycle that is no resumed one."""
         return self.read(0)
 
     def resume(self, epoch: int, saved: dict[str, Any]) -> None:
@@ -218,7 +222,7 @@ class RepeatableSampler(Repeated):
     def read(self, first: int) -> Iterator[Batch]:
         self.changed, seed = self.attributes.changed(), self._seed_of_order()
         for sampler in self.samplers:
-            _seed_own_generators(sampler, seed)
+            seed_own_generators(sampler, seed)
             if hasattr(sampler, "set_epoch"):  # Lightning does it after the first lists are drawn
                 sampler.set_epoch(self.epoch)
         try:
@@ -234,12 +238,12 @@ class RepeatableSampler(Repeated):
         return batches
 
     def _draw_one_by_one(self, lists: Iterator[Any]) -> Iterator[Any]:
-        indices = None
-        while indices is not END:
+        while True:
             with seeded(self._seed_of_batch()):
                 indices = next(lists, END)
-            if indices is not END:
-                yield indices
+            if indices is END:
+                return
+            yield indices
 
     def _batches(self, lists: Iterator[Any]) -> Iterator[Batch]:
         for indices in lists:
@@ -274,16 +278,6 @@ def samplers_of(sampler: Any) -> list[Any]:
         or (name == "dataset" and hasattr(value, "_sampler"))  # DistributedSamplerWrapper's
     ]
     return [sampler, *(part for value in inner for part in samplers_of(value))]
-
-
-def _seed_own_generators(owner: Any, seed: int) -> None:
-    for value in getattr(owner, "__dict__", {}).values():
-        if isinstance(value, torch.Generator):
-            value.manual_seed(seed)
-        elif isinstance(value, random.Random | np.random.RandomState):
-            value.seed(seed % 2**32)
-        elif isinstance(value, np.random.Generator):
-            value.bit_generator.state = type(value.bit_generator)(seed).state
 
 
 def _bytes_of(indices: Any) -> bytes:

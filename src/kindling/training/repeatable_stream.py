@@ -44,14 +44,13 @@ class RepeatableStream(Repeated):
     def _copy_state(self) -> Any:
         return copy.deepcopy(self.stateful.state_dict()) if self.has_state else None
 
-    def __iter__(self) -> Iterator[Any]:
-        if self.ahead is None:
-            if not self.has_state:
-                with suppress(ReferenceError):
-                    self.source.begin_stream()
-            elif self.restarts:
-                self.stateful.load_state_dict(self.initial)
-        return super().__iter__()
+    def start(self) -> Iterator[Any]:
+        if not self.has_state:
+            with suppress(ReferenceError):
+                self.source.begin_stream()
+        elif self.restarts:
+            self.stateful.load_state_dict(self.initial)
+        return super().start()
 
     def resume(self, epoch: int, saved: dict[str, Any]) -> None:
         problem, number = "has no state_dict", saved["before"] + saved["count"]

@@ -317,6 +317,34 @@ def test_signal_is_saved_within_the_epoch(
     assert_equal(ended(run), (expected, table))
 
 
+def test_validation_that_a_signal_ends_is_repeated_as_a_whole(
+    kill: Killer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (f"task._target_={HERE}.Validated", f"data._target_={HERE}.ValidatedData")
+    config, uninterrupted = started(*words)
+    fit(config, uninterrupted)
+    noted: list[Interrupts] = []
+    enter = Interrupts.__enter__
+    monkeypatch.setattr(Interrupts, "__enter__", lambda self: (noted.append(self), enter(self))[1])
+    step, left = loader_kinds.Validated.validation_step, [12]
+
+    def interrupt(self: loader_kinds.Validated, *args: Any) -> None:
+        step(self, *args)
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            left[0] -= 1
+            if left[0] == 0:
+                noted[-1].received = 15
+
+    monkeypatch.setattr(loader_kinds.Validated, "validation_step", interrupt)
+    config, run = started("checkpoint_minutes=1000", *words)
+    with pytest.raises(Interrupted):
+        fit(config, run)
+    fit(config, run, resume=True)
+    assert_equal(ended(run), ended(uninterrupted))
+    steps = (uninterrupted.path / "steps.csv").read_text()
+    assert (run.path / "steps.csv").read_text() == steps
+
+
 def test_another_number_of_processes_starts_the_epoch_of_own_data_again(
     kill: Killer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
