@@ -194,12 +194,15 @@ class Loaders:
             "at_start": self.at_start if batch else None,
         }
 
-    def sample_numbers(self, batch: int) -> list[int]:
+    def sample_numbers(self, epoch: int, batch: int) -> list[int]:
         """The sample numbers of a recent training batch; empty unless one loader has such."""
-        loaders = [repeated_of(loader) for loader in internals.training_loaders(self.trainer)]
-        if len(loaders) != 1 or loaders[0] is None:
+        loaders = internals.training_loaders(self.trainer)
+        if len(loaders) != 1:
             return []
-        indices = loaders[0].passed_until(batch + 1).indices
+        if (repeated := repeated_of(loaders[0])) is None:
+            indices = loaders[0].sampler.numbers(epoch, batch).tolist()
+        else:
+            indices = repeated.passed_until(batch + 1).indices
         numbers = isinstance(indices, list) and all(isinstance(index, int) for index in indices)
         return indices if numbers else []
 
