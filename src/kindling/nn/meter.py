@@ -130,32 +130,6 @@ class Meter(nn.Module):
         self.buffer, self.buffer_numbers = [], 0
 
 
-class Each(Metric):
-    """A metric of each class, label or value `(K,)` and its mean: `mae`, `mae_height`, …
-
-    Args:
-        metric: gives a value for each.
-        name: of the metric.
-        of: the names of the classes, labels or values.
-    """
-
-    def __init__(self, metric: Metric, name: str, of: Sequence[str]) -> None:
-        super().__init__()
-        self.metric = metric
-        self.names = [name, *(f"{name}_{one}" for one in plain_names(of))]
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self.metric.update(outputs, targets)
-
-    def compute(self) -> dict[str, Tensor]:
-        values: Tensor = self.metric.compute()
-        return dict(zip(self.names, (values.nanmean(), *values), strict=True))
-
-    def reset(self) -> None:
-        self.metric.reset()
-        super().reset()
-
-
 class MeanOverClasses(Metric):
     """A metric of each class against the rest: the mean over the classes that occur, else NaN.
 
