@@ -12,10 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch.optim import Optimizer
 from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
 from torchmetrics import Metric
 
@@ -54,6 +57,13 @@ def is_resumable(trainer: Trainer) -> bool:
         or loop._is_training_done
         or loop._should_check_val_fx(fetcher)
     )
+
+
+def configure_optimizers(
+    module: LightningModule,
+) -> tuple[list[Optimizer], list[LRSchedulerConfig]]:
+    """What a module's `configure_optimizers` makes, in whichever form it returns that."""
+    return _init_optimizers_and_lr_schedulers(module)
 
 
 def skips_backward(trainer: Trainer) -> bool:

@@ -130,6 +130,18 @@ def test_manual_optimization_resumes_accumulated_gradients(kill: Killer) -> None
     assert_equal(ended(run), (expected[0], expected[1]))
 
 
+def test_changed_config_keeps_several_optimizers_and_schedules(kill: Killer) -> None:
+    words = (f"task._target_={HERE}.Manual",)
+    expected, table, _ = whole(*words)
+    config, run = started(*words)
+    kill(11)
+    with pytest.raises(Killed):
+        fit(config, run)
+    config = compose("plain", [*WORDS, *words, "task.spoiled=-2"])  # which changes nothing
+    fit(config, run, resume=True, override=True)
+    assert_equal(ended(run), (expected, table))
+
+
 def test_order_that_does_not_repeat_starts_the_epoch_again(
     kill: Killer, capsys: pytest.CaptureFixture[str]
 ) -> None:
