@@ -329,10 +329,13 @@ def test_signal_is_saved_within_the_epoch(
     assert_equal(ended(run), (expected, table))
 
 
+@pytest.mark.parametrize("interval", ["1.0", "4"])
+@pytest.mark.parametrize("kind", ["shuffled", "stream", "stateful stream"])
 def test_validation_that_a_signal_ends_is_repeated_as_a_whole(
-    kill: Killer, monkeypatch: pytest.MonkeyPatch
+    kind: str, interval: str, kill: Killer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = (f"task._target_={HERE}.Validated", f"data._target_={HERE}.ValidatedData")
+    words += (f"data.kind={kind}", f"trainer.val_check_interval={interval}")
     config, uninterrupted = started(*words)
     fit(config, uninterrupted)
     noted: list[Interrupts] = []
