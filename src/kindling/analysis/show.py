@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from lightning.pytorch import LightningModule, seed_everything
+from torch import nn
 
 from src.kindling.config import instantiate
 from src.kindling.config.compose import Config, compose, flatten
@@ -23,46 +22,10 @@ from src.kindling.runs.redact import redacted
 from src.kindling.training.build import build_data, build_task, choose_speed, fill_defaults
 from src.kindling.training.layer_trace import LayerTrace, format_layers, summarize_layers
 from src.kindling.training.monitor import choose_monitor
-from src.kindling.training.rehearsal import rehearse
+from src.kindling.training.rehearsal import Stages, rehearse
 from src.kindling.training.warning_filters import quiet
 
 COLUMN = 48  # of the comments
-
-
-class Stages(Callback):
-    """Notes the batches and the metrics of each stage of a rehearsal.
-
-    Attributes:
-        batches: the shapes of a batch's tensors, by stage.
-        metrics: the names that are logged, by stage.
-    """
-
-    def __init__(self) -> None:
-        self.batches: dict[str, list[str]] = {}
-        self.metrics: dict[str, dict[str, None]] = {}
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        log = pl_module.log
-
-        def note_and_log(name: str, *args: Any, **kwargs: Any) -> None:
-            self.metrics.setdefault(_stage(trainer), {})[name] = None
-            log(name, *args, **kwargs)
-
-        pl_module.log = note_and_log  # type: ignore[method-assign]
-
-    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        tensors = [leaf for leaf in tree_leaves(args[1]) if isinstance(leaf, Tensor)]
-        shapes = [f"{tuple(one.shape)} {str(one.dtype).removeprefix('torch.')}" for one in tensors]
-        loader = args[3] if len(args) > 3 else 0
-        before = self.batches[_stage(trainer)] if loader else []
-        self.batches[_stage(trainer)] = [*before, *shapes]
-
-    on_validation_batch_start = on_test_batch_start = on_train_batch_start
-
-
-def _stage(trainer: Trainer) -> str:
-    assert trainer.state.stage is not None
-    return str(trainer.state.stage.value)
 
 
 def show(name: str, overrides: Sequence[str], dry_run: bool = False) -> None:
@@ -85,7 +48,7 @@ def show(name: str, overrides: Sequence[str], dry_run: bool = False) -> None:
         config = choose_speed(filled, data)
         seed_everything(values.seed, verbose=False)
         task = build_task(config, data, load_weights=False)
-        logged = rehearse(config, data, task, trace, [stages])
+        logged = rehearse(config, data, task, trace, stages)
         monitor = choose_monitor(values, task, logged)
     lines = ["", *printed.getvalue().splitlines(), *_describe_net(task, trace)]
     if dry_run:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torchmetrics import CatMetric, MeanMetric, Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
@@ -95,11 +96,7 @@ class Meter(nn.Module):
         return {
             "sizes": [len(target) for target in targets],
             "held": moved(buffers, "cpu"),
-            "metrics": {
-                name: {"updates": part._update_count, "state": moved(part.metric_state, "cpu")}
-                for name, part in self.named_modules()
-                if isinstance(part, Metric)
-            },
+            "metrics": {name: metric_state(metric) for name, metric in self._named_metrics()},
         }
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
@@ -110,12 +107,12 @@ class Meter(nn.Module):
             parts = (buffer.split(state["sizes"]) for buffer in buffers)
             self.buffer = list(zip(losses, *parts, strict=True))
             self.buffer_numbers = buffers[0].numel()
-        for name, part in self.named_modules():
-            if isinstance(part, Metric) and name in state["metrics"]:
-                for key, value in moved(state["metrics"][name]["state"], device).items():
-                    setattr(part, key, value)
-                part._update_count = state["metrics"][name]["updates"]
-                part._computed = None
+        for name, metric in self._named_metrics():
+            if name in state["metrics"]:
+                restore_metric(metric, state["metrics"][name], device)
+
+    def _named_metrics(self) -> list[tuple[str, Metric]]:
+        return [(name, part) for name, part in self.named_modules() if isinstance(part, Metric)]
 
     def _flush(self) -> None:
         if not self.buffer:
@@ -131,32 +128,6 @@ class Meter(nn.Module):
             together = self.activation(together)
         self.metrics.update(together, torch.cat(targets))
         self.buffer, self.buffer_numbers = [], 0
-
-
-class Each(Metric):
-    """A metric of each class, label or value `(K,)` and its mean: `mae`, `mae_height`, …
-
-    Args:
-        metric: gives a value for each.
-        name: of the metric.
-        of: the names of the classes, labels or values.
-    """
-
-    def __init__(self, metric: Metric, name: str, of: Sequence[str]) -> None:
-        super().__init__()
-        self.metric = metric
-        self.names = [name, *(f"{name}_{one}" for one in plain_names(of))]
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self.metric.update(outputs, targets)
-
-    def compute(self) -> dict[str, Tensor]:
-        values: Tensor = self.metric.compute()
-        return dict(zip(self.names, (values.nanmean(), *values), strict=True))
-
-    def reset(self) -> None:
-        self.metric.reset()
-        super().reset()
 
 
 class MeanOverClasses(Metric):
@@ -216,13 +187,20 @@ def plain_names(names: Sequence[str]) -> list[str]:
     return ["_".join(name.replace("/", " ").split()) for name in names]
 
 
+def metric_state(metric: Metric) -> dict[str, Any]:
+    """A metric's state within an epoch as CPU tensors and plain values."""
+    return {"updates": metric._update_count, "state": moved(metric.metric_state, "cpu")}
+
+
+def restore_metric(metric: Metric, saved: Mapping[str, Any], device: torch.device) -> None:
+    """Restore the state of `metric_state`."""
+    state = moved(saved["state"], device)
+    vars(metric).update(state, _update_count=saved["updates"], _computed=None)
+
+
 def moved(state: Any, device: torch.device | str) -> Any:
     """Copy nested values to a device."""
-    if isinstance(state, dict):
-        return {key: moved(value, device) for key, value in state.items()}
-    if isinstance(state, list):
-        return [moved(value, device) for value in state]
-    return on_device(state.detach(), device).clone() if isinstance(state, Tensor) else state
+    return tree_map_only(Tensor, lambda one: on_device(one.detach(), device).clone(), state)
 
 
 def on_device(value: Tensor, device: torch.device | str) -> Tensor:

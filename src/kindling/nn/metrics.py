@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import (
     MulticlassAccuracy,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
+    MulticlassStatScores,
     MultilabelAccuracy,
     MultilabelExactMatch,
     MultilabelF1Score,
@@ -20,7 +19,7 @@ from torchmetrics.classification import (
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from src.kindling.config.errors import InputError, join_names
-from src.kindling.nn.meter import Each, MeanOverClasses, plain_names
+from src.kindling.nn.meter import MeanOverClasses, plain_names
 
 
 def with_extra(own: Mapping[str, Metric], extra: Mapping[str, Metric] | None) -> dict[str, Metric]:
@@ -33,77 +32,76 @@ def with_extra(own: Mapping[str, Metric], extra: Mapping[str, Metric] | None) ->
 
 
 def multiclass_metrics(names: Sequence[str]) -> dict[str, Metric]:
-    """Accuracy, precision, recall, F1 and AUROC, of probabilities and class numbers.
-
-    As in scikit-learn, precision, recall and F1 of two classes are those of the second one, the
-    positive class. Of more classes they are means over those that occur; a class that does not
-    occur but is predicted has a precision and an F1 of 0.
-    """
-    count = len(names)
+    """Accuracy, AUROC, F1, precision and recall, of probabilities and class numbers."""
     return {
-        "accuracy": MulticlassAccuracy(count, average="micro"),
-        "precision": Precision(count, average="macro" if count > 2 else "none"),
-        "recall": Recall(count, average="none", zero_division=math.nan, validate_args=False),
-        "f1": F1(names),
+        "accuracy": MulticlassAccuracy(len(names), average="micro"),
         "auroc": MeanOverClasses(binary_auroc, names, negatives=True),
+        "f1": ClassScores(names),
     }
 
 
 def multilabel_metrics(names: Sequence[str]) -> dict[str, Metric]:
     """Metrics of probabilities and labels (0 or 1), each `(N, labels)`."""
-    count = len(names)
-    # F1 of a label that neither occurs nor is predicted is NaN, and left out of the mean. Arguments
-    # are not validated, because torchmetrics would only allow 0 or 1 for 0/0.
-    f1 = MultilabelF1Score(count, average="none", zero_division=math.nan, validate_args=False)
     return {
-        "accuracy": MultilabelAccuracy(count, average="micro"),
-        "exact_match": MultilabelExactMatch(count),
-        "f1": Each(f1, "f1", names),
-        "average_precision": MeanOverClasses(binary_average_precision, names, negatives=False),
+        "accuracy": MultilabelAccuracy(len(names), average="micro"),
         "auroc": MeanOverClasses(binary_auroc, names, negatives=True),
+        "average_precision": MeanOverClasses(binary_average_precision, names, negatives=False),
+        "exact_match": MultilabelExactMatch(len(names)),
+        "f1": LabelF1(names),
     }
 
 
-class Precision(MulticlassPrecision):
-    """That of the second of two classes, made with `average="none"`; else torchmetrics' mean."""
+class ClassScores(MulticlassStatScores):
+    """F1, precision and recall, as in scikit-learn.
 
-    def compute(self) -> Tensor:
-        value: Tensor = super().compute()
-        return value[1] if value.ndim else value
-
-
-class Recall(MulticlassRecall):
-    """That of the second of two classes, NaN without samples; else the mean over those that occur.
-
-    The mean is scikit-learn's balanced accuracy; torchmetrics' counts a class that is only
-    predicted as 0. It is made with `average="none"`, NaN for 0/0, and without validation of
-    arguments, which would allow only 0 or 1.
-    """
-
-    def compute(self) -> Tensor:
-        values: Tensor = super().compute()
-        return values[1] if len(values) == 2 else values.nanmean()
-
-
-class F1(MulticlassF1Score):
-    """That of the second of two classes, or the mean over those that occur or are predicted.
+    Of two classes they are those of the second one, the positive class. Of more classes they are
+    means: recall over those that occur (balanced accuracy), F1 and precision over those that occur
+    or are predicted. A class that does not occur but is predicted has an F1 and a precision of 0.
 
     Args:
         names: of the classes.
     """
 
+    higher_is_better = True
     tp: Tensor
     fp: Tensor
     fn: Tensor
 
     def __init__(self, names: Sequence[str]) -> None:
-        super().__init__(len(names), average="macro" if len(names) > 2 else "none")
+        super().__init__(len(names), average="none")
         self.classes, self.note = names, ""
+        self.names = ["f1", "precision", "recall"]
 
-    def compute(self) -> Tensor:
-        self.note = describe_predicted(self.classes, self.tp + self.fn, self.tp + self.fp)
-        value: Tensor = super().compute()
-        return value[1] if value.ndim else value
+    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
+        occurring, predicted = self.tp + self.fn, self.tp + self.fp
+        self.note = describe_predicted(self.classes, occurring, predicted)
+        f1 = 2 * self.tp / (occurring + predicted).clamp(min=1)
+        precision, recall = self.tp / predicted.clamp(min=1), self.tp / occurring
+        if len(self.classes) == 2:
+            return {"f1": f1[1], "precision": precision[1], "recall": recall[1]}
+        found = occurring + predicted > 0
+        means = f1[found].mean(), precision[found].mean(), recall.nanmean()
+        return dict(zip(self.names, means, strict=True))
+
+
+class LabelF1(MultilabelF1Score):
+    """F1 of each label and its mean: `f1`, `f1_urgent`, ….
+
+    That of a label that neither occurs nor is predicted is NaN, and left out of the mean.
+
+    Args:
+        names: of the labels.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        # Arguments are not validated, because torchmetrics would only allow 0 or 1 for 0/0.
+        options: dict[str, Any] = {"zero_division": math.nan, "validate_args": False}
+        super().__init__(len(names), average="none", **options)
+        self.names = ["f1", *(f"f1_{one}" for one in plain_names(names))]
+
+    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
+        values: Tensor = super().compute()
+        return dict(zip(self.names, (values.nanmean(), *values), strict=True))
 
 
 def describe_predicted(names: Sequence[str], occurring: Tensor, predicted: Tensor) -> str:

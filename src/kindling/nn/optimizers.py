@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -128,7 +129,8 @@ def _epochs(task: LightningModule) -> int:
     # By now the loaders need not have been made yet.
     batches = len(task.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
     steps = min(task.trainer.estimated_stepping_batches, 10**9)
-    return max(1, -(-int(steps) // max(1, batches)))
+    steps_of_epoch = max(1, math.ceil(batches / task.trainer.accumulate_grad_batches))
+    return max(1, math.ceil(steps / steps_of_epoch))
 
 
 def _name(partial: Callable[..., Any]) -> str:

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torchmetrics import Metric
 
-from src.kindling.nn.meter import Meter, moved
+from src.kindling.nn.meter import Meter, metric_state, restore_metric
 from src.kindling.training import lightning_internals as internals
 from src.kindling.training.resume import FORM
 from src.kindling.training.run_loggers import MetricsFiles, steps_done
@@ -42,10 +42,7 @@ def collect(
     collected = {
         **collect_loaders(batch),
         "logged": internals.logged_state(trainer),
-        "metrics": {
-            name: {"state": moved(metric.metric_state, "cpu"), "updates": metric._update_count}
-            for name, metric in metrics.items()
-        },
+        "metrics": {name: metric_state(metric) for name, metric in metrics.items()},
     }
     return {
         "form": FORM,
@@ -83,7 +80,8 @@ def restore(
     logged, saved = collected.get("logged", {}), dict(collected.get("metrics", {}))
     for value in logged.values() if restarted else ():
         saved.pop(value["metric_attribute"], None)
-    _restore_metrics(metrics, saved, module.device)
+    for name in metrics.keys() & saved.keys():
+        restore_metric(metrics[name], saved[name], module.device)
     if within_epoch:
         internals.restore_logged(trainer, logged, metrics, module.device)
     if not restarted and rank < len(resume["meters"]):
@@ -107,17 +105,6 @@ def collected_by(resume: dict[str, Any], rank: int) -> dict[str, Any]:
     """The state that a rank collected; empty for a rank that did not exist."""
     by_rank: list[dict[str, Any]] = resume.get("collected", [])
     return by_rank[rank] if rank < len(by_rank) else {}
-
-
-def _restore_metrics(
-    metrics: dict[str, Metric], saved: dict[str, Any], device: torch.device
-) -> None:
-    for name in metrics.keys() & saved.keys():
-        vars(metrics[name]).update(
-            moved(saved[name]["state"], device),
-            _update_count=saved[name]["updates"],
-            _computed=None,
-        )
 
 
 def _gradients(module: LightningModule) -> dict[str, torch.Tensor]:

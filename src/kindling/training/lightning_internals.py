@@ -12,14 +12,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch.optim import Optimizer
 from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
 from torchmetrics import Metric
 
-from src.kindling.nn.meter import moved
+from src.kindling.nn.meter import metric_state, moved, restore_metric
 
 # The arguments of a logged value that are attributes of its metadata under the same name.
 SHOWN_IN = ("prog_bar", "logger", "on_step", "on_epoch")
@@ -54,6 +57,13 @@ def is_resumable(trainer: Trainer) -> bool:
         or loop._is_training_done
         or loop._should_check_val_fx(fetcher)
     )
+
+
+def configure_optimizers(
+    module: LightningModule,
+) -> tuple[list[Optimizer], list[LRSchedulerConfig]]:
+    """What a module's `configure_optimizers` makes, in whichever form it returns that."""
+    return _init_optimizers_and_lr_schedulers(module)
 
 
 def skips_backward(trainer: Trainer) -> bool:
@@ -146,9 +156,8 @@ def logged_state(trainer: Trainer) -> dict[str, Any]:
             "reduce_fx": result.meta.reduce_fx.__name__,
             "shared": result.meta.sync.should,
             "by_first": result.meta.sync.rank_zero_only,
-            "state": moved(result.metric_state, "cpu"),  # empty for a logged torchmetrics object
+            **metric_state(result),  # empty for a logged torchmetrics object
             "last": moved(result._forward_cache, "cpu"),
-            "updates": result._update_count,
         }
         for key, result in trainer.fit_loop.epoch_loop._results.items()
         if not result.has_reset and result.meta.sync.group is None
@@ -174,11 +183,11 @@ def restore_logged(
         arguments = {name: saved[name] for name in LOG_ARGUMENTS}
         arguments |= {"reduce_fx": saved["reduce_fx"], "rank_zero_only": saved["by_first"]}
         results.log(value=value, batch_size=1, **arguments)
-        result, last = results[key], moved(saved["last"], device)
+        result = results[key]
         result.meta.sync.fn = trainer.strategy.reduce
         result.meta.sync.should = saved["shared"]
-        state = moved(saved["state"], device)
-        vars(result).update(state, _forward_cache=last, _update_count=saved["updates"])
+        restore_metric(result, saved, device)
+        result._forward_cache = moved(saved["last"], device)
     # Lightning would reset the averages at the first batch of this process.
     trainer._logger_connector._first_loop_iter = False
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -14,17 +15,14 @@ from src.kindling.data.order import BatchOrder, derive_seed, seed_generators
 from src.kindling.training import lightning_internals as internals
 from src.kindling.training.attributes import Attributes
 from src.kindling.training.epoch_state import collected_by, restart_epoch
-from src.kindling.training.loader_parts import is_stream, length_of
 from src.kindling.training.repeatable import (
     OrderError,
     RepeatableDataset,
     RepeatableSampler,
     Repeated,
 )
-from src.kindling.training.repeatable_stream import RepeatableStream
+from src.kindling.training.repeatable_stream import RepeatableStream, is_stream
 from src.kindling.training.resume import ResumeState
-
-REPORT_SECONDS = 10  # between the lines of a stream that is read again
 
 
 class Loaders:
@@ -41,9 +39,8 @@ class Loaders:
         self, seed: int, state: ResumeState | None = None, max_fast_forward: int | None = None
     ) -> None:
         self.seed, self.state, self.max_fast_forward = seed, state, max_fast_forward
-        self.resumed: list[Repeated] = []  # those that continue within the epoch
-        self.orders: list[BatchOrder] = []  # of Kindling's own
-        self.reported = 0.0
+        self.saved_loaders: Iterator[dict[str, Any]] = iter(())  # of a resumed epoch
+        self.rewinds: list[Callable[[], None]] = []  # of the loaders that continue within it
         self.attributes = Attributes({})  # of the module and its parts, once data are loaded
         self.at_start: dict[str, Any] | None = None  # when a stream without state was begun
         self.checkpoint: dict[str, Any] = {}  # that Lightning resumes from
@@ -55,13 +52,13 @@ class Loaders:
         process = trainer.strategy.process_dataloader
 
         def process_dataloader(dataloader: object) -> object:
-            if length_of(dataloader) == 0:
+            if isinstance(dataloader, list | tuple) and not dataloader:
                 return process(dataloader)  # Lightning warns of its class
-            loader, repeated = self._repeat(process(dataloader))
+            loader = self._repeat(process(dataloader))
             if trainer.state.stage == RunningStage.TRAINING:
                 self._start()
                 if self.state:
-                    self._resume(loader, repeated, self.state)
+                    self._resume(loader, self.state)
             return loader
 
         trainer.strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]
@@ -89,6 +86,7 @@ class Loaders:
             saved = self._saved(self.state)
             self.at_start = at_start = saved.get("at_start")
             self.attributes.restore(saved.get("attributes", {}) if at_start is None else at_start)
+            self.saved_loaders = iter(saved.get("loaders", ()))
 
     def resumed_attributes(self) -> dict[str, Any]:
         """The attributes for `on_train_start`, when the first batches may have been read."""
@@ -97,23 +95,21 @@ class Loaders:
             return attributes
         return self.attributes.changed()
 
-    def _repeat(self, loader: Any) -> tuple[Any, Repeated | None]:
+    def _repeat(self, loader: Any) -> Any:
         """Return the loader, repeatable; a map-style DataLoader is changed in place."""
         if isinstance(loader, DataLoader) and isinstance(loader.sampler, BatchOrder):
-            return loader, None  # it repeats by itself
-        if isinstance(loader, RepeatableStream) or is_stream(loader):
-            wrapped = loader.wrapped if isinstance(loader, RepeatableStream) else loader
-            stream = RepeatableStream(wrapped, self)
-            return stream, stream
-        name = "sampler" if loader.batch_sampler is None else "batch_sampler"
-        sampler = getattr(loader, name)
-        if isinstance(sampler, RepeatableSampler):  # its author returns the same one again
-            sampler.follow(self)
-            return loader, sampler
-        # Past DataLoader.__setattr__, which refuses: no iterator has been made yet.
-        vars(loader)[name] = sampler = RepeatableSampler(sampler, self)
-        vars(loader)["dataset"] = RepeatableDataset(loader.dataset)
-        return loader, sampler
+            return loader  # it repeats by itself
+        repeated = repeated_of(loader)
+        if repeated is not None:  # its author returns the same one again
+            repeated.follow(self)
+        elif is_stream(loader):
+            return RepeatableStream(loader, self)
+        else:
+            name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+            # Past DataLoader.__setattr__, which refuses: no iterator has been made yet.
+            vars(loader)[name] = RepeatableSampler(getattr(loader, name), self)
+            vars(loader)["dataset"] = RepeatableDataset(loader.dataset)
+        return loader
 
     def place(self) -> tuple[int, int]:
         """The epoch, and how many of its batches were trained on; validation is the same in all."""
@@ -124,50 +120,45 @@ class Loaders:
         batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         return self.trainer.current_epoch, batches.ready
 
-    def _resume(self, loader: Any, repeated: Repeated | None, state: ResumeState) -> None:
+    def _resume(self, loader: Any, state: ResumeState) -> None:
         """Continue a loader at its position, or start the epoch again with all loaders."""
         epoch = state.position[0]
         if self.trainer.current_epoch > epoch:
             return
+        repeated = repeated_of(loader)
+        part = loader.sampler if repeated is None else repeated
+        name = "the samples" if repeated is None else repeated.name
         problem = ""
         try:
-            if repeated is None:
-                self._resume_own(loader.sampler, state)
-            else:
-                self._resume_repeated(repeated, state)
+            self._continue(part, name, state)
         except OrderError as error:
             problem = str(error)
         if not self.trainer.strategy.reduce_boolean_decision(not problem, all=True):
             if self.trainer.is_global_zero:
-                name = "the samples" if repeated is None else repeated.name
                 problem = problem or f"another process has other batches of {name}"
                 print(f"WARNING    data: {problem}; epoch {epoch + 1} starts again")
             state.restarted = True
             restart_epoch(self.trainer, self.checkpoint)
-            for one in self.resumed:
-                one.rewind()
-            for order in self.orders:
-                order.resume_from(epoch, 0)
+            for rewind in self.rewinds:
+                rewind()
 
-    def _resume_own(self, order: BatchOrder, state: ResumeState) -> None:
-        """Continue Kindling's order, which is a function of (seed, epoch)."""
+    def _continue(self, loader: BatchOrder | Repeated, name: str, state: ResumeState) -> None:
+        """Continue Kindling's order, a function of (seed, epoch), or a loader by its state."""
         epoch, batch = state.position
-        self.orders.append(order)
-        if batch and not self._same_processes(state):
-            raise OrderError(self._missing_state("the samples", state))
-        order.resume_from(epoch, 0 if state.restarted else batch)
-
-    def _resume_repeated(self, loader: Repeated, state: ResumeState) -> None:
-        """Continue a loader from elsewhere by its saved state."""
-        epoch, batch = state.position
-        by_loader = self._saved(state).get("loaders", [])
-        saved = by_loader[len(self.resumed)] if len(self.resumed) < len(by_loader) else None
-        self.resumed.append(loader)
-        if saved is None and (batch or loader.has_state):
-            raise OrderError(self._missing_state(loader.name, state))
-        if saved is not None and batch and not state.restarted:
+        if isinstance(loader, BatchOrder):
+            self.rewinds.append(functools.partial(loader.resume_from, epoch, 0))
+            if batch and not self._same_processes(state):
+                raise OrderError(self._missing_state(name, state))
+            loader.resume_from(epoch, 0 if state.restarted else batch)
+            return
+        self.rewinds.append(loader.rewind)
+        saved = next(self.saved_loaders, None)
+        if saved is None:
+            if batch or loader.has_state:
+                raise OrderError(self._missing_state(name, state))
+        elif batch and not state.restarted:
             loader.resume(epoch, saved)
-        elif saved is not None:
+        else:
             loader.restore(saved)
 
     def _same_processes(self, state: ResumeState) -> bool:
@@ -191,43 +182,31 @@ class Loaders:
         if self.trainer.is_global_zero:
             print(f"resumed: {line}", flush=True)
 
-    def announce_reading(self, reason: str, batches: int) -> None:
-        """Print that a stream is read again; an OrderError refuses more batches than the limit."""
-        limit = self.max_fast_forward
-        if limit is not None and batches > limit:
-            place = f"batch {batches + 1:,} is beyond max_fast_forward={limit:,}"
-            raise OrderError(f"{reason}, and {place}")
-        again = f"reading {batches:,} batches again (max_fast_forward limits their number)"
-        self.announce(f"{reason}; {again}")
-
     def begin_stream(self) -> None:
         """Record the module's attributes: a resumed epoch is read again with them."""
         if self.trainer.state.stage == RunningStage.TRAINING:
             self.at_start = self.attributes.changed()
 
-    def report(self, number: int, total: int) -> None:
-        """Print from time to time how many batches of a stream were read again."""
-        now = time.monotonic()
-        if now - self.reported > REPORT_SECONDS and self.trainer.is_global_zero:
-            if number:
-                print(f"resumed: {number:,} of {total:,} batches read", flush=True)
-            self.reported = now
-
     def collect(self, batch: int) -> dict[str, Any]:
         """The state of the loaders after `batch` batches of the epoch; 0 at its end."""
-        found = [repeated_of(loader) for loader in internals.training_loaders(self.trainer)]
+        found = map(repeated_of, internals.training_loaders(self.trainer))
         return {
             "loaders": [loader.state(batch) for loader in found if loader is not None],
             "attributes": self.attributes.changed(),
             "at_start": self.at_start if batch else None,
         }
 
-    def sample_numbers(self, batch: int) -> list[int]:
+    def sample_numbers(self, epoch: int, batch: int) -> list[int]:
         """The sample numbers of a recent training batch; empty unless one loader has such."""
-        loaders = [repeated_of(loader) for loader in internals.training_loaders(self.trainer)]
-        if len(loaders) != 1 or loaders[0] is None:
+        loaders = internals.training_loaders(self.trainer)
+        if len(loaders) != 1:
             return []
-        return loaders[0].position.sample_numbers(batch)
+        if (repeated := repeated_of(loaders[0])) is None:
+            indices = loaders[0].sampler.numbers(epoch, batch).tolist()
+        else:
+            indices = repeated.passed_until(batch + 1).indices
+        numbers = isinstance(indices, list) and all(isinstance(index, int) for index in indices)
+        return indices if numbers else []
 
 
 def repeated_of(loader: Any) -> Repeated | None:

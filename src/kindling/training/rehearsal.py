@@ -10,7 +10,6 @@ import copy
 import re
 import shutil
 import warnings
-from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from io import StringIO
 from itertools import islice
@@ -23,6 +22,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics import Metric
 
@@ -35,8 +35,8 @@ from src.kindling.runs.run import Run
 from src.kindling.training.build import check_settings
 from src.kindling.training.error_hints import advise, explain, watch_output
 from src.kindling.training.layer_trace import LayerTrace
-from src.kindling.training.loader_parts import is_stream, stateful_part
 from src.kindling.training.monitor import LoggedMetrics
+from src.kindling.training.repeatable_stream import is_stream, stateful_part
 from src.kindling.training.stages import has_stage
 
 COPIED = 1 << 30  # bytes of the largest task that is copied
@@ -61,12 +61,12 @@ def rehearse(
     data: LightningDataModule | None,
     task: LightningModule,
     trace: LayerTrace | None = None,
-    callbacks: Sequence[Callback] = (),
+    stages: Stages | None = None,
 ) -> LoggedMetrics | None:
     """Run a batch of each stage through a copy of the task.
 
     No weight, buffer, gradient, metric or random generator is changed. `trace` gets the layers, if
-    the task takes a few samples; further `callbacks` watch the copy.
+    the task takes a few samples, and `stages` the batches and metrics.
 
     Returns:
         The metrics that validation logs; None if the task cannot be rehearsed: it is large, cannot
@@ -92,40 +92,60 @@ def rehearse(
     for count in (FEW, None):
         with isolate_rng(include_cuda=False), warnings.catch_warnings(action="ignore"):
             try:
-                return _try(config, data, task, count, trace, callbacks)
+                return _try(config, data, task, count, trace, stages or Stages())
             except Exception as error:
                 errors.append(error)
                 trace = None  # it may have caused the error
     raise errors[0]
 
 
-class _Logged(Callback):
-    """Collects the metrics that a validation logs: their names, and torchmetrics objects."""
+class Stages(Callback):
+    """Notes the batches and the metrics of each stage of a rehearsal.
+
+    Attributes:
+        batches: the shapes of a batch's tensors, by stage.
+        metrics: the names that are logged, by stage, with the torchmetrics objects among them.
+        validated: the metrics of the validation under the names that Lightning gives them.
+    """
 
     def __init__(self) -> None:
-        self.before: set[str] = set()
-        self.objects: dict[str, Metric] = {}
-        self.metrics: dict[str, Metric | None] = {}
+        self.batches: dict[str, list[str]] = {}
+        self.metrics: dict[str, dict[str, Metric | None]] = {}
+        self.validated: dict[str, Metric | None] = {}
 
-    def watch(self, task: LightningModule) -> None:
-        """Note the objects that a task logs."""
-        log = task.log
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        log = pl_module.log
 
         def note_and_log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-            if isinstance(value, Metric):
-                self.objects[name] = value
+            metric = value if isinstance(value, Metric) else None
+            self.metrics.setdefault(_stage(trainer), {})[name] = metric
             log(name, value, *args, **kwargs)
 
-        task.log = note_and_log  # type: ignore[method-assign]
+        if stage == "fit":
+            pl_module.log = note_and_log  # type: ignore[method-assign]
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        tensors = [leaf for leaf in tree_leaves(args[1]) if isinstance(leaf, Tensor)]
+        shapes = [f"{tuple(one.shape)} {str(one.dtype).removeprefix('torch.')}" for one in tensors]
+        loader = args[3] if len(args) > 3 else 0
+        before = self.batches[_stage(trainer)] if loader else []
+        self.batches[_stage(trainer)] = [*before, *shapes]
+
+    on_validation_batch_start = on_test_batch_start = on_train_batch_start
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.before = {*trainer.callback_metrics}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        objects = self.metrics.get(_stage(trainer), {})
         for name in trainer.callback_metrics:
             if name not in self.before:
-                plain = ADDED.sub("", name)
-                self.metrics[name] = self.objects.get(name, self.objects.get(plain))
+                self.validated[name] = objects.get(name, objects.get(ADDED.sub("", name)))
+
+
+def _stage(trainer: Trainer) -> str:
+    assert trainer.state.stage is not None
+    return str(trainer.state.stage.value)
 
 
 def _try(
@@ -134,7 +154,7 @@ def _try(
     task: LightningModule,
     count: int | None,
     trace: LayerTrace | None,
-    callbacks: Sequence[Callback],
+    stages: Stages,
 ) -> LoggedMetrics | None:
     parts_of = [vars(part).values() for part in task.modules()]
     results = [v for part in parts_of for v in part if isinstance(v, Tensor) and not v.is_leaf]
@@ -150,13 +170,10 @@ def _try(
         few.keep_on_device = False
         parts = {"net": getattr(twin, "net", None), "task.loss": getattr(twin, "loss", None)}
         watch_output(twin)
-    logged = _Logged()
-    logged.watch(twin)
     counter = trace.counter if trace else nullcontext()
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()), counter:
-        watching = [logged, *([trace] if trace else []), *callbacks]
         try:
-            trainer = _trainer(config, folder, watching, count)
+            trainer = _trainer(config, folder, [stages, *([trace] if trace else [])], count)
             trainer.fit(twin, datamodule=few)
             if has_stage("test", few, twin):
                 trainer.test(twin, datamodule=few, verbose=False)
@@ -175,7 +192,7 @@ def _try(
         finally:
             if data is not None:
                 data.trainer = None
-    return logged.metrics
+    return stages.validated
 
 
 def _trainer(config: Config, folder: str, callbacks: list[Callback], count: int | None) -> Trainer:

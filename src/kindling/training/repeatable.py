@@ -1,29 +1,31 @@
 """Make any loader repeatable, check that it repeats, and resume it within an epoch.
 
-A map-style DataLoader keeps its class, its samplers, its collate function and its workers. Its
-batch sampler and its data set are wrapped, so that a resumed epoch skips index lists without
-reading a sample. Other loaders: see repeatable_stream.py.
+A map-style DataLoader keeps its class, samplers, collate function and workers. Its batch sampler
+and its data set are wrapped, so that a resumed epoch skips index lists without reading a sample.
+Other loaders: see repeatable_stream.py.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from src.kindling.data.order import seed_generators
+import numpy as np
+from torch.utils.data import Sampler
+
+from src.kindling.data.order import derive_seed, seed_generators
 from src.kindling.training.attributes import Attributes
-from src.kindling.training.loader_parts import (
-    length_of,
-    samplers_of,
-    seed_own_generators,
-)
-from src.kindling.training.position import Position, bytes_of
-from src.kindling.training.seeding import CPU, seeded
+from src.kindling.training.seeding import CPU, seed_own_generators, seeded
 
 END = object()
 MOST_BYTES_OF_SAMPLERS = 2**20
+REMEMBERED = 1024  # batches: more than the loaders' workers read ahead
 
 
 class OrderError(Exception):
@@ -37,8 +39,38 @@ class Batch(NamedTuple):
     indices: Any
 
 
+@dataclass(frozen=True)
+class Place:
+    """A place between two batches of an epoch, from which a loader can continue.
+
+    Attributes:
+        cycle: how often the loader was exhausted before in this epoch, as a shorter one of several.
+        before: the number of batches of those cycles.
+        count: the number of batches of this cycle until here.
+        digest: a rolling hash of this cycle's index lists (of a stream: of its batches).
+    """
+
+    cycle: int = 0
+    before: int = 0
+    count: int = 0
+    digest: str = ""
+
+    @property
+    def number(self) -> int:
+        """The number of the next batch in the epoch."""
+        return self.before + self.count
+
+
+class Passed(NamedTuple):
+    """A recent place, with the indices of the batch before it and the state of a stream there."""
+
+    place: Place
+    indices: Any = None
+    state: Any = None
+
+
 class _Wrapper:
-    """Has all other attributes of the object that it wraps."""
+    """Has length and attributes of the object that it wraps."""
 
     def __init__(self, wrapped: Any) -> None:
         self.wrapped = wrapped
@@ -60,44 +92,46 @@ class Repeated(_Wrapper):
         source: the `Loaders` of the training that reads it.
     """
 
+    has_state = False  # a stream that saves its position
+    source: Any = None
+    epoch = -1
+
     def __init__(self, wrapped: Any, source: Any) -> None:
         super().__init__(wrapped)
-        self._source: Callable[[], Any] = lambda: None
-        self.follow(source)
         self.ahead: Iterator[Any] | None = None  # of a resumed epoch, checked
-        self.stateful: Any = None  # the loader or its data set, if it saves its position
-        self.has_state = False
+        self.passed: deque[Passed] = deque(maxlen=REMEMBERED)
+        self.follow(source)
 
     def follow(self, source: Any) -> None:
         """Begin to be read by a training; its author may return the loader of an earlier one."""
-        if self._source() is source:
-            return
-        self.position = Position(source.seed)
+        with suppress(ReferenceError):  # that one is over
+            if self.source == source:
+                return
         # Weak: an iterator lives until its workers have ended, and would keep the Trainer alive.
-        self._source = weakref.ref(source)
+        self.source, self.seed = weakref.proxy(source), source.seed
+        self.passed.clear()
+        self._begin(-1, Place())
 
     @property
-    def source(self) -> Any:
-        """The training that reads the loader.
-
-        Raises:
-            ReferenceError: when it is over.
-        """
-        if (source := self._source()) is None:
-            raise ReferenceError("the training that read this loader is over")
-        return source
+    def name(self) -> str:
+        """Its name in messages."""
+        return type(getattr(self.wrapped, "dataset", self.wrapped)).__name__
 
     def __iter__(self) -> Iterator[Any]:
-        if self.ahead is not None:
-            return self.ahead
-        epoch, batches, position = 0, 0, self.position
+        epoch, batches, place = 0, 0, Place()
         with suppress(ReferenceError):
             epoch, batches = self.source.place()
-        if batches and epoch == position.epoch:  # again, unless it was only begun: torch does twice
-            cycle = position.cycle + (position.number > position.before)
-            position.begin(epoch, cycle, position.number)
-        else:
-            position.begin(epoch, 0, 0)
+        # Of a resumed epoch that only lacks its validation, nothing is read.
+        if self.ahead is not None and epoch == self.epoch:
+            return self.ahead
+        if batches and epoch == self.epoch:  # again, unless it was only begun: torch does twice
+            place = Place(self.place.cycle + (self.place.count > 0), self.place.number)
+        self.ahead = None
+        self._begin(epoch, place)
+        return self.start()
+
+    def start(self) -> Iterator[Any]:
+        """Begin a cycle that is no resumed one."""
         return self.read(0)
 
     def resume(self, epoch: int, saved: dict[str, Any]) -> None:
@@ -106,9 +140,9 @@ class Repeated(_Wrapper):
         Raises:
             OrderError: they were others.
         """
-        self.position.begin(epoch, saved["cycle"], saved["before"])
+        self._begin(epoch, Place(saved["cycle"], saved["before"]))
         self.ahead = self._read_ahead(self.read(saved["count"]))
-        if self.position.digest != saved["digest"]:
+        if self.place.digest != saved["digest"]:
             raise OrderError(f"{self.name} yields other batches than before the interruption")
 
     def _read_ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
@@ -117,7 +151,7 @@ class Repeated(_Wrapper):
 
     def rewind(self) -> None:
         """Read the resumed epoch from its start."""
-        self.ahead, self.position.epoch = None, -1
+        self.ahead, self.epoch = None, -1
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue between epochs."""
@@ -126,14 +160,33 @@ class Repeated(_Wrapper):
         """Begin a cycle of the loader, and return its batches from this one on."""
         raise NotImplementedError
 
-    @property
-    def name(self) -> str:
-        """Its name in messages."""
-        return type(getattr(self.wrapped, "dataset", self.wrapped)).__name__
+    def _begin(self, epoch: int, place: Place, state: Any = None) -> None:
+        if epoch != self.epoch:
+            self.passed.clear()
+        self.epoch, self.place = epoch, place
+        self.passed.append(Passed(place, state=state))
+
+    def _add(self, content: bytes, indices: Any = None, state: Any = None) -> None:
+        """Record that the loader yields the next batch."""
+        digest = hashlib.blake2b(self.place.digest.encode() + content, digest_size=16).hexdigest()
+        self.place = dataclasses.replace(self.place, count=self.place.count + 1, digest=digest)
+        self.passed.append(Passed(self.place, indices, state))
+
+    def _seed_of_order(self) -> int:
+        cycle = (-self.place.cycle,) if self.place.cycle else ()
+        return derive_seed(self.seed, self.epoch, *cycle)
+
+    def _seed_of_batch(self) -> int:
+        return derive_seed(self.seed, self.epoch, self.place.number)
+
+    def passed_until(self, batch: int) -> Passed:
+        """The newest place at which no more batches of the epoch than these were yielded."""
+        found = (one for one in reversed(self.passed) if one.place.number <= batch)
+        return next(found, Passed(Place()))
 
     def state(self, batch: int) -> dict[str, Any]:
         """The state for resuming after `batch` batches of the epoch; 0 at its end."""
-        return self.position.state(batch)
+        return dataclasses.asdict(self.passed_until(batch).place)
 
 
 class RepeatableSampler(Repeated):
@@ -141,9 +194,19 @@ class RepeatableSampler(Repeated):
 
     def __init__(self, wrapped: Any, source: Any) -> None:
         super().__init__(wrapped, source)
-        samplers = {str(number): one for number, one in enumerate(samplers_of(wrapped))}
-        self.attributes = Attributes(samplers, MOST_BYTES_OF_SAMPLERS)
+        self.samplers = samplers_of(wrapped)
+        by_number = {str(number): sampler for number, sampler in enumerate(self.samplers)}
+        self.attributes = Attributes(by_number, MOST_BYTES_OF_SAMPLERS)
         self.changed: dict[str, Any] = {}  # before the current order was drawn
+
+    @property
+    def sampler(self) -> Any:
+        """The wrapped one, whose `set_epoch` Lightning calls."""
+        return self.wrapped
+
+    @property
+    def name(self) -> str:
+        return type(self.samplers[-1]).__name__
 
     def resume(self, epoch: int, saved: dict[str, Any]) -> None:
         self.restore(saved)
@@ -156,22 +219,15 @@ class RepeatableSampler(Repeated):
         changed = self.changed if batch else self.attributes.changed()
         return {**super().state(batch), "sampler": changed}
 
-    @property
-    def sampler(self) -> Any:
-        """The wrapped one, whose `set_epoch` Lightning calls."""
-        return self.wrapped
-
-    @property
-    def name(self) -> str:
-        return type(samplers_of(self.wrapped)[-1]).__name__
-
     def read(self, first: int) -> Iterator[Batch]:
-        self.changed, seed = self.attributes.changed(), self.position.seed_of_order()
-        for sampler in samplers_of(self.wrapped):
+        self.changed, seed = self.attributes.changed(), self._seed_of_order()
+        for sampler in self.samplers:
             seed_own_generators(sampler, seed)
             if hasattr(sampler, "set_epoch"):  # Lightning does it after the first lists are drawn
-                sampler.set_epoch(self.position.epoch)
-        if length_of(self.wrapped) is None:  # perhaps endless
+                sampler.set_epoch(self.epoch)
+        try:
+            len(self.wrapped)
+        except (TypeError, NotImplementedError):  # perhaps endless
             lists = self._draw_one_by_one(iter(self.wrapped))
         else:
             with seeded(seed):
@@ -182,17 +238,17 @@ class RepeatableSampler(Repeated):
         return batches
 
     def _draw_one_by_one(self, lists: Iterator[Any]) -> Iterator[Any]:
-        indices = None
-        while indices is not END:
-            with seeded(self.position.seed_of_batch()):
+        while True:
+            with seeded(self._seed_of_batch()):
                 indices = next(lists, END)
-            if indices is not END:
-                yield indices
+            if indices is END:
+                return
+            yield indices
 
     def _batches(self, lists: Iterator[Any]) -> Iterator[Batch]:
         for indices in lists:
-            seed = self.position.seed_of_batch()
-            self.position.add(bytes_of(indices), indices)
+            seed = self._seed_of_batch()
+            self._add(_bytes_of(indices), indices)
             yield Batch(seed, indices)
 
 
@@ -210,3 +266,24 @@ class RepeatableDataset(_Wrapper):
             return self.wrapped[batch]
         seed_generators(batch.seed, CPU)
         return self.wrapped[batch.indices]
+
+
+def samplers_of(sampler: Any) -> list[Any]:
+    """A sampler, and those that it takes its indices from: the innermost is the last."""
+    inner = [
+        value
+        for name, value in getattr(sampler, "__dict__", {}).items()
+        if name in ("sampler", "_sampler", "batch_sampler")
+        or isinstance(value, Sampler)
+        or (name == "dataset" and hasattr(value, "_sampler"))  # DistributedSamplerWrapper's
+    ]
+    return [sampler, *(part for value in inner for part in samplers_of(value))]
+
+
+def _bytes_of(indices: Any) -> bytes:
+    """An index list as bytes that are equal in each process."""
+    try:
+        array = np.asarray(indices)
+    except ValueError:  # lists of different lengths
+        return repr(indices).encode()
+    return repr(indices).encode() if array.dtype.hasobject else array.tobytes()

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import copy
 import itertools
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, IterableDataset
+
 from src.kindling.data.order import seed_generators
-from src.kindling.training.loader_parts import stateful_part
-from src.kindling.training.position import excerpt_of
-from src.kindling.training.repeatable import END, Repeated
+from src.kindling.training.repeatable import END, OrderError, Place, Repeated
 from src.kindling.training.seeding import CPU
+
+REPORT_SECONDS = 10  # between the lines of a stream that is read again
 
 
 class RepeatableStream(Repeated):
@@ -27,30 +33,38 @@ class RepeatableStream(Repeated):
         super().__init__(wrapped, source)
         self.stateful = stateful_part(wrapped)
         self.has_state = self.stateful is not None
-        self.initial = copy.deepcopy(self.stateful.state_dict()) if self.has_state else None
-        self.states: deque[Any] = deque(maxlen=4)  # after the newest batches
+        self.initial = self._copy_state()
         self.at_end = False  # it continues from the state at an epoch's end
+        if self.has_state:  # which may be large
+            self.passed = deque(self.passed, maxlen=4)
 
         # Hugging Face's begin each epoch with the state that was loaded last.
         self.restarts = type(self.stateful).__module__.startswith("datasets.")
 
-    def __iter__(self) -> Iterator[Any]:
-        if self.ahead is None:
-            if not self.has_state:
-                with suppress(ReferenceError):
-                    self.source.begin_stream()
-            elif self.restarts:
-                self.stateful.load_state_dict(self.initial)
-        return super().__iter__()
+    def _copy_state(self) -> Any:
+        return copy.deepcopy(self.stateful.state_dict()) if self.has_state else None
+
+    def start(self) -> Iterator[Any]:
+        if not self.has_state:
+            with suppress(ReferenceError):
+                self.source.begin_stream()
+        elif self.restarts:
+            self.stateful.load_state_dict(self.initial)
+        return super().start()
 
     def resume(self, epoch: int, saved: dict[str, Any]) -> None:
-        reason = "has no state_dict"
+        problem, number = "has no state_dict", saved["before"] + saved["count"]
         if self.has_state:
             if self._continue(epoch, saved):
                 return
-            reason = "does not continue at the same batch from its state_dict"
+            problem = "does not continue at the same batch from its state_dict"
             self.stateful.load_state_dict(self.initial)
-        self.source.announce_reading(f"{self.name} {reason}", saved["before"] + saved["count"])
+        limit = self.source.max_fast_forward
+        if limit is not None and number > limit:
+            beyond = f"batch {number + 1:,} is beyond max_fast_forward={limit:,}"
+            raise OrderError(f"{self.name} {problem}, and {beyond}")
+        again = f"reading {number:,} batches again (max_fast_forward limits their number)"
+        self.source.announce(f"{self.name} {problem}; {again}")
         super().resume(epoch, saved)
 
     def _continue(self, epoch: int, saved: dict[str, Any]) -> bool:
@@ -58,16 +72,15 @@ class RepeatableStream(Repeated):
 
         A state may leave out a shuffle buffer.
         """
-        self.stateful.load_state_dict(saved["state"])
-        self.position.begin(epoch, saved["cycle"], saved["before"])
-        self.position.number += saved["count"]
-        self.position.digest = saved["digest"]
+        self.stateful.load_state_dict(copy.deepcopy(saved["state"]))
+        place = Place(saved["cycle"], saved["before"], saved["count"], saved["digest"])
+        self._begin(epoch, place, saved["state"])
         batches = self.read(0)
         if saved["next"] is None:
             self.source.announce(f"{self.name} continues from its state_dict, which is not checked")
         else:
             batches = itertools.chain([next(batches, None)], batches)
-            if self.position.digest != saved["next"]:
+            if self.place.digest != saved["next"]:
                 return False
         self.ahead = self._read_ahead(batches)
         return True
@@ -83,16 +96,18 @@ class RepeatableStream(Repeated):
             self.at_end = True
 
     def read(self, first: int) -> Iterator[Any]:
-        seed_generators(self.position.seed_of_order(), CPU)  # its workers' seeds
-        batches = self._batches(iter(self.wrapped))
+        seed_generators(self._seed_of_order(), CPU)  # its workers' seeds
+        batches, reported = self._batches(iter(self.wrapped)), time.monotonic()
         for number in range(first):
-            self.source.report(number, first)
+            if number and time.monotonic() - reported > REPORT_SECONDS:
+                self.source.announce(f"{number:,} of {first:,} batches read")
+                reported = time.monotonic()
             next(batches, None)
         return batches
 
     def _batches(self, batches: Iterator[Any]) -> Iterator[Any]:
         while True:
-            seed_generators(self.position.seed_of_batch(), CPU)
+            seed_generators(self._seed_of_batch(), CPU)
             batch = next(batches, END)
             if batch is END and self.at_end:  # it was restored to the end of an epoch
                 self.stateful.load_state_dict(self.initial)
@@ -101,16 +116,49 @@ class RepeatableStream(Repeated):
             self.at_end = False
             if batch is END:
                 return
-            self.position.add(excerpt_of(batch))
-            if self.has_state:
-                self.states.append(copy.deepcopy(self.stateful.state_dict()))
+            self._add(_excerpt_of(batch), state=self._copy_state())
             yield batch
 
     def state(self, batch: int) -> dict[str, Any]:
-        place = super().state(batch)
+        saved = super().state(batch)
         if not self.has_state:
-            return place
-        ahead = self.position.number - batch if batch else 0
-        now = self.stateful.state_dict() if ahead <= 0 else self.states[-1 - ahead]
-        next_digest = self.position.digest_of(batch) if batch else None
-        return {**place, "state": copy.deepcopy(now), "next": next_digest}
+            return saved
+        state = self.passed_until(batch).state if batch else None
+        ahead = self.passed_until(batch + 1).place if batch else Place()
+        return {
+            **saved,
+            "state": self._copy_state() if state is None else state,
+            "next": ahead.digest if ahead.number == batch + 1 else None,
+        }
+
+
+def stateful_part(loader: Any) -> Any:
+    """The loader or its data set, if it can save and restore its position; else None."""
+    if _is_stateful(loader):
+        return loader
+    dataset = getattr(loader, "dataset", None)
+    in_workers = getattr(loader, "num_workers", 0) > 0  # which read copies of it
+    return dataset if _is_stateful(dataset) and not in_workers else None
+
+
+def _is_stateful(part: Any) -> bool:
+    return hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+
+
+def is_stream(loader: Any) -> bool:
+    """Whether a loader has no index lists."""
+    map_style = isinstance(loader, DataLoader)
+    return not map_style or isinstance(loader.dataset, IterableDataset)
+
+
+def _excerpt_of(batch: Any) -> bytes:
+    """Some values of each part of a batch, which tell batches apart; reading all takes long."""
+    parts = []
+    for leaf in tree_leaves(batch):
+        if isinstance(leaf, Tensor):
+            values = leaf.detach().reshape(-1)
+            leaf = values[:: max(1, len(values) // 256)].cpu().tolist()
+        elif isinstance(leaf, np.ndarray):
+            leaf = leaf.reshape(-1)[:: max(1, leaf.size // 256)].tolist()
+        parts.append(repr(leaf) if isinstance(leaf, list | str | bytes | int | float) else "")
+    return repr(parts).encode()

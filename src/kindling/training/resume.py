@@ -239,26 +239,31 @@ def drop_optimizer_state(checkpoint: dict[str, Any], values: Mapping[str, Any]) 
 
 
 def apply_config(trainer: Trainer, task: LightningModule, epochs: int, keep_lr: bool) -> None:
-    """Give the restored optimizer and schedule the config's values; moments are kept.
+    """Give the restored optimizers and schedules the config's values; moments are kept.
 
     Args:
         epochs: how many are done.
         keep_lr: keep the learning rate that a plateau schedule has reached.
     """
-    configured: Any = task.configure_optimizers()
-    optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
+    from src.kindling.training.lightning_internals import configure_optimizers
+
+    optimizers, schedules = configure_optimizers(task)
     kept = {"params"}
-    for config in trainer.lr_scheduler_configs:
-        scheduler = configured["lr_scheduler"]["scheduler"]
+    for config, new in zip(trainer.lr_scheduler_configs, schedules, strict=True):
         history = {}
         if config.reduce_on_plateau:
             state = config.scheduler.state_dict()
             history = {key: state[key] for key in PLATEAU_HISTORY if key in state}
             kept |= {"lr"} if keep_lr else set()
         else:
+            done = trainer.global_step if config.interval == "step" else epochs
+            if not task.automatic_optimization:  # which steps it itself
+                done = config.scheduler.last_epoch
+            scheduler: Any = new.scheduler
             with warnings.catch_warnings(action="ignore"):  # about steps without the optimizer's
-                for _ in range(trainer.global_step if config.interval == "step" else epochs):
+                for _ in range(done):
                     scheduler.step()
-        config.scheduler.load_state_dict(scheduler.state_dict() | history)
-    for group, new in zip(trainer.optimizers[0].param_groups, optimizer.param_groups, strict=True):
-        group.update({key: value for key, value in new.items() if key not in kept})
+        config.scheduler.load_state_dict(new.scheduler.state_dict() | history)
+    for optimizer, fresh in zip(trainer.optimizers, optimizers, strict=True):
+        for group, values in zip(optimizer.param_groups, fresh.param_groups, strict=True):
+            group.update({key: value for key, value in values.items() if key not in kept})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -26,6 +28,17 @@ def seeded(seed: int) -> Iterator[None]:
     with isolate_rng(include_cuda=False):
         seed_generators(seed, CPU)
         yield
+
+
+def seed_own_generators(owner: Any, seed: int) -> None:
+    """Seed the generators that are attributes of an object."""
+    for value in getattr(owner, "__dict__", {}).values():
+        if isinstance(value, torch.Generator):
+            value.manual_seed(seed)
+        elif isinstance(value, random.Random | np.random.RandomState):
+            value.seed(seed % 2**32)
+        elif isinstance(value, np.random.Generator):
+            value.bit_generator.state = type(value.bit_generator)(seed).state
 
 
 def seed_hooks(owner: Any, seed: int) -> None:

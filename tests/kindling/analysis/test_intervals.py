@@ -28,7 +28,7 @@ def classify(names: list[str], probability: Array, target: Array, **columns: Arr
     outputs = Classes([str(i) for i in range(probability.shape[1])])
     columns |= {"probability": probability.astype(np.float32), "target": target}
     columns["score"] = (probability.argmax(axis=1) == target).astype(np.float32)
-    return measure({name: every[name] for name in names}, outputs, columns)
+    return measure({name: every[name] for name in names if name in every}, outputs, columns)
 
 
 def regress(prediction: Array, target: Array, **columns: Array) -> Intervals:

@@ -15,12 +15,13 @@ from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from src.kindling.analysis.show import Stages, _annotate
+from src.kindling.analysis.show import _annotate
 from src.kindling.config import compose as compose_module
 from src.kindling.config import instantiate
 from src.kindling.config.compose import CONFIGS, ROOT, compose, flatten
 from src.kindling.config.defaults import with_defaults
 from src.kindling.training.build import fill_defaults
+from src.kindling.training.rehearsal import Stages
 from tests.conftest import as_own_task, call, folders, mistakes
 
 WORDS = ("task.optimizer.lr=0.1", 'name="1e-4"', "num_threads=1", "trainer.accelerator=cpu")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,3 +38,16 @@ def test_fused_optimizer() -> None:
     )
     assert fused(torch.optim.RMSprop, cpu)(weights).defaults["lr"] == 0.01  # which has none
     assert fused(torch.optim.AdamW, torch.device("mps")) is torch.optim.AdamW
+
+
+def test_cosine_spans_a_training_that_is_limited_in_steps() -> None:
+    task: Any = Classification(nn.Linear(4, 3), CLASSES)
+    task._trainer = SimpleNamespace(
+        max_epochs=-1,
+        estimated_stepping_batches=30,
+        accumulate_grad_batches=4,
+        datamodule=SimpleNamespace(train_dataloader=lambda: range(10)),
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR
+    made: Any = configure(task, torch.optim.SGD, schedule)
+    assert made["lr_scheduler"]["scheduler"].T_max == 10  # of three steps each

@@ -24,6 +24,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
+from torchmetrics import MeanMetric
 
 from src.kindling.data.loader import make_loader
 from src.kindling.data.order import BatchOrder
@@ -201,6 +202,13 @@ class Data(lightning.LightningDataModule):
         return loader_of(self.kind, self.workers)
 
 
+class ValidatedData(Data):
+    """With samples for validation."""
+
+    def val_dataloader(self) -> Any:
+        return loader_of("shuffled", 0)
+
+
 class NoisyData(Data):
     """Augments whole batches, on the training device."""
 
@@ -254,6 +262,29 @@ class Module(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+class Validated(Module):
+    """Collects its validation's values in an attribute, in torchmetrics, and in each step's log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[Tensor] = []
+        self.own, self.logged = MeanMetric(), MeanMetric()
+
+    def validation_step(self, batch: Tensor, number: int) -> None:
+        value = (batch[:, 0] * number).mean()
+        self.values.append(value)
+        for metric in (self.own, self.logged):
+            metric.update(value)
+        self.log("val_logged", self.logged)
+        self.log("val_step", value, on_step=True, on_epoch=False)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val_loss", torch.stack(self.values).mean())
+        self.log("val_own", self.own.compute())
+        self.values.clear()
+        self.own.reset()
 
 
 class Simulated(Module):

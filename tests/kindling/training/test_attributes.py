@@ -62,3 +62,16 @@ def test_buffer_outside_the_state_dict_is_restored() -> None:
     resumed = Contrastive()
     Attributes.of_training(trainer, resumed).restore(changed)
     assert dict(resumed.named_buffers())["bank.values"].tolist() == [1, 1, 1]
+
+
+def test_a_checkpoint_calls_no_function(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(targets, "allowed_by_user", lambda: ("tests",))
+    module, called = Contrastive(), list[Any]()
+    module.args = 0
+    monkeypatch.setitem(globals(), "call", called.append)
+    planted = {"kind": "call", "items": [1], "size": None}
+    Attributes({"module.": module}).restore({"module.": {"args": planted}})
+    assert (module.args, called) == (0, [])
+    assert "Contrastive.args changed in training and cannot be restored" in capsys.readouterr().out

@@ -18,6 +18,7 @@ from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.training.fit import fit
 from src.kindling.training.loaders import Loaders
+from src.kindling.training.repeatable_stream import RepeatableStream
 from src.kindling.training.run_loggers import Curves
 from tests.interruption import Killed, install_kill
 from tests.kindling.training import loader_kinds
@@ -130,6 +131,18 @@ def test_manual_optimization_resumes_accumulated_gradients(kill: Killer) -> None
     assert_equal(ended(run), (expected[0], expected[1]))
 
 
+def test_changed_config_keeps_several_optimizers_and_schedules(kill: Killer) -> None:
+    words = (f"task._target_={HERE}.Manual",)
+    expected, table, _ = whole(*words)
+    config, run = started(*words)
+    kill(11)
+    with pytest.raises(Killed):
+        fit(config, run)
+    config = compose("plain", [*WORDS, *words, "task.spoiled=-2"])  # which changes nothing
+    fit(config, run, resume=True, override=True)
+    assert_equal(ended(run), (expected, table))
+
+
 def test_order_that_does_not_repeat_starts_the_epoch_again(
     kill: Killer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +201,22 @@ def test_stateful_stream_continues_without_reading(kill: Killer) -> None:
         fit(config, run, resume=True)
     # Five batches were saved; a rehearsal reads the first.
     assert loader_kinds.READ[6:18] == list(range(30, 42))
+
+
+def test_stateful_stream_is_saved_again_before_its_next_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaders = Loaders(seed=0)
+    monkeypatch.setattr(loaders, "place", lambda: (0, 0))
+    stream = RepeatableStream(loader_kinds.loader_of("stateful stream", 0), loaders)
+    batches = iter(stream)
+    for _ in range(3):  # one of them ahead
+        next(batches)
+    saved = stream.state(2)
+    assert (saved["count"], saved["state"]["next"]) == (2, 12)
+    resumed = RepeatableStream(loader_kinds.loader_of("stateful stream", 0), loaders)
+    resumed.resume(0, saved)
+    assert resumed.state(2) == saved
 
 
 def test_skipped_batches_are_not_read(kill: Killer) -> None:
@@ -308,6 +337,37 @@ def test_signal_is_saved_within_the_epoch(
     assert_equal(ended(run), (expected, table))
 
 
+@pytest.mark.parametrize("interval", ["1.0", "4"])
+@pytest.mark.parametrize("kind", ["shuffled", "stream", "stateful stream"])
+def test_validation_that_a_signal_ends_is_repeated_as_a_whole(
+    kind: str, interval: str, kill: Killer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (f"task._target_={HERE}.Validated", f"data._target_={HERE}.ValidatedData")
+    words += (f"data.kind={kind}", f"trainer.val_check_interval={interval}")
+    config, uninterrupted = started(*words)
+    fit(config, uninterrupted)
+    noted: list[Interrupts] = []
+    enter = Interrupts.__enter__
+    monkeypatch.setattr(Interrupts, "__enter__", lambda self: (noted.append(self), enter(self))[1])
+    step, left = loader_kinds.Validated.validation_step, [12]
+
+    def interrupt(self: loader_kinds.Validated, *args: Any) -> None:
+        step(self, *args)
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            left[0] -= 1
+            if left[0] == 0:
+                noted[-1].received = 15
+
+    monkeypatch.setattr(loader_kinds.Validated, "validation_step", interrupt)
+    config, run = started("checkpoint_minutes=1000", *words)
+    with pytest.raises(Interrupted):
+        fit(config, run)
+    fit(config, run, resume=True)
+    assert_equal(ended(run), ended(uninterrupted))
+    steps = (uninterrupted.path / "steps.csv").read_text()
+    assert (run.path / "steps.csv").read_text() == steps
+
+
 def test_another_number_of_processes_starts_the_epoch_of_own_data_again(
     kill: Killer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,7 +400,7 @@ def test_draws_of_batch_transfer_hooks_repeat(kill: Killer) -> None:
 def test_reading_a_stream_again_reports_progress(
     kill: Killer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("src.kindling.training.loaders.REPORT_SECONDS", 0)
+    monkeypatch.setattr("src.kindling.training.repeatable_stream.REPORT_SECONDS", 0)
     interrupted(kill, [14], "data.kind=stream")
     assert "resumed: 1 of 5 batches read\nresumed: 2 of 5 batches read" in capsys.readouterr().out
 

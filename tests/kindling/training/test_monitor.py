@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassHammingDis
 from src.kindling.config import instantiate
 from src.kindling.config.errors import InputError
 from src.kindling.data.spec import Spec
-from src.kindling.nn.meter import Each
+from src.kindling.nn.metrics import LabelF1
 from src.kindling.runs.run import Run
 from src.kindling.studies.plan import Plan
 from src.kindling.training.build import build_data, build_task
@@ -36,7 +36,7 @@ class Measured(nn.Module):
         super().__init__()
         self.val_quality = MulticlassAccuracy(3)
         self.undirected = MeanMetric()
-        self.each = Each(MulticlassAccuracy(3, average="none"), "hits", ["a", "loss"])
+        self.each = LabelF1(["a", "loss"])
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ class Measured(nn.Module):
         ("val/R2", "max"),
         ("val/dice_loss", "min"),
         ("val/quality", "max"),
-        ("val_hits", "max"),
-        ("val/hits", "max"),
-        ("val/hits_loss", "max"),
+        ("val_f1", "max"),
+        ("val/f1", "max"),
+        ("val/f1_loss", "max"),
         ("val/undirected", None),
         ("val/score", None),
         ("val/similar", None),

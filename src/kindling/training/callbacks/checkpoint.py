@@ -71,6 +71,7 @@ class Checkpoint(lightning.Checkpoint):
         self.trained_weights: dict[str, Tensor] | None = None
         self.failed_in: str | None = None  # `train`, `val` or `test`
         self.saving: epoch_state.Place | Literal["best"] = "between epochs"
+        self.before_validation: dict[str, Any] | None = None  # a resume state
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "monitor": self.monitor, "mode": self.mode}
@@ -119,8 +120,11 @@ class Checkpoint(lightning.Checkpoint):
             self._save(trainer, "after a step")
             self._stop_on_signal(trainer)
 
-    def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._install_signals()
+        if trainer.state.fn == "fit" and trainer.world_size == 1:
+            # A validation that a signal ends is repeated as a whole, metrics and logs included.
+            self.before_validation = self._collect(trainer, module, "before validation")
         self._stop_before_validation(trainer)
 
     # A validation may be long. With several ranks, each may have another number of batches.
@@ -135,6 +139,7 @@ class Checkpoint(lightning.Checkpoint):
         self._stop_on_signal(trainer)
 
     def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
+        self.before_validation = None
         if trainer.state.fn != "fit" or self.monitor is None:
             return
         score = trainer.callback_metrics.get(self.monitor)
@@ -235,10 +240,14 @@ class Checkpoint(lightning.Checkpoint):
         between = self.saving == "between epochs"
         if between and self.trained_weights and "current_model_state" in checkpoint:
             checkpoint["current_model_state"] = self.trained_weights
-        checkpoint["kindling"]["resume"] = epoch_state.collect(
-            trainer, module, self.saving, self.loaders.collect
-        )
+        resume = None if self.saving != "before validation" else self.before_validation
+        checkpoint["kindling"]["resume"] = resume or self._collect(trainer, module, self.saving)
         epoch_state.set_loop_progress(checkpoint["loops"]["fit_loop"], self.saving)
+
+    def _collect(
+        self, trainer: Trainer, module: LightningModule, place: epoch_state.Place
+    ) -> dict[str, Any]:
+        return epoch_state.collect(trainer, module, place, self.loaders.collect)
 
     def on_load_checkpoint(self, _: Any, module: Any, checkpoint: dict[str, Any]) -> None:
         self.loaders.checkpoint = checkpoint

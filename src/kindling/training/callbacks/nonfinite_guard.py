@@ -12,7 +12,6 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from src.kindling.config.errors import TrainingError, join_names
-from src.kindling.data.data_module import DataModule
 from src.kindling.training.lightning_internals import skips_backward
 from src.kindling.training.loaders import Loaders
 
@@ -120,14 +119,6 @@ class NonFiniteGuard(Callback):
             f"gradient norm {gradient_norm:.3g}",
             f"  NaN/Inf gradients: {join_names(bad) or 'none'}",
         ]
-        if samples := self._sample_numbers(module.trainer):
+        if samples := [str(i) for at in self.batches for i in self.loaders.sample_numbers(*at)]:
             lines.append(f"  samples of the batch: {join_names(samples, most=10)}")
         return [*lines, REMEDY]
-
-    def _sample_numbers(self, trainer: Trainer) -> list[Any]:
-        """The samples of the step's batches; none where they have no numbers."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, DataModule):
-            return [i for at in self.batches for i in data.sample_numbers("train", *at).tolist()]
-        by_batch = [self.loaders.sample_numbers(batch) for _, batch in self.batches]
-        return [number for numbers in by_batch for number in numbers]

@@ -116,12 +116,12 @@ class Bar(EpochLines):
     def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
         self.length = trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
-    def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
+    def on_validation_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         self.evaluated = 0
         if trainer.state.fn != "fit":
             self._start("test" if trainer.testing else "validation")
 
-    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         self.evaluated += 1
         if not self._is_due():
             return
@@ -132,11 +132,7 @@ class Bar(EpochLines):
         else:
             self._draw(batches=share, completed=self.evaluated, total=total)
 
-    def on_test_start(self, trainer: Trainer, *_: Any) -> None:
-        self.on_validation_start(trainer)
-
-    def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self.on_validation_batch_end(trainer)
+    on_test_start, on_test_batch_end = on_validation_start, on_validation_batch_end
 
     def teardown(self, *_: Any, **__: Any) -> None:
         if self.progress:
