@@ -44,7 +44,7 @@ def evaluate(run: TrainedRun, stages: tuple[Stage, ...] = ("val", "test")) -> di
             "changed since; the metrics may be of training samples"
         )
     task = run.build_task(data)
-    restore_buffers(task, run.checkpoint)
+    restore_buffers(task, run.checkpoint["kindling"].get("buffers", {}))
     if run.config.values.get("compile"):
         net_of(task).compile()  # as in training, or the last digits differ
     resolved = replace(run.config, values=instantiate.resolve(run.config, run.spec))

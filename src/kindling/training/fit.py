@@ -228,7 +228,7 @@ class Training:
         if checkpoint.best.exists():
             best = read_checkpoint(checkpoint.best)
             task.load_state_dict(best["state_dict"], strict=task.strict_loading)
-            restore_buffers(task, best)
+            restore_buffers(task, checkpoint.buffers | best["kindling"].get("buffers", {}))
         elif trainer.global_step and checkpoint.monitor:
             reason = checkpoint.explain_missing_best(trainer)
             print(f"no best checkpoint: {reason}; the metrics are of the last weights")

@@ -7,11 +7,10 @@ run.predict(x)                                         # raw input in, predictio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -66,7 +65,7 @@ class TrainedRun(Run):
             task.configure_model()
         try:
             task.load_state_dict(content["state_dict"], strict=task.strict_loading)
-            restore_buffers(task, content)
+            restore_buffers(task, content["kindling"].get("buffers", {}))
         except RuntimeError as error:
             raise self.misfit(error) from None
         return task.eval()
@@ -120,13 +119,18 @@ class TrainedRun(Run):
         return build_data(self.config)
 
 
-def restore_buffers(task: LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Set the buffers that a state dict lacks (`persistent=False`) as the checkpoint holds them."""
-    saved = checkpoint["kindling"].get("buffers", {})
-    for name, buffer in [*task.named_buffers()]:
-        if name in saved:
+def unsaved_buffers(task: LightningModule) -> dict[str, Tensor]:
+    """The buffers that a state dict lacks (`persistent=False`), by name."""
+    saved = task.state_dict().keys()
+    return {name: buffer for name, buffer in task.named_buffers() if name not in saved}
+
+
+def restore_buffers(task: LightningModule, buffers: Mapping[str, Tensor]) -> None:
+    """Set buffers that the task has, by name."""
+    for name, buffer in unsaved_buffers(task).items():
+        if name in buffers:
             owner, _, attribute = name.rpartition(".")
-            setattr(task.get_submodule(owner), attribute, saved[name].to(buffer))
+            setattr(task.get_submodule(owner), attribute, buffers[name].to(buffer))
 
 
 @contextmanager

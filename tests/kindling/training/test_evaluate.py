@@ -85,6 +85,7 @@ class Drifting(Classification):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.register_buffer("shift", torch.zeros(()), persistent=False)
+        self.register_buffer("constant", torch.ones(3), persistent=False)
 
     def training_step(self, batch: Any, number: int) -> Tensor:
         self.shift += 1
@@ -98,7 +99,9 @@ def test_best_checkpoint_holds_changed_buffers(monkeypatch: pytest.MonkeyPatch) 
     result = train("digits", as_own_task(Drifting, monkeypatch))
     assert result.metrics["val/loss"] == result.score  # of the first epoch
     assert call("evaluate", "latest") == result.metrics
-    assert load_run("latest").task.get_buffer("shift") == 3
+    run = load_run("latest")
+    assert run.task.get_buffer("shift") == 3
+    assert run.checkpoint["kindling"]["buffers"].keys() == {"shift"}
 
 
 def test_evaluate_repeats_random_data(monkeypatch: pytest.MonkeyPatch) -> None:
