@@ -89,7 +89,7 @@ class ImageFolder(ImageModule):
         self.file = TableFile(path, *file_format, default_na=False, key="data.files")
         self.root = Path(self.file.path).parent if root is None else data_path(root)
         self.target = Target(self.file, self.targets, kind, labels, merge_labels, fewest=1)
-        self.named = target is not None  # by the user
+        self.default_target = target is None
         self.normalize, self.cache = normalize, cache
         self.on_error, self.error_limit = on_error, error_limit
 
@@ -210,7 +210,7 @@ class ImageFolder(ImageModule):
         fields = self.target.read(rows, notes)
         plain = not self.listed and "look like" not in notes[0]  # class folders need no note
         self.notes += notes[plain:]
-        if fields["classes"] and not self.named:
+        if fields["classes"] and self.default_target:
             fields["target"] = ""
         return fields
 

@@ -21,7 +21,7 @@ from src.kindling.data.tables.read import TableFile
 MAX_CLASSES, MIN_ROWS_PER_CLASS = 20, 5
 MOST_ROUNDING = 1e-3  # of a target value, in standard deviations
 TargetKind = Literal["auto", "classification", "regression"]
-Found = tuple[Tensor, tuple[str, ...], str]  # values, names of classes or labels, and a note
+Decision = tuple[Tensor, tuple[str, ...], str]  # values, names of classes or labels, and a note
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Target:
         targets = tuple(self.names) if columns[1:] and not classes else ()
         return {"y": y, "classes": classes, "target": ", ".join(self.names), "targets": targets}
 
-    def _single(self, column: pd.Series[Any]) -> Found:
+    def _single(self, column: pd.Series[Any]) -> Decision:
         found = kind_of(column)
         if self.kind == "regression" and found == "category":
             problem = f"regression needs numbers, and '{column.name}' has {column.iloc[0]!r}"
@@ -102,7 +102,7 @@ class Target:
             decision = f"{alike}; data.kind=regression predicts numbers"
         return torch.from_numpy(codes), tuple(names), decision
 
-    def _several(self, columns: Sequence[pd.Series[Any]]) -> Found:
+    def _several(self, columns: Sequence[pd.Series[Any]]) -> Decision:
         for column in columns:
             if kind_of(column) == "category":
                 problem = f"the target '{column.name}' is text, such as {column.iloc[0]!r}"
@@ -120,7 +120,7 @@ class Target:
             return as_values(y), (), f"{note}: values"
         return y.long(), names, f"{note}: labels, any number per row"
 
-    def _split_labels(self, column: pd.Series[Any], separator: str) -> Found:
+    def _split_labels(self, column: pd.Series[Any], separator: str) -> Decision:
         """Labels written as texts such as `red;round`; an empty cell has no label."""
         from sklearn.preprocessing import MultiLabelBinarizer
 
