@@ -112,14 +112,6 @@ class OptunaQueue(TrialQueue):
             pause = min(5.0, pause + 0.5)
             time.sleep(pause)
 
-    def take(self) -> TrialResult | None:
-        result = super().take()
-        if result:
-            self.ended = threading.Event()
-            arguments = (result.name, self.ended)
-            threading.Thread(target=self._send_heartbeats, args=arguments, daemon=True).start()
-        return result
-
     def _send_heartbeats(self, name: str, ended: threading.Event) -> None:
         beat = 0
         while not ended.wait(HEARTBEAT):
@@ -133,6 +125,9 @@ class OptunaQueue(TrialQueue):
         super().release()
 
     def start(self, result: TrialResult) -> TrialResult:
+        self.ended = threading.Event()
+        arguments = (result.name, self.ended)
+        threading.Thread(target=self._send_heartbeats, args=arguments, daemon=True).start()
         if not self.plan.suggest:
             return result
         if self.plan.sampler:  # draws depend on the seed, the member, and earlier results alone

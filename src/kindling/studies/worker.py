@@ -97,7 +97,7 @@ class Worker:
         from src.kindling.training.fit import fit
         from src.kindling.training.trained_run import TrainedRun
 
-        config, trial = self.plan.configure(result.changes), self.queue.trial
+        config = self.plan.configure(result.changes)
         instantiate.check(config)
         if self.signals.received is not None:  # since the member was taken
             self.signals.stop()
@@ -106,14 +106,13 @@ class Worker:
             pass  # its worker was killed after the training
         elif distributed(config.values):
             self._train_in_subprocess(run, result.changes)
-            if trial:
-                self._report_epochs(run, trial)
+            if self.queue.trial:
+                self._report_epochs(run)
         else:
-            options: dict[str, Any] = {"plots": Plots(run) if self.plan.plots else None}
-            if trial:
-                report = functools.partial(self._report_epoch, trial)
-                options["callbacks"] = [LambdaCallback(on_train_epoch_end=report)]
-            score = fit(config, run, self.plan.stages, resume=bool(meta), **options).score
+            plots = Plots(run) if self.plan.plots else None
+            callbacks = [LambdaCallback(on_train_epoch_end=self._report_epoch)]
+            resume, stages = bool(meta), self.plan.stages
+            score = fit(config, run, stages, resume=resume, plots=plots, callbacks=callbacks).score
         value = run.metrics.get(self.plan.monitor, score)
         if value is None or value != value:
             raise InputError(f"{self.plan.monitor}: was never a finite number")
@@ -121,24 +120,26 @@ class Worker:
             trained = TrainedRun(run.path)
             predictions = predict(trained.task.to(trained.device), trained.data(), "test")
             predictions.save(run.path / "predictions" / "test.npz")
-        state = "pruned" if trial and self._is_pruned(trial) else "finished"
+        state = "pruned" if self._is_pruned() else "finished"
         return replace(result, state=state, value=value, metrics=run.metrics)
 
-    def _report_epoch(self, trial: Any, trainer: Any, task: Any) -> None:
+    def _report_epoch(self, trainer: Any, task: Any) -> None:
         """Report the monitored metric after an epoch, and stop a training that is pruned."""
-        score, epoch = trainer.callback_metrics.get(self.plan.monitor), trainer.current_epoch + 1
-        if score is not None:
+        trial, score = self.queue.trial, trainer.callback_metrics.get(self.plan.monitor)
+        if trial and score is not None:
+            epoch = trainer.current_epoch + 1
             self.queue.retry(lambda: trial.report(float(score), epoch))
-            trainer.should_stop = trainer.should_stop or self._is_pruned(trial)
+            trainer.should_stop = trainer.should_stop or self._is_pruned()
 
-    def _is_pruned(self, trial: Any) -> bool:
-        return bool(self.plan.pruner) and self.queue.retry(trial.should_prune)
+    def _is_pruned(self) -> bool:
+        trial = self.plan.pruner and self.queue.trial
+        return bool(trial) and self.queue.retry(trial.should_prune)
 
-    def _report_epochs(self, run: Run, trial: Any) -> None:
+    def _report_epochs(self, run: Run) -> None:
         """Report the monitored metric of each epoch of a distributed member to its trial."""
         from src.kindling.analysis.history import read_metrics
 
-        monitor = canonical_name(self.plan.monitor)
+        monitor, trial = canonical_name(self.plan.monitor), self.queue.trial
         values = read_metrics(run.path).groupby("epoch")[monitor].last().dropna()
         for epoch, value in values.items():
             self.queue.retry(functools.partial(trial.report, value, int(epoch)))
