@@ -8,8 +8,7 @@ import json
 import re
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -95,12 +94,10 @@ class Application:
         routes += [Route(path, endpoint) for path, endpoint in gets.items()]
         self.paths = {route.path for route in routes}
         handlers: Any = {HTTPException: _refuse, Exception: _report_failure}
-        self.app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+        self.app = Starlette(routes=routes, exception_handlers=handlers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check host and key, count requests, and close connections at shutdown."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
         status = 0
 
         async def send_counted(message: Message) -> None:
@@ -129,12 +126,6 @@ class Application:
                 await _error(503, "the server is stopping")(scope, receive, send_counted)
         finally:
             REQUESTS.labels(path if path in self.paths else "other", status).inc()
-
-    @asynccontextmanager
-    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        await self.decoders.start()
-        yield
-        await self.decoders.close()
 
     def _compute(self, x: Array) -> Array:
         BATCH_SIZE.observe(len(x))
