@@ -267,6 +267,15 @@ def test_loader_of_an_earlier_training_follows_the_seed(kill: Killer) -> None:
     assert sorted(value for batch in loader for value in batch[:, 0].tolist()) == [*range(48)]
 
 
+def test_loader_shared_with_validation_keeps_its_place(kill: Killer) -> None:
+    words = (f"data._target_={HERE}.SharedData", f"task._target_={HERE}.Validated")
+    words += ("trainer.max_epochs=2", "trainer.val_check_interval=4")
+    *expected, batches = whole(*words)
+    run, seen = interrupted(kill, [6, 6], *words)
+    assert seen == batches
+    assert_equal(ended(run), (expected[0], expected[1]))
+
+
 def test_empty_list_of_loaders_keeps_its_class_for_warnings() -> None:
     trainer = Trainer(accelerator="cpu", logger=False, barebones=True)
     loaders = Loaders(seed=0)
