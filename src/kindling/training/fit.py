@@ -267,7 +267,7 @@ class Training:
                 raise kind(line) from error
             raise
         finally:
-            if self.run.path.is_dir():
+            if (self.run.path / "meta.json").exists():  # its directory may be deleted in part
                 self._record_end()
             finish_wandb(self.run.logger_id, exit_code=int(self.ending["exit"] != "finished"))
             require_folder(self.run.path)

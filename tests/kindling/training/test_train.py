@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -366,7 +365,11 @@ def test_net_without_effect_is_refused(logs: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.plots
 @pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_test_epoch_end"])
 def test_deleted_run_ends_training(
-    hook: str, logs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hook: str,
+    logs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     deleted = []
     original = getattr(Classification, hook)
@@ -375,7 +378,7 @@ def test_deleted_run_ends_training(
         original(task)
         if not task.trainer.fast_dev_run:  # else it is the rehearsal's
             (path,) = (logs / "digits").iterdir()
-            shutil.rmtree(path)
+            path.rename(tmp_path / "moved")  # at once: TensorBoard's thread may be writing a file
             deleted.append(path)
 
     monkeypatch.setattr(Classification, hook, delete)
@@ -429,3 +432,16 @@ def test_deleted_best_checkpoint_is_reported(
 def test_settings_that_lightning_does_not_name(word: str, line: str, logs: Path) -> None:
     assert mistakes("train", "digits", word) == [line]
     assert folders(logs) == []
+
+
+def test_run_deleted_in_part_ends_with_its_error(
+    logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def delete(task: Classification) -> None:
+        if not task.trainer.fast_dev_run:  # else it is the rehearsal's
+            next(logs.glob("digits/*/meta.json")).unlink()
+            raise ZeroDivisionError("of the task")
+
+    monkeypatch.setattr(Classification, "on_test_epoch_end", delete)
+    with pytest.raises(ZeroDivisionError, match="of the task"):
+        train("digits")
