@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import re
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,16 @@ def test_plain_lightning_resumes_within_an_epoch(folder: Path, tmp_path: Path) -
         assert run(tmp_path / f"step={step}.ckpt") == whole[step:]
 
 
+def test_lists_in_tar_are_values(tmp_path: Path) -> None:
+    image = encode(np.zeros((8, 8)))
+    for shard in range(3):
+        box = json.dumps({"box": [shard, 1, 2, 3]}).encode()
+        write_tar(tmp_path / "set" / f"{shard}.tar", [{"png": image, "json": box}] * 2)
+    data = open_data(tmp_path / "set", input="png", target="json.box", split=(0.34, 0.33, 0.33))
+    assert data.spec.target_type == "values"
+    assert data.spec.num_outputs == 4
+
+
 def bad_image(folder: Path) -> None:
     for shard in range(3):
         images = [encode(np.zeros((8, 8)))] * 5
@@ -255,6 +266,13 @@ def one_class(folder: Path) -> None:
         write_parquet(folder / f"{shard}.parquet", {"image": [image] * 2, "label": [1, 1]})
 
 
+def dates(folder: Path) -> None:
+    image = encode(np.zeros((8, 8)))
+    days = [date(2026, 1, 1), date(2026, 1, 2)]
+    for shard in range(3):
+        write_parquet(folder / f"{shard}.parquet", {"image": [image] * 2, "label": days})
+
+
 MISTAKES: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "bad image": (
         bad_image,
@@ -282,6 +300,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
         {"target": "image", "split": (0.5, 0.5, 0.0)},
         "^data.target: 'image' holds bytes; name a column of classes or numbers$",
     ),
+    "dates as target": (dates, {}, "^data.target: 'label' holds date; name a column of classes"),
     "text as input": (
         few,
         {"input": "label", "split": (0.5, 0.5, 0.0)},

@@ -95,11 +95,11 @@ def describe_shards(
         The spec, and notes for the user.
     """
     rows = shards["train"].sample(SAMPLES, [decode.input, decode.target])
-    target, names, counts = rows[decode.target], tuple[str, ...](), dict[Any, int]()
-    if isinstance(target[0], bytes):
-        problem = f"'{decode.target}' holds bytes; name a column of classes or numbers"
-        raise InputError(f"data.target: {problem}")
-    values = isinstance(target, np.ndarray) and (target.dtype.kind == "f" or target.ndim > 1)
+    names, counts, first = tuple[str, ...](), dict[Any, int](), rows[decode.target][0]
+    if not isinstance(first, str | bool | int | float | list | np.bool_ | np.number | np.ndarray):
+        problem = f"'{decode.target}' holds {type(first).__name__}"
+        raise InputError(f"data.target: {problem}; name a column of classes or numbers")
+    values = isinstance(first, float | list | np.floating | np.ndarray)
     notes = []
     if kind == "classification" or (kind == "auto" and not values):
         names, counts = _find_classes(data_path(folder), shards, decode.target)
