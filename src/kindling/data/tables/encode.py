@@ -1,7 +1,4 @@
-"""Kinds and conversions of a table's columns, and the raw matrix of rows that come later.
-
-Imports no torch, since the server uses it.
-"""
+"""Kinds and conversions of a table's columns, and the raw matrix of rows that come later."""
 
 from __future__ import annotations
 
