@@ -91,6 +91,18 @@ def test_lightning_privates_in_one_file() -> None:
     assert users == {"src.kindling.training.lightning_internals"}
 
 
+def test_only_outputs_and_data_ask_for_the_kind_of_target() -> None:
+    asked = re.compile(r"target_type\s*(?:==|!=|(?:not )?in\b)")
+    assert asked.search("spec.target_type == 'class'")
+    users = [
+        module
+        for module in ENGINE
+        if not module.startswith(("src.kindling.data", "src.kindling.analysis.outputs"))
+        and asked.search(FILES[module].read_text(encoding="utf-8"))
+    ]
+    assert users == []
+
+
 def test_imports_have_no_cycle() -> None:
     graph = {
         module: {name for name in imports(module) if name in FILES and name != module}

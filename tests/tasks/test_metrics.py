@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError, MultilabelF1Score
 
 from src.kindling.analysis.intervals import metric_intervals
+from src.kindling.analysis.outputs import Classes
 from src.kindling.analysis.predictions import predict
 from src.kindling.analysis.report import format_number, list_missing_classes
 from src.kindling.config.errors import InputError
@@ -388,3 +389,8 @@ def test_report_lists_absent_classes() -> None:
     means = "AUROC and recall are means over the other 8 of 10."
     assert list_missing_classes(some) == [f"Classes without a test sample: 8, 9. {means}"]
     assert not {"nan", "null"} & {format_number(float("nan")), format_number(None)}
+
+
+def test_absent_class_of_two_has_no_averages() -> None:
+    outputs, target = Classes(["benign", "malignant"]), np.zeros(5, dtype=int)
+    assert outputs.describe_missing(target, "val") == "Classes without a val sample: malignant."

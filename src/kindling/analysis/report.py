@@ -26,7 +26,7 @@ from src.kindling.analysis.intervals import BLOCKS, mean_interval, metric_interv
 from src.kindling.analysis.outputs import outputs_for
 from src.kindling.analysis.predictions import Predictions
 from src.kindling.config.compose import Config, compose, flatten, get, record_path
-from src.kindling.config.errors import InputError, join_names
+from src.kindling.config.errors import InputError
 from src.kindling.config.instantiate import Values
 from src.kindling.runs.files import display_path, read_json, write
 from src.kindling.runs.metric_names import canonical_name, is_share, parse_name
@@ -195,14 +195,8 @@ def list_missing_classes(predictions: Predictions | None) -> list[str]:
     if predictions is None or predictions.spec is None or "target" not in predictions.columns:
         return []
     outputs = outputs_for(predictions.spec)
-    missing, count = outputs.find_missing(predictions["target"]), len(outputs.names)
-    if not missing:
-        return []
-    without = f"Classes without a {predictions.stage} sample: {join_names(missing)}."
-    if predictions.spec.target_type == "class" and count == 2:
-        return [without]
-    rest = f"{count - len(missing)} of {count}"
-    return [f"{without} {outputs.averages} are means over the other {rest}."]
+    described = outputs.describe_missing(predictions["target"], predictions.stage)
+    return [described] if described else []
 
 
 def format_number(value: float | None) -> str:

@@ -97,10 +97,21 @@ class Outputs(Protocol):
         """Count each class in targets `(B, …)`, `(K,)`."""
         return torch.bincount(target.flatten().long(), minlength=256)[: len(self.names)]
 
-    def find_missing(self, target: Array) -> list[str]:
-        """List the classes without a target, if metrics leave them out."""
+    def describe_missing(self, target: Array, stage: str, averaged: bool = True) -> str:
+        """Describe the classes without a target, if metrics leave them out.
+
+        Args:
+            averaged: whether the metrics are means over classes.
+        """
         counts = self.count(torch.from_numpy(target)).tolist() if self.averages else []
-        return [name for name, count in zip(self.names, counts, strict=False) if not count]
+        missing = [name for name, count in zip(self.names, counts, strict=False) if not count]
+        if not missing:
+            return ""
+        described = f"Classes without a {stage} sample: {join_names(missing)}."
+        if averaged:
+            rest = f"{len(self.names) - len(missing)} of {len(self.names)}"
+            described += f" {self.averages} are means over the other {rest}."
+        return described
 
     def describe(self, spec: Spec, target: Tensor | None = None) -> list[tuple[str, str]]:
         """Describe the training targets as (property, text) pairs; `target` adds their range."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from src.kindling.analysis import class_plots
 from src.kindling.analysis.outputs.base import NAMES, Outputs, find_right
-from src.kindling.analysis.predictions import Predictions
+from src.kindling.analysis.predictions import Array, Predictions
 from src.kindling.config.errors import join_names
 from src.kindling.data.spec import Spec, TargetType
 
@@ -68,6 +68,9 @@ class Classes(Outputs):
         if len(self.names) == 2:
             rows.append(("positive class", f"{self.names[1]} (for precision, recall, F1, ROC)"))
         return rows
+
+    def describe_missing(self, target: Array, stage: str, averaged: bool = True) -> str:
+        return super().describe_missing(target, stage, averaged and len(self.names) > 2)
 
     def format(self, target: Tensor) -> str:
         return self.names[int(target)]
