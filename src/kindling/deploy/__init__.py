@@ -1,4 +1,4 @@
-"""Predict on new data, export and serve."""
+"""Predict on new data, export and serve. The commands alone use it."""
 
 import os
 

@@ -1,1 +1,1 @@
-"""Benchmark, scaffold new parts and reproduce runs."""
+"""Benchmark, scaffold new parts and reproduce runs. The commands alone use it."""

@@ -1,1 +1,1 @@
-"""Many runs of one config: search, folds and seeds."""
+"""Many runs of one config: search, folds and seeds. The commands alone use it."""
