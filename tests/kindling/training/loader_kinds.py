@@ -264,7 +264,7 @@ class Module(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.01)
 
 
-class Validated(Module):
+class Measured(Module):
     """Collects its validation's values in an attribute, in torchmetrics, and in each step's log."""
 
     def __init__(self) -> None:
