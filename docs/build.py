@@ -41,7 +41,7 @@ def commands_page() -> str:
     text = "# Commands\n\n`python -m src.<command> --help` prints the same in the terminal.\n"
     for name in sorted(path.stem for path in ROOT.glob("src/[!_]*.py")):
         parser = read_parser(name)
-        text += f"\n## {name}\n\n{parser.description}\n\n    {parser.usage}\n\n"
+        text += f"\n## {name}\n\n    {parser.usage}\n\n{parser.description}\n\n"
         text += "| argument | meaning |\n|---|---|\n"
         for action in parser._actions:
             if action.help != argparse.SUPPRESS and action.dest != "help":
@@ -133,12 +133,26 @@ def execute(notebook: Path) -> str:
     executed = ROOT / ".cache" / "notebooks" / f"{notebook.stem}-{digest[:16]}.ipynb"
     if not executed.exists():
         with tempfile.TemporaryDirectory() as copy:
-            for folder in ("src", "configs", "notebooks", "docs"):
-                shutil.copytree(ROOT / folder, Path(copy, folder))
-            content = nbformat.read(notebook, 4)
-            place = {"metadata": {"path": str(Path(copy, "notebooks"))}}
-            client = NotebookClient(content, resources=place, extra_arguments=["--log-level=40"])
-            client.execute(env={**os.environ, "PYTHONPATH": copy})
+            content = execute_in(Path(copy), notebook)
         executed.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(content, executed)
     return str(executed)
+
+
+def execute_in(copy: Path, notebook: Path) -> Any:
+    """Execute a notebook in a folder that becomes a copy of the repository."""
+    for folder in ("src", "configs", "notebooks", "docs"):
+        shutil.copytree(ROOT / folder, copy / folder)
+    shutil.copy(ROOT / "pyproject.toml", copy)  # an export records the version
+    content = nbformat.read(notebook, 4)
+    # The time is for a kernel that hangs: a cell takes some seconds.
+    client = NotebookClient(
+        content,
+        timeout=600,
+        resources={"metadata": {"path": str(copy / "notebooks")}},
+        extra_arguments=["--log-level=40"],
+    )
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("KINDLING_RUN", None)
+    client.execute(env=environment)
+    return content

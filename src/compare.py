@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.kindling.analysis.leaderboard import Leaderboard, find, list_unranked, rank, read
+from src.kindling.analysis.leaderboard import Leaderboard, find, is_pair, list_unranked, rank, read
 from src.kindling.config.command import EXACT, Parser, run_command
 from src.kindling.config.errors import InputError, escape_control
 from src.kindling.runs import run as run_module
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> list[Leaderboard]:
     lines = list_unranked(runs, boards)
     if flags.seeds:
         lines += significance.format_seed_comparison(flags.seeds, flags.sort)
-    elif pair or (len(runs) == 2 and all(run.state == "finished" for run in runs)):
+    elif pair or is_pair(runs, named=len(flags.words) == 2):
         lines += significance.format_comparison(*pair or runs)
     elif flags.words:
         lines += [line for board in boards for line in significance.compare_with_best(board)]

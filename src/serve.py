@@ -48,8 +48,8 @@ def main(argv: list[str]) -> None:
         path = server.find_model(flags.model)
         host, port = listener.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
-        print(f"serving    {path}\npage       http://{name}:{port}/", flush=True)
-        if status := server.supervise(path, listener, limits, access):
+        lines = f"serving    {path}\npage       http://{name}:{port}/"
+        if status := server.supervise(path, listener, limits, access, lines):
             raise SystemExit(status)
 
 

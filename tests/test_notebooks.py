@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
-import shutil
+import runpy
 import struct
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from typing import Any
 import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
-from nbclient import NotebookClient
 
 from src.kindling.config.compose import ROOT
 from tests.written import commands, composes, mentioned, missing
@@ -52,21 +50,10 @@ class Executed:
 @pytest.fixture(scope="module")
 def executed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Executed:
     """A notebook, executed in a copy of the repository, where its runs stay."""
-    name, copy = request.param, tmp_path_factory.mktemp("repository")
-    for folder in ("src", "configs", "notebooks", "docs"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", copy)  # an export records the version
-    before = {path for path in copy.rglob("*") if path.is_file()}
-    notebook = nbformat.read(copy / "notebooks" / f"{name}.ipynb", 4)
-    # The time is for a kernel that hangs: a cell takes some seconds.
-    client = NotebookClient(
-        notebook, timeout=600, resources={"metadata": {"path": str(copy / "notebooks")}}
-    )
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment.pop("KINDLING_RUN", None)
-    client.execute(env=environment)
-    after = {path for path in copy.rglob("*") if path.is_file()}
-    return Executed(notebook, [str(path.relative_to(copy)) for path in after - before])
+    copy, path = tmp_path_factory.mktemp("repository"), ROOT / f"notebooks/{request.param}.ipynb"
+    notebook = runpy.run_path(str(ROOT / "docs" / "build.py"))["execute_in"](copy, path)
+    files = [path.relative_to(copy) for path in copy.rglob("*") if path.is_file()]
+    return Executed(notebook, [str(path) for path in files if not (ROOT / path).exists()])
 
 
 def of(name: str) -> pytest.MarkDecorator:

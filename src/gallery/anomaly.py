@@ -43,6 +43,8 @@ class DigitsWithAnomalies(LightningDataModule):
     def setup(self, stage: str) -> None:
         from sklearn.datasets import load_digits
 
+        if hasattr(self, "splits"):  # Lightning calls this before each stage
+            return
         images, digits = load_digits(return_X_y=True)
         order = np.random.default_rng(0).permutation(len(digits))[: self.samples]
         x = torch.from_numpy(images[order]).float().view(-1, 1, 8, 8) / 16

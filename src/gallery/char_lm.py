@@ -20,13 +20,13 @@ from src.kindling.analysis import Predictions
 
 Batch = tuple[Tensor, Tensor]
 VOCABULARY = "\n" + "".join(map(chr, range(32, 127)))  # the same for each version of Python
+NUMBERS = {character: number for number, character in enumerate(VOCABULARY)}
 ASCII = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014", "''\"\"--")  # quotes and dashes
 
 
 def encode(text: str) -> Tensor:
     """Character numbers `(N,)`; a character outside the vocabulary becomes `?`."""
-    known = (c if c in VOCABULARY else "?" for c in text.translate(ASCII))
-    return torch.tensor([VOCABULARY.index(c) for c in known])
+    return torch.tensor([NUMBERS.get(c, NUMBERS["?"]) for c in text.translate(ASCII)])
 
 
 def read_manual() -> str:

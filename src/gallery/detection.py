@@ -52,6 +52,8 @@ class DigitScenes(LightningDataModule):
     def setup(self, stage: str) -> None:
         from sklearn.datasets import load_digits
 
+        if hasattr(self, "splits"):  # Lightning calls this before each stage
+            return
         images, classes = load_digits(return_X_y=True)
         rng = np.random.default_rng(0)
         pools = np.split(rng.permutation(len(classes)), [1257, 1527])  # 70, 15 and 15 %

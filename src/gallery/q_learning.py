@@ -162,9 +162,9 @@ class QLearning(LightningModule):
         self.log("train/loss", loss, on_step=False, on_epoch=True)
         return loss
 
-    def evaluate(self, states: Tensor, stage: str) -> None:
+    def evaluate(self, stage: str) -> None:
         """Log the return, a mean over starts, of the best actions and of those by softmax."""
-        action_values = self(states).cpu()  # of all states: 70, 4
+        action_values = self.net(self.encoding).cpu()  # (70, 4): all states, also under DDP
         values, actions = action_values.max(dim=1)
         chances = (action_values / 0.1).softmax(dim=1)
         returns = evaluate_policy(lambda values: values.gather(1, actions[:, None])[:, 0])
@@ -176,10 +176,10 @@ class QLearning(LightningModule):
         self.log(f"{stage}/value_error", (values - optimal)[STARTS].abs().mean())
 
     def validation_step(self, states: Tensor, batch_idx: int) -> None:
-        self.evaluate(states, "val")
+        self.evaluate("val")
 
     def test_step(self, states: Tensor, batch_idx: int) -> None:
-        self.evaluate(states, "test")
+        self.evaluate("test")
         random = evaluate_policy(lambda values: values.mean(dim=1))
         self.log("test/random_return", random[STARTS].mean())
         optimal = evaluate_policy(lambda values: values.amax(dim=1))

@@ -93,6 +93,8 @@ class Reviews(LightningDataModule):
         self.vocab_size = len(WORDS)
 
     def setup(self, stage: str) -> None:
+        if hasattr(self, "train"):  # Lightning calls this before each stage
+            return
         rng, texts = Random(0), dict[tuple[int, ...], int]()
         while len(texts) < self.reviews * 3 // 2:
             words, label = write_review(rng, self.noise)

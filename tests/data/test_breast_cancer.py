@@ -8,7 +8,7 @@ from src.data.breast_cancer import BreastCancer
 from tests.conftest import train
 
 
-def test_breast_cancer_is_what_it_says() -> None:
+def test_breast_cancer_columns_and_split() -> None:
     data = BreastCancer(batch_size=32)
     data.prepare_data()
     data.setup()

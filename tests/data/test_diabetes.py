@@ -8,7 +8,7 @@ from src.data.diabetes import Diabetes
 from tests.conftest import train
 
 
-def test_diabetes_is_what_it_says() -> None:
+def test_diabetes_columns_and_split() -> None:
     data = Diabetes(batch_size=32)
     data.prepare_data()
     data.setup()

@@ -12,7 +12,7 @@ from src.data.digits import Digits
 from tests.conftest import train
 
 
-def test_digits_are_what_they_say() -> None:
+def test_digits_classes_and_split() -> None:
     data = Digits()
     data.prepare_data()
     data.setup()

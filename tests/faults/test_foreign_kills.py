@@ -147,7 +147,7 @@ def test_killed_foreign_training_ends_the_same(
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", INEXACT)
-def test_inexact_resume_is_told(kind: str, kill_run: Callable[..., Answer]) -> None:
+def test_inexact_resume_names_its_cause(kind: str, kill_run: Callable[..., Answer]) -> None:
     words, subject = INEXACT[kind]
     answer = kill_run(words, 0, 0)
     assert answer["kills"]

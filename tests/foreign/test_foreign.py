@@ -19,7 +19,7 @@ from src.kindling.runs.run import Run
 from src.kindling.training.evaluate import evaluate
 from src.kindling.training.fit import Result, fit
 from src.kindling.training.trained_run import load_run
-from tests.conftest import call
+from tests.conftest import call, mistakes
 from tests.foreign.cases import CASES, Case
 from tests.foreign.drive import foreign
 from tests.forked import run_forked
@@ -210,3 +210,12 @@ def test_foreign_modules_train_on_a_terminal(
         assert screen.find_rows(r" 10/10 loss \d")
     if "several_val_loaders" in names:
         assert screen.find_rows(r"16/16 loss \S+  …ss/dataloader_idx_1 \d\S+ .*it/s [\d:]+$")
+
+
+def test_find_lr_with_data_of_lightning(capsys: pytest.CaptureFixture[str]) -> None:
+    call("train", "segmentation_hparams", "--find", "lr", *WORDS)  # with a net as hyperparameter
+    assert re.search(r"^to use it  task\.lr=1\.2$", capsys.readouterr().out, re.MULTILINE)
+    (line,) = mistakes("train", "gan", "--find", "lr", *WORDS)
+    assert line.startswith("task: --find lr needs automatic optimization; ")
+    (line,) = mistakes("train", "docs_autoencoder", "--find", "batch_size", *WORDS)
+    assert line.startswith("data: --find batch_size needs data of ")

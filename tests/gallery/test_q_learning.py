@@ -66,7 +66,7 @@ def test_policies_are_evaluated_as_they_are_played() -> None:
 def test_logged_returns_are_those_of_the_best_actions() -> None:
     task, logged = build(), dict[str, float]()
     task.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[method-assign]
-    task.forward = lambda states: evaluate_policy(best)[AFTER]  # type: ignore[method-assign]
+    task.net.forward = lambda rows_and_columns: evaluate_policy(best)[AFTER]  # type: ignore[method-assign]
     task.test_step(torch.arange(70), 0)
     assert logged["test/return_from_s"] == -15
     assert logged["test/return"] == logged["test/optimal_return"] > -9.5
@@ -142,3 +142,12 @@ def test_columns_and_plot() -> None:
     arrays = {name: column.numpy() for name, column in columns.items()}
     predictions = Predictions({"index": np.arange(70), **arrays}, None, "test")
     assert set(task.plot(predictions)) == {"policy"}  # before any episode has ended
+
+
+def test_evaluation_of_a_part_of_the_states() -> None:
+    """A process of a distributed evaluation gets a part of them."""
+    task, logged = build(), []
+    task.log = lambda _, value: logged.append(value)  # type: ignore[assignment, method-assign]
+    task.validation_step(torch.arange(70), 0)
+    task.validation_step(torch.arange(0, 70, 2), 0)
+    assert logged[:4] == logged[4:]

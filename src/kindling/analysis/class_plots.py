@@ -17,7 +17,7 @@ from src.kindling.analysis import drawing
 from src.kindling.analysis.drawing import BLUE, GREY
 from src.kindling.analysis.predictions import Array
 
-CLASSES, CURVES, BARS = 20, 10, 40  # of one plot; its title says where these are not all
+CLASSES, CURVES = 20, 10  # of one plot; its title says where these are not all
 RANKED = 100_000  # rows of a ROC curve, drawn at random
 
 
@@ -173,18 +173,4 @@ def plot_calibration(confidence: Array, correct: Array, meaning: str, bins: int 
     below.hist(claimed, edges.tolist(), color=GREY, edgecolor="white")
     below.set(xlim=(0, 1))
     drawing.set_titles(below, "Distribution of the probability", meaning, "samples")
-    return figure
-
-
-def plot_counts(counts: Mapping[str, Array], names: Sequence[str], unit: str) -> Figure:
-    """Plot the counts `(K,)` of each split as stacked bars, of the largest classes."""
-    labels = [drawing.shorten_label(name, 30) for name in names]
-    table = pd.DataFrame(counts, index=labels)
-    table = table.iloc[np.argsort(-table.sum(axis=1), kind="stable")[:BARS]]
-    figure, (axis,) = drawing.create_panels(1, 7.5, 1.0 + 0.25 * len(table))
-    table.plot.barh(ax=axis, stacked=True, width=0.8, legend=False)
-    axis.invert_yaxis()
-    figure.legend(loc="outside right upper", fontsize=8)
-    title = "Classes" if len(names) <= BARS else f"The {BARS} largest of {len(names)} classes"
-    drawing.set_titles(axis, title, unit)
     return figure

@@ -171,6 +171,14 @@ def read(path: Path) -> Row:
     return Row([path], "broken: run.json is damaged")
 
 
+def is_pair(runs: Sequence[Row], named: bool) -> bool:
+    """Whether to test the difference of runs: of two, of one study only if each is `named`."""
+    studies = {run.paths[0].parent / "study.json" for run in runs}
+    one_study = len(studies) == 1 and studies.pop().exists()
+    finished = [run for run in runs if run.state == "finished"]
+    return len(finished) == len(runs) == 2 and (named or not one_study)
+
+
 def read_seeds(word: str) -> tuple[Row, list[Row]]:
     """Read a study, a folder or a pattern of runs with several seeds: their mean, and each run."""
     runs = {run.paths[0]: run for run in map(read, find([word])) if run.state == "finished"}

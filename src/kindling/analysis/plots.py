@@ -1,25 +1,20 @@
-"""Plots of a run for plots/ and TensorBoard, and histograms of weights and gradients."""
+"""Plots of a run for plots/ and TensorBoard."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor
-from torch.nn import Parameter
-from torch.optim import Optimizer
 
 from src.kindling.analysis import drawing, history, layers
 from src.kindling.analysis.drawing import TEXT, encode_png
-from src.kindling.analysis.predictions import Array, Predictions, predict, spread
+from src.kindling.analysis.predictions import Array, Predictions, predict
 from src.kindling.analysis.report import report
 from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
@@ -30,11 +25,6 @@ from src.kindling.training.layer_trace import Layer, summarize_layers
 from src.kindling.training.monitor import Monitor
 from src.kindling.training.stages import has_stage
 from src.kindling.training.trained_run import TrainedRun
-
-EPOCHS = 10  # the first ones are recorded, and about as many of the others, evenly spaced
-STEPS = 32  # of an epoch, at least; at most twice as many
-LAYERS = 12
-VALUES = 2_000  # of each weight
 
 
 class Plots:
@@ -50,14 +40,11 @@ class Plots:
 
     def __init__(self, run: Run, most: int = 64, graph: bool = False) -> None:
         self.run, self.most, self.graph = run, most, graph
-        self.histograms = Histograms()
+        self.histograms = layers.Histograms()
+        self.callbacks: list[Callback] = [self.histograms]
         self.before: Predictions | None = None
         self.weights: Mapping[str, Array] = {}
         self.layers: Mapping[str, Layer] = {}  # of the rehearsal
-
-    @property
-    def callbacks(self) -> list[Callback]:
-        return [self.histograms]
 
     def write_report(self) -> None:
         """Write report.html; an error is printed and does not end the training."""
@@ -73,7 +60,7 @@ class Plots:
             if kept.exists():  # resumed from a checkpoint
                 self.before = Predictions.load(kept, data)
                 return
-            self.weights = sample_weights(task)
+            self.weights = layers.sample_weights(task)
             if outputs_of(task) and isinstance(data, DataModule):
                 self.before = predict(task, data, "val", self.most)
                 self.before.save(kept)
@@ -132,9 +119,9 @@ class Plots:
         if monitor.name:
             yield "curves", history.plot_curves(self.run.path, monitor.name, monitor.mode)
         yield from self._plot_predictions(task, data, stage)
-        yield "weights", layers.plot_weights(sample_weights(task), self.weights)
+        yield "weights", layers.plot_weights(layers.sample_weights(task), self.weights)
         if self.histograms.norms:
-            yield "gradients", layers.plot_gradients(self.histograms.norms)
+            yield "gradients", self.histograms.plot()
         table = summarize_layers(task, self.layers)
         title = "The net's layers, for one sample; a multiply-add is two FLOPs"
         yield "layers", drawing.draw_table(table, title)
@@ -164,69 +151,3 @@ class Plots:
 def _indent(text: str) -> str:
     """Text as a block of Markdown that keeps its lines."""
     return "    " + text.replace("\n", "\n    ")
-
-
-class Histograms(Callback):
-    """Record the first ten epochs and every tenth part of a training.
-
-    Norms stay on the device until the end of the epoch, so that no step waits for them. Biases
-    and norms are left out; of many layers, evenly spaced ones are recorded.
-
-    Attributes:
-        norms: of each layer's gradient, `(steps,)` by epoch and layer.
-    """
-
-    def __init__(self) -> None:
-        self.norms: dict[int, dict[str, Array]] = {}
-        self.layers: dict[str, Parameter] = {}  # empty in an epoch that is not recorded
-        self.stride = 1
-        self.buffer: list[Tensor] = []
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.layers, self.buffer = {}, []
-        epoch = trainer.current_epoch
-        every = max(1, (trainer.max_epochs or 0) // EPOCHS)
-        due = epoch < EPOCHS or not epoch % every  # the first epochs, since it may stop early
-        if not due or not trainer.is_global_zero:
-            return
-        weights = [(k, p) for k, p in _weights(pl_module) if p.requires_grad]
-        self.layers = dict(weights[i] for i in spread(len(weights), LAYERS))
-        batches, self.stride = trainer.num_training_batches, STEPS
-        if math.isfinite(batches):
-            steps = int(batches) // trainer.accumulate_grad_batches
-            self.stride = max(1, steps // STEPS)
-
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        due = self.layers and not trainer.global_step % self.stride
-        if due and len(self.buffer) < 2 * STEPS:
-            grads = [p.new_zeros(1) if p.grad is None else p.grad for p in self.layers.values()]
-            self.buffer.append(torch.stack([grad.norm() for grad in grads]))
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.buffer:
-            return
-        rows = torch.stack(self.buffer).float().cpu().numpy()
-        norms = self.norms[trainer.current_epoch] = dict(zip(self.layers, rows.T, strict=True))
-        weights = sample_weights(pl_module, VALUES)
-        boards = [board for board in trainer.loggers if isinstance(board, TensorBoardLogger)]
-        for name in self.layers:
-            for kind, values in (("weights", weights[name]), ("gradient_norms", norms[name])):
-                for board in boards:
-                    if len(finite := values[np.isfinite(values)]):
-                        step = trainer.global_step - 1
-                        board.experiment.add_histogram(f"{kind}/{name}", finite, step, bins=40)
-
-
-def sample_weights(task: LightningModule, most: int = 20_000) -> dict[str, Array]:
-    """Return evenly spaced values of each weight; biases and norms are left out."""
-    sampled = {}
-    for name, parameter in _weights(task):
-        values = parameter.detach().flatten()[:: -(-parameter.numel() // most)]
-        sampled[name] = values.float().cpu().numpy().copy()
-    return sampled
-
-
-def _weights(task: LightningModule) -> list[tuple[str, Parameter]]:
-    return [(name, p) for name, p in task.named_parameters() if p.ndim > 1 and p.numel()]

@@ -8,7 +8,6 @@ A single file without scripts in the run's directory; training writes it too.
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 import math
 import re
@@ -164,8 +163,7 @@ def _config(config: Config) -> list[tuple[str, Any, bool]]:
     else:
         # Where nobody sets these, the machine does.
         machine = ("num_threads", "compile", "channels_last", "trainer.precision")
-        usual = {field.name: field.default for field in dataclasses.fields(Values)}
-        usual |= {key: values[key] for key in machine if key in values} | own
+        usual = vars(Values()) | {key: values[key] for key in machine if key in values} | own
     filled = {key: value for key, value in values.items() if value not in (None, [], {})}
     return [(key, value, usual.get(key) != value) for key, value in filled.items()]
 

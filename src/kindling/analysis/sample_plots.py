@@ -7,18 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from torch import Tensor
 
 from src.kindling.analysis import drawing
 from src.kindling.analysis.drawing import GREY, PHOTOS
 from src.kindling.analysis.predictions import Array, Predictions
-from src.kindling.data.masks import PALETTE, blend
 from src.kindling.data.spec import Column
-
-LEGEND = 20  # classes of a legend
 
 
 def plot_samples(
@@ -107,31 +102,6 @@ def draw_images(
     axis.set_axis_off()
     figure.suptitle(drawing.shorten_label(title, 100), fontsize=10)
     figure.set_gid(PHOTOS)
-    return figure
-
-
-def draw_masks(
-    x: Tensor,
-    masks: Array,
-    captions: Sequence[Sequence[str]],
-    title: str,
-    classes: Sequence[str],
-    across: int = 8,
-) -> Figure:
-    """Draw images `(N, C, H, W)` under their masks `(N, H, W)`, with a legend of the classes."""
-    images = torch.from_numpy(scale_to_unit(x))
-    images = images.movedim(3, 1) if images.ndim == 4 else images[:, None].expand(-1, 3, -1, -1)
-    if images.shape[2:] != masks.shape[1:]:  # a transform resized the masks
-        images = torch.nn.functional.interpolate(images, masks.shape[1:], mode="bilinear")
-    pixels = (255 * images.movedim(1, 3)).round().numpy().astype(np.uint8)
-    blended = torch.from_numpy(blend(pixels, masks, 0.7)).movedim(3, 1)
-    figure = draw_images(blended, captions, title, across=across)
-    present = [i for i in np.unique(masks).tolist() if 0 < i < len(classes)][:LEGEND]
-    patches = [
-        Patch(color=PALETTE[i] / 255, label=drawing.shorten_label(classes[i])) for i in present
-    ]
-    if patches:
-        figure.legend(handles=patches, loc="outside lower center", ncols=10, fontsize=7)
     return figure
 
 

@@ -80,13 +80,17 @@ def format_values(composed: Config, filled: Config, config: Config) -> list[str]
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes lists of plain values in a line, and quotes text that OmegaConf takes for a number."""
+    """Writes each plain value, also a list of such, in one line, as OmegaConf reads it."""
 
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> Any:
-        nested = any(isinstance(item, dict | list) for item in sequence)
+        nested = isinstance(sequence, list) and any(isinstance(item, dict) for item in sequence)
         return super().represent_sequence(tag, sequence, flow_style=not nested)
 
+    def represent_scalar(self, tag: str, value: Any, style: str | None = None) -> Any:
+        return super().represent_scalar(tag, value, style if value.isprintable() else '"')
 
+
+# OmegaConf takes such a text for a number.
 _Dumper.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d.]*[eE][-+]?\d+$"), list("-+0123456789")
 )
@@ -95,27 +99,12 @@ _Dumper.add_multi_representer(object, lambda dumper, value: dumper.represent_str
 
 
 def _annotate(values: Any, origin: Callable[[str, Any], str]) -> Iterator[str]:
-    """The lines of YAML, with a comment after each value that ends on its key's line."""
+    """The lines of YAML, with a comment after each value."""
     dumped = yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=10**6, allow_unicode=True)
-    flat, comments = flatten(values), dict[int, str]()
-    for key, end in _find_lines(yaml.compose(dumped)):
-        if key in flat:
-            comments[end] = origin(key, flat[key])
-    for number, line in enumerate(dumped.splitlines()):
-        yield f"{line:<{COLUMN}}  # {comments[number]}" if number in comments else line
-
-
-def _find_lines(node: Any, *steps: str) -> Iterator[tuple[str, int]]:
-    """Each dotted key below a node, with the number of the line that it ends on."""
-    if isinstance(node, yaml.MappingNode):
-        inner = [(key.value, value) for key, value in node.value]
-    elif isinstance(node, yaml.SequenceNode) and not node.flow_style:
-        inner = [(str(i), value) for i, value in enumerate(node.value)]
-    else:
-        yield ".".join(steps), node.end_mark.line
-        return
-    for name, value in inner:
-        yield from _find_lines(value, *steps, name)
+    items = iter(flatten(values).items())
+    for line in dumped.splitlines():
+        is_key = line.endswith(":") or line.lstrip("-: ").startswith("? ")  # long keys
+        yield line if is_key else f"{line:<{COLUMN}}  # {origin(*next(items))}"
 
 
 def _describe_net(task: LightningModule, trace: LayerTrace) -> Iterator[str]:

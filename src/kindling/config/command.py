@@ -40,7 +40,8 @@ class Parser(argparse.ArgumentParser):
         about, usage, *details = [*(doc or "").strip().split("\n\n"), ""]
         super().__init__(
             prog=f"{PROGRAM}{verb}",
-            usage=" ".join(usage.replace("python -m src.", PROGRAM).split()),
+            # With `python -OO` there is no docstring, and argparse writes the usage.
+            usage=" ".join(usage.replace("python -m src.", PROGRAM).split()) or None,
             description="\n\n".join([about, *details]).strip(),
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -67,7 +68,7 @@ class Parser(argparse.ArgumentParser):
 
     def _describe_unknown(self, word: str, argv: list[str]) -> str:
         if not word.startswith("-"):
-            return f"{word}: not expected here (usage: {self.usage})"
+            return f"{word}: not expected here ({self.usage_line()})"
         actions = [action for action in self._actions if action.help != argparse.SUPPRESS]
         flags = sorted(action.option_strings[-1] for action in actions if action.option_strings)
         name, equals, value = word.partition("=")
@@ -84,7 +85,10 @@ class Parser(argparse.ArgumentParser):
         return f"{name}: no such flag{hint} (this command has: {', '.join(flags)})"
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message.removeprefix('argument ')} (usage: {self.usage})")
+        raise InputError(f"{message.removeprefix('argument ')} ({self.usage_line()})")
+
+    def usage_line(self) -> str:
+        return " ".join(self.format_usage().split())
 
 
 def split_words(words: list[str]) -> tuple[str, list[str]]:

@@ -178,7 +178,7 @@ def _read_overrides(words: Sequence[str], errors: list[str]) -> Iterator[tuple[s
         else:
             try:
                 yield key, to_plain(OmegaConf.create("- " + text))[0]
-            except (yaml.YAMLError, OmegaConfBaseException) as error:
+            except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
                 problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
                 errors.append(
                     f"{key}: {text} is not valid YAML: {problem}; quotes make it text: "
@@ -200,6 +200,9 @@ def _read_yaml(path: Path, errors: list[str]) -> dict[str, Any]:
         errors.append(f"{origin}{line}: not valid YAML: {getattr(error, 'problem', None) or error}")
     except (OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
         errors.append(f"{origin}: cannot be read: {error}")
+    except RecursionError:
+        problem = "too deeply nested, or an anchor (&name) contains itself"
+        errors.append(f"{origin}: {problem}; remove the inner *name")
     else:
         if isinstance(values, dict):
             return values

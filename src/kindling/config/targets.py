@@ -12,14 +12,15 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 import tomllib
 import types
 from collections.abc import Sequence
-from importlib.machinery import PathFinder
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-from src.kindling.config import pytorch_lightning
 from src.kindling.config.allowed import LIBRARIES, NESTED, OF_STRANGERS, REFUSED, ROOMS
 from src.kindling.config.errors import TRUST, InputError, did_you_mean, explain_typo
 
@@ -104,8 +105,24 @@ def load(path: str) -> Any:
     return found
 
 
+class _LightningAlias(MetaPathFinder, Loader):
+    """Imports the older package `pytorch_lightning` as `lightning.pytorch`.
+
+    The two have the same code but different classes, so that a Trainer of one refuses a module of
+    the other. The Trainer here is Lightning's; many projects still import the older name.
+    """
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name.partition(".")[0] == "pytorch_lightning" else None
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        newer = module.__name__.replace("pytorch_lightning", "lightning.pytorch", 1)
+        sys.modules[module.__name__] = importlib.import_module(newer)
+
+
 def _import(name: str) -> types.ModuleType:
-    pytorch_lightning.alias()
+    if not any(isinstance(finder, _LightningAlias) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _LightningAlias())
     try:
         return importlib.import_module(name)
     except Exception as error:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from src.kindling.exports import lazy_exports
 
 if TYPE_CHECKING:
-    from src.kindling.data.augment import BatchTransform as BatchTransform
     from src.kindling.data.data_module import DataModule as DataModule
     from src.kindling.data.download import Archive as Archive
     from src.kindling.data.download import fetch as fetch
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from src.kindling.data.images.image_folder import ImageFolder as ImageFolder
     from src.kindling.data.images.mask_folder import MaskFolder as MaskFolder
     from src.kindling.data.paths import data_path as data_path
+    from src.kindling.data.preprocess import BatchTransform as BatchTransform
     from src.kindling.data.preprocess import InputStats as InputStats
     from src.kindling.data.preprocess import Standardize as Standardize
     from src.kindling.data.preprocess import build_preprocess as build_preprocess

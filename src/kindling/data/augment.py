@@ -13,25 +13,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from src.kindling.config.errors import InputError
 from src.kindling.data import augment_functional as F
-from src.kindling.data.preprocess import Standardize
+from src.kindling.data.preprocess import BatchTransform, Standardize
 from src.kindling.data.spec import Spec
-
-
-class BatchTransform(nn.Module):
-    """A random transform of whole training batches on the training device."""
-
-    mixes = False  # whether it blends targets; class numbers then arrive as shares `(B, classes)`
-
-    def fit(self, spec: Spec) -> None:
-        """Read what it needs from the spec, before training; most need nothing."""
-
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Transform standardized inputs `(B, …)` and targets `(B, …)`."""
-        raise NotImplementedError
 
 
 def require(valid: bool, expected: str, given: Any) -> None:

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import Any, Literal
 
+import pandas as pd
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
@@ -17,13 +18,12 @@ from torch import Tensor, nn
 from src.kindling.config.compose import ROOT
 from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import InputError
-from src.kindling.data.augment import BatchTransform
+from src.kindling.data.augment import compose
 from src.kindling.data.duplicates import find_duplicates, hash_content
 from src.kindling.data.folds import FOLD_RESULT, fold_samples
 from src.kindling.data.loader import BatchDataset, Loader, make_loader
 from src.kindling.data.order import BatchOrder, derive_seed, seed_generators
-from src.kindling.data.preparation import BatchPreparation
-from src.kindling.data.preprocess import InputStats
+from src.kindling.data.preprocess import BatchPreparation, BatchTransform, InputStats
 from src.kindling.data.samples import STAGES, Samples, Stage
 from src.kindling.data.spec import Spec
 from src.kindling.data.split import check_classes, describe_classes, split_samples
@@ -88,7 +88,7 @@ class DataModule(LightningDataModule):
             raise InputError(f"data.eval_transforms: {name} is for training only; remove it")
         augment = [t for t in train if isinstance(t, BatchTransform)]
         single = [t for t in train if not isinstance(t, BatchTransform)]
-        self.prepare = BatchPreparation(augment)  # on the training device
+        self.prepare = BatchPreparation(compose(augment))  # on the training device
         self.transforms: dict[Stage, nn.Sequential | None] = {
             "train": nn.Sequential(*single) if single else None,
             "val": nn.Sequential(*evaluation) if evaluation else None,
@@ -195,8 +195,6 @@ class DataModule(LightningDataModule):
 
     def split_csv(self) -> str:
         """Format the split as CSV: each sample's number, name and stage."""
-        import pandas as pd
-
         rows = []
         for stage in STAGES:
             for i in self.indices[stage].tolist():

@@ -21,6 +21,10 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import wrap_file
+
 from src.kindling.config.errors import InputError
 
 TIMEOUT = 60  # seconds without a byte from the server
@@ -56,8 +60,6 @@ def fetch(folder: Path, archives: Sequence[Archive]) -> None:
     """
     if not _missing(folder, archives):
         return
-    from filelock import FileLock
-
     work = folder / ".kindling-download"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,9 +106,6 @@ def _fetch_first(folder: Path, work: Path, missing: Sequence[Archive]) -> None:
 
 def _download(folder: Path, work: Path, missing: Sequence[Archive]) -> Path:
     """Download the first of the missing archives from the first mirror that has it."""
-    from rich.console import Console
-    from rich.progress import wrap_file
-
     archive, failures = missing[0], []
     packed, console = work / archive.name, Console(stderr=True)
     quiet = not console.is_terminal

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
 
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.data.order import derive_seed
@@ -43,8 +43,6 @@ class BatchDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def _transform(self, epoch: int, i: int) -> tuple[Tensor, ...]:
         """Transform a sample's input and its mask, if any, with one draw for both."""
-        from torchvision import tv_tensors
-
         assert self.transform is not None
         if self.seed is not None:
             torch.default_generator.manual_seed(derive_seed(self.seed, epoch, i))
@@ -74,12 +72,7 @@ class Loader(DataLoader[Any]):
     """
 
     def __iter__(self) -> Any:
-        batches = super().__iter__()
-        return self._iterate(batches) if self.num_workers else batches
-
-    def _iterate(self, batches: Any) -> Iterator[Any]:
-        """Yield the batches, and keep the loader alive meanwhile."""
-        yield from batches
+        yield from super().__iter__()  # a generator, which keeps the loader alive meanwhile
 
     def _get_iterator(self) -> Any:
         batches = super()._get_iterator()

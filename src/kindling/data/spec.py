@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval
+from pydantic import TypeAdapter, ValidationError
 
 TargetType = Literal["class", "labels", "values", "mask"]
 
@@ -53,9 +54,7 @@ class Spec:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     in_shape: tuple[int, ...]  # what the net receives of a sample: (C, H, W), (T, F) or (features,)
-    num_outputs: Annotated[
-        int, Interval(ge=1, le=1_000_000)
-    ]  # of classes, labels, or target values
+    num_outputs: Annotated[int, Interval(ge=1, le=1_000_000)]  # classes, labels or target values
     kind: Literal["image", "table", "sequence"]
     classes: tuple[str, ...] = ()  # names of classes or labels; empty for values
     class_counts: tuple[int, ...] = ()  # samples of each class or label; for masks pixels
@@ -95,8 +94,6 @@ class Spec:
         Raises:
             ValueError: when a file holds something else.
         """
-        from pydantic import TypeAdapter, ValidationError
-
         try:
             columns = [_rename(column, "levels", "categories") for column in values["columns"]]
             plain = _rename({**values, "columns": columns}, "white", "max_value")

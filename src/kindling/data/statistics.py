@@ -26,21 +26,15 @@ def describe_samples(
 ) -> Spec:
     """Make the spec of samples without categories; shapes are of one sample in a batch."""
     kind: Any = ("table", "sequence", "image")[min(len(in_shape), 3) - 1]
-    mean, std = moments
-    columns: tuple[Column, ...] = ()
+    fields = of_target(samples, train) | {"target_shape": target_shape}
     if kind == "table":
-        fitted = zip(samples.columns, mean, std, strict=True)
-        columns = tuple(Column(name, mean=m, std=s) for name, m, s in fitted)
-        mean, std = (0.0,), (1.0,)
+        fitted = zip(samples.columns, *moments, strict=True)
+        fields["columns"] = tuple(Column(name, mean=mean, std=std) for name, mean, std in fitted)
+    else:
+        fields["mean"], fields["std"] = moments
+    source_shape = tuple(samples.x[train[:1]].shape[1:])
     return Spec(
-        in_shape=in_shape,
-        kind=kind,
-        columns=columns,
-        mean=mean,
-        std=std,
-        source_shape=tuple(samples.x[train[:1]].shape[1:]),
-        max_value=samples.max_value,
-        **{**of_target(samples, train), "target_shape": target_shape},
+        in_shape, kind=kind, source_shape=source_shape, max_value=samples.max_value, **fields
     )
 
 

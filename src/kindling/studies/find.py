@@ -12,6 +12,7 @@ from typing import Any
 
 from src.kindling.config.compose import Config, compose
 from src.kindling.config.errors import InputError
+from src.kindling.config.targets import locate, parameters
 from src.kindling.runs import run as run_module
 from src.kindling.runs.files import display_path
 from src.kindling.training.distributed import distributed
@@ -25,7 +26,13 @@ def find(what: str, name: str, overrides: Sequence[str]) -> float:
 
     Raises InputError when the config has a mistake, or the loss never falls.
     """
+    config = compose(name, overrides)
+    for key, value in distributed(config.values).items():
+        problem = f"--find takes one process on one device, and {value!r} is set"
+        raise InputError(f"{key}: {problem}; leave it out")
+
     import torch
+    from lightning.fabric.plugins import TorchCheckpointIO
     from lightning.pytorch import seed_everything
     from lightning.pytorch.loggers.logger import DummyLogger
     from lightning.pytorch.tuner.tuning import Tuner
@@ -33,12 +40,9 @@ def find(what: str, name: str, overrides: Sequence[str]) -> float:
     from src.kindling.config import instantiate
     from src.kindling.data.data_module import DataModule
     from src.kindling.training.build import build_data, build_task, check_settings
+    from src.kindling.training.checkpoint_io import AtomicIO
     from src.kindling.training.warning_filters import quiet
 
-    config = compose(name, overrides)
-    for key, value in distributed(config.values).items():
-        problem = f"--find takes one process on one device, and {value!r} is set"
-        raise InputError(f"{key}: {problem}; leave it out")
     # The tuner takes 100 steps at most; an epoch may have only one.
     changes = {"trainer.devices": 1, "trainer.max_epochs": 100}
     config = config.replaced(changes, origin="--find")
@@ -48,10 +52,13 @@ def find(what: str, name: str, overrides: Sequence[str]) -> float:
     torch.set_num_threads(values.num_threads or 1)
     data = build_data(config)
     seed_everything(values.seed, verbose=False)
-    if not isinstance(data, DataModule):
-        raise InputError("data: --find needs a spec; subclass src.kindling.data.DataModule")
+    if what == "batch_size" and not isinstance(data, DataModule):
+        problem = "--find batch_size needs data of src.kindling.data.DataModule"
+        raise InputError(f"data: {problem}; double data.batch_size until memory runs out")
     check_settings(config, data)
     task = build_task(config, data)
+    memory = AtomicIO()
+    memory.load_checkpoint = TorchCheckpointIO().load_checkpoint  # type: ignore[method-assign]
     progress = sys.stderr if sys.stderr.isatty() else io.StringIO()
     with tempfile.TemporaryDirectory() as scratch, redirect_stderr(progress):
         trainer = instantiate.build(
@@ -64,6 +71,7 @@ def find(what: str, name: str, overrides: Sequence[str]) -> float:
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
+            plugins=[memory],
         )
         tuner = Tuner(trainer)
         if what == "lr":
@@ -75,6 +83,8 @@ def _find_lr(config: Config, tuner: Any, task: Any, data: Any) -> float:
     """Raise the rate over 100 steps, and suggest where the loss falls most (Smith, WACV 2017)."""
     from matplotlib.figure import Figure
 
+    if not task.automatic_optimization:
+        raise InputError("task: --find lr needs automatic optimization; try some rates instead")
     found = tuner.lr_find(task, datamodule=data, update_attr=False, min_lr=1e-6, max_lr=10)
     rates, losses = (found.results["lr"], found.results["loss"]) if found else ([], [])
     rate = steepest(rates, losses)
@@ -91,7 +101,10 @@ def _find_lr(config: Config, tuner: Any, task: Any, data: Any) -> float:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     print(f"found      {rate:.2g}: the loss falls fastest there; plot: {display_path(path)}")
-    print(f"to use it  task.optimizer.lr={rate:.2g}")
+    known = parameters(locate(config.values["task"]["_target_"]))
+    keys = [name for name in ("optimizer.lr", "lr", "learning_rate") if name.split(".")[0] in known]
+    use = f"task.{keys[0]}={rate:.2g}" if keys else "set it in configure_optimizers"
+    print(f"to use it  {use}")
     return rate
 
 

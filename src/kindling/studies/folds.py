@@ -16,7 +16,6 @@ from src.kindling.config.compose import compose, get
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path
 from src.kindling.runs.metric_names import is_share, parse_name
-from src.kindling.runs.run import Run
 from src.kindling.studies.plan import Plan, TrialResult, make_plan
 from src.kindling.studies.study import Summary, print_summary, summarize
 
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
 
 def plan_folds(name: str, overrides: Sequence[str], flags: Any) -> Plan:
     """Plan a cross-validation; split the data once, and raise InputError if that is impossible."""
-    from src.kindling.config import instantiate
-    from src.kindling.config.targets import locate
-    from src.kindling.data.data_module import DataModule
-
     folds, repeats = flags.folds, flags.repeats
     if folds < 2 or repeats < 1:
         given = f"--folds {folds} --repeats {repeats}"
@@ -38,6 +33,11 @@ def plan_folds(name: str, overrides: Sequence[str], flags: Any) -> Plan:
     if get(config.values, "data.fold") is not None:
         origin = config.origin("data.fold")
         raise InputError(f"data.fold: a cross-validation sets it; leave it out ({origin})")
+
+    from src.kindling.config import instantiate
+    from src.kindling.config.targets import locate
+    from src.kindling.data.data_module import DataModule
+
     instantiate.check(config)
     target = get(config.values, "data._target_")
     data: Any = locate(target) if target else None
@@ -52,22 +52,12 @@ def plan_folds(name: str, overrides: Sequence[str], flags: Any) -> Plan:
     }
     about = {"folds": folds, "epoch": "chosen on an inner validation split"}
     plan = make_plan(config, overrides, flags, f"crossval-{folds}", members)
-    plan = replace(plan, about=about, stages=("val", "test"), after=predict_fold)
+    plan = replace(plan, about=about, stages=("val", "test"))
     try:
         return plan.with_monitor({"data.fold": [folds - 1, folds, repeats - 1]})
     except InputError as error:
         flag = f"--repeats {repeats}" if "repetition" in error.lines[0] else f"--folds {folds}"
         raise InputError([line.replace("data.fold:", f"{flag}:") for line in error.lines]) from None
-
-
-def predict_fold(run: Run) -> None:
-    """Save the predictions of a fold's best checkpoint for its held-out samples."""
-    from src.kindling.analysis.predictions import predict
-    from src.kindling.training.trained_run import TrainedRun
-
-    trained = TrainedRun(run.path)
-    predictions = predict(trained.task.to(trained.device), trained.data(), "test")
-    predictions.save(run.path / "predictions" / "test.npz")
 
 
 def gather_predictions(paths: Sequence[Path], folds: Sequence[list[int]]) -> Predictions:

@@ -10,13 +10,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from filelock import BaseFileLock
-
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path
 from src.kindling.runs.redact import redact
 from src.kindling.studies.plan import Plan, TrialResult
-from src.kindling.studies.trial_queue import PATIENCE, Claim, T, TrialQueue
+from src.kindling.studies.trial_queue import PATIENCE, T, TrialQueue
 
 HEARTBEAT = 10  # seconds between two heartbeats
 GRACE = 60  # seconds without a heartbeat until a worker on another machine counts as dead
@@ -49,7 +47,8 @@ class OptunaQueue(TrialQueue):
     def __init__(self, plan: Plan, stopped: Callable[[], bool] = lambda: False) -> None:
         super().__init__(plan)
         self.optuna, self.stopped = load_optuna(), stopped
-        self.beats: dict[str, tuple[Any, float]] = {}  # a worker's last one, and when it was seen
+        self.ended = threading.Event()  # whether the member that is held needs no heartbeat
+        self.beats: dict[tuple[Any, ...], float] = {}  # when each was first seen
         server = (plan.storage or "").replace("postgresql://", "postgresql+psycopg://", 1)
         self.url = server or f"sqlite:///{plan.folder / 'study.db'}"
 
@@ -113,45 +112,44 @@ class OptunaQueue(TrialQueue):
             pause = min(5.0, pause + 0.5)
             time.sleep(pause)
 
-    def take(self) -> tuple[Claim | None, bool]:
-        claim, others = super().take()
-        if claim:
-            threading.Thread(target=self._send_heartbeats, args=(claim,), daemon=True).start()
-        return claim, others
-
-    def _send_heartbeats(self, claim: Claim) -> None:
+    def _send_heartbeats(self, name: str, ended: threading.Event) -> None:
         beat = 0
-        while not claim.ended.wait(HEARTBEAT):
+        while not ended.wait(HEARTBEAT):
             beat += 1
             with suppress(Exception):  # the storage may be unreachable for a while
-                self.study.set_user_attr(f"beat {claim.result.name}", beat)
+                self.study.set_user_attr(f"beat {name}", beat)
         self.storage.remove_session()
 
-    def start(self, result: TrialResult, lock: BaseFileLock) -> Claim:
+    def release(self) -> None:
+        self.ended.set()
+        super().release()
+
+    def start(self, result: TrialResult) -> TrialResult:
+        self.ended = threading.Event()
+        arguments = (result.name, self.ended)
+        threading.Thread(target=self._send_heartbeats, args=arguments, daemon=True).start()
         if not self.plan.suggest:
-            return Claim(result, lock)
+            return result
         if self.plan.sampler:  # draws depend on the seed, the member, and earlier results alone
             self.study.sampler = self.plan.sampler(result.name)
         known = None
         if result.trial is not None:
             known = self.study.get_trials(deepcopy=False)[result.trial]
         if known and not known.state.is_finished():  # it was interrupted
-            trial = self.optuna.Trial(self.study, known._trial_id)
+            self.trial = self.optuna.Trial(self.study, known._trial_id)
         else:
             if known:  # it failed, and is tried again
                 self.study.enqueue_trial(known.params)
-            trial = self.study.ask()
-        changes = result.changes | self.plan.suggest(trial)
-        return Claim(replace(result, changes=changes, trial=trial.number), lock, trial)
+            self.trial = self.study.ask()
+        changes = result.changes | self.plan.suggest(self.trial)
+        return replace(result, changes=changes, trial=self.trial.number)
 
-    def lock_member(self, result: TrialResult) -> BaseFileLock | None:
+    def lock_member(self, result: TrialResult) -> bool:
         if result.state == "running" and result.worker != self.place:
-            beat = (result.worker, self.study.user_attrs.get(f"beat {result.name}"))
+            beat = (result.name, result.worker, self.study.user_attrs.get(f"beat {result.name}"))
             now = time.monotonic()  # two machines' clocks differ
-            known, since = self.beats.get(result.name, (None, now))
-            self.beats[result.name] = (beat, since if beat == known else now)
-            if beat != known or now - since <= GRACE:
-                return None
+            if now - self.beats.setdefault(beat, now) <= GRACE:
+                return False
         return super().lock_member(result)
 
     @contextmanager

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.kindling.config import cores
-from src.kindling.config.compose import Config, compose, flatten, groups
+from src.kindling.config.compose import Config, change, compose, flatten, groups
 from src.kindling.config.errors import InputError, format_count
 from src.kindling.runs import run as run_module
 from src.kindling.runs.redact import redacted
-from src.kindling.runs.run import Run
 from src.kindling.training.distributed import distributed
 
 if TYPE_CHECKING:
@@ -63,7 +62,6 @@ class Plan:
     suggest: Callable[[optuna.Trial], dict[str, Any]] | None = None  # draws config keys
     sampler: Callable[[str], Any] | None = None  # makes Optuna's sampler for a member
     pruner: Any = None  # Optuna's
-    after: Callable[[Run], None] | None = None  # called after the training of each member
     part: str = ""  # of the study, a folder in its own: a retest of the best member
     plots: bool = False  # whether each member gets plots/ and report.html
     logs: Path = field(default_factory=lambda: run_module.LOGS)
@@ -93,10 +91,8 @@ class Plan:
     def configure(self, changes: dict[str, Any]) -> Config:
         """Compose the config of a member."""
         swaps = {k: v for k, v in changes.items() if k in groups() and isinstance(v, str)}
-        words = [f"{key}={option}" for key, option in swaps.items()]
-        config = _compose(self.config, (*self.overrides, *words))
-        rest = {key: value for key, value in changes.items() if key not in swaps}
-        return config.replaced(rest, origin="study")
+        config = _compose(self.config, (*self.overrides, *to_words(swaps)))
+        return change(config, to_words({k: v for k, v in changes.items() if k not in swaps}))
 
     def with_monitor(self, changes: dict[str, Any]) -> Plan:
         """Build a member's data and task, and return this plan with the task's monitor and mode."""
@@ -122,6 +118,11 @@ class Plan:
             problem = "a study compares trials by one; set monitor=…"
             raise InputError(f"monitor: {problem} (logged: {', '.join(sorted(logged))})")
         return replace(self, monitor=monitor.name, mode=monitor.mode)
+
+
+def to_words(changes: dict[str, Any]) -> list[str]:
+    """A member's changes as `key=value` words, as on a command line."""
+    return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
 
 
 def make_plan(

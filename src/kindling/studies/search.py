@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from src.kindling.config.compose import COMMAND_LINE, CONFIGS, compose, get, groups, record_path
+from src.kindling.config.compose import COMMAND_LINE, CONFIGS, compose, get, record_path
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path, write
 from src.kindling.runs.metric_names import parse_name
@@ -103,22 +103,15 @@ def check_space(space: Space, plan: Plan) -> list[dict[str, Any]]:
         if key in keys or key.partition(".")[0] in keys:
             problem = f"{space.file} searches it; remove one of them"
             errors.append(f"{override}: {problem} ({COMMAND_LINE})")
-    try:
-        compose(plan.config, [f"{key}=0" for key in keys if key not in groups()])
-        samples = space.samples()
-    except InputError as error:
-        lines = [line.replace(f"({COMMAND_LINE})", f"({space.file})") for line in error.lines]
-        raise InputError(lines + errors) from None
+    samples = space.samples()
     for values in samples:
-        for line in _mistakes(plan, values):
-            origin = COMMAND_LINE if line.partition("=")[0] in keys else "study"
-            errors.append(line.replace(f"({origin})", f"({space.file})"))
+        errors += _mistakes(space, plan, values)
     for p in space.parameters if not errors else ():
         low, high = p.ends[0], p.ends[-1]
         if p.choices or p.stepped or not isinstance(low, int):
             continue
-        values = next(values for values in samples if p.key in values)
-        if not _mistakes(plan, {**values, p.key: low + 0.5}):  # it accepts other numbers, too
+        values = next(values for values in samples if p.key in values) | {p.key: low + 0.5}
+        if not _mistakes(space, plan, values):  # it accepts other numbers, too
             errors.append(
                 f"{p.key}: only whole numbers from {low} to {high} would be drawn; write "
                 f"{float(low)} and {float(high)}, or add 'step: 1' ({space.file})"
@@ -128,13 +121,18 @@ def check_space(space: Space, plan: Plan) -> list[dict[str, Any]]:
     return samples
 
 
-def _mistakes(plan: Plan, values: dict[str, Any]) -> list[str]:
+def _mistakes(space: Space, plan: Plan, values: dict[str, Any]) -> list[str]:
+    """The mistakes in the config of some values; those in the values name the space's file."""
     from src.kindling.config import instantiate
 
     try:
         instantiate.check(plan.configure(values))
     except InputError as error:
-        return error.lines
+        own, file = tuple(f"{key}{end}" for key in values for end in ".:="), f"({space.file})"
+        return [
+            line.replace(f"({COMMAND_LINE})", file) if line.startswith(own) else line
+            for line in error.lines
+        ]
     return []
 
 

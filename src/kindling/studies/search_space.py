@@ -31,22 +31,20 @@ class Parameter:
 
     key: str
     distribution: Any  # Optuna's; a choice that is a list or a dict is JSON text there
-    choices: tuple[Any, ...]  # as config values; empty for a range
+    choices: dict[Any, Any]  # the config value of each of Optuna's choices; empty for a range
     when: dict[str, list[Any]]  # choices of earlier keys without which this one is not set
     stepped: bool  # whether the file sets a step
 
     @property
     def ends(self) -> list[Any]:
         """Optuna's values of all choices, or of both bounds."""
-        given = self.distribution
-        return list(given.choices) if self.choices else [given.low, given.high]
+        return [*self.choices] or [self.distribution.low, self.distribution.high]
 
     def suggest(self, trial: BaseTrial) -> Any:
         """Draw a config value."""
         given = self.distribution
         if self.choices:
-            drawn = trial.suggest_categorical(self.key, given.choices)
-            return self.choices[given.choices.index(drawn)]
+            return self.choices[trial.suggest_categorical(self.key, given.choices)]
         suggest: Any = trial.suggest_int if isinstance(given.low, int) else trial.suggest_float
         return suggest(self.key, given.low, given.high, step=given.step, log=given.log)
 
@@ -146,6 +144,8 @@ def describe_space() -> dict[str, Any]:
 
 def _read_parameter(key: str, given: Any, above: dict[str, Parameter]) -> Parameter:
     """Read one line; raises ValueError with the problem."""
+    from optuna.distributions import CategoricalDistribution
+
     given = {"choices": given} if isinstance(given, list) else given
     if key == "seed":
         problem = "cannot be searched: the best of several seeds is luck"
@@ -161,11 +161,11 @@ def _read_parameter(key: str, given: Any, above: dict[str, Parameter]) -> Parame
     when = _read_conditions(given.get("when", {}), above)
     bounds = {name: value for name, value in given.items() if name not in ("choices", "when")}
     if "choices" not in given:
-        return Parameter(key, _read_range(bounds), (), when, "step" in bounds)
+        return Parameter(key, _read_range(bounds), {}, when, "step" in bounds)
     if bounds:
         raise ValueError("has choices and a range; remove one of them")
-    choices = given["choices"]
-    return Parameter(key, _read_choices(choices), tuple(choices), when, False)
+    choices = _read_choices(given["choices"])
+    return Parameter(key, CategoricalDistribution([*choices]), choices, when, False)
 
 
 def _read_conditions(given: Any, above: dict[str, Parameter]) -> dict[str, list[Any]]:
@@ -176,21 +176,19 @@ def _read_conditions(given: Any, above: dict[str, Parameter]) -> dict[str, list[
     for key, some in when.items():
         if key not in above:
             raise ValueError(f"when: no '{key}' above it{did_you_mean(str(key), above)}")
-        choices = list(above[key].choices)
+        choices = [*above[key].choices.values()]
         if wrong := [value for value in some if value not in choices]:
             raise ValueError(f"when: '{key}' is never {wrong[0]!r} (its choices: {choices})")
     return when
 
 
-def _read_choices(choices: Any) -> Any:
-    from optuna.distributions import CategoricalDistribution
-
+def _read_choices(choices: Any) -> dict[Any, Any]:
     if not isinstance(choices, list):
         raise ValueError(f"expected a list of choices, got {choices!r}")
-    names = [json.dumps(one) if isinstance(one, list | dict) else one for one in choices]
-    if len(set(map(repr, names))) < len(names):
+    found = {json.dumps(one) if isinstance(one, list | dict) else one: one for one in choices}
+    if len(found) < len(choices):
         raise ValueError(f"has a choice twice: {choices}")
-    return CategoricalDistribution(names)
+    return found
 
 
 def _read_range(bounds: dict[str, Any]) -> Any:

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 from filelock import BaseFileLock, FileLock, Timeout
@@ -20,16 +20,6 @@ KILLS = 3  # a member is given up when its worker was killed so often
 GIVEN_UP = f"its worker was killed {KILLS} times; it may need more memory than there is"
 PATIENCE = 600  # seconds until a lock that is held, or an unreachable storage, is an error
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A member that this process trains."""
-
-    result: TrialResult
-    lock: BaseFileLock  # released by the operating system when this process dies
-    trial: Any = None  # Optuna's, in a search
-    ended: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
@@ -48,8 +38,12 @@ def announce(what: str, seconds: float = 60.0) -> Iterator[None]:
 class TrialQueue:
     """Members are directories: a file lock claims one, and its trial.json is its record.
 
-    The lock of a killed worker is free: its member is taken again, and resumes.
+    A queue holds one member at a time. The operating system frees the lock of a killed worker: its
+    member is taken again, and resumes.
     """
+
+    lock: BaseFileLock | None = None  # of the member that is held
+    trial: Any = None  # Optuna's for this member, in a search
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -67,32 +61,26 @@ class TrialQueue:
                 known = settings
         return known
 
-    def take(self) -> tuple[Claim | None, bool]:
-        """Take a member that is left, or None; and return whether other workers train some."""
+    def take(self) -> TrialResult | None:
+        """Take a member that is left; None if all have ended, or other workers train the others."""
         return self.retry(self._take)
 
-    def _take(self) -> tuple[Claim | None, bool]:
-        others = False
+    def _take(self) -> TrialResult | None:
         with self.locked():
             for result in self._results():
-                if result.state in ENDED:
-                    continue
-                lock = self.lock_member(result)
-                if lock is None:
-                    others = True
+                if result.state in ENDED or not self.lock_member(result):
                     continue
                 kills = result.kills + (result.state == "running")  # it released no lock
                 result = replace(result, state="running", kills=kills, worker=self.place)
                 if kills < KILLS:
-                    claim = self.start(result, lock)
-                    self.write(result.name, asdict(claim.result))
-                    return claim, True
+                    result = self.start(result)
+                    self.write(result.name, asdict(result))
+                    return result
                 self.write(result.name, asdict(replace(result, state="failed", error=GIVEN_UP)))
-                lock.release()
                 print(f"{result.name}  FAILED  {GIVEN_UP}", flush=True)
-        return None, others
+        return None
 
-    def finish(self, claim: Claim, result: TrialResult) -> bool:
+    def finish(self, result: TrialResult) -> bool:
         """Record the result and release the member; return whether the result counts."""
 
         def record() -> bool:
@@ -106,8 +94,7 @@ class TrialQueue:
         try:
             counts = self.retry(record)
         finally:
-            claim.ended.set()
-            claim.lock.release()
+            self.release()
         if not counts:
             print(f"{result.name}  not counted: this worker gave no heartbeat", flush=True)
         return counts
@@ -135,19 +122,24 @@ class TrialQueue:
             for name, changes in self.plan.members.items()
         ]
 
-    def lock_member(self, result: TrialResult) -> BaseFileLock | None:
-        """Lock a member; None when another worker has locked it."""
+    def lock_member(self, result: TrialResult) -> bool:
+        """Lock a member, and free the one before; False when another worker has locked it."""
+        self.release()
         folder = self.plan.folder / result.name
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".claim.lock", timeout=0)
+        self.lock = FileLock(folder / ".claim.lock", timeout=0)
         with suppress(Timeout):
-            lock.acquire()
-        return lock if lock.is_locked else None
+            self.lock.acquire()
+        return self.lock.is_locked
 
     # What OptunaQueue does in another way.
 
-    def start(self, result: TrialResult, lock: BaseFileLock) -> Claim:
-        return Claim(result, lock)
+    def start(self, result: TrialResult) -> TrialResult:
+        return result
+
+    def release(self) -> None:
+        if self.lock:
+            self.lock.release()
 
     def retry(self, action: Callable[[], T]) -> T:
         return action()

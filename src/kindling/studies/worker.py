@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import multiprocessing
 import os
 import subprocess
@@ -11,22 +10,24 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import redirect_stdout, suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import replace
 from multiprocessing.connection import wait
 from signal import SIGTERM, Signals
 from typing import Any
 
+from src.kindling.config import instantiate
 from src.kindling.config.command import run_command
 from src.kindling.config.compose import record_path
 from src.kindling.config.errors import InputError, join_names
 from src.kindling.runs.files import display_path
+from src.kindling.runs.metric_names import canonical_name
 from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupted, Interrupts
 from src.kindling.studies.optuna_queue import make_queue
-from src.kindling.studies.plan import ENDED, Plan, TrialResult
-from src.kindling.studies.trial_queue import KILLS, Claim, announce
+from src.kindling.studies.plan import ENDED, Plan, TrialResult, to_words
+from src.kindling.studies.trial_queue import KILLS, announce
 from src.kindling.training.distributed import distributed
 
 POLL = 0.5  # seconds between two looks at other processes
@@ -40,43 +41,43 @@ class Worker:
         self.queue = make_queue(plan, stopped=lambda: self.signals.received is not None)
 
     def work(self) -> None:
-        """Train the members that are left; wait for those of other workers, which may be killed."""
+        """Train the members that are left, also those of other workers that are killed."""
         with self.signals:
             self.signals.watched = True  # outside of a training, a signal waits for the queue
-            while self.signals.received is None:
-                claim, others = self.queue.take()
-                if claim is None and others:
-                    claim, others = self._wait_for_others()
-                if claim is not None:
-                    self.train(claim)
-                elif not others:
-                    return
-            self.signals.stop()
+            while result := self._take():
+                self.train(result)
+            if self.signals.received is not None:
+                self.signals.stop()
 
-    def _wait_for_others(self) -> tuple[Claim | None, bool]:
-        """Wait until a member of another worker is left, or all have ended, or a signal came."""
-        left = [result.name for result in self.queue.results() if result.state not in ENDED]
-        claim, others, pause = None, True, POLL
-        with announce(f"for {join_names(left)}, which other processes of this study train"):
-            while claim is None and others and self.signals.received is None:
+    def _take(self) -> TrialResult | None:
+        """Take a member, waiting for those of other workers; None at the end, or on a signal."""
+        pause = POLL
+        with ExitStack() as waiting:
+            while self.signals.received is None:
+                taken = self.queue.take()
+                left = [one.name for one in self.queue.results() if one.state not in ENDED]
+                if taken or not left:
+                    return taken
+                if pause == POLL:
+                    doing = f"for {join_names(left)}, which other processes of this study train"
+                    waiting.enter_context(announce(doing))
                 time.sleep(pause)
                 pause = min(2.0, 1.5 * pause)  # the others need the cores more
-                claim, others = self.queue.take()
-        return claim, others
+        return None
 
-    def train(self, claim: Claim) -> None:
-        """Train a member, record its result, and print it."""
+    def train(self, result: TrialResult) -> None:
+        """Train the member that the queue holds, record its result, and print it."""
         started = time.perf_counter()
-        run = Run(self.plan.folder / claim.result.name)
-        result = replace(claim.result, state="waiting", run=record_path(run.path))
+        run = Run(self.plan.folder / result.name)
+        result = replace(result, state="waiting", run=record_path(run.path))
         path = run.path / "output.txt"
-        doing = f"for {claim.result.name} to train, see {display_path(path)}"
+        doing = f"for {result.name} to train, see {display_path(path)}"
         with path.open("a", encoding="utf-8") as output, announce(doing):
             try:
                 with redirect_stdout(output):
-                    result = self._fit(run, claim, result)
+                    result = self._fit(run, result)
             except Interrupted:
-                self.queue.finish(claim, result)
+                self.queue.finish(result)
                 raise
             except Exception as error:
                 traceback.print_exc(file=output)
@@ -84,64 +85,61 @@ class Worker:
                 lines = error.lines if isinstance(error, InputError) else [text]
                 result = replace(result, state="failed", error=redact("\n".join(lines)))
         result = replace(result, seconds=round(time.perf_counter() - started, 3))
-        if self.queue.finish(claim, result):
+        if self.queue.finish(result):
             self._print_progress(result)
 
-    def _fit(self, run: Run, claim: Claim, result: TrialResult) -> TrialResult:
+    def _fit(self, run: Run, result: TrialResult) -> TrialResult:
         """Train a member, and return its result with state, value and metrics."""
-        from src.kindling.analysis.plots import Plots
-        from src.kindling.config import instantiate
-        from src.kindling.training.fit import fit
+        from lightning.pytorch.callbacks import LambdaCallback
 
-        config, stages = self.plan.configure(result.changes), self.plan.stages
+        from src.kindling.analysis.plots import Plots
+        from src.kindling.analysis.predictions import predict
+        from src.kindling.training.fit import fit
+        from src.kindling.training.trained_run import TrainedRun
+
+        config = self.plan.configure(result.changes)
         instantiate.check(config)
         if self.signals.received is not None:  # since the member was taken
             self.signals.stop()
-        meta = run.read("meta.json")
-        score, pruned = None, False
-        if meta.get("exit") == "finished":  # its worker was killed after the training
-            pruned = bool(claim.trial) and self.queue.retry(claim.trial.should_prune)
+        meta, score = run.read("meta.json"), None
+        if meta.get("exit") == "finished":
+            pass  # its worker was killed after the training
         elif distributed(config.values):
             self._train_in_subprocess(run, result.changes)
-            if claim.trial:
-                self._report_epochs(run, claim.trial)
+            if self.queue.trial:
+                self._report_epochs(run)
         else:
             plots = Plots(run) if self.plan.plots else None
-            reporting = self._reporting_callback(claim.trial)
-            fitted = fit(config, run, stages, resume=bool(meta), plots=plots, callbacks=[reporting])
-            score, pruned = fitted.score, reporting.pruned
+            callbacks = [LambdaCallback(on_train_epoch_end=self._report_epoch)]
+            resume, stages = bool(meta), self.plan.stages
+            score = fit(config, run, stages, resume=resume, plots=plots, callbacks=callbacks).score
         value = run.metrics.get(self.plan.monitor, score)
         if value is None or value != value:
             raise InputError(f"{self.plan.monitor}: was never a finite number")
-        if self.plan.after:
-            self.plan.after(run)
-        state = "pruned" if pruned else "finished"
+        if "data.fold" in result.changes:
+            trained = TrainedRun(run.path)
+            predictions = predict(trained.task.to(trained.device), trained.data(), "test")
+            predictions.save(run.path / "predictions" / "test.npz")
+        state = "pruned" if self._is_pruned() else "finished"
         return replace(result, state=state, value=value, metrics=run.metrics)
 
-    def _reporting_callback(self, trial: Any) -> Any:
-        """Make a callback that reports the monitored metric, and stops a pruned training."""
-        from lightning.pytorch import Callback, LightningModule, Trainer
+    def _report_epoch(self, trainer: Any, task: Any) -> None:
+        """Report the monitored metric after an epoch, and stop a training that is pruned."""
+        trial, score = self.queue.trial, trainer.callback_metrics.get(self.plan.monitor)
+        if trial and score is not None:
+            epoch = trainer.current_epoch + 1
+            self.queue.retry(lambda: trial.report(float(score), epoch))
+            trainer.should_stop = trainer.should_stop or self._is_pruned()
 
-        queue, monitor, pruner = self.queue, self.plan.monitor, self.plan.pruner
+    def _is_pruned(self) -> bool:
+        trial = self.plan.pruner and self.queue.trial
+        return bool(trial) and self.queue.retry(trial.should_prune)
 
-        class Reporting(Callback):
-            pruned = False
-
-            def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-                score, epoch = trainer.callback_metrics.get(monitor), trainer.current_epoch + 1
-                if score is not None and trial:
-                    queue.retry(lambda: trial.report(float(score), epoch))
-                    self.pruned = bool(pruner) and queue.retry(trial.should_prune)
-                    trainer.should_stop = trainer.should_stop or self.pruned
-
-        return Reporting()
-
-    def _report_epochs(self, run: Run, trial: Any) -> None:
+    def _report_epochs(self, run: Run) -> None:
         """Report the monitored metric of each epoch of a distributed member to its trial."""
         from src.kindling.analysis.history import read_metrics
-        from src.kindling.runs.metric_names import canonical_name
 
-        monitor = canonical_name(self.plan.monitor)
+        monitor, trial = canonical_name(self.plan.monitor), self.queue.trial
         values = read_metrics(run.path).groupby("epoch")[monitor].last().dropna()
         for epoch, value in values.items():
             self.queue.retry(functools.partial(trial.report, value, int(epoch)))
@@ -149,8 +147,7 @@ class Worker:
     def _train_in_subprocess(self, run: Run, changes: dict[str, Any]) -> None:
         """Train a distributed member: Lightning repeats its command for each process."""
         command = [sys.executable, "-m", "src.train", self.plan.config, *self.plan.overrides]
-        command += [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-        command += ["--member", str(run.path)]
+        command += [*to_words(changes), "--member", str(run.path)]
         command += [] if self.plan.plots else ["--no-plots"]
         command += [] if "test" in self.plan.stages else ["--no-test"]
         path = run.path / "output.txt"
@@ -231,6 +228,7 @@ def work_in_processes(plan: Plan, workers: int) -> None:
 
 
 def _run_worker(plan: Plan, index: int, workers: int, gpu: str) -> None:
+    # Before torch is imported, and therefore this module imports it in functions.
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     if hasattr(os, "sched_setaffinity"):

@@ -12,7 +12,7 @@ from src.kindling.data.samples import Stage
 from src.kindling.nn.additions import net_of
 from src.kindling.runs.files import read_json, write_json
 from src.kindling.training.run_loggers import evaluation_board
-from src.kindling.training.trained_run import TrainedRun
+from src.kindling.training.trained_run import TrainedRun, restore_buffers
 from src.kindling.training.trainer import build_evaluator, measure
 from src.kindling.training.warning_filters import quiet
 
@@ -44,6 +44,7 @@ def evaluate(run: TrainedRun, stages: tuple[Stage, ...] = ("val", "test")) -> di
             "changed since; the metrics may be of training samples"
         )
     task = run.build_task(data)
+    restore_buffers(task, run.checkpoint["kindling"].get("buffers", {}))
     if run.config.values.get("compile"):
         net_of(task).compile()  # as in training, or the last digits differ
     resolved = replace(run.config, values=instantiate.resolve(run.config, run.spec))

@@ -33,7 +33,7 @@ from src.kindling.training.resume import ResumeState
 from src.kindling.training.run_lock import lock_run
 from src.kindling.training.run_loggers import MetricsFiles, TensorBoard
 from src.kindling.training.seeding import seed_hooks
-from src.kindling.training.trained_run import TrainedRun
+from src.kindling.training.trained_run import TrainedRun, restore_buffers
 from src.kindling.training.trainer import build_trainer, finish_wandb, measure
 from src.kindling.training.transfer import Match, take_weights
 from src.kindling.training.warning_filters import quiet
@@ -92,6 +92,7 @@ def fit(
                 config, run, interrupts, init, resume, override, plots, callbacks, match
             )
             with training.recorded():
+                training.print_parts()
                 training.train()
                 training.measure_best(stages)
                 training.draw("test" if "test" in stages else "val")
@@ -158,29 +159,32 @@ class Training:
             self.callbacks[:0] = plots.callbacks
             plots.layers = trace.layers
         self.checkpoint = next(part for part in self.callbacks if isinstance(part, Checkpoint))
+        self.parameters = sum(parameter.numel() for parameter in self.task.parameters())
         self._record_start({"init": taken}, resume)
 
     def seconds(self) -> float:
         return round(time.perf_counter() - self.started, 3)
 
     def _record_start(self, facts: dict[str, Any], resume: bool) -> None:
-        """Write config.yaml, meta.json and split.csv, and print what is trained."""
-        config, data, task, state = self.config, self.data, self.task, self.state
-        own = data if isinstance(data, DataModule) else None
-        parameters = sum(parameter.numel() for parameter in task.parameters())
+        """Write config.yaml, meta.json and split.csv."""
+        config, data, state = self.config, self.data, self.state
         if self.trainer.is_global_zero:
             facts |= {key: config.values.get(key) for key in VALUES} | self._monitored()
-            facts |= {"parameters": parameters, "split_hash": None, "data_hash": None}
+            facts |= {"parameters": self.parameters, "split_hash": None, "data_hash": None}
             facts["override"] = state is not None and state.changed
-            if own:
-                write(self.run.path / "split.csv", own.split_csv())
-                facts |= {"split_hash": own.split_hash(), "data_hash": own.content_hash()}
+            if isinstance(data, DataModule):
+                write(self.run.path / "split.csv", data.split_csv())
+                facts |= {"split_hash": data.split_hash(), "data_hash": data.content_hash()}
             self.run.begin(config, facts, again=resume)
+
+    def print_parts(self) -> None:
+        """Print the net, the data and the settings that matter for speed."""
+        config, data, task, state = self.config, self.data, self.task, self.state
         speed = [format_count(config.values["num_threads"], "thread")]
         source = f"data: {type(data).__name__}" if data else "data of the task"
-        if own:
-            source = ", ".join(f"{len(own.indices[stage]):,} {stage}" for stage in STAGES)
-            speed.append(format_count(own.num_workers, "worker"))
+        if isinstance(data, DataModule):
+            source = ", ".join(f"{len(data.indices[stage]):,} {stage}" for stage in STAGES)
+            speed.append(format_count(data.num_workers, "worker"))
         speed.append(str(self.trainer.precision))
         kernels = [p for p in task.parameters() if p.ndim == 4 and not p.is_contiguous()]
         if any(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels):
@@ -188,7 +192,7 @@ class Training:
         if config.values["compile"]:
             speed.append("compiled")
         net = net_of(task)
-        size = f"{type(net).__name__} with {parameters:,} parameters"
+        size = f"{type(net).__name__} with {self.parameters:,} parameters"
         print(f"{config.name}: {size} on {self.trainer.strategy.root_device}; {source}")
         print("speed: " + ", ".join(speed))
         for part in (data, net, task if net is not task else None, state):
@@ -222,8 +226,9 @@ class Training:
             if checkpoint.monitor in measured:
                 checkpoint.compare(trainer, torch.tensor(measured[checkpoint.monitor]))
         if checkpoint.best.exists():
-            state = read_checkpoint(checkpoint.best)["state_dict"]
-            task.load_state_dict(state, strict=task.strict_loading)
+            best = read_checkpoint(checkpoint.best)
+            task.load_state_dict(best["state_dict"], strict=task.strict_loading)
+            restore_buffers(task, checkpoint.buffers | best["kindling"].get("buffers", {}))
         elif trainer.global_step and checkpoint.monitor:
             reason = checkpoint.explain_missing_best(trainer)
             print(f"no best checkpoint: {reason}; the metrics are of the last weights")

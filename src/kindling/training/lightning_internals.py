@@ -193,11 +193,11 @@ def restore_logged(
 
 
 @rank_zero_only
-def continue_mlflow_run(logger: MLFlowLogger, run_name: str) -> None:
-    """Have the logger continue the MLflow run of this name; by itself, it would begin another."""
+def continue_mlflow_run(logger: MLFlowLogger, tag: str, run_id: str) -> None:
+    """Have the logger continue the run that has this tag; by itself, it would begin another."""
     client = logger._mlflow_client
     experiment = client.get_experiment_by_name(logger._experiment_name)
     if experiment is not None and logger._run_id is None:
-        named = f"attributes.run_name = '{run_name}'"
-        for run in client.search_runs([experiment.experiment_id], named):
+        tagged = f"tags.{tag} = '{run_id}'"
+        for run in client.search_runs([experiment.experiment_id], tagged):
             logger._run_id = run.info.run_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -52,6 +53,8 @@ class Loaders:
         process = trainer.strategy.process_dataloader
 
         def process_dataloader(dataloader: object) -> object:
+            if isinstance(dataloader, list | tuple) and not dataloader:
+                return process(dataloader)  # Lightning warns of its class
             loader = self._repeat(process(dataloader))
             if trainer.state.stage == RunningStage.TRAINING:
                 self._start()
@@ -94,7 +97,7 @@ class Loaders:
         return self.attributes.changed()
 
     def _repeat(self, loader: Any) -> Any:
-        """Return the loader, repeatable; a map-style DataLoader is changed in place."""
+        """Return the loader, repeatable; of a map-style DataLoader a copy."""
         if isinstance(loader, DataLoader) and isinstance(loader.sampler, BatchOrder):
             return loader  # it repeats by itself
         repeated = repeated_of(loader)
@@ -103,6 +106,7 @@ class Loaders:
         elif is_stream(loader):
             return RepeatableStream(loader, self)
         else:
+            loader = copy.copy(loader)  # its author may return the same one for validation
             name = "sampler" if loader.batch_sampler is None else "batch_sampler"
             # Past DataLoader.__setattr__, which refuses: no iterator has been made yet.
             vars(loader)[name] = RepeatableSampler(getattr(loader, name), self)

@@ -156,8 +156,10 @@ def _try(
     trace: LayerTrace | None,
     stages: Stages,
 ) -> LoggedMetrics | None:
-    try:
-        twin = copy.deepcopy(task)
+    parts_of = [vars(part).values() for part in task.modules()]
+    results = [v for part in parts_of for v in part if isinstance(v, Tensor) and not v.is_leaf]
+    try:  # results cannot be copied; the old weight_norm keeps one, which each forward replaces
+        twin = copy.deepcopy(task, {id(result): result.detach().clone() for result in results})
     except Exception:  # it holds an open file, a lock
         return None
     twin.configure_callbacks = list  # type: ignore[method-assign]  # none, which may write files

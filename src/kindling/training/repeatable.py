@@ -128,9 +128,9 @@ class Repeated(_Wrapper):
             place = Place(self.place.cycle + (self.place.count > 0), self.place.number)
         self.ahead = None
         self._begin(epoch, place)
-        return self.start()
+        return self.begin_cycle()
 
-    def start(self) -> Iterator[Any]:
+    def begin_cycle(self) -> Iterator[Any]:
         """Begin a cycle that is no resumed one."""
         return self.read(0)
 

@@ -44,13 +44,13 @@ class RepeatableStream(Repeated):
     def _copy_state(self) -> Any:
         return copy.deepcopy(self.stateful.state_dict()) if self.has_state else None
 
-    def start(self) -> Iterator[Any]:
+    def begin_cycle(self) -> Iterator[Any]:
         if not self.has_state:
             with suppress(ReferenceError):
                 self.source.begin_stream()
         elif self.restarts:
             self.stateful.load_state_dict(self.initial)
-        return super().start()
+        return super().begin_cycle()
 
     def resume(self, epoch: int, saved: dict[str, Any]) -> None:
         problem, number = "has no state_dict", saved["before"] + saved["count"]

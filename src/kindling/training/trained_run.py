@@ -7,7 +7,7 @@ run.predict(x)                                         # raw input in, predictio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +65,7 @@ class TrainedRun(Run):
             task.configure_model()
         try:
             task.load_state_dict(content["state_dict"], strict=task.strict_loading)
+            restore_buffers(task, content["kindling"].get("buffers", {}))
         except RuntimeError as error:
             raise self.misfit(error) from None
         return task.eval()
@@ -116,6 +117,20 @@ class TrainedRun(Run):
     def data(self) -> LightningDataModule | None:
         """The run's data; None if the task defines its loaders itself."""
         return build_data(self.config)
+
+
+def unsaved_buffers(task: LightningModule) -> dict[str, Tensor]:
+    """The buffers that a state dict lacks (`persistent=False`), by name."""
+    saved = task.state_dict().keys()
+    return {name: buffer for name, buffer in task.named_buffers() if name not in saved}
+
+
+def restore_buffers(task: LightningModule, buffers: Mapping[str, Tensor]) -> None:
+    """Set buffers that the task has, by name."""
+    for name, buffer in unsaved_buffers(task).items():
+        if name in buffers:
+            owner, _, attribute = name.rpartition(".")
+            setattr(task.get_submodule(owner), attribute, buffers[name].to(buffer))
 
 
 @contextmanager

@@ -44,6 +44,7 @@ from src.kindling.training.run_loggers import (
 from src.kindling.training.seeding import Seeding
 from src.kindling.training.stages import has_stage
 
+MLFLOW_TAG = "kindling_run"
 MUTED = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize")
 
 
@@ -137,6 +138,8 @@ def _build_loggers(config: Config, run: Run, state: ResumeState | None) -> list[
     for name, part in (config.values.get("logger") or {}).items():
         if part:
             loggers.append(instantiate.build(config, f"logger.{name}", **given))
+            if isinstance(loggers[-1], MLFlowLogger):  # many runs may have the user's `run_name`
+                loggers[-1].tags = {**(loggers[-1].tags or {}), MLFLOW_TAG: run.logger_id}
             if state:
                 _continue_logger(loggers[-1], run, step)
     return [guarded(logger, run.path) for logger in loggers]
@@ -148,7 +151,7 @@ def _continue_logger(logger: Logger, run: Run, step: int) -> None:
         if isinstance(logger, CSVLogger):
             continue_csv(logger, step)
         elif isinstance(logger, MLFlowLogger):
-            continue_mlflow_run(logger, run.logger_id)
+            continue_mlflow_run(logger, MLFLOW_TAG, run.logger_id)
     except Exception as error:  # of a file or a server
         problem = f"{type(logger).__name__}: {type(error).__name__}: {error}"
         print(f"{redact(problem)}; it begins a new record of the resumed run")

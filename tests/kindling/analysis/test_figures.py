@@ -16,7 +16,8 @@ from PIL import Image
 from sklearn import metrics as sk
 from torch import nn
 
-from src.kindling.analysis import class_plots, drawing, value_plots
+from src.kindling.analysis import class_plots, drawing
+from src.kindling.analysis.outputs import Values, values
 from src.kindling.analysis.predictions import Predictions
 from src.kindling.data.samples import Samples
 from src.kindling.data.spec import Column, Spec
@@ -52,6 +53,11 @@ def captions(figure: Figure) -> list[tuple[str, str, str]]:
         (name.get_text(), text.get_text(), str(text.get_color()))
         for name, text in zip(above, below, strict=True)
     ]
+
+
+def plot_values(truth: Array, predicted: Array, names: list[str]) -> Figure:
+    columns = {"target": truth, "prediction": predicted}
+    return Values(names).plot_examples(Predictions(columns, None, "test"))
 
 
 def classified(
@@ -209,14 +215,14 @@ def test_roc_of_two_classes() -> None:
 
 def test_curves_of_million_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(class_plots, "RANKED", 500)
-    monkeypatch.setattr(value_plots, "DOTS", 100)
+    monkeypatch.setattr(values, "DOTS", 100)
     _, predictions = classified(("no", "yes"), 2000)
     target, probability = predictions["target"], predictions["probability"]
     roc = class_plots.plot_roc_and_pr(target, probability, ["no", "yes"]).axes[0]
     assert roc.get_title() == "ROC (500 of 2,000 samples)"
     shown = float(roc.get_legend().get_texts()[0].get_text().split()[0])  # type: ignore[union-attr]
     assert shown == pytest.approx(sk.roc_auc_score(target, probability[:, 1]), abs=0.05)
-    axes = value_plots.plot_values(np.ones((2000, 1)), np.ones((2000, 1)), ["price"]).axes
+    axes = plot_values(np.ones((2000, 1)), np.ones((2000, 1)), ["price"]).axes
     assert [len(axis.collections[0].get_offsets()) for axis in axes[:2]] == [100, 100]  # type: ignore[arg-type]
 
 
@@ -311,7 +317,7 @@ def test_long_path_caption() -> None:
     assert mistakes.get_gid() == drawing.PHOTOS
 
 
-def test_before_and_after_say_how_many_are_right() -> None:
+def test_before_and_after_counts_right_predictions() -> None:
     task, predictions = classified(("cat", "dog"), 4)
     predictions.columns["prediction"] = predictions["target"].copy()
     before = predictions.take(slice(None))
@@ -340,7 +346,7 @@ def test_table_cells_are_formatted_and_shortened() -> None:
     assert f"{'n' * 12}…{'n' * 11}" in texts(figure)[0]
 
 
-def test_rows_of_a_table_are_shown_with_their_columns() -> None:
+def test_plot_of_examples_prints_rows_of_a_table_with_their_columns() -> None:
     task, predictions = classified(("a$b$", "b"), 2, x=ROWS, columns=COLUMNS)
     predictions.columns["target"] = np.array([0, 1])
     predictions.columns["prediction"] = np.array([1, 1])
@@ -523,13 +529,13 @@ def test_nonfinite_values_are_reported() -> None:
     assert "none: b (no samples)" in texts(only)
     predicted = np.where(np.arange(9) < 2, np.inf, 1.0)[:, None]
     assert (
-        value_plots.plot_values(np.arange(9.0)[:, None], predicted, ["y"])
+        plot_values(np.arange(9.0)[:, None], predicted, ["y"])
         .axes[0]
         .get_title()
         .endswith(", 2 not finite")
     )
     assert "y: nothing finite" in texts(
-        value_plots.plot_values(np.ones((2, 1)), np.full((2, 1), np.nan), ["y"])
+        plot_values(np.ones((2, 1)), np.full((2, 1), np.nan), ["y"])
     )
 
 
@@ -550,7 +556,7 @@ def test_odd_regressions_are_drawn(truth: Array, predicted: Array) -> None:
     made = task.outputs.plot(predictions)
     for name, figure in made.items():
         assert render(figure).std() > 0, name
-    assert len(made["errors"].axes) == 3 * min(truth.shape[1], value_plots.OUTPUTS)
+    assert len(made["errors"].axes) == 3 * min(truth.shape[1], values.OUTPUTS)
 
 
 def test_labels_are_short_and_no_formulas() -> None:

@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from src.kindling.analysis.plots import Histograms
+from src.kindling.analysis.layers import Histograms
 from tests.kindling.analysis.test_plots import trained
 
 pytestmark = pytest.mark.plots

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.kindling.analysis.layers import plot_gradients, plot_weights
-from src.kindling.analysis.plots import sample_weights
+from src.kindling.analysis.layers import Histograms, plot_weights, sample_weights
 from src.kindling.data.spec import Spec
 from src.kindling.training.layer_trace import LayerTrace, summarize_layers
 from src.tasks.classification import Classification
@@ -75,12 +74,13 @@ def test_gradients_are_drawn_over_the_epochs() -> None:
         epoch: {"net.1.weight": np.full(5, 2.0 - epoch), "net.head.weight": np.arange(1.0, 6.0)}
         for epoch in (0, 1)
     }
-    figure = plot_gradients(norms)
+    histograms = Histograms()
+    histograms.norms = norms
+    figure = histograms.plot()
     (axis,) = figure.axes
     lines = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in axis.lines}
     assert lines == {"1.weight": [[1, 2], [2, 1]], "head.weight": [[1, 3], [2, 3]]}
     assert axis.get_yscale() == "log"
     norms[1]["net.1.weight"] = np.zeros(5)  # such as a layer that nothing reaches
-    assert plot_gradients(norms).axes[0].get_yscale() == "linear"
-    assert changed(figure, plot_gradients(norms))
-    assert texts(plot_gradients({})) == ["Gradients: none was recorded"]
+    assert histograms.plot().axes[0].get_yscale() == "linear"
+    assert changed(figure, histograms.plot())

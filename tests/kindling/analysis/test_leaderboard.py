@@ -388,7 +388,7 @@ def test_runs_are_named_in_many_ways(
     assert ranking(str(tmp_path / "else [1]")) == [["b"]]
 
 
-def test_nothing_found_is_told(logs: Path) -> None:
+def test_compare_without_runs_names_the_nearest(logs: Path) -> None:
     assert mistakes("compare") == [f"{logs}: no runs yet; start one with python -m src.train"]
     make(logs, "digits/2026-01-02_03-04-05", {"val/loss": 0.1})
     make(logs, "mnist/2026-01-02_03-04-05", {"val/loss": 0.1})

@@ -85,7 +85,7 @@ def test_look_at_table_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert f"missing     c ({lacking[0]}), color ({lacking[1]})" in summary
 
 
-def test_old_pictures_go(tmp_path: Path) -> None:
+def test_old_plots_are_removed(tmp_path: Path) -> None:
     (tmp_path / "columns.png").write_bytes(b"old")
     look(checked("digits"), tmp_path)
     assert not (tmp_path / "columns.png").exists()

@@ -98,7 +98,7 @@ def test_page_has_result_plots_config_and_commands(digits: Run) -> None:
     assert re.search(r"Best val/loss: [\d.]+, after epoch [12] of 2;", page)
 
 
-def test_page_says_when_its_metrics_are_of_fewer_samples(digits: Run, tmp_path: Path) -> None:
+def test_report_warns_of_metrics_of_fewer_samples(digits: Run, tmp_path: Path) -> None:
     sentence = "<b>With trainer.limit_test_batches=2, the test metrics may cover fewer samples than"
     assert sentence in " ".join((digits.path / "report.html").read_text().split())
     copy = shutil.copytree(digits.path, tmp_path / "digits" / "copy")

@@ -48,7 +48,7 @@ def as_lists(values: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "words"), [("digits", (*WORDS, CROP)), ("diabetes", (*WORDS, "seed=3"))]
 )
-def test_shown_config_is_yaml_that_composes_to_the_same(
+def test_printed_config_is_yaml_that_composes_to_the_same(
     name: str,
     words: tuple[str, ...],
     logs: Path,

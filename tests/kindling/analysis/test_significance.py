@@ -68,7 +68,7 @@ def test_mcnemars_test_is_exact(logs: Path) -> None:
     )
 
 
-def test_values_are_told_apart_by_their_errors(logs: Path) -> None:
+def test_values_differ_significantly_by_their_errors(logs: Path) -> None:
     n = 400
     noise = np.random.default_rng(3).normal(size=(n, 2))
     target = np.arange(2.0 * n).reshape(n, 2)
@@ -97,7 +97,7 @@ def test_values_are_told_apart_by_their_errors(logs: Path) -> None:
     )
 
 
-def test_values_that_only_vary_cannot_be_told_apart(logs: Path) -> None:
+def test_values_that_only_vary_do_not_differ_significantly(logs: Path) -> None:
     noise = np.random.default_rng(3).normal(size=(2, 300))
     rows = [
         predictions(
@@ -288,6 +288,20 @@ def test_family_wise_error_of_equal_runs(logs: Path, metric: str) -> None:
         found += "significantly worse" in line or "significantly better" in line
     print(f"ranked by {metric}: {found / repeats:.3f}")
     assert found / repeats <= 0.06
+
+
+def test_two_runs_of_a_study_are_tested_by_their_names(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1):
+        make(logs, f"digits/study/seed{seed}", {"val/loss": 0.2 - seed / 10}, {"seed": seed})
+    (logs / "digits/study/study.json").write_text("{}")
+    for words in ((), ("digits/study",)):
+        (board,) = compared(*words)
+        assert [row.name for row in board.rows] == ["digits/study (2 seeds)"]
+        assert "tested" not in capsys.readouterr().out
+    compared("digits/study/seed0", "digits/study/seed1")
+    assert "the difference cannot be tested: digits/study/seed0: " in capsys.readouterr().out
 
 
 def test_two_runs_are_tested(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from src.kindling.config.command import Parser
 from src.kindling.config.compose import ROOT, configs, groups
-from src.kindling.config.errors import did_you_mean
+from src.kindling.config.errors import InputError, did_you_mean
 from tests.conftest import mistakes
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -30,6 +31,15 @@ def test_help_without_torch(command: Command, repository: Path, verb: str) -> No
         assert "  mine                 My own experiment.\n" in done.stdout
         assert "  trainer=             cpu | ddp | debug | default | fsdp | gpu\n" in done.stdout
         assert len(done.stdout.splitlines()) < 38 + len([*(repository / "configs").glob("*.yaml")])
+
+
+def test_usage_without_docstrings() -> None:
+    parser = Parser("evaluate", None)  # of `python -OO`
+    parser.add_run()
+    with pytest.raises(
+        InputError, match=r"\(usage: python -m src.evaluate \[-h\] \[--trust\] RUN\)"
+    ):
+        parser.read([])
 
 
 def test_first_pass_without_torch(command: Command, repository: Path) -> None:
@@ -192,7 +202,7 @@ def test_wrong_flags() -> None:
     ]
 
 
-def test_another_clone_is_told(command: Command, repository: Path) -> None:
+def test_package_of_another_clone_warns(command: Command, repository: Path) -> None:
     inside = repository / "configs"
     done = command("-m", "src.train", "--help", cwd=inside, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0

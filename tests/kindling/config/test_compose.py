@@ -181,6 +181,15 @@ def test_mistakes_in_files(configs: Path) -> None:
     ]
 
 
+def test_anchor_that_contains_itself(configs: Path) -> None:
+    (line,) = lines("a", "data.x=&x [*x]")
+    assert line.startswith("data.x: &x [*x] is not valid YAML: maximum recursion depth")
+    (configs / "data" / "one.yaml").write_text("x: &x [*x]\n")
+    assert lines("a") == [
+        "configs/data/one.yaml: too deeply nested, or an anchor (&name) contains itself; remove the inner *name"
+    ]
+
+
 def test_yaml_error(configs: Path) -> None:
     (configs / "data" / "one.yaml").write_text("x: 1\ny: [1, 2\nz: 3\n")
     assert lines("a") == [

@@ -97,7 +97,7 @@ def test_labels_that_look_like_numbers(tmp_path: Path) -> None:
     assert data.notes[0].endswith(f"look like numbers: {remedy}")
 
 
-def test_list_alone_gives_labels(photos: Path) -> None:
+def test_list_without_folder_gives_labels(photos: Path) -> None:
     rows = [f"{name},{'dark' if i < 20 else 'bright'}" for i, name in enumerate(names(photos))]
     data = ready(None, files=listed(photos, "path,label", rows))
     assert data.root == photos

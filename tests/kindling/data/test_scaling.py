@@ -201,7 +201,7 @@ def test_tables_are_standardized_before_mps(folder: Path, monkeypatch: pytest.Mo
     assert raw_device(table, torch.device("cuda")).type == "cuda"
     assert raw_device(torch.nn.Identity(), mps).type == "mps"
     data = ready(hard_table(), folder)
-    monkeypatch.setattr("src.kindling.data.preparation.raw_device", lambda *_: torch.device("cpu"))
+    monkeypatch.setattr("src.kindling.data.preprocess.raw_device", lambda *_: torch.device("cpu"))
     batch = next(iter(data.val_dataloader()))
     x, y = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert (x.device.type, x.dtype, y.device.type) == ("cpu", torch.float64, "meta")

@@ -62,7 +62,7 @@ def rows_of(order: ShardOrder, epoch: int) -> list[list[tuple[int, int]]]:
         window, place = order.locate(batch)
         pieces = order.pieces(epoch, window)
         inside = [(p.block, row) for p in pieces for row in range(p.start, p.stop)]
-        rows = [inside[i] for i in order.shuffle(epoch, window)[place]]
+        rows = [inside[i] for i in order.permute(epoch, window)[place]]
         batches.append(rows)
     return batches
 

@@ -20,8 +20,7 @@ from src.kindling.config.compose import ROOT, compose, configs, groups
 from src.kindling.config.instantiate import GIVEN
 from src.kindling.config.targets import locate, parameters
 from src.kindling.dev import completion
-from src.kindling.dev.completion import complete
-from src.kindling.dev.signatures import arguments
+from src.kindling.dev.completion import arguments, complete
 from src.kindling.runs import run as run_module
 from tests.written import known_flags
 

@@ -17,10 +17,8 @@ from src.kindling.config.compose import CONFIGS, PARTS, ROOT, VALUES, groups
 from src.kindling.config.errors import InputError
 from src.kindling.config.targets import load
 from src.kindling.config.values import to_plain
-from src.kindling.dev import known_targets
 from src.kindling.dev import schema as schema_module
-from src.kindling.dev.known_targets import describe_arguments
-from src.kindling.dev.schema import config_schema
+from src.kindling.dev.schema import config_schema, describe_arguments
 from tests.conftest import call
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -187,13 +185,13 @@ def test_damaged_files_among_the_known_targets(
 ) -> None:
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "latin.yaml").write_bytes(b"# gr\xf6\xdfe\n_target_: torch.nn.ReLU\n")
-    monkeypatch.setattr(known_targets, "CONFIGS", tmp_path / "configs")
-    assert [*known_targets._written_targets()] == ["torch.nn.ReLU"]
+    monkeypatch.setattr(schema_module, "CONFIGS", tmp_path / "configs")
+    assert [*schema_module._written_targets()] == ["torch.nn.ReLU"]
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "__init__.py").write_text("x = (\n")
     monkeypatch.setattr("src.nets.__path__", [str(tmp_path)])
     with pytest.raises(ValueError, match=r"^importing 'src.nets.broken' failed: SyntaxError: "):
-        [*known_targets._public_classes()]
+        [*schema_module._public_classes()]
 
 
 def test_module_that_cannot_be_imported_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,5 +254,5 @@ def test_json_without_nan(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob("a*")] == ["a.json"]
 
 
-def test_shown() -> None:
+def test_display_path_is_relative_to_the_repository() -> None:
     assert run_module.display_path(run_module.ROOT / "logs" / "a") == "logs/a"

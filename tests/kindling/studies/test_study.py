@@ -36,7 +36,7 @@ from src.kindling.studies import worker as worker_module
 from src.kindling.studies.optuna_queue import OptunaQueue, make_queue
 from src.kindling.studies.plan import Plan, TrialResult
 from src.kindling.studies.study import begin_study, run_study, summarize
-from src.kindling.studies.trial_queue import Claim, TrialQueue, announce
+from src.kindling.studies.trial_queue import TrialQueue, announce
 from src.kindling.studies.worker import Worker
 from src.kindling.training.trained_run import load_run
 from src.tasks.classification import Classification
@@ -77,26 +77,21 @@ def trial_states(plan: Plan) -> list[str]:
     )
 
 
-def take(plan: Plan, worker: str = "") -> tuple[TrialQueue, Claim]:
+def take(plan: Plan, worker: str = "") -> tuple[TrialQueue, TrialResult]:
     """Take a member as a worker does; `worker`: one of another machine."""
     begin_study(plan)
     queue = make_queue(plan)
     queue.place = worker or queue.place
-    claim, _ = queue.take()
-    assert claim is not None
-    return queue, claim
-
-
-def kill(claim: Claim) -> None:
-    """Leave a member as a killed worker does."""
-    claim.lock.release()
-    claim.ended.set()
+    taken = queue.take()
+    assert taken is not None
+    return queue, taken
 
 
 def take_and_kill(plan: Plan) -> str:
-    _, claim = take(plan)
-    kill(claim)
-    return claim.result.name
+    """Take a member, and leave it as a killed worker does."""
+    queue, taken = take(plan)
+    queue.release()
+    return taken.name
 
 
 def study_file(logs: Path, name: str = "seeds") -> dict[str, Any]:
@@ -288,14 +283,14 @@ def test_distributed_trial_has_each_epochs_value(
 
 def test_failed_trial_is_tried_again_as_another(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planned("0", suggest=draw_lr)
-    queue, claim = take(plan)
-    queue.finish(claim, replace(claim.result, state="failed", error="no memory"))
+    queue, first = take(plan)
+    queue.finish(replace(first, state="failed", error="no memory"))
     assert trial_states(plan) == ["FAIL"]
     begin_study(plan).retry_failed()
     queue, again = take(plan)
-    assert (again.result.trial, again.result.changes) == (1, claim.result.changes)
+    assert (again.trial, again.changes) == (1, first.changes)
     assert trial_states(plan) == ["FAIL", "RUNNING"]
-    queue.finish(again, replace(again.result, state="finished", value=0.1))
+    queue.finish(replace(again, state="finished", value=0.1))
     assert trial_states(plan) == ["FAIL", "COMPLETE"]
 
 
@@ -304,11 +299,11 @@ def test_signal_before_training_leaves_the_member_waiting(kind: str) -> None:
     plan = planned("0", kind=kind)
     begin_study(plan)
     worker = Worker(plan)
-    claim, _ = worker.queue.take()
-    assert claim is not None
+    taken = worker.queue.take()
+    assert taken is not None
     worker.signals.received = signal.SIGTERM
     with pytest.raises(Interrupted):
-        worker.train(claim)
+        worker.train(taken)
     assert states(plan) == ["waiting"]
     for _ in range(3):  # an interruption is no kill
         assert take_and_kill(plan) == "seed0"
@@ -322,12 +317,12 @@ def test_signal_before_training_leaves_the_member_waiting(kind: str) -> None:
 def test_each_member_is_taken_once(kind: str) -> None:
     plan = planned("0", "1", kind=kind)
     taken = [take(plan) for _ in range(2)]
-    assert [claim.result.name for _, claim in taken] == ["seed0", "seed1"]
-    assert make_queue(plan).take() == (None, True)  # others train: wait for them
-    assert states(plan) == ["running", "running"]
-    for queue, claim in taken:
-        assert queue.finish(claim, replace(claim.result, state="finished", value=0.1))
-    assert make_queue(plan).take() == (None, False)
+    assert [result.name for _, result in taken] == ["seed0", "seed1"]
+    assert make_queue(plan).take() is None
+    assert states(plan) == ["running", "running"]  # others train: wait for them
+    for queue, result in taken:
+        assert queue.finish(replace(result, state="finished", value=0.1))
+    assert make_queue(plan).take() is None
     assert states(plan) == ["finished", "finished"]
     assert [result.value for result in begin_study(plan).results()] == [0.1, 0.1]
 
@@ -337,9 +332,9 @@ def test_member_that_kills_its_workers_is_given_up(
     kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = planned("0", "1", kind=kind)
-    _, claim = take(plan)
+    queue, _ = take(plan)
     assert take_and_kill(plan) == "seed1"  # seed0 is being trained
-    kill(claim)
+    queue.release()
     assert [take_and_kill(plan) for _ in range(2)] == ["seed0", "seed0"]
     assert take_and_kill(plan) == "seed1"
     first, second = begin_study(plan).results()
@@ -360,7 +355,7 @@ lock = FileLock({str(folder / ".claim.lock")!r}); lock.acquire(); print(flush=Tr
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
-        assert make_queue(plan).take() == (None, True)
+        assert make_queue(plan).take() is None
         process.kill()
         process.wait()
     assert take_and_kill(plan) == "seed0"
@@ -368,29 +363,29 @@ lock = FileLock({str(folder / ".claim.lock")!r}); lock.acquire(); print(flush=Tr
 
 def test_silent_worker_of_another_machine_is_given_time(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planned("0", kind="optuna")
-    elsewhere, claim = take(plan, "elsewhere")
-    kill(claim)
+    elsewhere, _ = take(plan, "elsewhere")
+    elsewhere.release()
     queue, now = make_queue(plan), [100.0]
     monkeypatch.setattr(optuna_queue.time, "monotonic", lambda: now[0])
-    assert queue.take() == (None, True)
+    assert queue.take() is None
     now[0] += optuna_queue.GRACE
-    assert queue.take() == (None, True)  # it may still send heartbeats
+    assert queue.take() is None  # it may still send heartbeats
     elsewhere.study.set_user_attr("beat seed0", 1)
     now[0] += 1
-    assert queue.take() == (None, True)
+    assert queue.take() is None
     now[0] += optuna_queue.GRACE + 1
-    again, _ = queue.take()
+    again = queue.take()
     assert again is not None
-    assert (again.result.name, again.result.kills) == ("seed0", 1)
+    assert (again.name, again.kills) == ("seed0", 1)
 
 
 def test_worker_sends_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optuna_queue, "HEARTBEAT", 0.01)
-    queue, claim = take(planned("0", kind="optuna"))
+    queue, _ = take(planned("0", kind="optuna"))
     assert isinstance(queue, OptunaQueue)
     while queue.study.user_attrs.get("beat seed0", 0) < 2:
         time.sleep(0.01)
-    kill(claim)
+    queue.release()
 
 
 def test_result_of_a_worker_that_was_taken_for_dead_does_not_count(
@@ -398,13 +393,13 @@ def test_result_of_a_worker_that_was_taken_for_dead_does_not_count(
 ) -> None:
     plan = planned("0", kind="optuna")
     slow_queue, slow = take(plan, "elsewhere")
-    kill(slow)
+    slow_queue.release()
     here = begin_study(plan)
-    here.write("seed0", {**asdict(slow.result), "worker": here.place})
-    queue, claim = take(plan)
-    assert not slow_queue.finish(slow, replace(slow.result, state="finished", value=0.1))
+    here.write("seed0", {**asdict(slow), "worker": here.place})
+    queue, result = take(plan)
+    assert not slow_queue.finish(replace(slow, state="finished", value=0.1))
     assert "seed0  not counted: " in capsys.readouterr().out
-    assert queue.finish(claim, replace(claim.result, state="finished", value=0.2))
+    assert queue.finish(replace(result, state="finished", value=0.2))
     assert [result.value for result in begin_study(plan).results()] == [0.2]
 
 
@@ -431,9 +426,9 @@ def test_finished_member_that_was_pruned_stays_pruned(
     from optuna.pruners import ThresholdPruner
 
     plan = planned("0", kind="optuna", pruner=ThresholdPruner(upper=0.0))
-    _, killed = take(plan)
+    killed, _ = take(plan)
     killed.trial.report(1.0, 1)  # before its worker was killed, after the training
-    kill(killed)
+    killed.release()
     shutil.copytree(
         finished[0] / "digits/seeds/seed0", logs / "digits/mine/seed0", dirs_exist_ok=True
     )
@@ -538,10 +533,10 @@ def test_worker_waits_for_the_members_of_others_in_words(
     announced: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = planned("0")
-    queue, claim = take(plan)
+    queue, taken = take(plan)
 
     def finish_elsewhere(seconds: float) -> None:
-        queue.finish(claim, replace(claim.result, state="finished", value=0.1))
+        queue.finish(replace(taken, state="finished", value=0.1))
 
     monkeypatch.setattr(worker_module.time, "sleep", finish_elsewhere)
     Worker(plan).work()

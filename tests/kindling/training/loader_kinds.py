@@ -209,6 +209,16 @@ class ValidatedData(Data):
         return loader_of("shuffled", 0)
 
 
+class SharedData(Data):
+    """One loader for training and validation."""
+
+    def train_dataloader(self) -> Any:
+        SHARED[:] = SHARED or [loader_of(self.kind, self.workers)]
+        return SHARED[0]
+
+    val_dataloader = train_dataloader
+
+
 class NoisyData(Data):
     """Augments whole batches, on the training device."""
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +75,33 @@ def test_evaluate_repeats_random_validation(monkeypatch: pytest.MonkeyPatch) -> 
     }
     other = train("digits", f"task._target_={Drawing.__module__}.Drawing", "seed=6")
     assert other.metrics["val/loss"] != result.metrics["val/loss"]
+
+
+class Drifting(Classification):
+    """Each step changes a buffer that the state dict lacks."""
+
+    shift: Tensor
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.register_buffer("shift", torch.zeros(()), persistent=False)
+        self.register_buffer("constant", torch.ones(3), persistent=False)
+
+    def training_step(self, batch: Any, number: int) -> Tensor:
+        self.shift += 1
+        return super().training_step(batch, number)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.shift * torch.arange(10)
+
+
+def test_best_checkpoint_holds_changed_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = train("digits", as_own_task(Drifting, monkeypatch))
+    assert result.metrics["val/loss"] == result.score  # of the first epoch
+    assert call("evaluate", "latest") == result.metrics
+    run = load_run("latest")
+    assert run.task.get_buffer("shift") == 3
+    assert run.checkpoint["kindling"]["buffers"].keys() == {"shift"}
 
 
 def test_evaluate_repeats_random_data(monkeypatch: pytest.MonkeyPatch) -> None:

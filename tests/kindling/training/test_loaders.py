@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision
 
 from src.kindling.config import instantiate
@@ -264,6 +265,22 @@ def test_loader_of_an_earlier_training_follows_the_seed(kill: Killer) -> None:
     assert whole("data.kind=shared", "seed=1")[2] == expected
     (loader,) = loader_kinds.SHARED  # and is read after it
     assert sorted(value for batch in loader for value in batch[:, 0].tolist()) == [*range(48)]
+
+
+def test_loader_shared_with_validation_keeps_its_place(kill: Killer) -> None:
+    words = (f"data._target_={HERE}.SharedData", f"task._target_={HERE}.Validated")
+    words += ("trainer.max_epochs=2", "trainer.val_check_interval=4")
+    *expected, batches = whole(*words)
+    run, seen = interrupted(kill, [6, 6], *words)
+    assert seen == batches
+    assert_equal(ended(run), (expected[0], expected[1]))
+
+
+def test_empty_list_of_loaders_keeps_its_class_for_warnings() -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, barebones=True)
+    loaders = Loaders(seed=0)
+    loaders.attach(trainer)
+    assert trainer.strategy.process_dataloader([]) == []
 
 
 def test_attribute_that_cannot_be_saved_is_named(

@@ -168,10 +168,13 @@ def test_csv_logger_keeps_rows_on_resume(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_mlflow_run_is_continued_on_resume(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow", reason="pip install -e '.[mlflow]'")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    runs = killed_and_resumed(monkeypatch, "logger=mlflow", f"logger.mlflow.tracking_uri={uri}")
+    words = ("logger=mlflow", f"logger.mlflow.tracking_uri={uri}", "logger.mlflow.run_name=mine")
+    runs = killed_and_resumed(monkeypatch, *words)
     client = mlflow.MlflowClient(uri)
     (experiment,) = client.search_experiments(filter_string="name = 'kindling'")
-    found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    by_id = client.search_runs([experiment.experiment_id])
+    assert [run.info.run_name for run in by_id] == ["mine", "mine"]
+    found = {run.data.tags["kindling_run"]: run for run in by_id}
     assert sorted(found) == sorted(run.logger_id for run in runs)
     whole, resumed = (found[run.logger_id] for run in runs)
     assert resumed.info.status == whole.info.status == "FINISHED"

@@ -128,7 +128,7 @@ def test_validation_that_never_runs(
     )
 
 
-def test_run_without_validation_says_why_it_has_no_best(
+def test_run_without_validation_prints_reason_for_no_best(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     result = train("digits", "trainer.check_val_every_n_epoch=5")
@@ -154,14 +154,14 @@ def test_run_without_validation_says_why_it_has_no_best(
         ),
     ],
 )
-def test_early_stopping_says_when_and_why(options: dict[str, Any], reason: str) -> None:
+def test_early_stopping_prints_epoch_and_reason(options: dict[str, Any], reason: str) -> None:
     trainer = fitted(Data(), EarlyStopping("val_score", **options), max_epochs=9)
     epoch = trainer.current_epoch
     assert stop_reason(trainer) == f"stopped after epoch {epoch} of 9: {reason}"
     assert epoch < 3
 
 
-def test_other_early_ends_say_why(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_early_ends_print_reason(capsys: pytest.CaptureFixture[str]) -> None:
     trainer = fitted(Data(), Timer(timedelta(0)), max_epochs=9)
     assert stop_reason(trainer).endswith(" of 9: trainer.max_time is reached")
 

@@ -471,6 +471,13 @@ def test_rehearsal_skips_uncopyable_module(digits: DataModule) -> None:
     preflight(digits, task)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def test_rehearsal_copies_old_weight_norm(digits: DataModule) -> None:
+    task = Classification(Net(), digits.spec)
+    torch.nn.utils.weight_norm(next(m for m in task.modules() if isinstance(m, nn.Linear)))
+    assert preflight(digits, task)
+
+
 def test_stages_without_samples_are_left_out() -> None:
     data = build_data(checked("digits", "data.split=[0.8,0.2,0]"))
     preflight(data, Own(loss, data))

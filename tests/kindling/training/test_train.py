@@ -282,7 +282,7 @@ def test_logs_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ]
 
 
-def test_early_stopping_is_told_what_to_watch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_early_stopping_watches_the_monitor(capsys: pytest.CaptureFixture[str]) -> None:
     stop = "callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping"
     result = train(
         "digits",
@@ -319,11 +319,18 @@ def test_balanced_sampler_and_balanced_weights_are_refused_together(logs: Path) 
         train("digits", one)
 
 
-def test_closed_output_is_an_interruption(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [(EpochLines, "on_train_end"), (sys.modules["src.kindling.training.fit"], "print")],
+    ids=["at the end", "before the first step"],
+)
+def test_closed_output_is_an_interruption(
+    part: Any, name: str, logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def write(*_: Any) -> None:
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr(EpochLines, "on_train_end", write)
+    monkeypatch.setattr(part, name, write, raising=False)
     with pytest.raises(BrokenPipeError):
         call("train", "digits", *LITTLE)
     (path,) = (logs / "digits").iterdir()
@@ -385,7 +392,7 @@ def test_deleted_run_ends_training(
     assert captured.err == ""
 
 
-def test_deleted_best_checkpoint_is_told(
+def test_deleted_best_checkpoint_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved = []

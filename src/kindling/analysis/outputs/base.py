@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning.pytorch import LightningModule
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from src.kindling.analysis.class_plots import plot_counts
+from src.kindling.analysis import drawing
 from src.kindling.analysis.predictions import Array, Predictions, spread
 from src.kindling.analysis.sample_plots import draw_images, plot_samples
 from src.kindling.config.errors import InputError, join_names
@@ -26,6 +27,7 @@ KINDS: dict[TargetType, tuple[str, str]] = {
     "mask": ("masks", "segmentation"),
 }
 NAMES = 20  # classes of a summary
+BARS = 40  # classes of a plot
 
 
 class Outputs(Protocol):
@@ -143,9 +145,18 @@ class Outputs(Protocol):
         return draw_images(x, [[caption] for caption in captions], title)
 
     def plot_targets(self, targets: Mapping[str, Tensor]) -> Figure:
-        """Plot the distribution of the targets `(N, …)` of each split."""
+        """Plot the distribution of the targets `(N, …)` of each split: counts, as stacked bars."""
         counts = {stage: self.count(target).numpy() for stage, target in targets.items()}
-        return plot_counts(counts, self.names, self.counted)
+        labels = [drawing.shorten_label(name, 30) for name in self.names]
+        table = pd.DataFrame(counts, index=labels)
+        table = table.iloc[np.argsort(-table.sum(axis=1), kind="stable")[:BARS]]
+        figure, (axis,) = drawing.create_panels(1, 7.5, 1.0 + 0.25 * len(table))
+        table.plot.barh(ax=axis, stacked=True, width=0.8, legend=False)
+        axis.invert_yaxis()
+        figure.legend(loc="outside right upper", fontsize=8)
+        title = "Classes" if len(labels) <= BARS else f"The {BARS} largest of {len(labels)} classes"
+        drawing.set_titles(axis, title, self.counted)
+        return figure
 
 
 def find_right(predictions: Predictions) -> Array:

@@ -8,14 +8,18 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from torch import Tensor
 
-from src.kindling.analysis import class_plots, drawing, sample_plots
+from src.kindling.analysis import class_plots, drawing
 from src.kindling.analysis.outputs.base import Outputs
-from src.kindling.analysis.predictions import Predictions
-from src.kindling.data.masks import IGNORED, VOID
+from src.kindling.analysis.predictions import Array, Predictions
+from src.kindling.analysis.sample_plots import draw_images, scale_to_unit
+from src.kindling.data.masks import IGNORED, PALETTE, VOID, blend
 from src.kindling.data.spec import TargetType
 from src.kindling.nn.metrics import confusions, overlaps
+
+LEGEND = 20  # classes of a legend
 
 
 class Masks(Outputs):
@@ -119,12 +123,33 @@ class Masks(Outputs):
             captions += [[heading, ""] for heading in [*masks][1:]]
         x = predictions.inputs(slice(None)).repeat_interleave(len(masks), dim=0)
         stacked = np.stack(list(masks.values()), axis=1).reshape(-1, *target.shape[1:])
-        across = 2 * len(masks)
-        return sample_plots.draw_masks(x, stacked, captions, title, self.names, across)
+        return self._draw(x, stacked, captions, title, 2 * len(masks))
 
     def plot_inputs(
         self, x: Tensor, y: Sequence[Tensor], captions: Sequence[str], title: str
     ) -> Figure:
         masks = np.stack([self.to_mask(mask.long()).numpy() for mask in y])
-        lines = [[caption] for caption in captions]
-        return sample_plots.draw_masks(x, masks, lines, title, self.names)
+        return self._draw(x, masks, [[caption] for caption in captions], title)
+
+    def _draw(
+        self,
+        x: Tensor,
+        masks: Array,
+        captions: Sequence[Sequence[str]],
+        title: str,
+        across: int = 8,
+    ) -> Figure:
+        """Draw images `(N, C, H, W)` under masks `(N, H, W)`, with a legend of the classes."""
+        images = torch.from_numpy(scale_to_unit(x))
+        images = images.movedim(3, 1) if images.ndim == 4 else images[:, None].expand(-1, 3, -1, -1)
+        if images.shape[2:] != masks.shape[1:]:  # a transform resized the masks
+            images = torch.nn.functional.interpolate(images, masks.shape[1:], mode="bilinear")
+        pixels = (255 * images.movedim(1, 3)).round().numpy().astype(np.uint8)
+        blended = torch.from_numpy(blend(pixels, masks, 0.7)).movedim(3, 1)
+        figure = draw_images(blended, captions, title, across=across)
+        present = [i for i in np.unique(masks).tolist() if 0 < i < len(self.names)][:LEGEND]
+        labels = [drawing.shorten_label(self.names[i]) for i in present]
+        patches = [Patch(color=PALETTE[i] / 255) for i in present]
+        if patches:
+            figure.legend(patches, labels, loc="outside lower center", ncols=10, fontsize=7)
+        return figure

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
+from rich.progress import track
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -206,10 +208,12 @@ def load_or_compute(folder: str, key: str, compute: Callable[[], Any]) -> Any:
     path = cache_path(folder, f"{key}.npy")
     with suppress(OSError, ValueError, EOFError):
         return np.array(np.load(path, mmap_mode="r"))  # takes no more than the file has
-    temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")
-    np.save(temporary, compute())
-    os.replace(temporary, path)
-    return np.load(path)
+    found = compute()
+    with suppress(OSError):  # it may be somebody else's folder
+        temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")
+        np.save(temporary, found)
+        os.replace(temporary, path)
+    return found
 
 
 def pack(images: ImageFiles) -> Tensor:
@@ -222,8 +226,6 @@ def pack(images: ImageFiles) -> Tensor:
     Raises:
         InputError: when the disk has no room, or an image cannot be read.
     """
-    from filelock import FileLock
-
     key = images.paths.fingerprint(images.channels, images.size, images.resize_mode)
     path = cache_path("cache", f"{key}.uint8")
     shape = (len(images), images.channels, images.size, images.size)
@@ -235,8 +237,6 @@ def pack(images: ImageFiles) -> Tensor:
 
 
 def _write_pack(images: ImageFiles, path: Path, bytes_per_image: int) -> None:
-    from rich.progress import track
-
     unfinished = path.with_suffix(".part")
     size = max(1, min(256, CHUNK_BYTES // bytes_per_image))
     chunks = torch.split(torch.arange(len(images)), size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,24 +11,16 @@ import torch
 from torch import Tensor
 
 from src.kindling.config.errors import InputError, did_you_mean, join_names
-from src.kindling.data.images import image_data
+from src.kindling.data.images import find_images, image_data
 from src.kindling.data.images.decode import EXTENSIONS, UNSUPPORTED, explain_unsupported
-from src.kindling.data.images.find_images import (
-    SPLITS,
-    LeftOut,
-    format_left_out,
-    index_folder,
-    list_images,
-    official_splits,
-    refuse_unsupported,
-)
+from src.kindling.data.images.find_images import SPLITS, LeftOut
 from src.kindling.data.images.image_data import ImageFiles, Paths
 from src.kindling.data.images.image_module import ImageModule
 from src.kindling.data.paths import data_path
 from src.kindling.data.samples import STAGES, Samples
 from src.kindling.data.tables.columns import find_unknown_names
 from src.kindling.data.tables.read import TableFile
-from src.kindling.data.tables.target import TargetKind, build_target, check_labels
+from src.kindling.data.tables.target import Target, TargetKind
 
 
 class ImageFolder(ImageModule):
@@ -91,13 +83,13 @@ class ImageFolder(ImageModule):
         self.targets = [target or "label"] if isinstance(target, str | None) else target
         if target is None and kind == "auto":
             kind = "classification"
-        check_labels(labels, self.targets, kind)
         self.listed = files is not None
         path = str(data_path(files or root or ""))
         file_format = separator, encoding, decimal
         self.file = TableFile(path, *file_format, default_na=False, key="data.files")
         self.root = Path(self.file.path).parent if root is None else data_path(root)
-        self.target, self.kind, self.labels, self.merge_labels = target, kind, labels, merge_labels
+        self.target = Target(self.file, self.targets, kind, labels, merge_labels, fewest=1)
+        self.default_target = target is None
         self.normalize, self.cache = normalize, cache
         self.on_error, self.error_limit = on_error, error_limit
 
@@ -107,64 +99,120 @@ class ImageFolder(ImageModule):
         if not self.root.exists():
             raise InputError(f"{self.root}: no such folder (data.root)")
         rows, left_out = self._read_list() if self.listed else self._index_folder()
-        y, classes = self._read_target(rows)
-        fields = self.split_by.read(self.file, rows, self.notes)
+        fields = self._read_target(rows)
+        fields |= self.split_by.read(self.file, rows, self.notes)
         images = self.open_images(Paths(self.root, rows["path"]))
         readable = self._find_readable(images)
         rows = rows.iloc[readable.numpy()]
         images.paths = paths = Paths(self.root, rows["path"])
-        samples = Samples(
-            x=images,
-            y=y[readable],
-            classes=classes,
-            target=", ".join(self.targets) if self.target or not classes else "",
-            targets=() if classes or len(self.targets) == 1 else tuple(self.targets),
-            official=official_splits(rows["split"]),
-            name=paths.__getitem__,
-            **{name: numbers[readable] for name, numbers in fields.items()},
-        )
+        by_row = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
+        fields |= {name: value[readable] for name, value in by_row.items()}
+        official = find_images.official_splits(rows["split"])
+        samples = Samples(x=images, official=official, name=paths.__getitem__, **fields)
         if self.size is None and self.transforms["train"] is not None:
             first, _ = self.dataset(samples, "train")[(0, 0, torch.tensor([0]))]
             images.size = first.shape[-1]
         if self.cache == "memmap":
             images.packed = image_data.pack(images)
         source = "as set" if self.size else "from the files' headers"
-        inside = f" in {len(classes)} classes" if classes else ""
-        self.notes.append(
-            f"images: {len(images):,} files{inside}, "
-            f"{format_left_out(left_out)}; {images.channels} x {images.size} x {images.size} "
-            f"({source}; data.size and data.channels set them)"
-        )
+        inside = f" in {len(samples.classes)} classes" if samples.classes else ""
+        files = f"{len(images):,} files{inside}, {find_images.format_left_out(left_out)}"
+        shape = f"{images.channels} x {images.size} x {images.size} ({source}"
+        self.notes.append(f"images: {files}; {shape}; data.size and data.channels set them)")
         return samples
 
     def _index_folder(self) -> tuple[pd.DataFrame, LeftOut]:
-        names, left_out = list_images(self.root)
+        names, left_out = find_images.list_images(self.root)
         if self.on_error == "error":
-            refuse_unsupported(self.root, left_out, "convert them, or set data.on_error=skip")
-        rows = pd.DataFrame(index_folder(self.root, names, left_out), dtype=object)  # any bytes
-        if self.kind == "classification" and rows["label"].nunique() == 1:
+            remedy = "convert them, or set data.on_error=skip"
+            find_images.refuse_unsupported(self.root, left_out, remedy)
+        found = find_images.index_folder(self.root, names, left_out)
+        rows = pd.DataFrame(found, dtype=object)  # any bytes
+        if self.target.kind == "classification" and rows["label"].nunique() == 1:
             problem = f"only one class folder, '{rows['label'].iloc[0]}'"
             remedy = "set it to a folder with a folder of images for each class (data.root)"
             raise InputError(f"{self.root}: {problem}; {remedy}")
         numbers = pd.to_numeric(rows["label"], errors="coerce")
-        if self.kind == "regression" and numbers.notna().all():
+        if self.target.kind == "regression" and numbers.notna().all():
             rows["label"] = numbers
         return rows.assign(**self.split_by.search(rows["path"])), left_out
 
     def _read_list(self) -> tuple[pd.DataFrame, LeftOut]:
+        """The list's `path` (relative to root), `split` (or "") and columns, some as text."""
+        header = self.file.read_header()
         columns = {"data.target": self.targets, **self.split_by.columns}
-        text = set(columns["data.group_column"])
-        if self.labels or (self.kind == "classification" and len(self.targets) == 1):
+        others = [name for names in columns.values() for name in names]
+        self._check_header(header, others)
+        path = self._find_paths(header)
+        if lines := find_unknown_names(self.file, header, columns):
+            raise InputError(lines)
+        split = [name for name in header if name.lower() == "split" and name not in others][:1]
+        text = {path, *split, *columns["data.group_column"]}
+        one_class = self.target.kind == "classification" and len(self.targets) == 1
+        if self.target.labels or one_class:
             text.add(self.targets[0])  # 007 is not 7
-        return read_list(self.root, self.file, columns, text, self.notes), {}
+        frame = self.file.read(list(dict.fromkeys([path, *split, *others])), text)
+        frame["path"] = frame[path].fillna("")
+        frame["split"] = frame[split[0]].fillna("").str.strip().str.lower() if split else ""
+        self._check_rows(frame)
+        return frame, {}
 
-    def _read_target(self, rows: pd.DataFrame) -> tuple[Tensor, tuple[str, ...]]:
-        """Class numbers, labels or values, and names of classes or labels."""
-        columns, options = [rows[name] for name in self.targets], (self.labels, self.merge_labels)
-        y, classes, notes = build_target(self.file, columns, self.kind, *options, fewest=1)
+    def _check_header(self, header: Sequence[str], columns: Sequence[str]) -> None:
+        """Refuse a list without column names, or with spaces between columns."""
+        if len(header) == 1 and " " in header[0]:
+            problem = f"one column, {header[0]!r}, that seems to be separated by spaces"
+            raise InputError(f"{self.file.path}: {problem}; add data.separator=space")
+        if any(map(_is_image, header)):
+            rest = iter(columns)
+            names = ["path" if _is_image(cell) else next(rest, "other") for cell in header]
+            needed = self.file.sep.replace(r"\s+", " ").join(names)
+            problem = f"the first line, {header[0]!r}, …, has no column names"
+            raise InputError(f"{self.file.path}: {problem}; add this line above it: {needed}")
+
+    def _find_paths(self, header: Sequence[str]) -> str:
+        """The column of the images' paths: `path`, or else the only one with names of images."""
+        if "path" in header:
+            return "path"
+        named = [name for name in header if name]
+        first = next(self.file.read_frames(named, named, rows=1))
+        found = [name for name in named if len(first) and _is_image(str(first[name].iloc[0]))]
+        if len(found) != 1:
+            hint = f"; several have names of images ({join_names(found)})" if found else ""
+            hint = hint or did_you_mean("path", named)
+            problem = f"has no column 'path'{hint} (its columns: {join_names(named)})"
+            remedy = "rename the column of the images (data.files)"
+            raise InputError(f"{self.file.path}: {problem}; {remedy}")
+        confirm = "rename it 'path' to confirm"
+        self.notes.append(f"images: column '{found[0]}' has their paths; {confirm}")
+        return found[0]
+
+    def _check_rows(self, frame: pd.DataFrame) -> None:
+        complete = {*STAGES} <= {SPLITS.get(split) for split in frame["split"].unique()}
+        lines = []
+        rows = zip(frame["path"], frame["split"], strict=True)
+        for line, (path, split) in enumerate(rows, start=2):
+            problem = ""
+            if not path:
+                problem = "path is empty; fill it in"
+            elif path.lower().endswith((*UNSUPPORTED,)):
+                problem = f"{path}: {explain_unsupported(Path(path).suffix.lower())}"
+            elif not (self.root / path).is_file():
+                problem = f"{self.root / path}: no such file; paths are relative to data.root"
+            elif split not in SPLITS and (split or complete):
+                given = f"{split!r}{did_you_mean(split, SPLITS)}" if split else "is empty"
+                problem = f"split {given} (train, val or test)"
+            if problem:
+                lines.append(f"{self.file.path}:{line}: {problem}")
+        image_data.refuse(lines, "lines like these", most=5)
+
+    def _read_target(self, rows: pd.DataFrame) -> dict[str, Any]:
+        notes = list[str]()
+        fields = self.target.read(rows, notes)
         plain = not self.listed and "look like" not in notes[0]  # class folders need no note
         self.notes += notes[plain:]
-        return y, classes
+        if fields["classes"] and self.default_target:
+            fields["target"] = ""
+        return fields
 
     def _find_readable(self, images: ImageFiles) -> Tensor:
         """The numbers of the images that can be read; the others are refused, or noted."""
@@ -182,78 +230,5 @@ class ImageFolder(ImageModule):
         return torch.tensor([i for i in range(len(images)) if i not in unreadable]).long()
 
 
-def read_list(
-    root: Path,
-    file: TableFile,
-    columns: Mapping[str, Sequence[str]],
-    text: Collection[str],
-    notes: list[str],
-) -> pd.DataFrame:
-    """Read a list's `path` (relative to root), `split` (or "") and columns, some as text."""
-    header = file.read_header()
-    _check_header(file, header, columns)
-    path = _find_paths(file, header, notes)
-    if lines := find_unknown_names(file, header, columns):
-        raise InputError(lines)
-    others = [name for names in columns.values() for name in names]
-    split = [name for name in header if name.lower() == "split" and name not in others][:1]
-    frame = file.read(list(dict.fromkeys([path, *split, *others])), {path, *split, *text})
-    frame["path"] = frame[path].fillna("")
-    frame["split"] = frame[split[0]].fillna("").str.strip().str.lower() if split else ""
-    _check_rows(root, file, frame)
-    return frame
-
-
-def _find_paths(file: TableFile, header: Sequence[str], notes: list[str]) -> str:
-    """The column of the images' paths: `path`, or else the only one with names of images."""
-    if "path" in header:
-        return "path"
-    named = [name for name in header if name]
-    first = next(file.read_frames(named, named, rows=1))
-    found = [name for name in named if len(first) and _is_image(str(first[name].iloc[0]))]
-    if len(found) != 1:
-        hint = f"; several have names of images ({join_names(found)})" if found else ""
-        hint = hint or did_you_mean("path", named)
-        problem = f"has no column 'path'{hint} (its columns: {join_names(named)})"
-        raise InputError(f"{file.path}: {problem}; rename the column of the images (data.files)")
-    notes.append(f"images: column '{found[0]}' has their paths; rename it 'path' to confirm")
-    return found[0]
-
-
 def _is_image(text: str) -> bool:
     return text.lower().endswith((*EXTENSIONS, *UNSUPPORTED))
-
-
-def _check_header(
-    file: TableFile, header: Sequence[str], columns: Mapping[str, Sequence[str]]
-) -> None:
-    """Refuse a list without column names, or with spaces between columns."""
-    if len(header) == 1 and " " in header[0]:
-        problem = f"one column, {header[0]!r}, that seems to be separated by spaces"
-        raise InputError(f"{file.path}: {problem}; add data.separator=space")
-    if any(map(_is_image, header)):
-        rest = iter([name for names in columns.values() for name in names])
-        names = ["path" if _is_image(cell) else next(rest, "other") for cell in header]
-        needed = file.sep.replace(r"\s+", " ").join(names)
-        problem = f"the first line, {header[0]!r}, …, has no column names"
-        raise InputError(f"{file.path}: {problem}; add this line above it: {needed}")
-
-
-def _check_rows(root: Path, file: TableFile, frame: pd.DataFrame) -> None:
-    stages = {SPLITS.get(split) for split in frame["split"].unique()}
-    complete = stages >= {*STAGES}
-    lines = []
-    for line, (path, split) in enumerate(zip(frame["path"], frame["split"], strict=True), start=2):
-        problem = ""
-        if not path:
-            problem = "path is empty; fill it in"
-        elif path.lower().endswith((*UNSUPPORTED,)):
-            problem = f"{path}: {explain_unsupported(Path(path).suffix.lower())}"
-        elif not (root / path).is_file():
-            problem = f"{root / path}: no such file; paths are relative to data.root"
-        elif split not in SPLITS and (split or complete):
-            given = f"split {split!r}{did_you_mean(split, SPLITS)}" if split else "split is empty"
-            problem = f"{given} (train, val or test)"
-        if problem:
-            lines.append(f"{file.path}:{line}: {problem}")
-    image_data.refuse(lines, "lines like these", most=5)

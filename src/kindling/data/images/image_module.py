@@ -92,7 +92,12 @@ class ImageModule(DataModule):
 
         mean, std = image_data.load_or_compute("statistics", key, compute)
         if np.allclose(mean, 0):
-            raise InputError(_explain_black(images, sample))
+            example = images.paths[int(sample[0])]
+            problem = f"all images are black once read as {images.channels} x 8 bits"
+            reason = "transparency is dropped, and numbers of 16 or 32 bits are divided by 257"
+            remedy = "save them as gray or RGB of 8 bits"
+            where = f"{images.paths.root}: {problem} (such as {example})"
+            raise InputError(f"{where}: {reason}; {remedy}")
         return tuple(mean.tolist()), tuple(std.tolist())
 
     def _time_reading(self, images: ImageFiles, train: Tensor) -> float:
@@ -115,13 +120,6 @@ class ImageModule(DataModule):
         advice = f"in one process; {self.faster_reading}"
         print(f"images: {each}, about {batches}, {epoch} {advice}", flush=True)
         return seconds
-
-
-def _explain_black(images: ImageFiles, sample: Tensor) -> str:
-    example = images.paths[int(sample[0])]
-    problem = f"all images are black once read as {images.channels} x 8 bits (such as {example})"
-    reason = "transparency is dropped, and numbers of 16 or 32 bits are divided by 257"
-    return f"{images.paths.root}: {problem}: {reason}; save them as gray or RGB of 8 bits"
 
 
 def format_seconds(seconds: float) -> str:

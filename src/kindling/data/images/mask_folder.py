@@ -15,23 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from src.kindling.config.errors import InputError, join_names
+from src.kindling.data.images import find_images, image_data
 from src.kindling.data.images.decode import EXTENSIONS, ResizeMode, make_square, size_of
-from src.kindling.data.images.find_images import (
-    LeftOut,
-    are_split_folders,
-    format_left_out,
-    list_images,
-    official_splits,
-    refuse_unsupported,
-)
-from src.kindling.data.images.image_data import (
-    ImageFiles,
-    Paths,
-    find_unreadable,
-    inspect_files,
-    load_or_compute,
-    refuse,
-)
+from src.kindling.data.images.find_images import LeftOut
+from src.kindling.data.images.image_data import ImageFiles, Paths
 from src.kindling.data.images.image_module import ImageModule
 from src.kindling.data.masks import VOID
 from src.kindling.data.paths import data_path
@@ -77,26 +64,25 @@ class MaskFolder(ImageModule):
         present = mask_values(paths, masks)
         classes, values = self._classes(masks, present)
         images = self.open_images(paths)
-        unreadable = find_unreadable(images, whole=False)
-        refuse([*unreadable.values()], "unreadable images", most=20)
-        self.notes.append(
-            f"images: {len(images):,} files with masks of {len(classes)} classes, "
-            f"{format_left_out(left_out)}; {images.channels} x {images.size} x {images.size} "
-            "(data.size and data.channels set them)"
-        )
+        unreadable = image_data.find_unreadable(images, whole=False)
+        image_data.refuse([*unreadable.values()], "unreadable images", most=20)
+        files = f"{len(images):,} files with masks of {len(classes)} classes"
+        files = f"{files}, {find_images.format_left_out(left_out)}"
+        shape = f"{images.channels} x {images.size} x {images.size}"
+        self.notes.append(f"images: {files}; {shape} (data.size and data.channels set them)")
         counts = zip(classes, present[:, values].sum(axis=0), strict=True)
         named = [f"{name} ({count:,})" for name, count in counts]
         self.notes.append(f"classes (number of masks): {join_names(named, most=10)}")
         names = [paths[i] for i in range(len(paths))]
         folders = [name.partition(os.sep)[0] for name in names]
-        staged = are_split_folders(self.root / "images", folders)
+        staged = find_images.are_split_folders(self.root / "images", folders)
         found = pd.DataFrame(self.split_by.search(names))
         common = images.size, self.resize_mode, self.max_pixels
         return Samples(
             x=images,
             y=MaskFiles(masks, 1, *common, values=values),
             classes=classes,
-            official=official_splits(folders) if staged else {},
+            official=find_images.official_splits(folders) if staged else {},
             target="mask",
             name=paths.__getitem__,
             **self.split_by.read(TableFile(str(self.root)), found, self.notes),
@@ -141,24 +127,20 @@ class MaskFolder(ImageModule):
         return tuple(names), values
 
 
-def match(root: Path, left_out: LeftOut) -> tuple[Paths, Paths]:
+def match(root: Path, left_out: LeftOut) -> list[Paths]:
     """The images and their masks, in the same order; `left_out` receives all other files."""
     lines: list[str] = []
-    images = _files_by_stem(root / "images", EXTENSIONS, lines, left_out)
-    masks = _files_by_stem(root / "masks", MASK_EXTENSIONS, lines, left_out)
-    if lines:
-        raise InputError(lines)
-    pairs = [("images", images, "masks", masks), ("masks", masks, "images", images)]
-    for name, files, other, others in pairs:
-        if unmatched := [files[stem] for stem in sorted(files.keys() - others)]:
+    kinds = {"images": EXTENSIONS, "masks": MASK_EXTENSIONS}
+    found = {name: _files_by_stem(root / name, kinds[name], lines, left_out) for name in kinds}
+    for name, other in [("images", "masks"), ("masks", "images")] if not lines else []:
+        files = found[name]
+        if unmatched := [files[stem] for stem in sorted(files.keys() - found[other])]:
             problem = f"{len(unmatched):,} of {len(files):,} files have none of the same name"
             problem += f" in {other}: {join_names(unmatched)}"
             lines.append(f"{root / name}: {problem}; add them, or remove these")
     if lines:
         raise InputError(lines)
-    stems = sorted(images)
-    image_paths = Paths(root / "images", [images[stem] for stem in stems])
-    return image_paths, Paths(root / "masks", [masks[stem] for stem in stems])
+    return [Paths(root / name, [files[k] for k in sorted(files)]) for name, files in found.items()]
 
 
 def _files_by_stem(
@@ -171,8 +153,8 @@ def _files_by_stem(
         return {}
     found: dict[str, str] = {}
     lossy, twins = [], []
-    names, others = list_images(folder)
-    refuse_unsupported(folder, others, "or convert them")
+    names, others = find_images.list_images(folder)
+    find_images.refuse_unsupported(folder, others, "or convert them")
     for reason, files in others.items():
         left_out.setdefault(reason, []).extend(files)
     for name in names:
@@ -219,12 +201,12 @@ def mask_values(images: Paths, masks: Paths) -> Any:
         return _inspect_mask(images.path(i), masks.path(i))
 
     def compute() -> Any:
-        found = inspect_files(inspect, len(masks))
-        refuse([line for line in found if isinstance(line, str)], "masks", most=5)
+        found = image_data.inspect_files(inspect, len(masks))
+        image_data.refuse([line for line in found if isinstance(line, str)], "masks", most=5)
         return np.stack(found)
 
     key = images.fingerprint(masks.fingerprint())
-    return load_or_compute("masks", key, compute)
+    return image_data.load_or_compute("masks", key, compute)
 
 
 def _inspect_mask(image_path: str, mask_path: str) -> Any:

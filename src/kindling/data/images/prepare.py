@@ -157,6 +157,7 @@ def steps_of(transforms: Iterable[Any]) -> list[Step]:
     """torchvision's transforms as steps; refuses those that cannot be done without torch."""
     steps: list[Step] = []
     lines: list[str] = []
+    remedy = "use Resize, CenterCrop, Pad, Grayscale or ToDtype, or export with --format pt2"
     for i, transform in enumerate(transforms):
         module = re.sub(r"\._\w+", "", type(transform).__module__)
         name = f"{module}.{type(transform).__qualname__}"
@@ -165,9 +166,6 @@ def steps_of(transforms: Iterable[Any]) -> list[Step]:
                 raise NotImplementedError("is not torchvision's")
             steps += _steps_of_transform(transform)
         except NotImplementedError as error:
-            remedy = (
-                "use Resize, CenterCrop, Pad, Grayscale or ToDtype, or export with --format pt2"
-            )
             problem = f"{name} {error}; the server has no torch"
             lines.append(f"data.eval_transforms[{i}]: {problem}: {remedy}")
     if lines:

@@ -131,7 +131,6 @@ def _find_classes(
             problem = f"{stage} shards have classes that {where} lacks: {join_names(unknown)}"
             raise InputError(f"{root}: {problem}; add them, or set data.target")
     if len(names) < 2:
-        raise InputError(
-            f"{root}: all rows are of one class, '{names[0]}'; at least two are needed"
-        )
+        problem = f"all rows are of one class, '{names[0]}'"
+        raise InputError(f"{root}: {problem}; at least two are needed")
     return names, {value: counts["train"].get(value, 0) for value in values}

@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from src.kindling.config.errors import InputError, join_names
-from src.kindling.data.images.image_data import cache_path
-from src.kindling.runs.files import write
+from src.kindling.data.images.image_data import Paths, load_or_compute
 
 KEY = "__key__"  # the column that names each row in messages: its file, and its row or member
 # By column: an array `(N, …)` of numbers, or a list of bytes or texts.
@@ -85,11 +84,8 @@ class ShardFiles(ABC):
         """Read rows that are spread over all shards: the first ones of up to 64 blocks."""
         chosen = np.unique(np.linspace(0, len(self.blocks) - 1, 64).astype(int)).tolist()
         each = -(-most // len(chosen))
-        parts = []
-        for i in chosen:
-            block = self.blocks[i]
-            parts.append(self.read(block, 0, min(block.rows, each), columns))
-        return join_rows(parts)
+        blocks = [self.blocks[i] for i in chosen]
+        return join_rows([self.read(one, 0, min(one.rows, each), columns) for one in blocks])
 
     def cut(self, count: int) -> tuple[ShardFiles, ShardFiles]:
         """Those that stay, and some others, at least one: by a hash of the shards' names.
@@ -103,15 +99,9 @@ class ShardFiles(ABC):
 
 def remember(path: Path, what: str, compute: Callable[[], Any]) -> Any:
     """Compute plain values about a file once, as long as it keeps its size and its time."""
-    status = path.stat()
-    name = f"{path.absolute()} {status.st_size} {status.st_mtime_ns} {what}"
-    cache = cache_path("shards", hashlib.blake2b(name.encode(), digest_size=12).hexdigest())
-    with suppress(OSError, ValueError):
-        return json.loads(cache.read_text("utf-8"))
-    found = compute()
-    with suppress(OSError):  # another process may be writing it
-        write(cache, json.dumps(found))
-    return found
+    key = Paths(path.parent.absolute(), [path.name]).fingerprint(what)
+    text = load_or_compute("shards", key, lambda: np.array(json.dumps(compute())))
+    return json.loads(str(text))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from src.kindling.config.errors import InputError, format_count
 from src.kindling.data.loader import Loader, make_loader
 from src.kindling.data.order import derive_seed, seed_generators
 from src.kindling.data.shards.files import Rows, ShardFiles, join_rows, take_rows
-from src.kindling.data.shards.order import Request, ShardOrder, ShardSampler, Window
+from src.kindling.data.shards.order import Request, ShardOrder, Window
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
 
@@ -52,13 +52,13 @@ class ShardBatches(Dataset[Any]):
         epoch, batch, _ = request
         window, rows_of_batch = self.order.locate(batch)
         rows = self._read_window(epoch, window)
-        chosen = take_rows(rows, self.order.shuffle(epoch, window)[rows_of_batch])
+        chosen = take_rows(rows, self.order.permute(epoch, window)[rows_of_batch])
         if rows_of_batch.stop == window.stop - window.start:
             del self.buffer[window.lane], rows
-        if self.order.seed is None:
+        if self.order.shuffle_seed is None:
             return self.decode(chosen)
         with isolate_rng(include_cuda=False):
-            seed = derive_seed(self.order.seed, epoch, batch, self.order.rank)
+            seed = derive_seed(self.order.shuffle_seed, epoch, batch, self.order.rank)
             seed_generators(seed, torch.device("cpu"))
             return self.decode(chosen)
 
@@ -77,8 +77,7 @@ class ShardBatches(Dataset[Any]):
 class ShardLoader(Loader):
     """A DataLoader that counts the batches it has yielded, and continues after any of them."""
 
-    sampler: ShardSampler
-    dataset: ShardBatches
+    sampler: ShardOrder
     resumed: tuple[int, int] | None = None  # the epoch and the batch with which to continue
     yielded = (-1, 0)  # the epoch, and the number of its batches that were yielded
 
@@ -96,7 +95,7 @@ class ShardLoader(Loader):
         """The position after the last yielded batch, in plain values."""
         epoch, batch = self.resumed or self.yielded
         batch = batch if epoch == self.sampler.epoch else 0
-        return {"epoch": self.sampler.epoch, "batch": batch, "order": self.dataset.order.digest}
+        return {"epoch": self.sampler.epoch, "batch": batch, "order": self.sampler.digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the batch of a `state_dict` in its epoch, without reading those before it.
@@ -104,7 +103,7 @@ class ShardLoader(Loader):
         Raises:
             InputError: when shards or settings have changed, so that the order is another.
         """
-        if state["order"] != self.dataset.order.digest:
+        if state["order"] != self.sampler.digest:
             changed = "shards, seed, batch size, buffer size or number of processes have changed"
             remedy = "restore them, or train from the start"
             raise InputError(f"data: {changed} since the checkpoint was saved; {remedy}")
@@ -144,10 +143,10 @@ def make_shard_loader(
     share = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
     order = ShardOrder(rows, batch_size, buffer_size, seed, *share, names)
     fitting = max(n for n in range(workers + 1) if n == 0 or order.lanes % n == 0)
-    dataset, sampler = ShardBatches(shards, order, columns, decode), ShardSampler(order)
+    dataset = ShardBatches(shards, order, columns, decode)
     pin_memory = trainer is not None and trainer.strategy.root_device.type == "cuda"
     options: Any = {"pin_memory": pin_memory, "persistent": False, "loader": ShardLoader}
-    loader = make_loader(dataset, sampler, fitting, **options)
+    loader = make_loader(dataset, order, fitting, **options)
     assert isinstance(loader, ShardLoader)
     release_memory()  # what finding classes and statistics took
     if share[0] == 0 and fitting < workers:

@@ -41,8 +41,11 @@ class Window(NamedTuple):
     stop: int
 
 
-class ShardOrder:
-    """The batches of every epoch, for one of `world_size` processes.
+class ShardOrder(DistributedSampler[Request]):
+    """The batches of every epoch, for one of `world_size` processes; gives requests for them.
+
+    Lightning leaves a DistributedSampler as it is, and calls its `set_epoch` before each epoch; so
+    does a loop of one's own.
 
     Every row is in one batch of one process. In training, each process has equally many rows: fewer
     than `world_size` are left out, other ones in each epoch. A last batch of a single row is then
@@ -67,7 +70,8 @@ class ShardOrder:
         world_size: int = 1,
         names: Sequence[str] = (),
     ) -> None:
-        self.batch_size, self.seed, self.rank = batch_size, seed, rank
+        self.epoch, self.start = 0, 0  # of the next iteration: its epoch and its first batch
+        self.batch_size, self.shuffle_seed, self.rank = batch_size, seed, rank
         training, total = seed is not None, sum(rows)
         self.dropped = total % world_size if training else 0
         shared = total - self.dropped
@@ -87,6 +91,13 @@ class ShardOrder:
         self.sizes = np.array([part.stop - part.start for part in self.parts])
         settings = ["windows", *names, list(rows), batch_size, buffer_size, seed, world_size]
         self.digest = hashlib.blake2b(repr(settings).encode(), digest_size=8).hexdigest()
+
+    def __iter__(self) -> Iterator[Request]:
+        epoch = self.epoch
+        return ((epoch, batch, self.digest) for batch in range(self.start, self.length))
+
+    def __len__(self) -> int:
+        return self.length
 
     def _batches(self, lane: int) -> range:
         return range(lane, self.length, self.lanes)
@@ -117,17 +128,14 @@ class ShardOrder:
         offset = (position - first) * self.batch_size
         return window, slice(offset, offset + self.size(batch))
 
-    def shuffle(self, epoch: int, window: Window) -> np.ndarray[Any, Any]:
+    def permute(self, epoch: int, window: Window) -> np.ndarray[Any, Any]:
         """The order of a window's rows `(rows,)`."""
-        rows = window.stop - window.start
-        if self.seed is None:
-            return np.arange(rows)
-        seed = derive_seed(self.seed, epoch, self.rank, window.lane, window.number)
-        return np.random.default_rng(seed).permutation(rows)
+        count = window.stop - window.start
+        return self._draw_order(count, epoch, self.rank, window.lane, window.number)
 
     def pieces(self, epoch: int, window: Window) -> Iterator[Piece]:
         """The pieces that make a window, before its rows are shuffled."""
-        order = self._permute(epoch)
+        order = self._draw_order(len(self.parts), epoch)  # all processes share it
         ends = np.cumsum(self.sizes[order])
         start = window.start
         number = int(np.searchsorted(ends, start, side="right"))
@@ -138,27 +146,9 @@ class ShardOrder:
             yield Piece(block, start + shift, stop + shift)
             start, number = stop, number + 1
 
-    def _permute(self, epoch: int) -> np.ndarray[Any, Any]:
-        """The order of the parts, which all processes share."""
-        if self.seed is None:
-            return np.arange(len(self.parts))
-        return np.random.default_rng(derive_seed(self.seed, epoch)).permutation(len(self.parts))
-
-
-class ShardSampler(DistributedSampler[Request]):
-    """The requests for an epoch's batches.
-
-    Lightning leaves a DistributedSampler as it is, and calls its `set_epoch` before each epoch; so
-    does a loop of one's own.
-    """
-
-    def __init__(self, order: ShardOrder) -> None:
-        self.order, self.epoch = order, 0
-        self.start = 0  # the first batch of the next iteration
-
-    def __iter__(self) -> Iterator[Request]:
-        epoch = self.epoch
-        return ((epoch, batch, self.order.digest) for batch in range(self.start, len(self)))
-
-    def __len__(self) -> int:
-        return self.order.length
+    def _draw_order(self, count: int, *position: int) -> np.ndarray[Any, Any]:
+        """An order `(count,)` that is a function of the seed and a position in the training."""
+        if self.shuffle_seed is None:
+            return np.arange(count)
+        seed = derive_seed(self.shuffle_seed, *position)
+        return np.random.default_rng(seed).permutation(count)

@@ -10,6 +10,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,10 @@ class TarShards(ShardFiles):
         path = self.paths[block.shard]
         rows: Rows = {name: [] for name in (KEY, *columns)}
         with path.open("rb") as file:
-            for number, (key, _, members) in enumerate(_walk(path, block.position)):
-                if number >= stop:
-                    break
-                if number >= start:
-                    rows[KEY].append(f"{path}: {key}")
-                    for name in columns:
-                        rows[name].append(_read_member(file, f"{path}: {key}", members, name))
+            for key, _, members in islice(_walk(path, block.position), start, stop):
+                rows[KEY].append(f"{path}: {key}")
+                for name in columns:
+                    rows[name].append(_read_member(file, f"{path}: {key}", members, name))
         if len(rows[KEY]) < stop - start:
             raise InputError(f"{path}: ends before its last row; replace the file")
         for name in columns:

@@ -27,7 +27,7 @@ from src.kindling.data.tables.columns import check_features, find_unknown_names,
 from src.kindling.data.tables.encode import as_numbers, kind_of
 from src.kindling.data.tables.read import TableFile
 from src.kindling.data.tables.split_columns import SplitBy
-from src.kindling.data.tables.target import TargetKind, build_target, check_labels
+from src.kindling.data.tables.target import Target, TargetKind
 
 # A column keeps its most frequent categories; all others count as one, as missing ones do.
 MAX_CATEGORIES = 256
@@ -87,26 +87,23 @@ class Table(DataModule):
     ) -> None:
         super().__init__(**base)
         self.targets = [target] if isinstance(target, str) else target
-        check_labels(labels, self.targets, kind)
-        self.kind, self.labels, self.merge_labels = kind, labels, merge_labels
         self.split_by = SplitBy(group_column, time, dayfirst)
         self.drop, self.categories = drop or [], categories or []
         self.scaling = scaling
         self.file = TableFile(path, separator, encoding, decimal, tuple(na_values or ()))
+        self.target = Target(self.file, self.targets, kind, labels, merge_labels)
 
     def load(self) -> Samples:
         features = self._find_features(self.file.read_header())
         others = [*self.targets, *self.split_by.names]
         text = {*self.categories, *self.split_by.columns["data.group_column"]}
-        if self.labels:
+        if self.target.labels:
             text.update(self.targets)
         frame = self.file.read([*features, *others], text)
-        targets, options = [frame[name] for name in self.targets], (self.labels, self.merge_labels)
-        y, classes, notes = build_target(self.file, targets, self.kind, *options)
-        self.notes += notes
+        fields = self.target.read(frame, self.notes)
         columns = {name: frame[name] for name in features}
         check_features(self.file, columns, self.drop, self.categories)
-        split_fields = self.split_by.read(self.file, frame, self.notes)
+        fields |= self.split_by.read(self.file, frame, self.notes)
         features = self._drop_identifiers(frame, features)
         for name in features:
             found = {str(value).strip().lower() for value in frame[name].unique()[:10]}
@@ -125,13 +122,9 @@ class Table(DataModule):
                 self.notes.append(f"{name} only counts the rows; drop it: {drop}")
         return Samples(
             x=torch.from_numpy(x),
-            y=y,
-            classes=classes,
             columns=tuple(features),
-            target=", ".join(self.targets),
-            targets=() if classes or len(self.targets) == 1 else tuple(self.targets),
             name=lambda i: f"row {i + 1}",
-            **split_fields,
+            **fields,
         )
 
     def describe(self, samples: Samples, train: Tensor) -> Spec:
@@ -165,10 +158,10 @@ class Table(DataModule):
         """The most frequent categories of the training split, sorted."""
         counts = column.value_counts().sort_index()
         if len(counts) > MAX_CATEGORIES:
-            kept = (
-                f"the {MAX_CATEGORIES} most frequent are categories, the others become one category"
+            texts = f"{len(counts):,} different texts; the {MAX_CATEGORIES} most frequent"
+            self.notes.append(
+                f"{column.name}: {texts} are categories, the others become one category"
             )
-            self.notes.append(f"{column.name}: {len(counts):,} different texts; {kept}")
             counts = counts.sort_values(ascending=False, kind="stable")[:MAX_CATEGORIES]
         return tuple(sorted(counts.index))
 

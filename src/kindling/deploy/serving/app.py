@@ -8,9 +8,9 @@ import json
 import re
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, ge
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
@@ -26,12 +26,13 @@ from starlette.types import Message, Receive, Scope, Send
 from src.kindling.data.masks import PALETTE
 from src.kindling.deploy.serving.access import Access
 from src.kindling.deploy.serving.batches import Batches
-from src.kindling.deploy.serving.decode import Array
+from src.kindling.deploy.serving.decode import Array, Decoded, ImageDecoder
+from src.kindling.deploy.serving.decoders import Decode, Decoders
 from src.kindling.deploy.serving.limits import Limits
 from src.kindling.deploy.serving.model import Model
 from src.kindling.deploy.serving.openapi import PREDICT_PATHS, describe
-from src.kindling.deploy.serving.requests import RequestReader
 from src.kindling.deploy.serving.responses import Response as Prediction
+from src.kindling.deploy.serving.rows import RowDecoder
 
 PAGES = {"/": "page.html", "/docs": "docs.html"}
 OPEN_PATHS = (*PAGES, "/health")  # need no key; the pages contain nothing of the model
@@ -51,6 +52,10 @@ HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
+CLOSE = {"connection": "close"}  # because part of the request was not read
+# More than the cores of a small machine: one decodes while another's result is on its way.
+IMAGE_DECODERS, ROW_DECODERS = 3, 1
+MAX_BODIES = 8  # largest bodies that are in memory at once
 MAX_INLINE = 10_000  # outputs whose response holds up others for less than 10 ms
 MAX_LINE = 1000  # characters of a reason or a note, which may quote a client's text
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
@@ -68,10 +73,15 @@ class Application:
 
     def __init__(self, model: Model, limits: Limits, access: Access) -> None:
         self.model, self.limits, self.access, self.draining = model, limits, access, False
-        self.reader = RequestReader(model, limits)
+        self.max_bytes, self.bytes_in_memory = int(limits.max_body * 1e6), 0
+        make_decode: Callable[[], Decode] = partial(RowDecoder, model.spec.columns, limits)
+        if model.prepare:
+            make_decode = partial(ImageDecoder, model.prepare, limits)
+        count = IMAGE_DECODERS if model.prepare else ROW_DECODERS
+        self.decoders = Decoders(count, make_decode, limits)
         self.batches = Batches(self._compute, limits)
         WAITING.set_function(lambda: self.batches.num_waiting)
-        REPLACED.set_function(lambda: self.reader.decoders.num_replaced)
+        REPLACED.set_function(lambda: self.decoders.num_replaced)
         gets = {
             "/about": self.about,
             "/health": self.health,
@@ -84,12 +94,10 @@ class Application:
         routes += [Route(path, endpoint) for path, endpoint in gets.items()]
         self.paths = {route.path for route in routes}
         handlers: Any = {HTTPException: _refuse, Exception: _report_failure}
-        self.app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+        self.app = Starlette(routes=routes, exception_handlers=handlers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check host and key, count requests, and close connections at shutdown."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
         status = 0
 
         async def send_counted(message: Message) -> None:
@@ -119,21 +127,13 @@ class Application:
         finally:
             REQUESTS.labels(path if path in self.paths else "other", status).inc()
 
-    @asynccontextmanager
-    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        await self.reader.decoders.start()
-        batches = asyncio.create_task(self.batches.run())
-        yield
-        batches.cancel()
-        await self.reader.decoders.close()
-
     def _compute(self, x: Array) -> Array:
         BATCH_SIZE.observe(len(x))
         return self.model.predict(x)
 
     async def predict(self, request: Request) -> Response:
         start = time.perf_counter()
-        decoded = await self.reader.read(request, request.scope["path"].endswith("batch"))
+        decoded = await self._read(request)
         outputs = await self.batches.compute(decoded.x)
         seconds = time.perf_counter() - start
         SECONDS.observe(seconds)
@@ -145,12 +145,49 @@ class Application:
         # Unlike starlette's, with NaN, which a model may compute.
         return Response(json.dumps(content), media_type="application/json")
 
+    async def _read(self, request: Request) -> Decoded:
+        """Receive and decode the inputs of a request."""
+        body, several = bytearray(), request.scope["path"].endswith("batch")
+        try:
+            await self._receive(request, body)
+            content_type = request.headers.get("content-type", "")
+            decoded = await self.decoders.decode(content_type, bytes(body), several)
+        except ClientDisconnect:
+            reason = "connection closed before the end of the body"
+            raise HTTPException(400, reason, CLOSE) from None
+        finally:
+            self.bytes_in_memory -= len(body)
+        shape = decoded.x.shape[1:]
+        if shape != self.model.shape:
+            reason = f"prepared images have the shape {shape}; the model takes {self.model.shape}"
+            raise HTTPException(422, reason)
+        return decoded._replace(x=decoded.x.astype(self.model.dtype, copy=False))
+
+    async def _receive(self, request: Request, body: bytearray) -> None:
+        """Fill the body. Read on a little after the limit: few clients listen while they send."""
+        size, read_limit = 0, 4 * self.max_bytes
+        declared = int(request.headers.get("content-length", 0))
+        if declared <= read_limit:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= self.max_bytes:
+                    body += chunk
+                    self.bytes_in_memory += len(chunk)
+                if self.bytes_in_memory > MAX_BODIES * self.max_bytes:
+                    raise HTTPException(429, "too many large requests; try again later", CLOSE)
+                if size > read_limit:
+                    break
+        size = max(size, declared)
+        if size > self.max_bytes:
+            reason = f"the body has {size:,} bytes or more; the maximum is {self.max_bytes:,}"
+            raise HTTPException(413, reason, CLOSE)
+
     async def _format(self, outputs: Array, sizes: Sequence[Sequence[int]]) -> list[Prediction]:
         responses, work = self.model.responses, outputs.size
         if responses.kind == "mask":  # some ten times as fast for each value
             work = (work + sum(width * height for width, height in sizes)) // 10
         if work > MAX_INLINE:
-            return await self.reader.decoders.run(responses.format, outputs, sizes)
+            return await self.decoders.run(responses.format, outputs, sizes)
         return responses.format(outputs, sizes)
 
     async def about(self, _: Request) -> Response:
@@ -174,7 +211,7 @@ class Application:
     async def ready(self, _: Request) -> Response:
         if self.draining:
             return JSONResponse({"status": "stopping"}, 503)
-        if self.reader.decoders.all_stuck():
+        if self.decoders.all_stuck():
             return JSONResponse({"status": "busy: all decoders work on slow requests"}, 503)
         return JSONResponse({"status": "ready"})
 

@@ -28,7 +28,7 @@ class Batches:
     def __init__(self, predict: Callable[[Array], Array], limits: Limits) -> None:
         self.predict, self.limits = predict, limits
         self.queue: deque[Entry] = deque()
-        self.filled = asyncio.Event()
+        self.computing: asyncio.Task[None] | None = None
 
     @property
     def num_waiting(self) -> int:
@@ -42,7 +42,8 @@ class Batches:
             raise HTTPException(429, f"{waiting:,} inputs already wait; try again later")
         entry = Entry(x)
         self.queue.append(entry)
-        self.filled.set()
+        if self.computing is None or self.computing.done():
+            self.computing = asyncio.create_task(self._compute_all())
         try:
             async with asyncio.timeout(self.limits.wait):
                 return await entry.outputs
@@ -50,13 +51,9 @@ class Batches:
             reason = f"not computed within {self.limits.wait:g} s; try again later"
             raise HTTPException(503, reason) from None
 
-    async def run(self) -> None:
-        """Compute batches until cancelled."""
-        while True:
-            await self.filled.wait()
-            batch = self._take()
-            if not batch:
-                continue
+    async def _compute_all(self) -> None:
+        """Compute batches until the queue is empty."""
+        while batch := self._take():
             try:
                 x = np.concatenate([entry.x for entry in batch])
                 outputs = await asyncio.to_thread(self.predict, x)
@@ -79,6 +76,4 @@ class Batches:
             if not entry.outputs.done():
                 batch.append(entry)
                 size += len(entry.x)
-        if not self.queue:
-            self.filled.clear()
         return batch

@@ -46,9 +46,28 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
+class ImageDecoder:
+    """Decodes an image, or the files of a form, as the model takes them, `(n, C, H, W)`."""
+
+    def __init__(self, prepare: Preparation, limits: Limits) -> None:
+        Image.init()  # loads the readers of all formats
+        self.prepare, self.limits = prepare, limits
+
+    def __call__(self, content_type: str, body: bytes, several: bool) -> Decoded:
+        files = split_files(content_type, body, several, self.limits.max_rows)
+        return decode_images(files, several, self.prepare, self.limits)
+
+
 def split_files(content_type: str, body: bytes, several: bool, max_files: int) -> Files:
     """Split a form into the names and contents of its files; another body is one image."""
-    if media_type(content_type) != "multipart/form-data":
+    kind = media_type(content_type)
+    if kind in ("application/json", "text/plain", "text/html"):
+        reason = f"this model takes images, not {kind}"
+        raise HTTPException(415, f"{reason}; send the file's bytes, or a form with files")
+    if kind != "multipart/form-data":
+        if several:
+            reason = "/predict/batch takes images as files of a form (multipart/form-data)"
+            raise HTTPException(415, reason)
         return [("image", body)]
     files = _parse_form(content_type, body, max_files)
     if not files:

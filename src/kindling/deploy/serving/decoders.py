@@ -15,48 +15,34 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from PIL import Image
 from starlette.exceptions import HTTPException
 
-from src.kindling.data.images.prepare import Preparation
-from src.kindling.data.spec import Column
-from src.kindling.deploy.serving.decode import Decoded, decode_images, split_files
+from src.kindling.deploy.serving.decode import Decoded
 from src.kindling.deploy.serving.limits import Limits
-from src.kindling.deploy.serving.rows import RowDecoder
 
 T = TypeVar("T")
 STUCK_AFTER = 1.0  # seconds; when all decoders take longer, the server is not ready
 SPAWN = multiprocessing.get_context("spawn")
-_decode: Callable[[str, bytes, bool], Decoded]  # in a decoder process
+Decode = Callable[[str, bytes, bool], Decoded]  # of a content type, a body, and whether several
+_decode: Decode  # in a decoder process
 
 
-def _initialize(prepare: Preparation | None, columns: Sequence[Column], limits: Limits) -> None:
+def _initialize(make_decode: Callable[[], Decode], memory: float) -> None:
     """Prepare a decoder process."""
     global _decode
     for number in (signal.SIGINT, signal.SIGTERM):  # the server ends this process
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_server, daemon=True).start()
     warnings.simplefilter("ignore")  # Pillow's, about the clients' files
-    if prepare is not None:
-        Image.init()  # loads the readers of all formats
-        _decode = partial(_decode_images, prepare, limits)
-    else:
-        _decode = RowDecoder(columns, limits)
-    _limit("RLIMIT_DATA", limits.memory * 1e6)
-
-
-def _decode_images(
-    prepare: Preparation, limits: Limits, content_type: str, body: bytes, several: bool
-) -> Decoded:
-    files = split_files(content_type, body, several, limits.max_rows)
-    return decode_images(files, several, prepare, limits)
+    _decode = make_decode()
+    _limit("RLIMIT_DATA", memory * 1e6)
 
 
 def _limit(name: str, value: float) -> None:
@@ -107,13 +93,11 @@ class Decoder:
 
 
 class Decoders:
-    """A pool of decoders: of images if `prepare` is given, else of rows."""
+    """A pool of decoders; each process calls `make_decode` first, for what it decodes with."""
 
-    def __init__(
-        self, count: int, prepare: Preparation | None, columns: Sequence[Column], limits: Limits
-    ) -> None:
+    def __init__(self, count: int, make_decode: Callable[[], Decode], limits: Limits) -> None:
         self.limits = limits
-        initialize = partial(_initialize, prepare, columns, limits)
+        initialize = partial(_initialize, make_decode, limits.memory)
         self.decoders = [Decoder(initialize) for _ in range(count)]
         self.idle: asyncio.Queue[Decoder] = asyncio.Queue()
         self.num_waiting = self.num_replaced = 0
@@ -152,10 +136,18 @@ class Decoders:
         finally:
             self.num_waiting -= 1
         decoder.busy_since = time.monotonic()
+        loop = asyncio.get_running_loop()
         call = partial(_run_limited, self.limits.decode, function, *arguments)
         try:
+            try:
+                result = loop.run_in_executor(decoder.pool, call)
+            except RuntimeError:  # its process ended after the last request
+                log("ended; starting another")
+                self.num_replaced += 1
+                await decoder.start()
+                result = loop.run_in_executor(decoder.pool, call)
             async with asyncio.timeout(self.limits.decode):
-                return await self._run(decoder, call)
+                return await result
         except TimeoutError:
             await decoder.kill()
             reason = f"decoding took more than {self.limits.decode:g} s"
@@ -168,17 +160,6 @@ class Decoders:
             raise HTTPException(422, "cannot be decoded: the decoder's process ended") from None
         finally:
             self._release(decoder)
-
-    async def _run(self, decoder: Decoder, call: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
-        try:
-            result = loop.run_in_executor(decoder.pool, call)
-        except RuntimeError:  # its process ended after the last request
-            log("ended; starting another")
-            self.num_replaced += 1
-            await decoder.start()
-            result = loop.run_in_executor(decoder.pool, call)
-        return await result
 
     def _release(self, decoder: Decoder) -> None:
         decoder.busy_since = None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from onnxruntime import InferenceSession, SessionOptions
 from PIL import Image
-from pydantic import BaseModel, BeforeValidator, Field, Json, ValidationError, model_validator
+from pydantic import BaseModel, Field, Json, PlainValidator, ValidationError, model_validator
 
 from src.kindling.config.errors import InputError
 from src.kindling.data.images.prepare import Finite, Preparation
@@ -46,16 +45,11 @@ class Decision(BaseModel):
         return self
 
 
-def _upgrade_spec(values: Any) -> Any:
-    """The fields of an older version's spec under their present names."""
-    return asdict(Spec.from_plain(values))
-
-
 class Metadata(BaseModel):
     """The metadata that the server uses, JSON in all but `run`; a file may come from anywhere."""
 
     run: str = Field("", max_length=1000)
-    spec: Json[Annotated[Spec, BeforeValidator(_upgrade_spec)]]
+    spec: Json[Annotated[Spec, PlainValidator(Spec.from_plain)]]
     prepare: Json[Preparation | None] = None
     decision: Json[Decision | None] = None
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -101,18 +102,22 @@ def run_worker(*arguments: Any) -> None:
     run_command(lambda _: respond(*arguments))
 
 
-def supervise(path: Path, listener: socket.socket, limits: Limits, access: Access) -> int:
-    """Run workers on one socket, one after the other, until a signal; return the exit status."""
+def supervise(
+    path: Path, listener: socket.socket, limits: Limits, access: Access, lines: str
+) -> int:
+    """Run workers on one socket, one after the other, until a signal; return the exit status.
+
+    When the first of them has accepted the file and is ready, `lines` are printed.
+    """
     if os.name == "nt":  # one process, without a supervisor
         from src.kindling.deploy.serving.worker import respond
 
+        print(lines, flush=True)
         respond(path, listener, limits, access)
         return 0
-    stop, wake = socket.socketpair()
-    wake.setblocking(False)
-    signal.set_wakeup_fd(wake.fileno())
+    stop, signaled = multiprocessing.Pipe(duplex=False)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda *_: signaled.send_bytes(b"stop"))
     # multiprocessing's tracker, at the end, would report the open resources of a killed worker.
     quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
     os.environ.setdefault("PYTHONWARNINGS", quiet)
@@ -121,6 +126,10 @@ def supervise(path: Path, listener: socket.socket, limits: Limits, access: Acces
         ready, theirs = spawn.Pipe(duplex=False)
         worker = spawn.Process(target=run_worker, args=(path, listener, limits, access, theirs))
         worker.start()
+        if lines and ready in wait([ready, worker.sentinel, stop]):
+            with suppress(BrokenPipeError):  # of `| head -0`; it serves all the same
+                print(lines, flush=True)
+            lines = ""
         if stop in wait([worker.sentinel, stop]):
             listener.close()
             worker.terminate()

@@ -48,9 +48,10 @@ class BoundedProtocol(H11Protocol):
         if self.transport.is_closing():
             return
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle is not None and not cycle.more_body and not cycle.response_complete:
             self._stop_timer()
-        elif self.timer is None and not self.transport.is_closing():  # an incomplete head
+        elif self.timer is None and not self.transport.is_closing():  # an incomplete request
             self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -91,7 +92,7 @@ class Server(uvicorn.Server):
             ws="none",
             log_level="error",
             access_log=False,
-            lifespan="on",
+            lifespan="off",
             server_header=False,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=UNDER_WAY,
@@ -100,6 +101,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.application.decoders.start()
         await super().startup(sockets)
         supervisor = multiprocessing.parent_process()
         if self.ready is not None and supervisor is not None:
@@ -117,6 +119,7 @@ class Server(uvicorn.Server):
             server.close()
         await asyncio.sleep(0.05)  # the last bytes are read
         await super().shutdown(sockets)
+        await self.application.decoders.close()
 
 
 def respond(

@@ -23,6 +23,7 @@ from src.kindling.training import epoch_state
 from src.kindling.training import lightning_internals as internals
 from src.kindling.training.loaders import Loaders
 from src.kindling.training.resume import ResumeState, apply_config, drop_optimizer_state
+from src.kindling.training.trained_run import unsaved_buffers
 
 HYPERPARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 # The content of best.ckpt: enough to use the task, also by Lightning's `load_from_checkpoint`, but
@@ -65,6 +66,7 @@ class Checkpoint(lightning.Checkpoint):
         self.loaders = loaders
         self.interrupts, self.resume_state = interrupts or Interrupts(), resume_state
         self.best_score: Tensor | None = None
+        self.buffers: dict[str, Tensor] = {}  # that the state dict lacks, before the training
         self.saved_at, self.saved_step = time.monotonic(), -1
         self.saved_last = False  # whether this process took part in saving last.ckpt
         # With weight averaging: the weights that are trained, not their average.
@@ -80,6 +82,10 @@ class Checkpoint(lightning.Checkpoint):
         now = self.state_dict()
         if all(state_dict.get(key, now[key]) == now[key] for key in ("monitor", "mode")):
             self.best_score = state_dict["best_score"]
+
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        unsaved = unsaved_buffers(module).items()
+        self.buffers = {name: buffer.to("cpu", copy=True) for name, buffer in unsaved}
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._install_signals()
@@ -231,6 +237,11 @@ class Checkpoint(lightning.Checkpoint):
             checkpoint[key] = redacted(checkpoint[key])
         for key in checkpoint.keys() & set(TYPES):
             checkpoint[key] = "AttributeDict"  # Lightning loads a name as this, and no class
+        checkpoint["kindling"]["buffers"] = {
+            name: buffer
+            for name, buffer in unsaved_buffers(module).items()
+            if name not in self.buffers or not torch.equal(buffer.cpu(), self.buffers[name])
+        }
         if self.saving == "best":
             for key in checkpoint.keys() - set(OF_BEST):
                 del checkpoint[key]

@@ -19,19 +19,19 @@ from src.kindling.deploy.serving import server
 from src.serve import main
 
 if os.environ["FAULT"] == "hang":
-    from src.kindling.deploy.serving import decoders
+    from src.kindling.deploy.serving import decode, decoders, rows
 
-    def hang(decode: Callable[..., Any]) -> Callable[..., Any]:
+    def hang(call: Callable[..., Any]) -> Callable[..., Any]:
         def hanging(*arguments: Any) -> Any:
             while any(isinstance(x, bytes) and x.startswith(b"slow") for x in arguments):
                 time.sleep(60)
-            return decode(*arguments)
+            return call(*arguments)
 
         return hanging
 
     decoders.STUCK_AFTER = 0.3
-    decoders.RowDecoder.__call__ = hang(decoders.RowDecoder.__call__)
-    decoders.split_files = hang(decoders.split_files)
+    for decoder in (rows.RowDecoder, decode.ImageDecoder):
+        decoder.__call__ = hang(decoder.__call__)
 
 if os.environ["FAULT"] == "shaky":
     server.DELAYS = (0.01, 0.02, 0.03, 0.04, 0.05)

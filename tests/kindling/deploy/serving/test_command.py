@@ -78,7 +78,7 @@ def test_invalid_model_file(make: Callable[[Path], Any], reason: str, tmp_path: 
     make(path)
     words = [sys.executable, "-m", "src.serve", str(path), "--port", "0"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"{path}: {reason}")
     assert done.stderr.count("\n") == 1
 
@@ -110,3 +110,18 @@ def test_onnxruntime_keeps_no_device_id(tmp_path: Path) -> None:
     environment.pop("ORT_DISABLE_TELEMETRY", None)
     subprocess.run([sys.executable, "-c", imports], cwd=ROOT, env=environment, check=True)
     assert list(home.iterdir()) == []
+
+
+def test_server_of_tables_needs_no_pandas() -> None:
+    """Only the packages of requirements-serve.lock are on a server."""
+    code = (
+        "import sys; sys.modules.update(pandas=None, torch=None)\n"
+        "from src.kindling.deploy.serving import worker\n"
+        "from src.kindling.data.spec import Column\n"
+        "from src.kindling.deploy.serving.limits import Limits\n"
+        "from src.kindling.deploy.serving.rows import RowDecoder\n"
+        "decode = RowDecoder((Column('size'),), Limits())\n"
+        """print(decode('', b'{"size": 3}', False).x)"""
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[[3.]]\n", "")

@@ -7,8 +7,10 @@ import pickle
 import signal
 import struct
 import threading
+import time
 import zlib
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -20,7 +22,12 @@ from src.kindling.data.images.prepare import Preparation
 from src.kindling.deploy.serving.access import Access
 from src.kindling.deploy.serving.app import Application
 from src.kindling.deploy.serving.batches import Batches
-from src.kindling.deploy.serving.decode import decode_images, has_more_scans, peak_pixels
+from src.kindling.deploy.serving.decode import (
+    ImageDecoder,
+    decode_images,
+    has_more_scans,
+    peak_pixels,
+)
 from src.kindling.deploy.serving.decoders import SPAWN, Decoders, _run_limited
 from src.kindling.deploy.serving.limits import Limits
 from src.kindling.deploy.serving.model import Model
@@ -93,6 +100,10 @@ def test_texts_of_a_png_are_bounded() -> None:
             decode_images([("a.png", content)], False, prepare(8), Limits())
 
 
+def image_decoders(limits: Limits) -> Decoders:
+    return Decoders(1, partial(ImageDecoder, prepare(8), limits), limits)
+
+
 def spin() -> None:
     while True:
         pass
@@ -104,7 +115,7 @@ def allocate(size: int) -> int:
 
 def test_decoders_have_a_memory_limit() -> None:
     async def request() -> tuple[Any, int]:
-        decoders = Decoders(1, prepare(8), (), Limits(memory=300))
+        decoders = image_decoders(Limits(memory=300))
         await decoders.start()
         try:
             with pytest.raises(HTTPException) as caught:
@@ -121,6 +132,20 @@ def test_decoders_have_a_memory_limit() -> None:
     assert error.detail == "decoding takes more than 300 MB of memory; send less, or smaller files"
 
 
+def test_restart_is_no_part_of_the_time_to_decode() -> None:
+    async def request() -> int:
+        decoders = image_decoders(Limits(decode=0.1))  # starting takes longer
+        await decoders.start()
+        try:
+            with pytest.raises(HTTPException, match=r"took more than 0\.1 s"):
+                await decoders.run(time.sleep, 60)
+            return await decoders.run(len, b"body")
+        finally:
+            await decoders.close()
+
+    assert asyncio.run(request()) == 4
+
+
 def test_processor_time_of_decoders_is_limited() -> None:
     process = SPAWN.Process(target=_run_limited, args=(0.01, spin))
     process.start()
@@ -131,7 +156,7 @@ def test_processor_time_of_decoders_is_limited() -> None:
 def test_large_masks_are_made_in_a_decoder(scenes: Run) -> None:
     application = Application(Model(file_of(scenes), 1), Limits(), Access())
     run = AsyncMock(return_value=["mask"])
-    application.reader.decoders.run = run  # type: ignore[method-assign]
+    application.decoders.run = run  # type: ignore[method-assign]
     outputs = np.zeros((1, 11, 32, 32), np.float32)
     (small,) = asyncio.run(application._format(outputs, [(32, 32)]))
     assert small["prediction"].startswith("data:image/png;base64,")
@@ -151,10 +176,7 @@ def test_requests_are_gathered_into_batches() -> None:
 
     async def compute() -> list[Any]:
         batches = Batches(double, Limits(batch=8))
-        running = asyncio.create_task(batches.run())
-        outputs = await asyncio.gather(*[batches.compute(np.full((n, 1), n)) for n in counts])
-        running.cancel()
-        return outputs
+        return await asyncio.gather(*[batches.compute(np.full((n, 1), n)) for n in counts])
 
     for n, outputs in zip(counts, asyncio.run(compute()), strict=True):
         assert outputs.tolist() == [[2 * n]] * n
@@ -163,7 +185,7 @@ def test_requests_are_gathered_into_batches() -> None:
 
 def test_requests_wait_for_a_decoder_within_limits() -> None:
     async def request() -> list[Any]:
-        decoders = Decoders(0, None, (), Limits(queue=1, wait=0.1))
+        decoders = Decoders(0, list, Limits(queue=1, wait=0.1))
         return await asyncio.gather(
             *[decoders.decode("", b"", False) for _ in range(2)], return_exceptions=True
         )
@@ -185,7 +207,6 @@ def test_queue_and_wait_are_bounded() -> None:
 
     async def compute() -> list[Any]:
         batches = Batches(predict, Limits(batch=1, queue=1, wait=0.2))
-        running = asyncio.create_task(batches.run())
 
         async def request() -> Any:
             return await batches.compute(np.zeros((1, 1)))
@@ -195,7 +216,6 @@ def test_queue_and_wait_are_bounded() -> None:
             await asyncio.sleep(0.001)
         results = await asyncio.gather(first, request(), request(), return_exceptions=True)
         release.set()
-        running.cancel()
         return results
 
     computing, waiting, refused = asyncio.run(compute())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import pytest
 import torch
 
 from src.kindling.config.errors import InputError
+from src.kindling.data.spec import Column
 from src.kindling.data.tables.encode import encode_frame
+from src.kindling.deploy.serving.limits import Limits
 from src.kindling.deploy.serving.model import Model
+from src.kindling.deploy.serving.rows import RowDecoder
 from src.kindling.runs.run import Run
 from tests.kindling.deploy.serving.server_process import (
     Server,
@@ -66,6 +70,27 @@ def test_predict_rows_matches_run(houses: Run, tables: Server) -> None:
         assert response["prediction"] == pytest.approx(value, rel=1e-5)
     (note,) = tables.request("/predict", json.dumps({**rows[0], "id": 7}).encode())[1]["notes"]
     assert note.endswith(": id")
+
+
+def test_rows_are_encoded_as_tables_are() -> None:
+    """The server has no pandas."""
+    cells = {
+        "size": [None, 1, 2.5, -3, " 7 ", "1e3", ".5", "1.", "+4", 1e30, 12345678901234567],
+        "color": [None, 1, 1.0, 2.5, True, False, "None", "blue", "new", 2**70, "", 3.0],
+        "new": [None, True, False, 0, 1, 1.0, "true", "FALSE", "1", "0", "True"],
+    }
+    columns = (
+        Column("size"),
+        Column("color", "category", ("1", "2.5", "None", "True", "blue")),
+        Column("new", "boolean"),
+    )
+    decode = RowDecoder(columns, Limits())
+    rows = [dict(zip(cells, values, strict=True)) for values in product(*cells.values())]
+    for start in range(0, len(rows), 100):
+        part = rows[start : start + 100]
+        found = decode("application/json", json.dumps(part).encode(), True)
+        expected = encode_frame(pd.DataFrame(part, dtype=object), columns)
+        assert np.array_equal(found.x, expected, equal_nan=True)
 
 
 def edit_metadata(source: Path, target: Path, **texts: Any) -> Model:

@@ -6,6 +6,8 @@ import http.client
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from src.kindling.config.compose import ROOT
 from src.kindling.runs.run import Run
 from tests.kindling.deploy.serving.server_process import (
     FAULTY,
@@ -172,9 +175,10 @@ def test_worker_restarts_after_failed_starts(digits: Run, tmp_path: Path) -> Non
 
 def test_server_gives_up_after_failed_starts(digits: Run, tmp_path: Path) -> None:
     shaky = {"FAULT": "shaky", "SHAKY_STARTS": "99", "SHAKY_FILE": str(tmp_path / "count")}
-    process = Server(file_of(digits), module=FAULTY, **shaky).process
-    error = process.communicate(timeout=60)[1].splitlines()
-    assert process.returncode == 1
+    words = [sys.executable, "-m", FAULTY, str(file_of(digits)), "--port", "0"]
+    environment = {**os.environ, **shaky}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
     assert (tmp_path / "count").read_text() == "x" * 6
     end = "worker     ended by signal 9 before it was ready, 6 times in a row"
-    assert error[-2:] == ["almost ready", end]
+    assert done.stderr.splitlines()[-2:] == ["almost ready", end]

@@ -20,9 +20,8 @@ from starlette.exceptions import HTTPException
 
 from src.kindling.config.compose import ROOT
 from src.kindling.deploy.serving.access import Access, choose_hosts
-from src.kindling.deploy.serving.app import Application
+from src.kindling.deploy.serving.app import CLOSE, Application
 from src.kindling.deploy.serving.limits import Limits
-from src.kindling.deploy.serving.requests import CLOSE
 from src.kindling.runs.run import Run
 from tests.kindling.deploy.serving.server_process import (
     BATCH,
@@ -167,7 +166,7 @@ def test_security_headers(images: Server) -> None:
 def test_errors_become_json(error: Exception, status: int, text: str, header: bytes) -> None:
     model: Any = SimpleNamespace(prepare=None, spec=SimpleNamespace(columns=()))
     application = Application(model, Limits(), Access())
-    application.reader.read = AsyncMock(side_effect=error)  # type: ignore[method-assign]
+    application._read = AsyncMock(side_effect=error)  # type: ignore[method-assign]
     send = AsyncMock()
     scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
 
