@@ -274,7 +274,7 @@ class Module(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.01)
 
 
-class Measured(Module):
+class Validated(Module):
     """Collects its validation's values in an attribute, in torchmetrics, and in each step's log."""
 
     def __init__(self) -> None:

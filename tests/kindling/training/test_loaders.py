@@ -219,6 +219,15 @@ def test_stateful_stream_is_saved_again_before_its_next_batch(
     assert resumed.state(2) == saved
 
 
+def test_attributes_reach_what_is_wrapped() -> None:
+    loader = loader_kinds.loader_of("shuffled", 0)
+    dataset, batches = loader.dataset, loader.batch_sampler
+    repeated = Loaders(seed=0)._repeat(loader)
+    assert repeated.dataset is not dataset
+    repeated.dataset.epoch, repeated.batch_sampler.epoch = 3, 4
+    assert (dataset.epoch, batches.epoch, repeated.batch_sampler.epoch) == (3, 4, 4)
+
+
 def test_skipped_batches_are_not_read(kill: Killer) -> None:
     config, run = started()
     kill(6)
@@ -351,23 +360,23 @@ def test_signal_is_saved_within_the_epoch(
 def test_validation_that_a_signal_ends_is_repeated_as_a_whole(
     kind: str, interval: str, kill: Killer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = (f"task._target_={HERE}.Measured", f"data._target_={HERE}.ValidatedData")
+    words = (f"task._target_={HERE}.Validated", f"data._target_={HERE}.ValidatedData")
     words += (f"data.kind={kind}", f"trainer.val_check_interval={interval}")
     config, uninterrupted = started(*words)
     fit(config, uninterrupted)
     noted: list[Interrupts] = []
     enter = Interrupts.__enter__
     monkeypatch.setattr(Interrupts, "__enter__", lambda self: (noted.append(self), enter(self))[1])
-    step, left = loader_kinds.Measured.validation_step, [12]
+    step, left = loader_kinds.Validated.validation_step, [12]
 
-    def interrupt(self: loader_kinds.Measured, *args: Any) -> None:
+    def interrupt(self: loader_kinds.Validated, *args: Any) -> None:
         step(self, *args)
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             left[0] -= 1
             if left[0] == 0:
                 noted[-1].received = 15
 
-    monkeypatch.setattr(loader_kinds.Measured, "validation_step", interrupt)
+    monkeypatch.setattr(loader_kinds.Validated, "validation_step", interrupt)
     config, run = started("checkpoint_minutes=1000", *words)
     with pytest.raises(Interrupted):
         fit(config, run)
