@@ -38,6 +38,7 @@ LOST = "cannot be saved"
 ELSEWHERE: tuple[type, ...] = (nn.Module, nn.Parameter, Optimizer, LightningOptimizer, LRScheduler)
 ELSEWHERE += (Trainer, Logger, LightningDataModule, Dataset, DataLoader)
 MOST_BYTES = 256 * 2**20  # of one attribute
+MOST_LEVELS = 100  # within it; some objects contain themselves
 
 
 class NotPlain(Exception):
@@ -146,11 +147,10 @@ class _Encoder:
 
     def __init__(self, is_users: Callable[[type], bool], most_bytes: int) -> None:
         self.is_users, self.left = is_users, most_bytes
-        self.within: set[int] = set()  # the objects around the current one
 
-    def encode(self, value: Any) -> Any:
+    def encode(self, value: Any, level: int = 0) -> Any:
         self.left -= getattr(value, "nbytes", 0) or sys.getsizeof(value, 8)
-        if self.left < 0 or id(value) in self.within or isinstance(value, ELSEWHERE):
+        if self.left < 0 or level > MOST_LEVELS or isinstance(value, ELSEWHERE):
             raise NotPlain
         if isinstance(value, ATOMS):
             return value
@@ -158,24 +158,20 @@ class _Encoder:
             return {"kind": "tensor", "value": value.detach().cpu().clone()}
         if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
             return {"kind": "array", "value": torch.from_numpy(value.copy())}
-        self.within.add(id(value))
-        try:
-            return self._encode_parts(value)
-        finally:
-            self.within.discard(id(value))
+        return self._encode_parts(value, level + 1)
 
-    def _encode_parts(self, value: Any) -> dict[str, Any]:
+    def _encode_parts(self, value: Any, level: int) -> dict[str, Any]:
         kind = type(value)
         if (state := _generator_state(value)) is not None:
-            return {"kind": "generator", "state": self.encode(state)}
+            return {"kind": "generator", "state": self.encode(state, level)}
         if isinstance(value, dict) and kind is CONTAINERS.get(kind.__name__):
-            pairs = [[self.encode(key), self.encode(item)] for key, item in value.items()]
+            pairs = [[self.encode(part, level) for part in pair] for pair in value.items()]
             return {"kind": kind.__name__, "items": pairs}
         if kind is CONTAINERS.get(kind.__name__) or hasattr(value, "_fields"):
-            items = [self.encode(item) for item in value]
+            items = [self.encode(item, level) for item in value]
             return {"kind": kind.__name__, "items": items, "size": getattr(value, "maxlen", None)}
         if self.is_users(kind) and hasattr(value, "__dict__"):
-            fields = {name: self.encode(field) for name, field in vars(value).items()}
+            fields = {name: self.encode(field, level) for name, field in vars(value).items()}
             return {"kind": kind.__name__, "fields": fields}
         raise NotPlain
 

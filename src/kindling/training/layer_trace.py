@@ -17,8 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-MOST_ROWS = 24  # of the table on a terminal
-
 
 @dataclass(frozen=True)
 class Layer:
@@ -120,14 +118,3 @@ def format_layers(table: pd.DataFrame, max_rows: int | None = None) -> str:
     return str(
         table.to_string(index=False, formatters=formatters, justify="left", max_rows=max_rows)
     )
-
-
-class LayerTable(Callback):
-    """Prints the layers of a task before it is trained."""
-
-    def __init__(self, layers: Mapping[str, Layer]) -> None:
-        self.layers = layers
-
-    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            print(format_layers(summarize_layers(module, self.layers), MOST_ROWS))

@@ -70,18 +70,24 @@ class Passed(NamedTuple):
 
 
 class _Wrapper:
-    """Has length and attributes of the object that it wraps."""
+    """Has length and attributes of the object that it wraps; its own begin with `_`."""
 
     def __init__(self, wrapped: Any) -> None:
-        self.wrapped = wrapped
+        self._wrapped = wrapped
 
     def __len__(self) -> int:
-        return len(self.wrapped)
+        return len(self._wrapped)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "wrapped":  # while it is unpickled
+        if name.startswith("__") or name == "_wrapped":  # while it is unpickled
             raise AttributeError(name)
-        return getattr(self.wrapped, name)
+        return getattr(self._wrapped, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self._wrapped, name, value)
 
 
 class Repeated(_Wrapper):
@@ -93,40 +99,40 @@ class Repeated(_Wrapper):
     """
 
     has_state = False  # a stream that saves its position
-    source: Any = None
-    epoch = -1
+    _source: Any = None
+    _epoch = -1
 
     def __init__(self, wrapped: Any, source: Any) -> None:
         super().__init__(wrapped)
-        self.ahead: Iterator[Any] | None = None  # of a resumed epoch, checked
-        self.passed: deque[Passed] = deque(maxlen=REMEMBERED)
+        self._ahead: Iterator[Any] | None = None  # of a resumed epoch, checked
+        self._passed: deque[Passed] = deque(maxlen=REMEMBERED)
         self.follow(source)
 
     def follow(self, source: Any) -> None:
         """Begin to be read by a training; its author may return the loader of an earlier one."""
         with suppress(ReferenceError):  # that one is over
-            if self.source == source:
+            if self._source == source:
                 return
         # Weak: an iterator lives until its workers have ended, and would keep the Trainer alive.
-        self.source, self.seed = weakref.proxy(source), source.seed
-        self.passed.clear()
+        self._source, self._seed = weakref.proxy(source), source.seed
+        self._passed.clear()
         self._begin(-1, Place())
 
     @property
     def name(self) -> str:
         """Its name in messages."""
-        return type(getattr(self.wrapped, "dataset", self.wrapped)).__name__
+        return type(getattr(self._wrapped, "dataset", self._wrapped)).__name__
 
     def __iter__(self) -> Iterator[Any]:
         epoch, batches, place = 0, 0, Place()
         with suppress(ReferenceError):
-            epoch, batches = self.source.place()
+            epoch, batches = self._source.place()
         # Of a resumed epoch that only lacks its validation, nothing is read.
-        if self.ahead is not None and epoch == self.epoch:
-            return self.ahead
-        if batches and epoch == self.epoch:  # again, unless it was only begun: torch does twice
-            place = Place(self.place.cycle + (self.place.count > 0), self.place.number)
-        self.ahead = None
+        if self._ahead is not None and epoch == self._epoch:
+            return self._ahead
+        if batches and epoch == self._epoch:  # again, unless it was only begun: torch does twice
+            place = Place(self._place.cycle + (self._place.count > 0), self._place.number)
+        self._ahead = None
         self._begin(epoch, place)
         return self.begin_cycle()
 
@@ -141,17 +147,17 @@ class Repeated(_Wrapper):
             OrderError: they were others.
         """
         self._begin(epoch, Place(saved["cycle"], saved["before"]))
-        self.ahead = self._read_ahead(self.read(saved["count"]))
-        if self.place.digest != saved["digest"]:
+        self._ahead = self._read_ahead(self.read(saved["count"]))
+        if self._place.digest != saved["digest"]:
             raise OrderError(f"{self.name} yields other batches than before the interruption")
 
     def _read_ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
-        self.ahead = None
+        self._ahead = None
         yield from batches
 
     def rewind(self) -> None:
         """Read the resumed epoch from its start."""
-        self.ahead, self.epoch = None, -1
+        self._ahead, self._epoch = None, -1
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue between epochs."""
@@ -161,27 +167,27 @@ class Repeated(_Wrapper):
         raise NotImplementedError
 
     def _begin(self, epoch: int, place: Place, state: Any = None) -> None:
-        if epoch != self.epoch:
-            self.passed.clear()
-        self.epoch, self.place = epoch, place
-        self.passed.append(Passed(place, state=state))
+        if epoch != self._epoch:
+            self._passed.clear()
+        self._epoch, self._place = epoch, place
+        self._passed.append(Passed(place, state=state))
 
     def _add(self, content: bytes, indices: Any = None, state: Any = None) -> None:
         """Record that the loader yields the next batch."""
-        digest = hashlib.blake2b(self.place.digest.encode() + content, digest_size=16).hexdigest()
-        self.place = dataclasses.replace(self.place, count=self.place.count + 1, digest=digest)
-        self.passed.append(Passed(self.place, indices, state))
+        digest = hashlib.blake2b(self._place.digest.encode() + content, digest_size=16).hexdigest()
+        self._place = dataclasses.replace(self._place, count=self._place.count + 1, digest=digest)
+        self._passed.append(Passed(self._place, indices, state))
 
     def _seed_of_order(self) -> int:
-        cycle = (-self.place.cycle,) if self.place.cycle else ()
-        return derive_seed(self.seed, self.epoch, *cycle)
+        cycle = (-self._place.cycle,) if self._place.cycle else ()
+        return derive_seed(self._seed, self._epoch, *cycle)
 
     def _seed_of_batch(self) -> int:
-        return derive_seed(self.seed, self.epoch, self.place.number)
+        return derive_seed(self._seed, self._epoch, self._place.number)
 
     def passed_until(self, batch: int) -> Passed:
         """The newest place at which no more batches of the epoch than these were yielded."""
-        found = (one for one in reversed(self.passed) if one.place.number <= batch)
+        found = (one for one in reversed(self._passed) if one.place.number <= batch)
         return next(found, Passed(Place()))
 
     def state(self, batch: int) -> dict[str, Any]:
@@ -194,44 +200,44 @@ class RepeatableSampler(Repeated):
 
     def __init__(self, wrapped: Any, source: Any) -> None:
         super().__init__(wrapped, source)
-        self.samplers = samplers_of(wrapped)
-        by_number = {str(number): sampler for number, sampler in enumerate(self.samplers)}
-        self.attributes = Attributes(by_number, MOST_BYTES_OF_SAMPLERS)
-        self.changed: dict[str, Any] = {}  # before the current order was drawn
+        self._samplers = samplers_of(wrapped)
+        by_number = {str(number): sampler for number, sampler in enumerate(self._samplers)}
+        self._attributes = Attributes(by_number, MOST_BYTES_OF_SAMPLERS)
+        self._changed: dict[str, Any] = {}  # before the current order was drawn
 
     @property
     def sampler(self) -> Any:
         """The wrapped one, whose `set_epoch` Lightning calls."""
-        return self.wrapped
+        return self._wrapped
 
     @property
     def name(self) -> str:
-        return type(self.samplers[-1]).__name__
+        return type(self._samplers[-1]).__name__
 
     def resume(self, epoch: int, saved: dict[str, Any]) -> None:
         self.restore(saved)
         super().resume(epoch, saved)
 
     def restore(self, saved: dict[str, Any]) -> None:
-        self.attributes.restore(saved["sampler"])
+        self._attributes.restore(saved["sampler"])
 
     def state(self, batch: int) -> dict[str, Any]:
-        changed = self.changed if batch else self.attributes.changed()
+        changed = self._changed if batch else self._attributes.changed()
         return {**super().state(batch), "sampler": changed}
 
     def read(self, first: int) -> Iterator[Batch]:
-        self.changed, seed = self.attributes.changed(), self._seed_of_order()
-        for sampler in self.samplers:
+        self._changed, seed = self._attributes.changed(), self._seed_of_order()
+        for sampler in self._samplers:
             seed_own_generators(sampler, seed)
             if hasattr(sampler, "set_epoch"):  # Lightning does it after the first lists are drawn
-                sampler.set_epoch(self.epoch)
+                sampler.set_epoch(self._epoch)
         try:
-            len(self.wrapped)
+            len(self._wrapped)
         except (TypeError, NotImplementedError):  # perhaps endless
-            lists = self._draw_one_by_one(iter(self.wrapped))
+            lists = self._draw_one_by_one(iter(self._wrapped))
         else:
             with seeded(seed):
-                lists = iter(list(self.wrapped))
+                lists = iter(list(self._wrapped))
         batches = self._batches(lists)
         for _ in range(first):
             next(batches, None)
@@ -257,15 +263,15 @@ class RepeatableDataset(_Wrapper):
 
     def __getitems__(self, batch: Batch) -> Any:
         seed_generators(batch.seed, CPU)
-        if hasattr(self.wrapped, "__getitems__"):
-            return self.wrapped.__getitems__(batch.indices)
-        return [self.wrapped[index] for index in batch.indices]
+        if hasattr(self._wrapped, "__getitems__"):
+            return self._wrapped.__getitems__(batch.indices)
+        return [self._wrapped[index] for index in batch.indices]
 
     def __getitem__(self, batch: Any) -> Any:
         if not isinstance(batch, Batch):  # somebody looks at a sample
-            return self.wrapped[batch]
+            return self._wrapped[batch]
         seed_generators(batch.seed, CPU)
-        return self.wrapped[batch.indices]
+        return self._wrapped[batch.indices]
 
 
 def samplers_of(sampler: Any) -> list[Any]:

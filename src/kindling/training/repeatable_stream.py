@@ -31,25 +31,28 @@ class RepeatableStream(Repeated):
 
     def __init__(self, wrapped: Any, source: Any) -> None:
         super().__init__(wrapped, source)
-        self.stateful = stateful_part(wrapped)
-        self.has_state = self.stateful is not None
-        self.initial = self._copy_state()
-        self.at_end = False  # it continues from the state at an epoch's end
+        self._stateful = stateful_part(wrapped)
+        self._initial = self._copy_state()
+        self._at_end = False  # it continues from the state at an epoch's end
         if self.has_state:  # which may be large
-            self.passed = deque(self.passed, maxlen=4)
+            self._passed = deque(self._passed, maxlen=4)
 
         # Hugging Face's begin each epoch with the state that was loaded last.
-        self.restarts = type(self.stateful).__module__.startswith("datasets.")
+        self._restarts = type(self._stateful).__module__.startswith("datasets.")
+
+    @property
+    def has_state(self) -> bool:  # type: ignore[override]
+        return self._stateful is not None
 
     def _copy_state(self) -> Any:
-        return copy.deepcopy(self.stateful.state_dict()) if self.has_state else None
+        return copy.deepcopy(self._stateful.state_dict()) if self.has_state else None
 
     def begin_cycle(self) -> Iterator[Any]:
         if not self.has_state:
             with suppress(ReferenceError):
-                self.source.begin_stream()
-        elif self.restarts:
-            self.stateful.load_state_dict(self.initial)
+                self._source.begin_stream()
+        elif self._restarts:
+            self._stateful.load_state_dict(self._initial)
         return super().begin_cycle()
 
     def resume(self, epoch: int, saved: dict[str, Any]) -> None:
@@ -58,13 +61,13 @@ class RepeatableStream(Repeated):
             if self._continue(epoch, saved):
                 return
             problem = "does not continue at the same batch from its state_dict"
-            self.stateful.load_state_dict(self.initial)
-        limit = self.source.max_fast_forward
+            self._stateful.load_state_dict(self._initial)
+        limit = self._source.max_fast_forward
         if limit is not None and number > limit:
             beyond = f"batch {number + 1:,} is beyond max_fast_forward={limit:,}"
             raise OrderError(f"{self.name} {problem}, and {beyond}")
         again = f"reading {number:,} batches again (max_fast_forward limits their number)"
-        self.source.announce(f"{self.name} {problem}; {again}")
+        self._source.announce(f"{self.name} {problem}; {again}")
         super().resume(epoch, saved)
 
     def _continue(self, epoch: int, saved: dict[str, Any]) -> bool:
@@ -72,35 +75,37 @@ class RepeatableStream(Repeated):
 
         A state may leave out a shuffle buffer.
         """
-        self.stateful.load_state_dict(copy.deepcopy(saved["state"]))
+        self._stateful.load_state_dict(copy.deepcopy(saved["state"]))
         place = Place(saved["cycle"], saved["before"], saved["count"], saved["digest"])
         self._begin(epoch, place, saved["state"])
         batches = self.read(0)
         if saved["next"] is None:
-            self.source.announce(f"{self.name} continues from its state_dict, which is not checked")
+            self._source.announce(
+                f"{self.name} continues from its state_dict, which is not checked"
+            )
         else:
             batches = itertools.chain([next(batches, None)], batches)
-            if self.place.digest != saved["next"]:
+            if self._place.digest != saved["next"]:
                 return False
-        self.ahead = self._read_ahead(batches)
+        self._ahead = self._read_ahead(batches)
         return True
 
     def rewind(self) -> None:
         super().rewind()
         if self.has_state:
-            self.stateful.load_state_dict(self.initial)
+            self._stateful.load_state_dict(self._initial)
 
     def restore(self, saved: dict[str, Any]) -> None:
-        if self.has_state and not self.restarts:
-            self.stateful.load_state_dict(saved["state"])
-            self.at_end = True
+        if self.has_state and not self._restarts:
+            self._stateful.load_state_dict(saved["state"])
+            self._at_end = True
 
     def read(self, first: int) -> Iterator[Any]:
         seed_generators(self._seed_of_order(), CPU)  # its workers' seeds
-        batches, reported = self._batches(iter(self.wrapped)), time.monotonic()
+        batches, reported = self._batches(iter(self._wrapped)), time.monotonic()
         for number in range(first):
             if number and time.monotonic() - reported > REPORT_SECONDS:
-                self.source.announce(f"{number:,} of {first:,} batches read")
+                self._source.announce(f"{number:,} of {first:,} batches read")
                 reported = time.monotonic()
             next(batches, None)
         return batches
@@ -109,11 +114,11 @@ class RepeatableStream(Repeated):
         while True:
             seed_generators(self._seed_of_batch(), CPU)
             batch = next(batches, END)
-            if batch is END and self.at_end:  # it was restored to the end of an epoch
-                self.stateful.load_state_dict(self.initial)
-                batches = iter(self.wrapped)
+            if batch is END and self._at_end:  # it was restored to the end of an epoch
+                self._stateful.load_state_dict(self._initial)
+                batches = iter(self._wrapped)
                 batch = next(batches, END)
-            self.at_end = False
+            self._at_end = False
             if batch is END:
                 return
             self._add(_excerpt_of(batch), state=self._copy_state())

@@ -80,7 +80,7 @@ def build_trainer(
             callbacks.append(instantiate.build(config, key, monitor=monitor.name, mode=mode))
     guard = NonFiniteGuard(values.max_nonfinite_steps, loaders)
     callbacks += [Seeding(values.seed), guard, Curves(), checkpoint, Outcomes()]
-    callbacks += progress(monitor.name, layers or {})
+    callbacks.append(progress(monitor.name, layers or {}))
     if config.values.get("finetune"):
         callbacks.append(instantiate.build(config, "finetune"))
     loggers = _build_loggers(config, run, resume_state)

@@ -75,3 +75,14 @@ def test_a_checkpoint_calls_no_function(
     Attributes({"module.": module}).restore({"module.": {"args": planted}})
     assert (module.args, called) == (0, [])
     assert "Contrastive.args changed in training and cannot be restored" in capsys.readouterr().out
+
+
+def test_value_that_contains_itself_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "allowed_by_user", lambda: ("tests",))
+    module = Contrastive()
+    attributes = Attributes({"module.": module})
+    module.args = []
+    module.args.append(module.args)
+    assert attributes.changed() == {
+        "module.": {"args": {"kind": "cannot be saved", "class": "list"}}
+    }

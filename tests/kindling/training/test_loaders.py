@@ -219,6 +219,15 @@ def test_stateful_stream_is_saved_again_before_its_next_batch(
     assert resumed.state(2) == saved
 
 
+def test_attributes_reach_what_is_wrapped() -> None:
+    loader = loader_kinds.loader_of("shuffled", 0)
+    dataset, batches = loader.dataset, loader.batch_sampler
+    repeated = Loaders(seed=0)._repeat(loader)
+    assert repeated.dataset is not dataset
+    repeated.dataset.epoch, repeated.batch_sampler.epoch = 3, 4
+    assert (dataset.epoch, batches.epoch, repeated.batch_sampler.epoch) == (3, 4, 4)
+
+
 def test_skipped_batches_are_not_read(kill: Killer) -> None:
     config, run = started()
     kill(6)

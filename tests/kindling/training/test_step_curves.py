@@ -54,7 +54,7 @@ def test_bar_is_drawn_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, now = [], [100.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(progress.Bar, "_draw", lambda self, **fields: drawn.append(fields))
-    bar = progress.Bar(None)
+    bar = progress.Bar(None, {})
     trainer: Any = Trainer(max_epochs=1, logger=False, accelerator="cpu")
     for batch in range(1000):
         now[0] += 0.004  # 4 ms a step

@@ -191,7 +191,7 @@ def test_interrupted_training_prints_whole_command(
 
 def test_bar_learns_length_of_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(max_epochs=4, logger=False, accelerator="cpu")
-    bar = Bar(None)
+    bar = Bar(None, {})
     assert bar._total(trainer, 10) is None  # a stream of unknown length, in its first epoch
     bar.length = 25
     assert bar._total(trainer, 30) == 100

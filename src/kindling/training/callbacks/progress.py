@@ -15,16 +15,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from src.kindling.runs.metric_names import parse_name
-from src.kindling.training.layer_trace import Layer, LayerTable
+from src.kindling.training.layer_trace import Layer, format_layers, summarize_layers
 
+MOST_ROWS = 24  # of the layers
 NAME = 20  # letters of a metric's name in the bar
 
 
-def progress(monitor: str | None, layers: Mapping[str, Layer]) -> list[Callback]:
-    """Return the progress callbacks for standard output."""
-    if sys.stdout.isatty():
-        return [LayerTable(layers), Bar(monitor)]
-    return [EpochLines(monitor)]
+def progress(monitor: str | None, layers: Mapping[str, Layer]) -> Callback:
+    """Return the progress callback for standard output."""
+    return Bar(monitor, layers) if sys.stdout.isatty() else EpochLines(monitor)
 
 
 class EpochLines(Callback):
@@ -74,14 +73,22 @@ class EpochLines(Callback):
 
 
 class Bar(EpochLines):
-    """Draws a bar of the whole training below the lines; its rate and time include validation."""
+    """Prints the layers, then draws a bar of the whole training below the lines.
 
-    def __init__(self, monitor: str | None) -> None:
+    Its rate and time include validation.
+    """
+
+    def __init__(self, monitor: str | None, layers: Mapping[str, Layer]) -> None:
         super().__init__(monitor)
+        self.layers = layers
         self.progress: Progress | None = None
         self.drawn = 0.0
         self.length = math.inf  # batches of an epoch
         self.evaluated = 0  # batches of the current evaluation
+
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            print(format_layers(summarize_layers(module, self.layers), MOST_ROWS))
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         self._start(_format_epoch(trainer.current_epoch, trainer), _count_batches(trainer))
