@@ -11,8 +11,8 @@ from lightning.pytorch import Callback
 from src.kindling.config.compose import CONFIGS, ROOT, configs, first_comment, groups
 from src.kindling.config.errors import InputError
 from src.kindling.runs.run import Run
-from src.kindling.training import fit as train_module
 from src.kindling.training.evaluate import evaluate
+from src.kindling.training.fit import fit
 from src.kindling.training.trained_run import load_run
 from tests.conftest import FEW_SCENES, checked, has_samples, train
 
@@ -153,7 +153,7 @@ def test_no_index_address() -> None:
 
 
 @pytest.mark.parametrize("name", ["digits", "diabetes", "breast_cancer"])
-def test_first_losses_are_pinned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_losses_are_pinned(name: str) -> None:
     losses: list[float] = []
 
     class Record(Callback):
@@ -162,7 +162,6 @@ def test_first_losses_are_pinned(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         ) -> None:
             losses.append(outputs["loss"].item())
 
-    monkeypatch.setattr("src.kindling.training.trainer.progress", lambda *_: [Record()])
     config = checked(
         name,
         "num_threads=1",
@@ -170,5 +169,5 @@ def test_first_losses_are_pinned(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         "trainer.accelerator=cpu",
         "task.scheduler=null",
     )
-    train_module.fit(config, Run.claim(name), stages=())
+    fit(config, Run.claim(name), stages=(), callbacks=[Record()])
     assert losses[:20] == pytest.approx(GOLDEN[name], rel=1e-4), losses[:20]
