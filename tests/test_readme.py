@@ -157,3 +157,7 @@ def test_makefile_installs_another_torch() -> None:
         check=True,
     )
     assert "--compile-bytecode --require-hashes -r requirements.lock" in done.stdout
+
+
+def test_clone_has_a_folder_for_logs() -> None:
+    assert (ROOT / "logs" / ".gitkeep").exists()
