@@ -193,4 +193,5 @@ CASES = (
         has_test=False,
     ),
     Case("streams", "val/mse", logged=("train/mse", "val/mse"), has_test=False),
+    Case("forces", "val_force_loss", logged=("val_force_loss",)),
 )

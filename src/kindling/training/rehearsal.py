@@ -53,7 +53,13 @@ HOOKS_OF_LIGHTNING_1 = {
 }
 # What Lightning adds to the name of a logged metric.
 ADDED = re.compile(r"(_step|_epoch)?(/dataloader_idx_\d+)?$")
-KEPT = ("accelerator", "precision", "gradient_clip_val", "gradient_clip_algorithm")
+KEPT = (
+    "accelerator",
+    "precision",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "inference_mode",
+)
 
 
 def rehearse(
