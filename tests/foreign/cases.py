@@ -193,5 +193,6 @@ CASES = (
         has_test=False,
     ),
     Case("streams", "val/mse", logged=("train/mse", "val/mse"), has_test=False),
+    Case("training_length", "val_loss", logged=("train_loss", "val_loss"), has_test=False),
     Case("forces", "val_force_loss", logged=("val_force_loss",)),
 )

@@ -111,6 +111,11 @@ def test_foreign_checkpoint_loads_weights_only(case: Case) -> None:
         assert content["kindling"]["name"] == case.name
 
 
+def test_foreign_module_writes_beside_its_logs() -> None:
+    run = trained(BY_NAME["training_length"]).run
+    assert {path.name for path in (run.path / "samples").iterdir()} == {"0.png", "1.png"}
+
+
 def test_foreign_runs_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     for case in CASES[:3]:
         trained(case)
