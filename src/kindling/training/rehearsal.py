@@ -90,10 +90,6 @@ def rehearse(
             raise InputError(f"task: {problem}; move its code to {now}")
     builds_later = is_overridden("configure_model", task) or is_overridden("setup", task)
     trains = builds_later or any(p.requires_grad for p in task.parameters())
-    if task.automatic_optimization and not trains:
-        net = net_of(task)
-        key, name = "task" if net is task else "net", type(net).__name__
-        raise InputError(f"{key}: {name} has no parameter to train (requires_grad); choose another")
     if sum(value.nbytes for value in (*task.parameters(), *task.buffers())) > COPIED:
         return None
     errors = []
@@ -104,6 +100,11 @@ def rehearse(
             except Exception as error:
                 errors.append(error)
                 trace = None  # it may have caused the error
+    if task.automatic_optimization and not trains:
+        net = net_of(task)
+        key, name = "task" if net is task else "net", type(net).__name__
+        problem = f"{name} has no parameter to train (requires_grad); choose another"
+        raise InputError(f"{key}: {problem}") from errors[0]
     raise errors[0]
 
 
