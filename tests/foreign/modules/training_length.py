@@ -38,6 +38,11 @@ class WarmUp(L.LightningModule):
             os.makedirs(folder, exist_ok=True)
             save_image(x_hat.view(-1, 1, 4, 4), f"{folder}/{self.current_epoch}.png")
 
+    def on_train_epoch_end(self):
+        checkpoint = self.trainer.checkpoint_callback
+        if checkpoint is not None and checkpoint.best_model_path:
+            self.print("best:", checkpoint.best_model_path, checkpoint.best_model_score)
+
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
         warmup = int(0.2 * self.trainer.estimated_stepping_batches)

@@ -72,6 +72,23 @@ class Checkpoint(lightning.Checkpoint):
         self.failed_in: str | None = None  # `train`, `val` or `test`
         self.saving: epoch_state.Place | Literal["best"] = "between epochs"
 
+    # What modules read from `self.trainer.checkpoint_callback`, in general Lightning's own.
+    @property
+    def dirpath(self) -> str:
+        return str(self.best.parent)
+
+    @property
+    def best_model_path(self) -> str:
+        return "" if self.best_score is None else str(self.best)
+
+    @property
+    def best_model_score(self) -> Tensor | None:
+        return self.best_score
+
+    @property
+    def last_model_path(self) -> str:
+        return str(self.last) if self.saved_last else ""
+
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "monitor": self.monitor, "mode": self.mode}
 
