@@ -204,4 +204,5 @@ CASES = (
         has_forward=False,
         export="forward",
     ),
+    Case("annealed_teacher", "val_loss", logged=("val_loss",), has_test=False),
 )

@@ -111,6 +111,19 @@ def test_foreign_checkpoint_loads_weights_only(case: Case) -> None:
         assert content["kindling"]["name"] == case.name
 
 
+# Weights that a hook resets when training starts.
+@pytest.mark.parametrize("name", ["annealed_teacher"])
+def test_longer_foreign_training_is_resumed_exactly(name: str) -> None:
+    longer = "trainer.max_epochs=3"
+    whole, resumed = train_case(name, longer), train_case(name).run
+    call("train", "--resume", str(resumed.path), longer, "--no-plots")
+    one, other = (
+        torch.load(run.checkpoints / "last.ckpt", weights_only=True)["state_dict"]
+        for run in (whole.run, resumed)
+    )
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
 def test_foreign_module_writes_beside_its_logs() -> None:
     run = trained(BY_NAME["training_length"]).run
     assert {path.name for path in (run.path / "samples").iterdir()} == {"0.png", "1.png"}

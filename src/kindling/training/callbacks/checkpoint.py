@@ -71,6 +71,7 @@ class Checkpoint(lightning.Checkpoint):
         self.trained_weights: dict[str, Tensor] | None = None
         self.failed_in: str | None = None  # `train`, `val` or `test`
         self.saving: epoch_state.Place | Literal["best"] = "between epochs"
+        self.resumed_weights: list[Tensor] = []
 
     # What modules read from `self.trainer.checkpoint_callback`, in general Lightning's own.
     @property
@@ -97,6 +98,10 @@ class Checkpoint(lightning.Checkpoint):
         if all(state_dict.get(key, now[key]) == now[key] for key in ("monitor", "mode")):
             self.best_score = state_dict["best_score"]
 
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if self.resume_state:
+            self.resumed_weights = [weight.detach().cpu().clone() for weight in _weights(module)]
+
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._install_signals()
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
@@ -115,6 +120,10 @@ class Checkpoint(lightning.Checkpoint):
     ) -> None:
         if state := self.resume_state:
             saved = state.content["kindling"]
+            with torch.no_grad():
+                for weight, resumed in zip(_weights(module), self.resumed_weights, strict=True):
+                    weight.copy_(resumed)
+            self.resumed_weights = []
             epoch_state.restore(trainer, module, saved["resume"], state.restarted)
             self.loaders.attributes.restore(attributes)
             if state.changed:
@@ -261,6 +270,10 @@ class Checkpoint(lightning.Checkpoint):
             drop_optimizer_state(checkpoint, self.content["config"])
         if self.resume_state and self.resume_state.restarted:
             epoch_state.set_loop_progress(checkpoint["loops"]["fit_loop"], "between epochs")
+
+
+def _weights(module: LightningModule) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def _any_rank(trainer: Trainer, flag: bool) -> bool:
