@@ -124,6 +124,13 @@ def test_longer_foreign_training_is_resumed_exactly(name: str) -> None:
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_checkpoints_of_the_author_have_their_own_folder() -> None:
+    run = trained(BY_NAME["annealed_teacher"]).run
+    own = {path.name for path in run.checkpoints.iterdir()}
+    assert own == {"best.ckpt", "last.ckpt", "previous.ckpt"}
+    assert (run.path / "model_checkpoints" / "last.ckpt").exists()
+
+
 def test_foreign_module_writes_beside_its_logs() -> None:
     run = trained(BY_NAME["training_length"]).run
     assert {path.name for path in (run.path / "samples").iterdir()} == {"0.png", "1.png"}

@@ -24,7 +24,7 @@ from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupts
 from src.kindling.training.build import attributes_of
-from src.kindling.training.callbacks.checkpoint import Checkpoint
+from src.kindling.training.callbacks.checkpoint import Checkpoint, CheckpointFolders
 from src.kindling.training.callbacks.nonfinite_guard import NonFiniteGuard
 from src.kindling.training.callbacks.outcomes import Outcomes
 from src.kindling.training.callbacks.progress import progress
@@ -78,7 +78,8 @@ def build_trainer(
             key, mode = f"callbacks.{name}", mode_of_callback(name, part, monitor, task)
             callbacks.append(instantiate.build(config, key, monitor=monitor.name, mode=mode))
     guard = NonFiniteGuard(values.max_nonfinite_steps, loaders)
-    callbacks += [Seeding(values.seed), guard, Curves(), checkpoint, Outcomes()]
+    callbacks += [Seeding(values.seed), CheckpointFolders(), guard, Curves()]
+    callbacks += [checkpoint, Outcomes()]
     callbacks += progress(monitor.name, layers or {})
     if config.values.get("finetune"):
         callbacks.append(instantiate.build(config, "finetune"))

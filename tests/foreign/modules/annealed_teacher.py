@@ -2,13 +2,14 @@ import copy
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 
 class AnnealedTeacher(L.LightningModule):
-    """A teacher that is set when training starts."""
+    """A teacher that is set when training starts, and checkpoints."""
 
     def __init__(self, lr=0.05, decay=0.9):
         super().__init__()
@@ -18,6 +19,9 @@ class AnnealedTeacher(L.LightningModule):
 
     def forward(self, x):
         return self.teacher(x)
+
+    def configure_callbacks(self):
+        return [ModelCheckpoint(save_last=True, every_n_epochs=1)]
 
     def on_train_start(self):
         self.teacher.load_state_dict(self.student.state_dict())
