@@ -216,18 +216,23 @@ class Training:
     def measure_best(self, stages: Sequence[Stage]) -> None:
         """Measure the best checkpoint, or the last weights where nothing is monitored."""
         task, trainer, checkpoint = self.task, self.trainer, self.checkpoint
+        epoch = trainer.current_epoch
         if any(isinstance(callback, StochasticWeightAveraging) for callback in self.callbacks):
             # Without norm layers, Lightning does not validate the average.
             measured = measure(trainer, task, self.data, "val")
             if checkpoint.monitor in measured:
                 checkpoint.compare(trainer, torch.tensor(measured[checkpoint.monitor]))
         if checkpoint.best.exists():
-            state = read_checkpoint(checkpoint.best)["state_dict"]
-            task.load_state_dict(state, strict=task.strict_loading)
+            content = read_checkpoint(checkpoint.best)
+            task.on_load_checkpoint(content)
+            task.load_state_dict(content["state_dict"], strict=task.strict_loading)
+            epoch = content["epoch"]
         elif trainer.global_step and checkpoint.monitor:
             reason = checkpoint.explain_missing_best(trainer)
             print(f"no best checkpoint: {reason}; the metrics are of the last weights")
-        by_stage = {stage: measure(trainer, task, self.data, stage) for stage in stages}
+        by_stage = {
+            stage: measure(trainer, task, self.data, stage, epoch=epoch) for stage in stages
+        }
         for metrics in by_stage.values():
             self.metrics |= metrics
         for logger in trainer.loggers:

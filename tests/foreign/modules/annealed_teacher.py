@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class AnnealedTeacher(L.LightningModule):
-    """A teacher that is set when training starts, and checkpoints."""
+    """A loss that depends on the epoch, a teacher set when training starts, and checkpoints."""
 
     def __init__(self, lr=0.05, decay=0.9):
         super().__init__()
@@ -27,7 +27,7 @@ class AnnealedTeacher(L.LightningModule):
         self.teacher.load_state_dict(self.student.state_dict())
 
     def loss(self, z, x):
-        beta = 0.1
+        beta = 0.1 * self.current_epoch
         return F.mse_loss(z, x) + beta * z.pow(2).mean()
 
     def training_step(self, batch, batch_idx):
