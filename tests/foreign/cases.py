@@ -205,4 +205,5 @@ CASES = (
         export="forward",
     ),
     Case("annealed_teacher", "val_loss", logged=("val_loss",), has_test=False),
+    Case("dataset_generator", "val_loss", logged=("val_loss",), has_test=False),
 )

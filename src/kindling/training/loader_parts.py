@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Sampler
+
+GENERATORS = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
+# Seeded by epoch, or no part of reading a sample.
+ELSEWHERE: tuple[type, ...] = (type, Tensor, Sampler, DataLoader)
+ELSEWHERE += (LightningDataModule, LightningModule, Trainer)
+MOST_ITEMS, MOST_PARTS = 100, 10_000  # of a container, and in all: a data set may be a long list
 
 
 def length_of(batches: Any) -> int | None:
@@ -32,12 +40,37 @@ def samplers_of(sampler: Any) -> list[Any]:
 
 def seed_own_generators(owner: Any, seed: int) -> None:
     for value in getattr(owner, "__dict__", {}).values():
-        if isinstance(value, torch.Generator):
-            value.manual_seed(seed)
-        elif isinstance(value, random.Random | np.random.RandomState):
-            value.seed(seed % 2**32)
-        elif isinstance(value, np.random.Generator):
-            value.bit_generator.state = type(value.bit_generator)(seed).state
+        if isinstance(value, GENERATORS):
+            seed_generator(value, seed)
+
+
+def seed_generator(generator: Any, seed: int) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(seed).state
+    else:
+        generator.seed(seed % 2**32)
+
+
+def generators_within(dataset: Any) -> list[Any]:
+    """The random generators that a data set and its transforms keep."""
+    found: list[Any] = []
+    seen: set[int] = set()
+    parts = [dataset]
+    while parts and len(seen) < MOST_PARTS:
+        part = parts.pop()
+        if id(part) in seen or isinstance(part, ELSEWHERE):
+            continue
+        seen.add(id(part))
+        if isinstance(part, GENERATORS):
+            found.append(part)
+        elif isinstance(part, dict | list | tuple):
+            if len(part) <= MOST_ITEMS:
+                parts += part.values() if isinstance(part, dict) else part
+        else:
+            parts += getattr(part, "__dict__", {}).values()
+    return found
 
 
 def stateful_part(loader: Any) -> Any:

@@ -7,16 +7,19 @@ reading a sample. Other loaders: see repeatable_stream.py.
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from src.kindling.data.order import seed_generators
+from src.kindling.data.order import derive_seed, seed_generators
 from src.kindling.training.attributes import Attributes
 from src.kindling.training.loader_parts import (
+    generators_within,
     length_of,
     samplers_of,
+    seed_generator,
     seed_own_generators,
 )
 from src.kindling.training.position import Position, bytes_of
@@ -199,8 +202,19 @@ class RepeatableSampler(Repeated):
 class RepeatableDataset(_Wrapper):
     """A data set whose samples are read with seeded generators, in any process."""
 
+    def __init__(self, wrapped: Any) -> None:
+        super().__init__(wrapped)
+        self._found: tuple[int, list[Any]] = (0, [])  # the process, and the data set's generators
+
+    def _seed(self, seed: int) -> None:
+        seed_generators(seed, CPU)
+        if self._found[0] != os.getpid():
+            self._found = (os.getpid(), generators_within(self.wrapped))
+        for number, generator in enumerate(self._found[1]):
+            seed_generator(generator, derive_seed(seed, number))
+
     def __getitems__(self, batch: Batch) -> Any:
-        seed_generators(batch.seed, CPU)
+        self._seed(batch.seed)
         if hasattr(self.wrapped, "__getitems__"):
             return self.wrapped.__getitems__(batch.indices)
         return [self.wrapped[index] for index in batch.indices]
@@ -208,5 +222,5 @@ class RepeatableDataset(_Wrapper):
     def __getitem__(self, batch: Any) -> Any:
         if not isinstance(batch, Batch):  # somebody looks at a sample
             return self.wrapped[batch]
-        seed_generators(batch.seed, CPU)
+        self._seed(batch.seed)
         return self.wrapped[batch.indices]
