@@ -206,4 +206,5 @@ CASES = (
     ),
     Case("annealed_teacher", "val_loss", logged=("val_loss",), has_test=False),
     Case("dataset_generator", "val_loss", logged=("val_loss",), has_test=False),
+    Case("counting_stream", "val_loss", logged=("val_loss",), has_test=False),
 )

@@ -111,8 +111,8 @@ def test_foreign_checkpoint_loads_weights_only(case: Case) -> None:
         assert content["kindling"]["name"] == case.name
 
 
-# Weights that a hook resets when training starts; random generators of the data set.
-@pytest.mark.parametrize("name", ["annealed_teacher", "dataset_generator"])
+# Weights that a hook resets when training starts; random generators and counters of data sets.
+@pytest.mark.parametrize("name", ["annealed_teacher", "dataset_generator", "counting_stream"])
 def test_longer_foreign_training_is_resumed_exactly(name: str) -> None:
     longer = "trainer.max_epochs=3"
     whole, resumed = train_case(name, longer), train_case(name).run

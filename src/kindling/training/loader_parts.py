@@ -38,6 +38,15 @@ def samplers_of(sampler: Any) -> list[Any]:
     return [sampler, *(part for value in inner for part in samplers_of(value))]
 
 
+def datasets_of(dataset: Any) -> dict[str, Any]:
+    """A data set, and those within it: of a `Subset`, say."""
+    found: dict[str, Any] = {}
+    while dataset is not None and len(found) < 8:
+        found[f"dataset{len(found)}"] = dataset
+        dataset = vars(dataset).get("dataset") if hasattr(dataset, "__dict__") else None
+    return found
+
+
 def seed_own_generators(owner: Any, seed: int) -> None:
     for value in getattr(owner, "__dict__", {}).values():
         if isinstance(value, GENERATORS):

@@ -109,7 +109,7 @@ class Loaders:
             sampler.follow(self)
             return loader, sampler
         # Past DataLoader.__setattr__, which refuses: no iterator has been made yet.
-        vars(loader)[name] = sampler = RepeatableSampler(sampler, self)
+        vars(loader)[name] = sampler = RepeatableSampler(sampler, self, loader.dataset)
         vars(loader)["dataset"] = RepeatableDataset(loader.dataset)
         return loader, sampler
 

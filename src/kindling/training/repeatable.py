@@ -14,8 +14,9 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from src.kindling.data.order import derive_seed, seed_generators
-from src.kindling.training.attributes import Attributes
+from src.kindling.training.attributes import Attributes, is_lost
 from src.kindling.training.loader_parts import (
+    datasets_of,
     generators_within,
     length_of,
     samplers_of,
@@ -26,7 +27,7 @@ from src.kindling.training.position import Position, bytes_of
 from src.kindling.training.seeding import CPU, seeded
 
 END = object()
-MOST_BYTES_OF_SAMPLERS = 2**20
+MOST_BYTES_OF_ATTRIBUTES = 2**20
 
 
 class OrderError(Exception):
@@ -61,10 +62,13 @@ class Repeated(_Wrapper):
     Args:
         wrapped: the original.
         source: the `Loaders` of the training that reads it.
+        parts: samplers and data sets by name, whose attributes are saved: one may count epochs.
     """
 
-    def __init__(self, wrapped: Any, source: Any) -> None:
+    def __init__(self, wrapped: Any, source: Any, parts: dict[str, Any]) -> None:
         super().__init__(wrapped)
+        self.attributes = Attributes(parts, MOST_BYTES_OF_ATTRIBUTES)
+        self.changed: dict[str, Any] = {}  # before the current epoch was begun
         self._source: Callable[[], Any] = lambda: None
         self.follow(source)
         self.ahead: Iterator[Any] | None = None  # of a resumed epoch, checked
@@ -136,17 +140,24 @@ class Repeated(_Wrapper):
 
     def state(self, batch: int) -> dict[str, Any]:
         """The state for resuming after `batch` batches of the epoch; 0 at its end."""
-        return self.position.state(batch)
+        changed = self.changed if batch else self.find_changed()
+        return {**self.position.state(batch), "sampler": changed}
+
+    def find_changed(self) -> dict[str, Any]:
+        """The changed attributes; a data set opens files and fills caches again by itself."""
+        found = self.attributes.changed()
+        for owner in [name for name in found if name.startswith("dataset")]:
+            kept = {name: one for name, one in found.pop(owner).items() if not is_lost(one)}
+            found |= {owner: kept} if kept else {}
+        return found
 
 
 class RepeatableSampler(Repeated):
     """A sampler's index lists of an epoch, each with a seed."""
 
-    def __init__(self, wrapped: Any, source: Any) -> None:
-        super().__init__(wrapped, source)
+    def __init__(self, wrapped: Any, source: Any, dataset: Any = None) -> None:
         samplers = {str(number): one for number, one in enumerate(samplers_of(wrapped))}
-        self.attributes = Attributes(samplers, MOST_BYTES_OF_SAMPLERS)
-        self.changed: dict[str, Any] = {}  # before the current order was drawn
+        super().__init__(wrapped, source, samplers | datasets_of(dataset))
 
     def resume(self, epoch: int, saved: dict[str, Any]) -> None:
         self.restore(saved)
@@ -154,10 +165,6 @@ class RepeatableSampler(Repeated):
 
     def restore(self, saved: dict[str, Any]) -> None:
         self.attributes.restore(saved["sampler"])
-
-    def state(self, batch: int) -> dict[str, Any]:
-        changed = self.changed if batch else self.attributes.changed()
-        return {**super().state(batch), "sampler": changed}
 
     @property
     def sampler(self) -> Any:
@@ -169,7 +176,7 @@ class RepeatableSampler(Repeated):
         return type(samplers_of(self.wrapped)[-1]).__name__
 
     def read(self, first: int) -> Iterator[Batch]:
-        self.changed, seed = self.attributes.changed(), self.position.seed_of_order()
+        self.changed, seed = self.find_changed(), self.position.seed_of_order()
         for sampler in samplers_of(self.wrapped):
             seed_own_generators(sampler, seed)
             if hasattr(sampler, "set_epoch"):  # Lightning does it after the first lists are drawn

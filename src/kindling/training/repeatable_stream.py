@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from src.kindling.data.order import seed_generators
-from src.kindling.training.loader_parts import stateful_part
+from src.kindling.training.loader_parts import datasets_of, stateful_part
 from src.kindling.training.position import excerpt_of
 from src.kindling.training.repeatable import END, Repeated
 from src.kindling.training.seeding import CPU
@@ -24,7 +24,7 @@ class RepeatableStream(Repeated):
     """Any other loader: seeded before each batch, and resumed by its state or by reading again."""
 
     def __init__(self, wrapped: Any, source: Any) -> None:
-        super().__init__(wrapped, source)
+        super().__init__(wrapped, source, datasets_of(getattr(wrapped, "dataset", wrapped)))
         self.stateful = stateful_part(wrapped)
         self.has_state = self.stateful is not None
         self.initial = copy.deepcopy(self.stateful.state_dict()) if self.has_state else None
@@ -50,6 +50,7 @@ class RepeatableStream(Repeated):
                 return
             reason = "does not continue at the same batch from its state_dict"
             self.stateful.load_state_dict(self.initial)
+        self.attributes.restore(saved.get("sampler", {}))
         self.source.announce_reading(f"{self.name} {reason}", saved["before"] + saved["count"])
         super().resume(epoch, saved)
 
@@ -78,11 +79,14 @@ class RepeatableStream(Repeated):
             self.stateful.load_state_dict(self.initial)
 
     def restore(self, saved: dict[str, Any]) -> None:
-        if self.has_state and not self.restarts:
+        if not self.has_state:
+            self.attributes.restore(saved.get("sampler", {}))
+        elif not self.restarts:
             self.stateful.load_state_dict(saved["state"])
             self.at_end = True
 
     def read(self, first: int) -> Iterator[Any]:
+        self.changed = {} if self.has_state else self.find_changed()
         seed_generators(self.position.seed_of_order(), CPU)  # its workers' seeds
         batches = self._batches(iter(self.wrapped))
         for number in range(first):
@@ -107,9 +111,9 @@ class RepeatableStream(Repeated):
             yield batch
 
     def state(self, batch: int) -> dict[str, Any]:
-        place = super().state(batch)
         if not self.has_state:
-            return place
+            return super().state(batch)
+        place = self.position.state(batch)
         ahead = self.position.number - batch if batch else 0
         now = self.stateful.state_dict() if ahead <= 0 else self.states[-1 - ahead]
         next_digest = self.position.digest_of(batch) if batch else None
