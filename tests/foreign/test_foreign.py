@@ -144,6 +144,11 @@ def test_foreign_runs_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(case.name in printed for case in CASES[:3])
 
 
+def test_compare_names_data_of_the_task(capsys: pytest.CaptureFixture[str]) -> None:
+    call("compare", str(trained(BY_NAME["own_loaders"]).run.path))
+    assert "data of the task: val/acc" in capsys.readouterr().out
+
+
 def test_foreign_run_is_reproduced(capsys: pytest.CaptureFixture[str]) -> None:
     call("reproduce", str(trained(BY_NAME["hydra_template"]).run.path))
     assert "identical" in capsys.readouterr().out
