@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from src.kindling.analysis.layers import plot_gradients
 from src.kindling.analysis.plots import Plots
 from src.kindling.config import instantiate
 from src.kindling.config.compose import ROOT, compose
@@ -147,6 +149,11 @@ def test_foreign_runs_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
 def test_compare_names_data_of_the_task(capsys: pytest.CaptureFixture[str]) -> None:
     call("compare", str(trained(BY_NAME["own_loaders"]).run.path))
     assert "data of the task: val/acc" in capsys.readouterr().out
+
+
+def test_legend_has_layers_with_an_underscore() -> None:
+    (legend,) = plot_gradients({0: {"_model.0": np.ones(3)}}).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["model.0"]
 
 
 def test_foreign_run_is_reproduced(capsys: pytest.CaptureFixture[str]) -> None:

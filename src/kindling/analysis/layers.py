@@ -81,4 +81,5 @@ def plot_gradients(norms: Mapping[int, Mapping[str, Array]]) -> Figure:
 
 
 def _shorten_layer(name: str) -> str:
-    return drawing.shorten_label(name.removeprefix("net."), 32)
+    # matplotlib leaves labels with a leading underscore out of legends.
+    return drawing.shorten_label(name.removeprefix("net.").lstrip("_"), 32)
