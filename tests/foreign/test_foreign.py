@@ -151,6 +151,12 @@ def test_compare_names_data_of_the_task(capsys: pytest.CaptureFixture[str]) -> N
     assert "data of the task: val/acc" in capsys.readouterr().out
 
 
+def test_parameters_of_configure_model_are_counted() -> None:
+    run = trained(BY_NAME["distillation"]).run
+    count = sum(parameter.numel() for parameter in load_run(run.path).task.parameters())
+    assert run.read("meta.json")["parameters"] == count
+
+
 def test_legend_has_layers_with_an_underscore() -> None:
     (legend,) = plot_gradients({0: {"_model.0": np.ones(3)}}).legends
     assert [text.get_text() for text in legend.get_texts()] == ["model.0"]

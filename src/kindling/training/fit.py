@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src.kindling.config import instantiate
 from src.kindling.config.compose import VALUES, Config
@@ -188,7 +189,9 @@ class Training:
         if config.values["compile"]:
             speed.append("compiled")
         net = net_of(task)
-        size = f"{type(net).__name__} with {parameters:,} parameters"
+        # Without parameters, `configure_model` adds them later.
+        count = f" with {parameters:,} parameters" if parameters else ""
+        size = type(net).__name__ + count
         print(f"{config.name}: {size} on {self.trainer.strategy.root_device}; {source}")
         print("speed: " + ", ".join(speed))
         for part in (data, net, task if net is not task else None, state):
@@ -284,6 +287,8 @@ class Training:
                 logger.close()
         if trainer.is_global_zero:
             facts = {"epochs": trainer.current_epoch, **self.ending, **self._monitored()}
+            if is_overridden("configure_model", self.task):
+                facts["parameters"] = sum(one.numel() for one in self.task.parameters())
             try:
                 run.finish(self.config, self.metrics, self.seconds(), facts)
             except OSError as error:
