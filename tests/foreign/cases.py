@@ -193,4 +193,18 @@ CASES = (
         has_test=False,
     ),
     Case("streams", "val/mse", logged=("train/mse", "val/mse"), has_test=False),
+    Case("training_length", "val_loss", logged=("train_loss", "val_loss"), has_test=False),
+    Case("forces", "val_force_loss", logged=("val_force_loss",)),
+    Case(
+        "memory_bank",
+        "val_auroc",
+        "max",
+        logged=("val_auroc",),
+        has_test=False,
+        has_forward=False,
+        export="forward",
+    ),
+    Case("annealed_teacher", "val_loss", logged=("val_loss",), has_test=False),
+    Case("dataset_generator", "val_loss", logged=("val_loss",), has_test=False),
+    Case("counting_stream", "val_loss", logged=("val_loss",), has_test=False),
 )

@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from src.kindling.analysis.layers import Histograms
 from src.kindling.analysis.plots import Plots
 from src.kindling.config import instantiate
 from src.kindling.config.compose import ROOT, compose
@@ -111,12 +113,55 @@ def test_foreign_checkpoint_loads_weights_only(case: Case) -> None:
         assert content["kindling"]["name"] == case.name
 
 
+# Weights that a hook resets when training starts; random generators and counters of data sets.
+@pytest.mark.parametrize("name", ["annealed_teacher", "dataset_generator", "counting_stream"])
+def test_longer_foreign_training_is_resumed_exactly(name: str) -> None:
+    longer = "trainer.max_epochs=3"
+    whole, resumed = train_case(name, longer), train_case(name).run
+    call("train", "--resume", str(resumed.path), longer, "--no-plots")
+    one, other = (
+        torch.load(run.checkpoints / "last.ckpt", weights_only=True)["state_dict"]
+        for run in (whole.run, resumed)
+    )
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_checkpoints_of_the_author_have_their_own_folder() -> None:
+    run = trained(BY_NAME["annealed_teacher"]).run
+    own = {path.name for path in run.checkpoints.iterdir()}
+    assert own == {"best.ckpt", "last.ckpt", "previous.ckpt"}
+    assert (run.path / "model_checkpoints" / "last.ckpt").exists()
+
+
+def test_foreign_module_writes_beside_its_logs() -> None:
+    run = trained(BY_NAME["training_length"]).run
+    assert {path.name for path in (run.path / "samples").iterdir()} == {"0.png", "1.png"}
+
+
 def test_foreign_runs_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     for case in CASES[:3]:
         trained(case)
     call("compare", *(str(trained(case).run.path) for case in CASES[:3]))
     printed = capsys.readouterr().out
     assert all(case.name in printed for case in CASES[:3])
+
+
+def test_compare_names_data_of_the_task(capsys: pytest.CaptureFixture[str]) -> None:
+    call("compare", str(trained(BY_NAME["own_loaders"]).run.path))
+    assert "data of the task: val/acc" in capsys.readouterr().out
+
+
+def test_parameters_of_configure_model_are_counted() -> None:
+    run = trained(BY_NAME["distillation"]).run
+    count = sum(parameter.numel() for parameter in load_run(run.path).task.parameters())
+    assert run.read("meta.json")["parameters"] == count
+
+
+def test_legend_has_layers_with_an_underscore() -> None:
+    histograms = Histograms()
+    histograms.norms = {0: {"_model.0": np.ones(3)}}
+    (legend,) = histograms.plot().legends
+    assert [text.get_text() for text in legend.get_texts()] == ["model.0"]
 
 
 def test_foreign_run_is_reproduced(capsys: pytest.CaptureFixture[str]) -> None:

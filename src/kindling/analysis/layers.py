@@ -148,4 +148,5 @@ def _weights(task: LightningModule) -> list[tuple[str, Parameter]]:
 
 
 def _shorten_layer(name: str) -> str:
-    return drawing.shorten_label(name.removeprefix("net."), 32)
+    # matplotlib leaves labels with a leading underscore out of legends.
+    return drawing.shorten_label(name.removeprefix("net.").lstrip("_"), 32)

@@ -217,7 +217,7 @@ def _rank_group(runs: list[Row], by: str) -> Leaderboard:
     different = [key for key in find_differing_keys([row.config for row in rows]) if key != "name"]
     different.sort(key=lambda key: key.endswith("_target_"))
     columns = ["run", *order[:1], *different, *order[1:2], *COSTS, *order[2:]]
-    targets = dict.fromkeys(str(run.config.get("data._target_")) for run in runs)
+    targets = dict.fromkeys(run.config.get("data._target_") or "data of the task" for run in runs)
     differing = find_differing_keys([run.config for run in runs])
     values = {key: runs[0].config.get(key) for key in DATA_KEYS[1:] if key not in differing}
     data = [target.rpartition(".")[2] for target in targets]

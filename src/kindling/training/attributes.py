@@ -134,6 +134,11 @@ class Attributes:
         return found
 
 
+def is_lost(plain: Any) -> bool:
+    """Whether a value of `changed` cannot be restored."""
+    return isinstance(plain, dict) and plain.get("kind") == LOST
+
+
 def _given(owner: Any) -> set[str]:
     """The names of attributes that torch or Lightning set."""
     if not isinstance(owner, nn.Module):
@@ -188,7 +193,7 @@ def _decode(plain: Any, current: Any, classes: Mapping[str, Any]) -> Any:
     if not isinstance(plain, dict):
         return plain
     kind = plain["kind"]
-    if kind == LOST:
+    if is_lost(plain):
         raise NotPlain(plain["class"])
     if kind == "tensor":
         return plain["value"].to(getattr(current, "device", "cpu"))

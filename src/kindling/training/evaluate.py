@@ -51,10 +51,10 @@ def evaluate(run: TrainedRun, stages: tuple[Stage, ...] = ("val", "test")) -> di
     resolved = resolved.replaced(ONE_DEVICE, origin="src.evaluate")
     metrics: dict[str, float] = {}
     with evaluation_board(run.path) as board:
-        trainer = build_evaluator(resolved, data, board)
+        trainer, epoch = build_evaluator(resolved, data, board), run.checkpoint["epoch"]
         try:
             for stage in stages:
-                metrics |= measure(trainer, task, data, stage, run.checkpoint_file)
+                metrics |= measure(trainer, task, data, stage, run.checkpoint_file, epoch)
         except RuntimeError as error:
             if "Error(s) in loading state_dict" in str(error):
                 raise run.misfit(error) from None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src.kindling.config import instantiate
 from src.kindling.config.compose import VALUES, Config
@@ -192,7 +193,9 @@ class Training:
         if config.values["compile"]:
             speed.append("compiled")
         net = net_of(task)
-        size = f"{type(net).__name__} with {self.parameters:,} parameters"
+        # Without parameters, `configure_model` adds them later.
+        count = f" with {self.parameters:,} parameters" if self.parameters else ""
+        size = type(net).__name__ + count
         print(f"{config.name}: {size} on {self.trainer.strategy.root_device}; {source}")
         print("speed: " + ", ".join(speed))
         for part in (data, net, task if net is not task else None, state):
@@ -220,19 +223,24 @@ class Training:
     def measure_best(self, stages: Sequence[Stage]) -> None:
         """Measure the best checkpoint, or the last weights where nothing is monitored."""
         task, trainer, checkpoint = self.task, self.trainer, self.checkpoint
+        epoch = trainer.current_epoch
         if any(isinstance(callback, StochasticWeightAveraging) for callback in self.callbacks):
             # Without norm layers, Lightning does not validate the average.
             measured = measure(trainer, task, self.data, "val")
             if checkpoint.monitor in measured:
                 checkpoint.compare(trainer, torch.tensor(measured[checkpoint.monitor]))
         if checkpoint.best.exists():
-            best = read_checkpoint(checkpoint.best)
-            task.load_state_dict(best["state_dict"], strict=task.strict_loading)
-            restore_buffers(task, checkpoint.buffers | best["kindling"].get("buffers", {}))
+            content = read_checkpoint(checkpoint.best)
+            task.on_load_checkpoint(content)
+            task.load_state_dict(content["state_dict"], strict=task.strict_loading)
+            restore_buffers(task, checkpoint.buffers | content["kindling"].get("buffers", {}))
+            epoch = content["epoch"]
         elif trainer.global_step and checkpoint.monitor:
             reason = checkpoint.explain_missing_best(trainer)
             print(f"no best checkpoint: {reason}; the metrics are of the last weights")
-        by_stage = {stage: measure(trainer, task, self.data, stage) for stage in stages}
+        by_stage = {
+            stage: measure(trainer, task, self.data, stage, epoch=epoch) for stage in stages
+        }
         for metrics in by_stage.values():
             self.metrics |= metrics
         for logger in trainer.loggers:
@@ -284,6 +292,8 @@ class Training:
                 logger.close()
         if trainer.is_global_zero:
             facts = {"epochs": trainer.current_epoch, **self.ending, **self._monitored()}
+            if is_overridden("configure_model", self.task):
+                facts["parameters"] = sum(one.numel() for one in self.task.parameters())
             try:
                 run.finish(self.config, self.metrics, self.seconds(), facts)
             except OSError as error:

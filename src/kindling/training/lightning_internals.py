@@ -107,6 +107,18 @@ def at_reload_epoch(owner: Any) -> Iterator[int]:
         progress.completed = now
 
 
+@contextmanager
+def at_epoch(trainer: Trainer, epoch: int | None) -> Iterator[None]:
+    """Show an epoch as `current_epoch`; None changes nothing."""
+    progress = trainer.fit_loop.epoch_progress.current
+    now = progress.completed
+    progress.completed = now if epoch is None else epoch
+    try:
+        yield
+    finally:
+        progress.completed = now
+
+
 def align_reloads(trainer: Trainer) -> None:
     """Reload the data of a resumed training in the epochs of an uninterrupted one."""
     fit_loop = trainer.fit_loop

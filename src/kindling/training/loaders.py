@@ -109,7 +109,7 @@ class Loaders:
             loader = copy.copy(loader)  # its author may return the same one for validation
             name = "sampler" if loader.batch_sampler is None else "batch_sampler"
             # Past DataLoader.__setattr__, which refuses: no iterator has been made yet.
-            vars(loader)[name] = RepeatableSampler(getattr(loader, name), self)
+            vars(loader)[name] = RepeatableSampler(getattr(loader, name), self, loader.dataset)
             vars(loader)["dataset"] = RepeatableDataset(loader.dataset)
         return loader
 

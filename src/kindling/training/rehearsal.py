@@ -10,6 +10,7 @@ import copy
 import re
 import shutil
 import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
 from io import StringIO
 from itertools import islice
@@ -17,8 +18,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.data import has_len
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
@@ -53,7 +56,13 @@ HOOKS_OF_LIGHTNING_1 = {
 }
 # What Lightning adds to the name of a logged metric.
 ADDED = re.compile(r"(_step|_epoch)?(/dataloader_idx_\d+)?$")
-KEPT = ("accelerator", "precision", "gradient_clip_val", "gradient_clip_algorithm")
+KEPT = (
+    "accelerator",
+    "precision",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "inference_mode",
+)
 
 
 def rehearse(
@@ -82,10 +91,6 @@ def rehearse(
             raise InputError(f"task: {problem}; move its code to {now}")
     builds_later = is_overridden("configure_model", task) or is_overridden("setup", task)
     trains = builds_later or any(p.requires_grad for p in task.parameters())
-    if task.automatic_optimization and not trains:
-        net = net_of(task)
-        key, name = "task" if net is task else "net", type(net).__name__
-        raise InputError(f"{key}: {name} has no parameter to train (requires_grad); choose another")
     if sum(value.nbytes for value in (*task.parameters(), *task.buffers())) > COPIED:
         return None
     errors = []
@@ -96,6 +101,11 @@ def rehearse(
             except Exception as error:
                 errors.append(error)
                 trace = None  # it may have caused the error
+    if task.automatic_optimization and not trains:
+        net = net_of(task)
+        key, name = "task" if net is task else "net", type(net).__name__
+        problem = f"{name} has no parameter to train (requires_grad); choose another"
+        raise InputError(f"{key}: {problem}") from errors[0]
     raise errors[0]
 
 
@@ -173,7 +183,8 @@ def _try(
     counter = trace.counter if trace else nullcontext()
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()), counter:
         try:
-            trainer = _trainer(config, folder, [stages, *([trace] if trace else [])], count)
+            watching = [stages, *([trace] if trace else []), _StopAfterBatch()]
+            trainer = _trainer(config, folder, watching, count)
             trainer.fit(twin, datamodule=few)
             if has_stage("test", few, twin):
                 trainer.test(twin, datamodule=few, verbose=False)
@@ -207,17 +218,58 @@ def _trainer(config: Config, folder: str, callbacks: list[Callback], count: int 
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    trainer.loggers = [_NoLogger(folder)]
+    # Schedules are computed from the training's length; _StopAfterBatch ends it.
+    steps = given.get("max_steps") or -1
+    trainer.fit_loop.max_epochs = given.get("max_epochs") or (1000 if steps == -1 else -1)
+    trainer.fit_loop.epoch_loop.max_steps = steps
+    trainer.limit_train_batches = given.get("limit_train_batches") or 1.0
     process = trainer.strategy.process_dataloader
 
     def process_dataloader(dataloader: object) -> object:
-        batches = _first_batch(process(dataloader), count)
+        loader = process(dataloader)
+        batches = _first_batch(loader, count)
         if batches == [] and trainer.training:
             problem = "the training loader gives no batch"
             raise InputError(f"data: {problem}; check its samples, batch size and drop_last")
-        return batches
+        return _Shortened(batches, loader) if trainer.training and has_len(loader) else batches
 
     trainer.strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]
     return trainer
+
+
+class _NoLogger(DummyLogger):
+    """Drops what is logged; modules write files into its folder."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.folder = folder
+
+    @property
+    def save_dir(self) -> str:
+        return self.folder
+
+    root_dir = log_dir = save_dir
+
+
+class _StopAfterBatch(Callback):
+    """Ends a training after its first batch, and validates before."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop = True
+
+
+class _Shortened:
+    """The first batch of a loader, with the length of the whole."""
+
+    def __init__(self, batches: Any, loader: Any) -> None:
+        self.batches, self.loader = batches, loader
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.loader)
 
 
 def _first_batch(loader: Any, count: int | None) -> Any:

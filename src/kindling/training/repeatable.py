@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -20,11 +21,17 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from src.kindling.data.order import derive_seed, seed_generators
-from src.kindling.training.attributes import Attributes
-from src.kindling.training.seeding import CPU, seed_own_generators, seeded
+from src.kindling.training.attributes import Attributes, is_lost
+from src.kindling.training.seeding import (
+    CPU,
+    generators_within,
+    seed_generator,
+    seed_own_generators,
+    seeded,
+)
 
 END = object()
-MOST_BYTES_OF_SAMPLERS = 2**20
+MOST_BYTES_OF_ATTRIBUTES = 2**20
 REMEMBERED = 1024  # batches: more than the loaders' workers read ahead
 
 
@@ -96,16 +103,19 @@ class Repeated(_Wrapper):
     Args:
         wrapped: the original.
         source: the `Loaders` of the training that reads it.
+        parts: samplers and data sets by name, whose attributes are saved: one may count epochs.
     """
 
     has_state = False  # a stream that saves its position
     _source: Any = None
     _epoch = -1
 
-    def __init__(self, wrapped: Any, source: Any) -> None:
+    def __init__(self, wrapped: Any, source: Any, parts: dict[str, Any]) -> None:
         super().__init__(wrapped)
         self._ahead: Iterator[Any] | None = None  # of a resumed epoch, checked
         self._passed: deque[Passed] = deque(maxlen=REMEMBERED)
+        self._attributes = Attributes(parts, MOST_BYTES_OF_ATTRIBUTES)
+        self._changed: dict[str, Any] = {}  # before the current epoch was begun
         self.follow(source)
 
     def follow(self, source: Any) -> None:
@@ -192,18 +202,25 @@ class Repeated(_Wrapper):
 
     def state(self, batch: int) -> dict[str, Any]:
         """The state for resuming after `batch` batches of the epoch; 0 at its end."""
-        return dataclasses.asdict(self.passed_until(batch).place)
+        changed = self._changed if batch else self._find_changed()
+        return {**dataclasses.asdict(self.passed_until(batch).place), "sampler": changed}
+
+    def _find_changed(self) -> dict[str, Any]:
+        """The changed attributes; a data set opens files and fills caches again by itself."""
+        found = self._attributes.changed()
+        for owner in [name for name in found if name.startswith("dataset")]:
+            kept = {name: one for name, one in found.pop(owner).items() if not is_lost(one)}
+            found |= {owner: kept} if kept else {}
+        return found
 
 
 class RepeatableSampler(Repeated):
     """A sampler's index lists of an epoch, each with a seed."""
 
-    def __init__(self, wrapped: Any, source: Any) -> None:
-        super().__init__(wrapped, source)
+    def __init__(self, wrapped: Any, source: Any, dataset: Any = None) -> None:
         self._samplers = samplers_of(wrapped)
-        by_number = {str(number): sampler for number, sampler in enumerate(self._samplers)}
-        self._attributes = Attributes(by_number, MOST_BYTES_OF_SAMPLERS)
-        self._changed: dict[str, Any] = {}  # before the current order was drawn
+        parts = {str(number): sampler for number, sampler in enumerate(self._samplers)}
+        super().__init__(wrapped, source, parts | datasets_of(dataset))
 
     @property
     def sampler(self) -> Any:
@@ -221,12 +238,8 @@ class RepeatableSampler(Repeated):
     def restore(self, saved: dict[str, Any]) -> None:
         self._attributes.restore(saved["sampler"])
 
-    def state(self, batch: int) -> dict[str, Any]:
-        changed = self._changed if batch else self._attributes.changed()
-        return {**super().state(batch), "sampler": changed}
-
     def read(self, first: int) -> Iterator[Batch]:
-        self._changed, seed = self._attributes.changed(), self._seed_of_order()
+        self._changed, seed = self._find_changed(), self._seed_of_order()
         for sampler in self._samplers:
             seed_own_generators(sampler, seed)
             if hasattr(sampler, "set_epoch"):  # Lightning does it after the first lists are drawn
@@ -261,8 +274,19 @@ class RepeatableSampler(Repeated):
 class RepeatableDataset(_Wrapper):
     """A data set whose samples are read with seeded generators, in any process."""
 
+    def __init__(self, wrapped: Any) -> None:
+        super().__init__(wrapped)
+        self._found: tuple[int, list[Any]] = (0, [])  # the process, and the data set's generators
+
+    def _seed(self, seed: int) -> None:
+        seed_generators(seed, CPU)
+        if self._found[0] != os.getpid():
+            self._found = (os.getpid(), generators_within(self._wrapped))
+        for number, generator in enumerate(self._found[1]):
+            seed_generator(generator, derive_seed(seed, number))
+
     def __getitems__(self, batch: Batch) -> Any:
-        seed_generators(batch.seed, CPU)
+        self._seed(batch.seed)
         if hasattr(self._wrapped, "__getitems__"):
             return self._wrapped.__getitems__(batch.indices)
         return [self._wrapped[index] for index in batch.indices]
@@ -270,7 +294,7 @@ class RepeatableDataset(_Wrapper):
     def __getitem__(self, batch: Any) -> Any:
         if not isinstance(batch, Batch):  # somebody looks at a sample
             return self._wrapped[batch]
-        seed_generators(batch.seed, CPU)
+        self._seed(batch.seed)
         return self._wrapped[batch.indices]
 
 
@@ -284,6 +308,15 @@ def samplers_of(sampler: Any) -> list[Any]:
         or (name == "dataset" and hasattr(value, "_sampler"))  # DistributedSamplerWrapper's
     ]
     return [sampler, *(part for value in inner for part in samplers_of(value))]
+
+
+def datasets_of(dataset: Any) -> dict[str, Any]:
+    """A data set, and those within it: of a `Subset`, say."""
+    found: dict[str, Any] = {}
+    while dataset is not None and len(found) < 8:
+        found[f"dataset{len(found)}"] = dataset
+        dataset = vars(dataset).get("dataset") if hasattr(dataset, "__dict__") else None
+    return found
 
 
 def _bytes_of(indices: Any) -> bytes:

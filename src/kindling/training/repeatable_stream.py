@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset
 
 from src.kindling.data.order import seed_generators
-from src.kindling.training.repeatable import END, OrderError, Place, Repeated
+from src.kindling.training.repeatable import END, OrderError, Place, Repeated, datasets_of
 from src.kindling.training.seeding import CPU
 
 REPORT_SECONDS = 10  # between the lines of a stream that is read again
@@ -30,7 +30,7 @@ class RepeatableStream(Repeated):
     """Any other loader: seeded before each batch, and resumed by its state or by reading again."""
 
     def __init__(self, wrapped: Any, source: Any) -> None:
-        super().__init__(wrapped, source)
+        super().__init__(wrapped, source, datasets_of(getattr(wrapped, "dataset", wrapped)))
         self._stateful = stateful_part(wrapped)
         self._initial = self._copy_state()
         self._at_end = False  # it continues from the state at an epoch's end
@@ -62,6 +62,7 @@ class RepeatableStream(Repeated):
                 return
             problem = "does not continue at the same batch from its state_dict"
             self._stateful.load_state_dict(self._initial)
+        self._attributes.restore(saved.get("sampler", {}))
         limit = self._source.max_fast_forward
         if limit is not None and number > limit:
             beyond = f"batch {number + 1:,} is beyond max_fast_forward={limit:,}"
@@ -96,11 +97,17 @@ class RepeatableStream(Repeated):
             self._stateful.load_state_dict(self._initial)
 
     def restore(self, saved: dict[str, Any]) -> None:
-        if self.has_state and not self._restarts:
+        if not self.has_state:
+            self._attributes.restore(saved.get("sampler", {}))
+        elif not self._restarts:
             self._stateful.load_state_dict(saved["state"])
             self._at_end = True
 
+    def _find_changed(self) -> dict[str, Any]:
+        return {} if self.has_state else super()._find_changed()
+
     def read(self, first: int) -> Iterator[Any]:
+        self._changed = self._find_changed()
         seed_generators(self._seed_of_order(), CPU)  # its workers' seeds
         batches, reported = self._batches(iter(self._wrapped)), time.monotonic()
         for number in range(first):

@@ -23,14 +23,14 @@ from src.kindling.nn.additions import addition
 from src.kindling.runs.redact import redact
 from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupts
+from src.kindling.training import lightning_internals as internals
 from src.kindling.training.build import attributes_of
-from src.kindling.training.callbacks.checkpoint import Checkpoint
+from src.kindling.training.callbacks.checkpoint import Checkpoint, CheckpointFolders
 from src.kindling.training.callbacks.nonfinite_guard import NonFiniteGuard
 from src.kindling.training.callbacks.outcomes import Outcomes
 from src.kindling.training.callbacks.progress import progress
 from src.kindling.training.checkpoint_io import AtomicIO
 from src.kindling.training.layer_trace import Layer
-from src.kindling.training.lightning_internals import continue_mlflow_run, report_ended_workers
 from src.kindling.training.loaders import Loaders
 from src.kindling.training.monitor import Monitor, mode_of_callback
 from src.kindling.training.resume import ResumeState
@@ -79,8 +79,8 @@ def build_trainer(
             key, mode = f"callbacks.{name}", mode_of_callback(name, part, monitor, task)
             callbacks.append(instantiate.build(config, key, monitor=monitor.name, mode=mode))
     guard = NonFiniteGuard(values.max_nonfinite_steps, loaders)
-    callbacks += [Seeding(values.seed), guard, Curves(), checkpoint, Outcomes()]
-    callbacks.append(progress(monitor.name, layers or {}))
+    callbacks += [Seeding(values.seed), CheckpointFolders(), guard, Curves()]
+    callbacks += [checkpoint, Outcomes(), progress(monitor.name, layers or {})]
     if config.values.get("finetune"):
         callbacks.append(instantiate.build(config, "finetune"))
     loggers = _build_loggers(config, run, resume_state)
@@ -108,7 +108,7 @@ def _trainer(
     # small net's step: Lightning sets this to 1.
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-    report_ended_workers()
+    internals.report_ended_workers()
     trainer: Trainer = instantiate.build(
         config,
         "trainer",
@@ -151,7 +151,7 @@ def _continue_logger(logger: Logger, run: Run, step: int) -> None:
         if isinstance(logger, CSVLogger):
             continue_csv(logger, step)
         elif isinstance(logger, MLFlowLogger):
-            continue_mlflow_run(logger, MLFLOW_TAG, run.logger_id)
+            internals.continue_mlflow_run(logger, MLFLOW_TAG, run.logger_id)
     except Exception as error:  # of a file or a server
         problem = f"{type(logger).__name__}: {type(error).__name__}: {error}"
         print(f"{redact(problem)}; it begins a new record of the resumed run")
@@ -163,15 +163,19 @@ def measure(
     data: LightningDataModule | None,
     stage: Stage,
     checkpoint: Path | None = None,
+    epoch: int | None = None,
 ) -> dict[str, float]:
     """Return the metrics of one stage with the task's weights or a checkpoint's; log nothing.
 
     Prints which classes a mean leaves out, where the stage lacks some.
+
+    Args:
+        epoch: of the checkpoint, which the task reads as `current_epoch`.
     """
     if not has_stage(stage, data, task):
         return {}
     run = trainer.validate if stage == "val" else trainer.test
-    with muted(trainer.loggers):
+    with muted(trainer.loggers), internals.at_epoch(trainer, epoch):
         loaders = run(task, datamodule=data, verbose=False, ckpt_path=checkpoint, weights_only=True)
     for note in getattr(getattr(task, f"{stage}_meter", None), "notes", ()):
         print(note)

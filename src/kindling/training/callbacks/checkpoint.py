@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch import callbacks as lightning
 from torch import Tensor
 
@@ -74,6 +74,24 @@ class Checkpoint(lightning.Checkpoint):
         self.failed_in: str | None = None  # `train`, `val` or `test`
         self.saving: epoch_state.Place | Literal["best"] = "between epochs"
         self.before_validation: dict[str, Any] | None = None  # a resume state
+        self.resumed_weights: list[Tensor] = []
+
+    # What modules read from `self.trainer.checkpoint_callback`, in general Lightning's own.
+    @property
+    def dirpath(self) -> str:
+        return str(self.best.parent)
+
+    @property
+    def best_model_path(self) -> str:
+        return "" if self.best_score is None else str(self.best)
+
+    @property
+    def best_model_score(self) -> Tensor | None:
+        return self.best_score
+
+    @property
+    def last_model_path(self) -> str:
+        return str(self.last) if self.saved_last else ""
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "monitor": self.monitor, "mode": self.mode}
@@ -86,6 +104,8 @@ class Checkpoint(lightning.Checkpoint):
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         unsaved = unsaved_buffers(module).items()
         self.buffers = {name: buffer.to("cpu", copy=True) for name, buffer in unsaved}
+        if self.resume_state:
+            self.resumed_weights = [weight.detach().cpu().clone() for weight in _weights(module)]
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._install_signals()
@@ -105,6 +125,10 @@ class Checkpoint(lightning.Checkpoint):
     ) -> None:
         if state := self.resume_state:
             saved = state.content["kindling"]
+            with torch.no_grad():
+                for weight, resumed in zip(_weights(module), self.resumed_weights, strict=True):
+                    weight.copy_(resumed)
+            self.resumed_weights = []
             epoch_state.restore(trainer, module, saved["resume"], state.restarted)
             self.loaders.attributes.restore(attributes)
             if state.changed:
@@ -264,6 +288,19 @@ class Checkpoint(lightning.Checkpoint):
             drop_optimizer_state(checkpoint, self.content["config"])
         if self.resume_state and self.resume_state.restarted:
             epoch_state.set_loop_progress(checkpoint["loops"]["fit_loop"], "between epochs")
+
+
+class CheckpointFolders(Callback):
+    """Gives checkpoint callbacks of the author a folder: Lightning's default is the run's own."""
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, lightning.ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(Path(trainer.default_root_dir) / "model_checkpoints")
+
+
+def _weights(module: LightningModule) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def _any_rank(trainer: Trainer, flag: bool) -> bool:
