@@ -22,7 +22,7 @@ class NextStep(L.LightningModule):
     def __init__(self, lr=0.01):
         super().__init__()
         self.save_hyperparameters()
-        self.net = nn.Linear(8, 1)
+        self.net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
 
     def forward(self, x):
         return self.net(x)
