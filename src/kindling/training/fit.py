@@ -15,10 +15,10 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src.kindling.config import instantiate
 from src.kindling.config.compose import VALUES, Config
-from src.kindling.config.errors import InputError, TrainingError, escape_control, format_count
+from src.kindling.config.errors import InputError, TrainingError, escape_control
 from src.kindling.data.data_module import DataModule
-from src.kindling.data.samples import STAGES, Stage
-from src.kindling.nn.additions import addition, net_of
+from src.kindling.data.samples import Stage
+from src.kindling.nn.additions import net_of
 from src.kindling.runs.checkpoint_file import read_checkpoint
 from src.kindling.runs.files import display_path, require_folder, write
 from src.kindling.runs.run import Run
@@ -34,6 +34,7 @@ from src.kindling.training.resume import ResumeState
 from src.kindling.training.run_lock import lock_run
 from src.kindling.training.run_loggers import MetricsFiles, TensorBoard
 from src.kindling.training.seeding import seed_hooks
+from src.kindling.training.start_lines import describe_start
 from src.kindling.training.trained_run import TrainedRun, restore_buffers
 from src.kindling.training.trainer import build_trainer, finish_wandb, measure
 from src.kindling.training.transfer import Match, take_weights
@@ -93,7 +94,7 @@ def fit(
                 config, run, interrupts, init, resume, override, plots, callbacks, match
             )
             with training.recorded():
-                training.print_parts()
+                training.print_start()
                 training.train()
                 training.measure_best(stages)
                 training.draw("test" if "test" in stages else "val")
@@ -160,7 +161,6 @@ class Training:
             self.callbacks[:0] = plots.callbacks
             plots.layers = trace.layers
         self.checkpoint = next(part for part in self.callbacks if isinstance(part, Checkpoint))
-        self.parameters = sum(parameter.numel() for parameter in self.task.parameters())
         self._record_start({"init": taken}, resume)
 
     def seconds(self) -> float:
@@ -171,36 +171,19 @@ class Training:
         config, data, state = self.config, self.data, self.state
         if self.trainer.is_global_zero:
             facts |= {key: config.values.get(key) for key in VALUES} | self._monitored()
-            facts |= {"parameters": self.parameters, "split_hash": None, "data_hash": None}
+            parameters = sum(parameter.numel() for parameter in self.task.parameters())
+            facts |= {"parameters": parameters, "split_hash": None, "data_hash": None}
             facts["override"] = state is not None and state.changed
             if isinstance(data, DataModule):
                 write(self.run.path / "split.csv", data.split_csv())
                 facts |= {"split_hash": data.split_hash(), "data_hash": data.content_hash()}
             self.run.begin(config, facts, again=resume)
 
-    def print_parts(self) -> None:
+    def print_start(self) -> None:
         """Print the net, the data and the settings that matter for speed."""
-        config, data, task, state = self.config, self.data, self.task, self.state
-        speed = [format_count(config.values["num_threads"], "thread")]
-        source = f"data: {type(data).__name__}" if data else "data of the task"
-        if isinstance(data, DataModule):
-            source = ", ".join(f"{len(data.indices[stage]):,} {stage}" for stage in STAGES)
-            speed.append(format_count(data.num_workers, "worker"))
-        speed.append(str(self.trainer.precision))
-        kernels = [p for p in task.parameters() if p.ndim == 4 and not p.is_contiguous()]
-        if any(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels):
-            speed.append("channels_last")
-        if config.values["compile"]:
-            speed.append("compiled")
-        net = net_of(task)
-        # Without parameters, `configure_model` adds them later.
-        count = f" with {self.parameters:,} parameters" if self.parameters else ""
-        size = type(net).__name__ + count
-        print(f"{config.name}: {size} on {self.trainer.strategy.root_device}; {source}")
-        print("speed: " + ", ".join(speed))
-        for part in (data, net, task if net is not task else None, state):
-            for note in addition(part, "notes", (list, tuple), ()):
-                print(escape_control(note))
+        parts = self.config, self.data, self.task, self.trainer
+        for line in [*describe_start(*parts), *(self.state.notes if self.state else ())]:
+            print(escape_control(line))
 
     def _monitored(self) -> dict[str, str | None]:
         return {"monitor": self.monitor.name, "mode": self.monitor.mode}

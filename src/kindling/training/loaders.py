@@ -16,13 +16,14 @@ from src.kindling.data.order import BatchOrder, derive_seed, seed_generators
 from src.kindling.training import lightning_internals as internals
 from src.kindling.training.attributes import Attributes
 from src.kindling.training.epoch_state import collected_by, restart_epoch
+from src.kindling.training.loader_parts import is_stream
 from src.kindling.training.repeatable import (
     OrderError,
-    RepeatableDataset,
     RepeatableSampler,
     Repeated,
 )
-from src.kindling.training.repeatable_stream import RepeatableStream, is_stream
+from src.kindling.training.repeatable_dataset import RepeatableDataset
+from src.kindling.training.repeatable_stream import RepeatableStream
 from src.kindling.training.resume import ResumeState
 
 

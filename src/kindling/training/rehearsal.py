@@ -10,23 +10,17 @@ import copy
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
 from io import StringIO
-from itertools import islice
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.utilities.data import has_len
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics import Metric
 
 from src.kindling.config.compose import Config
@@ -39,7 +33,7 @@ from src.kindling.training.build import check_settings
 from src.kindling.training.error_hints import advise, explain, watch_output
 from src.kindling.training.layer_trace import LayerTrace
 from src.kindling.training.monitor import LoggedMetrics
-from src.kindling.training.repeatable_stream import is_stream, stateful_part
+from src.kindling.training.rehearsal_trainer import build_rehearsal_trainer
 from src.kindling.training.stages import has_stage
 
 COPIED = 1 << 30  # bytes of the largest task that is copied
@@ -56,13 +50,6 @@ HOOKS_OF_LIGHTNING_1 = {
 }
 # What Lightning adds to the name of a logged metric.
 ADDED = re.compile(r"(_step|_epoch)?(/dataloader_idx_\d+)?$")
-KEPT = (
-    "accelerator",
-    "precision",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
-    "inference_mode",
-)
 
 
 def rehearse(
@@ -183,8 +170,8 @@ def _try(
     counter = trace.counter if trace else nullcontext()
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()), counter:
         try:
-            watching = [stages, *([trace] if trace else []), _StopAfterBatch()]
-            trainer = _trainer(config, folder, watching, count)
+            watching = [stages, *([trace] if trace else [])]
+            trainer = build_rehearsal_trainer(config, folder, watching, count)
             trainer.fit(twin, datamodule=few)
             if has_stage("test", few, twin):
                 trainer.test(twin, datamodule=few, verbose=False)
@@ -204,96 +191,6 @@ def _try(
             if data is not None:
                 data.trainer = None
     return stages.validated
-
-
-def _trainer(config: Config, folder: str, callbacks: list[Callback], count: int | None) -> Trainer:
-    given = config.values.get("trainer") or {}
-    trainer = Trainer(
-        **{key: given[key] for key in KEPT if given.get(key) is not None},
-        fast_dev_run=True,
-        devices=1,
-        callbacks=callbacks,
-        plugins=[LightningEnvironment()],
-        default_root_dir=folder,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.loggers = [_NoLogger(folder)]
-    # Schedules are computed from the training's length; _StopAfterBatch ends it.
-    steps = given.get("max_steps") or -1
-    trainer.fit_loop.max_epochs = given.get("max_epochs") or (1000 if steps == -1 else -1)
-    trainer.fit_loop.epoch_loop.max_steps = steps
-    trainer.limit_train_batches = given.get("limit_train_batches") or 1.0
-    process = trainer.strategy.process_dataloader
-
-    def process_dataloader(dataloader: object) -> object:
-        loader = process(dataloader)
-        batches = _first_batch(loader, count)
-        if batches == [] and trainer.training:
-            problem = "the training loader gives no batch"
-            raise InputError(f"data: {problem}; check its samples, batch size and drop_last")
-        return _Shortened(batches, loader) if trainer.training and has_len(loader) else batches
-
-    trainer.strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]
-    return trainer
-
-
-class _NoLogger(DummyLogger):
-    """Drops what is logged; modules write files into its folder."""
-
-    def __init__(self, folder: str) -> None:
-        super().__init__()
-        self.folder = folder
-
-    @property
-    def save_dir(self) -> str:
-        return self.folder
-
-    root_dir = log_dir = save_dir
-
-
-class _StopAfterBatch(Callback):
-    """Ends a training after its first batch, and validates before."""
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        trainer.should_stop = True
-
-
-class _Shortened:
-    """The first batch of a loader, with the length of the whole."""
-
-    def __init__(self, batches: Any, loader: Any) -> None:
-        self.batches, self.loader = batches, loader
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-
-def _first_batch(loader: Any, count: int | None) -> Any:
-    """The first batch of a loader, read in this process; cut to `count` samples if possible."""
-    stateful = stateful_part(loader) if is_stream(loader) else None
-    if stateful is not None:  # the training begins where it is now
-        try:
-            return list(islice(copy.deepcopy(loader), 1))
-        except TypeError:  # it cannot be copied
-            state = copy.deepcopy(stateful.state_dict())
-            first = list(islice(loader, 1))
-            stateful.load_state_dict(state)
-            return first
-    if not isinstance(loader, DataLoader):
-        return loader
-    alone = copy.copy(loader)
-    # torch refuses to set these on a loader.
-    options = vars(alone)
-    options.update(num_workers=0, prefetch_factor=None, timeout=0, persistent_workers=False)
-    if loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset):
-        batches: Any = islice(loader.batch_sampler, 1)
-        cut = [batch[:count] if isinstance(batch, list) else batch for batch in batches]
-        options["batch_sampler"] = cut
-    return list(islice(alone, 1))
 
 
 def check_disk(run: Run, task: LightningModule) -> None:

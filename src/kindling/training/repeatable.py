@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -18,17 +17,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import Sampler
 
-from src.kindling.data.order import derive_seed, seed_generators
+from src.kindling.data.order import derive_seed
 from src.kindling.training.attributes import Attributes, is_lost
-from src.kindling.training.seeding import (
-    CPU,
-    generators_within,
-    seed_generator,
+from src.kindling.training.loader_parts import (
+    datasets_of,
+    samplers_of,
     seed_own_generators,
-    seeded,
 )
+from src.kindling.training.repeatable_dataset import Batch, Wrapper
+from src.kindling.training.seeding import seeded
 
 END = object()
 MOST_BYTES_OF_ATTRIBUTES = 2**20
@@ -37,13 +35,6 @@ REMEMBERED = 1024  # batches: more than the loaders' workers read ahead
 
 class OrderError(Exception):
     """A loader yields other batches than before the interruption."""
-
-
-class Batch(NamedTuple):
-    """The item of a wrapped sampler: the seed for reading the samples, and their indices."""
-
-    seed: int
-    indices: Any
 
 
 @dataclass(frozen=True)
@@ -76,28 +67,7 @@ class Passed(NamedTuple):
     state: Any = None
 
 
-class _Wrapper:
-    """Has length and attributes of the object that it wraps; its own begin with `_`."""
-
-    def __init__(self, wrapped: Any) -> None:
-        self._wrapped = wrapped
-
-    def __len__(self) -> int:
-        return len(self._wrapped)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_wrapped":  # while it is unpickled
-            raise AttributeError(name)
-        return getattr(self._wrapped, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name.startswith("_"):
-            super().__setattr__(name, value)
-        else:
-            setattr(self._wrapped, name, value)
-
-
-class Repeated(_Wrapper):
+class Repeated(Wrapper):
     """A loader or sampler that yields the same batches in each run of an epoch, from any batch.
 
     Args:
@@ -269,54 +239,6 @@ class RepeatableSampler(Repeated):
             seed = self._seed_of_batch()
             self._add(_bytes_of(indices), indices)
             yield Batch(seed, indices)
-
-
-class RepeatableDataset(_Wrapper):
-    """A data set whose samples are read with seeded generators, in any process."""
-
-    def __init__(self, wrapped: Any) -> None:
-        super().__init__(wrapped)
-        self._found: tuple[int, list[Any]] = (0, [])  # the process, and the data set's generators
-
-    def _seed(self, seed: int) -> None:
-        seed_generators(seed, CPU)
-        if self._found[0] != os.getpid():
-            self._found = (os.getpid(), generators_within(self._wrapped))
-        for number, generator in enumerate(self._found[1]):
-            seed_generator(generator, derive_seed(seed, number))
-
-    def __getitems__(self, batch: Batch) -> Any:
-        self._seed(batch.seed)
-        if hasattr(self._wrapped, "__getitems__"):
-            return self._wrapped.__getitems__(batch.indices)
-        return [self._wrapped[index] for index in batch.indices]
-
-    def __getitem__(self, batch: Any) -> Any:
-        if not isinstance(batch, Batch):  # somebody looks at a sample
-            return self._wrapped[batch]
-        self._seed(batch.seed)
-        return self._wrapped[batch.indices]
-
-
-def samplers_of(sampler: Any) -> list[Any]:
-    """A sampler, and those that it takes its indices from: the innermost is the last."""
-    inner = [
-        value
-        for name, value in getattr(sampler, "__dict__", {}).items()
-        if name in ("sampler", "_sampler", "batch_sampler")
-        or isinstance(value, Sampler)
-        or (name == "dataset" and hasattr(value, "_sampler"))  # DistributedSamplerWrapper's
-    ]
-    return [sampler, *(part for value in inner for part in samplers_of(value))]
-
-
-def datasets_of(dataset: Any) -> dict[str, Any]:
-    """A data set, and those within it: of a `Subset`, say."""
-    found: dict[str, Any] = {}
-    while dataset is not None and len(found) < 8:
-        found[f"dataset{len(found)}"] = dataset
-        dataset = vars(dataset).get("dataset") if hasattr(dataset, "__dict__") else None
-    return found
 
 
 def _bytes_of(indices: Any) -> bytes:

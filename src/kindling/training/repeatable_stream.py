@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, IterableDataset
 
 from src.kindling.data.order import seed_generators
-from src.kindling.training.repeatable import END, OrderError, Place, Repeated, datasets_of
+from src.kindling.training.loader_parts import datasets_of, stateful_part
+from src.kindling.training.repeatable import END, OrderError, Place, Repeated
 from src.kindling.training.seeding import CPU
 
 REPORT_SECONDS = 10  # between the lines of a stream that is read again
@@ -142,25 +142,6 @@ class RepeatableStream(Repeated):
             "state": self._copy_state() if state is None else state,
             "next": ahead.digest if ahead.number == batch + 1 else None,
         }
-
-
-def stateful_part(loader: Any) -> Any:
-    """The loader or its data set, if it can save and restore its position; else None."""
-    if _is_stateful(loader):
-        return loader
-    dataset = getattr(loader, "dataset", None)
-    in_workers = getattr(loader, "num_workers", 0) > 0  # which read copies of it
-    return dataset if _is_stateful(dataset) and not in_workers else None
-
-
-def _is_stateful(part: Any) -> bool:
-    return hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
-
-
-def is_stream(loader: Any) -> bool:
-    """Whether a loader has no index lists."""
-    map_style = isinstance(loader, DataLoader)
-    return not map_style or isinstance(loader.dataset, IterableDataset)
 
 
 def _excerpt_of(batch: Any) -> bytes:

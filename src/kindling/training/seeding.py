@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import functools
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
 
 from src.kindling.data.data_module import DataModule
 from src.kindling.data.order import derive_seed, seed_generators
 from src.kindling.training.lightning_internals import at_reload_epoch
 
 CPU = torch.device("cpu")
-GENERATORS = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
-# Seeded by epoch, or no part of reading a sample.
-ELSEWHERE: tuple[type, ...] = (type, Tensor, Sampler, DataLoader)
-ELSEWHERE += (LightningDataModule, LightningModule, Trainer)
-MOST_ITEMS, MOST_PARTS = 100, 10_000  # of a container, and in all: a data set may be a long list
 HOOKS = ("prepare_data", "setup", "val_dataloader", "test_dataloader", "predict_dataloader")
 
 
@@ -35,42 +26,6 @@ def seeded(seed: int) -> Iterator[None]:
     with isolate_rng(include_cuda=False):
         seed_generators(seed, CPU)
         yield
-
-
-def seed_own_generators(owner: Any, seed: int) -> None:
-    """Seed the generators that are attributes of an object."""
-    for value in getattr(owner, "__dict__", {}).values():
-        if isinstance(value, GENERATORS):
-            seed_generator(value, seed)
-
-
-def seed_generator(generator: Any, seed: int) -> None:
-    if isinstance(generator, torch.Generator):
-        generator.manual_seed(seed)
-    elif isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = type(generator.bit_generator)(seed).state
-    else:
-        generator.seed(seed % 2**32)
-
-
-def generators_within(dataset: Any) -> list[Any]:
-    """The random generators that a data set and its transforms keep."""
-    found: list[Any] = []
-    seen: set[int] = set()
-    parts = [dataset]
-    while parts and len(seen) < MOST_PARTS:
-        part = parts.pop()
-        if id(part) in seen or isinstance(part, ELSEWHERE):
-            continue
-        seen.add(id(part))
-        if isinstance(part, GENERATORS):
-            found.append(part)
-        elif isinstance(part, dict | list | tuple):
-            if len(part) <= MOST_ITEMS:
-                parts += part.values() if isinstance(part, dict) else part
-        else:
-            parts += getattr(part, "__dict__", {}).values()
-    return found
 
 
 def seed_hooks(owner: Any, seed: int) -> None:

@@ -25,7 +25,8 @@ from src.kindling.runs.run import Run
 from src.kindling.runs.signals import Interrupts
 from src.kindling.training import lightning_internals as internals
 from src.kindling.training.build import attributes_of
-from src.kindling.training.callbacks.checkpoint import Checkpoint, CheckpointFolders
+from src.kindling.training.callbacks.checkpoint import Checkpoint
+from src.kindling.training.callbacks.checkpoint_folders import CheckpointFolders
 from src.kindling.training.callbacks.nonfinite_guard import NonFiniteGuard
 from src.kindling.training.callbacks.outcomes import Outcomes
 from src.kindling.training.callbacks.progress import progress

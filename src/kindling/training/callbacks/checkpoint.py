@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch import callbacks as lightning
 from torch import Tensor
 
@@ -288,15 +288,6 @@ class Checkpoint(lightning.Checkpoint):
             drop_optimizer_state(checkpoint, self.content["config"])
         if self.resume_state and self.resume_state.restarted:
             epoch_state.set_loop_progress(checkpoint["loops"]["fit_loop"], "between epochs")
-
-
-class CheckpointFolders(Callback):
-    """Gives checkpoint callbacks of the author a folder: Lightning's default is the run's own."""
-
-    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, lightning.ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str(Path(trainer.default_root_dir) / "model_checkpoints")
 
 
 def _weights(module: LightningModule) -> list[Tensor]:
