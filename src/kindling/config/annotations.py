@@ -60,11 +60,17 @@ def validate(value: Any, annotation: Any) -> Any:
     except (PydanticSchemaGenerationError, PydanticUserError, TypeError):
         return value
     try:
-        return adapter.validate_json(json.dumps(value), strict=True)
+        return _convert(adapter, value)
     except ValidationError as error:
         raise ValueError(_expectation(error, value, annotation)) from None
-    except TypeError:
-        raise ValueError("a plain value") from None
+
+
+def _convert(adapter: TypeAdapter[Any], value: Any) -> Any:
+    try:
+        text = json.dumps(value)
+    except TypeError:  # it holds objects: an attribute of the data, or a date of YAML
+        return adapter.validate_python(value, strict=True)
+    return adapter.validate_json(text, strict=True)
 
 
 def _with_attributes(value: Any) -> Any:

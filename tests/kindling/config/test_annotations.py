@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import enum
 import numbers
 import pathlib
@@ -44,6 +45,7 @@ class Color(enum.Enum):
         (Iterable[int], [1, 2], [1, 2]),
         (numbers.Number | Sequence, 5, 5.0),
         (list[nn.Module], [], []),
+        (dict[str, Any], {"scaler": Options}, {"scaler": Options}),  # of `${data.parameters}`
     ],
 )
 def test_conversion(annotation: Any, value: Any, converted: Any) -> None:
@@ -61,6 +63,7 @@ def test_list_to_tensor() -> None:
     [
         (float | Tensor, "fast", "a number"),
         (float, True, "a number"),
+        (str, datetime.date(2026, 1, 1), "text"),  # YAML's
         (numbers.Number, "a", "a number"),
         (int, 1.5, "a whole number"),
         (str, 7, "text"),
