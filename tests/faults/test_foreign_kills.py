@@ -78,6 +78,7 @@ WORKERS = {
 # Those in `make test`; together they take 15 seconds.
 SHORT = (
     ("samplers", 2, 0),
+    ("memory_bank", 0, 0),
     ("samplers", 2, 1),
     ("samplers", 2, 2),
     ("manual_accumulation", 0, 0),

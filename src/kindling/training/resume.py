@@ -216,7 +216,14 @@ class ResumeState:
         own = {name: tuple(value.shape) for name, value in task.state_dict().items()}
         # What `configure_model` builds is not there yet.
         names = own if is_overridden("configure_model", task) else {**saved, **own}
-        if wrong := [name for name in names if saved.get(name) != own.get(name)]:
+        # These may adapt to what they load.
+        adapting = {
+            prefix
+            for prefix, module in task.named_modules()
+            if not type(module)._load_from_state_dict.__module__.startswith("torch.")
+        }
+        changed = [name for name in names if saved.get(name) != own.get(name)]
+        if wrong := [name for name in changed if name.rpartition(".")[0] not in adapting]:
             changes = config_differences(run.config, config).items()
             overrides = shlex.join(f"{key}={now}" for key, (_, now) in changes if now is not None)
             name = shlex.quote(display_path(run.path))
