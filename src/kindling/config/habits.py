@@ -1,4 +1,4 @@
-"""Words of Hydra, Ultralytics and LightningCLI, and what to write here instead."""
+"""Words of Hydra, Ultralytics, LightningCLI and older Lightning, and what to write here instead."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ HINTS = {
     "set task.optimizer.lr={value}": "learning_rate lr lr0",
     "set task.optimizer.weight_decay={value}": "weight_decay",
     f"{SCHEDULER} task.scheduler.step_size=10": "lr_scheduler sched scheduler",
-    "set trainer.max_epochs={value}": "epoch epochs max_epochs num_epochs",
+    "set trainer.max_epochs={value}": "epoch epochs max_epochs max_nb_epochs num_epochs",
     "set trainer.accelerator={value}": "accelerator",
-    "set trainer.devices={value}": "devices gpus",
+    "set trainer.devices={value}": "devices gpus num_processes tpu_cores",
+    "set trainer.strategy={value}": "distributed_backend strategy",
     "set trainer=cpu, or trainer=gpu trainer.devices=[0] for the first GPU": "device",
     "set trainer.precision=16-mixed": "amp",
     "set trainer.precision={value}": "precision",
@@ -37,6 +38,11 @@ HINTS = {
     "--resume RUN continues a run, --init RUN starts from its weights": (
         "ckpt_path resume resume_from_checkpoint"
     ),
+    "--find lr finds a learning rate": "auto_lr_find",
+    "--find batch_size finds a batch size": "auto_scale_batch_size",
+    "remove it; checkpoints are always written": "checkpoint_callback",
+    "remove it; --show prints the net": "weights_summary",
+    "remove it; a terminal shows the progress": "progress_bar_refresh_rate",
     "--no-test leaves the test out, python -m src.evaluate RUN measures a run again": (
         "test validate"
     ),

@@ -29,6 +29,7 @@ from src.kindling.config.allowed import (
 from src.kindling.config.annotations import element, expected_part, takes_config, validate
 from src.kindling.config.cores import usable_cores
 from src.kindling.config.errors import TRUST, InputError, did_you_mean
+from src.kindling.config.habits import translate
 from src.kindling.config.references import Unresolved, resolve
 from src.kindling.config.targets import accepts_any, find, load, parameters
 from src.kindling.config.values import Config, Values, get
@@ -172,7 +173,8 @@ class _Walk:
                     self.fail(place, "only an argument can be a partial; remove it")
             elif name not in accepted and name != "_target_" and not accepts_any(target):
                 known = f" (it accepts: {', '.join(accepted) or 'none'})"
-                hint = did_you_mean(str(name), accepted) or known
+                habit = translate(str(name), node[name]) if key == "trainer" else ""
+                hint = habit or did_you_mean(str(name), accepted) or known
                 self.fail(place, f"{title} has no argument '{name}'{hint}")
         for name, parameter in accepted.items():
             place, default = f"{key}.{name}", parameter.default

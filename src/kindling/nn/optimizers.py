@@ -15,6 +15,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from src.kindling.config.errors import InputError
+from src.kindling.config.targets import parameters
+
+LEARNING_RATES = ("optimizer.lr", "lr", "learning_rate")  # arguments of tasks
+
+
+def learning_rate_key(task: Any) -> str | None:
+    """The config key of a task's learning rate, by its class's arguments; None if it has none."""
+    known = parameters(task)
+    return next((f"task.{key}" for key in LEARNING_RATES if key.split(".")[0] in known), None)
 
 
 def configure(

@@ -12,7 +12,7 @@ from typing import Any
 
 from src.kindling.config.compose import Config, compose
 from src.kindling.config.errors import InputError
-from src.kindling.config.targets import locate, parameters
+from src.kindling.config.targets import locate
 from src.kindling.runs import run as run_module
 from src.kindling.runs.files import display_path
 from src.kindling.training.distributed import distributed
@@ -83,6 +83,8 @@ def _find_lr(config: Config, tuner: Any, task: Any, data: Any) -> float:
     """Raise the rate over 100 steps, and suggest where the loss falls most (Smith, WACV 2017)."""
     from matplotlib.figure import Figure
 
+    from src.kindling.nn.optimizers import learning_rate_key
+
     if not task.automatic_optimization:
         raise InputError("task: --find lr needs automatic optimization; try some rates instead")
     found = tuner.lr_find(task, datamodule=data, update_attr=False, min_lr=1e-6, max_lr=10)
@@ -101,15 +103,16 @@ def _find_lr(config: Config, tuner: Any, task: Any, data: Any) -> float:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     print(f"found      {rate:.2g}: the loss falls fastest there; plot: {display_path(path)}")
-    known = parameters(locate(config.values["task"]["_target_"]))
-    keys = [name for name in ("optimizer.lr", "lr", "learning_rate") if name.split(".")[0] in known]
-    use = f"task.{keys[0]}={rate:.2g}" if keys else "set it in configure_optimizers"
+    key = learning_rate_key(locate(config.values["task"]["_target_"]))
+    use = f"{key}={rate:.2g}" if key else "set it in configure_optimizers"
     print(f"to use it  {use}")
     return rate
 
 
 def _find_size(tuner: Any, task: Any, data: Any) -> int:
     """Double the batch size until memory runs out, or it exceeds the training split."""
+    from src.kindling.nn.optimizers import learning_rate_key
+
     count = len(data.indices["train"])
     limit = 2 ** count.bit_length()
     size: int = tuner.scale_batch_size(task, datamodule=data, init_val=16, max_val=limit) or 0
@@ -117,7 +120,8 @@ def _find_size(tuner: Any, task: Any, data: Any) -> int:
     if size >= limit:
         size, why = size // 2, f"the training split has {count:,} samples"
     print(f"found      {size}: the largest that fits; {why}")
-    print(f"to use it  data.batch_size={size}, and try a larger task.optimizer.lr with it")
+    lr = learning_rate_key(type(task)) or "learning rate"
+    print(f"to use it  data.batch_size={size}, and try a larger {lr} with it")
     return size
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from src.kindling.config.compose import COMMAND_LINE, CONFIGS, compose, get, record_path
+from src.kindling.config.compose import COMMAND_LINE, CONFIGS, compose, flatten, get, record_path
 from src.kindling.config.errors import InputError
 from src.kindling.runs.files import display_path, write
 from src.kindling.runs.metric_names import parse_name
@@ -129,11 +129,23 @@ def _mistakes(space: Space, plan: Plan, values: dict[str, Any]) -> list[str]:
         instantiate.check(plan.configure(values))
     except InputError as error:
         own, file = tuple(f"{key}{end}" for key in values for end in ".:="), f"({space.file})"
-        return [
+        lines = [
             line.replace(f"({COMMAND_LINE})", file) if line.startswith(own) else line
             for line in error.lines
         ]
+        return [_blame_space(line, space, plan, values) for line in lines]
     return []
+
+
+def _blame_space(line: str, space: Space, plan: Plan, values: dict[str, Any]) -> str:
+    """Name the space's file for a section that only the space sets: `task.optimizer`."""
+    section = line.partition(": ")[0]
+    searched = any(key.startswith(f"{section}.") for key in values)
+    known = flatten(plan.configure({}).values)
+    if not searched or any(f"{key}.".startswith(f"{section}.") for key in known):
+        return line
+    fix = f"write another space, configs/space/NAME.yaml, and pass NAME ({space.file})"
+    return f"{line.removesuffix(f' ({COMMAND_LINE})')}; {fix}"
 
 
 def report_search(plan: Plan, results: list[TrialResult]) -> tuple[dict[str, Any], list[str]]:

@@ -28,6 +28,10 @@ def run_seeds(
         seed, origin = config.values["seed"], config.origin("seed")
         raise InputError(f"seed={seed}: --seeds sets it; leave it out ({origin})")
     instantiate.check(config)
+    if len(numbers) == 1:  # not refused: others may be added later
+        count = numbers[0] if 1 < numbers[0] <= 10 else 3
+        several = ",".join(map(str, range(count)))
+        print(f"--seeds {given}: one seed; for {count} seeds pass --seeds {several}")
     members = {f"seed{seed}": {"seed": seed} for seed in numbers}
     plan = make_plan(config, overrides, flags, "seeds", members)
     plan = replace(plan, stages=("val", "test")).with_monitor({})

@@ -66,7 +66,7 @@ HINTS = {
         "another process ended; see its output for the cause{resume}"
     ),
     r"grad can be implicitly created only for scalar outputs": (
-        "task: the loss is not one number; return its mean (task.loss.reduction)"
+        "task: the loss is not one number; return its mean{reduction}"
     ),
     r"does not require grad and does not have a grad_fn": (
         "task: the loss has no gradient; it was detached, or computed under torch.no_grad"
@@ -122,7 +122,10 @@ def advise(
 
 
 def _facts(text: str, config: Config, run: Run | None) -> dict[str, str]:
-    peak, resume, file = "", "", "the run"
+    peak, resume, file, reduction = "", "", "the run", ""
+    task = get(config.values, "task._target_")
+    if task and "loss" in parameters(locate(task)):
+        reduction = " (task.loss.reduction)"
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         peak = f" (it held {torch.cuda.max_memory_allocated() / 2**30:,.1f} GiB at its peak)"
     if run is not None and any(run.checkpoints.glob("*.ckpt")):
@@ -132,7 +135,8 @@ def _facts(text: str, config: Config, run: Run | None) -> dict[str, str]:
         file = display_path(Path(named[1]))
     elif run:
         file = display_path(run.path)
-    return {"less": _smaller_batch(config), "peak": peak, "resume": resume, "file": file}
+    facts = {"peak": peak, "resume": resume, "file": file, "reduction": reduction}
+    return facts | {"less": _smaller_batch(config)}
 
 
 def _smaller_batch(config: Config) -> str:

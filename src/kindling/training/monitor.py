@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any, Literal
@@ -12,8 +12,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 from torchmetrics import Metric
 
+from src.kindling.config.compose import Config
 from src.kindling.config.errors import InputError, did_you_mean
-from src.kindling.config.instantiate import Values
+from src.kindling.config.instantiate import Values, resolve
 from src.kindling.config.targets import locate, parameters
 from src.kindling.nn.additions import addition
 from src.kindling.runs.metric_names import canonical_name, mode_by_name, parse_name
@@ -21,6 +22,8 @@ from src.kindling.runs.metric_names import canonical_name, mode_by_name, parse_n
 Mode = Literal["min", "max"]
 # The names that validation logs, each with its torchmetrics object if that is what is logged.
 LoggedMetrics = Mapping[str, Metric | None]
+# The code whose callbacks log no metric that another callback could monitor.
+LOGS_NONE = ("lightning.", "src.kindling.")
 
 
 @dataclass
@@ -72,6 +75,30 @@ def choose_monitor(values: Values, task: LightningModule, logged: LoggedMetrics 
         name = usual[0]
         default = "; set monitor=… to change it"
     return Monitor(name, _require_mode(name, mode, task, logged, default=default), logged)
+
+
+def check_callbacks(config: Config, task: LightningModule, logged: Collection[str]) -> None:
+    """Refuse a callback's `monitor` that neither training nor validation logs.
+
+    Lightning finds it after the first epoch. Callbacks of the user's own may log metrics which a
+    rehearsal does not see; with one of them, nothing is refused.
+    """
+    callbacks = (resolve(config).get("callbacks") or {}).items()
+    sections = {name: section for name, section in callbacks if section}
+    modules = [locate(section["_target_"]).__module__ for section in sections.values()]
+    if is_overridden("configure_callbacks", task) or not all(
+        f"{module}.".startswith(LOGS_NONE) for module in modules
+    ):
+        return
+    lines = []
+    for name, section in sections.items():
+        key, watched = f"callbacks.{name}.monitor", section.get("monitor")
+        if watched and watched not in logged and section.get("strict", True):
+            names = f" (logged: {', '.join(sorted(logged)) or 'none'})"
+            fix = did_you_mean(watched, logged) or names
+            lines.append(f"{key}: '{watched}' is not logged{fix} ({config.origin(key)})")
+    if lines:
+        raise InputError(lines)
 
 
 def mode_of_callback(name: str, section: dict[str, Any], monitor: Monitor, task: Any) -> Mode:

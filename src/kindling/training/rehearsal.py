@@ -32,7 +32,7 @@ from src.kindling.runs.run import Run
 from src.kindling.training.build import check_settings
 from src.kindling.training.error_hints import advise, explain, watch_output
 from src.kindling.training.layer_trace import LayerTrace
-from src.kindling.training.monitor import LoggedMetrics
+from src.kindling.training.monitor import LoggedMetrics, check_callbacks
 from src.kindling.training.rehearsal_trainer import build_rehearsal_trainer
 from src.kindling.training.stages import has_stage
 
@@ -80,14 +80,18 @@ def rehearse(
     trains = builds_later or any(p.requires_grad for p in task.parameters())
     if sum(value.nbytes for value in (*task.parameters(), *task.buffers())) > COPIED:
         return None
-    errors = []
+    errors, stages = [], stages or Stages()
     for count in (FEW, None):
         with isolate_rng(include_cuda=False), warnings.catch_warnings(action="ignore"):
             try:
-                return _try(config, data, task, count, trace, stages or Stages())
+                logged = _try(config, data, task, count, trace, stages)
             except Exception as error:
                 errors.append(error)
                 trace = None  # it may have caused the error
+                continue
+        if logged is not None:
+            check_callbacks(config, task, stages.logged)
+        return logged
     if task.automatic_optimization and not trains:
         net = net_of(task)
         key, name = "task" if net is task else "net", type(net).__name__
@@ -103,12 +107,14 @@ class Stages(Callback):
         batches: the shapes of a batch's tensors, by stage.
         metrics: the names that are logged, by stage, with the torchmetrics objects among them.
         validated: the metrics of the validation under the names that Lightning gives them.
+        logged: these names, and those of the training.
     """
 
     def __init__(self) -> None:
         self.batches: dict[str, list[str]] = {}
         self.metrics: dict[str, dict[str, Metric | None]] = {}
         self.validated: dict[str, Metric | None] = {}
+        self.logged: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         log = pl_module.log
@@ -138,6 +144,9 @@ class Stages(Callback):
         for name in trainer.callback_metrics:
             if name not in self.before:
                 self.validated[name] = objects.get(name, objects.get(ADDED.sub("", name)))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.logged = {*trainer.callback_metrics}
 
 
 def _stage(trainer: Trainer) -> str:

@@ -132,6 +132,29 @@ def test_habit_is_met(words: list[str], lines: list[str]) -> None:
     assert mistakes("train", *words) == lines
 
 
+@pytest.mark.parametrize(
+    ("word", "fix"),
+    [
+        ("gpus=1", "set trainer.devices=1"),
+        ("max_nb_epochs=3", "set trainer.max_epochs=3"),
+        ("distributed_backend=ddp", "set trainer.strategy=ddp"),
+        (
+            "resume_from_checkpoint=a.ckpt",
+            "--resume RUN continues a run, --init RUN starts from its weights",
+        ),
+        ("auto_lr_find=true", "--find lr finds a learning rate"),
+        ("auto_scale_batch_size=true", "--find batch_size finds a batch size"),
+        ("checkpoint_callback=true", "remove it; checkpoints are always written"),
+        ("weights_summary=full", "remove it; --show prints the net"),
+        ("progress_bar_refresh_rate=5", "remove it; a terminal shows the progress"),
+    ],
+)
+def test_argument_of_an_older_trainer(word: str, fix: str) -> None:
+    name = word.partition("=")[0]
+    (line,) = mistakes("train", "digits", f"trainer.{word}")
+    assert line == f"trainer.{name}: Trainer has no argument '{name}'; {fix} (command line)"
+
+
 def test_habit_in_config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "a.yaml").write_text("epochs: 3\n")
@@ -144,7 +167,13 @@ def test_habit_in_config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_remedies_are_accepted() -> None:
     """Each `key=value` that is recommended can be set."""
     values = {"imgsz": 64, "img_size": 64, "model": "mlp", "accelerator": "cpu"}
-    values |= {"optimizer": "SGD", "opt": "adam", "precision": "bf16-mixed"}
+    values |= {
+        "strategy": "ddp",
+        "distributed_backend": "ddp",
+        "optimizer": "SGD",
+        "opt": "adam",
+        "precision": "bf16-mixed",
+    }
     found = set()
     for word in HABITS:
         text = translate(f"--{word}", values.get(word, 1))

@@ -553,6 +553,14 @@ def test_training_of_a_member_is_announced(announced: list[str], logs: Path) -> 
 # Mistakes
 
 
+@pytest.mark.parametrize(("given", "several"), [("3", "0,1,2"), ("2", "0,1"), ("42", "0,1,2")])
+def test_single_seed_is_noted(given: str, several: str, capsys: pytest.CaptureFixture[str]) -> None:
+    mistakes("train", "digits", "--seeds", given, "--workers", "0")  # trains nothing
+    count = len(several.split(","))
+    expected = f"--seeds {given}: one seed; for {count} seeds pass --seeds {several}\n"
+    assert capsys.readouterr().out == expected
+
+
 @pytest.mark.parametrize(
     ("given", "key", "remedy"),
     [

@@ -243,6 +243,15 @@ def test_space_is_checked_as_a_config_is(
     assert not list(logs.iterdir())
 
 
+def test_section_that_only_the_space_sets_names_its_file() -> None:
+    assert mistakes("tune", "vae") == [
+        "task.optimizer: VAE has no argument 'optimizer' (it accepts: latent, hidden, beta, lr); "
+        "write another space, configs/space/NAME.yaml, and pass NAME (configs/space/default.yaml)"
+    ]
+    (line,) = mistakes("tune", "vae", "task.optimizer.momentum=0.9")
+    assert line.endswith(" (command line)")
+
+
 @pytest.mark.parametrize(
     ("words", "key", "remedy"),
     [

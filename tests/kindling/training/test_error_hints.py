@@ -149,6 +149,13 @@ def test_full_shared_memory_is_no_full_disk(message: str, config: Config) -> Non
     assert line.startswith("the shared memory (/dev/shm) of the data workers is full; ")
 
 
+def test_hint_for_a_loss_per_sample_names_arguments_of_the_task(config: Config) -> None:
+    error = RuntimeError("grad can be implicitly created only for scalar outputs")
+    line = "task: the loss is not one number; return its mean"
+    assert advise(error, config) == f"{line} (task.loss.reduction)"
+    assert advise(error, checked("vae")) == line
+
+
 # --------------------------------------------------------------------------------------------------
 # Memory
 

@@ -26,7 +26,7 @@ from src.kindling.training.rehearsal import rehearse
 from src.kindling.training.trained_run import load_run
 from src.kindling.training.trainer import build_trainer
 from src.tasks.classification import Classification
-from tests.conftest import as_own_task, checked, train
+from tests.conftest import as_own_task, checked, mistakes, train
 
 
 class Measured(nn.Module):
@@ -239,6 +239,34 @@ def test_mode_of_the_class_belongs_to_its_monitor(parts: tuple[Any, LightningMod
     for words, mode in (([], "max"), (["monitor=val/own"], "max"), (["monitor=val/loss"], "min")):
         values = instantiate.values(checked("digits", *words))
         assert choose_monitor(values, task, {"val/own": None, "val/loss": None}).mode == mode
+
+
+STOP = "callbacks.es._target_=lightning.pytorch.callbacks.EarlyStopping"
+
+
+def test_unlogged_monitor_of_callback_is_refused_before_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Logs(Callback):
+        """May log what the other callback monitors."""
+
+    def rehearsed(*words: str) -> None:
+        config = checked("digits", STOP, *words)
+        data = build_data(config)
+        rehearse(config, data, build_task(config, data))
+
+    key = "callbacks.es.monitor"
+    assert mistakes("train", "digits", STOP, f"{key}=val_loss", "callbacks.es.mode=min") == [
+        f"{key}: 'val_loss' is not logged; did you mean 'val/loss'? (command line)"
+    ]
+    with pytest.raises(InputError, match=f"{key}: 'val/los' is not .*'val/loss'"):
+        rehearsed(f"{key}=val/los")  # the mode is unknown too
+    with pytest.raises(InputError, match=r"'x' is not logged \(logged: .*train/loss.*val/loss.*\)"):
+        rehearsed(f"{key}=x")
+    rehearsed(f"{key}=train/loss")
+    rehearsed(f"{key}=x", "callbacks.es.strict=false")
+    own = as_own_task(Logs, monkeypatch).replace("task.", "callbacks.own.")
+    rehearsed(f"{key}=x", own)
 
 
 def test_callback_without_a_mode_needs_none(

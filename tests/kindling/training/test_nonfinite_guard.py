@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
+from torch import nn
 
 from src.kindling.config.errors import TrainingError
 from src.kindling.training.callbacks.checkpoint import Checkpoint
@@ -53,6 +55,37 @@ def test_nan_loss_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
     meta = json.loads((run.path / "meta.json").read_text())
     assert meta["exit"] == "failed"
     assert meta["error"].startswith("step 5 (epoch 2, batch 2): the loss is nan")
+
+
+class WithLR(LightningModule):
+    def __init__(self, lr: float = 0.1) -> None:
+        super().__init__()
+
+
+class WithLearningRate(LightningModule):
+    def __init__(self, learning_rate: float = 0.1) -> None:
+        super().__init__()
+
+
+class WithOptimizer(LightningModule):
+    def __init__(self, optimizer: Any = None, lr: float = 0.1) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize(
+    ("task", "named"),
+    [
+        (WithLR, "task.lr"),
+        (WithLearningRate, "task.learning_rate"),
+        (WithOptimizer, "task.optimizer.lr"),
+        (LightningModule, "learning rate"),
+    ],
+)
+def test_advice_names_the_learning_rate_of_the_task(
+    task: type[LightningModule], named: str
+) -> None:
+    lines = NonFiniteGuard(0, Loaders(0))._describe(task(), 0.1, [nn.Parameter(torch.ones(1))])
+    assert lines[-1].startswith(f"  set a smaller {named} or trainer.gradient_clip_val=1;")
 
 
 def test_infinite_gradient_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,12 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from src.kindling.config.errors import TrainingError, join_names
+from src.kindling.nn.optimizers import learning_rate_key
 from src.kindling.training.lightning_internals import skips_backward
 from src.kindling.training.loaders import Loaders
 
 REMEDY = (
-    "  set a smaller task.optimizer.lr or trainer.gradient_clip_val=1; inspect the samples; "
+    "  set a smaller {lr} or trainer.gradient_clip_val=1; inspect the samples; "
     "max_nonfinite_steps=10 skips up to ten such batches"
 )
 
@@ -121,4 +122,5 @@ class NonFiniteGuard(Callback):
         ]
         if samples := [str(i) for at in self.batches for i in self.loaders.sample_numbers(*at)]:
             lines.append(f"  samples of the batch: {join_names(samples, most=10)}")
-        return [*lines, REMEDY]
+        key = learning_rate_key(type(module)) or "learning rate"
+        return [*lines, REMEDY.format(lr=key)]
