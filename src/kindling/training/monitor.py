@@ -93,9 +93,9 @@ def check_callbacks(config: Config, task: LightningModule, logged: Collection[st
     lines = []
     for name, section in sections.items():
         key, watched = f"callbacks.{name}.monitor", section.get("monitor")
-        if watched and watched not in logged and section.get("strict", True):
-            names = f" (logged: {', '.join(sorted(logged)) or 'none'})"
-            fix = did_you_mean(watched, logged) or names
+        # One that resembles no name may be logged in later epochs only.
+        fix = did_you_mean(watched, logged) if watched and watched not in logged else ""
+        if fix and section.get("strict", True):
             lines.append(f"{key}: '{watched}' is not logged{fix} ({config.origin(key)})")
     if lines:
         raise InputError(lines)
