@@ -64,18 +64,19 @@ def test_page_example_trains(
         ROOT / "tests", repository / "tests", ignore=shutil.ignore_patterns("__pycache__")
     )
     shutil.copy(ROOT / "pyproject.toml", repository)
-    (block,) = re.findall(r"^```python\n(.*?)^```", TEXTS[name], flags=re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```python\n(.*?)^```", TEXTS[name], flags=re.MULTILINE | re.DOTALL)
     lines = re.findall(
-        r"^    python -m (.*(?:\b|_)my_(?:net|task|counts|data)\b.*)$",
+        r"^    python -m (.*(?:\b|_)my_(?:net|task|counts|digits|data)\b.*)$",
         TEXTS[name],
         flags=re.MULTILINE,
     )
     assert len(lines) >= 3
     for line in lines:
         for folder, module, cls in re.findall(r"src\.(\w+)\.(my_\w+)\.(\w+)", line):
-            if f"class {cls}(" in block:  # the one that the page shows
-                with (repository / "src" / folder / f"{module}.py").open("a") as file:
-                    file.write(block)
+            for block in blocks:
+                if f"class {cls}(" in block:  # one that the page shows
+                    with (repository / "src" / folder / f"{module}.py").open("a") as file:
+                        file.write(block)
         done = command(
             "-m",
             *shlex.split(line, comments=True),

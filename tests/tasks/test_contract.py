@@ -27,17 +27,34 @@ from tests.conftest import as_own_task, call, train
 from tests.kindling.deploy.conftest import measure_here
 
 
-@pytest.fixture
-def counts(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The example of docs/how-to/add-a-task.md as src/tasks/counts.py; its path."""
-    (code,) = re.findall(
-        r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "add-a-task.md").read_text(), re.DOTALL
-    )
+def documented(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A class of docs/how-to/add-a-task.md, as one of src/tasks/counts.py; the word that names it."""
+    page = (ROOT / "docs" / "how-to" / "add-a-task.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (code,) = [block for block in blocks if f"class {name}(" in block]
     module = types.ModuleType("src.tasks.counts")
     exec(compile(code, "counts.py", "exec"), module.__dict__)
     monkeypatch.setitem(sys.modules, "src.tasks.counts", module)
     monkeypatch.setattr(tasks, "counts", module, raising=False)
-    return "task._target_=src.tasks.counts.Counts"
+    return f"task._target_=src.tasks.counts.{name}"
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The example of the page's end."""
+    return documented("Counts", monkeypatch)
+
+
+@pytest.mark.plots
+def test_documented_outputs_example(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    word = documented("LitDigits", monkeypatch)
+    runs = [str(train("digits", word, f"seed={seed}").run.path) for seed in (0, 1)]
+    assert "plots:" not in capsys.readouterr().out
+    assert (Path(runs[0]) / "plots" / "test_confusion.png").exists()
+    call("compare", "--paired", *runs)
+    assert "points of accuracy" in capsys.readouterr().out
 
 
 @pytest.mark.plots

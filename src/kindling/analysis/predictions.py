@@ -53,6 +53,7 @@ def predict(
     with evaluating(task), nullcontext() if limit is None else eager(task):
         for number, (batch, index) in enumerate(read_batches(task, data, stage, limit)):
             columns = predict_batch(task, batch, number)
+            check_columns(task, columns)
             scores, scored = score_of(task, columns)
             columns |= scores
             for name, value in columns.items():
@@ -141,6 +142,30 @@ def predict_batch(task: LightningModule, batch: Any, number: int) -> dict[str, T
             'return tensors by name: {"prediction": …, "target": …} (docs/how-to/add-a-task.md)'
         )
     return {name: value for name, value in found.items() if name != "index"}
+
+
+def check_columns(task: LightningModule, columns: Mapping[str, Tensor]) -> None:
+    """Raise InputError if `predict_step` returns other columns than the task's `outputs` need."""
+    outputs = outputs_of(task)
+    if outputs is None:
+        return
+    needed = dict.fromkeys(("target", "prediction", outputs.column))
+    shapes = {name: tuple(columns[name].shape) for name in needed if name in columns}
+    kind, problem = type(outputs).__name__, ""
+    if missing := [repr(name) for name in needed if name not in shapes]:
+        problem = f"no {' and no '.join(missing)}, which {kind} needs"
+    elif shapes["prediction"] != shapes["target"]:
+        problem = f"'prediction' {shapes['prediction']} for 'target' {shapes['target']}"
+    elif shapes.get("probability", ())[1:] not in ((), outputs.shape):
+        problem = (
+            f"'probability' {shapes['probability']}, and {kind} needs (B, {len(outputs.names)})"
+        )
+    if problem:
+        raise InputError(
+            f"task: predict_step of {type(task).__name__} returns {problem}; return "
+            '{"target": y, **self.outputs.columns(raw)} from predict_step '
+            "(docs/how-to/add-a-task.md)"
+        )
 
 
 def score_of(task: LightningModule, columns: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:

@@ -178,19 +178,29 @@ def read_scores(runs: Sequence[Row]) -> list[Predictions]:
 def _read_predictions(run: Row) -> Predictions:
     path = run.paths[0] / "predictions" / "test.npz"
     if not path.exists():
-        raise InputError(f"{run.name}: predictions/test.npz is missing")
+        fix = "add a predict_step to the task, and train with plots (docs/how-to/add-a-task.md)"
+        raise InputError(f"{run.name}: predictions/test.npz is missing; {fix}")
     found = Predictions.load(path)
-    try:
-        if "score" not in found.columns:  # a run of an earlier version
-            found.scored = "accuracy" if "probability" in found.columns else "mae"
-            error = np.abs(found["prediction"] - found["target"])
-            scores = error == 0 if found.scored == "accuracy" else error
-            found.columns["score"] = scores.mean(axis=tuple(range(1, scores.ndim)))
-        is_flat = found["score"].ndim == found.columns.get("group", found["index"]).ndim == 1
-    except (KeyError, TypeError, ValueError):
-        is_flat = False
-    if not is_flat or "target" not in found.columns:
-        raise InputError(f"{run.name}: predictions/test.npz has no score for each sample")
+    columns = found.columns
+    shapes = {name: columns[name].shape for name in ("target", "prediction") if name in columns}
+    problem = ""
+    if "target" not in shapes or not {"prediction", "score"} & {*columns}:
+        problem = f"no column '{'prediction' if 'target' in shapes else 'target'}'"
+    elif "score" not in columns and shapes["prediction"] != shapes["target"]:
+        problem = f"'prediction' is {shapes['prediction']}, 'target' {shapes['target']}"
+    elif "score" not in columns:  # a run of an earlier version
+        found.scored = "accuracy" if "probability" in columns else "mae"
+        error = np.abs(found["prediction"] - 1.0 * found["target"])
+        scores = error == 0 if found.scored == "accuracy" else error
+        columns["score"] = scores.mean(axis=tuple(range(1, scores.ndim)))
+    if not problem and not found["score"].ndim == columns.get("group", found["index"]).ndim == 1:
+        problem = f"'score' is {found['score'].shape}"
+    if problem:
+        raise InputError(
+            f"{run.name}: predictions/test.npz has no score for each sample ({problem}); return "
+            "'target' and 'prediction' of the same shape from predict_step, or the columns of "
+            "self.outputs, and train again (docs/how-to/add-a-task.md)"
+        )
     return found.take(np.argsort(found["index"]))
 
 

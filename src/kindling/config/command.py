@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from src.kindling.config.errors import InputError, did_you_mean, explain_typo
 from src.kindling.config.habits import translate
+from src.kindling.config.short_traceback import print_short
 
 RUN = "a folder in logs/, a .ckpt file, 'latest' or '<config>/latest'"
 EXACT = "in CSV, put no quote before text that a spreadsheet would run as a formula"
@@ -109,6 +110,8 @@ def run_command(main: Callable[[list[str]], Any]) -> NoReturn:
         status = CLOSED_PIPE
     except Exception:
         atexit.register(_end_quickly, 1)  # after the traceback
+        if sys.excepthook is sys.__excepthook__:
+            sys.excepthook = print_short
         raise
     if "torch" not in sys.modules:
         sys.exit(status)

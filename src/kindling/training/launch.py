@@ -11,12 +11,12 @@ import threading
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
 from src.kindling.config.command import split_words
 from src.kindling.config.compose import Config, compose
 from src.kindling.config.errors import InputError, TrainingError, format_count
+from src.kindling.config.short_traceback import format_short
 from src.kindling.runs import run as run_module
 from src.kindling.runs.files import display_path, read_json
 from src.kindling.runs.redact import redact
@@ -83,8 +83,8 @@ def launch(flags: Namespace, plots: Callable[[Run], Any] | None) -> Result:
 
 
 def print_traceback(kind: Any, error: Any, trace: Any) -> None:
-    """Print an uncaught error as Python does, without secrets: the output may be kept as a log."""
-    print(redact("".join(format_exception(kind, error, trace))), end="", file=sys.stderr)
+    """Print an uncaught error without secrets: the output may be kept as a log."""
+    print(redact(format_short(kind, error, trace)), end="", file=sys.stderr)
 
 
 def _resumed_config(run: Run, flags: Namespace) -> Config:

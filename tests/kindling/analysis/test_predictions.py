@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from src.kindling.analysis.predictions import Predictions, predict, spread
+from src.kindling.analysis.outputs import Classes
+from src.kindling.analysis.predictions import Predictions, check_columns, predict, spread
 from src.kindling.config.compose import Config
 from src.kindling.config.errors import InputError
 from src.kindling.data.data_module import DataModule
@@ -183,3 +184,38 @@ def test_handful_does_not_recompile(digits: tuple[Any, DataModule]) -> None:
         some["probability"][0], abs=1e-6
     )
     assert compiled != []
+
+
+class WithOutputs(LightningModule):
+    """A module from elsewhere with `outputs` of three classes."""
+
+    outputs = Classes(("a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"prediction": (4,), "target": (4,)}, "no 'probability', which Classes needs"),
+        ({"probability": (4, 3)}, "no 'target' and no 'prediction', which Classes needs"),
+        (
+            {"prediction": (4, 3), "probability": (4, 3), "target": (4,)},
+            "'prediction' (4, 3) for 'target' (4,)",
+        ),
+        (
+            {"prediction": (4,), "probability": (4, 2), "target": (4,)},
+            "'probability' (4, 2), and Classes needs (B, 3)",
+        ),
+    ],
+)
+def test_columns_that_outputs_need(columns: dict[str, tuple[int, ...]], problem: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_columns(WithOutputs(), {name: torch.zeros(size) for name, size in columns.items()})
+    assert caught.value.lines == [
+        f'task: predict_step of WithOutputs returns {problem}; return {{"target": y, '
+        "**self.outputs.columns(raw)} from predict_step (docs/how-to/add-a-task.md)"
+    ]
+
+
+def test_columns_of_outputs() -> None:
+    outputs = WithOutputs.outputs
+    check_columns(WithOutputs(), {"target": torch.zeros(4), **outputs.columns(torch.zeros(4, 3))})

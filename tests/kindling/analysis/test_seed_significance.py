@@ -89,7 +89,8 @@ def test_two_sets_of_seeds(logs: Path, capsys: pytest.CaptureFixture[str]) -> No
         "B is significantly better by 0.05167 in test/loss (95 % confidence interval "
         f"{interval.low:.4g} to {interval.high:.4g}; over 3 paired seeds)",
         f"B leads with 3 of 3 seeds (95 % confidence interval {100 * wilson.low:.0f} to 100 %)",
-        "not covered: other samples (digits/before/seed0: predictions/test.npz is missing)",
+        "not covered: other samples (digits/before/seed0: predictions/test.npz is missing; add a "
+        "predict_step to the task, and train with plots (docs/how-to/add-a-task.md))",
     ]
     compared("--seeds", "digits/before", "digits/wide", "--sort", "test/accuracy")
     lines = capsys.readouterr().out.splitlines()[-5:]

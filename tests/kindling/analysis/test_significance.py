@@ -311,7 +311,8 @@ def test_two_runs_are_tested(logs: Path, capsys: pytest.CaptureFixture[str]) -> 
     )
     compared("digits")
     assert capsys.readouterr().out.endswith(
-        "the difference cannot be tested: digits/1: predictions/test.npz is missing\n"
+        "the difference cannot be tested: digits/1: predictions/test.npz is missing; add a "
+        "predict_step to the task, and train with plots (docs/how-to/add-a-task.md)\n"
     )
     classes(worse, np.arange(200) >= 40)
     classes(better, np.ones(200, bool))

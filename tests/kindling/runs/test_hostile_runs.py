@@ -187,10 +187,16 @@ def test_predictions_of_odd_columns(name: str, tmp_path: Path) -> None:
 
 def test_runs_without_a_score_for_each_sample_are_not_tested(run: Path) -> None:
     (run / "predictions").mkdir()
-    for columns in ({"score": np.ones((9, 9)), "target": INDEX}, {"prediction": INDEX}):
+    for problem, columns in {
+        "'score' is (9, 9)": {"score": np.ones((9, 9)), "target": INDEX},
+        "no column 'target'": {"prediction": INDEX},
+        "no column 'prediction'": {"target": INDEX},
+        # Their difference would be one of all pairs.
+        "'prediction' is (9, 1), 'target' (9,)": {"prediction": INDEX[:, None], "target": INDEX},
+    }.items():
         np.savez(run / "predictions" / "test.npz", index=INDEX, **columns)
         (line,) = format_comparison(read(run), read(run))
-        assert line.endswith("predictions/test.npz has no score for each sample")
+        assert f"predictions/test.npz has no score for each sample ({problem}); return" in line
 
 
 @pytest.mark.parametrize("name", ["plots/a.png", "report.html.tmp", "config.yaml", "export"])
