@@ -77,6 +77,11 @@ def format_count(number: int, thing: str, things: str | None = None) -> str:
     return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
 
 
+def format_float(value: float) -> str:
+    """`0.1235`, `9.6`, `267,360`: four significant digits or all whole ones, for people to read."""
+    return f"{value:,.0f}" if 9999.5 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
 def join_names(names: Sequence[str], most: int = 5) -> str:
     """`a, b, c and 7 more`."""
     shown = ", ".join(escape_control(str(name)) for name in names[:most])
