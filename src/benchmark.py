@@ -40,9 +40,9 @@ def main(argv: list[str]) -> dict[str, Any]:
     instantiate.check(config)
     if flags.json and not Path(flags.json).expanduser().absolute().parent.is_dir():
         raise InputError(f"--json {flags.json}: its folder does not exist; make it first")
-    print(f"measuring for about {flags.seconds:g} s", flush=True)
     seconds = flags.seconds - (time.perf_counter() - started)
-    report = benchmark(config, flags.rounds, seconds, raw=flags.against == "raw")
+    line = f"measuring for about {flags.seconds:g} s"
+    report = benchmark(config, flags.rounds, seconds, flags.against == "raw", line)
     print_report(report)
     if flags.json:
         write(Path(flags.json).expanduser(), json.dumps(report, indent=2) + "\n")

@@ -40,9 +40,9 @@ def main(argv: list[str]) -> list[Leaderboard]:
         lines += significance.format_comparison(*pair or runs)
     elif flags.words:
         lines += [line for board in boards for line in significance.compare_with_best(board)]
-    for board in boards:
-        leaderboard_formats.show(board)
+    hidden = [name for board in boards for name in leaderboard_formats.show(board)]
     print("".join(f"{escape_control(line)}\n" for line in lines), end="")
+    print(leaderboard_formats.format_hidden(hidden), end="")
     files = {flags.csv: leaderboard_formats.to_csv(runs, flags.exact)} if flags.csv else {}
     files |= {flags.html: leaderboard_formats.to_html(boards, lines)} if flags.html else {}
     for file, text in files.items():

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from src.kindling.config.errors import escape_control
+from src.kindling.config.errors import escape_control, format_float
 
 BLUE, ORANGE, GREY = "tab:blue", "tab:orange", "0.6"
 # A figure's gid: whether the report shows it as text or as photographs.
@@ -104,7 +104,7 @@ def format_table(table: pd.DataFrame) -> str:
 def _format_cells(table: pd.DataFrame) -> pd.DataFrame:
     def format_cell(cell: Any) -> str:
         if isinstance(cell, float):
-            return "missing" if cell != cell else f"{cell:.4g}"
+            return "missing" if cell != cell else format_float(cell)
         return f"{cell:,}" if isinstance(cell, int) else " ".join(str(cell).split())
 
     return table.astype(object).map(format_cell)

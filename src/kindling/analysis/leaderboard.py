@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from src.kindling.config.compose import ROOT
-from src.kindling.config.errors import InputError, did_you_mean, format_count
+from src.kindling.config.errors import InputError, did_you_mean, format_count, shorten_value
 from src.kindling.runs import run as run_module
 from src.kindling.runs.files import display_path, read_json, refuse_links
 from src.kindling.runs.metric_names import canonical_name, mode_by_name
@@ -71,7 +71,7 @@ class Row:
             value = self.config[column]
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             text = text.rpartition(".")[2] if column.endswith("_target_") else text
-            return text if len(text) <= 24 else f"{text[:10]}…{text[-13:]}"
+            return text if len(text) <= 24 else shorten_value(text, value)
         number = self.numbers.get(column)
         if number is None:
             return "-"

@@ -21,8 +21,11 @@ WIDE = 8  # columns beside the run's in one table of the page
 DRAWN = 10  # rows whose curves are drawn: more look alike
 
 
-def show(board: Leaderboard) -> None:
-    """Print a leaderboard: the first columns that fit on the terminal, or into 80 characters."""
+def show(board: Leaderboard) -> list[str]:
+    """Print a leaderboard: the first columns that fit on the terminal, or into 80 characters.
+
+    Returns the labels of the other columns.
+    """
     console = Console(markup=False, highlight=False)
     labels = board.labels
     cells = {
@@ -37,8 +40,14 @@ def show(board: Leaderboard) -> None:
     print(escape_control(board.title))
     console.print(lines[0], style="bold", soft_wrap=True)
     print("\n".join(lines[1:]))
-    hidden = join_names([labels[column] for column in board.columns[count:]], 3)
-    print(f"no room for {hidden}; pass --csv FILE or --html FILE\n" if hidden else "")
+    print()
+    return [labels[column] for column in board.columns[count:]]
+
+
+def format_hidden(names: Sequence[str]) -> str:
+    """Write a line about the columns for which the terminal is too narrow, each named once."""
+    hidden = join_names([*dict.fromkeys(names)], 3)
+    return f"no room for {hidden}; pass --csv FILE or --html FILE\n" if hidden else ""
 
 
 def to_csv(runs: Sequence[Row], exact: bool = False) -> str:

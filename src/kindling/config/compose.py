@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.kindling.config.aliases import KEYS, KINDLING_DATA, rename_old
 from src.kindling.config.allowed import KINDS
 from src.kindling.config.errors import InputError, did_you_mean
-from src.kindling.config.habits import translate
+from src.kindling.config.habits import explain_yaml, translate
 from src.kindling.config.values import COMMAND_LINE, VALUES, Config, flatten, forget, get, to_plain
 
 __all__ = ["COMMAND_LINE", "VALUES", "Config", "flatten", "get"]  # of values.py, for the callers
@@ -197,7 +197,8 @@ def _read_yaml(path: Path, errors: list[str]) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        errors.append(f"{origin}{line}: not valid YAML: {getattr(error, 'problem', None) or error}")
+        problem = str(getattr(error, "problem", None) or error)
+        errors.append(f"{origin}{line}: not valid YAML: {problem}{explain_yaml(problem)}")
     except (OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
         errors.append(f"{origin}: cannot be read: {error}")
     except RecursionError:
@@ -230,7 +231,13 @@ def _read_layers(path: Path, errors: list[str], *within: Path) -> list[Layer]:
             before, layers = [*layers, own], []
         elif isinstance(entry, dict) and len(entry) == 1 and not section:
             ((group, option),) = entry.items()
-            layers = _choose(layers, str(group), str(option), origin, errors)
+            word = str(group)  # in Hydra `override /data`
+            plain = word.removeprefix("override ").lstrip("/")
+            if plain != word and plain in groups():
+                fix = f"write `- {plain}: {option}`"
+                errors.append(f"{origin}: defaults: '{word}: {option}' is Hydra's; {fix}")
+                continue
+            layers = _choose(layers, word, str(option), origin, errors)
         else:
             neighbor = path.parent / f"{entry}.yaml"
             if not isinstance(entry, str) or "/" in entry or not neighbor.is_file():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import builtins
 import difflib
+import json
 import os
 import sysconfig
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 # Code that is not the user's: the engine's, and that of Python and installed packages.
 NOT_USERS = (
@@ -75,10 +77,26 @@ def format_count(number: int, thing: str, things: str | None = None) -> str:
     return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
 
 
+def format_float(value: float) -> str:
+    """`0.1235`, `9.6`, `267,360`: four significant digits or all whole ones, for people to read."""
+    return f"{value:,.0f}" if 9999.5 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
 def join_names(names: Sequence[str], most: int = 5) -> str:
     """`a, b, c and 7 more`."""
     shown = ", ".join(escape_control(str(name)) for name in names[:most])
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+
+
+def shorten_value(text: str, value: Any) -> str:
+    """Shorten a value's text to 24 characters; a list keeps whole items of both ends."""
+    values = value if isinstance(value, list) else ()
+    items = [json.dumps(item, ensure_ascii=False) for item in values]
+    for kept in range(len(items) - 1, 1, -1):
+        ends = [*items[: kept - kept // 2], "…", *items[-(kept // 2) :]]
+        if len(short := f"[{', '.join(ends)}]") <= 24:
+            return short
+    return f"{text[:10]}…{text[-13:]}"
 
 
 def explain_typo(error: BaseException) -> str:

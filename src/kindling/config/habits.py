@@ -62,3 +62,17 @@ def translate(word: str, value: Any = "…") -> str:
         value = {name.lower(): name for name in OPTIMIZERS}.get(str(value).lower(), value)
     value = "…" if isinstance(value, dict) else value
     return f"; {HABITS[key].format(value=value)}" if key in HABITS else ""
+
+
+# By words of YAML's parser, the fix.
+YAML_HINTS = {
+    "'\\t'": "indent with spaces, not tabs",
+    "mapping values are not allowed": "check the indentation, and quote text with a colon",
+    "expected <block end>": "check the indentation",
+    "could not find expected ':'": "write 'key: value', with a space after the colon",
+}
+
+
+def explain_yaml(problem: str) -> str:
+    """The hint `; check the indentation` for an error of YAML's parser, or an empty string."""
+    return next((f"; {hint}" for words, hint in YAML_HINTS.items() if words in problem), "")

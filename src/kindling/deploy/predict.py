@@ -86,7 +86,7 @@ def predict(
         if images:
             batches = load_images(paths, data, spec, size)
         else:
-            batches = load_rows(paths, data, spec, size, writer.notes)
+            batches = load_rows(paths, data, spec, size, writer.notes, str(folder))
         for names, columns in _predict_batches(run, spec, batches):
             writer.write(names, outputs.to_frame(columns, top))
         writer.close()

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from src.kindling.config.errors import InputError, did_you_mean
+from src.kindling.config.errors import InputError, did_you_mean, format_count
 from src.kindling.data.images.decode import EXTENSIONS, UNSUPPORTED
 from src.kindling.data.images.find_images import walk_once
 from src.kindling.data.images.image_data import ImageFiles, Paths
@@ -113,9 +113,12 @@ def load_images(paths: Sequence[str], data: Any, spec: Spec, size: int) -> Any:
 
 
 def load_rows(
-    paths: Sequence[str], data: Any, spec: Spec, size: int, notes: list[str]
+    paths: Sequence[str], data: Any, spec: Spec, size: int, notes: list[str], scratch: str = ""
 ) -> Iterator[Part]:
-    """Load the tables' rows in batches; `notes` receives ignored columns and unseen categories."""
+    """Load the tables' rows in batches; `notes` receives ignored columns and unseen categories.
+
+    A file in the folder `scratch` is standard input.
+    """
     table, ignored = TableFile(""), [spec.target, *spec.targets]
     if isinstance(data, Table):
         table = data.file
@@ -125,6 +128,7 @@ def load_rows(
     unseen: dict[str, tuple[int, str]] = {}
     for word in paths:
         path = os.path.abspath(word)
+        typed = "stdin" if scratch and os.path.dirname(word) == scratch else word
         file = dataclasses.replace(table, path=path)
         try:
             names = [name for name in file.read_header() if name and name not in ignored]
@@ -137,13 +141,14 @@ def load_rows(
                     unseen[name] = unseen.get(name, (0, ""))[0] + count, example
                 for batch in torch.split(torch.from_numpy(x), size):
                     rows: Names = {"row": range(row, row + len(batch))}
-                    yield {"path": [word] * len(batch), **rows} if len(paths) > 1 else rows, batch
+                    yield {"path": [typed] * len(batch), **rows} if len(paths) > 1 else rows, batch
                     row += len(batch)
         except InputError as error:
             lines = [line.removeprefix("data.path: ") for line in error.lines]
             lines = [line if path in line else f"{path}: {line}" for line in lines]
-            raise InputError(lines) from None
+            raise InputError([line.replace(path, typed) for line in lines]) from None
     for name, (count, example) in unseen.items():
         notes.append(
-            f"{name}: {count:,} rows with values that training did not have, such as {example!r}"
+            f"{name}: {format_count(count, 'row')} with values that training did not have, "
+            f"such as {example!r}"
         )

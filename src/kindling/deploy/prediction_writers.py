@@ -15,7 +15,7 @@ import pandas as pd
 from jinja2 import Environment
 from PIL import Image
 
-from src.kindling.config.errors import InputError, escape_control
+from src.kindling.config.errors import InputError, escape_control, format_float
 from src.kindling.data.images.decode import decode, size_of
 from src.kindling.data.masks import indexed, over, unfit
 from src.kindling.runs.csv_text import to_csv
@@ -108,7 +108,7 @@ class PredictionWriter:
             name for name in self.first if probabilities or not name.startswith("probability_")
         ]
         preview = self.first.head(PREVIEW)[columns].astype(object).fillna("")
-        lines = preview.to_string(index=False, float_format="{:.4g}".format).split("\n")
+        lines = preview.to_string(index=False, float_format=format_float).split("\n")
         return "\n".join(map(escape_control, lines))
 
     def _write_masks(self, paths: Sequence[str], masks: Any, errors: Any) -> list[str]:
@@ -158,6 +158,6 @@ def _caption(row: dict[str, Any]) -> str:
         ranked = sorted(shares.items(), key=lambda item: -item[1])
         return ", ".join(f"{name} {share:.0%}" for name, share in ranked if share)
     predictions = [row[key] for key in row if key.startswith("prediction")]
-    texts = [f"{value:.4g}" if isinstance(value, float) else value for value in predictions]
+    texts = [format_float(value) if isinstance(value, float) else value for value in predictions]
     probability = f" ({row['probability']:.0%})" if "probability" in row else ""
     return ", ".join(texts) + probability

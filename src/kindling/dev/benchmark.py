@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 def benchmark(
-    config: Config, rounds: int = 5, seconds: float = 60.0, raw: bool = False
+    config: Config, rounds: int = 5, seconds: float = 60.0, raw: bool = False, line: str = ""
 ) -> dict[str, Any]:
     """Measure an experiment's parts in turn, in this process, and report them.
 
@@ -48,6 +48,7 @@ def benchmark(
         rounds: how often each part is measured, if the time suffices; the report has medians.
         seconds: of all measurements together; at least, each part is measured over some steps.
         raw: whether to measure the textbook loop too.
+        line: is printed when the experiment is known to be measurable.
     """
     until = time.perf_counter() + seconds
     quiet()
@@ -59,6 +60,9 @@ def benchmark(
     device = instantiate.build(config, "trainer", logger=False).strategy.root_device
     x, y = next(iter(data.train_dataloader()))
     batch = x.to(device), y.to(device)
+    _take_step(config, data, batch)
+    if line:
+        print(line, flush=True)
 
     def measure(seconds: float) -> Round:
         each = seconds / (4 if raw else 3)
@@ -102,6 +106,15 @@ def repeat_rounds(
 
 def _model_only(config: Config, data: DataModule, batch: Batch, seconds: float) -> float:
     """Time net, loss and optimizer alone, on the inputs that a training step gives them."""
+    task, optimizer, x, y = _take_step(config, data, batch)
+    step = _create_step(task.net, task.loss, optimizer)
+    inputs = {"step": step, "x": x, "y": y}
+    timer = Timer("step(x, y)", globals=inputs, num_threads=torch.get_num_threads())
+    return len(batch[1]) / timer.blocked_autorange(min_run_time=seconds).median
+
+
+def _take_step(config: Config, data: DataModule, batch: Batch) -> tuple[Any, Any, Tensor, Tensor]:
+    """A new task, its optimizer, and the input of its net and target of its loss in a step."""
     task, optimizer = _build_task(config, data, batch[0].device)
     net, loss = task.net, task.loss
     given: dict[nn.Module, tuple[Tensor, ...]] = {}
@@ -111,10 +124,7 @@ def _model_only(config: Config, data: DataModule, batch: Batch, seconds: float) 
         hook.remove()
     if not {net, loss} <= given.keys():
         raise InputError("task: src.benchmark measures net and loss; call both in training_step")
-    step = _create_step(net, loss, optimizer)
-    inputs = {"step": step, "x": given[net][0], "y": given[loss][1]}
-    timer = Timer("step(x, y)", globals=inputs, num_threads=torch.get_num_threads())
-    return len(batch[1]) / timer.blocked_autorange(min_run_time=seconds).median
+    return task, optimizer, given[net][0], given[loss][1]
 
 
 class Clock(Callback):

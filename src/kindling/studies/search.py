@@ -8,7 +8,6 @@ import warnings
 import zlib
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -20,18 +19,13 @@ from src.kindling.runs.metric_names import parse_name
 from src.kindling.runs.redact import redacted
 from src.kindling.studies.optuna_queue import OptunaQueue, load_optuna
 from src.kindling.studies.plan import Plan, TrialResult, make_plan
+from src.kindling.studies.search_plots import plot_search
 from src.kindling.studies.search_space import Space, read_space
 from src.kindling.studies.study import count_states
 from src.kindling.training.distributed import distributed
 
 OF_LOSS = ("task.loss.", "task.class_weights.")  # they change a monitored loss
 KNOWN_LOSSES = ("torch.", "src.kindling.nn.")  # whose value for a split does not depend on batches
-PLOTS = {
-    "history": "optimization_history",
-    "parallel": "parallel_coordinate",
-    "slices": "slice",
-    "importances": "param_importances",
-}
 
 
 def make_sampler(kind: str, seed: int, grid: dict[str, dict[str, Any]], member: str) -> Any:
@@ -168,7 +162,8 @@ def report_search(plan: Plan, results: list[TrialResult]) -> tuple[dict[str, Any
     print(f"           {optimistic}; to retest it: --confirm 5")
     path, config, folder = plan.folder / "best.yaml", f"{plan.config}_best", plan.folder / "plots"
     write(path, best_config(plan, best))
-    print(f"plots      {display_path(folder)}: {', '.join(plot_search(queue.study, folder, plan))}")
+    plots = ", ".join(plot_search(queue.study, folder, plan.monitor))
+    print(f"plots      {display_path(folder)}: {plots}")
     print(f"config     {display_path(path)}; to train and test it:")
     copy = shlex.join(["cp", display_path(path), display_path(CONFIGS / f"{config}.yaml")])
     print(f"           {copy} && python -m src.train {config}")
@@ -191,30 +186,3 @@ def best_config(plan: Plan, best: TrialResult) -> str:
     values = redacted(plan.configure(best.changes).values)
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return "".join(f"# {line}".rstrip() + "\n" for line in head) + text
-
-
-def plot_search(study: Any, folder: Path, plan: Plan) -> list[str]:
-    """Write Optuna's plots of a search and return their names; without those of too few trials."""
-    import matplotlib
-    import numpy as np
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    optuna_plots, names = load_optuna().visualization.matplotlib, []
-    folder.mkdir(exist_ok=True)
-    for name, plot in PLOTS.items():
-        # Optuna changes matplotlib's style for all later plots.
-        ignored = warnings.catch_warnings(action="ignore")
-        with pyplot.rc_context(), suppress(ValueError, RuntimeError), ignored:
-            drawn = getattr(optuna_plots, f"plot_{plot}")(study, target_name=plan.monitor)
-            figure = np.ravel(drawn)[0].figure
-            if name in ("parallel", "slices"):  # room for the names of keys and choices
-                figure.set_size_inches(max(6.4, 3.2 * len(plan.about["space"])), 4.8)
-                for axis in figure.axes:
-                    axis.grid(name == "slices")
-                    axis.tick_params("x", rotation=20)
-            figure.savefig(folder / f"{name}.png", dpi=100, bbox_inches="tight")
-            names.append(f"{name}.png")
-    pyplot.close("all")
-    return names

@@ -19,6 +19,7 @@ from torch import nn
 from src.kindling.analysis import class_plots, drawing
 from src.kindling.analysis.outputs import Values, values
 from src.kindling.analysis.predictions import Predictions
+from src.kindling.config.errors import format_float
 from src.kindling.data.samples import Samples
 from src.kindling.data.spec import Column, Spec
 from src.tasks.classification import Classification
@@ -401,6 +402,24 @@ def test_errors_are_scikit_learns_for_each_output() -> None:
         f"{truth[worst, 1]:.4g}",
         f"{predicted[worst, 0]:.4g},",
         f"{predicted[worst, 1]:.4g}",
+    ]
+
+
+def test_prices_are_written_without_exponents() -> None:
+    truth = np.linspace(109_750, 576_400, 80)[:, None].repeat(2, 1)
+    task, predictions = estimated(truth, truth + 12_345)
+    made = task.outputs.plot(predictions)
+    axes = made["errors"].axes
+    assert axes[0].get_title().startswith("MAE 12,345, R²")
+    low, high = axes[0].get_xlim()
+    assert 3 <= sum(low <= tick <= high for tick in axes[0].get_xticks()) <= 7
+    assert "e+0" not in texts(made["worst"])[0]
+    assert [format_float(value) for value in (0.12345, 9999.4, 9999.7, -267_360.2, 1e15)] == [
+        "0.1235",
+        "9999",
+        "10,000",
+        "-267,360",
+        "1e+15",
     ]
 
 

@@ -432,9 +432,29 @@ def test_table_fits_terminal(
         assert all(len(line) <= 80 for line in printed[:4])
         assert printed[1].split()[:5] == ["run", "val/loss", "width", "[bold]", "test/accuracy"]
         assert "[red]1" in printed[2]
-        assert printed[4] == (
+        assert printed[-1] == (
             "no room for parameters, test/auroc, test/f1 and 4 more; pass --csv FILE or --html FILE"
         )
+
+
+def test_hidden_columns_are_listed_once(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for data in ("digits", "mnist"):
+        metrics = {f"{stage}/{name}": 0.5 for stage in ("val", "test") for name in "abcdefgh"}
+        make(logs, f"{data}/1", metrics, {"data.path": data})
+    assert len(compared()) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:12] for line in lines].count("no room for ") == 1
+    assert lines[-1].endswith("; pass --csv FILE or --html FILE")
+
+
+def test_long_list_is_cut_between_its_items() -> None:
+    values: list[Any] = [["sold", "broker", "note", "id"], ["a" * 12, "b" * 12], [8] * 20]
+    rows = [Row([Path()], "finished", config={"drop": value}) for value in values]
+    assert [row.format("drop") for row in rows] == [
+        '["sold", …, "id"]',
+        '["aaaaaaaa…bbbbbbbbbbb"]',
+        "[8, 8, 8, 8, …, 8, 8, 8]",
+    ]
 
 
 def test_metric_names_of_any_style_are_ranked_together(logs: Path) -> None:

@@ -318,6 +318,9 @@ def test_long_names_and_exports_on_phone(digits: Run, browser: Any, tmp_path: Pa
     page.goto(f"file://{report(load_run(run))}")
     assert page.locator("#exports").count() == 1
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.set_viewport_size({"width": 900, "height": 800})
+    width = "document.querySelector('#exports').parentNode.scrollWidth"
+    assert page.evaluate(width) == 900 - 2 * 16  # its headers wrap
     page.close()
 
 

@@ -197,6 +197,39 @@ def test_yaml_error(configs: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "x: 1\n  y: 2\n",
+            ":2: not valid YAML: mapping values are not allowed here; check the indentation, and "
+            "quote text with a colon",
+        ),
+        (
+            "x:\n    y: 2\n  z: 1\n",
+            ":3: not valid YAML: expected <block end>, but found '<block mapping start>'; "
+            "check the indentation",
+        ),
+        (
+            "x:\n\ty: 2\n",
+            ":2: not valid YAML: found character '\\t' that cannot start any token; "
+            "indent with spaces, not tabs",
+        ),
+    ],
+)
+def test_yaml_error_names_the_fix(configs: Path, text: str, line: str) -> None:
+    (configs / "data" / "one.yaml").write_text(text)
+    assert lines("a") == [f"configs/data/one.yaml{line}"]
+
+
+@pytest.mark.parametrize("entry", ["override /data", "override data", "/data"])
+def test_override_of_hydra_in_defaults(configs: Path, entry: str) -> None:
+    (configs / "a.yaml").write_text(f"defaults:\n  - {entry}: two\n")
+    assert lines("a") == [
+        f"configs/a.yaml: defaults: '{entry}: two' is Hydra's; write `- data: two`"
+    ]
+
+
 def test_wrong_defaults(configs: Path) -> None:
     (configs / "data" / "one.yaml").write_text("defaults:\n  - one\n")
     assert lines("a") == [

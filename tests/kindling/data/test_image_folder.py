@@ -99,6 +99,14 @@ def test_folder_trains(cards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("evaluate", "latest") == run.metrics
 
 
+def test_images_with_masks_are_noted(tmp_path: Path) -> None:
+    for i in range(10):
+        write(tmp_path / "scans" / "images" / f"{i}.png")
+        write(tmp_path / "scans" / "masks" / f"{i}.png")
+    note = f"data: {tmp_path / 'scans'} looks like images with masks"
+    assert f"{note}; for segmentation use data=mask_folder" in ready(tmp_path / "scans").notes
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_formats_and_modes(tmp_path: Path, workers: int) -> None:
     grey = {

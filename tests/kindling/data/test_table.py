@@ -813,6 +813,10 @@ def test_encode_frame() -> None:
             "column 'size': inf (row 3) is not a number; the training data has numbers there",
         ),
         (
+            {"size": 1e308},
+            "column 'size': 1e+308 (row 3) is beyond float32 (3.4e38); correct it",
+        ),
+        (
             {"flag": 2},
             "column 'flag': 2 (row 3) is not a boolean; the training data has booleans there",
         ),

@@ -460,6 +460,40 @@ def test_unfit_table_leaves_no_file(
     ]
 
 
+def test_standard_input_and_one_unseen_row_are_named(
+    houses: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    head = NEW.splitlines()[0]
+    bad = f"{NEW}red,x,True,many,3\n"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(bad.encode())))
+    (line,) = mistakes("predict", "latest", "-")
+    assert line.startswith("stdin: column 'rooms': 'many' (row ")
+    (tmp_path / "pink.csv").write_text(f"{head}\npink,x,True,1,3\n")
+    predicted(tmp_path / "pink.csv")
+    assert (
+        "note       color: 1 row with values that training did not have, such as 'pink'\n"
+        in capsys.readouterr().out
+    )
+
+
+def test_error_of_an_image_names_no_other_path(
+    cards: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "a.png").write_text("no image")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(SystemExit):
+        predicted("../new")
+    frame = pd.read_csv(cards.path / "predictions.csv")
+    assert frame[["path", "error"]].to_numpy().tolist() == [
+        ["../new/a.png", "cannot be read as an image: cannot identify image file"]
+    ]
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Mistakes
 

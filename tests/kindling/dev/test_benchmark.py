@@ -167,7 +167,9 @@ def test_command_runs_without_the_resource_module() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_task_without_kindlings_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_without_kindlings_attributes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Plain(LightningModule):
         def __init__(self) -> None:
             super().__init__()
@@ -190,3 +192,4 @@ def test_task_without_kindlings_attributes(monkeypatch: pytest.MonkeyPatch) -> N
     assert mistakes("benchmark", "digits", "net=null", as_own_task(Plain, monkeypatch)) == [
         "task: src.benchmark needs the attributes net, loss and optimizer; add loss and optimizer to Plain, as in src/tasks/classification.py"
     ]
+    assert "measuring" not in capsys.readouterr().out

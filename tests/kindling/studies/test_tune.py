@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
 
+import optuna
 import pytest
 from scipy.stats import ttest_rel
 
@@ -18,6 +19,7 @@ from src.kindling.config.errors import InputError
 from src.kindling.studies import search as tune
 from src.kindling.studies.find import find, steepest
 from src.kindling.studies.plan import Plan, TrialResult
+from src.kindling.studies.search_plots import plot_slices
 from src.kindling.studies.search_space import read_space
 from src.kindling.training.trained_run import load_run
 from tests.conftest import LITTLE, call, mistakes
@@ -404,6 +406,32 @@ def test_space_of_whole_numbers_and_loss_parameters(
     (found,) = searched(name, "--trials", "1", "monitor=val/accuracy", "mode=max")
     assert found.changes["net.dropout"] in (0, 1)
     assert found.value == found.metrics["val/accuracy"]
+
+
+def test_trial_has_one_color_in_all_slices() -> None:
+    study = optuna.create_study()
+    spaces = {
+        "net": optuna.distributions.CategoricalDistribution(["cnn", "mlp"]),
+        "lr": optuna.distributions.FloatDistribution(1e-3, 8e-3, log=True),
+        "width": optuna.distributions.IntDistribution(1, 9),
+    }
+    for number, net in enumerate(["cnn", "mlp", "cnn"]):
+        params = {"net": net, "lr": 2e-3 * (number + 1)} | ({"width": 4} if net == "mlp" else {})
+        used = {key: spaces[key] for key in params}
+        trial = optuna.trial.create_trial(params=params, distributions=used, value=float(number))
+        study.add_trial(trial)
+    figure = plot_slices(study, "val/loss")
+    panels = {axis.get_xlabel(): axis for axis in figure.axes[:3]}
+    dots = {key: axis.collections[0] for key, axis in panels.items()}
+    assert {key: dot.get_array().tolist() for key, dot in dots.items()} == {
+        "net": [0, 1, 2],
+        "lr": [0, 1, 2],
+        "width": [1],
+    }
+    assert {dot.get_clim() for dot in dots.values()} == {(0, 2)}
+    assert [text.get_text() for text in panels["net"].get_xticklabels()] == ["cnn", "mlp"]
+    assert len(panels["lr"].get_xticks()) == 3
+    assert not len(panels["lr"].get_xticks(minor=True))
 
 
 def test_best_config_starts_with_its_command_and_score() -> None:

@@ -16,6 +16,7 @@ from src.kindling.analysis import drawing, sample_plots
 from src.kindling.analysis.drawing import BLUE, GREY, ORANGE
 from src.kindling.analysis.outputs.base import Outputs
 from src.kindling.analysis.predictions import Array, Predictions
+from src.kindling.config.errors import format_float
 from src.kindling.data.spec import Spec, TargetType
 
 OUTPUTS = 6  # with plots
@@ -69,14 +70,15 @@ class Values(Outputs):
     def describe(self, spec: Spec, target: Tensor | None = None) -> list[tuple[str, str]]:
         rows = []
         for i, (name, mean, std) in enumerate(zip(self.names, self.mean, self.std, strict=True)):
-            text = f"{name}: mean {mean:.4g}, std {std:.4g}"
+            text = f"{name}: mean {format_float(mean)}, std {format_float(std)}"
             if target is not None:
-                text += f", {target[:, i].min():.4g} to {target[:, i].max():.4g}"
+                low, high = target[:, i].min().item(), target[:, i].max().item()
+                text += f", {format_float(low)} to {format_float(high)}"
             rows.append(("target", text))
         return rows
 
     def format(self, target: Tensor) -> str:
-        return ", ".join(f"{value:.4g}" for value in target.tolist())
+        return ", ".join(map(format_float, target.tolist()))
 
     def to_frame(self, columns: dict[str, Tensor], top: int | None = None) -> dict[str, Any]:
         """Return a column for each value."""
@@ -127,6 +129,8 @@ class Values(Outputs):
 
 def _plot_output(axes: Sequence[Axes], values: Mapping[str, Array], name: str) -> None:
     scatter, residuals, histogram = axes
+    for axis in axes:
+        axis.locator_params("x", nbins=6, min_n_ticks=3)  # prices have labels of six digits
     finite = np.isfinite(list(values.values())).all(axis=0)
     if not finite.any():
         drawing.set_titles(scatter, f"{name}: nothing finite")
@@ -154,16 +158,16 @@ def _plot_output(axes: Sequence[Axes], values: Mapping[str, Array], name: str) -
     tenths = np.array_split(np.argsort(now, kind="stable"), min(10, len(now)))
     means = [(now[part].mean(), error[part].mean()) for part in tenths]
     residuals.plot(*np.transpose(means), color=ORANGE)
-    score = f"MAE {mean_absolute_error(true, now):.4g}"
+    score = f"MAE {format_float(mean_absolute_error(true, now))}"
     if len(true) > 1:
         score += f", R² {r2_score(true, now):.3f}"
     if "untrained" in predicted:
         scatter.legend(fontsize=7)
-        score += f"; untrained: MAE {np.abs(errors['untrained']).mean():.4g}"
+        score += f"; untrained: MAE {format_float(np.abs(errors['untrained']).mean())}"
     if not finite.all():
         score += f", {np.count_nonzero(~finite):,} not finite"
     drawing.set_titles(scatter, score, f"true {name}", "predicted")
     title = "Errors, and the mean of each tenth"
     drawing.set_titles(residuals, title, "predicted", "predicted - true")
-    title = f"Errors: mean {error.mean():.4g}, std {error.std():.4g}"
+    title = f"Errors: mean {format_float(error.mean())}, std {format_float(error.std())}"
     drawing.set_titles(histogram, title, "predicted - true", "samples")

@@ -48,7 +48,7 @@ class Paths:
         return os.fsdecode(self.names[i])
 
     def path(self, i: int) -> str:
-        return os.path.join(self.root, self[i])
+        return os.path.join(self.root, self[i]).removeprefix(f".{os.sep}")  # of Path()
 
     def fingerprint(self, *settings: object, index: Sequence[int] | None = None) -> str:
         """A hash of settings and of files' names, sizes and modification times; names a cache."""

@@ -132,6 +132,9 @@ class ImageFolder(ImageModule):
             problem = f"only one class folder, '{rows['label'].iloc[0]}'"
             remedy = "set it to a folder with a folder of images for each class (data.root)"
             raise InputError(f"{self.root}: {problem}; {remedy}")
+        if {label.lower().removesuffix("s") for label in rows["label"]} == {"image", "mask"}:
+            problem = "looks like images with masks; for segmentation use data=mask_folder"
+            self.notes.append(f"data: {self.root} {problem}")
         numbers = pd.to_numeric(rows["label"], errors="coerce")
         if self.target.kind == "regression" and numbers.notna().all():
             rows["label"] = numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -132,12 +133,15 @@ def _encode(series: pd.Series[Any], column: Column) -> Any:
         if column.kind == "boolean":
             texts = texts.str.lower().replace({"true": "1", "false": "0"})
         numbers = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64)
-    wrong = series.notna().to_numpy() & ~np.isfinite(numbers.astype(np.float32))
+    wrong = series.notna().to_numpy() & ~(np.abs(numbers) <= np.finfo(np.float32).max)
     if column.kind == "boolean":
         wrong |= ~(np.isnan(numbers) | np.isin(numbers, (0, 1)))
     if wrong.any():
         row = series.index[wrong][0] + 1  # a part of a file is indexed by the file's rows
         value = series[wrong].tolist()[0]  # a Python value, not one of numpy
+        if isinstance(value, float | int) and column.kind == "number" and math.isfinite(value):
+            problem = "is beyond float32 (3.4e38); correct it"
+            raise InputError(f"column '{column.name}': {value!r} (row {row}) {problem}")
         expected = f"a {column.kind}; the training data has {column.kind}s there"
         raise InputError(f"column '{column.name}': {value!r} (row {row}) is not {expected}")
     return numbers

@@ -135,7 +135,10 @@ class RowDecoder:
                 hint = f"; unknown columns: {join_names(extra)}"
             columns = f"{len(missing)} of the {len(self.columns)} columns of the training data"
             return f"row {i + 1} lacks {columns}: {join_names(missing)}{hint}"
-        column = self.columns[name]
+        column, value = self.columns[name], row[name]
         expected = f"a {column.kind}; the training data has {column.kind}s there"
-        cell = f"{row[name]!r:.100} (row {i + 1})"
+        cell = f"{value!r:.100} (row {i + 1})"
+        is_number = isinstance(value, float | int) and not isinstance(value, bool)
+        if column.kind == "number" and is_number:  # JSON has no other numbers
+            return f"column '{name}': {cell} is beyond float32 (3.4e38); correct it"
         return f"column '{name}': {cell} is not {expected}"

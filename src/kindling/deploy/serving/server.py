@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing.connection import wait
@@ -50,6 +51,13 @@ def find_model(name: str) -> Path:
     is_checkpoint = name.endswith(".ckpt")  # which the existing export may not come from
     newest = path.exists() and path.stat().st_mtime >= run.checkpoint_file.stat().st_mtime
     if is_checkpoint or not newest:
+        try:  # before the seconds that an export takes
+            path.parent.mkdir(exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            problem = f"cannot be written: {error.strerror}; make its folder writable"
+            raise InputError(f"{display_path(path)}: {problem}") from None
         print(f"export     {display_path(path)}", flush=True)
         source = run.checkpoint_file.resolve() if is_checkpoint else run.path
         command = [sys.executable, "-m", "src.export", str(source)]

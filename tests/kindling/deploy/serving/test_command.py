@@ -102,6 +102,16 @@ def test_run_without_export_is_exported(
     assert file_of(digits).stat().st_size == pytest.approx(before, abs=200)
 
 
+def test_export_that_cannot_be_written_is_not_begun(
+    digits: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(digits.path / "export")
+    (digits.path / "export").write_text("in the way")
+    (line,) = mistakes("serve", str(digits.path), "--port", "0")
+    assert line == f"{file_of(digits)}: cannot be written: File exists; make its folder writable"
+    assert "export " not in capsys.readouterr().out
+
+
 def test_onnxruntime_keeps_no_device_id(tmp_path: Path) -> None:
     imports = "import src.kindling.deploy.serving.model"
     home = tmp_path / "home"

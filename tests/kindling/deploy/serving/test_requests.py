@@ -246,7 +246,7 @@ BAD_ROWS = {
     "NaN": Bad(b'{"size": NaN}', 422, "column 10; send UTF-8 text, and null for NaN"),
     "Infinity": Bad(b'{"size": -Infinity}', 422, "and null for NaN or a missing value"),
     "float64 overflow": Bad(row(size=3).replace(b"3", b"1e999"), 422, "column 'size': inf (row 1)"),
-    "float32 overflow": Bad(row(size=1e39), 422, "column 'size': 1e+39 (row 1)"),
+    "float32 overflow": Bad(row(size=1e39), 422, "1e+39 (row 1) is beyond float32 (3.4e38); "),
     "integer overflow": Bad(row(size=10**400), 422, "column 'size': 1000"),
     "boolean for a number": Bad(row(size=True), 422, "column 'size': True (row 1) is not a number"),
     "digits": Bad(b'{"size": ' + b"1" * 5000 + b"}", 422, "the body is not valid JSON"),
