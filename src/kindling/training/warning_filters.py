@@ -23,6 +23,9 @@ MESSAGES = (
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
     # Checkpoints leave nets out of the hyperparameters, and say so.
     r"Attribute .* is an instance of `nn\.Module` and is already saved during checkpointing",
+    # The choice of the monitor prints that there is no best.ckpt.
+    r"You passed in a `val_dataloader` but have no `validation_step`",
+    r"You defined a `validation_step` but have no `val_dataloader`",
     # The run has made the folder.
     r"Checkpoint directory .* exists and is not empty",
 )
