@@ -25,6 +25,11 @@ LoggedMetrics = Mapping[str, Metric | None]
 # The code whose callbacks log no metric that another callback could monitor.
 LOGS_NONE = ("lightning.", "src.kindling.")
 
+NOTHING_LOGGED = (
+    "monitor: validation logs no metric, so last.ckpt is kept and there is no best.ckpt; define "
+    "val_dataloader and validation_step, and call self.log in it"
+)
+
 
 @dataclass
 class Monitor:
@@ -71,6 +76,8 @@ def choose_monitor(values: Values, task: LightningModule, logged: LoggedMetrics 
         if len(usual) != 1:
             if logged:
                 print(f"monitor: none, so no best.ckpt; set monitor=… to one of: {names}")
+            elif logged is not None:
+                print(NOTHING_LOGGED)
             return Monitor(None, logged=logged)
         name = usual[0]
         default = "; set monitor=… to change it"

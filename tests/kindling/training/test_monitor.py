@@ -308,3 +308,14 @@ def test_unknown_direction_is_asked_for_before_training(monkeypatch: pytest.Monk
 def test_study_maximizes_accuracy_without_mode() -> None:
     plan = Plan("digits", ("monitor=val/accuracy",), "tune_1", {}).with_monitor({})
     assert (plan.monitor, plan.mode) == ("val/accuracy", "max")
+
+
+def test_validation_that_logs_nothing_keeps_last_ckpt(capsys: pytest.CaptureFixture[str]) -> None:
+    values = instantiate.values(checked("digits"))
+    assert choose_monitor(values, LightningModule(), None).name is None
+    assert choose_monitor(values, Logging(), {}).name is None
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
+    assert first.startswith("monitor: validation logs no metric, so last.ckpt is kept and there is")
+    choose_monitor(values, Logging(), None)
+    assert "validation logs no metric" not in capsys.readouterr().out
