@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from src.kindling.config.command import Parser, run_command
+from src.kindling.config.errors import format_float
 from src.kindling.deploy.export_files import WRITERS
 from src.kindling.runs.files import display_path
 
@@ -39,7 +40,10 @@ def main(argv: list[str]) -> dict[str, dict[str, Any]]:
         if report["agreement"] is not None:
             difference += f", {report['agreement']:.0%} of the classes agree"
         print(f"  verified {difference}")
-        speed = [f"{ms:.2f} ms for {size}" for size, ms in report["milliseconds"].items()]
+        speed = [
+            f"{f'{ms:.2g}' if ms < 1 else format_float(ms)} ms for {size}"
+            for size, ms in report["milliseconds"].items()
+        ]
         print(f"  speed    {', '.join(speed)}")
         if "metric" in report:
             score = f"{report['metric']} {report['after']:.4f}, before {report['before']:.4f}"

@@ -154,8 +154,10 @@ def report_search(plan: Plan, results: list[TrialResult]) -> tuple[dict[str, Any
     importances: dict[str, float] = {}
     with suppress(ValueError, RuntimeError), warnings.catch_warnings(action="ignore"):
         importances = dict(load_optuna().importance.get_param_importances(queue.study))
-    print(f"best       {best.name}: {plan.monitor} {best.value!r}")
-    for key, value in best.changes.items():
+    print(f"best       {best.name}: {plan.monitor} {best.value:.6g}")
+    # best.yaml has all digits.
+    short = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in best.changes.items()}
+    for key, value in short.items():
         note = f"  (importance {importances[key]:.2f})" if key in importances else ""
         print(f"           {key}={value}{note}")
     optimistic = f"the best of {len(finished)}, therefore optimistic"
@@ -167,7 +169,7 @@ def report_search(plan: Plan, results: list[TrialResult]) -> tuple[dict[str, Any
     print(f"config     {display_path(path)}; to train and test it:")
     copy = shlex.join(["cp", display_path(path), display_path(CONFIGS / f"{config}.yaml")])
     print(f"           {copy} && python -m src.train {config}")
-    changes = ", ".join(f"{key}={value}" for key, value in best.changes.items())
+    changes = ", ".join(f"{key}={value}" for key, value in short.items())
     found = {"name": best.name, "value": best.value, "changes": best.changes}
     line = f"Best: {best.name}, {plan.monitor} {best.value:.6g} ({optimistic}), with {changes}"
     return {"best": found | {"importances": importances}}, [line]

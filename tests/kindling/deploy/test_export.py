@@ -120,6 +120,26 @@ def test_onnx_without_torch_and_int8(
     assert f"saved      {folder}" in lines
 
 
+def test_short_times_are_not_zero(
+    run_of: RunOf, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_of("digits")
+    report = {
+        "file": "model.onnx",
+        "bytes": 1000,
+        "samples": 64,
+        "difference": 0.0,
+        "agreement": None,
+        "input": {"type": "uint8", "shape": [1]},
+        "output": {"name": "value"},
+        "milliseconds": {"1": 0.00421, "7": 0.25, "64": 129.87},
+    }
+    monkeypatch.setattr("src.kindling.deploy.export.export", lambda *_: {"onnx": report})
+    call("export", "latest")
+    lines = capsys.readouterr().out.splitlines()
+    assert "  speed    0.0042 ms for 1, 0.25 ms for 7, 129.9 ms for 64" in lines
+
+
 @needs_onnx
 @pytest.mark.usefixtures("in_this_process")
 @pytest.mark.long

@@ -285,7 +285,7 @@ def test_best_trial_of_a_search_is_repeatable_from_best_yaml(
     folder, best = logs / "digits/tune-nets", min(found, key=lambda outcome: outcome.value or 9.0)
     assert [outcome.name for outcome in found] == ["0000", "0001", "0002"]
     assert "\n3 finished\nbest       " in output
-    assert f"\nbest       {best.name}: val/loss {best.value!r}\n" in output
+    assert f"\nbest       {best.name}: val/loss {best.value:.6g}\n" in output
     assert {path.stem for path in (folder / "plots").iterdir()} == {
         "history",
         "parallel",

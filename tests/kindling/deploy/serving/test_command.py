@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -103,12 +104,15 @@ def test_run_without_export_is_exported(
 
 
 def test_export_that_cannot_be_written_is_not_begun(
-    digits: Run, capsys: pytest.CaptureFixture[str]
+    digits: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.rmtree(digits.path / "export")
-    (digits.path / "export").write_text("in the way")
-    (line,) = mistakes("serve", str(digits.path), "--port", "0")
-    assert line == f"{file_of(digits)}: cannot be written: File exists; make its folder writable"
+    def refuse(**_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    (line,) = mistakes("serve", str(digits.checkpoint_file), "--port", "0")
+    problem = "cannot be written: Permission denied; make its folder writable"
+    assert line == f"{file_of(digits)}: {problem}"
     assert "export " not in capsys.readouterr().out
 
 
