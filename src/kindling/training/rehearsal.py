@@ -97,7 +97,8 @@ def rehearse(
         key, name = "task" if net is task else "net", type(net).__name__
         problem = f"{name} has no parameter to train (requires_grad); choose another"
         raise InputError(f"{key}: {problem}") from errors[0]
-    errors[0].add_note(f"(in a trial batch of at most {FEW} samples before training)")
+    if not isinstance(errors[0], InputError):
+        errors[0].add_note(f"(in a trial batch of at most {FEW} samples before training)")
     raise errors[0]
 
 

@@ -76,11 +76,17 @@ def test_studies_with_equal_seeds_are_rows_of_their_own(
     assert "not ranked" not in capsys.readouterr().out
 
 
+def compared_lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What a comparison has printed, without the columns that the terminal has no room for."""
+    lines = capsys.readouterr().out.splitlines()
+    return [line for line in lines if not line.startswith("no room for ")]
+
+
 def test_two_sets_of_seeds(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study(logs, "before", 8, [0.90, 0.91, 0.92])
     study(logs, "wide", 16, [0.95, 0.965, 0.97])
     compared("--seeds", "digits/before", "digits/wide")
-    lines = capsys.readouterr().out.splitlines()[-5:]
+    lines = compared_lines(capsys)[-5:]
     interval = ttest_rel([0.95, 0.965, 0.97], [0.90, 0.91, 0.92]).confidence_interval()
     wilson = binomtest(3, 3).proportion_ci(method="wilson")
     assert lines == [
@@ -93,7 +99,7 @@ def test_two_sets_of_seeds(logs: Path, capsys: pytest.CaptureFixture[str]) -> No
         "predict_step to the task, and train with plots (docs/how-to/add-a-task.md))",
     ]
     compared("--seeds", "digits/before", "digits/wide", "--sort", "test/accuracy")
-    lines = capsys.readouterr().out.splitlines()[-5:]
+    lines = compared_lines(capsys)[-5:]
     assert lines[0] == "A = digits/before (3 seeds): test/accuracy 0.9100 ± 0.0100"
     assert lines[4] == "not covered: other samples"
 
@@ -109,7 +115,7 @@ def test_test_samples_are_part_of_the_variance(
         for seed in range(3):
             classes(logs / "digits" / name / f"seed{seed}", right[3 * i + seed])
     compared("--seeds", "digits/before", "digits/wide")
-    lines = capsys.readouterr().out.splitlines()[-5:]
+    lines = compared_lines(capsys)[-5:]
     gains = right[3:] * 1.0 - right[:3]
     gain, margins = gains.mean(), []
     for values in (gains.mean(axis=1), gains.mean(axis=0)):
@@ -121,7 +127,7 @@ def test_test_samples_are_part_of_the_variance(
         columns = dict(np.load(path / "predictions" / "test.npz"))
         predictions(path, **columns, group=np.arange(50) // 5)
     compared("--seeds", "digits/before", "digits/wide")
-    lines = capsys.readouterr().out.splitlines()[-5:]
+    lines = compared_lines(capsys)[-5:]
     groups = gains.mean(axis=0).reshape(10, 5).mean(axis=1)
     margin = np.hypot(margins[0], t.ppf(0.975, 9) * sem(groups))
     assert f"{gain - margin:.4g} to {gain + margin:.4g}; over 3 paired seeds)" in lines[2]
@@ -146,7 +152,7 @@ def test_metrics_of_other_splits_are_refused(
     for path in (logs / "digits").glob("*/seed*"):
         (path / "meta.json").write_text('{"split_hash": "a1"}')
     compared("--seeds", "digits/before", "digits/by_group")
-    lines = capsys.readouterr().out.splitlines()[-2:]
+    lines = compared_lines(capsys)[-2:]
     assert lines[0].startswith("no significant difference between A and B: they differ by 0 in")
     assert lines[1].startswith("not covered")  # without leader, no line on who leads
 
