@@ -19,7 +19,6 @@ from src.kindling.runs.metric_names import parse_name
 from src.kindling.runs.redact import redacted
 from src.kindling.studies.optuna_queue import OptunaQueue, load_optuna
 from src.kindling.studies.plan import Plan, TrialResult, make_plan
-from src.kindling.studies.search_plots import plot_search
 from src.kindling.studies.search_space import Space, read_space
 from src.kindling.studies.study import count_states
 from src.kindling.training.distributed import distributed
@@ -144,6 +143,8 @@ def _blame_space(line: str, space: Space, plan: Plan, values: dict[str, Any]) ->
 
 def report_search(plan: Plan, results: list[TrialResult]) -> tuple[dict[str, Any], list[str]]:
     """Print the best trial, write its config and plots; return facts for study.json, and lines."""
+    from src.kindling.studies.search_plots import plot_search  # with matplotlib
+
     print(f"\n{count_states(results)}")
     finished = [one for one in results if one.state == "finished" and one.value is not None]
     if not finished:

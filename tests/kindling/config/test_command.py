@@ -19,10 +19,10 @@ from src.kindling.config.errors import InputError, did_you_mean
 from tests.conftest import mistakes
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
-NO_TORCH = "import sys; sys.modules['torch'] = sys.modules['lightning'] = None; import runpy; runpy.run_module({!r}, run_name='__main__', alter_sys=True)"
+NO_TORCH = "import sys; sys.modules.update(torch=None, lightning=None, matplotlib=None); import runpy; runpy.run_module({!r}, run_name='__main__', alter_sys=True)"
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "look", "benchmark"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "look", "benchmark", "tune"])
 def test_help_without_torch(command: Command, repository: Path, verb: str) -> None:
     (repository / "configs" / "mine.yaml").write_text("# My own experiment.\n")
     done = command("-c", NO_TORCH.format(f"src.{verb}"), "--help")

@@ -44,7 +44,7 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], st
 @pytest.fixture
 def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search draws nothing, which takes a second; test_best_trial_of_a_search… draws."""
-    monkeypatch.setattr(tune, "plot_search", lambda *_: [])
+    monkeypatch.setattr("src.kindling.studies.search_plots.plot_search", lambda *_: [])
     monkeypatch.setattr("src.kindling.analysis.leaderboard_formats._draw_curves", lambda *_: "")
 
 
