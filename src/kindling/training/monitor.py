@@ -85,7 +85,7 @@ def choose_monitor(values: Values, task: LightningModule, logged: LoggedMetrics 
 
 
 def check_callbacks(config: Config, task: LightningModule, logged: Collection[str]) -> None:
-    """Refuse a callback's `monitor` that neither training nor validation logs.
+    """Refuse a callback's `monitor` that is not logged and resembles a name that is.
 
     Lightning finds it after the first epoch. Callbacks of the user's own may log metrics which a
     rehearsal does not see; with one of them, nothing is refused.
@@ -100,7 +100,7 @@ def check_callbacks(config: Config, task: LightningModule, logged: Collection[st
     lines = []
     for name, section in sections.items():
         key, watched = f"callbacks.{name}.monitor", section.get("monitor")
-        # One that resembles no name may be logged in later epochs only.
+        # Another name may be logged in later epochs only.
         fix = did_you_mean(watched, logged) if watched and watched not in logged else ""
         if fix and section.get("strict", True):
             lines.append(f"{key}: '{watched}' is not logged{fix} ({config.origin(key)})")
